@@ -1,0 +1,178 @@
+"""YAML with line numbers: every value knows the file and line it came from, so an error can name it.
+
+Three departures from PyYAML's defaults, each because the default hides a mistake: duplicate keys are refused (PyYAML
+keeps the last), ``1e-1`` is a number (YAML 1.1 reads it as text), and the number of nodes is bounded (aliases can
+multiply a small file without end).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from resexp.errors import UserError
+
+KeyPath = tuple[str | int, ...]
+
+MAX_NODES = 10_000
+MAX_NESTING = 30
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the floats of YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
+    list("-+.0123456789"),
+)
+
+
+@dataclass(frozen=True)
+class Document:
+    """Plain data (``dict``, ``list``, scalars) and, for each key path in it, where it stands ("file:line")."""
+
+    data: dict[str, Any]
+    places: dict[KeyPath, str] = field(default_factory=dict)
+
+    def place(self, path: KeyPath) -> str:
+        """Where `path` stands; for a key that is missing, where its section stands."""
+        while path and path not in self.places:
+            path = path[:-1]
+        return self.places.get(path, "")
+
+
+def parse(text: str, name: str) -> Document:
+    """Parse a YAML mapping. `name` is what errors call the text: a file's path, or ``--set``."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return Document({}, {(): name})
+        if not isinstance(node, yaml.MappingNode):
+            raise UserError(f"{name}:1: expected a mapping of keys to values")
+        places: dict[KeyPath, str] = {}
+        data = _build(loader, node, (), name, places)
+        return Document(data, places)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{name}:{mark.line + 1}" if mark else name
+        raise UserError(f"{where}: YAML syntax error: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:  # e.g. a character YAML does not allow
+        raise UserError(f"{name}: YAML error: {' '.join(str(error).split())}") from None
+    except ValueError as error:  # e.g. the impossible date 2020-13-01
+        raise UserError(f"{name}: YAML error: {error}") from None
+    except RecursionError:
+        raise UserError(f"{name}: YAML nested too deeply") from None
+    finally:
+        loader.dispose()
+
+
+def _build(loader: _Loader, node: yaml.Node, path: KeyPath, name: str, places: dict[KeyPath, str]) -> Any:
+    where = f"{name}:{node.start_mark.line + 1}"
+    if len(places) >= MAX_NODES or len(path) > MAX_NESTING:
+        raise UserError(f"{where}: too large for a study: over {MAX_NODES} values or {MAX_NESTING} levels")
+    places.setdefault(path, where)
+    if isinstance(node, yaml.MappingNode):
+        built: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = loader.construct_object(key_node, deep=True)
+            at = f"{name}:{key_node.start_mark.line + 1}"
+            if not isinstance(key, str):
+                raise UserError(f"{at}: keys are words, got {key!r}")
+            if key in built:
+                first = places[(*path, key)].rsplit(":", 1)[-1]
+                raise UserError(f"{at}: {dotted((*path, key))}: duplicate key, first set on line {first}; keep one")
+            places[(*path, key)] = at
+            built[key] = _build(loader, value_node, (*path, key), name, places)
+        return built
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(loader, item, (*path, i), name, places) for i, item in enumerate(node.value)]
+    return loader.construct_object(node, deep=True)
+
+
+def read(path: Path) -> Document:
+    """Read a YAML file and everything it `extends`; the file that extends wins, key by key; lists are replaced."""
+    return _read(path, ())
+
+
+def _read(path: Path, chain: tuple[Path, ...]) -> Document:
+    if path.resolve() in chain:
+        raise UserError(f"{path}: extends itself, by way of {', '.join(p.name for p in chain)}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder, expected a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    document = parse(text, str(path))
+    base = document.data.pop("extends", None)
+    if base is None:
+        return document
+    if not isinstance(base, str):
+        raise UserError(f"{document.place(('extends',))}: extends: expected the path of one YAML file, got {base!r}")
+    return merge(_read(path.parent / base, (*chain, path.resolve())), document)
+
+
+def merge(base: Document, top: Document) -> Document:
+    """`base` overlaid by `top`: mappings merge key by key, everything else is replaced."""
+    places = {(): top.places.get((), "")}
+    data = _merge(base, top, (), places)
+    return Document(data, places)
+
+
+def _merge(base: Document, top: Document, path: KeyPath, places: dict[KeyPath, str]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    below, above = _at(base.data, path), _at(top.data, path)
+    for key in [*below, *(k for k in above if k not in below)]:
+        here = (*path, key)
+        # The grid is one thought: adding to a base's grid key by key would surprise.
+        if key in below and key in above and path + (key,) != ("grid",):
+            if isinstance(below[key], Mapping) and isinstance(above[key], Mapping):
+                places[here] = top.places[here]
+                merged[key] = _merge(base, top, here, places)
+                continue
+        winner = top if key in above else base
+        merged[key] = _at(winner.data, here)
+        places.update({p: where for p, where in winner.places.items() if p[: len(here)] == here})
+    return merged
+
+
+def _at(data: Any, path: KeyPath) -> Any:
+    for key in path:
+        data = data[key]
+    return data
+
+
+def overrides(settings: list[str]) -> Document:
+    """The document that a list of ``a.b=value`` settings stands for; values are read as YAML."""
+    result = Document({}, {(): "--set"})
+    for setting in settings:
+        keys, equals, value = setting.partition("=")
+        path = tuple(keys.strip().split("."))
+        if not equals or not all(path):
+            raise UserError(f"--set {setting}: expected KEY=VALUE with a dotted key, such as train.lr=0.05")
+        name = f"--set {setting}"
+        parsed = parse(f"value: {value}", name).data["value"]
+        data: Any = parsed
+        for key in reversed(path):
+            data = {key: data}
+        places: dict[KeyPath, str] = {path[:i]: name for i in range(len(path) + 1)}
+        result = merge(result, Document(data, places))
+    return result
+
+
+def dotted(path: KeyPath) -> str:
+    """``("grid", 0, "model.depth")`` as people read it: ``grid[0].model.depth``."""
+    text = ""
+    for key in path:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)
+    return text
