@@ -1,0 +1,131 @@
+"""Opening an image set: decoded once into a uint8 cache keyed by content, then memory-mapped by every run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resexp.config import Cifar10Data, DataConfig, FolderData
+from resexp.data import cifar, folder, shapes
+from resexp.data.images import ImageSet, Pixels
+from resexp.errors import UserError
+
+HOLDOUT = 0.1
+"""Share of the training images kept for validation: the paper's 5k of 50k."""
+
+
+def data_home() -> Path:
+    """Where downloads and decoded caches live: $RESEXP_DATA, or ~/.cache/resexp."""
+    return Path(os.environ.get("RESEXP_DATA") or Path.home() / ".cache" / "resexp")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An image set on disk, memory-mapped, with its split. Images are uint8 (N, H, W, 3), labels int64 (N,)."""
+
+    cache: Path
+    name: str
+    """``cifar10``, ``shapes``, or the name of the folder; a folder that holds CIFAR-10 is recognised by content."""
+    fingerprint: str
+    classes: list[str]
+    train_index: NDArray[np.int64]
+    """Which of the training images are trained on."""
+    val_index: NDArray[np.int64]
+    """Which are held out for validation; empty with ``split: full``."""
+
+    def train(self) -> tuple[Pixels, NDArray[np.int64]]:
+        """All training images and labels, those held out among them."""
+        return self._load("train")
+
+    def test(self) -> tuple[Pixels, NDArray[np.int64]]:
+        """The test images and labels: to be read once, when training has ended."""
+        return self._load("test")
+
+    def mean(self) -> NDArray[np.float32]:
+        """Per-pixel mean (H, W, 3) of the images trained on, pixels in [0, 1] (section 4.2)."""
+        images, _ = self.train()
+        total = np.zeros(images.shape[1:], dtype=np.uint64)
+        for part in np.array_split(self.train_index, max(1, len(self.train_index) // 2000)):
+            total += images[part].sum(axis=0, dtype=np.uint64)  # integers: the order of summation does not matter
+        return (total / len(self.train_index) / 255).astype(np.float32)
+
+    def _load(self, split: str) -> tuple[Pixels, NDArray[np.int64]]:
+        # Copy-on-write mapping: pages are shared between runs, and torch sees a writable array.
+        images = np.load(self.cache / f"{split}_images.npy", mmap_mode="c")
+        return images, np.load(self.cache / f"{split}_labels.npy")
+
+
+def open_dataset(config: DataConfig, say: Callable[[str], None] = lambda line: None) -> Dataset:
+    """Open the image set that `config` names, decoding it first if this is the first time.
+
+    Raises UserError if it is missing, damaged, or can't be split as asked. `say` hears of slow work.
+    """
+    home = data_home()
+    if isinstance(config, Cifar10Data):
+        name, content, decode = "cifar10", cifar.MD5, lambda: cifar.decode(cifar.archive_path(config, home))
+    elif isinstance(config, FolderData):
+        path = Path(config.path)
+        name, content, decode = path.name, folder.content_key(path, home / "cache"), lambda: folder.decode(path)
+    else:
+        name, content, decode = "shapes", shapes.content_key(config), lambda: shapes.generate(config)
+    cache = home / "cache" / f"{config.source}-{content}-{config.resize or 'native'}"
+    if not (cache / "meta.json").exists():
+        say(f"decoding {name} into {cache}")
+        _build(cache, decode, config.resize)
+    meta = json.loads((cache / "meta.json").read_text())
+    if meta["fingerprint"] == cifar.FINGERPRINT:
+        name = "cifar10"
+    side = meta["size"]
+    if side[0] % 4 or side[1] % 4:
+        raise UserError(
+            f"data: images are {side[1]}x{side[0]}; the nets halve them twice, so each side must be divisible by 4: "
+            f"set data.resize to {max(8, side[0] // 4 * 4)}"
+        )
+    train_index, val_index = _split(meta["train_images"], len(meta["classes"]), config)
+    return Dataset(cache, name, meta["fingerprint"], meta["classes"], train_index, val_index)
+
+
+def _split(images: int, classes: int, config: DataConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    if config.split == "full":
+        return np.arange(images), np.arange(0)
+    held_out = round(images * HOLDOUT)
+    if held_out < classes:
+        raise UserError(
+            f"data.split: holdout keeps 10 % of the training images for validation, but 10 % of {images} is {held_out}, "
+            f"less than one for each of {classes} classes; use split: full"
+        )
+    order = np.random.default_rng(config.split_seed).permutation(images)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def _build(cache: Path, decode: Callable[[], ImageSet], size: int | None) -> None:
+    """Decode into a temporary folder and rename it: a cache is whole or absent, however many processes build it."""
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=cache.parent, prefix=".building-"))
+    try:
+        image_set = decode()
+        for split in ("train", "test"):
+            images = image_set.stacked(split, size)
+            np.save(temporary / f"{split}_images.npy", images)
+            np.save(temporary / f"{split}_labels.npy", image_set.labels[split])
+        meta = {
+            "classes": image_set.classes,
+            "fingerprint": image_set.fingerprint(),
+            "train_images": len(image_set.images["train"]),
+            "test_images": len(image_set.images["test"]),
+            "size": list(images.shape[1:3]),
+        }
+        (temporary / "meta.json").write_text(json.dumps(meta))
+        with contextlib.suppress(FileExistsError, OSError) if cache.exists() else contextlib.nullcontext():
+            temporary.rename(cache)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
