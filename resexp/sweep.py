@@ -1,185 +1,147 @@
-"""From a study file to the list of its runs: overlays, the grid, labels, and every mistake said at once."""
+"""Carrying out a study: lock its folder, decide what is missing, train it, and say how each run ended."""
 
 from __future__ import annotations
 
-import difflib
-import itertools
-from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Protocol
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
-
-from resexp import yamlfile
-from resexp.config import SECTIONS, RunConfig, Section, Study
+from resexp.config import Study
+from resexp.data import open_dataset
 from resexp.errors import UserError
-from resexp.yamlfile import Document, KeyPath
-
-_HERE = Path(__file__).parent
-SHIPPED = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
-"""The studies that come with the package: inside a wheel, beside the package in a checkout."""
-
-ModelT = TypeVar("ModelT", bound=BaseModel)
+from resexp.executors import local
+from resexp.signals import Stop
+from resexp.store import Run, StudyFolder, locked
+from resexp.study import Cell
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One net of the grid with one seed: a run to be."""
+class Display(Protocol):
+    """What shows a sweep while it runs."""
 
-    label: str
-    config: RunConfig
+    def sweep(self, runs: Sequence[tuple[Run, float]], skipped: int) -> AbstractContextManager[None]:
+        """Show the sweep of these runs, each with its cost, until the context ends."""
 
-    @property
-    def folder(self) -> Path:
-        """The run's folder, relative to the study's."""
-        return Path(f"{self.label}-{self.config.signature}") / f"seed{self.config.seed}"
+    def update(self, running: list[Run]) -> None:
+        """Show where these runs are."""
 
-    @property
-    def cost(self) -> float:
-        """Relative training time: steps x batch x depth x width²; what sorts a sweep longest first."""
-        train, model = self.config.train, self.config.model
-        return train.steps * train.batch_size * model.depth * model.width**2
+    def ended(self, run: Run, problem: str) -> None:
+        """Show that a run has ended, and the problem if there was one."""
+
+    def say(self, line: str) -> None:
+        """Show a line."""
 
 
-def find(name: str) -> Path:
-    """The study file `name`: a path, or a shipped study such as ``cifar10/figure6``."""
-    path = Path(name)
-    shipped = SHIPPED / (name if name.endswith(".yaml") else f"{name}.yaml")
-    if path.exists() or not shipped.exists():
-        if not path.exists() and not path.suffix:
-            names = [str(p.relative_to(SHIPPED).with_suffix("")) for p in sorted(SHIPPED.rglob("*.yaml"))]
-            raise UserError(f"{name}: no such file, and no shipped study; those are {', '.join(names)}{hint(name, names)}")
-        return path
-    return shipped
+@dataclass
+class Outcome:
+    """How a sweep went."""
+
+    folder: Path
+    finished: int = 0
+    skipped: int = 0
+    problems: list[tuple[Run, str]] = field(default_factory=list)
+    """The runs that did not finish, and why."""
 
 
-def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell]]:
-    """Read a study file, apply the ``--set`` settings, and expand the grid.
+def plan(study: Study, cells: list[Cell], results: Path) -> list[tuple[Cell, Run]]:
+    """Each cell with its run folder, there or not."""
+    return [(cell, Run(results / study.name / cell.folder)) for cell in cells]
 
-    Raises UserError with one line for every mistake in the file, in every cell of its grid.
+
+def create(study: Study, cell: Cell, results: Path) -> Run:
+    """The run folder of one cell, recorded in its study."""
+    run = Run.create(results / study.name / cell.folder, cell.config)
+    StudyFolder(results / study.name).add_to_plan(study.name, study.description, cell.folder)
+    return run
+
+
+def sweep(
+    study: Study,
+    cells: list[Cell],
+    chosen: list[Cell],
+    results: Path,
+    *,
+    jobs: int | None,
+    retry_failed: bool,
+    fail_fast: bool,
+    stop: Stop,
+    display: Display,
+) -> Outcome:
+    """Train what is missing of the `chosen` cells of a study.
+
+    Finished and diverged runs are left alone, failed ones too unless `retry_failed`; the others are begun or continued.
+    Raises UserError before anything is written if the study can't be run here, or is being swept by another process.
     """
-    path = find(name)
-    document = yamlfile.merge(yamlfile.read(path), yamlfile.overrides(settings or []))
-    document.data.setdefault("name", path.stem)
-    study = _validated(Study, document)
-    cells: list[tuple[dict[str, Any], RunConfig]] = []
-    errors: dict[str, None] = {}
-    for choice, cell_document in _expand(study, document):
-        try:
-            cells.append((choice, _validated(RunConfig, cell_document)))
-        except UserError as error:
-            errors.update(dict.fromkeys(error.args))
-    if errors:
-        raise UserError(*errors)
-    runs = [Cell(label, config) for label, config in zip(_labels(cells), (c for _, c in cells), strict=True)]
-    seen: dict[Path, Cell] = {}
-    for run in runs:
-        if run.folder in seen:
-            raise UserError(f"{path}: grid: {run.label} with seed {run.config.seed} stands in the grid twice; remove one")
-        seen[run.folder] = run
-    return study, runs
+    from resexp.training import hardware  # imports torch, which a refused sweep need not wait for
+
+    folder = StudyFolder(results / study.name)
+    with locked(folder.lock_path, f"the study in {folder.folder}"):
+        for config in {cell.config.train.device: cell.config.train for cell in chosen}.values():
+            hardware.choose(config)
+        fingerprints = {
+            data: open_dataset(data, display.say).fingerprint for data in {cell.config.data: None for cell in chosen}
+        }
+        todo: list[tuple[Run, float]] = []
+        outcome = Outcome(folder.folder)
+        for cell, run in plan(study, cells, results):
+            Run.create(run.folder, cell.config)
+            if cell not in chosen:
+                continue
+            _check_data(run, fingerprints[cell.config.data])
+            state = run.status().state
+            if state in ("finished", "diverged") or (state == "failed" and not retry_failed):
+                outcome.skipped += state == "finished"
+                if state != "finished":
+                    outcome.problems.append((run, describe(run, 0)))
+            else:
+                todo.append((run, cell.cost))
+        folder.write_plan(study.name, study.description, [cell.folder for cell in cells])
+        todo.sort(key=lambda item: -item[1])  # longest first, so that none is left alone at the end
+
+        def ended(run: Run, code: int) -> None:
+            problem = describe(run, code)
+            if problem:
+                outcome.problems.append((run, problem))
+            else:
+                outcome.finished += 1
+            display.ended(run, problem)
+
+        on_gpu = all(cell.config.train.device != "cpu" for cell in chosen)
+        gpus = local.visible_gpus() if on_gpu else []
+        with display.sweep(todo, outcome.skipped):
+            local.train_all(
+                [run for run, _ in todo],
+                jobs=jobs or (len(gpus) if gpus else local.cores()),
+                gpus=gpus,
+                fail_fast=fail_fast,
+                stop=stop,
+                tick=display.update,
+                ended=ended,
+            )
+    reached = {run.folder for run, _ in outcome.problems}
+    outcome.problems += [
+        (run, "not started") for run, _ in todo if run.status().state == "pending" and run.folder not in reached
+    ]
+    return outcome
 
 
-def load_run(path: Path) -> RunConfig:
-    """Read the config.yaml of a run folder."""
-    return _validated(RunConfig, yamlfile.read(path))
-
-
-def only(cells: list[Cell], label: str) -> list[Cell]:
-    """The cells with this label (all seeds)."""
-    chosen = [cell for cell in cells if cell.label == label]
-    if not chosen:
-        labels = list(dict.fromkeys(cell.label for cell in cells))
-        raise UserError(f"--only {label}: no such net in this study; it has {', '.join(labels)}{hint(label, labels)}")
-    return chosen
-
-
-def _expand(study: Study, document: Document) -> list[tuple[dict[str, Any], Document]]:
-    """Each cell's choices (dotted key -> value) and its document: the base overlaid with them and the seed."""
-    base = {key: value for key, value in document.data.items() if key in ("data", "model", "train")}
-    grid_is_list = isinstance(document.data.get("grid"), list)
-    cells = []
-    for index, product in enumerate(study.grid):
-        for values in itertools.product(*product.values()):
-            choice = dict(zip(product, values, strict=True))
-            cell = Document(base, dict(document.places))
-            for key, value in choice.items():
-                at = ("grid", index, key) if grid_is_list else ("grid", key)
-                cell = yamlfile.merge(cell, _nested(key, value, document.place(at)))
-            for seed in study.seeds:
-                seeded = Document({**cell.data, "seed": seed}, cell.places)
-                cells.append((choice, seeded))
-    return cells
-
-
-def _nested(key: str, value: Any, place: str) -> Document:
-    path = tuple(key.split("."))
-    data: Any = value
-    for name in reversed(path):
-        data = {name: data}
-    return Document(data, {path[:i]: place for i in range(len(path) + 1)})
-
-
-def _labels(cells: list[tuple[dict[str, Any], RunConfig]]) -> list[str]:
-    """``plain-20``, and behind it only what is needed to tell apart nets of the same kind and depth."""
-    same_net: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
-    for choice, config in cells:
-        same_net[config.model.kind, config.model.depth].append(choice)
-    labels = []
-    for choice, config in cells:
-        others = same_net[config.model.kind, config.model.depth]
-        extras = []
-        for key, value in choice.items():
-            if key not in ("model.kind", "model.depth") and any(other.get(key) != value for other in others):
-                shown = "+".join(map(str, value)) if isinstance(value, list) else str(value)
-                extras.append(f"{key.rsplit('.', 1)[-1]}{shown}")
-        name = "-".join([config.model.kind, str(config.model.depth), *extras])
-        labels.append("".join(c if c.isalnum() or c in "-+._" else "_" for c in name))
-    return labels
-
-
-def _validated(model: type[ModelT], document: Document) -> ModelT:
-    try:
-        return model.model_validate(document.data)
-    except ValidationError as error:
-        lines = [_line(details, model, document) for details in error.errors(include_url=False)]
-        # A default that could not be computed only repeats the mistake it depends on.
-        raise UserError(*[line for line in lines if line]) from None
-
-
-def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> str:
-    """One mistake as ``file:line: key: what was got, what is allowed``."""
-    loc: KeyPath = tuple(error["loc"])
-    if error["type"] == "default_factory_not_called":
+def describe(run: Run, code: int) -> str:
+    """Why the run is not finished, in one line; empty if it is."""
+    status = run.status()
+    if status.state == "finished":
         return ""
-    tag = loc[1] if len(loc) > 1 and loc[0] == "data" else None
-    path = (loc[0], *loc[2:]) if tag else loc
-    section = SECTIONS.get(str(tag or loc[0])) if len(loc) > 1 else model
-    got, context = error["input"], error.get("ctx", {})
-    if error["type"] == "extra_forbidden":
-        allowed = list((section or Section).model_fields)
-        says = f"unknown key, got {got!r}; allowed: {', '.join(allowed)}{hint(str(loc[-1]), allowed)}"
-    elif error["type"] == "missing":
-        says = "missing"
-    elif error["type"] == "union_tag_not_found":
-        path, says = (*path, "source"), "missing; allowed: cifar10, folder, shapes"
-    elif error["type"] == "union_tag_invalid":
-        tags = ["cifar10", "folder", "shapes"]
-        path, says = (*path, "source"), f"got {context['tag']!r}; allowed: {', '.join(tags)}{hint(context['tag'], tags)}"
-    elif error["type"] == "literal_error":
-        choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        says = f"got {got!r}; allowed: {', '.join(choices)}{hint(str(got), choices)}"
-    elif error["type"] == "value_error":
-        says = f"{context['error']}" if isinstance(got, list | dict | tuple) else f"{context['error']}, got {got!r}"
-    else:
-        message = error["msg"][0].lower() + error["msg"][1:]
-        says = f"{message.replace('input should', 'should')}, got {got!r}"
-    return f"{document.place(path)}: {yamlfile.dotted(path)}: {says}"
+    if status.state in ("failed", "diverged"):
+        return f"{status.state} at step {status.step}: {status.message}"
+    if code < 0:
+        return f"its process was killed by signal {-code} at step {status.step}; sweep again to continue (see {run.log_path})"
+    return f"{status.state} at step {status.step}; sweep again to continue"
 
 
-def hint(word: str, known: list[str]) -> str:
-    """``" (did you mean 'depth'?)"``, or nothing where no known word is near."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+def _check_data(run: Run, fingerprint: str) -> None:
+    data = run.manifest().get("data")
+    if data and data["fingerprint"] != fingerprint:
+        raise UserError(
+            f"{run.folder}: begun on other data (fingerprint {data['fingerprint']}, now {fingerprint}); give the study "
+            f"another name, or delete the folder"
+        )

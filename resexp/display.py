@@ -1,0 +1,182 @@
+"""What is seen of a sweep while it runs: live bars on a terminal, a bounded number of plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from resexp.store import Run, Status
+from resexp.sweep import Display
+
+
+def make_display(console: Console) -> Display:
+    """Bars where a person looks at a terminal, lines on a pipe and in CI."""
+    return Bars(console) if console.is_terminal and not os.environ.get("CI") else Lines(console)
+
+
+def percent(fraction: float | None) -> str:
+    """``12.3 %``, or nothing."""
+    return "" if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def duration(seconds: float | None) -> str:
+    """``1:02:03`` or ``2:03``, or nothing."""
+    if seconds is None:
+        return ""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def speed(status: Status) -> str:
+    """``1,234 img/s``, or nothing."""
+    return "" if status.images_per_second is None else f"{status.images_per_second:,.0f} img/s"
+
+
+def _summary(run: Run, problem: str) -> str:
+    if problem:
+        return f"{run.name}: {problem}"
+    status = run.status()
+    return (
+        f"{run.name}: finished; training error {percent(status.train_error)} running, "
+        f"{percent(status.clean_train_error)} clean; test error {percent(status.test_error)}"
+    )
+
+
+class _Clock:
+    """Estimates the time left of a whole sweep from the cost done so far."""
+
+    def __init__(self, runs: Sequence[tuple[Run, float]]) -> None:
+        self.cost = {run.folder: cost for run, cost in runs}
+        self.total = sum(self.cost.values())
+        self.done = {run.folder: _share(run.status()) * cost for run, cost in runs}
+        self.started, self.at_start = time.monotonic(), sum(self.done.values())
+
+    def update(self, run: Run, share: float) -> None:
+        self.done[run.folder] = self.cost[run.folder] * share
+
+    @property
+    def left(self) -> float | None:
+        """Seconds, or None before anything is known."""
+        done = sum(self.done.values())
+        gained = done - self.at_start
+        return (time.monotonic() - self.started) * (self.total - done) / gained if gained > 0 else None
+
+
+def _share(status: Status) -> float:
+    return status.step / status.steps if status.steps else 0.0
+
+
+class Bars:
+    """One live bar per running run, and the sweep's own."""
+
+    def __init__(self, console: Console) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[where]}"),
+            TextColumn("{task.fields[error]}", style="bold"),
+            TextColumn("{task.fields[speed]}"),
+            TextColumn("{task.fields[left]}", style="cyan"),
+            console=console,
+            expand=True,
+        )
+        self.tasks: dict[object, TaskID] = {}
+
+    @contextlib.contextmanager
+    def sweep(self, runs: Sequence[tuple[Run, float]], skipped: int) -> Iterator[None]:
+        """Show the sweep of these runs until the context ends."""
+        self.clock, self.ended_runs, self.runs = _Clock(runs), 0, len(runs)
+        if skipped:
+            self.say(f"{skipped} finished before")
+        with self.progress:
+            self.whole = self._add(f"[bold]{'sweep' if len(runs) > 1 else 'run'}", self.clock.total)
+            yield
+
+    def _add(self, name: str, total: float) -> TaskID:
+        return self.progress.add_task(name, total=total, where="", error="", speed="", left="")
+
+    def update(self, running: list[Run]) -> None:
+        """Show where these runs are."""
+        rate = 0.0
+        for run in running:
+            status = run.status()
+            if not status.steps:
+                continue
+            if run.folder not in self.tasks:
+                self.tasks[run.folder] = self._add(escape(run.name), status.steps)
+            self.clock.update(run, _share(status))
+            rate += status.images_per_second or 0
+            self.progress.update(
+                self.tasks[run.folder],
+                completed=status.step,
+                where=f"{status.step:,}/{status.steps:,}",
+                error=f"train {percent(status.train_error)}" if status.train_error is not None else "",
+                speed=speed(status),
+                left=duration(status.eta),
+            )
+        self.progress.update(
+            self.whole,
+            completed=sum(self.clock.done.values()),
+            where=f"{self.ended_runs}/{self.runs} runs",
+            speed=f"{rate:,.0f} img/s" if rate else "",
+            left=duration(self.clock.left),
+        )
+
+    def ended(self, run: Run, problem: str) -> None:
+        """Turn the run's bar into a line."""
+        if run.folder in self.tasks:
+            self.progress.remove_task(self.tasks.pop(run.folder))
+        self.clock.update(run, 1.0)
+        self.ended_runs += 1
+        self.progress.console.print(escape(_summary(run, problem)), style="red" if problem else None, highlight=False)
+
+    def say(self, line: str) -> None:
+        """Show a line above the bars."""
+        self.progress.console.print(escape(line), highlight=False)
+
+
+class Lines:
+    """At most five lines a run: begun, a quarter, half, three quarters, ended."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.quarters: dict[object, int] = {}
+
+    @contextlib.contextmanager
+    def sweep(self, runs: Sequence[tuple[Run, float]], skipped: int) -> Iterator[None]:
+        """Show the sweep of these runs until the context ends."""
+        self.clock, self.ended_runs, self.runs = _Clock(runs), 0, len(runs)
+        self.say(f"{len(runs)} to train, {skipped} finished before")
+        yield
+
+    def update(self, running: list[Run]) -> None:
+        """Say so when a run has passed a quarter of its steps."""
+        for run in running:
+            status = run.status()
+            quarter = int(4 * _share(status))
+            self.clock.update(run, _share(status))
+            if status.steps and quarter < 4 and quarter > self.quarters.get(run.folder, -1):
+                self.quarters[run.folder] = quarter
+                parts = [f"step {status.step:,}/{status.steps:,}", speed(status)]
+                if status.train_error is not None:
+                    parts.insert(1, f"training error {percent(status.train_error)}")
+                if left := duration(self.clock.left):
+                    parts.append(f"{left} left in all")
+                self.say(f"{run.name}: {', '.join(part for part in parts if part)}")
+
+    def ended(self, run: Run, problem: str) -> None:
+        """Say how the run ended."""
+        self.clock.update(run, 1.0)
+        self.ended_runs += 1
+        self.say(f"[{self.ended_runs}/{self.runs}] {_summary(run, problem)}")
+
+    def say(self, line: str) -> None:
+        """Print one line."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""What trains run folders: for now processes on this machine."""

@@ -1,0 +1,47 @@
+"""One worker process: trains one run folder, and ends with its parent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+import traceback
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from resexp.errors import UserError
+from resexp.signals import EXIT_FAILED, EXIT_USAGE, Stop
+from resexp.store import Run
+from resexp.training.train import train
+
+
+def work(folder: Path, threads: int | None, gpu: int | None) -> None:
+    """Train the run in `folder`; what is printed goes to its log. Exits with the code of `resexp train`."""
+    os.setsid()  # Ctrl-C in the terminal reaches the parent, which asks us to stop
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    run = Run(folder)
+    log = run.log_path.open("a", buffering=1)
+    sys.stdout = sys.stderr = log
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    stop = Stop().install()
+    threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
+    try:
+        status = train(run, stop=stop, say=print, threads=threads)
+    except UserError as error:
+        print(error)
+        sys.exit(EXIT_USAGE)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(EXIT_FAILED)
+    sys.exit({"finished": 0, "interrupted": stop.exit_code}.get(status.state, EXIT_FAILED))
+
+
+def _watch_parent(stop: Stop) -> None:
+    """A parent that was killed can't ask: when it is gone, stop as if it had."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        stop.ask()

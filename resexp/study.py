@@ -1,0 +1,197 @@
+"""From a study file to the list of its runs: overlays, the grid, labels, and every mistake said at once."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from resexp import yamlfile
+from resexp.config import SECTIONS, RunConfig, Section, Study
+from resexp.errors import UserError
+from resexp.yamlfile import Document, KeyPath
+
+_HERE = Path(__file__).parent
+SHIPPED = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
+"""The studies that come with the package: inside a wheel, beside the package in a checkout."""
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One net of the grid with one seed: a run to be."""
+
+    label: str
+    config: RunConfig
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, relative to the study's."""
+        return Path(f"{self.label}-{self.config.signature}") / f"seed{self.config.seed}"
+
+    @property
+    def cost(self) -> float:
+        """Relative training time: steps x batch x depth x width²; what sorts a sweep longest first."""
+        train, model = self.config.train, self.config.model
+        return train.steps * train.batch_size * model.depth * model.width**2
+
+
+def find(name: str) -> Path:
+    """The study file `name`: a path, or a shipped study such as ``cifar10/figure6``."""
+    path = Path(name)
+    shipped = SHIPPED / (name if name.endswith(".yaml") else f"{name}.yaml")
+    if path.exists() or not shipped.exists():
+        if not path.exists() and not path.suffix:
+            names = [str(p.relative_to(SHIPPED).with_suffix("")) for p in sorted(SHIPPED.rglob("*.yaml"))]
+            raise UserError(f"{name}: no such file, and no shipped study; those are {', '.join(names)}{hint(name, names)}")
+        return path
+    return shipped
+
+
+def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell]]:
+    """Read a study file, apply the ``--set`` settings, and expand the grid.
+
+    Raises UserError with one line for every mistake in the file, in every cell of its grid.
+    """
+    path = find(name)
+    document = yamlfile.merge(yamlfile.read(path), yamlfile.overrides(settings or []))
+    document.data.setdefault("name", path.stem)
+    study = _validated(Study, document)
+    cells: list[tuple[dict[str, Any], RunConfig]] = []
+    errors: dict[str, None] = {}
+    for choice, cell_document in _expand(study, document):
+        try:
+            cells.append((choice, _validated(RunConfig, cell_document)))
+        except UserError as error:
+            errors.update(dict.fromkeys(error.args))
+    if errors:
+        raise UserError(*errors)
+    runs = [Cell(label, config) for label, config in zip(_labels(cells), (c for _, c in cells), strict=True)]
+    seen: dict[Path, Cell] = {}
+    for run in runs:
+        if run.folder in seen:
+            raise UserError(f"{path}: grid: {run.label} with seed {run.config.seed} stands in the grid twice; remove one")
+        seen[run.folder] = run
+    return study, runs
+
+
+def load_run(path: Path) -> RunConfig:
+    """Read the config.yaml of a run folder."""
+    return _validated(RunConfig, yamlfile.read(path))
+
+
+def only_label(cells: list[Cell], label: str) -> list[Cell]:
+    """The cells with this label (all seeds)."""
+    chosen = [cell for cell in cells if cell.label == label]
+    if not chosen:
+        labels = list(dict.fromkeys(cell.label for cell in cells))
+        raise UserError(f"--only {label}: no such net in this study; it has {', '.join(labels)}{hint(label, labels)}")
+    return chosen
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a study file, with `extends`; `name` defaults to the file's."""
+    schema = Study.model_json_schema()
+    schema["title"] = "resexp study"
+    schema["required"] = []
+    schema["properties"] = {
+        "extends": {"type": "string", "description": "Another study file, relative to this one; this one wins."},
+        **schema["properties"],
+    }
+    return schema
+
+
+def _expand(study: Study, document: Document) -> list[tuple[dict[str, Any], Document]]:
+    """Each cell's choices (dotted key -> value) and its document: the base overlaid with them and the seed."""
+    base = {key: value for key, value in document.data.items() if key in ("data", "model", "train")}
+    grid_is_list = isinstance(document.data.get("grid"), list)
+    cells = []
+    for index, product in enumerate(study.grid):
+        for values in itertools.product(*product.values()):
+            choice = dict(zip(product, values, strict=True))
+            cell = Document(base, dict(document.places))
+            for key, value in choice.items():
+                at = ("grid", index, key) if grid_is_list else ("grid", key)
+                cell = yamlfile.merge(cell, _nested(key, value, document.place(at)))
+            for seed in study.seeds:
+                seeded = Document({**cell.data, "seed": seed}, cell.places)
+                cells.append((choice, seeded))
+    return cells
+
+
+def _nested(key: str, value: Any, place: str) -> Document:
+    path = tuple(key.split("."))
+    data: Any = value
+    for name in reversed(path):
+        data = {name: data}
+    return Document(data, {path[:i]: place for i in range(len(path) + 1)})
+
+
+def _labels(cells: list[tuple[dict[str, Any], RunConfig]]) -> list[str]:
+    """``plain-20``, and behind it only what is needed to tell apart nets of the same kind and depth."""
+    same_net: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    for choice, config in cells:
+        same_net[config.model.kind, config.model.depth].append(choice)
+    labels = []
+    for choice, config in cells:
+        others = same_net[config.model.kind, config.model.depth]
+        extras = []
+        for key, value in choice.items():
+            if key not in ("model.kind", "model.depth") and any(other.get(key) != value for other in others):
+                shown = "+".join(map(str, value)) if isinstance(value, list) else str(value)
+                extras.append(f"{key.rsplit('.', 1)[-1]}{shown}")
+        name = "-".join([config.model.kind, str(config.model.depth), *extras])
+        labels.append("".join(c if c.isalnum() or c in "-+._" else "_" for c in name))
+    return labels
+
+
+def _validated(model: type[ModelT], document: Document) -> ModelT:
+    try:
+        return model.model_validate(document.data)
+    except ValidationError as error:
+        lines = [_line(details, model, document) for details in error.errors(include_url=False)]
+        # A default that could not be computed only repeats the mistake it depends on.
+        raise UserError(*[line for line in lines if line]) from None
+
+
+def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> str:
+    """One mistake as ``file:line: key: what was got, what is allowed``."""
+    loc: KeyPath = tuple(error["loc"])
+    if error["type"] == "default_factory_not_called":
+        return ""
+    tag = loc[1] if len(loc) > 1 and loc[0] == "data" else None
+    path = (loc[0], *loc[2:]) if tag else loc
+    section = SECTIONS.get(str(tag or loc[0])) if len(loc) > 1 else model
+    got, context = error["input"], error.get("ctx", {})
+    if error["type"] == "extra_forbidden":
+        allowed = list((section or Section).model_fields)
+        says = f"unknown key, got {got!r}; allowed: {', '.join(allowed)}{hint(str(loc[-1]), allowed)}"
+    elif error["type"] == "missing":
+        says = "missing"
+    elif error["type"] == "union_tag_not_found":
+        path, says = (*path, "source"), "missing; allowed: cifar10, folder, shapes"
+    elif error["type"] == "union_tag_invalid":
+        tags = ["cifar10", "folder", "shapes"]
+        path, says = (*path, "source"), f"got {context['tag']!r}; allowed: {', '.join(tags)}{hint(context['tag'], tags)}"
+    elif error["type"] == "literal_error":
+        choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        says = f"got {got!r}; allowed: {', '.join(choices)}{hint(str(got), choices)}"
+    elif error["type"] == "value_error":
+        says = f"{context['error']}" if isinstance(got, list | dict | tuple) else f"{context['error']}, got {got!r}"
+    else:
+        message = error["msg"][0].lower() + error["msg"][1:]
+        says = f"{message.replace('input should', 'should')}, got {got!r}"
+    return f"{document.place(path)}: {yamlfile.dotted(path)}: {says}"
+
+
+def hint(word: str, known: list[str]) -> str:
+    """``" (did you mean 'depth'?)"``, or nothing where no known word is near."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f" (did you mean '{near[0]}'?)" if near else ""

@@ -1,0 +1,1 @@
+"""Training one run: the trainer that can be advanced, and the loop around it."""

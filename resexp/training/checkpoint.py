@@ -1,0 +1,63 @@
+"""Checkpoints: whole or absent, checksummed, with the one before kept, and loaded without executing anything."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resexp.store import Run, write_atomic
+
+_MAGIC = b"resexp checkpoint 1 sha256 "
+_HEADER = len(_MAGIC) + 64 + 1
+
+
+class DamagedCheckpoint(Exception):
+    """The file is not, or no longer, what was saved."""
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Save `state` (tensors, numbers, text, containers of them) to `path`, atomically."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    write_atomic(path, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+
+
+def read(path: Path, device: torch.device) -> dict[str, Any]:
+    """Load what `write` saved. Raises DamagedCheckpoint if a byte is missing or changed."""
+    content = path.read_bytes()
+    payload = content[_HEADER:]
+    if content[:_HEADER] != _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n":
+        raise DamagedCheckpoint(f"{path}: truncated or changed")
+    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+    return state
+
+
+def save(run: Run, state: dict[str, Any]) -> None:
+    """Make `state` the run's checkpoint and keep the last one as the previous."""
+    if run.checkpoint_path.exists():
+        # A hard link first, so that at no moment is there no checkpoint.
+        spare = run.previous_checkpoint_path.with_suffix(".tmp")
+        spare.unlink(missing_ok=True)
+        os.link(run.checkpoint_path, spare)
+        spare.replace(run.previous_checkpoint_path)
+    write(run.checkpoint_path, state)
+
+
+def load(run: Run, device: torch.device) -> tuple[dict[str, Any] | None, str]:
+    """The newest whole checkpoint, or None; and, if one was damaged, a line that says so."""
+    damaged = []
+    for path in (run.checkpoint_path, run.previous_checkpoint_path):
+        if path.exists():
+            try:
+                state = read(path, device)
+            except DamagedCheckpoint:
+                damaged.append(path.name)
+            else:
+                return state, f"{' and '.join(damaged)} damaged; continuing from {path.name}" if damaged else ""
+    return None, f"{' and '.join(damaged)} damaged; starting anew" if damaged else ""

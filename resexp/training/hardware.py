@@ -1,0 +1,50 @@
+"""Where and in which precision a run computes."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+
+import torch
+
+from resexp.config import TrainConfig
+from resexp.errors import UserError
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A device and the precision of autocast on it (float32: no autocast)."""
+
+    device: torch.device
+    precision: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The autocast type."""
+        return _DTYPES[self.precision]
+
+    @property
+    def name(self) -> str:
+        """What people call the device."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{platform.machine()} {self.device.type}"
+
+
+def choose(config: TrainConfig) -> Hardware:
+    """The hardware that `config` asks for. Raises UserError where the machine has none such."""
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        have = f"it has {count} GPUs" if count else "torch finds no GPU (driver? CPU-only build?)"
+        raise UserError(f"train.device: {name} asked for, but {have}; set train.device to auto or cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("train.device: mps asked for, but this machine has none; set train.device to auto or cpu")
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return Hardware(device, precision)

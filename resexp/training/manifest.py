@@ -1,0 +1,56 @@
+"""The record of how a run was made, one entry for every attempt."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+import resexp
+from resexp.training.hardware import Hardware
+
+
+def new_attempt(hardware: Hardware, from_step: int) -> dict[str, Any]:
+    """Versions, device, commit, command and time, as of now."""
+    return {
+        "started": now(),
+        "from_step": from_step,
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "resexp": resexp.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if hardware.device.type == "cuda" else None,
+        "numpy": numpy.__version__,
+        "platform": platform.system(),
+        "device": hardware.name,
+        "precision": hardware.precision,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def now() -> str:
+    """The time, to the second, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The commit of resexp's own source, with a plus where it was changed since; None outside a checkout."""
+    source = Path(resexp.__file__).parent
+    git = ["git", "-C", str(source)]
+    try:
+        if not (source.parent / ".git").exists():
+            return None
+        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
