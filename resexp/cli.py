@@ -53,7 +53,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -76,7 +78,9 @@ def train(
         raise UserError("train: give either a run folder or --config FILE")
     if run_dir is not None:
         if settings or seed is not None or dry_run:
-            raise UserError("train: --set, --seed and --dry-run go with --config; a run folder has its configuration in config.yaml")
+            raise UserError(
+                "train: --set, --seed and --dry-run go with --config; a run folder has its configuration in config.yaml"
+            )
         if not Run(run_dir).config_path.exists():
             raise UserError(f"{run_dir}: not a run folder (no config.yaml); a run is results/STUDY/NET-SIGNATURE/seedN")
         _train(Run(run_dir), 1.0)
@@ -122,7 +126,9 @@ def _train(run: Run, cost: float) -> None:
 def sweep(
     config: Config = None,
     settings: Settings = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: one per CPU core, or per GPU.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time; default: one per CPU core, or per GPU.")
+    ] = None,
     only: Annotated[str | None, typer.Option(help="Train only the net with this label, such as plain-20.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
@@ -255,7 +261,9 @@ def fetch() -> None:
         task = bar.add_task(cifar.ARCHIVE, total=cifar.SIZE)
         fetch_archive(
             path,
-            progress=lambda mirror, done, size: bar.update(task, completed=done, total=size, description=mirror.split("/")[2]),
+            progress=lambda mirror, done, size: bar.update(
+                task, completed=done, total=size, description=mirror.split("/")[2]
+            ),
             say=lambda line: bar.console.print(line, markup=False, highlight=False),
         )
         bar.update(task, completed=cifar.SIZE)

@@ -22,7 +22,9 @@ from pydantic import (
 class Section(BaseModel):
     """A part of a study file: unknown keys are refused and no value is converted ('5' is not 5)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     mechanics: ClassVar[frozenset[str]] = frozenset()
     """Fields that say how to run, not what is measured; they stay out of the signature."""
@@ -155,7 +157,9 @@ class TrainConfig(Section):
         if any(m <= 0 for m in milestones) or list(milestones) != sorted(set(milestones)):
             raise ValueError("must be positive and increasing")
         if steps is not None and milestones and milestones[-1] >= steps:
-            raise ValueError(f"{milestones[-1]} is not below train.steps, {steps}; leave it out for 1/2 and 3/4 of the steps")
+            raise ValueError(
+                f"{milestones[-1]} is not below train.steps, {steps}; leave it out for 1/2 and 3/4 of the steps"
+            )
         return milestones
 
 
@@ -181,7 +185,7 @@ Grid = Annotated[
     tuple[dict[str, list[Any]], ...],
     WithJsonSchema(
         {
-            "description": "Dotted keys with lists of values: a product. A list of such mappings: all of them, one after the other.",
+            "description": "Dotted keys with lists of values: a product. A list of such mappings: all of them.",
             "anyOf": [
                 {"type": "object", "minProperties": 1},
                 {"type": "array", "minItems": 1, "items": {"type": "object", "minProperties": 1}},
@@ -219,7 +223,9 @@ class Study(Section):
                 if values == []:
                     raise ValueError(f"{key} has an empty list, so the grid is empty; give it at least one value")
                 if isinstance(values, dict):
-                    raise ValueError(f"{key} is a mapping; write dotted keys, such as {key}.{next(iter(values), 'depth')}: [...]")
+                    raise ValueError(
+                        f"{key} is a mapping; write dotted keys, such as {key}.{next(iter(values), 'depth')}: [...]"
+                    )
             # A list stands for alternatives; milestones are themselves a list, so theirs is a list of lists.
             products.append({key: values if isinstance(values, list) else [values] for key, values in entry.items()})
         return tuple(products)

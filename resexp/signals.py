@@ -18,6 +18,7 @@ class Stop:
         self.signal = 0
 
     def __call__(self) -> bool:
+        """Whether we were asked."""
         return self.signal != 0
 
     def install(self) -> Stop:

@@ -180,7 +180,9 @@ class Run:
             try:
                 records.append(json.loads(line))
             except ValueError:
-                raise UserError(f"{self.metrics_path}:{number}: not a JSON line; restore the file or delete the run") from None
+                raise UserError(
+                    f"{self.metrics_path}:{number}: not a JSON line; restore the file or delete the run"
+                ) from None
         return records
 
 
@@ -237,7 +239,11 @@ def open_study(folder: Path | None, results: Path) -> StudyFolder:
     study = StudyFolder(folder)
     if not study.plan_path.exists():
         inside = sorted(p.parent.name for p in folder.glob("*/study.json"))
-        remedy = f"it holds the studies {', '.join(inside)}: name one of them" if inside else "expected a folder with a study.json"
+        remedy = (
+            f"it holds the studies {', '.join(inside)}: name one of them"
+            if inside
+            else "expected a folder with a study.json"
+        )
         raise UserError(f"{folder}: not a study folder; {remedy}")
     return study
 

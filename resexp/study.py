@@ -50,7 +50,9 @@ def find(name: str) -> Path:
     if path.exists() or not shipped.exists():
         if not path.exists() and not path.suffix:
             names = [str(p.relative_to(SHIPPED).with_suffix("")) for p in sorted(SHIPPED.rglob("*.yaml"))]
-            raise UserError(f"{name}: no such file, and no shipped study; those are {', '.join(names)}{hint(name, names)}")
+            raise UserError(
+                f"{name}: no such file, and no shipped study; those are {', '.join(names)}{hint(name, names)}"
+            )
         return path
     return shipped
 
@@ -77,7 +79,9 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
     seen: dict[Path, Cell] = {}
     for run in runs:
         if run.folder in seen:
-            raise UserError(f"{path}: grid: {run.label} with seed {run.config.seed} stands in the grid twice; remove one")
+            raise UserError(
+                f"{path}: grid: {run.label} with seed {run.config.seed} stands in the grid twice; remove one"
+            )
         seen[run.folder] = run
     return study, runs
 
@@ -179,7 +183,10 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
         path, says = (*path, "source"), "missing; allowed: cifar10, folder, shapes"
     elif error["type"] == "union_tag_invalid":
         tags = ["cifar10", "folder", "shapes"]
-        path, says = (*path, "source"), f"got {context['tag']!r}; allowed: {', '.join(tags)}{hint(context['tag'], tags)}"
+        path, says = (
+            (*path, "source"),
+            f"got {context['tag']!r}; allowed: {', '.join(tags)}{hint(context['tag'], tags)}",
+        )
     elif error["type"] == "literal_error":
         choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         says = f"got {got!r}; allowed: {', '.join(choices)}{hint(str(got), choices)}"

@@ -134,7 +134,7 @@ def describe(run: Run, code: int) -> str:
     if status.state in ("failed", "diverged"):
         return f"{status.state} at step {status.step}: {status.message}"
     if code < 0:
-        return f"its process was killed by signal {-code} at step {status.step}; sweep again to continue (see {run.log_path})"
+        return f"its process was killed by signal {-code} at step {status.step}; sweep again to continue"
     return f"{status.state} at step {status.step}; sweep again to continue"
 
 

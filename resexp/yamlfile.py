@@ -124,7 +124,7 @@ def _read(path: Path, chain: tuple[Path, ...]) -> Document:
 
 def merge(base: Document, top: Document) -> Document:
     """`base` overlaid by `top`: mappings merge key by key, everything else is replaced."""
-    places = {(): top.places.get((), "")}
+    places: dict[KeyPath, str] = {(): top.places.get((), "")}
     data = _merge(base, top, (), places)
     return Document(data, places)
 
@@ -135,11 +135,11 @@ def _merge(base: Document, top: Document, path: KeyPath, places: dict[KeyPath, s
     for key in [*below, *(k for k in above if k not in below)]:
         here = (*path, key)
         # The grid is one thought: adding to a base's grid key by key would surprise.
-        if key in below and key in above and path + (key,) != ("grid",):
-            if isinstance(below[key], Mapping) and isinstance(above[key], Mapping):
-                places[here] = top.places[here]
-                merged[key] = _merge(base, top, here, places)
-                continue
+        both_mappings = isinstance(below.get(key), Mapping) and isinstance(above.get(key), Mapping)
+        if both_mappings and here != ("grid",):
+            places[here] = top.places[here]
+            merged[key] = _merge(base, top, here, places)
+            continue
         winner = top if key in above else base
         merged[key] = _at(winner.data, here)
         places.update({p: where for p, where in winner.places.items() if p[: len(here)] == here})

@@ -100,7 +100,7 @@ def _split(images: int, classes: int, config: DataConfig) -> tuple[NDArray[np.in
     held_out = round(images * HOLDOUT)
     if held_out < classes:
         raise UserError(
-            f"data.split: holdout keeps 10 % of the training images for validation, but 10 % of {images} is {held_out}, "
+            f"data.split: holdout keeps 10 % of the training images for validation; 10 % of {images} is {held_out}, "
             f"less than one for each of {classes} classes; use split: full"
         )
     order = np.random.default_rng(config.split_seed).permutation(images)

@@ -44,8 +44,8 @@ def fetch(
             part.rename(path)
             return
     raise UserError(
-        f"no mirror delivered {cifar.ARCHIVE}; run the command again to continue where it stopped, or download it by hand "
-        f"(md5 {cifar.MD5}) and place it at {path}"
+        f"no mirror delivered {cifar.ARCHIVE}; run the command again to continue where it stopped, or download it "
+        f"by hand (md5 {cifar.MD5}) and place it at {path}"
     )
 
 

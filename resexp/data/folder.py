@@ -1,4 +1,4 @@
-"""Images in `train/<class>/` and `test/<class>/`, from a folder or from a .tar, .tar.gz or .zip without unpacking it."""
+"""Images in `train/<class>/` and `test/<class>/`: a folder, or a .tar, .tar.gz or .zip, which is not unpacked."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 class Plan(NamedTuple):
     """For each position: which image (index into the training images), which crop, whether flipped."""
 
-    index: Tensor
+    image: Tensor
     dy: Tensor
     dx: Tensor
     flip: Tensor
@@ -65,7 +65,7 @@ def augment(images: Tensor, mean: Tensor, plan: Plan, pad: int) -> Tensor:
     `images` is uint8 (N, H, W, 3), `mean` float (H, W, 3); returns float (B, 3, H, W) in channels_last layout. Batched
     index arithmetic with fixed shapes, on whatever device the images are.
     """
-    batch = images[plan.index].float() / 255 - mean
+    batch = images[plan.image].float() / 255 - mean
     batch = F.pad(batch, (0, 0, pad, pad, pad, pad))
     height, width = mean.shape[:2]
     rows = plan.dy[:, None] + torch.arange(height, device=images.device)

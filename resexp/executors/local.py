@@ -26,7 +26,11 @@ def visible_gpus() -> list[int | str]:
     import torch  # only a sweep that starts needs to know, and torch is slow to import
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return [d.strip() for d in named.split(",")] if named and torch.cuda.device_count() else list(range(torch.cuda.device_count()))
+    return (
+        [d.strip() for d in named.split(",")]
+        if named and torch.cuda.device_count()
+        else list(range(torch.cuda.device_count()))
+    )
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The paper's CIFAR family (section 4.2): a 3x3 stem, three stages of n blocks, global average pooling, one fc layer."""
+"""The paper's CIFAR family (section 4.2): 3x3 stem, three stages of n blocks, global average pooling, one fc layer."""
 
 from __future__ import annotations
 

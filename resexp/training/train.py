@@ -32,7 +32,7 @@ def train(
     """Train the run in its folder to the end, or until `stop()`; continue it if it was begun.
 
     `hear` receives every status, `say` every line worth reading; `threads` limits the CPU threads. A continued run has
-    the same metrics and weights as one that was never interrupted: bit for bit on a CPU with the same number of threads.
+    the same metrics and weights as one that was never interrupted: bit for bit on a CPU, given as many threads.
     Raises UserError for what the user can mend, and whatever else goes wrong, after recording it in the folder.
     """
     with locked(run.lock_path, run.name):
@@ -211,7 +211,11 @@ class _Session:
             self.trainer.model.load_state_dict(checkpoint.read(self.run.best_path, self.hardware.device)["model"])
             best_error, _ = self.trainer.evaluate("test", self.stop)
             self.trainer.model.load_state_dict(final)
-            record |= {"best_step": self.best_step, "best_val_error": self.best_val_error, "best_test_error": best_error}
+            record |= {
+                "best_step": self.best_step,
+                "best_val_error": self.best_val_error,
+                "best_test_error": best_error,
+            }
         record["train_seconds"] = round(self.trainer.seconds, 3)
         self._append("test", record)
         self.status.test_error = error

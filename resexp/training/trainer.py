@@ -34,7 +34,7 @@ class Trainer:
         self.config, self.dataset, self.hardware = config, dataset, hardware
         device = hardware.device
         torch.manual_seed(config.seed)  # initial weights are made on the CPU: the same on every device
-        self.model = build_model(config.model, len(dataset.classes)).to(device, memory_format=torch.channels_last)
+        self.model = build_model(config.model, len(dataset.classes)).to(memory_format=torch.channels_last).to(device)
         self.optimizer = make_optimizer(config.train, self.model, device)
         self.autocast = torch.autocast(device.type, hardware.dtype, enabled=hardware.precision != "fp32")
         self.scaler = torch.amp.GradScaler(device.type, enabled=hardware.precision == "fp16")
@@ -75,12 +75,12 @@ class Trainer:
             group["lr"] = rate
         plan = self.stream.batch(self.step, self.config.train.batch_size)
         plan = Plan(*(column.to(self.hardware.device, non_blocking=True) for column in plan))
-        x, y = augment(self.images, self.mean, plan, self.config.data.pad), self.labels[plan.index]
+        x, y = augment(self.images, self.mean, plan, self.config.data.pad), self.labels[plan.image]
         self.optimizer.zero_grad()
         with self.autocast:
             logits = self.model(x)
             loss = F.cross_entropy(logits, y)
-        self.scaler.scale(loss).backward()
+        torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.detach(), (logits.detach().argmax(1) != y).sum()
@@ -125,7 +125,7 @@ class Trainer:
         loss_sum, wrong_sum = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
         self.model.eval()
         with torch.inference_mode(), self.autocast:
-            for part in torch.from_numpy(index).to(images.device).split(EVAL_BATCH):
+            for part in torch.split(torch.from_numpy(index).to(images.device), EVAL_BATCH):
                 x, y = normalise(images[part].to(device), self.mean), labels[part].to(device)
                 logits = self.model(x).float()
                 loss_sum += F.cross_entropy(logits, y, reduction="sum")

@@ -1,0 +1,44 @@
+"""The report of a study: a page, figures and tables, from the run folders and nothing else. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from resexp.report import page
+from resexp.report.plots import Plot, curves_plot, depth_plot
+from resexp.report.stats import Summary, summarise
+from resexp.store import StudyFolder, write_atomic
+
+__all__ = ["build_report"]
+
+LARGE, SMALL = (8.5, 4.8), (6.0, 4.2)
+
+
+def build_report(study: StudyFolder, to: Path) -> Summary:
+    """Write index.html, summary.csv, summary.md and figures/ to the folder `to`.
+
+    Each file is replaced as a whole, the page last. Raises UserError while no run has finished.
+    """
+    summary = summarise(study)
+    plots = draw(summary)
+    (to / "figures").mkdir(parents=True, exist_ok=True)
+    for name, plot in plots.items():
+        for kind in ("png", "svg", "pdf"):
+            write_atomic(to / "figures" / f"{name}.{kind}", plot.file(kind), sync=False)
+    write_atomic(to / "summary.csv", page.csv(summary))
+    write_atomic(to / "summary.md", page.markdown(summary))
+    write_atomic(to / "index.html", page.html(summary, plots))
+    return summary
+
+
+def draw(summary: Summary) -> dict[str, Plot]:
+    """All figures by name."""
+    plots = {
+        f"depth-{metric}": depth_plot(summary.nets, metric, LARGE if metric == "running" else SMALL)
+        for metric in ("running", "clean", "test")
+    }
+    curves = [record.metrics["train_error"].max() for record in summary.records if len(record.metrics)]
+    top = min(100.0, 1.05 * max(curves))
+    for family in sorted({record.family for record in summary.records if len(record.metrics)}):
+        plots[f"curves-{family.replace(' ', '-')}"] = curves_plot(summary.records, family, top, SMALL)
+    return plots

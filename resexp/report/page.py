@@ -1,0 +1,133 @@
+"""The page and the tables, from a summary."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+import resexp
+from resexp.report.plots import Plot
+from resexp.report.stats import METRICS, Summary
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("resexp.report", "."),
+    autoescape=True,  # whatever a name, a message or a command holds, it is shown, never run
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+HEADER = ["net", "parameters", "seeds", *METRICS.values(), "time a run", "paper: training", "paper: test"]
+
+
+def table(summary: Summary) -> list[list[str]]:
+    """The table of nets, as people read it; errors in percent."""
+    return [
+        [
+            net.label,
+            f"{net.parameters:,}",
+            str(len(net.runs)),
+            *(str(net.errors.get(metric, "–")) for metric in METRICS),
+            _time(net.seconds),
+            f"{net.published.train:.2f}" if net.published and net.published.train is not None else "–",
+            f"{net.published.test:.2f}" if net.published and net.published.test is not None else "–",
+        ]
+        for net in summary.nets
+    ]
+
+
+def _time(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.1f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def comparability(summary: Summary) -> list[tuple[str, list[str]]]:
+    """The nets that can't be set beside the paper, grouped by the reasons."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for net in summary.nets:
+        if net.differences:
+            groups.setdefault(tuple(net.differences), []).append(net.label)
+    return [(", ".join(nets), list(reasons)) for reasons, nets in groups.items()]
+
+
+def unfinished(summary: Summary) -> list[list[str]]:
+    """Every run that is not in the numbers, and why."""
+    return [
+        [
+            record.run.name,
+            record.status.state,
+            f"{record.status.step:,}/{record.config.train.steps:,}",
+            record.status.message,
+        ]
+        for record in summary.records
+        if not record.finished
+    ]
+
+
+def provenance(summary: Summary) -> list[tuple[str, str]]:
+    """How the runs were made: each fact with its values, the most frequent first."""
+    facts = {
+        "command": "command", "resexp": "resexp", "commit": "commit", "Python": "python", "torch": "torch",
+        "CUDA": "cuda", "system": "platform", "device": "device", "precision": "precision", "CPU threads a run": "threads",
+    }  # fmt: skip
+    attempts = [attempt for record in summary.records for attempt in record.manifest.get("attempts", [])]
+    rows = [(name, _values([attempt.get(key) for attempt in attempts])) for name, key in facts.items()]
+    datas = [record.manifest["data"] for record in summary.records if "data" in record.manifest]
+    rows.append(
+        ("data", _values([f"{d['name']} (source {d['source']}), fingerprint {d['fingerprint']}" for d in datas]))
+    )
+    rows.append(
+        ("images", _values([f"{d['train_images']:,} trained on, {d['val_images']:,} for validation" for d in datas]))
+    )
+    again = sum(max(0, len(record.manifest.get("attempts", [])) - 1) for record in summary.records)
+    rows.append(("continued", f"{again} times" if again else ""))
+    return [(name, value) for name, value in rows if value]
+
+
+def _values(values: list[Any]) -> str:
+    counts = Counter(str(value) for value in values if value is not None)
+    shown = [value if len(counts) == 1 else f"{value} ({n}x)" for value, n in counts.most_common(5)]
+    return "; ".join(shown) + ("; ..." if len(counts) > 5 else "")
+
+
+def html(summary: Summary, plots: dict[str, Plot]) -> str:
+    """The self-contained page."""
+    return _TEMPLATES.get_template("page.html.j2").render(
+        summary=summary,
+        figures={name: plot.inline() for name, plot in plots.items()},
+        curves=[name for name in plots if name.startswith("curves")],
+        header=HEADER,
+        table=table(summary),
+        comparability=comparability(summary),
+        unfinished=unfinished(summary),
+        provenance=provenance(summary),
+        version=resexp.__version__,
+        now=pd.Timestamp.now("UTC").strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def markdown(summary: Summary) -> str:
+    """The verdict and the table as Markdown; errors in percent, mean ± standard deviation over seeds."""
+    lines = [f"# {summary.name}", "", f"**{summary.verdict.headline}**", "", *summary.verdict.sentences, ""]
+    lines += [f"| {' | '.join(HEADER)} |", f"|{'---|' * len(HEADER)}"]
+    lines += [f"| {' | '.join(row)} |" for row in table(summary)]
+    lines += [
+        "",
+        *(f"Not comparable with the paper: {nets}, because {'; '.join(why)}." for nets, why in comparability(summary)),
+    ]
+    lines += [f"Not finished: {', '.join(cell for cell in row if cell)}." for row in unfinished(summary)]
+    return "\n".join(lines) + "\n"
+
+
+def csv(summary: Summary) -> str:
+    """One row a net; errors in percent."""
+    text: str = pd.DataFrame([net.to_json() for net in summary.nets]).to_csv(index=False)
+    return text
