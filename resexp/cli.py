@@ -160,11 +160,11 @@ def sweep(
         out.print(table)
     out.print(
         f"{outcome.folder}: {outcome.finished} trained, {outcome.skipped} finished before, {len(outcome.problems)} not "
-        f"finished; see `resexp report {outcome.folder}`",
+        f"finished, {outcome.not_started} not started; see `resexp report {outcome.folder}`",
         highlight=False,
         soft_wrap=True,
     )
-    if outcome.problems:
+    if outcome.problems or outcome.not_started:
         raise typer.Exit(stop.exit_code if stop() and not fail_fast else EXIT_FAILED)
 
 
@@ -185,7 +185,10 @@ def status(
     as_json: AsJson = False,
     results: Results = RESULTS,
 ) -> None:
-    """Show the runs of a study: state, step, errors, speed, time left."""
+    """Show the runs of a study: state, step, errors, speed, time left.
+
+    Train is the running training error (augmented, train mode), clean that of a separate pass in eval mode.
+    """
     from resexp.display import duration, percent, speed
     from resexp.store import open_study
 
@@ -198,7 +201,9 @@ def status(
         ]
         print(json.dumps(records, indent=1))
         return
-    table = Table("run", "state", "step", "training error", "clean", "test", "speed", "left", title=str(study.folder))
+    table = Table(title=str(study.folder), title_justify="left")
+    for column in ("run", "state", "step", "train", "clean", "test", "speed", "left"):
+        table.add_column(column, no_wrap=True, justify="left" if column in ("run", "state") else "right")
     for run, state in rows:
         table.add_row(
             run.name,

@@ -26,9 +26,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from resexp import yamlfile
 from resexp.config import RunConfig
 from resexp.errors import UserError
 
@@ -93,7 +93,7 @@ class Run:
         run = cls(folder)
         if not run.config_path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(run.config_path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+            write_atomic(run.config_path, yamlfile.dump(config.model_dump(mode="json")))
         return run
 
     @property

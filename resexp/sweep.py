@@ -40,8 +40,9 @@ class Outcome:
     folder: Path
     finished: int = 0
     skipped: int = 0
+    not_started: int = 0
     problems: list[tuple[Run, str]] = field(default_factory=list)
-    """The runs that did not finish, and why."""
+    """The runs that were begun and did not finish, and why."""
 
 
 def plan(study: Study, cells: list[Cell], results: Path) -> list[tuple[Cell, Run]]:
@@ -99,7 +100,11 @@ def sweep(
         folder.write_plan(study.name, study.description, [cell.folder for cell in cells])
         todo.sort(key=lambda item: -item[1])  # longest first, so that none is left alone at the end
 
+        ran = 0
+
         def ended(run: Run, code: int) -> None:
+            nonlocal ran
+            ran += 1
             problem = describe(run, code)
             if problem:
                 outcome.problems.append((run, problem))
@@ -119,10 +124,7 @@ def sweep(
                 tick=display.update,
                 ended=ended,
             )
-    reached = {run.folder for run, _ in outcome.problems}
-    outcome.problems += [
-        (run, "not started") for run, _ in todo if run.status().state == "pending" and run.folder not in reached
-    ]
+        outcome.not_started = len(todo) - ran
     return outcome
 
 

@@ -27,11 +27,16 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the floats of YAML 1.2."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
-    list("-+.0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, which quotes text that `_Loader` would take for a number."""
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
+        list("-+.0123456789"),
+    )
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,8 @@ class Document:
 
 def parse(text: str, name: str) -> Document:
     """Parse a YAML mapping. `name` is what errors call the text: a file's path, or ``--set``."""
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return Document({}, {(): name})
@@ -70,8 +75,6 @@ def parse(text: str, name: str) -> Document:
         raise UserError(f"{name}: YAML error: {error}") from None
     except RecursionError:
         raise UserError(f"{name}: YAML nested too deeply") from None
-    finally:
-        loader.dispose()
 
 
 def _build(loader: _Loader, node: yaml.Node, path: KeyPath, name: str, places: dict[KeyPath, str]) -> Any:
@@ -95,6 +98,12 @@ def _build(loader: _Loader, node: yaml.Node, path: KeyPath, name: str, places: d
     if isinstance(node, yaml.SequenceNode):
         return [_build(loader, item, (*path, i), name, places) for i, item in enumerate(node.value)]
     return loader.construct_object(node, deep=True)
+
+
+def dump(data: dict[str, Any]) -> str:
+    """`data` as YAML that `parse` reads back the same."""
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False)
+    return text
 
 
 def read(path: Path) -> Document:

@@ -76,7 +76,8 @@ def provenance(summary: Summary) -> list[tuple[str, str]]:
     """How the runs were made: each fact with its values, the most frequent first."""
     facts = {
         "command": "command", "resexp": "resexp", "commit": "commit", "Python": "python", "torch": "torch",
-        "CUDA": "cuda", "system": "platform", "device": "device", "precision": "precision", "CPU threads a run": "threads",
+        "CUDA": "cuda", "system": "platform", "device": "device", "precision": "precision",
+        "CPU threads a run": "threads",
     }  # fmt: skip
     attempts = [attempt for record in summary.records for attempt in record.manifest.get("attempts", [])]
     rows = [(name, _values([attempt.get(key) for attempt in attempts])) for name, key in facts.items()]

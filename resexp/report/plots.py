@@ -52,9 +52,8 @@ class Plot:
     """A figure and the tooltips of its points."""
 
     def __init__(self, title: str, xlabel: str, ylabel: str, size: tuple[float, float]) -> None:
-        with mpl.rc_context(_STYLE):
-            self.figure = Figure(figsize=size, layout="constrained")
-            self.axes: Axes = self.figure.subplots()
+        self.figure = Figure(figsize=size, layout="constrained")
+        self.axes: Axes = self.figure.subplots()
         self.axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
         self.tips: list[str] = []
 
@@ -63,19 +62,19 @@ class Plot:
         self.tips.append(text)
         return f"tip{len(self.tips) - 1}"
 
+    @mpl.rc_context(_STYLE)
     def file(self, kind: str) -> bytes:
         """The figure as a PNG, PDF or SVG file, on white."""
         metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
         buffer = io.BytesIO()
-        with mpl.rc_context(_STYLE):
-            self.figure.savefig(buffer, format=kind, dpi=150, facecolor="white", metadata=metadata)
+        self.figure.savefig(buffer, format=kind, dpi=150, facecolor="white", metadata=metadata)
         return buffer.getvalue()
 
+    @mpl.rc_context(_STYLE)
     def inline(self) -> str:
         """The figure as SVG for the page: in the page's text colour and font, with tooltips."""
         buffer = io.StringIO()
-        with mpl.rc_context(_STYLE):
-            self.figure.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None})
+        self.figure.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None})
         svg = buffer.getvalue()
         svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
         svg = re.sub(
@@ -87,6 +86,7 @@ class Plot:
         return svg
 
 
+@mpl.rc_context(_STYLE)
 def depth_plot(nets: Sequence[Net], metric: str, size: tuple[float, float]) -> Plot:
     """An error against depth: a line a family through the means, bars of one standard deviation, a faint dot a seed."""
     name = METRICS[metric]
@@ -123,6 +123,7 @@ _PAPER = {"running": "train", "test": "test"}
 """What of the paper's numbers belongs beside which error."""
 
 
+@mpl.rc_context(_STYLE)
 def curves_plot(records: Iterable[RunRecord], family: str, top: float, size: tuple[float, float]) -> Plot:
     """Training curves in the manner of Fig. 6: training error dashed, validation bold, the final test error a mark.
 

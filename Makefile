@@ -1,0 +1,63 @@
+# Every target works on a fresh clone with Python >= 3.11 and make. With PYTHON=python3 it uses that interpreter as it
+# is, and neither makes a virtual environment nor installs anything.
+.DEFAULT_GOAL := help
+.PHONY: help quickstart sweep report test test-gpu lint format benchmark schema clean
+
+ifdef PYTHON
+PY := $(PYTHON)
+else
+PY := .venv/bin/python
+RUN := .venv/.run
+DEV := .venv/.dev
+endif
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+quickstart: $(RUN) ## train a small grid on drawn shapes and write its report: a few minutes on two cores
+	$(PY) -m resexp sweep
+	$(PY) -m resexp report results/quickstart
+
+sweep: $(RUN) ## train a study: make sweep CONFIG=cifar10/cpu-small
+	$(PY) -m resexp sweep $(if $(CONFIG),--config $(CONFIG)) $(ARGS)
+
+report: $(RUN) ## write the report of the newest study, or of STUDY=results/NAME
+	$(PY) -m resexp report $(STUDY)
+
+test: $(DEV) ## run the tests
+	$(PY) -m pytest $(if $(PYTHON),,-n auto) $(ARGS)
+
+test-gpu: $(DEV) ## run the tests that need a CUDA GPU
+	$(PY) -m pytest tests/gpu $(ARGS)
+
+lint: $(DEV) ## ruff and strict mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(DEV) ## let ruff rewrite the sources
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+benchmark: $(DEV) ## compare with the usual training loop
+	$(PY) tests/benchmarks/loops.py
+
+schema: $(RUN) ## write the JSON Schema that editors check study files with
+	$(PY) -m resexp schema > configs/study.schema.json
+
+clean: ## remove the virtual environment and all caches; results stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "resexp needs Python 3.11 or newer")'
+	python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --upgrade pip
+
+.venv/.run: .venv/bin/python pyproject.toml .ci/constraints.txt
+	.venv/bin/python -m pip install --quiet --constraint .ci/constraints.txt --editable .
+	touch $@
+
+.venv/.dev: .venv/.run
+	.venv/bin/python -m pip install --quiet --constraint .ci/constraints.txt --group dev
+	touch $@

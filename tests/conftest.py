@@ -1,0 +1,76 @@
+"""Fixtures: a data folder of each test's own, and studies small enough to train in a second."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+# One thread a process, here and in the processes that tests start: results must not depend on what else is running.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+TINY = {
+    "name": "tiny",
+    "data": {"source": "shapes", "size": 8, "train_images": 200, "test_images": 100, "pad": 1},
+    "model": {"width": 2, "depth": 8},
+    "train": {"steps": 12, "batch_size": 32, "log_every": 4, "eval_every": 6, "device": "cpu"},
+}
+"""Ten steps of a net with a few hundred parameters: everything real but the size."""
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's data folder, results or settings."""
+    monkeypatch.setenv("RESEXP_DATA", str(tmp_path / "data-home"))
+    monkeypatch.delenv("RESEXP_RESULTS", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    yield
+    os.chdir(before)
+
+
+@pytest.fixture
+def write_study(tmp_path: Path) -> Callable[..., Path]:
+    """Write TINY, overlaid by the given sections, to a file; a value of None leaves a section out."""
+
+    def write(name: str = "tiny.yaml", **sections: object) -> Path:
+        study: dict[str, object] = dict(TINY)
+        for key, value in sections.items():
+            if isinstance(value, dict) and isinstance(study.get(key), dict):
+                study[key] = {**study[key], **value}  # type: ignore[dict-item]
+            else:
+                study[key] = value
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump({k: v for k, v in study.items() if v is not None}, sort_keys=False))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def resexp() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line in a process of its own, as a user does."""
+
+    def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command(*arguments), capture_output=True, text=True, timeout=200, env={**os.environ, **environment}
+        )
+
+    return run
+
+
+def command(*arguments: object) -> list[str]:
+    """The words of a resexp command."""
+    return [sys.executable, "-m", "resexp", *map(str, arguments)]

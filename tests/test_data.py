@@ -1,0 +1,332 @@
+"""Image sets: shapes, folders and archives, CIFAR-10; fingerprints, caches and splits."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resexp.config import Cifar10Data, FolderData, ShapesData
+from resexp.data import cifar, data_home, open_dataset, shapes
+from resexp.errors import UserError
+
+SHAPES = ShapesData(source="shapes", train_images=200, test_images=100, size=16)
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Two classes, six training and two test images each, 8x8, of random pixels."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 2)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "images"
+
+
+def folder_data(path: Path, **settings: object) -> FolderData:
+    return FolderData.model_validate({"source": "folder", "path": str(path), **settings})
+
+
+# -- shapes -----------------------------------------------------------------------------------------------------------
+
+
+def test_shapes_are_a_pure_function_of_their_configuration() -> None:
+    first, again = shapes.generate(SHAPES), shapes.generate(SHAPES)
+    assert first.fingerprint() == again.fingerprint()
+    assert first.fingerprint() != shapes.generate(SHAPES.model_copy(update={"seed": 1})).fingerprint()
+    assert shapes.generate(SHAPES).images["train"][0].shape == (16, 16, 3)
+
+
+def test_shapes_have_ten_balanced_classes_and_no_image_twice() -> None:
+    image_set = shapes.generate(SHAPES)
+    assert np.bincount(image_set.labels["train"]).tolist() == [20] * 10
+    everything = image_set.images["train"] + image_set.images["test"]
+    assert len({image.tobytes() for image in everything}) == 300
+
+
+def test_the_pixels_of_the_shapes_are_pinned() -> None:
+    """Whoever changes them raises shapes.VERSION, so that no cache is mistaken for them, and then this number."""
+    assert (shapes.VERSION, shapes.generate(SHAPES).fingerprint()) == (1, "f6a0774e849fff4a")
+
+
+# -- folders and archives ---------------------------------------------------------------------------------------------
+
+
+def archives_of(folder: Path) -> list[Path]:
+    """The folder as .tar, .tar.gz (under a folder of its own, in reverse order) and .zip."""
+    made = [folder.parent / name for name in ("a.tar", "a.tar.gz", "a.zip")]
+    with tarfile.open(made[0], "w") as tar:
+        for split in ("train", "test"):
+            tar.add(folder / split, split)
+    with tarfile.open(made[1], "w:gz") as tar:
+        for file in sorted(folder.rglob("*.png"), reverse=True):
+            tar.add(file, f"top/{file.relative_to(folder)}")
+    with zipfile.ZipFile(made[2], "w") as archive:
+        for file in folder.rglob("*.png"):
+            archive.write(file, file.relative_to(folder))
+    return made
+
+
+def test_a_folder_and_every_archive_of_it_are_the_same_images(image_folder: Path) -> None:
+    original = open_dataset(folder_data(image_folder))
+    images, labels = original.train()
+    assert original.classes == ["cat", "dog"]
+    assert (images.shape, images.dtype, labels.tolist()) == ((12, 8, 8, 3), np.uint8, [0] * 6 + [1] * 6)
+    assert np.array_equal(images[0], np.asarray(Image.open(image_folder / "train/cat/0.png")))
+    for archive in archives_of(image_folder):
+        other = open_dataset(folder_data(archive))
+        assert other.fingerprint == original.fingerprint
+        assert np.array_equal(other.train()[0], images)
+        assert np.array_equal(other.test()[1], original.test()[1])
+
+
+def test_the_fingerprint_is_of_pixels_and_classes_whatever_the_file_names(image_folder: Path) -> None:
+    before = open_dataset(folder_data(image_folder)).fingerprint
+    (image_folder / "train/cat/0.png").rename(image_folder / "train/cat/zzz.png")
+    assert open_dataset(folder_data(image_folder)).fingerprint == before
+    (image_folder / "train/cat/1.png").rename(image_folder / "train/dog/new.png")
+    assert open_dataset(folder_data(image_folder)).fingerprint != before
+
+
+def test_images_are_decoded_once_and_again_when_a_byte_changes(image_folder: Path) -> None:
+    heard: list[str] = []
+    open_dataset(folder_data(image_folder), heard.append)
+    open_dataset(folder_data(image_folder), heard.append)
+    assert len(heard) == 1
+    Image.new("RGB", (8, 8)).save(image_folder / "train/cat/0.png")
+    data = open_dataset(folder_data(image_folder), heard.append)
+    assert len(heard) == 2
+    assert not data.train()[0][0].any()
+
+
+def test_parallel_runs_share_the_images_through_a_memory_map() -> None:
+    images, _ = open_dataset(SHAPES).train()
+    assert isinstance(images, np.memmap)
+
+
+def test_grey_images_and_pictures_of_any_size_are_brought_to_one(image_folder: Path) -> None:
+    Image.new("L", (30, 20), 255).save(image_folder / "train/cat/0.png")
+    with pytest.raises(UserError, match=r"different sizes \(30x20, 8x8, \.\.\.\); set data.resize"):
+        open_dataset(folder_data(image_folder))
+    images, _ = open_dataset(folder_data(image_folder, resize=12)).train()
+    assert images.shape == (12, 12, 12, 3)
+    assert (images[0] == 255).all()
+
+
+def test_resize_averages_and_does_not_skip_pixels(image_folder: Path) -> None:
+    board = np.indices((32, 32)).sum(axis=0) % 2 * 255
+    for file in image_folder.rglob("*.png"):
+        Image.fromarray(np.stack([board] * 3, axis=-1).astype(np.uint8)).save(file)
+    images, _ = open_dataset(folder_data(image_folder, resize=8)).train()
+    assert abs(images[0].astype(int) - 127).max() < 20
+
+
+def damage_missing_test(folder: Path) -> Path:
+    (folder / "test").rename(folder / "exam")
+    return folder
+
+
+def damage_one_class(folder: Path) -> Path:
+    for split in ("train", "test"):
+        for file in (folder / split / "dog").iterdir():
+            file.unlink()
+    return folder
+
+
+def damage_odd_class(folder: Path) -> Path:
+    (folder / "test/dog").rename(folder / "test/wolf")
+    return folder
+
+
+def damage_truncated_image(folder: Path) -> Path:
+    file = folder / "train/dog/3.png"
+    file.write_bytes(file.read_bytes()[:60])
+    return folder
+
+
+def damage_not_an_image(folder: Path) -> Path:
+    (folder / "train/dog/3.png").write_text("hello")
+    return folder
+
+
+def damage_truncated_archive(folder: Path) -> Path:
+    archive = archives_of(folder)[1]
+    archive.write_bytes(archive.read_bytes()[:-900])
+    return archive
+
+
+def damage_truncated_zip(folder: Path) -> Path:
+    archive = archives_of(folder)[2]
+    archive.write_bytes(archive.read_bytes()[:-900])
+    return archive
+
+
+def damage_not_an_archive(folder: Path) -> Path:
+    (folder.parent / "a.tar").write_text("hello")
+    return folder.parent / "a.tar"
+
+
+def _tar_with(folder: Path, name: str, kind: bytes = tarfile.REGTYPE) -> Path:
+    path = folder.parent / "evil.tar"
+    with tarfile.open(path, "w") as tar:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, "/etc/passwd"
+        tar.addfile(member, io.BytesIO())
+    return path
+
+
+def damage_escape(folder: Path) -> Path:
+    return _tar_with(folder, "../train/cat/a.png")
+
+
+def damage_absolute(folder: Path) -> Path:
+    return _tar_with(folder, "/train/cat/a.png")
+
+
+def damage_link(folder: Path) -> Path:
+    return _tar_with(folder, "train/cat/a.png", tarfile.SYMTYPE)
+
+
+def damage_zip_escape(folder: Path) -> Path:
+    with zipfile.ZipFile(folder.parent / "evil.zip", "w") as archive:
+        archive.writestr("../../train/cat/a.png", b"")
+    return folder.parent / "evil.zip"
+
+
+def damage_gone(folder: Path) -> Path:
+    return folder / "nowhere"
+
+
+def damage_odd_size(folder: Path) -> Path:
+    for file in folder.rglob("*.png"):
+        Image.new("RGB", (9, 9)).save(file)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (damage_missing_test, "no images in test/<class>/"),
+        (damage_one_class, "only one class, cat"),
+        (damage_odd_class, "class dog is in train/ but not in test/"),
+        (damage_truncated_image, "train/dog/3.png: unreadable image"),
+        (damage_not_an_image, "train/dog/3.png: unreadable image"),
+        (damage_truncated_archive, "truncated or damaged archive"),
+        (damage_truncated_zip, "truncated or damaged archive"),
+        (damage_not_an_archive, "truncated or damaged archive, or not a .tar"),
+        (damage_escape, "would leave its folder"),
+        (damage_absolute, "would leave its folder"),
+        (damage_link, "is a link"),
+        (damage_zip_escape, "would leave its folder"),
+        (damage_gone, "no such folder or archive"),
+        (damage_odd_size, "images are 9x9; .* set data.resize to 8"),
+    ],
+)
+def test_damaged_data_get_one_line_and_leave_no_cache(image_folder: Path, damage: object, says: str) -> None:
+    path = damage(image_folder)  # type: ignore[operator]
+    caches = set(data_home().glob("cache/*/meta.json"))
+    with pytest.raises(UserError, match=says) as error:
+        open_dataset(folder_data(path))
+    assert len(error.value.args) == 1
+    assert not list(data_home().glob("cache/.building-*"))
+    if damage is not damage_odd_size:
+        assert set(data_home().glob("cache/*/meta.json")) == caches
+
+
+# -- CIFAR-10 ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An archive of the official layout with 20 images a batch, whose md5 is taken for the official one."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / cifar.ARCHIVE
+    with tarfile.open(path, "w:gz") as tar:
+        for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
+            batch = {"data": rng.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": [i % 10 for i in range(20)]}
+            content = pickle.dumps(batch)
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    monkeypatch.setattr(cifar, "MD5", hashlib.md5(path.read_bytes()).hexdigest())
+    return path
+
+
+def test_the_official_archive_is_read_in_its_own_order(small_cifar: Path) -> None:
+    data = open_dataset(Cifar10Data(path=str(small_cifar)))
+    images, labels = data.train()
+    assert (images.shape, data.test()[0].shape) == ((100, 32, 32, 3), (20, 32, 32, 3))
+    assert labels[:12].tolist() == [*range(10), 0, 1]
+    with tarfile.open(small_cifar) as tar:
+        member = tar.extractfile("cifar-10-batches-py/data_batch_1")
+        assert member is not None
+        row = pickle.load(member)["data"][0]
+    # A row holds the red, the green and the blue plane, each by rows (the data set's own description).
+    assert images[0, 1, 2].tolist() == [row[34], row[1024 + 34], row[2048 + 34]]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:500] + bytes([b[500] ^ 1]) + b[501:], lambda b: b""])
+def test_no_pickle_is_opened_before_the_md5_is_right(
+    small_cifar: Path, damage: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pickle, "load", lambda *a, **k: pytest.fail("opened a pickle"))
+    small_cifar.write_bytes(damage(small_cifar.read_bytes()))  # type: ignore[operator]
+    with pytest.raises(UserError, match=r"wrong md5 .* delete it and run `resexp data fetch`"):
+        open_dataset(Cifar10Data(path=str(small_cifar)))
+
+
+def test_a_missing_archive_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run `resexp data fetch`, or download .* by hand and place it there"):
+        open_dataset(Cifar10Data(path=str(tmp_path)))
+
+
+@pytest.mark.skipif(
+    not os.environ.get("RESEXP_TEST_CIFAR10"), reason="RESEXP_TEST_CIFAR10 names no archive of CIFAR-10"
+)
+def test_cifar_10_in_another_format_is_recognised_by_its_content() -> None:
+    data = open_dataset(folder_data(Path(os.environ["RESEXP_TEST_CIFAR10"]).resolve()))
+    assert (data.name, len(data.train()[0]), len(data.test()[0])) == ("cifar10", 50_000, 10_000)
+    # The published mean of CIFAR-10's training images, by channel.
+    assert data.mean().mean(axis=(0, 1)).tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
+
+
+# -- splits and means -------------------------------------------------------------------------------------------------
+
+
+def test_full_trains_on_everything_and_holdout_keeps_a_tenth() -> None:
+    full, held = open_dataset(SHAPES), open_dataset(SHAPES.model_copy(update={"split": "holdout"}))
+    assert (len(full.train_index), len(full.val_index)) == (200, 0)
+    assert (len(held.train_index), len(held.val_index)) == (180, 20)
+    assert sorted([*held.train_index, *held.val_index]) == list(range(200))
+
+
+def test_the_split_depends_on_its_own_seed_alone() -> None:
+    a, b, c = (
+        open_dataset(SHAPES.model_copy(update={"split": "holdout", "split_seed": s})).val_index.tolist()
+        for s in (0, 0, 1)
+    )
+    assert a == b != c
+
+
+def test_a_split_without_room_is_refused(image_folder: Path) -> None:
+    with pytest.raises(UserError, match="10 % of 12 is 1, less than one for each of 2 classes; use split: full"):
+        open_dataset(folder_data(image_folder, split="holdout"))
+
+
+def test_the_mean_is_per_pixel_over_the_images_trained_on() -> None:
+    data = open_dataset(SHAPES.model_copy(update={"split": "holdout"}))
+    expected = data.train()[0][data.train_index].astype(np.float64).mean(axis=0) / 255
+    assert data.mean().shape == (16, 16, 3)
+    assert np.allclose(data.mean(), expected, atol=1e-7)

@@ -1,0 +1,79 @@
+"""The nets: exact numbers of PAPER tables, and the block's equation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from resexp.config import ModelConfig
+from resexp.models import ResNet, build_model
+from resexp.models.blocks import Block, ZeroPadShortcut
+
+
+def parameters(**config: object) -> int:
+    return sum(p.numel() for p in build_model(ModelConfig.model_validate(config)).parameters())
+
+
+@pytest.mark.parametrize(
+    ("depth", "count"),
+    [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018), (110, 1_727_962), (1202, 19_421_274)],
+)
+def test_parameter_counts_are_the_papers_and_plain_equals_residual(depth: int, count: int) -> None:
+    assert parameters(depth=depth) == count
+    assert parameters(depth=depth, kind="plain") == count
+
+
+def test_projections_add_their_parameters() -> None:
+    assert parameters(depth=20, shortcut="B") == 272_474
+    assert parameters(depth=110, shortcut="B") == 1_730_714
+    # C also projects in the seven blocks that keep their dimensions: 3 of 16, 2 of 32 and 2 of 64 filters.
+    assert parameters(depth=20, shortcut="C") == 272_474 + 3 * (16**2 + 32) + 2 * (32**2 + 64) + 2 * (64**2 + 128)
+
+
+@pytest.mark.parametrize("depth", [8, 20, 56])
+def test_depth_counts_the_weighted_layers(depth: int) -> None:
+    net = build_model(ModelConfig(depth=depth))
+    assert sum(isinstance(m, torch.nn.Conv2d | torch.nn.Linear) for m in net.modules()) == depth
+
+
+def test_the_same_seed_gives_plain_and_residual_the_same_weights() -> None:
+    nets = []
+    for kind in ("plain", "residual"):
+        torch.manual_seed(3)
+        nets.append(build_model(ModelConfig(kind=kind, depth=20)))
+    plain, residual = (list(net.parameters()) for net in nets)
+    assert all(torch.equal(a, b) for a, b in zip(plain, residual, strict=True))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("option", [None, "A", "B", "C"])
+def test_a_block_is_relu_of_f_plus_shortcut(option: str | None, stride: int) -> None:
+    block = Block(4, 4 * stride, stride, option).eval()
+    x = torch.randn(2, 4, 8, 8)
+    f = block.bn2(block.conv2(F.relu(block.bn1(block.conv1(x)))))
+    expected = F.relu(f if block.shortcut is None else f + block.shortcut(x))
+    assert torch.equal(block(x), expected)
+    assert block(x).shape == (2, 4 * stride, 8 // stride, 8 // stride)
+    assert (block.shortcut is None) == (option is None)
+
+
+def test_option_a_keeps_every_second_pixel_and_pads_channels_with_zeros() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    y = ZeroPadShortcut(3, 6, 2)(x)
+    assert torch.equal(y[:, :3], x[:, :, ::2, ::2])
+    assert torch.equal(y[:, 3:], torch.zeros(2, 3, 4, 4))
+    assert not list(ZeroPadShortcut(3, 6, 2).parameters())
+
+
+@pytest.mark.parametrize("size", [4, 12, 16, 32])
+def test_any_size_divisible_by_four(size: int) -> None:
+    assert ResNet(n=1, width=4, classes=7)(torch.randn(2, 3, size, size)).shape == (2, 7)
+
+
+def test_he_initialisation() -> None:
+    torch.manual_seed(0)
+    net = build_model(ModelConfig(depth=20, width=64))
+    weight = net.stages[2][1].conv1.weight  # 256 channels in
+    assert weight.std().item() == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.01)
+    assert torch.equal(net.fc.bias, torch.zeros(10))

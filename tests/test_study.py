@@ -1,0 +1,171 @@
+"""Study files: the grid, labels, overrides, and every mistake said at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from resexp.errors import UserError
+from resexp.study import SHIPPED, json_schema, load, load_run, only_label
+
+Write = Callable[..., Path]
+
+
+def labels(path: Path, *settings: str) -> list[str]:
+    return list(dict.fromkeys(cell.label for cell in load(str(path), list(settings))[1]))
+
+
+def mistakes(path: Path, *settings: str) -> list[str]:
+    with pytest.raises(UserError) as error:
+        load(str(path), list(settings))
+    return [line.replace(f"{path}:", "") for line in error.value.args]
+
+
+def test_a_mapping_of_lists_is_a_product_and_seeds_repeat_it(write_study: Write) -> None:
+    path = write_study(grid={"model.kind": ["plain", "residual"], "model.depth": [8, 14]}, seeds=[0, 5])
+    _, cells = load(str(path))
+    assert [(c.label, c.config.seed) for c in cells[:3]] == [("plain-8", 0), ("plain-8", 5), ("plain-14", 0)]
+    assert len(cells) == 8
+    assert cells[-1].config.model.depth == 14
+    assert cells[-1].config.model.shortcut == "A"
+
+
+def test_a_list_of_mappings_is_one_after_the_other(write_study: Write) -> None:
+    path = write_study(
+        grid=[{"model.kind": "plain", "model.depth": [8, 14]}, {"model.depth": 20, "train.warmup_lr": 0.01}]
+    )
+    _, cells = load(str(path))
+    assert [c.label for c in cells] == ["plain-8", "plain-14", "residual-20"]
+    assert [c.config.train.warmup_lr for c in cells] == [None, None, 0.01]
+
+
+def test_without_a_grid_a_study_is_one_net(write_study: Write) -> None:
+    assert labels(write_study()) == ["residual-8"]
+
+
+def test_labels_show_what_differs_and_no_more(write_study: Write) -> None:
+    path = write_study(grid={"model.depth": [8], "model.shortcut": ["A", "B"], "train.lr": [0.1]})
+    assert labels(path) == ["residual-8-shortcutA", "residual-8-shortcutB"]
+    path = write_study(grid={"train.milestones": [[3, 6], [4]]})
+    assert labels(path) == ["residual-8-milestones3+6", "residual-8-milestones4"]
+
+
+def test_overrides_reach_every_cell_and_may_replace_the_grid(write_study: Write) -> None:
+    path = write_study(grid={"model.depth": [8, 14]})
+    assert {c.config.train.lr for c in load(str(path), ["train.lr=1e-2"])[1]} == {0.01}
+    assert labels(path, "grid={model.depth: [20]}") == ["residual-20"]
+
+
+def test_every_mistake_is_said_at_once_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(
+        "data: {source: shapez}\n"
+        "model:\n"
+        "  depht: 20\n"
+        "  width: '8'\n"
+        "train:\n"
+        "  batch_size: 0\n"
+        "  precision: bf61\n"
+        "colour: red\n"
+    )
+    assert sorted(mistakes(path)) == [
+        "1: data.source: got 'shapez'; allowed: cifar10, folder, shapes (did you mean 'shapes'?)",
+        "3: model.depht: unknown key, got 20; allowed: kind, depth, width, shortcut (did you mean 'depth'?)",
+        "4: model.width: should be a valid integer, got '8'",
+        "6: train.batch_size: should be greater than or equal to 2, got 0",
+        "7: train.precision: got 'bf61'; allowed: auto, fp32, bf16, fp16 (did you mean 'bf16'?)",
+        "8: colour: unknown key, got 'red'; allowed: name, description, data, model, train, grid, seeds",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("grid:\n  model.depth: [20,\n    21]", "2: model.depth: must be 6n+2; the nearest are 20 and 26, got 21"),
+        ("grid:\n  model.deph: 20", "2: model.deph: unknown key, got 20; allowed: kind, depth, width, shortcut"),
+        (
+            "grid:\n- {model.depth: 20}\n- {model.kind: plain,\n   model.shortcut: B}",
+            "4: model.shortcut: a plain net has no",
+        ),
+        ("grid: {}", "1: grid: expected dotted keys with lists of values"),
+        ("grid: []", "1: grid: the grid is empty"),
+        ("grid: {model.depth: []}", "1: grid: model.depth has an empty list, so the grid is empty"),
+        ("grid: {model: {depth: 20}}", "1: grid: model is a mapping; write dotted keys, such as model.depth: [...]"),
+        ("seeds: []", "1: seeds: tuple should have at least 1 item"),
+        ("seeds: [1, 1]", "1: seeds: a seed is listed twice"),
+        ("train: {steps: 10, milestones: [12]}", "1: train.milestones: 12 is not below train.steps, 10"),
+        ("name: ../escape", "1: name: string should match pattern"),
+        ("data: {source: folder}", "1: data.path: missing"),
+        ("model: 5", "1: model: should be"),
+        ("extends: 3", "1: extends: expected the path of one YAML file, got 3"),
+    ],
+)
+def test_each_kind_of_mistake_names_its_line(tmp_path: Path, text: str, line: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    found = mistakes(path)
+    assert len(found) == 1
+    assert found[0].startswith(line)
+
+
+def test_an_override_of_a_key_that_does_not_exist_is_refused(write_study: Write) -> None:
+    assert mistakes(write_study(), "train.warmup=3") == [
+        "--set train.warmup=3: train.warmup: unknown key, got 3; allowed: steps, batch_size, lr, milestones, gamma, "
+        "momentum, weight_decay, warmup_lr, warmup_until, precision, eval_every, device, log_every, checkpoint_steps, "
+        "checkpoint_seconds (did you mean 'warmup_lr'?)"
+    ]
+
+
+def test_a_cell_that_stands_in_the_grid_twice_is_refused(write_study: Write) -> None:
+    path = write_study(grid=[{"model.depth": [8, 14]}, {"model.depth": 14}])
+    assert "residual-14 with seed 0 stands in the grid twice" in mistakes(path)[0]
+
+
+def test_a_file_or_label_that_is_not_there_gets_a_suggestion(write_study: Write) -> None:
+    with pytest.raises(UserError, match=r"no shipped study; those are .*did you mean 'cifar10/figure6'"):
+        load("cifar10/figure")
+    with pytest.raises(UserError, match="no such file"):
+        load("nowhere.yaml")
+    _, cells = load(str(write_study(grid={"model.depth": [8, 14]})))
+    with pytest.raises(UserError, match=r"it has residual-8, residual-14 \(did you mean 'residual-14'\?\)"):
+        only_label(cells, "residual14")
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_study_loads_and_satisfies_its_schema(path: Path) -> None:
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# yaml-language-server: $schema=")
+    schema = path.parent / first.partition("=")[2]
+    assert json.loads(schema.read_text()) == json_schema(), "run `make schema`"
+    jsonschema.validate(yaml.safe_load(path.read_text()), json_schema())
+    name = str(path.relative_to(SHIPPED).with_suffix(""))
+    study, cells = load(name)
+    assert study.name == path.stem
+    assert study.description
+    assert cells
+
+
+def test_figure_6_is_the_papers_nine_nets() -> None:
+    _, cells = load("cifar10/figure6")
+    assert [c.label for c in cells] == [
+        *(f"plain-{depth}" for depth in (20, 32, 44, 56)),
+        *(f"residual-{depth}" for depth in (20, 32, 44, 56, 110)),
+    ]
+    assert [c.config.train.warmup_lr for c in cells] == [None] * 8 + [0.01]
+    assert {c.config.train.steps for c in cells} == {64_000}
+
+
+def test_the_schema_refuses_what_the_loader_refuses() -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"train": {"stepz": 3}}, json_schema())
+
+
+def test_a_run_configuration_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("model: {depth: 20}\nsead: 3\n")
+    with pytest.raises(UserError, match=r"config.yaml:2: sead: unknown key, got 3; .*did you mean 'seed'"):
+        load_run(tmp_path / "config.yaml")

@@ -1,0 +1,387 @@
+"""Training one run: the recipe, resuming bit for bit, divergence, and damaged folders."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from resexp.config import RunConfig, TrainConfig
+from resexp.data import open_dataset
+from resexp.data.loader import Stream, augment
+from resexp.errors import UserError
+from resexp.models import build_model
+from resexp.store import Run
+from resexp.training import checkpoint
+from resexp.training.hardware import Hardware, choose
+from resexp.training.optim import learning_rate
+from resexp.training.train import train
+from resexp.training.trainer import Trainer
+from tests.conftest import TINY, command
+
+CPU = torch.device("cpu")
+
+
+def tiny(**sections: dict[str, Any]) -> RunConfig:
+    base: dict[str, Any] = {name: TINY[name] for name in ("data", "model", "train")}
+    return RunConfig.model_validate({**base, **{name: {**base[name], **value} for name, value in sections.items()}})
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Run]:
+    def make(name: str = "run", **sections: dict[str, Any]) -> Run:
+        return Run.create(tmp_path / name / "seed0", tiny(**sections))
+
+    return make
+
+
+def after(calls: int) -> Callable[[], bool]:
+    """A stop that asks at its `calls`-th question; training asks after every step."""
+    left = iter(range(calls))
+    return lambda: next(left, None) is None
+
+
+def measured(run: Run) -> list[dict[str, Any]]:
+    """The metrics without what depends on the clock."""
+    clock = ("images_per_second", "train_seconds")
+    return [{k: v for k, v in record.items() if k not in clock} for record in run.metrics()]
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    state, _ = checkpoint.load(run, CPU)
+    assert state is not None
+    model: dict[str, torch.Tensor] = state["trainer"]["model"]
+    return model
+
+
+def assert_same(run: Run, other: Run) -> None:
+    """Bit for bit: metrics and weights."""
+    assert measured(run) == measured(other)
+    ours, theirs = weights(run), weights(other)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+# -- the recipe -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"), [(0, 0.1), (31_999, 0.1), (32_000, 0.01), (47_999, 0.01), (48_000, 0.001), (63_999, 0.001)]
+)
+def test_the_papers_learning_rates(step: int, rate: float) -> None:
+    assert learning_rate(TrainConfig(), step, warming_up=False) == pytest.approx(rate, rel=1e-12)
+
+
+def test_the_rate_while_warming_up() -> None:
+    assert learning_rate(TrainConfig(warmup_lr=0.01), 0, warming_up=True) == 0.01
+    assert learning_rate(TrainConfig(warmup_lr=0.01), 400, warming_up=False) == 0.1
+
+
+def test_training_is_sgd_with_momentum_and_decay_on_the_streams_batches(make_run: Callable[..., Run]) -> None:
+    """Against the update written out: v = 0.9 v + (g + 1e-4 w), w = w - lr v."""
+    config = tiny(train={"steps": 4, "milestones": [2]})
+    dataset = open_dataset(config.data)
+    trainer = Trainer(config, dataset, Hardware(CPU, "fp32"))
+    torch.manual_seed(config.seed)
+    model = build_model(config.model).to(memory_format=torch.channels_last).train()
+    velocity = [torch.zeros_like(p) for p in model.parameters()]
+    stream = Stream(dataset.train_index, config.seed, config.data.pad, config.data.flip)
+    images, labels = (torch.from_numpy(a) for a in dataset.train())
+    for step in range(4):
+        plan = stream.batch(step, 32)
+        loss = F.cross_entropy(model(augment(images, torch.from_numpy(dataset.mean()), plan, 1)), labels[plan.image])
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        with torch.no_grad():
+            for p, v, g in zip(model.parameters(), velocity, gradients, strict=True):
+                v.mul_(0.9).add_(g + 1e-4 * p)
+                p.sub_((0.1 if step < 2 else 0.01) * v)
+    trainer.advance(4, lambda: False)
+    for ours, written_out in zip(trainer.model.parameters(), model.parameters(), strict=True):
+        assert torch.allclose(ours, written_out, atol=1e-6)
+
+
+def test_a_run_records_what_a_reader_needs(make_run: Callable[..., Run]) -> None:
+    run = make_run(data={"split": "holdout"})
+    status = train(run)
+    events = [(record["event"], record["step"]) for record in run.metrics()]
+    assert events == [
+        ("train", 4), ("eval", 6), ("train", 8), ("train", 12), ("eval", 12), ("test", 12),
+    ]  # fmt: skip
+    last = run.metrics()[-1]
+    assert (status.state, status.step, status.test_error) == ("finished", 12, last["test_error"])
+    evals = {r["step"]: r["val_error"] for r in run.metrics() if r["event"] == "eval"}
+    assert last["best_val_error"] == min(evals.values()) == evals[last["best_step"]]
+    manifest = run.manifest()
+    assert manifest["data"]["fingerprint"] == open_dataset(tiny().data).fingerprint
+    assert manifest["attempts"][0]["to_step"] == 12
+    assert manifest["attempts"][0]["torch"] == torch.__version__
+
+
+def test_the_test_set_is_read_once_at_the_end(make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    evaluate = Trainer.evaluate
+
+    def watched(self: Trainer, split: str, pause: Callable[[], bool]) -> tuple[float, float]:
+        if split == "test":
+            read.append(self.step)
+        return evaluate(self, split, pause)
+
+    monkeypatch.setattr(Trainer, "evaluate", watched)
+    train(make_run())
+    assert read == [12]
+
+
+def test_recorded_errors_are_those_of_the_recorded_weights(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    train(run)
+    dataset = open_dataset(tiny().data)
+    model = build_model(tiny().model)
+    model.load_state_dict(weights(run))
+    model.eval()
+    for split, images, labels in (("clean_train", *dataset.train()), ("test", *dataset.test())):
+        x = (torch.from_numpy(images).float() / 255 - torch.from_numpy(dataset.mean())).permute(0, 3, 1, 2)
+        error = (model(x).argmax(1) != torch.from_numpy(labels)).float().mean().item()
+        recorded = next(r[f"{split}_error"] for r in reversed(run.metrics()) if f"{split}_error" in r)
+        assert recorded == pytest.approx(error, abs=1e-6)
+
+
+def test_warm_up_ends_for_good_when_the_running_error_is_low_enough(make_run: Callable[..., Run]) -> None:
+    """At an error of 90 % the average is 0.9 + 0.1 * 0.99**n: above 0.99 at n = 10, below at n = 11."""
+    trainer = Trainer(
+        tiny(train={"warmup_lr": 0.02, "warmup_until": 0.99}), open_dataset(tiny().data), Hardware(CPU, "fp32")
+    )
+    wrong = torch.tensor(0.9 * 32)
+    for _ in range(10):
+        trainer._watch_warmup(wrong)
+    assert trainer.warming_up
+    trainer._watch_warmup(wrong)
+    assert not trainer.warming_up
+    run = make_run(train={"warmup_lr": 0.02, "warmup_until": 0.1, "log_every": 1})
+    train(run)
+    assert {r["lr"] for r in run.metrics() if r["event"] == "train"} == {0.02}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_reduced_precision_trains_to_nearly_the_same_loss(make_run: Callable[..., Run], precision: str) -> None:
+    runs = [make_run(p, train={"precision": p, "lr": 0.01}) for p in ("fp32", precision)]
+    for run in runs:
+        train(run)
+    losses = [next(r["train_loss"] for r in reversed(run.metrics()) if "train_loss" in r) for run in runs]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert losses[0] != losses[1]
+
+
+def test_cuda_asked_for_where_there_is_none() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(
+        UserError, match=r"train.device: cuda asked for, but torch finds no GPU.*set train.device to auto"
+    ):
+        choose(TrainConfig(device="cuda"))
+
+
+# -- stopping and continuing ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stops", [[1], [4], [6], [12], [3, 1, 1, 5]], ids=str)
+def test_an_interrupted_run_equals_an_uninterrupted_one(make_run: Callable[..., Run], stops: list[int]) -> None:
+    """Stopped at a log, at an evaluation, at the end, mid-epoch, and again and again; with warm-up and validation."""
+    sections = {"data": {"split": "holdout"}, "train": {"warmup_lr": 0.02, "warmup_until": 0.95}}
+    whole, pieces = make_run("whole", **sections), make_run("pieces", **sections)
+    train(whole)
+    for calls in stops:
+        assert train(pieces, stop=after(calls)).state == "interrupted"
+        assert pieces.status().state == "interrupted"
+    assert train(pieces).state == "finished"
+    assert_same(whole, pieces)
+    assert len(pieces.manifest()["attempts"]) == len(stops) + 1
+
+
+def test_a_run_killed_with_sigkill_equals_an_undisturbed_one(make_run: Callable[..., Run]) -> None:
+    """A real process, killed in mid-epoch with lines written after its last checkpoint."""
+    sections = {"train": {"steps": 300, "log_every": 1, "eval_every": 300, "checkpoint_steps": 25}}
+    whole, killed = make_run("whole", **sections), make_run("killed", **sections)
+    process = subprocess.Popen(command("train", killed.folder), stdout=subprocess.PIPE, text=True)
+    _wait_for_lines(process, killed.metrics_path, 60)
+    process.kill()
+    process.communicate()
+    state, _ = checkpoint.load(killed, CPU)
+    assert state is not None
+    assert 25 <= state["trainer"]["step"] < 300
+    assert killed.status().state == "interrupted"
+    for run in (whole, killed):
+        assert subprocess.run(command("train", run.folder), stdout=subprocess.DEVNULL, check=True).returncode == 0
+    assert_same(whole, killed)
+
+
+def _wait_for_lines(process: subprocess.Popen[str], path: Path, lines: int) -> None:
+    while process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") >= lines:
+            return
+    pytest.fail(f"the process ended before it wrote {lines} lines: {process.communicate()}")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_the_step_and_says_how_to_go_on(make_run: Callable[..., Run], number: int, code: int) -> None:
+    run = make_run(train={"steps": 100_000, "log_every": 1, "checkpoint_seconds": 1000.0})
+    process = subprocess.Popen(command("train", run.folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _wait_for_lines(process, run.metrics_path, 5)
+    process.send_signal(number)
+    said, complained = process.communicate()
+    assert process.returncode == code
+    assert "to continue" in said
+    assert complained == ""
+    state, _ = checkpoint.load(run, CPU)
+    assert state is not None
+    assert state["trainer"]["step"] == run.status().step >= 5
+
+
+def test_a_finished_run_is_not_trained_again(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    train(run)
+    before = run.metrics_path.read_bytes()
+    done = subprocess.run(command("train", run.folder), capture_output=True, text=True)
+    assert (done.returncode, "already finished; nothing to do" in done.stdout) == (0, True)
+    assert run.metrics_path.read_bytes() == before
+
+
+def test_a_run_in_use_is_left_alone(make_run: Callable[..., Run]) -> None:
+    run = make_run(train={"steps": 100_000, "log_every": 1})
+    process = subprocess.Popen(command("train", run.folder), stdout=subprocess.PIPE, text=True)
+    _wait_for_lines(process, run.metrics_path, 1)
+    assert run.status().state == "running"
+    with pytest.raises(UserError, match=f"is in use by process {process.pid} on "):
+        train(run)
+    assert run.status().state == "running"
+    process.kill()
+    process.communicate()
+
+
+# -- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_divergence_ends_the_run_and_keeps_the_last_good_state(make_run: Callable[..., Run]) -> None:
+    run = make_run(train={"steps": 400, "lr": 1e18, "milestones": [], "checkpoint_steps": 1, "log_every": 100})
+    status = train(run)
+    assert status.state == "diverged"
+    assert "not finite" in status.message
+    if run.checkpoint_path.exists():
+        assert all(torch.isfinite(w).all() for w in weights(run).values())
+    assert all(record["train_loss"] < float("inf") for record in run.metrics() if "train_loss" in record)
+
+
+def halves(run: Run) -> None:
+    content = run.checkpoint_path.read_bytes()
+    run.checkpoint_path.write_bytes(content[: len(content) // 2])
+
+
+def flips_a_byte(run: Run) -> None:
+    content = bytearray(run.checkpoint_path.read_bytes())
+    content[len(content) // 2] ^= 1
+    run.checkpoint_path.write_bytes(content)
+
+
+def empties(run: Run) -> None:
+    run.checkpoint_path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [halves, flips_a_byte, empties])
+def test_a_damaged_checkpoint_falls_back_to_the_previous(
+    make_run: Callable[..., Run], damage: Callable[[Run], None]
+) -> None:
+    whole, damaged = make_run("whole"), make_run("damaged")
+    train(whole)
+    train(damaged, stop=after(5))
+    train(damaged, stop=after(4))
+    damage(damaged)
+    said: list[str] = []
+    train(damaged, say=said.append)
+    assert said == [f"{damaged.folder}: checkpoint.pt damaged; continuing from checkpoint.prev.pt"]
+    assert_same(whole, damaged)
+
+
+def test_without_any_whole_checkpoint_a_run_begins_anew_and_says_so(make_run: Callable[..., Run]) -> None:
+    whole, damaged = make_run("whole"), make_run("damaged")
+    train(whole)
+    train(damaged, stop=after(5))
+    empties(damaged)
+    said: list[str] = []
+    train(damaged, say=said.append)
+    assert said == [f"{damaged.folder}: checkpoint.pt damaged; starting anew"]
+    assert_same(whole, damaged)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(make_run: Callable[..., Run]) -> None:
+    run, other = make_run("a"), make_run("b", train={"lr": 0.05})
+    train(run, stop=after(5))
+    train(other, stop=after(5))
+    other.checkpoint_path.write_bytes(run.checkpoint_path.read_bytes())
+    before = copy.copy(other.metrics_path.read_bytes())
+    with pytest.raises(UserError, match=r"checkpoint of another configuration .* delete the run folder to begin anew"):
+        train(other)
+    assert other.metrics_path.read_bytes() == before
+
+
+def test_a_checkpoint_that_would_run_code_is_not_loaded(make_run: Callable[..., Run]) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.mkdir, ("ran",))
+
+    run = make_run()
+    checkpoint.write(run.checkpoint_path, {"step": Evil()})
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
+        checkpoint.load(run, CPU)
+    assert not Path("ran").exists()
+
+
+def test_metrics_lost_behind_a_checkpoint_are_noticed(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    train(run, stop=after(9))
+    run.metrics_path.write_bytes(run.metrics_path.read_bytes()[:-20])
+    with pytest.raises(UserError, match="but the checkpoint was written after"):
+        train(run)
+
+
+def test_a_torn_last_line_is_ignored_and_a_damaged_one_named(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    train(run)
+    lines = run.metrics()
+    with run.metrics_path.open("ab") as file:
+        file.write(b'{"event": "tra')
+    assert run.metrics() == lines
+    run.metrics_path.write_bytes(b"hello\n" + run.metrics_path.read_bytes())
+    with pytest.raises(UserError, match=r"metrics.jsonl:1: not a JSON line"):
+        run.metrics()
+
+
+def test_other_data_under_the_same_run_are_refused(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    train(run, stop=after(5))
+    manifest = run.manifest()
+    manifest["data"]["fingerprint"] = "another"
+    run.manifest_path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="begun on other data"):
+        train(run)
+
+
+def test_an_unexpected_error_is_recorded_with_its_traceback(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Iterator[None]:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(Trainer, "_update", broken)
+    run = make_run()
+    with pytest.raises(ZeroDivisionError):
+        train(run)
+    status = run.status()
+    assert (status.state, status.message) == ("failed", "ZeroDivisionError: division by zero")
+    assert "Traceback" in status.traceback

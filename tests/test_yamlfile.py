@@ -1,0 +1,110 @@
+"""YAML with line numbers."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resexp import yamlfile
+from resexp.errors import UserError
+
+
+@pytest.mark.parametrize("text", ["1e-1", "0.1", ".1", "1.0E-1", "+1e-1"])
+def test_every_usual_spelling_of_a_tenth_is_a_number(text: str) -> None:
+    assert yamlfile.parse(f"lr: {text}", "x").data == {"lr": 0.1}
+
+
+def test_text_that_only_looks_like_a_number_stays_text() -> None:
+    assert yamlfile.parse("a: 1e\nb: '1e-1'\nc: v1.2.3", "x").data == {"a": "1e", "b": "1e-1", "c": "v1.2.3"}
+
+
+def test_every_value_knows_its_line() -> None:
+    document = yamlfile.parse("a: 1\nb:\n  c: [1,\n    2]\n", "f.yaml")
+    assert document.place(("b", "c")) == "f.yaml:3"
+    assert document.place(("b", "c", 1)) == "f.yaml:4"
+    assert document.place(("b", "missing")) == "f.yaml:2"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: 1\na: 2", "f.yaml:2: a: duplicate key, first set on line 1; keep one"),
+        ("a: {b: 1,\n b: 2}", "f.yaml:2: a.b: duplicate key, first set on line 1; keep one"),
+        ("a: [1, 2", "f.yaml:1: YAML syntax error: expected ',' or ']', but got '<stream end>'"),
+        ("a: 1\n\tb: 2", "f.yaml:2: YAML syntax error: found character '\\t' that cannot start any token"),
+        ("- a", "f.yaml:1: expected a mapping of keys to values"),
+        ("1: a", "f.yaml:1: keys are words, got 1"),
+        ("a: 2020-13-45", "f.yaml: YAML error: month must be in 1..12"),
+        ("a: !!python/object:os.system x", None),
+        ("a: \x07", None),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_place(text: str, line: str | None) -> None:
+    with pytest.raises(UserError) as error:
+        yamlfile.parse(text, "f.yaml")
+    assert len(error.value.args) == 1
+    assert "\n" not in str(error.value)
+    if line:
+        assert str(error.value).startswith(line[:60])
+
+
+def test_aliases_cannot_multiply_without_end() -> None:
+    bomb = "a: &a [1,1,1,1,1,1,1,1,1,1]\n"
+    for previous, name in zip("abcdefgh", "bcdefghi", strict=True):
+        bomb += f"{name}: &{name} [{','.join([f'*{previous}'] * 10)}]\n"
+    with pytest.raises(UserError, match="too large for a study"):
+        yamlfile.parse(bomb, "bomb.yaml")
+
+
+def test_an_alias_of_itself_is_refused() -> None:
+    with pytest.raises(UserError, match="too large for a study"):
+        yamlfile.parse("a: &a [*a]", "loop.yaml")
+
+
+def test_extends_merges_key_by_key_and_replaces_lists(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("train: {lr: 0.1, steps: 9}\nseeds: [1, 2]\ngrid: {a: [1]}\n")
+    (tmp_path / "top.yaml").write_text("extends: base.yaml\ntrain:\n  lr: 0.5\nseeds: [3]\ngrid: {b: [2]}\n")
+    document = yamlfile.read(tmp_path / "top.yaml")
+    assert document.data == {"train": {"lr": 0.5, "steps": 9}, "seeds": [3], "grid": {"b": [2]}}
+    assert document.place(("train", "steps")) == f"{tmp_path / 'base.yaml'}:1"
+    assert document.place(("train", "lr")) == f"{tmp_path / 'top.yaml'}:3"
+
+
+def test_a_file_that_extends_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b.yaml")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml")
+    with pytest.raises(UserError, match="extends itself, by way of"):
+        yamlfile.read(tmp_path / "a.yaml")
+
+
+def test_overrides_are_read_as_yaml_and_the_last_wins() -> None:
+    document = yamlfile.overrides(["train.lr=1e-2", "train.milestones=[1, 2]", "train.lr=0.5"])
+    assert document.data == {"train": {"lr": 0.5, "milestones": [1, 2]}}
+
+
+@pytest.mark.parametrize("setting", ["train.lr", "=1", "a..b=1", ""])
+def test_an_override_without_key_and_value_is_refused(setting: str) -> None:
+    with pytest.raises(UserError, match="expected KEY=VALUE"):
+        yamlfile.overrides([setting])
+
+
+_plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="ascii")),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abcdef", min_size=1), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.text("abcdef", min_size=1), _plain, max_size=4))
+def test_what_is_written_is_read_back(data: dict[str, object]) -> None:
+    assert yamlfile.parse(yamlfile.dump(data), "x").data == data
+
+
+@given(st.text(max_size=200))
+def test_no_text_ends_in_anything_but_a_document_or_a_line(text: str) -> None:
+    with contextlib.suppress(UserError):
+        yamlfile.parse(text, "x")
