@@ -40,7 +40,7 @@ format: $(DEV) ## let ruff rewrite the sources
 	$(PY) -m ruff format .
 
 benchmark: $(DEV) ## compare with the usual training loop
-	$(PY) tests/benchmarks/loops.py
+	$(PY) -m tests.benchmarks.loops
 
 schema: $(RUN) ## write the JSON Schema that editors check study files with
 	$(PY) -m resexp schema > configs/study.schema.json

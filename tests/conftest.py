@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -69,6 +70,13 @@ def resexp() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+def wait_until(process: subprocess.Popen[str] | None, condition: Callable[[], bool]) -> None:
+    """Look again and again until `condition()`; the process that is to bring it about must not end before."""
+    while not condition():
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.01)
 
 
 def command(*arguments: object) -> list[str]:

@@ -26,7 +26,7 @@ from resexp.training.hardware import Hardware, choose
 from resexp.training.optim import learning_rate
 from resexp.training.train import train
 from resexp.training.trainer import Trainer
-from tests.conftest import TINY, command
+from tests.conftest import TINY, command, wait_until
 
 CPU = torch.device("cpu")
 
@@ -223,10 +223,7 @@ def test_a_run_killed_with_sigkill_equals_an_undisturbed_one(make_run: Callable[
 
 
 def _wait_for_lines(process: subprocess.Popen[str], path: Path, lines: int) -> None:
-    while process.poll() is None:
-        if path.exists() and path.read_bytes().count(b"\n") >= lines:
-            return
-    pytest.fail(f"the process ended before it wrote {lines} lines: {process.communicate()}")
+    wait_until(process, lambda: path.exists() and path.read_bytes().count(b"\n") >= lines)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

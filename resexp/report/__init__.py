@@ -6,7 +6,7 @@ from pathlib import Path
 
 from resexp.report import page
 from resexp.report.plots import Plot, curves_plot, depth_plot
-from resexp.report.stats import Summary, summarise
+from resexp.report.summary import Summary, summarise
 from resexp.store import StudyFolder, write_atomic
 
 __all__ = ["build_report"]

@@ -10,7 +10,8 @@ import pandas as pd
 
 import resexp
 from resexp.report.plots import Plot
-from resexp.report.stats import METRICS, Summary
+from resexp.report.stats import METRICS
+from resexp.report.summary import Summary
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("resexp.report", "."),

@@ -1,0 +1,82 @@
+"""The order of imports: each row imports from the rows above it, and nothing is hidden in a function."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "resexp"
+
+ROWS = [
+    {"errors", "signals"},
+    {"yamlfile", "config"},
+    {"study", "store", "paper"},
+    {"models", "data", "report"},
+    {"training"},
+    {"executors"},
+    {"sweep"},
+    {"display"},
+    {"cli"},
+    {"__main__"},
+]
+
+ALLOWED_IN_FUNCTIONS = {
+    "cli": "each command imports what it needs, so that --help is quick",
+    "sweep": "torch only once the study is known to be sound",
+    "executors": "torch only in the processes that train",
+}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def part(module: str) -> str:
+    """The room of a dotted module name: ``resexp.data.cifar`` is in data."""
+    return module.split(".")[1] if "." in module else "resexp"
+
+
+def imports(tree: ast.AST) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "resexp":
+            found |= {f"resexp.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("resexp."):
+            found.add(str(node.module))
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("resexp.")}
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_downwards(path: Path) -> None:
+    relative = path.relative_to(PACKAGE)
+    own = relative.parts[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    row = {name: i for i, names in enumerate(ROWS) for name in names}
+    for module in imports(ast.parse(path.read_text())):
+        other = part(module)
+        if other in row and other != own:
+            assert row[other] < row[own] or {other, own} == {"yamlfile", "config"}, f"{relative} imports {module}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_stand_at_the_top(path: Path) -> None:
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    tree = ast.parse(path.read_text())
+    hidden = [f for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) and any(map(imports, f.body))]
+    assert not hidden or own in ALLOWED_IN_FUNCTIONS, f"{path}: {[f.name for f in hidden]}"
+
+
+def test_every_file_can_be_read_in_one_sitting() -> None:
+    assert {p.name: n for p in modules() if (n := len(p.read_text().splitlines())) > 350} == {}
+
+
+def test_the_plain_and_the_residual_net_differ_in_one_place() -> None:
+    """Only the block asks whether there is a shortcut."""
+    asking = [p.name for p in (PACKAGE / "models").glob("*.py") if "shortcut is not None" in p.read_text()]
+    assert asking == ["blocks.py"]
+    assert (PACKAGE / "models/blocks.py").read_text().count("shortcut is not None") == 1

@@ -1,0 +1,98 @@
+"""The command line: help, exit codes, one clear line for every mistake, and what it imports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from resexp import __version__
+from resexp.study import json_schema
+from tests.conftest import command, wait_until
+
+Write = Callable[..., Path]
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.mark.parametrize(
+    "verb", ["train", "sweep", "status", "report", "schema", "data fetch", "data verify", "data info"]
+)
+def test_every_command_has_help_with_an_example(resexp: Cli, verb: str) -> None:
+    done = resexp(*verb.split(), "--help")
+    assert done.returncode == 0
+    assert "Example: " in done.stdout
+    assert f"resexp {verb}" in done.stdout
+
+
+def test_the_version(resexp: Cli) -> None:
+    assert resexp("--version").stdout == f"resexp {__version__}\n"
+
+
+def test_the_schema_is_printed(resexp: Cli) -> None:
+    assert json.loads(resexp("schema").stdout) == json_schema()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["sweep", "--config", "nowhere"], "nowhere: no such file, and no shipped study"),
+        (["sweep", "--set", "train.stepz=3"], "--set train.stepz=3: train.stepz: unknown key"),
+        (["sweep", "--set", "train.steps"], "--set train.steps: expected KEY=VALUE"),
+        (["sweep", "--set", "grid={model.depth: 21}"], "model.depth: must be 6n+2; the nearest are 20 and 26, got 21"),
+        (["sweep", "--only", "plain-21"], "--only plain-21: no such net in this study"),
+        (["train"], "train: give either a run folder or --config FILE"),
+        (["train", "nowhere"], "nowhere: not a run folder (no config.yaml)"),
+        (["train", "x", "--seed", "3"], "train: --set, --seed and --dry-run go with --config"),
+        (["status"], "results: no study here yet; run `resexp sweep` first"),
+        (["status", "nowhere"], "nowhere: not a study folder"),
+        (["report"], "results: no study here yet"),
+        (["data", "verify"], "CIFAR-10 is not here; run `resexp data fetch`"),
+        (["sweep", "--config", "cifar10/resnet20"], "CIFAR-10 is not here; run `resexp data fetch`"),
+        (["sweep", "--set", "train.device=cuda:99"], "train.device: cuda:99 asked for, but"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(resexp: Cli, arguments: list[str], says: str) -> None:
+    done = resexp(*arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_study_in_which_nothing_has_finished_is_not_reported(write_study: Write, resexp: Cli) -> None:
+    study = write_study(train={"steps": 100_000, "log_every": 1})
+    process = subprocess.Popen(command("sweep", "--config", study), stdout=subprocess.PIPE, text=True)
+    wait_until(process, lambda: bool(list(Path("results").glob("tiny/*/seed0/metrics.jsonl"))))
+    done = resexp("report")
+    assert (done.returncode, "no finished run to report yet (1 running)" in done.stderr) == (2, True)
+    table = resexp("status")
+    assert "running" in table.stdout
+    process.terminate()
+    process.communicate()
+    record = json.loads(resexp("status", "--json").stdout)[0]
+    assert record["state"] == "interrupted"
+    assert 0 < record["step"] < record["steps"] == 100_000
+
+
+def test_data_info_says_where_to_place_the_archive_by_hand(resexp: Cli, tmp_path: Path) -> None:
+    said = resexp("data", "info", RESEXP_DATA=str(tmp_path / "elsewhere")).stdout
+    assert f"{tmp_path / 'elsewhere' / 'cifar-10-python.tar.gz'}: not here" in said
+    assert "c58f30108f718f92721af3b95e74349a" in said
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status", "--json"], ["report", "--json"], ["sweep", "--dry-run"]])
+def test_only_training_imports_torch(write_study: Write, resexp: Cli, arguments: list[str]) -> None:
+    assert resexp("sweep", "--config", write_study(train={"steps": 2})).returncode == 0
+    script = (
+        "import sys\n"
+        "from resexp.cli import app\n"
+        "try:\n    app(sys.argv[1:])\n"
+        "except SystemExit:\n    pass\n"
+        "print('torch' in sys.modules, 'pydantic' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
+    assert done.stderr.split() == ["False", str(arguments != ["--help"])]

@@ -1,0 +1,304 @@
+"""The report: its numbers, its verdict, its page."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from resexp import paper
+from resexp.config import Cifar10Data, ModelConfig, RunConfig, ShapesData, TrainConfig
+from resexp.errors import UserError
+from resexp.report import build_report
+from resexp.report.stats import Estimate, read
+from resexp.report.summary import Summary, summarise
+from resexp.report.verdict import difference
+from resexp.store import Run, Status, StudyFolder
+
+SMALL = TrainConfig(steps=400, log_every=100, milestones=[300])
+SHAPES = ShapesData(source="shapes")
+
+
+def write_run(study: Path, kind: str, depth: int, seed: int, error: float, **options: Any) -> Path:
+    """A finished run folder, as training would have left it, whose every error is `error` (a fraction)."""
+    config = RunConfig(
+        data=options.get("data", SHAPES),
+        model=ModelConfig(kind=kind, depth=depth),
+        train=options.get("train", SMALL),
+        seed=seed,
+    )
+    path = Path(f"{kind}-{depth}{options.get('variant', '')}-{config.signature}") / f"seed{seed}"
+    run = Run.create(study / path, config)
+    steps, every = config.train.steps, config.train.log_every
+    lines: list[dict[str, Any]] = [
+        {"event": "train", "step": s, "lr": 0.1, "train_loss": 1.0, "train_error": error}
+        for s in range(every, steps + 1, every)
+    ]
+    lines.append({"event": "eval", "step": steps, "clean_train_error": error, "clean_train_loss": 1.0})
+    lines.append({"event": "test", "step": steps, "test_error": error + 0.05, "test_loss": 1.0, "train_seconds": 12.5})
+    state = options.get("state", "finished")
+    if state != "finished":
+        lines = lines[:2]
+    run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    message = options.get("message", "")
+    run.write_status(Status(state=state, step=steps if state == "finished" else 200, steps=steps, message=message))
+    data = {"source": "shapes", "name": options.get("dataset", "shapes"), "fingerprint": "f", "classes": 10}
+    attempt = {"command": options.get("command", "resexp sweep"), "torch": "2.x", "device": "cpu", "precision": "fp32"}
+    manifest = {
+        "parameters": 1000 * depth,
+        "data": {**data, "train_images": 5000, "val_images": 0},
+        "attempts": [attempt],
+    }
+    run.manifest_path.write_text(json.dumps(manifest))
+    return path
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Callable[..., StudyFolder]:
+    """A study with these errors in percent: {("plain", 20): [seed 0, seed 1, ...], ...}."""
+
+    def make(errors: dict[tuple[str, int], list[float]], description: str = "", **options: Any) -> StudyFolder:
+        folder = StudyFolder(tmp_path / "study")
+        runs = [
+            write_run(folder.folder, kind, depth, seed, error / 100, **options)
+            for (kind, depth), values in errors.items()
+            for seed, error in enumerate(values)
+        ]
+        folder.write_plan("study", description, runs)
+        return folder
+
+    return make
+
+
+DEGRADES = {
+    ("plain", 8): [9.0, 10.0, 11.0],
+    ("plain", 44): [58.0, 60.0, 62.0],
+    ("residual", 8): [9.0, 10.0, 11.0],
+    ("residual", 44): [4.0, 5.0, 6.0],
+}
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_running_error_is_the_mean_over_the_steps_after_the_last_milestone(tmp_path: Path) -> None:
+    run = Run(tmp_path / write_run(tmp_path, "plain", 8, 0, 0.5))
+    lines = [(100, 0.9), (300, 0.8), (310, 0.4), (400, 0.2)]  # windows of 100, 200, 10 and 90 steps
+    records = [{"event": "train", "step": s, "train_error": e} for s, e in lines]
+    records += [{"event": "test", "step": 400, "test_error": 0.3, "train_seconds": 1.0}]
+    run.metrics_path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    assert read(run).errors["running"] == pytest.approx(100 * (10 * 0.4 + 90 * 0.2) / 100)
+
+
+def test_means_and_standard_deviations_over_seeds(study: Callable[..., StudyFolder]) -> None:
+    nets = {net.label: net for net in summarise(study(DEGRADES)).nets}
+    error = nets["plain-8"].errors["running"]
+    assert (error.mean, error.std) == pytest.approx((10.0, 1.0))
+    assert str(nets["plain-8"].errors["test"]) == "15.00 ± 1.00"
+    assert "best_test" not in nets["plain-8"].errors
+
+
+def test_welchs_interval_against_a_textbook_case() -> None:
+    """Means 20 and 10, standard errors 1 and 1, 2 + 2 degrees of freedom: 10 ± 2.776 * sqrt(2)."""
+    root3 = 3**0.5
+    a, b = Estimate((20 - root3, 20.0, 20 + root3)), Estimate((10 - root3, 10.0, 10 + root3))
+    result = difference(a, b)
+    assert (result.low, result.high) == pytest.approx((10 - 2.776 * 2**0.5, 10 + 2.776 * 2**0.5))
+    assert difference(Estimate((5.0,)), b).low is None
+
+
+# -- the verdict ------------------------------------------------------------------------------------------------------
+
+
+def plain_and_residual(plain: list[list[float]], residual: list[list[float]]) -> dict[tuple[str, int], list[float]]:
+    return {
+        ("plain", 8): plain[0], ("plain", 44): plain[1], ("residual", 8): residual[0], ("residual", 44): residual[1],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("errors", "headline"),
+    [
+        (DEGRADES, "Plain nets degrade with depth; residual nets gain from it."),
+        (
+            plain_and_residual([[9, 10, 11], [58, 60, 62]], [[9, 10, 11], [9, 10, 11.5]]),
+            "Plain nets degrade with depth; residual nets do not, within seed noise.",
+        ),
+        (
+            plain_and_residual([[9, 10, 11], [58, 60, 62]], [[9, 10, 11], [19, 20, 21]]),
+            "Plain nets degrade with depth; shortcuts take away 80 % of it.",
+        ),
+        (
+            plain_and_residual([[9, 10, 11], [58, 60, 62]], [[9, 10, 11], [57, 59, 61]]),
+            "Plain nets degrade with depth; whether shortcuts prevent it is inconclusive.",
+        ),
+        (
+            plain_and_residual([[9, 10, 11], [9, 11, 13]], [[9, 10, 11], [4, 5, 6]]),
+            "Inconclusive: the plain nets' training error does not change with depth by more than seed noise.",
+        ),
+        (
+            plain_and_residual([[58, 60, 62], [9, 10, 11]], [[9, 10, 11], [4, 5, 6]]),
+            "No degradation: the deepest plain net has a lower training error than the shallowest.",
+        ),
+        (
+            plain_and_residual([[10], [60]], [[10], [5]]),
+            "One seed, descriptive only: the plain nets' training error rises with depth.",
+        ),
+        ({("plain", 8): [10, 11]}, "No verdict: it takes finished plain nets of at least two depths."),
+    ],
+)
+def test_the_verdict(
+    study: Callable[..., StudyFolder], errors: dict[tuple[str, int], list[float]], headline: str
+) -> None:
+    assert summarise(study(errors)).verdict.headline == headline
+
+
+def test_the_verdict_gives_its_numbers(study: Callable[..., StudyFolder]) -> None:
+    verdict = summarise(study(DEGRADES)).verdict
+    # Standard errors 1/sqrt(3) and 2/sqrt(3): Welch's degrees of freedom are 2.94, t(2) = 4.303 is taken.
+    assert verdict.sentences[0] == (
+        "Plain nets: training error 10.0 % at depth 8, 60.0 % at depth 44: +50.0 points [+44.4, +55.6], 3 and 3 seeds."
+    )
+    assert verdict.gap is not None
+    assert verdict.gap.value == pytest.approx(55.0)
+
+
+# -- beside the paper -------------------------------------------------------------------------------------------------
+
+
+def test_the_papers_own_recipe_is_comparable_and_set_beside_it(study: Callable[..., StudyFolder]) -> None:
+    options = {"data": Cifar10Data(), "train": TrainConfig(log_every=8000), "dataset": "cifar10"}
+    net = summarise(study({("plain", 56): [6.0]}, **options)).nets[0]
+    assert net.differences == []
+    assert net.published == paper.Published(5.83, 13.27, "Fig. 6")
+
+
+def test_every_departure_from_the_recipe_is_named() -> None:
+    config = RunConfig(
+        data=Cifar10Data(resize=16, pad=2),
+        model=ModelConfig(width=8, shortcut="B"),
+        train=TrainConfig(steps=4000, warmup_lr=0.01),
+    )
+    assert paper.differences(config, "cifar10") == [
+        "image size 16 instead of 32",
+        "crop padding 2 instead of 4",
+        "width 8 instead of 16",
+        "shortcut B instead of A",
+        "steps 4,000 instead of 64,000",
+        "milestones 2,000, 3,000 instead of 32,000, 48,000",
+        "warm-up rate 0.01 instead of none",
+    ]
+
+
+@pytest.mark.parametrize("split", ["full", "holdout"])
+def test_both_readings_of_the_papers_split_are_comparable(split: str) -> None:
+    assert paper.differences(RunConfig(data=Cifar10Data(split=split)), "cifar10") == []
+    deep = RunConfig(model=ModelConfig(depth=110), train=TrainConfig(warmup_lr=0.01))
+    assert paper.differences(deep, "cifar10") == []
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+
+def built(study: StudyFolder) -> tuple[Summary, str]:
+    summary = build_report(study, study.folder / "report")
+    return summary, (study.folder / "report/index.html").read_text()
+
+
+def test_the_report_writes_a_page_figures_and_tables(study: Callable[..., StudyFolder]) -> None:
+    folder = study(DEGRADES)
+    _, page = built(folder)
+    names = {p.name for p in (folder.folder / "report/figures").iterdir()}
+    figures = ("depth-running", "depth-clean", "depth-test", "curves-plain", "curves-residual")
+    assert names == {f"{figure}.{kind}" for figure in figures for kind in ("png", "svg", "pdf")}
+    assert page.count("<svg") == 5
+    table = pd.read_csv(folder.folder / "report/summary.csv")
+    assert table.set_index("net")["running_mean"].to_dict() == pytest.approx(
+        {"plain-8": 10.0, "plain-44": 60.0, "residual-8": 10.0, "residual-44": 5.0}
+    )
+    assert "| plain-44 | 44,000 | 3 | 60.00 ± 2.00 |" in (folder.folder / "report/summary.md").read_text()
+
+
+def test_the_page_is_self_contained_small_and_well_formed(study: Callable[..., StudyFolder]) -> None:
+    depths = [8, 14, 20, 26, 32, 38, 44, 50, 56]
+    errors = {(kind, depth): [depth + s for s in range(3)] for kind in ("plain", "residual") for depth in depths}
+    _, page = built(study(errors, train=TrainConfig(log_every=100)))
+    assert len(page.encode()) < 1_000_000
+    links = re.findall(r'(?:src|href)\s*=\s*"([^"#][^"]*)"|url\(([^)#]+)\)|@import', page)
+    assert links == []
+    for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        ET.fromstring(svg)
+    ids = re.findall(r'\bid="(tip\d+)"', page)
+    assert ids == []
+
+
+def test_figures_take_the_pages_colour_and_carry_tooltips(study: Callable[..., StudyFolder]) -> None:
+    _, page = built(study(DEGRADES))
+    assert "#1b1f24;" not in page.partition("</style>")[2].partition("</style>")[2]
+    assert "<title>plain-44: 60.00 ± 2.00 %, n = 3</title>" in page
+
+
+def test_whatever_a_study_holds_is_shown_and_not_run(study: Callable[..., StudyFolder]) -> None:
+    evil = "<script>alert(1)</script>"
+    _, page = built(study(DEGRADES, description=evil, command=evil))
+    assert evil not in page
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 2
+
+
+def test_runs_that_did_not_finish_are_listed_with_the_reason(study: Callable[..., StudyFolder]) -> None:
+    folder = study(DEGRADES)
+    runs = [run.folder.relative_to(folder.folder) for run in folder.runs()]
+    runs.append(write_run(folder.folder, "plain", 20, 0, 0.3, state="failed", message="ZeroDivisionError: oh"))
+    runs.append(write_run(folder.folder, "plain", 26, 0, 0.3, state="running"))
+    stray = write_run(folder.folder, "plain", 14, 0, 0.3)
+    folder.write_plan("study", "", runs)
+    summary, page = built(folder)
+    assert {net.depth for net in summary.nets} == {8, 44}
+    assert "ZeroDivisionError: oh" in page
+    assert str(stray) in page
+    lines = (folder.folder / "report/summary.md").read_text()
+    assert "Not finished: plain-20 seed 0, failed, 200/400, ZeroDivisionError: oh." in lines
+    assert "plain-26 seed 0, interrupted" in lines  # nobody holds its lock
+
+
+def test_a_variant_is_a_family_of_its_own_and_no_part_of_the_verdict(study: Callable[..., StudyFolder]) -> None:
+    folder = study(DEGRADES)
+    runs = [run.folder.relative_to(folder.folder) for run in folder.runs()]
+    runs.append(write_run(folder.folder, "residual", 44, 7, 0.9, variant="-shortcutB"))
+    folder.write_plan("study", "", runs)
+    summary, page = built(folder)
+    assert {net.family for net in summary.nets} == {"plain", "residual", "residual shortcutB"}
+    assert summary.verdict.residual is not None
+    assert summary.verdict.residual.value == pytest.approx(-5.0)
+    assert "residual shortcutB" in page
+
+
+def test_without_a_finished_run_there_is_no_report(study: Callable[..., StudyFolder]) -> None:
+    folder = study({("plain", 8): [10, 11]}, state="failed")
+    with pytest.raises(UserError, match=r"no finished run to report yet \(2 failed\)"):
+        build_report(folder, folder.folder / "report")
+    assert not (folder.folder / "report").exists()
+
+
+def test_damaged_files_get_a_line(study: Callable[..., StudyFolder]) -> None:
+    folder = study(DEGRADES)
+    folder.runs()[0].manifest_path.write_text("{")
+    with pytest.raises(UserError, match=r"manifest.json: not valid JSON"):
+        summarise(folder)
+    folder.plan_path.write_text("[]")
+    with pytest.raises(UserError, match=r"study.json: expected a JSON object"):
+        summarise(folder)
+
+
+def test_the_same_study_gives_the_same_figures(study: Callable[..., StudyFolder]) -> None:
+    folder = study(DEGRADES)
+    built(folder)
+    before = {p.name: p.read_bytes() for p in (folder.folder / "report/figures").iterdir()}
+    built(folder)
+    assert {p.name: p.read_bytes() for p in (folder.folder / "report/figures").iterdir()} == before

@@ -1,0 +1,191 @@
+"""Sweeps in real processes: what is skipped, continued, retried and refused, and what a death leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from resexp.store import Run, StudyFolder
+from resexp.study import load
+from resexp.sweep import plan
+from tests.conftest import command, wait_until
+from tests.test_training import assert_same
+
+Write = Callable[..., Path]
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+GRID = {"model.kind": ["plain", "residual"], "model.depth": [8, 14]}
+
+
+def runs_of(study: Path, results: Path = Path("results")) -> list[Run]:
+    loaded, cells = load(str(study))
+    return [run for _, run in plan(loaded, cells, results)]
+
+
+def states(study: Path) -> list[str]:
+    return [run.status().state for run in runs_of(study)]
+
+
+def test_a_sweep_trains_what_is_missing_and_skips_what_is_finished(write_study: Write, resexp: Cli) -> None:
+    study = write_study(grid=GRID)
+    done = resexp("sweep", "--config", study, "--only", "plain-8")
+    assert done.returncode == 0, done.stderr
+    assert states(study) == ["finished", "pending", "pending", "pending"]
+    before = runs_of(study)[0].metrics_path.read_bytes()
+    done = resexp("sweep", "--config", study)
+    assert done.returncode == 0, done.stderr
+    assert "3 to train, 1 finished before" in done.stdout
+    assert "3 trained, 1 finished before, 0 not finished, 0 not started" in done.stdout.replace("\n", " ")
+    assert states(study) == ["finished"] * 4
+    assert runs_of(study)[0].metrics_path.read_bytes() == before
+
+
+def test_a_sweep_and_single_runs_give_the_same_numbers(write_study: Write, resexp: Cli) -> None:
+    study = write_study(grid={"model.depth": [8, 14]})
+    assert resexp("sweep", "--config", study, "--jobs", 2).returncode == 0
+    for swept, depth in zip(runs_of(study), (8, 14), strict=True):
+        alone = write_study("alone.yaml", model={"depth": depth})
+        assert resexp("train", "--config", alone, "--results", "alone").returncode == 0
+        assert_same(swept, runs_of(alone, Path("alone"))[0])
+
+
+def test_plain_output_is_bounded(write_study: Write, resexp: Cli) -> None:
+    study = write_study(grid=GRID, train={"steps": 80, "log_every": 1})
+    done = resexp("sweep", "--config", study)
+    assert len(done.stdout.splitlines()) <= 2 + 5 * 4
+
+
+def test_one_failure_neither_ends_nor_hides_the_others(write_study: Write, resexp: Cli) -> None:
+    study = write_study(grid=GRID)
+    broken = runs_of(study)[1]
+    broken.folder.mkdir(parents=True)
+    broken.metrics_path.symlink_to("/dev/full")  # a full disk, for this run only
+    done = resexp("sweep", "--config", study)
+    assert done.returncode == 1
+    assert states(study) == ["finished", "failed", "finished", "finished"]
+    assert "plain-14 seed 0" in done.stdout.split("not finished", 1)[1]
+    assert "No space left on device" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    # It is not tried again by itself; when the cause is gone, on request.
+    broken.metrics_path.unlink()
+    again = resexp("sweep", "--config", study)
+    assert (again.returncode, states(study)[1]) == (1, "failed")
+    retried = resexp("sweep", "--config", study, "--retry-failed")
+    assert (retried.returncode, states(study)) == (0, ["finished"] * 4)
+
+
+def test_fail_fast_stops_the_rest(write_study: Write, resexp: Cli) -> None:
+    study = write_study(grid={"model.depth": [20, 14, 8]}, train={"steps": 60})
+    broken = runs_of(study)[0]  # the longest comes first
+    broken.folder.mkdir(parents=True)
+    broken.metrics_path.symlink_to("/dev/full")
+    done = resexp("sweep", "--config", study, "--fail-fast", "--jobs", 1)
+    assert done.returncode == 1
+    assert states(study) == ["failed", "pending", "pending"]
+    assert "2 not started" in done.stdout.replace("\n", " ")
+
+
+def _start_long_sweep(study: Path, minimum: int) -> subprocess.Popen[str]:
+    """A sweep whose runs have all written `minimum` lines of metrics."""
+    process = subprocess.Popen(command("sweep", "--config", study, "--jobs", 2), stdout=subprocess.PIPE, text=True)
+    paths = [run.metrics_path for run in runs_of(study)]
+    wait_until(process, lambda: all(p.exists() and p.read_bytes().count(b"\n") >= minimum for p in paths))
+    return process
+
+
+LONG = {"steps": 400, "log_every": 1, "eval_every": 400, "checkpoint_steps": 20}
+
+
+def test_a_second_sweep_on_the_same_folder_is_refused(write_study: Write, resexp: Cli) -> None:
+    study = write_study(grid={"model.depth": [8, 14]}, train={**LONG, "steps": 100_000})
+    first = _start_long_sweep(study, 2)
+    second = resexp("sweep", "--config", study)
+    assert second.returncode == 2
+    assert f"the study in results/tiny is in use by process {first.pid}" in second.stderr
+    assert len(second.stderr.splitlines()) == 1
+    first.send_signal(signal.SIGTERM)
+    said, _ = first.communicate()
+    assert first.returncode == 143
+    assert "sweep again to continue" in said
+    assert states(study) == ["interrupted", "interrupted"]
+
+
+@pytest.mark.parametrize("victim", ["parent", "worker"])
+def test_after_sigkill_a_sweep_goes_on_and_equals_an_undisturbed_one(
+    write_study: Write, resexp: Cli, victim: str
+) -> None:
+    study = write_study(grid={"model.depth": [8, 14]}, train=LONG)
+    undisturbed = resexp("sweep", "--config", study, "--results", "undisturbed")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    process = _start_long_sweep(study, 30)
+    if victim == "parent":
+        process.kill()
+        process.communicate()
+        for run in runs_of(study):  # workers that lost their parent save and end by themselves
+            wait_until(None, lambda run=run: run.status().state != "running")  # type: ignore[misc]
+    else:
+        holder = runs_of(study)[0].lock_path.read_text().split()[1]
+        os.kill(int(holder), signal.SIGKILL)
+        said, _ = process.communicate()
+        assert process.returncode == 1
+        assert "its process was killed by signal 9" in said.replace("\n", " ")
+    assert resexp("sweep", "--config", study).returncode == 0
+    for run, other in zip(runs_of(study), runs_of(study, Path("undisturbed")), strict=True):
+        assert_same(run, other)
+
+
+def test_train_begins_and_continues_the_one_run_of_a_study(write_study: Write, resexp: Cli) -> None:
+    study = write_study(seeds=[3, 4])
+    done = resexp("train", "--config", study, "--seed", 7)
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.splitlines()[-1])
+    assert folder.name == "seed7"
+    assert [run.folder for run in StudyFolder(Path("results/tiny")).runs()] == [folder]
+    assert resexp("train", "--config", study).returncode == 0
+    assert len(StudyFolder(Path("results/tiny")).runs()) == 2
+
+
+def test_train_of_a_grid_says_what_to_do_instead(write_study: Write, resexp: Cli) -> None:
+    done = resexp("train", "--config", write_study(grid={"model.depth": [8, 14]}))
+    assert done.returncode == 2
+    assert "has 2 nets (residual-8, residual-14); train takes one: use `resexp sweep`" in done.stderr
+
+
+def test_a_dry_run_writes_nothing(write_study: Write, resexp: Cli) -> None:
+    done = resexp("sweep", "--config", write_study(grid=GRID, seeds=[0, 1]), "--dry-run")
+    assert (done.returncode, done.stdout.count("pending")) == (0, 8)
+    assert not Path("results").exists()
+
+
+def test_changed_data_under_a_finished_study_are_refused(write_study: Write, resexp: Cli) -> None:
+    study = write_study()
+    assert resexp("sweep", "--config", study).returncode == 0
+    run = runs_of(study)[0]
+    manifest = run.manifest()
+    manifest["data"]["fingerprint"] = "another"
+    run.manifest_path.write_text(json.dumps(manifest))
+    done = resexp("sweep", "--config", study)
+    assert done.returncode == 2
+    assert "begun on other data" in done.stderr
+
+
+def test_a_changed_recipe_gets_folders_of_its_own(write_study: Write, resexp: Cli) -> None:
+    assert resexp("sweep", "--config", write_study()).returncode == 0
+    assert resexp("sweep", "--config", write_study(train={"lr": 0.05})).returncode == 0
+    study = StudyFolder(Path("results/tiny"))
+    assert (len(study.runs()), len(study.strays())) == (1, 1)
+
+
+def test_results_that_can_not_be_written_get_one_line(write_study: Write, resexp: Cli) -> None:
+    Path("results").write_text("a file where the folder should be")
+    for verb in ("sweep", "train"):
+        done = resexp(verb, "--config", write_study())
+        assert done.returncode == 2
+        assert done.stderr.startswith("resexp: results")
+        assert len(done.stderr.splitlines()) == 1
