@@ -25,7 +25,7 @@ report: $(RUN) ## write the report of the newest study, or of STUDY=results/NAME
 	$(PY) -m resexp report $(STUDY)
 
 test: $(DEV) ## run the tests
-	$(PY) -m pytest $(if $(PYTHON),,-n auto) $(ARGS)
+	$(PY) -m pytest $(if $(PYTHON),,-n auto --timeout 300) $(ARGS)
 
 test-gpu: $(DEV) ## run the tests that need a CUDA GPU
 	$(PY) -m pytest tests/gpu $(ARGS)

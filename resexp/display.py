@@ -136,6 +136,7 @@ class Bars:
         self.clock.update(run, 1.0)
         self.ended_runs += 1
         self.progress.console.print(escape(_summary(run, problem)), style="red" if problem else None, highlight=False)
+        self.update([])
 
     def say(self, line: str) -> None:
         """Show a line above the bars."""

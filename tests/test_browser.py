@@ -55,6 +55,7 @@ def test_the_page_shows_its_figures_in_both_families_colours(page: Path, tmp_pat
 def test_in_the_dark_the_page_is_dark_and_its_text_light(page: Path, tmp_path: Path) -> None:
     seen = picture(tmp_path, page, 1100, "--blink-settings=preferredColorScheme=0")
     assert seen[5, 5].max() < 40
+    assert (seen.min(axis=2) > 200).mean() < 0.05  # no white boxes
     assert (seen.min(axis=2) > 200).sum() > 2000
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from resexp import yamlfile
 from resexp.errors import UserError
@@ -90,21 +87,3 @@ def test_overrides_are_read_as_yaml_and_the_last_wins() -> None:
 def test_an_override_without_key_and_value_is_refused(setting: str) -> None:
     with pytest.raises(UserError, match="expected KEY=VALUE"):
         yamlfile.overrides([setting])
-
-
-_plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="ascii")),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abcdef", min_size=1), inner, max_size=4),
-    max_leaves=20,
-)
-
-
-@given(st.dictionaries(st.text("abcdef", min_size=1), _plain, max_size=4))
-def test_what_is_written_is_read_back(data: dict[str, object]) -> None:
-    assert yamlfile.parse(yamlfile.dump(data), "x").data == data
-
-
-@given(st.text(max_size=200))
-def test_no_text_ends_in_anything_but_a_document_or_a_line(text: str) -> None:
-    with contextlib.suppress(UserError):
-        yamlfile.parse(text, "x")

@@ -16,7 +16,7 @@ from resexp.store import Run
 from resexp.training.train import train
 
 
-def work(folder: Path, threads: int | None, gpu: int | None) -> None:
+def work(folder: Path, threads: int | None, gpu: int | str | None) -> None:
     """Train the run in `folder`; what is printed goes to its log. Exits with the code of `resexp train`."""
     os.setsid()  # Ctrl-C in the terminal reaches the parent, which asks us to stop
     if gpu is not None:

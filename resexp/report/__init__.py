@@ -11,7 +11,7 @@ from resexp.store import StudyFolder, write_atomic
 
 __all__ = ["build_report"]
 
-LARGE, SMALL = (8.5, 4.8), (6.0, 4.2)
+LARGE, SMALL = (7.0, 4.2), (6.0, 4.2)
 
 
 def build_report(study: StudyFolder, to: Path) -> Summary:
@@ -37,8 +37,10 @@ def draw(summary: Summary) -> dict[str, Plot]:
         f"depth-{metric}": depth_plot(summary.nets, metric, LARGE if metric == "running" else SMALL)
         for metric in ("running", "clean", "test")
     }
-    curves = [record.metrics["train_error"].max() for record in summary.records if len(record.metrics)]
-    top = min(100.0, 1.05 * max(curves))
+    curves = ["train_error", "val_error", "test_error"]
+    top = min(
+        100.0, 1.05 * max(record.metrics[curves].max(axis=None) for record in summary.records if len(record.metrics))
+    )
     for family in sorted({record.family for record in summary.records if len(record.metrics)}):
         plots[f"curves-{family.replace(' ', '-')}"] = curves_plot(summary.records, family, top, SMALL)
     return plots

@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -32,6 +33,7 @@ _STYLE: dict[Any, Any] = {
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 11,
     "text.color": INK,
+    "axes.facecolor": "none",
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
@@ -134,7 +136,9 @@ def curves_plot(records: Iterable[RunRecord], family: str, top: float, size: tup
     for record in sorted(records, key=lambda r: r.config.model.depth):
         if record.family == family and len(record.metrics):
             by_net.setdefault(record.run.label, []).append(record)
-    for (label, of_net), colour, marker in zip(by_net.items(), cycle(_DEPTH_COLOURS), cycle(MARKERS), strict=False):
+    for (label, of_net), colour, marker in zip(
+        by_net.items(), _depth_colours(len(by_net)), cycle(MARKERS), strict=False
+    ):
         metrics = pd.concat([record.metrics for record in of_net])
         for column, style in (
             ("train_error", {"linestyle": "--", "linewidth": 1.2}),
@@ -172,4 +176,10 @@ def _curve(metrics: pd.DataFrame, column: str) -> pd.Series:
     return thinned
 
 
-_DEPTH_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#999999")
+def _depth_colours(count: int) -> list[str]:
+    """A colour a net, shallow to deep; more nets than can be told apart by hue get shades from dark to light."""
+    hues = ["#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#999999"]
+    if count <= len(hues):
+        return hues[:count]
+    shades = mpl.colormaps["cividis"]
+    return [to_hex(shades(0.2 + 0.8 * i / (count - 1))) for i in range(count)]
