@@ -33,8 +33,9 @@ app = typer.Typer(
 data_app = typer.Typer(help="The official CIFAR-10 archive.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-out = Console(soft_wrap=False)
-err = Console(stderr=True)
+# Paths and messages are shown as they are; where nobody looks at a terminal, tables need not fit one.
+out = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 160)
+err = Console(markup=False, highlight=False, stderr=True)
 
 Config = Annotated[str | None, typer.Option("--config", "-c", help="Study file, or a shipped study: cifar10/figure6.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a value: --set train.lr=0.05. Repeatable.")]
@@ -47,7 +48,7 @@ RESULTS = Path("results")
 
 def _version(asked: bool) -> None:
     if asked:
-        out.print(f"resexp {resexp.__version__}", highlight=False)
+        out.print(f"resexp {resexp.__version__}", soft_wrap=True)
         raise typer.Exit
 
 
@@ -72,7 +73,6 @@ def train(
     """Train one run, or continue it. Stops safely at Ctrl-C; the same command goes on."""
     from resexp.store import Run
     from resexp.study import load
-    from resexp.sweep import create
 
     if (run_dir is None) == (config is None):
         raise UserError("train: give either a run folder or --config FILE")
@@ -96,7 +96,9 @@ def train(
     if dry_run:
         _show_cells(study.name, cells[:1], results)
         return
-    _train(create(study, cells[0], results), cells[0].cost)
+    from resexp.sweep import create
+
+    _train(create(study, cells[0], results, lambda line: out.print(line, soft_wrap=True)), cells[0].cost)
 
 
 def _train(run: Run, cost: float) -> None:
@@ -106,18 +108,18 @@ def _train(run: Run, cost: float) -> None:
 
     state = run.status().state
     if state in ("finished", "diverged"):
-        out.print(f"{run.folder}: already {state}; nothing to do", highlight=False)
+        out.print(f"{run.folder}: already {state}; nothing to do", soft_wrap=True)
         raise typer.Exit(0 if state == "finished" else EXIT_FAILED)
     stop, display = Stop().install(), make_display(out)
     try:
         with display.sweep([(run, cost)], 0):
             status = train_run(run, stop=stop, hear=lambda status: display.update([run]), say=display.say)
-            display.ended(run, describe(run, 0))
+            display.ended(run, describe(run))
     except (UserError, OSError, KeyboardInterrupt):
         raise
     except Exception as error:
         raise _Failure(f"{run.name} failed: {error} (traceback in {run.status_path})") from error
-    out.print(f"{run.folder}", highlight=False)
+    out.print(f"{run.folder}", soft_wrap=True)
     if status.state != "finished":
         raise typer.Exit(stop.exit_code if status.state == "interrupted" else EXIT_FAILED)
 
@@ -140,14 +142,15 @@ def sweep(
     Without --config, the embedded quickstart: ten classes of drawn shapes, a few minutes on two cores.
     """
     from resexp.display import make_display
-    from resexp.study import load, only_label
-    from resexp.sweep import sweep as carry_out
+    from resexp.study import SHIPPED, load, only_label
 
-    study, cells = load(config or "quickstart", settings)
-    chosen = only_label(cells, only) if only else cells
+    study, cells = load(config or str(SHIPPED / "quickstart.yaml"), settings)
+    chosen = only_label(cells, only) if only is not None else cells
     if dry_run:
         _show_cells(study.name, chosen, results)
         return
+    from resexp.sweep import sweep as carry_out
+
     stop, display = Stop().install(), make_display(out)
     outcome = carry_out(
         study, cells, chosen, results,
@@ -161,11 +164,10 @@ def sweep(
     out.print(
         f"{outcome.folder}: {outcome.finished} trained, {outcome.skipped} finished before, {len(outcome.problems)} not "
         f"finished, {outcome.not_started} not started; see `resexp report {outcome.folder}`",
-        highlight=False,
         soft_wrap=True,
     )
     if outcome.problems or outcome.not_started:
-        raise typer.Exit(stop.exit_code if stop() and not fail_fast else EXIT_FAILED)
+        raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)
 
 
 def _show_cells(study: str, cells: list[Cell], results: Path) -> None:
@@ -173,9 +175,9 @@ def _show_cells(study: str, cells: list[Cell], results: Path) -> None:
 
     table = Table("net", "seed", "steps", "state", "folder", title=f"{study}: {len(cells)} runs", title_justify="left")
     for cell in cells:
-        run = Run(results / study / cell.folder)
+        run = Run(results / study / cell.config.folder)
         seed, steps = str(cell.config.seed), f"{cell.config.train.steps:,}"
-        table.add_row(cell.label, seed, steps, run.status().state, str(cell.folder))
+        table.add_row(cell.label, seed, steps, run.status().state, str(cell.config.folder))
     out.print(table)
 
 
@@ -237,8 +239,8 @@ def report(
     if as_json:
         print(json.dumps(summary.to_json(), indent=1))
     else:
-        out.print(summary.verdict.headline, style="bold", highlight=False)
-        out.print(str(page), highlight=False, soft_wrap=True)
+        out.print(summary.verdict.headline, style="bold", soft_wrap=True)
+        out.print(str(page), soft_wrap=True)
     if show:
         webbrowser.open(page.resolve().as_uri())
 
@@ -269,10 +271,10 @@ def fetch() -> None:
             progress=lambda mirror, done, size: bar.update(
                 task, completed=done, total=size, description=mirror.split("/")[2]
             ),
-            say=lambda line: bar.console.print(line, markup=False, highlight=False),
+            say=lambda line: bar.console.print(line, soft_wrap=True),
         )
         bar.update(task, completed=cifar.SIZE)
-    out.print(f"{path}: whole", highlight=False, soft_wrap=True)
+    out.print(f"{path}: whole", soft_wrap=True)
 
 
 @data_app.command(epilog="Example: resexp data verify")
@@ -282,7 +284,7 @@ def verify() -> None:
 
     path = data_home() / cifar.ARCHIVE
     cifar.verify(path)
-    out.print(f"{path}: whole, md5 {cifar.MD5}", highlight=False, soft_wrap=True)
+    out.print(f"{path}: whole, md5 {cifar.MD5}", soft_wrap=True)
 
 
 @data_app.command(epilog="Example: RESEXP_DATA=/scratch/data resexp data info")
@@ -291,11 +293,11 @@ def info() -> None:
     from resexp.data import cifar, data_home
 
     path = data_home() / cifar.ARCHIVE
-    out.print(f"data folder   {data_home()}  (set RESEXP_DATA to move it)", highlight=False, soft_wrap=True)
-    out.print(f"archive       {path}: {'here' if path.exists() else 'not here'}", highlight=False, soft_wrap=True)
-    out.print(f"by hand       place {cifar.ARCHIVE} there; md5 {cifar.MD5}", highlight=False, soft_wrap=True)
+    out.print(f"data folder   {data_home()}  (set RESEXP_DATA to move it)", soft_wrap=True)
+    out.print(f"archive       {path}: {'here' if path.exists() else 'not here'}", soft_wrap=True)
+    out.print(f"by hand       place {cifar.ARCHIVE} there; md5 {cifar.MD5}", soft_wrap=True)
     for mirror in cifar.MIRRORS:
-        out.print(f"mirror        {mirror}", highlight=False, soft_wrap=True)
+        out.print(f"mirror        {mirror}", soft_wrap=True)
 
 
 class _Failure(Exception):
@@ -308,14 +310,14 @@ def main() -> NoReturn:
         app()
     except UserError as error:
         for line in error.args:
-            err.print(f"resexp: {line}", markup=False, highlight=False, soft_wrap=True)
+            err.print(f"resexp: {line}", soft_wrap=True)
         sys.exit(EXIT_USAGE)
     except _Failure as failure:
-        err.print(f"resexp: {failure}", markup=False, highlight=False, soft_wrap=True)
+        err.print(f"resexp: {failure}", soft_wrap=True)
         sys.exit(EXIT_FAILED)
     except OSError as error:  # a full disk, a folder that can't be written: the system's words say it best
         where = f"{error.filename}: " if error.filename else ""
-        err.print(f"resexp: {where}{error.strerror or error}", markup=False, highlight=False, soft_wrap=True)
+        err.print(f"resexp: {where}{error.strerror or error}", soft_wrap=True)
         sys.exit(EXIT_USAGE)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -83,7 +84,7 @@ class ModelConfig(Section):
 
     kind: Literal["plain", "residual"] = "residual"
     """`plain` has no shortcuts; `residual` adds one around each pair of 3x3 convolutions."""
-    depth: Annotated[int, Field(ge=8, le=10_000)] = 20
+    depth: Annotated[int, Field(le=10_000)] = 20
     """Number of weighted layers, 6n+2."""
     width: Annotated[int, Field(ge=1, le=1024)] = 16
     """Filters in the first stage; the second has twice, the third four times as many. Paper: 16."""
@@ -94,8 +95,8 @@ class ModelConfig(Section):
     @field_validator("depth")
     @classmethod
     def _depth_is_6n_plus_2(cls, depth: int) -> int:
-        if (depth - 2) % 6:
-            below = (depth - 2) // 6 * 6 + 2
+        if (depth - 2) % 6 or depth < 8:
+            below = max(8, (depth - 2) // 6 * 6 + 2)
             raise ValueError(f"must be 6n+2; the nearest are {below} and {below + 6}")
         return depth
 
@@ -141,7 +142,7 @@ class TrainConfig(Section):
     """`auto`: bf16 on a GPU that has it, else fp32. fp16 trains with a loss scaler."""
     eval_every: Annotated[int, Field(ge=1)] = 4000
     """Steps between evaluations (clean training error; validation error with `split: holdout`). Always at the end."""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = "auto"
     """`auto` takes cuda, else mps, else cpu."""
     log_every: Annotated[int, Field(ge=1)] = 100
     """Steps between lines of metrics; each is the mean over the steps since the last."""
@@ -163,13 +164,16 @@ class TrainConfig(Section):
         return milestones
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class RunConfig(Section):
     """One cell of the grid with one seed: everything that a run folder needs to know."""
 
     data: DataConfig = Cifar10Data()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
     @property
     def signature(self) -> str:
@@ -179,6 +183,11 @@ class RunConfig(Section):
             for name, section in (("data", self.data), ("model", self.model), ("train", self.train))
         }
         return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder in that of its study; it does not change when the grid around the run does."""
+        return Path(f"{self.model.kind}-{self.model.depth}-{self.signature}") / f"seed{self.seed}"
 
 
 Grid = Annotated[
@@ -206,7 +215,7 @@ class Study(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     grid: Grid = ({},)
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = (0,)
     """Each cell of the grid is trained once per seed."""
 
     @field_validator("grid", mode="before")
@@ -220,12 +229,13 @@ class Study(Section):
             if not isinstance(entry, dict) or (not entry and grid != ({},)):
                 raise ValueError("expected dotted keys with lists of values, such as model.depth: [20, 32]")
             for key, values in entry.items():
+                if key.partition(".")[0] not in ("data", "model", "train"):
+                    raise ValueError(f"{key} can't vary; the grid is over data, model and train (for seeds, see seeds)")
                 if values == []:
                     raise ValueError(f"{key} has an empty list, so the grid is empty; give it at least one value")
                 if isinstance(values, dict):
-                    raise ValueError(
-                        f"{key} is a mapping; write dotted keys, such as {key}.{next(iter(values), 'depth')}: [...]"
-                    )
+                    inner = next(iter(values), "depth")
+                    raise ValueError(f"{key} is a mapping; write dotted keys, such as {key}.{inner}: [...]")
             # A list stands for alternatives; milestones are themselves a list, so theirs is a list of lists.
             products.append({key: values if isinstance(values, list) else [values] for key, values in entry.items()})
         return tuple(products)

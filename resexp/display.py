@@ -6,13 +6,30 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from resexp.store import Run, Status
-from resexp.sweep import Display
+
+
+class Display(Protocol):
+    """What shows a sweep while it runs."""
+
+    def sweep(self, runs: Sequence[tuple[Run, float]], skipped: int) -> AbstractContextManager[None]:
+        """Show the sweep of these runs, each with its cost, until the context ends."""
+
+    def update(self, running: list[Run]) -> None:
+        """Show where these runs are."""
+
+    def ended(self, run: Run, problem: str) -> None:
+        """Show that a run has ended, and the problem if there was one."""
+
+    def say(self, line: str) -> None:
+        """Show a line."""
 
 
 def make_display(console: Console) -> Display:
@@ -135,12 +152,12 @@ class Bars:
             self.progress.remove_task(self.tasks.pop(run.folder))
         self.clock.update(run, 1.0)
         self.ended_runs += 1
-        self.progress.console.print(escape(_summary(run, problem)), style="red" if problem else None, highlight=False)
+        self.say(_summary(run, problem))
         self.update([])
 
     def say(self, line: str) -> None:
         """Show a line above the bars."""
-        self.progress.console.print(escape(line), highlight=False)
+        self.progress.console.print(line, soft_wrap=True)
 
 
 class Lines:
@@ -180,4 +197,4 @@ class Lines:
 
     def say(self, line: str) -> None:
         """Print one line."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(line, soft_wrap=True)

@@ -23,6 +23,7 @@ CIFAR10: dict[tuple[str, int], Published] = {
     ("plain", 32): Published(1.49, 10.13, "Fig. 6"),
     ("plain", 44): Published(2.90, 11.28, "Fig. 6"),
     ("plain", 56): Published(5.83, 13.27, "Fig. 6"),
+    ("plain", 110): Published(None, None, "over 60 % training error, not shown (section 4.2)"),
     ("residual", 20): Published(0.73, 8.75, "Fig. 6, Table 6"),
     ("residual", 32): Published(0.29, 7.51, "Fig. 6, Table 6"),
     ("residual", 44): Published(0.18, 7.17, "Fig. 6, Table 6"),
@@ -52,7 +53,7 @@ def differences(config: RunConfig, dataset: str) -> list[str]:
         ("gamma", train.gamma, 0.1),
         ("momentum", train.momentum, 0.9),
         ("weight decay", train.weight_decay, 1e-4),
-        ("warm-up rate", train.warmup_lr, 0.01 if model.depth == 110 else None),
+        ("warm-up rate", train.warmup_lr, 0.01 if (model.kind, model.depth) == ("residual", 110) else None),
     ]
     return [f"{what} {_shown(ours)} instead of {_shown(theirs)}" for what, ours, theirs in pairs if ours != theirs]
 

@@ -2,61 +2,88 @@
 
 A run folder is the whole truth about a run::
 
-    results/<study>/<label>-<signature>/seed<N>/
+    results/<study>/<kind>-<depth>-<signature>/seed<N>/
         config.yaml      the resolved configuration
         manifest.json    versions, device, commit, data fingerprint, command, and one entry per attempt
         metrics.jsonl    one JSON object a line, only ever appended to; a torn last line is ignored
-        checkpoint.pt    the state to continue from; checkpoint.prev.pt is the one before
-        best.pt          weights with the lowest validation error (split: holdout only)
+        checkpoint.pt    the state to continue from, the best weights in it; checkpoint.prev.pt is the one before
         status.json      what the run is doing now
         log.txt          what a worker process printed
 
-Locks rely on flock: the kernel drops them when their process dies, so none can be stale. They hold between processes
-of one machine, and across machines where the file system carries flock over (NFSv4, Lustre with -o flock).
+The folder's name depends on the run alone. What a study calls the net (its label, which says how it differs from the
+others of the grid) stands in study.json, so that a grid can grow without moving what is finished.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
-import time
-from collections.abc import Iterator
+from collections import defaultdict
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from resexp import yamlfile
 from resexp.config import RunConfig
 from resexp.errors import UserError
+from resexp.files import is_locked, locked, write_atomic
 
 State = Literal["pending", "running", "interrupted", "finished", "diverged", "failed"]
-ENDED: tuple[State, ...] = ("finished", "diverged", "failed")
-"""States in which a run is not continued by itself."""
 
 
-def write_atomic(path: Path, content: str | bytes, *, sync: bool = True) -> None:
-    """Replace `path` as a whole: readers see the old content or the new, never a part of it."""
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-class Status(BaseModel):
-    """What a run is doing; errors are fractions in [0, 1]."""
+class _Record(BaseModel):
+    """What is kept in a JSON file; keys that a later version may add are kept out of the way."""
 
     model_config = ConfigDict(extra="ignore")
+
+
+RecordT = TypeVar("RecordT", bound=_Record)
+
+
+class DataRecord(_Record):
+    """The images of a run."""
+
+    source: str
+    name: str
+    fingerprint: str
+    classes: int
+    train_images: int
+    val_images: int
+
+
+class Attempt(_Record):
+    """One go at a run: versions, device, commit, command and times."""
+
+    started: str
+    from_step: int
+    command: str
+    resexp: str
+    commit: str | None
+    python: str
+    torch: str
+    cuda: str | None
+    numpy: str
+    platform: str
+    device: str
+    precision: str
+    threads: int
+    ended: str | None = None
+    to_step: int | None = None
+    state: State | None = None
+
+
+class Manifest(_Record):
+    """manifest.json: how a run was made."""
+
+    signature: str
+    parameters: int
+    data: DataRecord
+    attempts: list[Attempt]
+
+
+class Status(_Record):
+    """status.json: what a run is doing; errors are fractions in [0, 1]."""
 
     state: State = "pending"
     step: int = 0
@@ -70,7 +97,7 @@ class Status(BaseModel):
     images_per_second: float | None = None
     seconds_per_step: float | None = None
     message: str = ""
-    """Why the run failed or stopped, in one line."""
+    """Why the run did not go on, in one line."""
     traceback: str = ""
 
     @property
@@ -84,22 +111,17 @@ class Status(BaseModel):
 class Run:
     """One run folder; every path in it is a property."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, label: str = "") -> None:
+        """`label` is what the study calls the net; by default its kind and depth."""
         self.folder = folder
+        self.label = label or folder.absolute().parent.name.rpartition("-")[0]
 
-    @classmethod
-    def create(cls, folder: Path, config: RunConfig) -> Run:
-        """The run in `folder`, made with its config.yaml if it is not there yet."""
-        run = cls(folder)
-        if not run.config_path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(run.config_path, yamlfile.dump(config.model_dump(mode="json")))
-        return run
-
-    @property
-    def label(self) -> str:
-        """The net's name, such as ``plain-20``."""
-        return self.folder.parent.name.rpartition("-")[0] or self.folder.parent.name
+    def create(self, config: RunConfig) -> None:
+        """Make the folder and its config.yaml; one that is there takes over the mechanics of `config`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = yamlfile.dump(config.model_dump(mode="json"))
+        if not self.config_path.exists() or self.config_path.read_text() != text:
+            write_atomic(self.config_path, text)
 
     @property
     def name(self) -> str:
@@ -132,11 +154,6 @@ class Run:
         return self.folder / "checkpoint.prev.pt"
 
     @property
-    def best_path(self) -> Path:
-        """Weights with the lowest validation error."""
-        return self.folder / "best.pt"
-
-    @property
     def status_path(self) -> Path:
         """What the run is doing now."""
         return self.folder / "status.json"
@@ -165,9 +182,13 @@ class Run:
         """Publish what the run is doing. Synced only at the end: a lost progress line costs nothing."""
         write_atomic(self.status_path, status.model_dump_json(indent=1), sync=status.state != "running")
 
-    def manifest(self) -> dict[str, Any]:
-        """The manifest, or an empty one before the first attempt."""
-        return _read_json(self.manifest_path)
+    def manifest(self) -> Manifest | None:
+        """The manifest, or None before the first attempt."""
+        return _read_record(self.manifest_path, Manifest)
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Replace the manifest."""
+        write_atomic(self.manifest_path, manifest.model_dump_json(indent=1))
 
     def metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl; a torn last line, as a crash leaves it, is not one."""
@@ -178,12 +199,28 @@ class Run:
         records = []
         for number, line in enumerate(lines[:-1], 1):
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except ValueError:
-                raise UserError(
-                    f"{self.metrics_path}:{number}: not a JSON line; restore the file or delete the run"
-                ) from None
+                record = None
+            if not isinstance(record, dict):
+                raise UserError(f"{self.metrics_path}:{number}: not a JSON object; restore the file or delete the run")
+            records.append(record)
         return records
+
+
+class PlannedRun(_Record):
+    """A run that a study names: its folder, relative to the study's, and what the study calls its net."""
+
+    folder: str
+    label: str
+
+
+class Plan(_Record):
+    """study.json: the study as it was last swept, its runs in the order of the grid."""
+
+    name: str = ""
+    description: str = ""
+    runs: list[PlannedRun] = []
 
 
 class StudyFolder:
@@ -194,7 +231,7 @@ class StudyFolder:
 
     @property
     def plan_path(self) -> Path:
-        """The study as it was last swept: its name, description and runs."""
+        """The plan."""
         return self.folder / "study.json"
 
     @property
@@ -202,25 +239,39 @@ class StudyFolder:
         """Held by the sweep that works on the folder."""
         return self.folder / ".lock"
 
-    def write_plan(self, name: str, description: str, runs: list[Path]) -> None:
-        """Record which runs belong to the study, in the order of its grid."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        plan = {"name": name, "description": description, "runs": [str(run) for run in runs]}
-        write_atomic(self.plan_path, json.dumps(plan, indent=1))
+    @property
+    def _plan_lock(self) -> AbstractContextManager[None]:
+        """Held for as long as it takes to rewrite the plan."""
+        return locked(self.folder / ".plan.lock", "the plan", wait=True)
 
-    def add_to_plan(self, name: str, description: str, run: Path) -> None:
+    def plan(self) -> Plan:
+        """The plan, empty before the first."""
+        return _read_record(self.plan_path, Plan) or Plan()
+
+    def write_plan(self, plan: Plan) -> None:
+        """Replace the plan."""
+        with self._plan_lock:
+            write_atomic(self.plan_path, plan.model_dump_json(indent=1))
+
+    def add_to_plan(self, name: str, description: str, run: PlannedRun) -> None:
         """Record one more run, trained on its own, without dropping the others."""
-        runs = [r.folder.relative_to(self.folder) for r in self.runs()]
-        if run not in runs:
-            self.write_plan(name, description, [*runs, run])
-
-    def plan(self) -> dict[str, Any]:
-        """What `write_plan` wrote, or an empty mapping."""
-        return _read_json(self.plan_path)
+        with self._plan_lock:
+            others = [other for other in self.plan().runs if other.folder != run.folder]
+            plan = Plan(name=name, description=description, runs=[*others, run])
+            write_atomic(self.plan_path, plan.model_dump_json(indent=1))
 
     def runs(self) -> list[Run]:
-        """The runs that the study names."""
-        return [Run(self.folder / path) for path in self.plan().get("runs", [])]
+        """The runs that the study names; nets of one label, but not of one recipe, are told apart by signature."""
+        planned = self.plan().runs
+        nets: dict[str, set[str]] = defaultdict(set)
+        for run in planned:
+            nets[run.label].add(str(Path(run.folder).parent))
+        runs = []
+        for run in planned:
+            signature = Path(run.folder).parent.name.rpartition("-")[2]
+            label = run.label if len(nets[run.label]) == 1 else f"{run.label}-{signature}"
+            runs.append(Run(self.folder / run.folder, label))
+        return runs
 
     def strays(self) -> list[Run]:
         """Runs in the folder that the study no longer names, such as those of an earlier configuration."""
@@ -248,46 +299,15 @@ def open_study(folder: Path | None, results: Path) -> StudyFolder:
     return study
 
 
-@contextlib.contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path`; UserError if another process holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        for attempt in range(20):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if attempt == 19:
-                    file.seek(0)
-                    holder = file.read().strip() or "another process"
-                    raise UserError(f"{what} is in use by {holder}; wait for it, or stop it first") from None
-                time.sleep(0.02)  # is_locked() holds the lock for an instant
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
-        yield
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a living process holds the lock file."""
+def _read_record(path: Path, record: type[RecordT]) -> RecordT | None:
+    """The record in a JSON file, or None where there is no file. Raises UserError where it holds anything else."""
     try:
-        with path.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return record.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); restore it, or delete it and sweep again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object; restore it, or delete it and sweep again")
-    return value
+        return None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{path}: damaged ({where + ': ' if where else ''}{first['msg']}); restore it, or delete it"
+        ) from None

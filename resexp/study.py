@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +33,6 @@ class Cell:
     config: RunConfig
 
     @property
-    def folder(self) -> Path:
-        """The run's folder, relative to the study's."""
-        return Path(f"{self.label}-{self.config.signature}") / f"seed{self.config.seed}"
-
-    @property
     def cost(self) -> float:
         """Relative training time: steps x batch x depth x width²; what sorts a sweep longest first."""
         train, model = self.config.train, self.config.model
@@ -47,7 +43,7 @@ def find(name: str) -> Path:
     """The study file `name`: a path, or a shipped study such as ``cifar10/figure6``."""
     path = Path(name)
     shipped = SHIPPED / (name if name.endswith(".yaml") else f"{name}.yaml")
-    if path.exists() or not shipped.exists():
+    if path.is_file() or not shipped.exists():
         if not path.exists() and not path.suffix:
             names = [str(p.relative_to(SHIPPED).with_suffix("")) for p in sorted(SHIPPED.rglob("*.yaml"))]
             raise UserError(
@@ -63,8 +59,8 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
     Raises UserError with one line for every mistake in the file, in every cell of its grid.
     """
     path = find(name)
-    document = yamlfile.merge(yamlfile.read(path), yamlfile.overrides(settings or []))
-    document.data.setdefault("name", path.stem)
+    document = yamlfile.merge(yamlfile.read(path, find), yamlfile.overrides(settings or []))
+    document.data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("._-") or "study")
     study = _validated(Study, document)
     cells: list[tuple[dict[str, Any], RunConfig]] = []
     errors: dict[str, None] = {}
@@ -78,17 +74,22 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
     runs = [Cell(label, config) for label, config in zip(_labels(cells), (c for _, c in cells), strict=True)]
     seen: dict[Path, Cell] = {}
     for run in runs:
-        if run.folder in seen:
+        if run.config.folder in seen:
             raise UserError(
                 f"{path}: grid: {run.label} with seed {run.config.seed} stands in the grid twice; remove one"
             )
-        seen[run.folder] = run
+        seen[run.config.folder] = run
     return study, runs
 
 
 def load_run(path: Path) -> RunConfig:
-    """Read the config.yaml of a run folder."""
-    return _validated(RunConfig, yamlfile.read(path))
+    """Read the config.yaml of a run folder. Raises UserError where it is not the one the folder was made for."""
+    config = _validated(RunConfig, yamlfile.read(path))
+    if config.folder != Path(*path.absolute().parent.parts[-2:]):
+        raise UserError(
+            f"{path}: was changed: it describes {config.folder}; restore it, or make a study file for the new recipe"
+        )
+    return config
 
 
 def only_label(cells: list[Cell], label: str) -> list[Cell]:
@@ -160,16 +161,15 @@ def _validated(model: type[ModelT], document: Document) -> ModelT:
     try:
         return model.model_validate(document.data)
     except ValidationError as error:
-        lines = [_line(details, model, document) for details in error.errors(include_url=False)]
-        # A default that could not be computed only repeats the mistake it depends on.
-        raise UserError(*[line for line in lines if line]) from None
+        mistakes = error.errors(include_url=False)
+        # A default that could not be computed, or a list too short for want of valid items, only repeats a mistake.
+        told = [m for m in mistakes if m["type"] not in ("default_factory_not_called", "too_short")] or mistakes
+        raise UserError(*[_line(mistake, model, document) for mistake in told]) from None
 
 
 def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> str:
     """One mistake as ``file:line: key: what was got, what is allowed``."""
     loc: KeyPath = tuple(error["loc"])
-    if error["type"] == "default_factory_not_called":
-        return ""
     tag = loc[1] if len(loc) > 1 and loc[0] == "data" else None
     path = (loc[0], *loc[2:]) if tag else loc
     section = SECTIONS.get(str(tag or loc[0])) if len(loc) > 1 else model
@@ -192,6 +192,8 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
         says = f"got {got!r}; allowed: {', '.join(choices)}{hint(str(got), choices)}"
     elif error["type"] == "value_error":
         says = f"{context['error']}" if isinstance(got, list | dict | tuple) else f"{context['error']}, got {got!r}"
+    elif error["type"] in ("model_type", "model_attributes_type", "dict_type", "tuple_type"):
+        says = f"expected {'a list' if error['type'] == 'tuple_type' else 'a mapping of keys to values'}, got {got!r}"
     else:
         message = error["msg"][0].lower() + error["msg"][1:]
         says = f"{message.replace('input should', 'should')}, got {got!r}"

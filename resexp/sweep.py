@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-from resexp.config import Study
+import torch
+
+from resexp.config import DataConfig, Study
 from resexp.data import open_dataset
+from resexp.display import Display
 from resexp.errors import UserError
 from resexp.executors import local
+from resexp.files import locked
 from resexp.signals import Stop
-from resexp.store import Run, StudyFolder, locked
+from resexp.store import Plan, PlannedRun, Run, StudyFolder
 from resexp.study import Cell
-
-
-class Display(Protocol):
-    """What shows a sweep while it runs."""
-
-    def sweep(self, runs: Sequence[tuple[Run, float]], skipped: int) -> AbstractContextManager[None]:
-        """Show the sweep of these runs, each with its cost, until the context ends."""
-
-    def update(self, running: list[Run]) -> None:
-        """Show where these runs are."""
-
-    def ended(self, run: Run, problem: str) -> None:
-        """Show that a run has ended, and the problem if there was one."""
-
-    def say(self, line: str) -> None:
-        """Show a line."""
+from resexp.training import hardware
 
 
 @dataclass
@@ -47,13 +34,35 @@ class Outcome:
 
 def plan(study: Study, cells: list[Cell], results: Path) -> list[tuple[Cell, Run]]:
     """Each cell with its run folder, there or not."""
-    return [(cell, Run(results / study.name / cell.folder)) for cell in cells]
+    return [(cell, Run(results / study.name / cell.config.folder, cell.label)) for cell in cells]
 
 
-def create(study: Study, cell: Cell, results: Path) -> Run:
+def prepare(chosen: Sequence[tuple[Cell, Run]], say: Callable[[str], None]) -> set[torch.device]:
+    """Open the data of the chosen runs and find their devices, before a folder is made.
+
+    Raises UserError where this machine has not what a run asks for, or has other data than the run was begun on.
+    """
+    devices = {hardware.choose_device(cell.config.train) for cell, _ in chosen}
+    fingerprints: dict[DataConfig, str] = {}
+    for cell, run in chosen:
+        data = cell.config.data
+        if data not in fingerprints:
+            fingerprints[data] = open_dataset(data, say).fingerprint
+        before = run.manifest()
+        if before and before.data.fingerprint != fingerprints[data]:
+            raise UserError(
+                f"{run.folder}: begun on other data (fingerprint {before.data.fingerprint}, now {fingerprints[data]}); "
+                f"give the study another name, or delete the folder"
+            )
+    return devices
+
+
+def create(study: Study, cell: Cell, results: Path, say: Callable[[str], None]) -> Run:
     """The run folder of one cell, recorded in its study."""
-    run = Run.create(results / study.name / cell.folder, cell.config)
-    StudyFolder(results / study.name).add_to_plan(study.name, study.description, cell.folder)
+    ((_, run),) = chosen = plan(study, [cell], results)
+    prepare(chosen, say)
+    run.create(cell.config)
+    StudyFolder(results / study.name).add_to_plan(study.name, study.description, _planned(cell))
     return run
 
 
@@ -72,52 +81,43 @@ def sweep(
     """Train what is missing of the `chosen` cells of a study.
 
     Finished and diverged runs are left alone, failed ones too unless `retry_failed`; the others are begun or continued.
-    Raises UserError before anything is written if the study can't be run here, or is being swept by another process.
+    Raises UserError before a run folder is made if the study can't be run here, or is being swept by another process.
     """
-    from resexp.training import hardware  # imports torch, which a refused sweep need not wait for
-
     folder = StudyFolder(results / study.name)
     with locked(folder.lock_path, f"the study in {folder.folder}"):
-        for config in {cell.config.train.device: cell.config.train for cell in chosen}.values():
-            hardware.choose(config)
-        fingerprints = {
-            data: open_dataset(data, display.say).fingerprint for data in {cell.config.data: None for cell in chosen}
-        }
-        todo: list[tuple[Run, float]] = []
+        devices = prepare(plan(study, chosen, results), display.say)
         outcome = Outcome(folder.folder)
         for cell, run in plan(study, cells, results):
-            Run.create(run.folder, cell.config)
-            if cell not in chosen:
-                continue
-            _check_data(run, fingerprints[cell.config.data])
+            run.create(cell.config)
+        runs = [_planned(cell) for cell in cells]
+        folder.write_plan(Plan(name=study.name, description=study.description, runs=runs))
+        todo: list[tuple[Run, float]] = []
+        for cell, run in plan(study, chosen, results):
             state = run.status().state
-            if state in ("finished", "diverged") or (state == "failed" and not retry_failed):
-                outcome.skipped += state == "finished"
-                if state != "finished":
-                    outcome.problems.append((run, describe(run, 0)))
+            if state == "finished":
+                outcome.skipped += 1
+            elif state == "diverged" or (state == "failed" and not retry_failed):
+                outcome.problems.append((run, describe(run)))
             else:
                 todo.append((run, cell.cost))
-        folder.write_plan(study.name, study.description, [cell.folder for cell in cells])
         todo.sort(key=lambda item: -item[1])  # longest first, so that none is left alone at the end
-
         ran = 0
 
-        def ended(run: Run, code: int) -> None:
+        def ended(run: Run, code: int, said: str) -> None:
             nonlocal ran
             ran += 1
-            problem = describe(run, code)
+            problem = describe(run, code, said)
             if problem:
                 outcome.problems.append((run, problem))
             else:
                 outcome.finished += 1
             display.ended(run, problem)
 
-        on_gpu = all(cell.config.train.device != "cpu" for cell in chosen)
-        gpus = local.visible_gpus() if on_gpu else []
+        slots, gpus = _places(devices)
         with display.sweep(todo, outcome.skipped):
             local.train_all(
                 [run for run, _ in todo],
-                jobs=jobs or (len(gpus) if gpus else local.cores()),
+                jobs=jobs or slots,
                 gpus=gpus,
                 fail_fast=fail_fast,
                 stop=stop,
@@ -128,22 +128,28 @@ def sweep(
     return outcome
 
 
-def describe(run: Run, code: int) -> str:
-    """Why the run is not finished, in one line; empty if it is."""
+def _places(devices: set[torch.device]) -> tuple[int, list[str]]:
+    """How many runs at a time, and the GPUs to spread them over: one a core, or one a GPU, or one where it is named."""
+    if all(device.type == "cpu" for device in devices):
+        return local.cores(), []
+    if all(device.type in ("cpu", "cuda") and device.index is None for device in devices):
+        gpus = local.visible_gpus()
+        return len(gpus), gpus
+    return 1, []
+
+
+def _planned(cell: Cell) -> PlannedRun:
+    return PlannedRun(folder=str(cell.config.folder), label=cell.label)
+
+
+def describe(run: Run, code: int = 0, said: str = "") -> str:
+    """Why the run is not finished, in one line; empty if it is.
+
+    `code` is what its process exited with, `said` what it said went wrong, should the folder not hold it.
+    """
     status = run.status()
     if status.state == "finished":
         return ""
-    if status.state in ("failed", "diverged"):
-        return f"{status.state} at step {status.step}: {status.message}"
     if code < 0:
-        return f"its process was killed by signal {-code} at step {status.step}; sweep again to continue"
-    return f"{status.state} at step {status.step}; sweep again to continue"
-
-
-def _check_data(run: Run, fingerprint: str) -> None:
-    data = run.manifest().get("data")
-    if data and data["fingerprint"] != fingerprint:
-        raise UserError(
-            f"{run.folder}: begun on other data (fingerprint {data['fingerprint']}, now {fingerprint}); give the study "
-            f"another name, or delete the folder"
-        )
+        return f"its process was killed by signal {-code} at step {status.step}; the same command continues"
+    return f"{status.state} at step {status.step}: {status.message or said}"

@@ -8,7 +8,7 @@ multiply a small file without end).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,6 @@ def parse(text: str, name: str) -> Document:
         raise UserError(f"{where}: YAML syntax error: {error.problem or error.context}") from None
     except yaml.YAMLError as error:  # e.g. a character YAML does not allow
         raise UserError(f"{name}: YAML error: {' '.join(str(error).split())}") from None
-    except ValueError as error:  # e.g. the impossible date 2020-13-01
-        raise UserError(f"{name}: YAML error: {error}") from None
     except RecursionError:
         raise UserError(f"{name}: YAML nested too deeply") from None
 
@@ -85,9 +83,9 @@ def _build(loader: _Loader, node: yaml.Node, path: KeyPath, name: str, places: d
     if isinstance(node, yaml.MappingNode):
         built: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = loader.construct_object(key_node, deep=True)
             at = f"{name}:{key_node.start_mark.line + 1}"
-            if not isinstance(key, str):
+            key = key_node.value
+            if key_node.tag != "tag:yaml.org,2002:str":
                 raise UserError(f"{at}: keys are words, got {key!r}")
             if key in built:
                 first = places[(*path, key)].rsplit(":", 1)[-1]
@@ -97,7 +95,13 @@ def _build(loader: _Loader, node: yaml.Node, path: KeyPath, name: str, places: d
         return built
     if isinstance(node, yaml.SequenceNode):
         return [_build(loader, item, (*path, i), name, places) for i, item in enumerate(node.value)]
-    return loader.construct_object(node, deep=True)
+    try:
+        value = loader.construct_object(node, deep=True)
+    except (ValueError, LookupError, AttributeError) as error:  # e.g. the date 2020-13-01, or !!bool perhaps
+        raise UserError(f"{where}: {dotted(path)}: can't read {node.value!r}: {error}") from None
+    if value is not None and not isinstance(value, str | bool | int | float):
+        raise UserError(f"{where}: {dotted(path)}: expected text or a number, got {value!r}; quote it if it is text")
+    return value
 
 
 def dump(data: dict[str, Any]) -> str:
@@ -106,12 +110,15 @@ def dump(data: dict[str, Any]) -> str:
     return text
 
 
-def read(path: Path) -> Document:
-    """Read a YAML file and everything it `extends`; the file that extends wins, key by key; lists are replaced."""
-    return _read(path, ())
+def read(path: Path, find: Callable[[str], Path] = Path) -> Document:
+    """Read a YAML file and everything it `extends`; the file that extends wins, key by key; lists are replaced.
+
+    What is extended lies beside the file, or is what `find` makes of the words. Name and description are a file's own.
+    """
+    return _read(path, find, ())
 
 
-def _read(path: Path, chain: tuple[Path, ...]) -> Document:
+def _read(path: Path, find: Callable[[str], Path], chain: tuple[Path, ...]) -> Document:
     if path.resolve() in chain:
         raise UserError(f"{path}: extends itself, by way of {', '.join(p.name for p in chain)}")
     try:
@@ -128,7 +135,11 @@ def _read(path: Path, chain: tuple[Path, ...]) -> Document:
         return document
     if not isinstance(base, str):
         raise UserError(f"{document.place(('extends',))}: extends: expected the path of one YAML file, got {base!r}")
-    return merge(_read(path.parent / base, (*chain, path.resolve())), document)
+    beside = path.parent / base
+    below = _read(beside if beside.exists() else find(base), find, (*chain, path.resolve()))
+    for own in ("name", "description"):
+        below.data.pop(own, None)
+    return merge(below, document)
 
 
 def merge(base: Document, top: Document) -> Document:

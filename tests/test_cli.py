@@ -45,6 +45,7 @@ def test_the_schema_is_printed(resexp: Cli) -> None:
         (["sweep", "--set", "grid={model.depth: 21}"], "model.depth: must be 6n+2; the nearest are 20 and 26, got 21"),
         (["sweep", "--only", "plain-21"], "--only plain-21: no such net in this study"),
         (["train"], "train: give either a run folder or --config FILE"),
+        (["sweep", "--only", ""], "--only : no such net in this study"),
         (["train", "nowhere"], "nowhere: not a run folder (no config.yaml)"),
         (["train", "x", "--seed", "3"], "train: --set, --seed and --dry-run go with --config"),
         (["status"], "results: no study here yet; run `resexp sweep` first"),
@@ -76,6 +77,16 @@ def test_a_study_in_which_nothing_has_finished_is_not_reported(write_study: Writ
     record = json.loads(resexp("status", "--json").stdout)[0]
     assert record["state"] == "interrupted"
     assert 0 < record["step"] < record["steps"] == 100_000
+
+
+def test_names_with_brackets_are_shown_as_they_are(write_study: Write, resexp: Cli) -> None:
+    done = resexp("sweep", "--config", write_study(train={"steps": 2}), "--results", "x[/b]")
+    assert done.returncode == 0
+    assert "x[/b]/tiny: 1 trained" in done.stdout
+    for verb in ("status", "report"):
+        done = resexp(verb, "--results", "x[/b]")
+        assert done.returncode == 0
+        assert "x[/b]/tiny" in done.stdout
 
 
 def test_data_info_says_where_to_place_the_archive_by_hand(resexp: Cli, tmp_path: Path) -> None:

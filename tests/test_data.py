@@ -173,6 +173,23 @@ def damage_truncated_zip(folder: Path) -> Path:
     return archive
 
 
+def damage_tar_without_its_end(folder: Path) -> Path:
+    """Cut at a member's boundary, where tarfile itself notices nothing."""
+    archive = archives_of(folder)[0]
+    with tarfile.open(archive) as tar:
+        last = tar.getmembers()[-1]
+    archive.write_bytes(archive.read_bytes()[: last.offset])
+    return archive
+
+
+def damage_image_twice(folder: Path) -> Path:
+    path = folder.parent / "twice.tar"
+    with tarfile.open(path, "w") as tar:
+        for top in ("x", "y"):
+            tar.add(folder / "train/cat/0.png", f"{top}/train/cat/0.png")
+    return path
+
+
 def damage_not_an_archive(folder: Path) -> Path:
     (folder.parent / "a.tar").write_text("hello")
     return folder.parent / "a.tar"
@@ -225,6 +242,8 @@ def damage_odd_size(folder: Path) -> Path:
         (damage_not_an_image, "train/dog/3.png: unreadable image"),
         (damage_truncated_archive, "truncated or damaged archive"),
         (damage_truncated_zip, "truncated or damaged archive"),
+        (damage_tar_without_its_end, "truncated or damaged archive.*it has no end"),
+        (damage_image_twice, "holds train/cat/0.png twice"),
         (damage_not_an_archive, "truncated or damaged archive, or not a .tar"),
         (damage_escape, "would leave its folder"),
         (damage_absolute, "would leave its folder"),
@@ -243,6 +262,43 @@ def test_damaged_data_get_one_line_and_leave_no_cache(image_folder: Path, damage
     assert not list(data_home().glob("cache/.building-*"))
     if damage is not damage_odd_size:
         assert set(data_home().glob("cache/*/meta.json")) == caches
+
+
+def cut_images(cache: Path) -> None:
+    file = cache / "train_images.npy"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda cache: (cache / "meta.json").write_text("{"),
+        lambda cache: (cache / "meta.json").write_text("{}"),
+        lambda cache: (cache / "meta.json").unlink(),
+        lambda cache: (cache / "test_labels.npy").unlink(),
+        cut_images,
+    ],
+)
+def test_a_damaged_cache_is_built_again(damage: object) -> None:
+    whole = open_dataset(SHAPES)
+    damage(whole.cache)  # type: ignore[operator]
+    again = open_dataset(SHAPES)
+    assert again.fingerprint == whole.fingerprint
+    assert again.train()[0].shape == (200, 16, 16, 3)
+
+
+def test_two_processes_may_build_the_same_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one finishes while this one decodes."""
+    generate = shapes.generate
+
+    def overtaken(config: ShapesData) -> object:
+        monkeypatch.setattr(shapes, "generate", generate)
+        open_dataset(config)
+        return generate(config)
+
+    monkeypatch.setattr(shapes, "generate", overtaken)
+    assert len(open_dataset(SHAPES).train()[0]) == 200
+    assert not list(data_home().glob("cache/.building-*"))
 
 
 # -- CIFAR-10 ---------------------------------------------------------------------------------------------------------

@@ -106,7 +106,15 @@ def test_another_file_is_thrown_away_and_the_next_mirror_asked(tmp_path: Path, m
     said = get(tmp_path / "a", mirror(b"x" * len(CONTENT)), mirror())
     assert "wrong md5" in said[0]
     assert (tmp_path / "a").read_bytes() == CONTENT
-    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+    assert not (tmp_path / "a.part").exists()
+
+
+def test_a_page_of_html_does_not_cost_what_was_fetched_before(tmp_path: Path, mirror: type[Mirror]) -> None:
+    (tmp_path / "a.part").write_bytes(CONTENT[:900_000])
+    page, good = mirror(b"<html>no such file</html>", resumes=False), mirror()
+    said = get(tmp_path / "a", page, good)
+    assert "offers 25 bytes where 1,024,000 are missing" in said[0]
+    assert good.ranges == ["bytes=900000-"]
 
 
 def test_a_file_placed_by_hand_is_checked_and_not_fetched(tmp_path: Path, mirror: type[Mirror]) -> None:

@@ -19,22 +19,22 @@ from resexp.report import build_report
 from resexp.report.stats import Estimate, read
 from resexp.report.summary import Summary, summarise
 from resexp.report.verdict import difference
-from resexp.store import Run, Status, StudyFolder
+from resexp.store import Attempt, DataRecord, Manifest, Plan, PlannedRun, Run, Status, StudyFolder
 
 SMALL = TrainConfig(steps=400, log_every=100, milestones=[300])
 SHAPES = ShapesData(source="shapes")
 
 
-def write_run(study: Path, kind: str, depth: int, seed: int, error: float, **options: Any) -> Path:
+def write_run(study: Path, kind: str, depth: int, seed: int, error: float, **options: Any) -> PlannedRun:
     """A finished run folder, as training would have left it, whose every error is `error` (a fraction)."""
     config = RunConfig(
         data=options.get("data", SHAPES),
-        model=ModelConfig(kind=kind, depth=depth),
+        model=ModelConfig(kind=kind, depth=depth, **options.get("model", {})),
         train=options.get("train", SMALL),
         seed=seed,
     )
-    path = Path(f"{kind}-{depth}{options.get('variant', '')}-{config.signature}") / f"seed{seed}"
-    run = Run.create(study / path, config)
+    run = Run(study / config.folder)
+    run.create(config)
     steps, every = config.train.steps, config.train.log_every
     lines: list[dict[str, Any]] = [
         {"event": "train", "step": s, "lr": 0.1, "train_loss": 1.0, "train_error": error}
@@ -48,15 +48,18 @@ def write_run(study: Path, kind: str, depth: int, seed: int, error: float, **opt
     run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     message = options.get("message", "")
     run.write_status(Status(state=state, step=steps if state == "finished" else 200, steps=steps, message=message))
-    data = {"source": "shapes", "name": options.get("dataset", "shapes"), "fingerprint": "f", "classes": 10}
-    attempt = {"command": options.get("command", "resexp sweep"), "torch": "2.x", "device": "cpu", "precision": "fp32"}
-    manifest = {
-        "parameters": 1000 * depth,
-        "data": {**data, "train_images": 5000, "val_images": 0},
-        "attempts": [attempt],
-    }
-    run.manifest_path.write_text(json.dumps(manifest))
-    return path
+    data = DataRecord(
+        source="shapes",
+        name=options.get("dataset", "shapes"),
+        fingerprint="f",
+        classes=10,
+        train_images=5000,
+        val_images=0,
+    )
+    words = dict.fromkeys(Attempt.model_fields, "x") | {"command": options.get("command", "resexp sweep")}
+    attempt = Attempt.model_validate({**words, "from_step": 0, "threads": 1, "to_step": steps, "state": "finished"})
+    run.write_manifest(Manifest(signature=config.signature, parameters=1000 * depth, data=data, attempts=[attempt]))
+    return PlannedRun(folder=str(config.folder), label=f"{kind}-{depth}{options.get('variant', '')}")
 
 
 @pytest.fixture
@@ -70,7 +73,7 @@ def study(tmp_path: Path) -> Callable[..., StudyFolder]:
             for (kind, depth), values in errors.items()
             for seed, error in enumerate(values)
         ]
-        folder.write_plan("study", description, runs)
+        folder.write_plan(Plan(name="study", description=description, runs=runs))
         return folder
 
     return make
@@ -88,12 +91,15 @@ DEGRADES = {
 
 
 def test_the_running_error_is_the_mean_over_the_steps_after_the_last_milestone(tmp_path: Path) -> None:
-    run = Run(tmp_path / write_run(tmp_path, "plain", 8, 0, 0.5))
+    run = Run(tmp_path / write_run(tmp_path, "plain", 8, 0, 0.5).folder)
     lines = [(100, 0.9), (300, 0.8), (310, 0.4), (400, 0.2)]  # windows of 100, 200, 10 and 90 steps
     records = [{"event": "train", "step": s, "train_error": e} for s, e in lines]
+    records += [{"event": "eval", "step": 400, "clean_train_error": 0.3}]
     records += [{"event": "test", "step": 400, "test_error": 0.3, "train_seconds": 1.0}]
     run.metrics_path.write_text("".join(json.dumps(r) + "\n" for r in records))
-    assert read(run).errors["running"] == pytest.approx(100 * (10 * 0.4 + 90 * 0.2) / 100)
+    record = read(run)
+    assert record is not None
+    assert record.errors["running"] == pytest.approx(100 * (10 * 0.4 + 90 * 0.2) / 100)
 
 
 def test_means_and_standard_deviations_over_seeds(study: Callable[..., StudyFolder]) -> None:
@@ -150,13 +156,52 @@ def plain_and_residual(plain: list[list[float]], residual: list[list[float]]) ->
             plain_and_residual([[10], [60]], [[10], [5]]),
             "One seed, descriptive only: the plain nets' training error rises with depth.",
         ),
-        ({("plain", 8): [10, 11]}, "No verdict: it takes finished plain nets of at least two depths."),
+        (
+            plain_and_residual([[9, 10, 11], [39, 40, 41]], [[1, 2, 3], [34, 35, 36]]),
+            "Plain nets degrade with depth, and residual nets no less, from a lower level.",
+        ),
+        (
+            plain_and_residual([[9, 10, 11], [39, 40, 41]], [[9, 10, 11], [59, 60, 61]]),
+            "Plain nets degrade with depth; residual nets are worse still.",
+        ),
+        (
+            {("plain", 8): [9, 10, 11], ("plain", 44): [39, 40, 41]},
+            "Plain nets degrade with depth; there are no finished residual nets of the same depths.",
+        ),
+        (
+            {("plain", 8): [10, 11]},
+            "No verdict: it takes finished plain nets of at least two depths, alike but for that.",
+        ),
     ],
 )
 def test_the_verdict(
     study: Callable[..., StudyFolder], errors: dict[tuple[str, int], list[float]], headline: str
 ) -> None:
     assert summarise(study(errors)).verdict.headline == headline
+
+
+def test_a_verdict_on_part_of_a_study_says_so(study: Callable[..., StudyFolder]) -> None:
+    folder = study(DEGRADES)
+    runs = folder.plan().runs
+    runs.append(write_run(folder.folder, "plain", 56, 0, 0.3, state="diverged"))
+    folder.write_plan(Plan(name="study", runs=runs))
+    verdict = summarise(folder).verdict
+    assert verdict.headline == "So far: plain nets degrade with depth; residual nets gain from it."
+    assert verdict.sentences[-1] == "Not counted, since not finished: plain-56 seed 0 (diverged)."
+
+
+def test_a_kind_that_has_one_variant_is_judged_by_it(study: Callable[..., StudyFolder]) -> None:
+    assert summarise(study(DEGRADES, variant="-width8")).verdict.headline.startswith("Plain nets degrade")
+
+
+def test_two_recipes_under_one_label_are_two_nets(study: Callable[..., StudyFolder]) -> None:
+    folder = study({("plain", 8): [10, 11]})
+    runs = folder.plan().runs
+    runs.append(write_run(folder.folder, "plain", 8, 0, 0.3, train=SMALL.model_copy(update={"lr": 0.05})))
+    folder.write_plan(Plan(name="study", runs=runs))
+    nets = summarise(folder).nets
+    assert [len(net.runs) for net in nets] in ([1, 2], [2, 1])
+    assert len({net.label for net in nets}) == 2
 
 
 def test_the_verdict_gives_its_numbers(study: Callable[..., StudyFolder]) -> None:
@@ -253,15 +298,15 @@ def test_whatever_a_study_holds_is_shown_and_not_run(study: Callable[..., StudyF
 
 def test_runs_that_did_not_finish_are_listed_with_the_reason(study: Callable[..., StudyFolder]) -> None:
     folder = study(DEGRADES)
-    runs = [run.folder.relative_to(folder.folder) for run in folder.runs()]
+    runs = folder.plan().runs
     runs.append(write_run(folder.folder, "plain", 20, 0, 0.3, state="failed", message="ZeroDivisionError: oh"))
     runs.append(write_run(folder.folder, "plain", 26, 0, 0.3, state="running"))
     stray = write_run(folder.folder, "plain", 14, 0, 0.3)
-    folder.write_plan("study", "", runs)
+    folder.write_plan(Plan(name="study", runs=runs))
     summary, page = built(folder)
     assert {net.depth for net in summary.nets} == {8, 44}
     assert "ZeroDivisionError: oh" in page
-    assert str(stray) in page
+    assert stray.folder in page
     lines = (folder.folder / "report/summary.md").read_text()
     assert "Not finished: plain-20 seed 0, failed, 200/400, ZeroDivisionError: oh." in lines
     assert "plain-26 seed 0, interrupted" in lines  # nobody holds its lock
@@ -269,9 +314,9 @@ def test_runs_that_did_not_finish_are_listed_with_the_reason(study: Callable[...
 
 def test_a_variant_is_a_family_of_its_own_and_no_part_of_the_verdict(study: Callable[..., StudyFolder]) -> None:
     folder = study(DEGRADES)
-    runs = [run.folder.relative_to(folder.folder) for run in folder.runs()]
-    runs.append(write_run(folder.folder, "residual", 44, 7, 0.9, variant="-shortcutB"))
-    folder.write_plan("study", "", runs)
+    runs = folder.plan().runs
+    runs.append(write_run(folder.folder, "residual", 44, 7, 0.9, variant="-shortcutB", model={"shortcut": "B"}))
+    folder.write_plan(Plan(name="study", runs=runs))
     summary, page = built(folder)
     assert {net.family for net in summary.nets} == {"plain", "residual", "residual shortcutB"}
     assert summary.verdict.residual is not None
@@ -288,12 +333,25 @@ def test_without_a_finished_run_there_is_no_report(study: Callable[..., StudyFol
 
 def test_damaged_files_get_a_line(study: Callable[..., StudyFolder]) -> None:
     folder = study(DEGRADES)
-    folder.runs()[0].manifest_path.write_text("{")
-    with pytest.raises(UserError, match=r"manifest.json: not valid JSON"):
-        summarise(folder)
-    folder.plan_path.write_text("[]")
-    with pytest.raises(UserError, match=r"study.json: expected a JSON object"):
-        summarise(folder)
+    runs = folder.runs()
+    runs[0].manifest_path.write_text("{")
+    runs[3].metrics_path.unlink()
+    runs[6].metrics_path.write_text("5\n")
+    runs[9].config_path.write_text("")
+    summary = summarise(folder)
+    assert [(absence.run, absence.state) for absence in summary.absent] == [
+        (f"{net} seed 0", "unreadable") for net in ("plain-8", "plain-44", "residual-8", "residual-44")
+    ]
+    says = [absence.message.rpartition("/")[2] for absence in summary.absent]
+    assert says[0].startswith("manifest.json: damaged (Invalid JSON")
+    assert says[1] == "metrics.jsonl: the run is finished, but not all of its measurements are here"
+    assert says[2] == "metrics.jsonl:1: not a JSON object; restore the file or delete the run"
+    assert "config.yaml: was changed" in summary.absent[3].message
+    assert summary.verdict.headline.startswith("So far: plain nets degrade")
+    for damage in ("[]", '{"runs": 5}', '{"runs": [5]}', "{"):
+        folder.plan_path.write_text(damage)
+        with pytest.raises(UserError, match=r"study.json: damaged"):
+            summarise(folder)
 
 
 def test_the_same_study_gives_the_same_figures(study: Callable[..., StudyFolder]) -> None:

@@ -98,9 +98,14 @@ def test_every_mistake_is_said_at_once_with_its_place(tmp_path: Path) -> None:
         ("seeds: []", "1: seeds: tuple should have at least 1 item"),
         ("seeds: [1, 1]", "1: seeds: a seed is listed twice"),
         ("train: {steps: 10, milestones: [12]}", "1: train.milestones: 12 is not below train.steps, 10"),
+        ("grid: {seed: [3, 4]}", "1: grid: seed can't vary; the grid is over data, model and train"),
+        ("seeds: 5", "1: seeds: expected a list, got 5"),
+        ("seeds: [99999999999999999999]", "1: seeds[0]: should be less than"),
+        ("model: {depth: 2}", "1: model.depth: must be 6n+2; the nearest are 8 and 14, got 2"),
+        ("train: {device: 'cuda:99999'}", "1: train.device: string should match"),
         ("name: ../escape", "1: name: string should match pattern"),
         ("data: {source: folder}", "1: data.path: missing"),
-        ("model: 5", "1: model: should be"),
+        ("model: 5", "1: model: expected a mapping of keys to values, got 5"),
         ("extends: 3", "1: extends: expected the path of one YAML file, got 3"),
     ],
 )
@@ -110,6 +115,20 @@ def test_each_kind_of_mistake_names_its_line(tmp_path: Path, text: str, line: st
     found = mistakes(path)
     assert len(found) == 1
     assert found[0].startswith(line)
+
+
+def test_a_file_that_extends_another_has_a_name_of_its_own(write_study: Write, tmp_path: Path) -> None:
+    write_study(description="the base")
+    (tmp_path / "my study é.yaml").write_text("extends: tiny.yaml\nseeds: [4]")
+    study, cells = load(str(tmp_path / "my study é.yaml"))
+    assert (study.name, study.description) == ("my-study", "")
+    assert (cells[0].config.seed, cells[0].config.train.steps) == (4, 12)
+
+
+def test_shipped_studies_can_be_extended_from_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: cifar10/figure6\nseeds: [1, 2]")
+    study, cells = load(str(tmp_path / "mine.yaml"))
+    assert (study.name, len(cells)) == ("mine", 18)
 
 
 def test_an_override_of_a_key_that_does_not_exist_is_refused(write_study: Write) -> None:

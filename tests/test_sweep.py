@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,8 @@ import pytest
 from resexp.store import Run, StudyFolder
 from resexp.study import load
 from resexp.sweep import plan
-from tests.conftest import command, wait_until
+from resexp.training import checkpoint
+from tests.conftest import command, fill, wait_until
 from tests.test_training import assert_same
 
 Write = Callable[..., Path]
@@ -61,30 +61,49 @@ def test_plain_output_is_bounded(write_study: Write, resexp: Cli) -> None:
     assert len(done.stdout.splitlines()) <= 2 + 5 * 4
 
 
+def break_run(run: Run) -> None:
+    """Leave a checkpoint that is whole, and holds what no version ever wrote."""
+    run.folder.mkdir(parents=True)
+    signature = run.folder.parent.name.rpartition("-")[2]
+    checkpoint.write(run.checkpoint_path, {"signature": signature, "seed": 0, "metrics_bytes": 0})
+
+
 def test_one_failure_neither_ends_nor_hides_the_others(write_study: Write, resexp: Cli) -> None:
     study = write_study(grid=GRID)
     broken = runs_of(study)[1]
-    broken.folder.mkdir(parents=True)
-    broken.metrics_path.symlink_to("/dev/full")  # a full disk, for this run only
+    break_run(broken)
     done = resexp("sweep", "--config", study)
     assert done.returncode == 1
     assert states(study) == ["finished", "failed", "finished", "finished"]
     assert "plain-14 seed 0" in done.stdout.split("not finished", 1)[1]
-    assert "No space left on device" in done.stdout
+    assert "failed at step 0: KeyError: 'trainer'" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+    assert "Traceback" in broken.status().traceback
     # It is not tried again by itself; when the cause is gone, on request.
-    broken.metrics_path.unlink()
+    broken.checkpoint_path.unlink()
     again = resexp("sweep", "--config", study)
     assert (again.returncode, states(study)[1]) == (1, "failed")
     retried = resexp("sweep", "--config", study, "--retry-failed")
     assert (retried.returncode, states(study)) == (0, ["finished"] * 4)
 
 
+def test_on_a_full_disk_a_sweep_says_so_and_the_next_goes_on(write_study: Write, resexp: Cli, small_disk: Path) -> None:
+    results = small_disk / "results"
+    study = write_study(grid={"model.depth": [8, 14]})
+    assert resexp("sweep", "--config", study, "--results", results, "--only", "residual-8").returncode == 0
+    ballast = fill(small_disk)
+    done = resexp("sweep", "--config", study, "--results", results)
+    assert done.returncode in (1, 2)
+    assert "No space left on device" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    ballast.unlink()
+    assert resexp("sweep", "--config", study, "--results", results).returncode == 0
+    assert [run.status().state for run in runs_of(study, results)] == ["finished", "finished"]
+
+
 def test_fail_fast_stops_the_rest(write_study: Write, resexp: Cli) -> None:
     study = write_study(grid={"model.depth": [20, 14, 8]}, train={"steps": 60})
-    broken = runs_of(study)[0]  # the longest comes first
-    broken.folder.mkdir(parents=True)
-    broken.metrics_path.symlink_to("/dev/full")
+    break_run(runs_of(study)[0])  # the longest comes first
     done = resexp("sweep", "--config", study, "--fail-fast", "--jobs", 1)
     assert done.returncode == 1
     assert states(study) == ["failed", "pending", "pending"]
@@ -112,7 +131,7 @@ def test_a_second_sweep_on_the_same_folder_is_refused(write_study: Write, resexp
     first.send_signal(signal.SIGTERM)
     said, _ = first.communicate()
     assert first.returncode == 143
-    assert "sweep again to continue" in said
+    assert "the same command continues" in said
     assert states(study) == ["interrupted", "interrupted"]
 
 
@@ -168,8 +187,9 @@ def test_changed_data_under_a_finished_study_are_refused(write_study: Write, res
     assert resexp("sweep", "--config", study).returncode == 0
     run = runs_of(study)[0]
     manifest = run.manifest()
-    manifest["data"]["fingerprint"] = "another"
-    run.manifest_path.write_text(json.dumps(manifest))
+    assert manifest is not None
+    manifest.data.fingerprint = "another"
+    run.write_manifest(manifest)
     done = resexp("sweep", "--config", study)
     assert done.returncode == 2
     assert "begun on other data" in done.stderr
@@ -180,6 +200,38 @@ def test_a_changed_recipe_gets_folders_of_its_own(write_study: Write, resexp: Cl
     assert resexp("sweep", "--config", write_study(train={"lr": 0.05})).returncode == 0
     study = StudyFolder(Path("results/tiny"))
     assert (len(study.runs()), len(study.strays())) == (1, 1)
+
+
+def test_a_grid_can_grow_without_training_anything_again(write_study: Write, resexp: Cli) -> None:
+    assert resexp("sweep", "--config", write_study(grid={"model.depth": [8]})).returncode == 0
+    done = resexp("sweep", "--config", write_study(grid={"model.depth": [8], "model.width": [2, 3]}))
+    assert "1 to train, 1 finished before" in done.stdout
+    assert [run.label for run in StudyFolder(Path("results/tiny")).runs()] == ["residual-8-width2", "residual-8-width3"]
+
+
+def test_new_mechanics_reach_a_run_that_was_begun(write_study: Write, resexp: Cli, tmp_path: Path) -> None:
+    study = write_study()
+    assert resexp("sweep", "--config", study, "--dry-run").returncode == 0
+    (run,) = runs_of(study)
+    run.create(load(str(study))[1][0].config)
+    assert resexp("sweep", "--config", study, "--set", "train.log_every=3").returncode == 0
+    assert [r["step"] for r in run.metrics() if r["event"] == "train"] == [3, 6, 9, 12]
+
+
+def test_runs_trained_one_by_one_at_the_same_time_are_all_in_the_plan(write_study: Write) -> None:
+    study = write_study()
+    words = [command("train", "--config", study, "--seed", seed) for seed in range(3)]
+    started = [subprocess.Popen(w, stdout=subprocess.DEVNULL) for w in words]
+    assert [process.wait() for process in started] == [0, 0, 0]
+    assert len(StudyFolder(Path("results/tiny")).runs()) == 3
+
+
+def test_a_sweep_that_is_refused_leaves_no_run_folder(write_study: Write, resexp: Cli) -> None:
+    study = write_study()
+    study.write_text("name: tiny\ndata: {source: folder, path: nowhere}\n")
+    for verb in ("sweep", "train"):
+        assert resexp(verb, "--config", study).returncode == 2
+    assert not list(Path("results").rglob("config.yaml"))
 
 
 def test_results_that_can_not_be_written_get_one_line(write_study: Write, resexp: Cli) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import signal
 import subprocess
@@ -26,7 +25,7 @@ from resexp.training.hardware import Hardware, choose
 from resexp.training.optim import learning_rate
 from resexp.training.train import train
 from resexp.training.trainer import Trainer
-from tests.conftest import TINY, command, wait_until
+from tests.conftest import TINY, command, fill, wait_until
 
 CPU = torch.device("cpu")
 
@@ -39,7 +38,10 @@ def tiny(**sections: dict[str, Any]) -> RunConfig:
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Run]:
     def make(name: str = "run", **sections: dict[str, Any]) -> Run:
-        return Run.create(tmp_path / name / "seed0", tiny(**sections))
+        config = tiny(**sections)
+        run = Run(tmp_path / name / config.folder)
+        run.create(config)
+        return run
 
     return make
 
@@ -112,27 +114,30 @@ def test_a_run_records_what_a_reader_needs(make_run: Callable[..., Run]) -> None
     run = make_run(data={"split": "holdout"})
     status = train(run)
     events = [(record["event"], record["step"]) for record in run.metrics()]
+    # Every 4 steps, at the milestones 6 and 9, and at the end.
     assert events == [
-        ("train", 4), ("eval", 6), ("train", 8), ("train", 12), ("eval", 12), ("test", 12),
-    ]  # fmt: skip
+        *[("train", 4), ("train", 6), ("eval", 6), ("train", 8), ("train", 9)],
+        *[("train", 12), ("eval", 12), ("test", 12)],
+    ]
     last = run.metrics()[-1]
     assert (status.state, status.step, status.test_error) == ("finished", 12, last["test_error"])
     evals = {r["step"]: r["val_error"] for r in run.metrics() if r["event"] == "eval"}
     assert last["best_val_error"] == min(evals.values()) == evals[last["best_step"]]
     manifest = run.manifest()
-    assert manifest["data"]["fingerprint"] == open_dataset(tiny().data).fingerprint
-    assert manifest["attempts"][0]["to_step"] == 12
-    assert manifest["attempts"][0]["torch"] == torch.__version__
+    assert manifest is not None
+    assert manifest.data.fingerprint == open_dataset(tiny().data).fingerprint
+    assert manifest.attempts[0].to_step == 12
+    assert manifest.attempts[0].torch == torch.__version__
 
 
 def test_the_test_set_is_read_once_at_the_end(make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     evaluate = Trainer.evaluate
 
-    def watched(self: Trainer, split: str, pause: Callable[[], bool]) -> tuple[float, float]:
+    def watched(self: Trainer, split: str, *rest: Any) -> tuple[float, float]:
         if split == "test":
             read.append(self.step)
-        return evaluate(self, split, pause)
+        return evaluate(self, split, *rest)
 
     monkeypatch.setattr(Trainer, "evaluate", watched)
     train(make_run())
@@ -202,7 +207,9 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(make_run: Callable[..., 
         assert pieces.status().state == "interrupted"
     assert train(pieces).state == "finished"
     assert_same(whole, pieces)
-    assert len(pieces.manifest()["attempts"]) == len(stops) + 1
+    manifest = pieces.manifest()
+    assert manifest is not None
+    assert len(manifest.attempts) == len(stops) + 1
 
 
 def test_a_run_killed_with_sigkill_equals_an_undisturbed_one(make_run: Callable[..., Run]) -> None:
@@ -234,7 +241,7 @@ def test_a_signal_saves_the_step_and_says_how_to_go_on(make_run: Callable[..., R
     process.send_signal(number)
     said, complained = process.communicate()
     assert process.returncode == code
-    assert "to continue" in said
+    assert "the same command continues" in said
     assert complained == ""
     state, _ = checkpoint.load(run, CPU)
     assert state is not None
@@ -270,8 +277,8 @@ def test_divergence_ends_the_run_and_keeps_the_last_good_state(make_run: Callabl
     status = train(run)
     assert status.state == "diverged"
     assert "not finite" in status.message
-    if run.checkpoint_path.exists():
-        assert all(torch.isfinite(w).all() for w in weights(run).values())
+    assert run.metrics()[-1] == {"event": "diverged", "step": status.step}
+    assert all(torch.isfinite(w).all() for w in weights(run).values())
     assert all(record["train_loss"] < float("inf") for record in run.metrics() if "train_loss" in record)
 
 
@@ -310,9 +317,10 @@ def test_without_any_whole_checkpoint_a_run_begins_anew_and_says_so(make_run: Ca
     train(whole)
     train(damaged, stop=after(5))
     empties(damaged)
+    damaged.previous_checkpoint_path.write_bytes(b"resexp")
     said: list[str] = []
     train(damaged, say=said.append)
-    assert said == [f"{damaged.folder}: checkpoint.pt damaged; starting anew"]
+    assert said == [f"{damaged.folder}: checkpoint.pt and checkpoint.prev.pt damaged; starting anew"]
     assert_same(whole, damaged)
 
 
@@ -322,9 +330,90 @@ def test_a_checkpoint_of_another_configuration_is_refused(make_run: Callable[...
     train(other, stop=after(5))
     other.checkpoint_path.write_bytes(run.checkpoint_path.read_bytes())
     before = copy.copy(other.metrics_path.read_bytes())
-    with pytest.raises(UserError, match=r"checkpoint of another configuration .* delete the run folder to begin anew"):
+    with pytest.raises(UserError, match=r"checkpoint of another configuration .* delete it to begin anew"):
         train(other)
     assert other.metrics_path.read_bytes() == before
+
+
+@pytest.mark.parametrize("wrong", ["test", "best"])
+def test_a_stop_while_the_test_set_is_read_changes_nothing(make_run: Callable[..., Run], wrong: str) -> None:
+    """Stopped in the pass with the final weights, or in the pass with the best ones, which are other weights."""
+    sections = {"data": {"split": "holdout"}, "train": {"eval_every": 1}}
+    whole, stopped = make_run("whole", **sections), make_run("stopped", **sections)
+    train(whole)
+    reads = []
+    evaluate = Trainer.evaluate
+
+    def stopping(self: Trainer, split: str, pause: Callable[[], bool], *model: Any) -> tuple[float, float]:
+        if split == "test":
+            reads.append(model)
+        asked = len(reads) == (1 if wrong == "test" else 2)
+        return evaluate(self, split, (lambda: True) if asked else pause, *model)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "evaluate", stopping)
+        assert train(stopped).state == "interrupted"
+    assert train(stopped).state == "finished"
+    assert_same(whole, stopped)
+
+
+def test_death_after_the_last_save_does_not_read_the_test_set_again(make_run: Callable[..., Run]) -> None:
+    whole, killed = make_run("whole"), make_run("killed")
+    train(whole)
+    train(killed)
+    killed.status_path.unlink()  # as if the process had died before it could write that the run is finished
+    assert train(killed).state == "finished"
+    assert_same(whole, killed)
+    assert killed.status() == whole.status().model_copy(
+        update={n: getattr(killed.status(), n) for n in ("images_per_second", "seconds_per_step")}
+    )
+
+
+def test_a_damaged_checkpoint_is_never_kept_as_the_previous(make_run: Callable[..., Run]) -> None:
+    """Death in the first save after falling back must leave the good checkpoint where it is."""
+    run = make_run()
+    train(run, stop=after(5))
+    before = run.status().step
+    train(run, stop=after(4))
+    halves(run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "write", lambda *_: pytest.fail("died"))
+        with pytest.raises(pytest.fail.Exception):
+            train(run)
+    state, _ = checkpoint.load(run, CPU)
+    assert state is not None
+    assert state["trainer"]["step"] == before > 0
+
+
+def test_a_changed_config_is_noticed(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    run.config_path.write_text(run.config_path.read_text().replace("lr: 0.1", "lr: 0.2"))
+    with pytest.raises(UserError, match=r"config.yaml: was changed: it describes residual-8-\w+/seed0; restore it"):
+        train(run)
+
+
+def test_a_full_disk_costs_nothing_but_time(make_run: Callable[..., Run], small_disk: Path) -> None:
+    whole, run = make_run("whole"), make_run(f"{small_disk}/results")
+    train(whole)
+    train(run, stop=after(5))
+    ballast = fill(small_disk)
+    with pytest.raises(OSError, match="No space left on device"):
+        train(run)
+    assert run.status().state == "interrupted"
+    ballast.unlink()
+    assert train(run).state == "finished"
+    assert_same(whole, run)
+
+
+def test_a_run_goes_on_with_the_threads_it_began_with(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    train(run, stop=after(3), threads=2)
+    torch.set_num_threads(1)
+    train(run)
+    manifest = run.manifest()
+    assert manifest is not None
+    assert [attempt.threads for attempt in manifest.attempts] == [2, 2]
+    torch.set_num_threads(1)
 
 
 def test_a_checkpoint_that_would_run_code_is_not_loaded(make_run: Callable[..., Run]) -> None:
@@ -355,16 +444,16 @@ def test_a_torn_last_line_is_ignored_and_a_damaged_one_named(make_run: Callable[
         file.write(b'{"event": "tra')
     assert run.metrics() == lines
     run.metrics_path.write_bytes(b"hello\n" + run.metrics_path.read_bytes())
-    with pytest.raises(UserError, match=r"metrics.jsonl:1: not a JSON line"):
+    with pytest.raises(UserError, match=r"metrics.jsonl:1: not a JSON object"):
         run.metrics()
 
 
 def test_other_data_under_the_same_run_are_refused(make_run: Callable[..., Run]) -> None:
     run = make_run()
     train(run, stop=after(5))
-    manifest = run.manifest()
-    manifest["data"]["fingerprint"] = "another"
-    run.manifest_path.write_text(json.dumps(manifest))
+    run.manifest_path.write_text(
+        run.manifest_path.read_text().replace(open_dataset(tiny().data).fingerprint, "another")
+    )
     with pytest.raises(UserError, match="begun on other data"):
         train(run)
 

@@ -32,7 +32,7 @@ _CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hor
 
 def archive_path(config: Cifar10Data, home: Path) -> Path:
     """Where the archive lies for this configuration, there or not."""
-    path = Path(config.path) if config.path else home
+    path = Path(config.path).expanduser() if config.path else home
     return path / ARCHIVE if path.is_dir() or not config.path else path
 
 

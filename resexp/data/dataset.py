@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -10,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from resexp.config import Cifar10Data, DataConfig, FolderData
 from resexp.data import cifar, folder, shapes
 from resexp.data.images import ImageSet, Pixels
 from resexp.errors import UserError
+from resexp.files import write_atomic
 
 HOLDOUT = 0.1
 """Share of the training images kept for validation: the paper's 5k of 50k."""
@@ -73,15 +74,15 @@ def open_dataset(config: DataConfig, say: Callable[[str], None] = lambda line: N
     if isinstance(config, Cifar10Data):
         name, content, decode = "cifar10", cifar.MD5, lambda: cifar.decode(cifar.archive_path(config, home))
     elif isinstance(config, FolderData):
-        path = Path(config.path)
+        path = Path(config.path).expanduser()
         name, content, decode = path.name, folder.content_key(path, home / "cache"), lambda: folder.decode(path)
     else:
         name, content, decode = "shapes", shapes.content_key(config), lambda: shapes.generate(config)
     cache = home / "cache" / f"{config.source}-{content}-{config.resize or 'native'}"
-    if not (cache / "meta.json").exists():
+    meta = _read_meta(cache)
+    if meta is None:
         say(f"decoding {name} into {cache}")
-        _build(cache, decode, config.resize)
-    meta = json.loads((cache / "meta.json").read_text())
+        meta = _build(cache, decode, config.resize)
     if meta["fingerprint"] == cifar.FINGERPRINT:
         name = "cifar10"
     side = meta["size"]
@@ -107,7 +108,19 @@ def _split(images: int, classes: int, config: DataConfig) -> tuple[NDArray[np.in
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
-def _build(cache: Path, decode: Callable[[], ImageSet], size: int | None) -> None:
+def _read_meta(cache: Path) -> dict[str, Any] | None:
+    """What the cache holds, or None where it is absent or damaged."""
+    try:
+        meta: dict[str, Any] = json.loads((cache / "meta.json").read_bytes())
+        whole = meta.keys() >= {"classes", "fingerprint", "train_images", "size"} and all(
+            (cache / name).stat().st_size == size for name, size in meta["bytes"].items()
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return meta if whole else None
+
+
+def _build(cache: Path, decode: Callable[[], ImageSet], size: int | None) -> dict[str, Any]:
     """Decode into a temporary folder and rename it: a cache is whole or absent, however many processes build it."""
     cache.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=cache.parent, prefix=".building-"))
@@ -115,17 +128,30 @@ def _build(cache: Path, decode: Callable[[], ImageSet], size: int | None) -> Non
         image_set = decode()
         for split in ("train", "test"):
             images = image_set.stacked(split, size)
-            np.save(temporary / f"{split}_images.npy", images)
-            np.save(temporary / f"{split}_labels.npy", image_set.labels[split])
+            _save(temporary / f"{split}_images.npy", images)
+            _save(temporary / f"{split}_labels.npy", image_set.labels[split])
         meta = {
             "classes": image_set.classes,
             "fingerprint": image_set.fingerprint(),
             "train_images": len(image_set.images["train"]),
-            "test_images": len(image_set.images["test"]),
             "size": list(images.shape[1:3]),
+            "bytes": {file.name: file.stat().st_size for file in temporary.iterdir()},
         }
-        (temporary / "meta.json").write_text(json.dumps(meta))
-        with contextlib.suppress(FileExistsError, OSError) if cache.exists() else contextlib.nullcontext():
+        write_atomic(temporary / "meta.json", json.dumps(meta))
+        if cache.exists() and _read_meta(cache) is None:
+            shutil.rmtree(cache)
+        try:
             temporary.rename(cache)
+        except OSError:
+            if _read_meta(cache) is None:  # not because another process has just built the same
+                raise
+        return meta
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)
+        file.flush()
+        os.fsync(file.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from resexp.data import cifar
 from resexp.errors import UserError
+from resexp.files import locked
 
 TIMEOUT_S = 30
 _CHUNK = 1 << 18
@@ -29,13 +31,22 @@ def fetch(
     if path.exists():
         cifar.verify(path)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_name(f".{path.name}.lock"), f"the download of {path}"):
+        _fetch(path, progress, say, mirrors)
+
+
+def _fetch(
+    path: Path,
+    progress: Callable[[str, int, int], None],
+    say: Callable[[str], None],
+    mirrors: Sequence[str],
+) -> None:
     part = path.with_name(path.name + ".part")
     for mirror in mirrors:
         try:
             _download(mirror, part, progress)
             cifar.verify(part)
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError) as error:
             say(f"{mirror}: {getattr(error, 'reason', error)}; trying the next mirror")
         except UserError:
             part.unlink()
@@ -57,6 +68,8 @@ def _download(url: str, part: Path, progress: Callable[[str, int, int], None]) -
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             done = 0  # this server starts over
+        if (length := response.headers["Content-Length"]) != str(cifar.SIZE - done):
+            raise ConnectionError(f"offers {length} bytes where {cifar.SIZE - done:,} are missing")
         with part.open("ab" if done else "wb") as file:
             while chunk := response.read(_CHUNK):
                 file.write(chunk)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from resexp.data.images import ImageSet, Pixels
 from resexp.errors import UserError
+from resexp.files import write_atomic
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 4096 * 4096
@@ -37,8 +38,8 @@ def content_key(path: Path, memory: Path) -> str:
         stat = file.stat()
         stamp.update(f"{file.relative_to(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
     known = memory / f".content-{stamp.hexdigest()[:32]}"
-    if known.exists():
-        return known.read_text()
+    if known.exists() and (key := known.read_text()):
+        return key
     content = hashlib.sha256()
     for file in files:
         content.update(f"{file.relative_to(path)}\0".encode())
@@ -46,7 +47,7 @@ def content_key(path: Path, memory: Path) -> str:
             content.update(hashlib.file_digest(stream, "sha256").digest())
     key = content.hexdigest()[:16]
     memory.mkdir(parents=True, exist_ok=True)
-    known.write_text(key)
+    write_atomic(known, key)
     return key
 
 
@@ -54,6 +55,8 @@ def decode(path: Path) -> ImageSet:
     """Decode every image to RGB. The order is by split, class and file name, whatever the archive's order."""
     decoded: dict[str, dict[Entry, Pixels]] = {"train": {}, "test": {}}
     for entry, data in _entries(path):
+        if entry in decoded[entry[0]]:
+            raise UserError(f"{path}: holds {'/'.join(entry)} twice, below different folders; keep one set of images")
         decoded[entry[0]][entry] = _decode_image(f"{path}: {'/'.join(entry)}", data)
         if sum(map(len, decoded.values())) > MAX_IMAGES:
             raise UserError(f"{path}: over {MAX_IMAGES:,} images; this source is for sets that fit in memory")
@@ -141,6 +144,11 @@ def _tar_entries(path: Path) -> Iterator[tuple[Entry, bytes]]:
                     if len(data) != member.size:
                         raise _damaged(path, f"{member.name} is cut short")
                     yield entry, data
+            # Iteration ends quietly where the file does; only a block of zeros says that this is the archive's end.
+            assert archive.fileobj is not None, "an open archive has a file"
+            archive.fileobj.seek(archive.offset)
+            if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+                raise _damaged(path, "it has no end")
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the file system's own error, not the archive's

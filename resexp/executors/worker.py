@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import sys
 import threading
 import traceback
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from resexp.errors import UserError
@@ -16,11 +17,14 @@ from resexp.store import Run
 from resexp.training.train import train
 
 
-def work(folder: Path, threads: int | None, gpu: int | str | None) -> None:
-    """Train the run in `folder`; what is printed goes to its log. Exits with the code of `resexp train`."""
+def work(folder: Path, threads: int | None, gpu: str | None, parent: Connection) -> None:
+    """Train the run in `folder`; what is printed goes to its log. Exits with the code of `resexp train`.
+
+    What went wrong is also sent to the `parent`, since the disk may be what is wrong.
+    """
     os.setsid()  # Ctrl-C in the terminal reaches the parent, which asks us to stop
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     run = Run(folder)
     log = run.log_path.open("a", buffering=1)
     sys.stdout = sys.stderr = log
@@ -30,12 +34,11 @@ def work(folder: Path, threads: int | None, gpu: int | str | None) -> None:
     threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
     try:
         status = train(run, stop=stop, say=print, threads=threads)
-    except UserError as error:
-        print(error)
-        sys.exit(EXIT_USAGE)
-    except Exception:
-        traceback.print_exc()
-        sys.exit(EXIT_FAILED)
+    except Exception as error:
+        parent.send(f"{error}")
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        sys.exit(EXIT_USAGE if isinstance(error, UserError | OSError) else EXIT_FAILED)
     sys.exit({"finished": 0, "interrupted": stop.exit_code}.get(status.state, EXIT_FAILED))
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from resexp.files import write_atomic
 from resexp.report import page
 from resexp.report.plots import Plot, curves_plot, depth_plot
 from resexp.report.summary import Summary, summarise
-from resexp.store import StudyFolder, write_atomic
+from resexp.store import StudyFolder
 
 __all__ = ["build_report"]
 

@@ -59,20 +59,6 @@ def comparability(summary: Summary) -> list[tuple[str, list[str]]]:
     return [(", ".join(nets), list(reasons)) for reasons, nets in groups.items()]
 
 
-def unfinished(summary: Summary) -> list[list[str]]:
-    """Every run that is not in the numbers, and why."""
-    return [
-        [
-            record.run.name,
-            record.status.state,
-            f"{record.status.step:,}/{record.config.train.steps:,}",
-            record.status.message,
-        ]
-        for record in summary.records
-        if not record.finished
-    ]
-
-
 def provenance(summary: Summary) -> list[tuple[str, str]]:
     """How the runs were made: each fact with its values, the most frequent first."""
     facts = {
@@ -80,16 +66,13 @@ def provenance(summary: Summary) -> list[tuple[str, str]]:
         "CUDA": "cuda", "system": "platform", "device": "device", "precision": "precision",
         "CPU threads a run": "threads",
     }  # fmt: skip
-    attempts = [attempt for record in summary.records for attempt in record.manifest.get("attempts", [])]
-    rows = [(name, _values([attempt.get(key) for attempt in attempts])) for name, key in facts.items()]
-    datas = [record.manifest["data"] for record in summary.records if "data" in record.manifest]
-    rows.append(
-        ("data", _values([f"{d['name']} (source {d['source']}), fingerprint {d['fingerprint']}" for d in datas]))
-    )
-    rows.append(
-        ("images", _values([f"{d['train_images']:,} trained on, {d['val_images']:,} for validation" for d in datas]))
-    )
-    again = sum(max(0, len(record.manifest.get("attempts", [])) - 1) for record in summary.records)
+    manifests = [record.manifest for record in summary.records]
+    attempts = [attempt for manifest in manifests for attempt in manifest.attempts]
+    rows = [(name, _values([getattr(attempt, field) for attempt in attempts])) for name, field in facts.items()]
+    datas = [manifest.data for manifest in manifests]
+    rows.append(("data", _values([f"{d.name} (source {d.source}), fingerprint {d.fingerprint}" for d in datas])))
+    rows.append(("images", _values([f"{d.train_images:,} trained on, {d.val_images:,} for validation" for d in datas])))
+    again = len(attempts) - len(manifests)
     rows.append(("continued", f"{again} times" if again else ""))
     return [(name, value) for name, value in rows if value]
 
@@ -109,7 +92,6 @@ def html(summary: Summary, plots: dict[str, Plot]) -> str:
         header=HEADER,
         table=table(summary),
         comparability=comparability(summary),
-        unfinished=unfinished(summary),
         provenance=provenance(summary),
         version=resexp.__version__,
         now=pd.Timestamp.now("UTC").strftime("%Y-%m-%d %H:%M UTC"),
@@ -125,7 +107,9 @@ def markdown(summary: Summary) -> str:
         "",
         *(f"Not comparable with the paper: {nets}, because {'; '.join(why)}." for nets, why in comparability(summary)),
     ]
-    lines += [f"Not finished: {', '.join(cell for cell in row if cell)}." for row in unfinished(summary)]
+    for absence in summary.absent:
+        parts = (absence.run, absence.state, absence.step, absence.message)
+        lines.append(f"Not finished: {', '.join(part for part in parts if part)}.")
     return "\n".join(lines) + "\n"
 
 

@@ -79,9 +79,8 @@ class Plot:
         self.figure.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None})
         svg = buffer.getvalue()
         svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-        svg = re.sub(
-            r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
-        )
+        for attribute in ("width", "height"):  # the page decides how large it is
+            svg = re.sub(rf'(<svg[^>]*?) {attribute}="[^"]*"', r"\1", svg, count=1)
         for number, text in enumerate(self.tips):
             mark = f'<g id="tip{number}">'
             svg = svg.replace(mark, f"<g><title>{escape(text)}</title>", 1)
@@ -140,23 +139,12 @@ def curves_plot(records: Iterable[RunRecord], family: str, top: float, size: tup
         by_net.items(), _depth_colours(len(by_net)), cycle(MARKERS), strict=False
     ):
         metrics = pd.concat([record.metrics for record in of_net])
-        for column, style in (
-            ("train_error", {"linestyle": "--", "linewidth": 1.2}),
-            ("val_error", {"linewidth": 2.5}),
-        ):
-            curve = metrics[metrics[column].notna()].groupby("step")[column].mean()
-            if len(curve):
-                bins = (
-                    pd.Series(range(len(curve)), index=curve.index) * MAX_POINTS // max(len(curve), MAX_POINTS)
-                ).values
-                steps = curve.index.to_series().groupby(bins).max()
-                shown = label if column == "train_error" else None
-                plot.axes.plot(steps, curve.groupby(bins).mean(), color=colour, label=shown, **style)
-        tests = metrics[metrics["test_error"].notna()]
-        if len(tests):
-            text = f"{label}: final test error {tests['test_error'].mean():.2f} %"
-            where = (tests["step"].astype(float).mean(), tests["test_error"].mean())
-            plot.axes.plot(*where, marker, color=colour, markersize=7, clip_on=False, gid=plot.tip(text))
+        train, validation, test = (_curve(metrics, f"{part}_error") for part in ("train", "val", "test"))
+        plot.axes.plot(train.index, train, color=colour, linestyle="--", linewidth=1.2, label=label)
+        plot.axes.plot(validation.index, validation, color=colour, linewidth=2.5)
+        if len(test):
+            tip = plot.tip(f"{label}: test error {test.iloc[-1]:.2f} % at the end")
+            plot.axes.plot(test.index, test, color=colour, marker=marker, markersize=7, clip_on=False, gid=tip)
     plot.axes.set_ylim(0, top)
     plot.axes.set_xlim(left=0)
     plot.axes.xaxis.set_major_formatter(

@@ -11,7 +11,8 @@ import pandas as pd
 
 from resexp import paper
 from resexp.config import RunConfig
-from resexp.store import Run, Status
+from resexp.errors import UserError
+from resexp.store import Manifest, Run, Status
 from resexp.study import load_run
 
 METRICS = {
@@ -36,7 +37,7 @@ class RunRecord:
     run: Run
     config: RunConfig
     status: Status
-    manifest: dict[str, Any]
+    manifest: Manifest
     metrics: pd.DataFrame
     """metrics.jsonl with errors in percent; a column for every error, NaN where a line has none."""
 
@@ -101,12 +102,22 @@ class RunRecord:
         }
 
 
-def read(run: Run) -> RunRecord:
-    """Read a run folder."""
+def read(run: Run) -> RunRecord | None:
+    """Read a run folder; None for a run that was not begun. Raises UserError where something in it can't be used."""
+    config, status, manifest = load_run(run.config_path), run.status(), run.manifest()
+    if manifest is None:
+        return None
+    # The status is read before the metrics: what it says has ended, they hold.
     metrics = pd.DataFrame(run.metrics())
     metrics = metrics.reindex(columns=dict.fromkeys(["event", "step", "train_seconds", *metrics.columns, *_ERRORS]))
-    metrics[list(_ERRORS)] = 100 * metrics[list(_ERRORS)].astype(float)
-    return RunRecord(run, load_run(run.config_path), run.status(), run.manifest(), metrics)
+    try:
+        metrics = metrics.astype(dict.fromkeys(["step", "train_seconds", *_ERRORS], float))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{run.metrics_path}: {error}; restore the file or delete the run") from None
+    metrics[list(_ERRORS)] *= 100
+    if status.state == "finished" and not {"train", "eval", "test"} <= set(metrics["event"]):
+        raise UserError(f"{run.metrics_path}: the run is finished, but not all of its measurements are here")
+    return RunRecord(run, config, status, manifest, metrics)
 
 
 @dataclass(frozen=True)
@@ -153,7 +164,7 @@ class Net:
     @property
     def parameters(self) -> int:
         """Number of parameters."""
-        return int(self.runs[0].manifest["parameters"])
+        return self.runs[0].manifest.parameters
 
     @property
     def seconds(self) -> float:
@@ -169,7 +180,7 @@ class Net:
     def differences(self) -> list[str]:
         """Why the net can't be set beside the paper; empty where it can."""
         run = self.runs[0]
-        reasons = paper.differences(run.config, run.manifest["data"]["name"])
+        reasons = paper.differences(run.config, run.manifest.data.name)
         return reasons or ([] if self._in_paper else ["the paper has no number for it"])
 
     @property

@@ -63,17 +63,16 @@ class Verdict:
     """Plain minus residual at the deepest depth that both have."""
 
 
-def judge(nets: Sequence[Net]) -> Verdict:
+def judge(nets: Sequence[Net], missing: Sequence[str] = ()) -> Verdict:
     """Does training error rise with depth for plain nets by more than seed noise, and do shortcuts reverse that?
 
-    Of the nets without variant: the deepest plain net against the shallowest, the residual nets of the same two depths,
-    and plain against residual at the deepest. Each is a difference of mean running training errors with a 95 % interval
-    by Welch's t test over seeds.
+    The deepest plain net against the shallowest, the residual nets of the same two depths, and plain against residual
+    at the deepest. Each is a difference of mean running training errors with a 95 % interval by Welch's t test over
+    seeds. Of a kind with several variants, the nets without one are judged. `missing` are the runs that could not be.
     """
-    plain_nets = {net.depth: net.errors["running"] for net in nets if net.family == "plain"}
-    residual_nets = {net.depth: net.errors["running"] for net in nets if net.family == "residual"}
+    plain_nets, residual_nets = _of_kind("plain", nets), _of_kind("residual", nets)
     if len(plain_nets) < 2:
-        return Verdict("No verdict: it takes finished plain nets of at least two depths.")
+        return Verdict("No verdict: it takes finished plain nets of at least two depths, alike but for that.")
     low, high = min(plain_nets), max(plain_nets)
     plain = difference(plain_nets[high], plain_nets[low])
     sentences = [_rise("Plain", plain_nets, low, high, plain)]
@@ -83,15 +82,26 @@ def judge(nets: Sequence[Net]) -> Verdict:
         sentences.append(_rise("Residual", residual_nets, low, high, residual))
         gap = difference(plain_nets[high], residual_nets[high])
         sentences.append(f"At depth {high}, plain minus residual: {gap}.")
-    return Verdict(_headline(plain, residual, gap), sentences, plain, residual, gap)
+    headline = _headline(plain, residual, gap)
+    if missing:
+        headline = f"So far: {headline[0].lower()}{headline[1:]}"
+        shown = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
+        sentences.append(f"Not counted, since not finished: {shown}.")
+    return Verdict(headline, sentences, plain, residual, gap)
+
+
+def _of_kind(kind: str, nets: Sequence[Net]) -> dict[int, Estimate]:
+    """By depth, the running training error of the nets of a kind that differ in depth alone."""
+    families = dict.fromkeys(net.family for net in nets if net.family.partition(" ")[0] == kind)
+    family = kind if kind in families or len(families) != 1 else next(iter(families))
+    return {net.depth: net.errors["running"] for net in nets if net.family == family}
 
 
 def _rise(kind: str, nets: dict[int, Estimate], low: int, high: int, change: Difference) -> str:
     a, b = nets[low], nets[high]
     seeds = f"{len(a.values)} and {len(b.values)} seeds"
-    return (
-        f"{kind} nets: training error {a.mean:.1f} % at depth {low}, {b.mean:.1f} % at depth {high}: {change}, {seeds}."
-    )
+    errors = f"{a.mean:.1f} % at depth {low}, {b.mean:.1f} % at depth {high}"
+    return f"{kind} nets: training error {errors}: {change}, {seeds}."
 
 
 def _headline(plain: Difference, residual: Difference | None, gap: Difference | None) -> str:
@@ -102,13 +112,19 @@ def _headline(plain: Difference, residual: Difference | None, gap: Difference | 
         return "Inconclusive: the plain nets' training error does not change with depth by more than seed noise."
     if plain.sign < 0:
         return "No degradation: the deepest plain net has a lower training error than the shallowest."
-    if residual is None or residual.low is None or gap is None:
+    if residual is None or gap is None:
+        return "Plain nets degrade with depth; there are no finished residual nets of the same depths."
+    if residual.low is None or gap.low is None:
         return "Plain nets degrade with depth; for residual nets of the same depths there are not seeds enough to say."
     if residual.sign < 0:
         return "Plain nets degrade with depth; residual nets gain from it."
-    if gap.sign <= 0:
+    if gap.sign < 0:
+        return "Plain nets degrade with depth; residual nets are worse still."
+    if gap.sign == 0:
         return "Plain nets degrade with depth; whether shortcuts prevent it is inconclusive."
     if residual.sign == 0:
         return "Plain nets degrade with depth; residual nets do not, within seed noise."
+    if residual.value >= plain.value:
+        return "Plain nets degrade with depth, and residual nets no less, from a lower level."
     share = 100 * (1 - residual.value / plain.value)
     return f"Plain nets degrade with depth; shortcuts take away {share:.0f} % of it."

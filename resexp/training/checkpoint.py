@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from resexp.store import Run, write_atomic
+from resexp.files import write_atomic
+from resexp.store import Run
 
 _MAGIC = b"resexp checkpoint 1 sha256 "
 _HEADER = len(_MAGIC) + 64 + 1
@@ -58,6 +59,7 @@ def load(run: Run, device: torch.device) -> tuple[dict[str, Any] | None, str]:
                 state = read(path, device)
             except DamagedCheckpoint:
                 damaged.append(path.name)
+                path.unlink()  # or the next save would keep it as the previous one
             else:
                 return state, f"{' and '.join(damaged)} damaged; continuing from {path.name}" if damaged else ""
     return None, f"{' and '.join(damaged)} damaged; starting anew" if damaged else ""

@@ -35,6 +35,14 @@ class Hardware:
 
 def choose(config: TrainConfig) -> Hardware:
     """The hardware that `config` asks for. Raises UserError where the machine has none such."""
+    device, precision = choose_device(config), config.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return Hardware(device, precision)
+
+
+def choose_device(config: TrainConfig) -> torch.device:
+    """The device that `config` asks for, which is not touched. Raises UserError where the machine has none such."""
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -44,7 +52,4 @@ def choose(config: TrainConfig) -> Hardware:
         raise UserError(f"train.device: {name} asked for, but {have}; set train.device to auto or cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("train.device: mps asked for, but this machine has none; set train.device to auto or cpu")
-    precision = config.precision
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    return Hardware(device, precision)
+    return device

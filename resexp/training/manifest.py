@@ -4,36 +4,37 @@ from __future__ import annotations
 
 import functools
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy
 import torch
 
 import resexp
+from resexp.store import Attempt
 from resexp.training.hardware import Hardware
 
 
-def new_attempt(hardware: Hardware, from_step: int) -> dict[str, Any]:
+def new_attempt(hardware: Hardware, from_step: int) -> Attempt:
     """Versions, device, commit, command and time, as of now."""
-    return {
-        "started": now(),
-        "from_step": from_step,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "resexp": resexp.__version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda if hardware.device.type == "cuda" else None,
-        "numpy": numpy.__version__,
-        "platform": platform.system(),
-        "device": hardware.name,
-        "precision": hardware.precision,
-        "threads": torch.get_num_threads(),
-    }
+    return Attempt(
+        started=now(),
+        from_step=from_step,
+        command=shlex.join(["resexp", *sys.argv[1:]]),
+        resexp=resexp.__version__,
+        commit=_commit(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        cuda=torch.version.cuda if hardware.device.type == "cuda" else None,
+        numpy=numpy.__version__,
+        platform=platform.system(),
+        device=hardware.name,
+        precision=hardware.precision,
+        threads=torch.get_num_threads(),
+    )
 
 
 def now() -> str:

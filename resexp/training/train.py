@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import os
 import time
@@ -11,13 +13,13 @@ from typing import Any
 
 import torch
 
-from resexp.config import RunConfig
-from resexp.data import Dataset, open_dataset
+from resexp.data import open_dataset
 from resexp.errors import UserError
-from resexp.store import Run, State, Status, locked, write_atomic
+from resexp.files import locked
+from resexp.store import DataRecord, Manifest, Run, State, Status
 from resexp.study import load_run
 from resexp.training import checkpoint, manifest
-from resexp.training.hardware import Hardware, choose
+from resexp.training.hardware import choose
 from resexp.training.trainer import Stopped, Trainer
 
 
@@ -31,25 +33,25 @@ def train(
 ) -> Status:
     """Train the run in its folder to the end, or until `stop()`; continue it if it was begun.
 
-    `hear` receives every status, `say` every line worth reading; `threads` limits the CPU threads. A continued run has
-    the same metrics and weights as one that was never interrupted: bit for bit on a CPU, given as many threads.
-    Raises UserError for what the user can mend, and whatever else goes wrong, after recording it in the folder.
+    `hear` receives every status, `say` every line worth reading; `threads` limits the CPU threads, by default to those
+    of the last attempt. A continued run has the same metrics and weights as one that was never interrupted: bit for bit
+    on a CPU, given as many threads. Raises UserError or OSError for what can be mended from outside, which leaves the
+    run to be begun or continued; anything else marks it as failed. Both are recorded in the folder.
     """
     with locked(run.lock_path, run.name):
-        if threads:
-            torch.set_num_threads(threads)
-        torch.set_flush_denormal(True)  # a vanishing gradient must not be a slow one
         status = run.status().model_copy(update={"state": "running", "message": "", "traceback": ""})
         try:
-            session = _Session(run, status, stop, hear, say)
-            session.run_to_end()
+            _Session(run, status, stop, hear, say, threads).run_to_end()
         except Exception as error:
-            status.state = "failed"
             status.message = " ".join(f"{error}".split()) or type(error).__name__
-            if not isinstance(error, UserError):
+            if isinstance(error, UserError | OSError):
+                status.state = "interrupted" if run.checkpoint_path.exists() else "pending"
+            else:
+                status.state = "failed"
                 status.message = f"{type(error).__name__}: {status.message}"
                 status.traceback = traceback.format_exc()
-            run.write_status(status)
+            with contextlib.suppress(OSError):  # the disk may be what is wrong
+                run.write_status(status)
             hear(status)
             raise
         return status
@@ -65,71 +67,77 @@ class _Session:
         stop: Callable[[], bool],
         hear: Callable[[Status], None],
         say: Callable[[str], None],
+        threads: int | None,
     ) -> None:
         self.run, self.status, self.stop, self.hear = run, status, stop, hear
-        self.config: RunConfig = load_run(run.config_path)
-        self.hardware: Hardware = choose(self.config.train)
-        self.dataset: Dataset = open_dataset(self.config.data, say)
+        self.config = load_run(run.config_path)
+        before = run.manifest()
+        if threads or before:
+            torch.set_num_threads(threads or before.attempts[-1].threads)  # type: ignore[union-attr]
+        torch.set_flush_denormal(True)  # a vanishing gradient must not be a slow one
+        self.hardware = choose(self.config.train)
+        self.dataset = open_dataset(self.config.data, say)
         self.trainer = Trainer(self.config, self.dataset, self.hardware)
-        self.evaluated, self.best_step, self.best_val_error = -1, -1, 2.0
-        self.metrics_bytes = 0
+        self.evaluated, self.tested = 0, False
+        self.best: dict[str, Any] | None = None
         self._continue(say)
-        self._begin_attempt()
+        self._begin_attempt(before)
 
     # -- set-up ---------------------------------------------------------------------------------------------------
 
     def _continue(self, say: Callable[[str], None]) -> None:
         """Load the newest whole checkpoint and drop the metrics written after it; they will be written again."""
-        state, damage = checkpoint.load(self.run, self.hardware.device)
+        run, metrics_bytes = self.run, 0
+        for left_over in run.folder.glob("*.tmp"):
+            left_over.unlink()  # of a process that was killed while it wrote; we hold the lock
+        state, damage = checkpoint.load(run, self.hardware.device)
         if damage:
-            say(f"{self.run.folder}: {damage}")
+            say(f"{run.folder}: {damage}")
         if state:
             if (state["signature"], state["seed"]) != (self.config.signature, self.config.seed):
                 raise UserError(
-                    f"{self.run.checkpoint_path}: checkpoint of another configuration (signature {state['signature']} "
+                    f"{run.checkpoint_path}: checkpoint of another configuration (signature {state['signature']} "
                     f"seed {state['seed']}, config.yaml has {self.config.signature} seed {self.config.seed}); "
-                    f"restore config.yaml, or delete the run folder to begin anew"
+                    f"delete it to begin anew"
                 )
             self.trainer.load(state["trainer"])
-            self.evaluated = state["evaluated"]
-            self.best_step, self.best_val_error = state["best_step"], state["best_val_error"]
-            self.metrics_bytes = state["metrics_bytes"]
-        size = self.run.metrics_path.stat().st_size if self.run.metrics_path.exists() else 0
-        if size < self.metrics_bytes:
+            self.evaluated, self.tested, self.best = state["evaluated"], state["tested"], state["best"]
+            metrics_bytes = state["metrics_bytes"]
+        size = run.metrics_path.stat().st_size if run.metrics_path.exists() else 0
+        if size < metrics_bytes:
             raise UserError(
-                f"{self.run.metrics_path}: {size} bytes, but the checkpoint was written after {self.metrics_bytes}; "
+                f"{run.metrics_path}: {size} bytes, but the checkpoint was written after {metrics_bytes}; "
                 f"restore the file, or delete the run folder to begin anew"
             )
         if size:
-            os.truncate(self.run.metrics_path, self.metrics_bytes)
+            os.truncate(run.metrics_path, metrics_bytes)
+        for record in run.metrics():
+            for name in ("train_error", "clean_train_error", "val_error", "test_error"):
+                setattr(self.status, name, record.get(name, getattr(self.status, name)))
 
-    def _begin_attempt(self) -> None:
-        record = self.run.manifest()
-        data = {
-            "source": self.config.data.source,
-            "name": self.dataset.name,
-            "fingerprint": self.dataset.fingerprint,
-            "classes": len(self.dataset.classes),
-            "train_images": len(self.dataset.train_index),
-            "val_images": len(self.dataset.val_index),
-        }
-        if record and record["data"]["fingerprint"] != data["fingerprint"]:
+    def _begin_attempt(self, before: Manifest | None) -> None:
+        dataset = self.dataset
+        data = DataRecord(
+            source=self.config.data.source,
+            name=dataset.name,
+            fingerprint=dataset.fingerprint,
+            classes=len(dataset.classes),
+            train_images=len(dataset.train_index),
+            val_images=len(dataset.val_index),
+        )
+        if before and before.data.fingerprint != data.fingerprint:
             raise UserError(
-                f"{self.run.folder}: begun on other data (fingerprint {record['data']['fingerprint']}, now "
-                f"{data['fingerprint']}); bring the old data back, or delete the run folder to begin anew"
+                f"{self.run.folder}: begun on other data (fingerprint {before.data.fingerprint}, now "
+                f"{data.fingerprint}); bring the old data back, or delete the run folder to begin anew"
             )
-        parameters = sum(p.numel() for p in self.trainer.model.parameters())
         self.attempt = manifest.new_attempt(self.hardware, self.trainer.step)
-        self.manifest = {
-            "signature": self.config.signature,
-            "parameters": parameters,
-            "data": data,
-            "attempts": [*record.get("attempts", []), self.attempt],
-        }
-        self._write_manifest()
-
-    def _write_manifest(self) -> None:
-        write_atomic(self.run.manifest_path, json.dumps(self.manifest, indent=1))
+        self.manifest = Manifest(
+            signature=self.config.signature,
+            parameters=sum(p.numel() for p in self.trainer.model.parameters()),
+            data=data,
+            attempts=[*(before.attempts if before else []), self.attempt],
+        )
+        self.run.write_manifest(self.manifest)
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -141,33 +149,41 @@ class _Session:
         self.status.steps = train.steps
         self._tell()
         with self.run.metrics_path.open("ab") as self.metrics:
+            if trainer.step == 0:
+                self._save()  # the last good state of a run that diverges at once
             try:
                 while True:
-                    ended = trainer.step == train.steps
+                    step, ended = trainer.step, trainer.step == train.steps
                     if not trainer.is_finite():
-                        return self._end("diverged", f"loss or weights not finite by step {trainer.step}")
-                    if trainer.step > trainer.window_start and (trainer.step % train.log_every == 0 or ended):
+                        self._append("diverged", {"step": step})
+                        return self._end("diverged", f"loss or weights not finite by step {step}")
+                    if step > trainer.window_start and (self._is_due(train.log_every) or step in train.milestones):
                         self._log()
-                    if trainer.step > max(self.evaluated, 0) and (trainer.step % train.eval_every == 0 or ended):
+                    if step > self.evaluated and self._is_due(train.eval_every):
                         self._evaluate()
-                    if self._checkpoint_due() and not ended:
-                        self._save()
                     if ended:
-                        self._test()
+                        if not self.tested:
+                            self._test()
                         self._save()
                         return self._end("finished")
+                    if self._checkpoint_due():
+                        self._save()
                     if self.stop():
                         break
                     trainer.advance(self._next_due(), lambda: self.stop() or self._checkpoint_due())
             except Stopped:
                 pass
             self._save()
-            return self._end("interrupted", "stopped by a signal; sweep or train again to continue")
+            return self._end("interrupted", "stopped by a signal; the same command continues")
+
+    def _is_due(self, every: int) -> bool:
+        return self.trainer.step % every == 0 or self.trainer.step == self.config.train.steps
 
     def _next_due(self) -> int:
-        train = self.config.train
+        train, step = self.config.train, self.trainer.step
         periods = [train.log_every, train.eval_every, train.checkpoint_steps or train.steps]
-        return min(train.steps, *((self.trainer.step // every + 1) * every for every in periods))
+        milestones = [milestone for milestone in train.milestones if milestone > step]
+        return min(train.steps, *milestones, *((step // every + 1) * every for every in periods))
 
     def _checkpoint_due(self) -> bool:
         every = self.config.train.checkpoint_steps
@@ -179,9 +195,8 @@ class _Session:
         steps, seconds = trainer.step - self.mark[0], trainer.seconds - self.mark[1]
         self.mark = (trainer.step, trainer.seconds)
         record = trainer.read_window()
-        if steps:  # a window that another attempt filled has no speed of its own
-            self.status.seconds_per_step = seconds / steps
-            self.status.images_per_second = record["images_per_second"] = round(steps * batch / seconds, 1)
+        self.status.seconds_per_step = seconds / steps
+        self.status.images_per_second = record["images_per_second"] = round(steps * batch / seconds, 1)
         self._append("train", record)
         self.status.train_error = record["train_error"]
         self._tell()
@@ -195,9 +210,9 @@ class _Session:
             error, loss = trainer.evaluate("val", self.stop)
             record |= {"val_error": error, "val_loss": loss}
             self.status.val_error = error
-            if error < self.best_val_error:
-                self.best_step, self.best_val_error = trainer.step, error
-                checkpoint.write(self.run.best_path, {"step": trainer.step, "model": trainer.model.state_dict()})
+            if self.best is None or error < self.best["val_error"]:
+                weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+                self.best = {"step": trainer.step, "val_error": error, "model": weights}
         self._append("eval", record)
         self.evaluated = trainer.step
         self._tell()
@@ -206,18 +221,15 @@ class _Session:
         """Read the test set, once: with the final weights and, where there is validation, with the best ones."""
         error, loss = self.trainer.evaluate("test", self.stop)
         record = {"step": self.trainer.step, "test_error": error, "test_loss": loss}
-        if self.best_step >= 0:
-            final = {name: value.clone() for name, value in self.trainer.model.state_dict().items()}
-            self.trainer.model.load_state_dict(checkpoint.read(self.run.best_path, self.hardware.device)["model"])
-            best_error, _ = self.trainer.evaluate("test", self.stop)
-            self.trainer.model.load_state_dict(final)
-            record |= {
-                "best_step": self.best_step,
-                "best_val_error": self.best_val_error,
-                "best_test_error": best_error,
-            }
+        if self.best:
+            model = copy.deepcopy(self.trainer.model)
+            model.load_state_dict(self.best["model"])
+            best_error, _ = self.trainer.evaluate("test", self.stop, model)
+            record |= {"best_step": self.best["step"], "best_val_error": self.best["val_error"]}
+            record["best_test_error"] = best_error
         record["train_seconds"] = round(self.trainer.seconds, 3)
         self._append("test", record)
+        self.tested = True
         self.status.test_error = error
 
     # -- what the folder hears ------------------------------------------------------------------------------------
@@ -235,8 +247,8 @@ class _Session:
                 "seed": self.config.seed,
                 "trainer": self.trainer.state(),
                 "evaluated": self.evaluated,
-                "best_step": self.best_step,
-                "best_val_error": self.best_val_error,
+                "tested": self.tested,
+                "best": self.best,
                 "metrics_bytes": self.metrics.tell(),
             },
         )
@@ -248,7 +260,7 @@ class _Session:
         self.hear(self.status)
 
     def _end(self, state: State, message: str = "") -> None:
-        self.attempt |= {"ended": manifest.now(), "to_step": self.trainer.step, "state": state}
-        self._write_manifest()
+        self.attempt.ended, self.attempt.to_step, self.attempt.state = manifest.now(), self.trainer.step, state
+        self.run.write_manifest(self.manifest)
         self.status.state, self.status.message = state, message
         self._tell()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resexp.config import RunConfig
@@ -110,11 +110,12 @@ class Trainer:
         norms = torch.stack(torch._foreach_norm([p.detach() for p in self.model.parameters()]))
         return bool(torch.isfinite(norms.sum() + self.loss_sum))
 
-    def evaluate(self, split: str, pause: Callable[[], bool]) -> tuple[float, float]:
-        """Error and loss in eval mode, without augmentation, on "train", "val" or "test".
+    def evaluate(self, split: str, pause: Callable[[], bool], model: nn.Module | None = None) -> tuple[float, float]:
+        """Error and loss in eval mode, without augmentation, on "train", "val" or "test"; of `model`, if given.
 
         Raises Stopped if `pause()` between batches.
         """
+        model = model or self.model
         if split == "test":
             images, labels = map(torch.from_numpy, self.dataset.test())
             index = np.arange(len(images))
@@ -123,11 +124,11 @@ class Trainer:
             index = self.dataset.train_index if split == "train" else self.dataset.val_index
         device = self.hardware.device
         loss_sum, wrong_sum = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
-        self.model.eval()
+        model.eval()
         with torch.inference_mode(), self.autocast:
             for part in torch.split(torch.from_numpy(index).to(images.device), EVAL_BATCH):
                 x, y = normalise(images[part].to(device), self.mean), labels[part].to(device)
-                logits = self.model(x).float()
+                logits = model(x).float()
                 loss_sum += F.cross_entropy(logits, y, reduction="sum")
                 wrong_sum += (logits.argmax(1) != y).sum()
                 if pause():

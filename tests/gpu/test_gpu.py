@@ -22,7 +22,10 @@ def make(folder: Path, **recipe: Any) -> Run:
         "model": {"depth": 20, "width": 16},
         "train": {"steps": 200, "log_every": 50, "device": "cuda", **recipe},
     }
-    return Run.create(folder / "residual-20-x" / "seed0", RunConfig.model_validate(config))
+    resolved = RunConfig.model_validate(config)
+    run = Run(folder / resolved.folder)
+    run.create(resolved)
+    return run
 
 
 def last_loss(run: Run) -> float:
@@ -35,7 +38,9 @@ def test_every_precision_learns(tmp_path: Path, precision: str) -> None:
     status = train(run)
     assert status.state == "finished"
     assert last_loss(run) < 1.5  # ln 10 = 2.3 knows nothing
-    assert run.manifest()["attempts"][0]["precision"] == precision
+    manifest = run.manifest()
+    assert manifest is not None
+    assert manifest.attempts[0].precision == precision
 
 
 def test_the_gpu_and_the_cpu_begin_alike(tmp_path: Path) -> None:

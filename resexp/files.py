@@ -1,0 +1,67 @@
+"""Files that are whole or absent, and locks that die with their process.
+
+Locks rely on flock: the kernel drops them when their process ends, so none can be stale. They hold between processes
+of one machine, and across machines where the file system carries flock over (NFSv4, Lustre with -o flock).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from resexp.errors import UserError
+
+_TRIES = 20
+
+
+def write_atomic(path: Path, content: str | bytes, *, sync: bool = True) -> None:
+    """Replace `path` as a whole: readers see the old content or the new, never a part of it."""
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file `path`. If another process holds it, `wait` for it, or raise UserError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        for attempt in range(_TRIES):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                break
+            except BlockingIOError:
+                if attempt == _TRIES - 1:
+                    file.seek(0)
+                    holder = file.read().strip() or "another process"
+                    raise UserError(f"{what} is in use by {holder}; wait for it, or stop it first") from None
+                time.sleep(0.02)  # is_locked() holds the lock for an instant
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds the lock file."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
