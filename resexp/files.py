@@ -18,12 +18,22 @@ from resexp.errors import UserError
 _TRIES = 20
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the file system say which file it is about; writing to an open file does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def write_atomic(path: Path, content: str | bytes, *, sync: bool = True) -> None:
     """Replace `path` as a whole: readers see the old content or the new, never a part of it."""
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             file.write(data)
             if sync:
                 file.flush()

@@ -287,6 +287,16 @@ def test_a_damaged_cache_is_built_again(damage: object) -> None:
     assert again.train()[0].shape == (200, 16, 16, 3)
 
 
+def test_a_disk_too_small_for_the_cache_is_named_and_left_clean(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESEXP_DATA", str(small_disk))
+    with pytest.raises(OSError, match=r"No space left on device: .*train_images.npy"):
+        open_dataset(SHAPES.model_copy(update={"train_images": 5000}))
+    assert not list(small_disk.glob("cache/.building-*"))
+    assert len(open_dataset(SHAPES).train()[0]) == 200
+
+
 def test_two_processes_may_build_the_same_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one finishes while this one decodes."""
     generate = shapes.generate

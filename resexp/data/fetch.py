@@ -11,7 +11,7 @@ from pathlib import Path
 
 from resexp.data import cifar
 from resexp.errors import UserError
-from resexp.files import locked
+from resexp.files import locked, naming
 
 TIMEOUT_S = 30
 _CHUNK = 1 << 18
@@ -70,7 +70,7 @@ def _download(url: str, part: Path, progress: Callable[[str, int, int], None]) -
             done = 0  # this server starts over
         if (length := response.headers["Content-Length"]) != str(cifar.SIZE - done):
             raise ConnectionError(f"offers {length} bytes where {cifar.SIZE - done:,} are missing")
-        with part.open("ab" if done else "wb") as file:
+        with naming(part), part.open("ab" if done else "wb") as file:
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 done += len(chunk)

@@ -15,7 +15,7 @@ import torch
 
 from resexp.data import open_dataset
 from resexp.errors import UserError
-from resexp.files import locked
+from resexp.files import locked, naming
 from resexp.store import DataRecord, Manifest, Run, State, Status
 from resexp.study import load_run
 from resexp.training import checkpoint, manifest
@@ -235,8 +235,9 @@ class _Session:
     # -- what the folder hears ------------------------------------------------------------------------------------
 
     def _append(self, event: str, record: dict[str, Any]) -> None:
-        self.metrics.write(json.dumps({"event": event, **record}).encode() + b"\n")
-        self.metrics.flush()
+        with naming(self.run.metrics_path):
+            self.metrics.write(json.dumps({"event": event, **record}).encode() + b"\n")
+            self.metrics.flush()
 
     def _save(self) -> None:
         os.fsync(self.metrics.fileno())  # the checkpoint must never know of lines that a crash could take away

@@ -119,6 +119,7 @@ def _one_of_two(barrier: Barrier, results: multiprocessing.Queue[float]) -> None
     torch.set_num_threads(1)
     run = ours()
     run(2)
+    barrier.wait()
     for _ in range(ROUNDS):
         barrier.wait()
         seconds = timed(run, STEPS)
@@ -143,6 +144,7 @@ def sweep_ratio() -> list[float]:
     torch.set_num_threads(2)
     loop = usual()
     loop(3)
+    barrier.wait()  # until both have warmed up: from here on, only one side computes at a time
     ratios = []
     for _ in range(ROUNDS):
         theirs = BATCH / timed(loop, STEPS)
