@@ -11,15 +11,13 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from resexp.data import open_dataset
 from resexp.errors import UserError
 from resexp.files import locked, naming
 from resexp.store import DataRecord, Manifest, Run, State, Status
 from resexp.study import load_run
 from resexp.training import checkpoint, manifest
-from resexp.training.hardware import choose
+from resexp.training.hardware import choose, tune_process
 from resexp.training.trainer import Stopped, Trainer
 
 
@@ -72,9 +70,7 @@ class _Session:
         self.run, self.status, self.stop, self.hear = run, status, stop, hear
         self.config = load_run(run.config_path)
         before = run.manifest()
-        if threads or before:
-            torch.set_num_threads(threads or before.attempts[-1].threads)  # type: ignore[union-attr]
-        torch.set_flush_denormal(True)  # a vanishing gradient must not be a slow one
+        tune_process(threads or (before.attempts[-1].threads if before else None))
         self.hardware = choose(self.config.train)
         self.dataset = open_dataset(self.config.data, say)
         self.trainer = Trainer(self.config, self.dataset, self.hardware)

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from resexp.config import ModelConfig, RunConfig, ShapesData, TrainConfig
 from resexp.data import open_dataset
 from resexp.models import build_model
-from resexp.training.hardware import choose
+from resexp.training.hardware import choose, tune_process
 from resexp.training.trainer import Trainer
 
 CONFIG = RunConfig(
@@ -42,7 +42,7 @@ ROUNDS, STEPS = 7, 6
 
 def ours() -> Callable[[int], None]:
     """Our trainer, as a function that takes so many steps."""
-    torch.set_flush_denormal(True)
+    tune_process(None)
     trainer = Trainer(CONFIG, open_dataset(CONFIG.data), choose(CONFIG.train))
     return lambda steps: trainer.advance(trainer.step + steps, lambda: False)
 
