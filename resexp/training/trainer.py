@@ -66,6 +66,7 @@ class Trainer:
             self.step += 1
             if pause():
                 break
+        self.loss_sum.item()  # on a GPU: wait for the work, to time what is done and not what is queued
         self.seconds += time.perf_counter() - started
 
     def _update(self) -> tuple[Tensor, Tensor]:
@@ -107,8 +108,9 @@ class Trainer:
 
     def is_finite(self) -> bool:
         """Whether every parameter and every loss since the last `read_window` is a number."""
-        norms = torch.stack(torch._foreach_norm([p.detach() for p in self.model.parameters()]))
-        return bool(torch.isfinite(norms.sum() + self.loss_sum))
+        with torch.no_grad():
+            norm = torch.nn.utils.get_total_norm(self.model.parameters())
+        return bool(torch.isfinite(norm + self.loss_sum))
 
     def evaluate(self, split: str, pause: Callable[[], bool], model: nn.Module | None = None) -> tuple[float, float]:
         """Error and loss in eval mode, without augmentation, on "train", "val" or "test"; of `model`, if given.
