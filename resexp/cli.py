@@ -157,13 +157,15 @@ def sweep(
         jobs=jobs, retry_failed=retry_failed, fail_fast=fail_fast, stop=stop, display=display,
     )  # fmt: skip
     if outcome.problems:
-        table = Table("run", "what happened", title="not finished", title_justify="left", title_style="bold red")
+        title, style = ("stopped", "bold") if stop() else ("not finished", "bold red")
+        table = Table("run", "what happened", title=title, title_justify="left", title_style=style)
         for run, problem in outcome.problems:
             table.add_row(run.name, problem)
         out.print(table)
+    next_verb = "report" if outcome.finished or outcome.skipped else "status"
     out.print(
         f"{outcome.folder}: {outcome.finished} trained, {outcome.skipped} finished before, {len(outcome.problems)} not "
-        f"finished, {outcome.not_started} not started; see `resexp report {outcome.folder}`",
+        f"finished, {outcome.not_started} not started; see `resexp {next_verb} {outcome.folder}`",
         soft_wrap=True,
     )
     if outcome.problems or outcome.not_started:

@@ -17,7 +17,6 @@ others of the grid) stands in study.json, so that a grid can grow without moving
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -117,7 +116,9 @@ class Run:
         self.label = label or folder.absolute().parent.name.rpartition("-")[0]
 
     def create(self, config: RunConfig) -> None:
-        """Make the folder and its config.yaml; one that is there takes over the mechanics of `config`."""
+        """Make the folder and its config.yaml; a run that is to go on takes over the mechanics of `config`."""
+        if self.status().state in ("running", "finished", "diverged"):
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         text = yamlfile.dump(config.model_dump(mode="json"))
         if not self.config_path.exists() or self.config_path.read_text() != text:
@@ -261,15 +262,12 @@ class StudyFolder:
             write_atomic(self.plan_path, plan.model_dump_json(indent=1))
 
     def runs(self) -> list[Run]:
-        """The runs that the study names; nets of one label, but not of one recipe, are told apart by signature."""
-        planned = self.plan().runs
-        nets: dict[str, set[str]] = defaultdict(set)
-        for run in planned:
-            nets[run.label].add(str(Path(run.folder).parent))
+        """The runs that the study names; a second recipe under the label of a first is told apart by its signature."""
+        first: dict[str, str] = {}
         runs = []
-        for run in planned:
-            signature = Path(run.folder).parent.name.rpartition("-")[2]
-            label = run.label if len(nets[run.label]) == 1 else f"{run.label}-{signature}"
+        for run in self.plan().runs:
+            net = Path(run.folder).parent.name
+            label = run.label if first.setdefault(run.label, net) == net else f"{run.label}-{net.rpartition('-')[2]}"
             runs.append(Run(self.folder / run.folder, label))
         return runs
 

@@ -61,9 +61,23 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
     path = find(name)
     document = yamlfile.merge(yamlfile.read(path, find), yamlfile.overrides(settings or []))
     document.data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("._-") or "study")
-    study = _validated(Study, document)
-    cells: list[tuple[dict[str, Any], RunConfig]] = []
     errors: dict[str, None] = {}
+    try:
+        study = _validated(Study, document)
+    except UserError as error:
+        errors.update(dict.fromkeys(error.args))
+        # Mistakes in the base must not hide those of the grid over it.
+        frame = {key: value for key, value in document.data.items() if key not in ("data", "model", "train")}
+        try:
+            study = _validated(Study, Document(frame, document.places))
+        except UserError:
+            raise error from None
+    varied = {key for product in study.grid for key in product}
+    for setting in settings or []:
+        if (key := setting.partition("=")[0].strip()) in varied:
+            remedy = f"choose with --only, or with --set 'grid={{{key}: [...]}}'"
+            errors[f"--set {setting}: {key}: the grid of the study sets it; {remedy}"] = None
+    cells: list[tuple[dict[str, Any], RunConfig]] = []
     for choice, cell_document in _expand(study, document):
         try:
             cells.append((choice, _validated(RunConfig, cell_document)))

@@ -136,7 +136,13 @@ def _read(path: Path, find: Callable[[str], Path], chain: tuple[Path, ...]) -> D
     if not isinstance(base, str):
         raise UserError(f"{document.place(('extends',))}: extends: expected the path of one YAML file, got {base!r}")
     beside = path.parent / base
-    below = _read(beside if beside.exists() else find(base), find, (*chain, path.resolve()))
+    try:
+        target = beside if beside.exists() else find(base)
+        if not target.exists():
+            raise UserError(f"{base}: no such file beside it")
+    except UserError as error:
+        raise UserError(f"{document.place(('extends',))}: extends: {error}") from None
+    below = _read(target, find, (*chain, path.resolve()))
     for own in ("name", "description"):
         below.data.pop(own, None)
     return merge(below, document)

@@ -6,6 +6,8 @@ import hashlib
 import io
 import os
 import pickle
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -297,18 +299,29 @@ def test_a_disk_too_small_for_the_cache_is_named_and_left_clean(
     assert len(open_dataset(SHAPES).train()[0]) == 200
 
 
-def test_two_processes_may_build_the_same_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other one finishes while this one decodes."""
-    generate = shapes.generate
+def test_processes_that_open_new_data_at_once_decode_them_once(image_folder: Path) -> None:
+    script = (
+        "import sys\nfrom resexp.config import FolderData\nfrom resexp.data import open_dataset\n"
+        "data = open_dataset(FolderData(source='folder', path=sys.argv[1]))\nprint(len(data.train()[0]))"
+    )
+    words = [sys.executable, "-c", script, str(image_folder)]
+    started = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [process.communicate()[0] for process in started] == ["12\n"] * 4
+    assert len(list(data_home().glob("cache/folder-*"))) == 1
 
-    def overtaken(config: ShapesData) -> object:
-        monkeypatch.setattr(shapes, "generate", generate)
-        open_dataset(config)
-        return generate(config)
 
-    monkeypatch.setattr(shapes, "generate", overtaken)
-    assert len(open_dataset(SHAPES).train()[0]) == 200
-    assert not list(data_home().glob("cache/.building-*"))
+def test_what_a_killed_process_left_is_cleared_away() -> None:
+    whole = open_dataset(SHAPES).cache
+    left_over = whole.with_name(f".building-{whole.name}")
+    whole.rename(left_over)
+    (left_over / "meta.json").unlink()
+    open_dataset(SHAPES)
+    assert not left_over.exists()
+
+
+def test_a_folder_is_not_cifar_10_for_being_called_so(image_folder: Path) -> None:
+    image_folder.rename(image_folder.parent / "cifar10")
+    assert open_dataset(folder_data(image_folder.parent / "cifar10")).name == "folder cifar10"
 
 
 # -- CIFAR-10 ---------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from resexp.cli import app
+from resexp.errors import UserError
 from resexp.study import SHIPPED, load
 from tests.conftest import REPOSITORY
 
@@ -42,14 +43,28 @@ def test_every_linked_file_exists(link: str) -> None:
     assert (REPOSITORY / link).exists()
 
 
+def example() -> str:
+    return next(block for kind, block in BLOCKS if kind == "yaml")
+
+
 def test_the_study_by_example_loads() -> None:
-    text = next(block for kind, block in BLOCKS if kind == "yaml")
-    Path("configs").symlink_to(SHIPPED)
-    Path("my-study.yaml").write_text(text)
+    Path("my-study.yaml").write_text(example())
     study, cells = load("my-study.yaml")
     assert study.name == "my-study"
     assert len(cells) == (8 + 2) * 3
     assert {cell.config.train.milestones for cell in cells} == {(3200, 4800)}
+
+
+def test_the_mistakes_shown_are_those_that_are_said() -> None:
+    Path("my-study.yaml").write_text(example().replace("steps:", "stesp:").replace("56]", "57]"))
+    with pytest.raises(UserError) as error:
+        load("my-study.yaml")
+    shown = next(block for _, block in BLOCKS if block.startswith("my-study.yaml:")).splitlines()
+    assert len(shown) == len(error.value.args)
+    for line, said in zip(shown, error.value.args, strict=True):
+        begin, _, end = line.partition("...")
+        assert said.startswith(begin)
+        assert said.endswith(end)
 
 
 def test_the_block_shown_is_the_block_that_trains() -> None:

@@ -166,7 +166,7 @@ def plain_and_residual(plain: list[list[float]], residual: list[list[float]]) ->
         ),
         (
             {("plain", 8): [9, 10, 11], ("plain", 44): [39, 40, 41]},
-            "Plain nets degrade with depth; there are no finished residual nets of the same depths.",
+            "Plain nets degrade with depth; no one family of residual nets has finished at the same depths.",
         ),
         (
             {("plain", 8): [10, 11]},
@@ -194,14 +194,41 @@ def test_a_kind_that_has_one_variant_is_judged_by_it(study: Callable[..., StudyF
     assert summarise(study(DEGRADES, variant="-width8")).verdict.headline.startswith("Plain nets degrade")
 
 
+def test_of_several_variants_the_papers_shortcut_is_judged(study: Callable[..., StudyFolder]) -> None:
+    folder = study({net: errors for net, errors in DEGRADES.items() if net[0] == "plain"})
+    runs = folder.plan().runs
+    for option, deep in (("A", 0.05), ("B", 0.5)):
+        for depth, error in ((8, 0.1), (44, deep)):
+            for seed in range(3):
+                options = {"variant": f"-shortcut{option}", "model": {"shortcut": option}}
+                runs.append(write_run(folder.folder, "residual", depth, seed, error + seed / 100, **options))
+    folder.write_plan(Plan(name="study", runs=runs))
+    verdict = summarise(folder).verdict
+    assert verdict.residual is not None
+    assert verdict.residual.value == pytest.approx(-5.0)
+
+
+def test_what_must_be_known_of_a_finished_run_stands_under_the_verdict(study: Callable[..., StudyFolder]) -> None:
+    verdict = summarise(study(DEGRADES, message="its warm-up never ended")).verdict
+    assert "plain-8 seed 0: its warm-up never ended." in verdict.sentences
+
+
+def test_columns_without_a_number_are_left_out(study: Callable[..., StudyFolder]) -> None:
+    _, page = built(study(DEGRADES))
+    assert "test error, final</th>" in page
+    assert "test error, best</th>" not in page
+    assert "paper: training</th>" not in page
+
+
 def test_two_recipes_under_one_label_are_two_nets(study: Callable[..., StudyFolder]) -> None:
     folder = study({("plain", 8): [10, 11]})
     runs = folder.plan().runs
     runs.append(write_run(folder.folder, "plain", 8, 0, 0.3, train=SMALL.model_copy(update={"lr": 0.05})))
     folder.write_plan(Plan(name="study", runs=runs))
     nets = summarise(folder).nets
-    assert [len(net.runs) for net in nets] in ([1, 2], [2, 1])
-    assert len({net.label for net in nets}) == 2
+    assert [len(net.runs) for net in nets] == [2, 1]
+    assert nets[0].label == "plain-8"
+    assert re.fullmatch(r"plain-8-[0-9a-f]{8}", nets[1].label)
 
 
 def test_the_verdict_gives_its_numbers(study: Callable[..., StudyFolder]) -> None:

@@ -131,6 +131,28 @@ def test_shipped_studies_can_be_extended_from_anywhere(tmp_path: Path) -> None:
     assert (study.name, len(cells)) == ("mine", 18)
 
 
+def test_mistakes_in_the_base_do_not_hide_those_of_the_grid(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("train: {stepz: 5}\ngrid:\n  model.depth: [20, 21]\n")
+    assert [line[:20] for line in mistakes(path)] == ["1: train.stepz: unkn", "3: model.depth: must"]
+
+
+def test_an_override_of_what_the_grid_varies_is_refused(write_study: Write) -> None:
+    path = write_study(grid={"model.depth": [8, 14]})
+    assert mistakes(path, "model.depth=20") == [
+        "--set model.depth=20: model.depth: the grid of the study sets it; choose with --only, or with "
+        "--set 'grid={model.depth: [...]}'"
+    ]
+
+
+def test_a_base_that_is_not_there_is_named_with_the_line_that_asks_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nextends: nosuch.yaml\n")
+    assert mistakes(path) == ["2: extends: nosuch.yaml: no such file beside it"]
+    path.write_text("name: mine\nextends: cifar10/figure7\n")
+    assert mistakes(path)[0].startswith("2: extends: cifar10/figure7: no such file, and no shipped study")
+
+
 def test_an_override_of_a_key_that_does_not_exist_is_refused(write_study: Write) -> None:
     assert mistakes(write_study(), "train.warmup=3") == [
         "--set train.warmup=3: train.warmup: unknown key, got 3; allowed: steps, batch_size, lr, milestones, gamma, "

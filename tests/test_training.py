@@ -405,15 +405,54 @@ def test_a_full_disk_costs_nothing_but_time(make_run: Callable[..., Run], small_
     assert_same(whole, run)
 
 
-def test_a_run_goes_on_with_the_threads_it_began_with(make_run: Callable[..., Run]) -> None:
+def test_a_run_goes_on_with_the_threads_and_the_precision_it_began_with(make_run: Callable[..., Run]) -> None:
     run = make_run()
     train(run, stop=after(3), threads=2)
-    torch.set_num_threads(1)
-    train(run)
     manifest = run.manifest()
     assert manifest is not None
-    assert [attempt.threads for attempt in manifest.attempts] == [2, 2]
+    manifest.attempts[0].precision = "bf16"  # as if begun on a GPU
+    run.write_manifest(manifest)
+    train(run, threads=1)
     torch.set_num_threads(1)
+    manifest = run.manifest()
+    assert manifest is not None
+    assert [(attempt.threads, attempt.precision) for attempt in manifest.attempts] == [(2, "bf16")] * 2
+
+
+def test_lines_may_fall_due_at_other_steps_when_a_run_goes_on(make_run: Callable[..., Run]) -> None:
+    run = make_run(train={"log_every": 100})
+    train(run, stop=after(4))
+    step = run.status().step
+    again = make_run(train={"log_every": step})
+    assert again.folder == run.folder
+    assert train(again).state == "finished"
+    assert run.metrics()[0]["step"] == step
+
+
+def test_a_finished_run_keeps_the_configuration_it_was_trained_with(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    train(run)
+    before = run.config_path.read_text()
+    make_run(train={"log_every": 7})
+    assert run.config_path.read_text() == before
+
+
+def test_a_failed_attempt_is_closed_in_the_manifest(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "advance", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(run)
+    manifest = run.manifest()
+    assert manifest is not None
+    assert (manifest.attempts[0].state, manifest.attempts[0].to_step) == ("failed", 0)
+    assert manifest.attempts[0].ended
+
+
+def test_a_warm_up_that_never_ended_is_remarked(make_run: Callable[..., Run]) -> None:
+    run = make_run(train={"warmup_lr": 0.02, "warmup_until": 0.1})
+    assert train(run).message == "its warm-up never ended: the training error stayed over 10%"
+    assert make_run("other").status().message == ""
 
 
 def test_a_checkpoint_that_would_run_code_is_not_loaded(make_run: Callable[..., Run]) -> None:

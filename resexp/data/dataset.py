@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from resexp.config import Cifar10Data, DataConfig, FolderData
 from resexp.data import cifar, folder, shapes
 from resexp.data.images import ImageSet, Pixels
 from resexp.errors import UserError
-from resexp.files import naming, write_atomic
+from resexp.files import locked, naming, write_atomic
 
 HOLDOUT = 0.1
 """Share of the training images kept for validation: the paper's 5k of 50k."""
@@ -75,7 +74,8 @@ def open_dataset(config: DataConfig, say: Callable[[str], None] = lambda line: N
         name, content, decode = "cifar10", cifar.MD5, lambda: cifar.decode(cifar.archive_path(config, home))
     elif isinstance(config, FolderData):
         path = Path(config.path).expanduser()
-        name, content, decode = path.name, folder.content_key(path, home / "cache"), lambda: folder.decode(path)
+        content = folder.content_key(path, home / "cache")
+        name, decode = f"folder {path.name}", lambda: folder.decode(path)
     else:
         name, content, decode = "shapes", shapes.content_key(config), lambda: shapes.generate(config)
     cache = home / "cache" / f"{config.source}-{content}-{config.resize or 'native'}"
@@ -121,33 +121,32 @@ def _read_meta(cache: Path) -> dict[str, Any] | None:
 
 
 def _build(cache: Path, decode: Callable[[], ImageSet], size: int | None) -> dict[str, Any]:
-    """Decode into a temporary folder and rename it: a cache is whole or absent, however many processes build it."""
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=cache.parent, prefix=".building-"))
-    try:
-        image_set = decode()
-        for split in ("train", "test"):
-            images = image_set.stacked(split, size)
-            _save(temporary / f"{split}_images.npy", images)
-            _save(temporary / f"{split}_labels.npy", image_set.labels[split])
-        meta = {
-            "classes": image_set.classes,
-            "fingerprint": image_set.fingerprint(),
-            "train_images": len(image_set.images["train"]),
-            "size": list(images.shape[1:3]),
-            "bytes": {file.name: file.stat().st_size for file in temporary.iterdir()},
-        }
-        write_atomic(temporary / "meta.json", json.dumps(meta))
-        if cache.exists() and _read_meta(cache) is None:
-            shutil.rmtree(cache)
+    """Decode into a temporary folder and rename it: a cache is whole or absent. One process at a time builds it."""
+    with locked(cache.with_name(f".{cache.name}.lock"), "the cache", wait=True):
+        if (meta := _read_meta(cache)) is not None:
+            return meta  # while we waited
+        temporary = cache.with_name(f".building-{cache.name}")
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+        shutil.rmtree(cache, ignore_errors=True)  # damaged
+        temporary.mkdir()
         try:
+            image_set = decode()
+            for split in ("train", "test"):
+                images = image_set.stacked(split, size)
+                _save(temporary / f"{split}_images.npy", images)
+                _save(temporary / f"{split}_labels.npy", image_set.labels[split])
+            meta = {
+                "classes": image_set.classes,
+                "fingerprint": image_set.fingerprint(),
+                "train_images": len(image_set.images["train"]),
+                "size": list(images.shape[1:3]),
+                "bytes": {file.name: file.stat().st_size for file in temporary.iterdir()},
+            }
+            write_atomic(temporary / "meta.json", json.dumps(meta))
             temporary.rename(cache)
-        except OSError:
-            if _read_meta(cache) is None:  # not because another process has just built the same
-                raise
-        return meta
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            return meta
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _save(path: Path, array: NDArray[Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -28,9 +27,6 @@ def fetch(
     `progress` hears (mirror, bytes done, bytes in all); `say` hears why a mirror was left. Raises UserError if none of
     the mirrors delivers the right file.
     """
-    if path.exists():
-        cifar.verify(path)
-        return
     with locked(path.with_name(f".{path.name}.lock"), f"the download of {path}"):
         _fetch(path, progress, say, mirrors)
 
@@ -41,12 +37,15 @@ def _fetch(
     say: Callable[[str], None],
     mirrors: Sequence[str],
 ) -> None:
+    if path.exists():
+        cifar.verify(path)
+        return
     part = path.with_name(path.name + ".part")
     for mirror in mirrors:
         try:
             _download(mirror, part, progress)
             cifar.verify(part)
-        except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             say(f"{mirror}: {getattr(error, 'reason', error)}; trying the next mirror")
         except UserError:
             part.unlink()
@@ -71,9 +70,17 @@ def _download(url: str, part: Path, progress: Callable[[str, int, int], None]) -
         if (length := response.headers["Content-Length"]) != str(cifar.SIZE - done):
             raise ConnectionError(f"offers {length} bytes where {cifar.SIZE - done:,} are missing")
         with naming(part), part.open("ab" if done else "wb") as file:
-            while chunk := response.read(_CHUNK):
+            while chunk := _read(response):
                 file.write(chunk)
                 done += len(chunk)
                 progress(url, done, cifar.SIZE)
     if done < cifar.SIZE:
         raise ConnectionError(f"the connection ended after {done:,} of {cifar.SIZE:,} bytes")
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """The next chunk; whatever the network does, it is told apart from what the disk does."""
+    try:
+        return response.read(_CHUNK)
+    except OSError as error:
+        raise ConnectionError(str(error)) from None

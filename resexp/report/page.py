@@ -24,9 +24,9 @@ _TEMPLATES = jinja2.Environment(
 HEADER = ["net", "parameters", "seeds", *METRICS.values(), "time a run", "paper: training", "paper: test"]
 
 
-def table(summary: Summary) -> list[list[str]]:
-    """The table of nets, as people read it; errors in percent."""
-    return [
+def table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of nets, as people read it, without columns that are empty; errors in percent."""
+    rows = [
         [
             net.label,
             f"{net.parameters:,}",
@@ -38,6 +38,8 @@ def table(summary: Summary) -> list[list[str]]:
         ]
         for net in summary.nets
     ]
+    kept = [column for column in range(len(HEADER)) if any(row[column] != "–" for row in rows)]
+    return [HEADER[column] for column in kept], [[row[column] for column in kept] for row in rows]
 
 
 def _time(seconds: float) -> str:
@@ -89,7 +91,6 @@ def html(summary: Summary, plots: dict[str, Plot]) -> str:
         summary=summary,
         figures={name: plot.inline() for name, plot in plots.items()},
         curves=[name for name in plots if name.startswith("curves")],
-        header=HEADER,
         table=table(summary),
         comparability=comparability(summary),
         provenance=provenance(summary),
@@ -101,8 +102,9 @@ def html(summary: Summary, plots: dict[str, Plot]) -> str:
 def markdown(summary: Summary) -> str:
     """The verdict and the table as Markdown; errors in percent, mean ± standard deviation over seeds."""
     lines = [f"# {summary.name}", "", f"**{summary.verdict.headline}**", "", *summary.verdict.sentences, ""]
-    lines += [f"| {' | '.join(HEADER)} |", f"|{'---|' * len(HEADER)}"]
-    lines += [f"| {' | '.join(row)} |" for row in table(summary)]
+    header, rows = table(summary)
+    lines += [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
     lines += [
         "",
         *(f"Not comparable with the paper: {nets}, because {'; '.join(why)}." for nets, why in comparability(summary)),

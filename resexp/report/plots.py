@@ -94,20 +94,23 @@ def depth_plot(nets: Sequence[Net], metric: str, size: tuple[float, float]) -> P
     plot = Plot(f"{name[0].upper()}{name[1:]}", "depth (layers)", "error (%)", size)
     axes = plot.axes
     families = list(dict.fromkeys(net.family for net in nets))
-    for family, colour, marker in zip(families, cycle(PALETTE), cycle(MARKERS), strict=False):
+    for number, (family, colour, marker) in enumerate(zip(families, cycle(PALETTE), cycle(MARKERS), strict=False)):
         of_family = [net for net in nets if net.family == family]
-        depths = [net.depth for net in of_family]
+        # More than two curves that meet would hide each other: they stand side by side.
+        shift = 0.5 * (number - (len(families) - 1) / 2) if len(families) > 2 else 0.0
+        depths = [net.depth + shift for net in of_family]
         errors = [net.errors[metric] for net in of_family]
         spread = [error.std or 0 for error in errors]
         dashes = "-" if family.startswith("plain") else "--"
         look: dict[str, Any] = {"color": colour, "marker": marker}
         axes.errorbar(depths, [e.mean for e in errors], spread, linestyle=dashes, capsize=3, label=family, **look)
         for net, error in zip(of_family, errors, strict=True):
-            axes.plot([net.depth] * len(error.values), error.values, alpha=0.3, markersize=4, linestyle="none", **look)
+            seeds = [net.depth + shift] * len(error.values)
+            axes.plot(seeds, error.values, alpha=0.3, markersize=4, linestyle="none", **look)
             tip = plot.tip(f"{net.label}: {error} %, n = {len(error.values)}")
-            axes.plot([net.depth], [error.mean], markersize=7, gid=tip, **look)
+            axes.plot([net.depth + shift], [error.mean], markersize=7, gid=tip, **look)
         published = [
-            (net.depth, getattr(net.published, _PAPER[metric]))
+            (net.depth + shift, getattr(net.published, _PAPER[metric]))
             for net in of_family
             if net.published and metric in _PAPER
         ]
@@ -116,7 +119,7 @@ def depth_plot(nets: Sequence[Net], metric: str, size: tuple[float, float]) -> P
     depths = sorted({net.depth for net in nets})
     axes.set_xticks(depths, [str(depth) for depth in depths])
     axes.set_ylim(bottom=0)
-    axes.legend()
+    plot.figure.legend(loc="outside lower center", ncols=2)
     return plot
 
 
@@ -150,7 +153,7 @@ def curves_plot(records: Iterable[RunRecord], family: str, top: float, size: tup
     plot.axes.xaxis.set_major_formatter(
         FuncFormatter(lambda step, _: f"{step / 1000:g}k" if step >= 1000 else f"{step:g}")
     )
-    plot.axes.legend(ncols=2)
+    plot.figure.legend(loc="outside lower center", ncols=4, fontsize="small")
     return plot
 
 

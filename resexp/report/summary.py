@@ -74,5 +74,6 @@ def summarise(study: StudyFolder) -> Summary:
     nets = sorted((Net(tuple(runs)) for runs in by_label.values()), key=lambda net: (net.family, net.depth))
     plan = study.plan()
     strays = [str(run.folder.relative_to(study.folder)) for run in study.strays()]
-    verdict = judge(nets, [f"{absence.run} ({absence.state})" for absence in absent])
+    remarks = [f"{r.run.name}: {r.status.message}." for r in records if r.finished and r.status.message]
+    verdict = judge(nets, [f"{absence.run} ({absence.state})" for absence in absent], remarks)
     return Summary(plan.name, plan.description, records, absent, strays, nets, verdict)

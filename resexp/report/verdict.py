@@ -63,12 +63,13 @@ class Verdict:
     """Plain minus residual at the deepest depth that both have."""
 
 
-def judge(nets: Sequence[Net], missing: Sequence[str] = ()) -> Verdict:
+def judge(nets: Sequence[Net], missing: Sequence[str] = (), remarks: Sequence[str] = ()) -> Verdict:
     """Does training error rise with depth for plain nets by more than seed noise, and do shortcuts reverse that?
 
     The deepest plain net against the shallowest, the residual nets of the same two depths, and plain against residual
     at the deepest. Each is a difference of mean running training errors with a 95 % interval by Welch's t test over
-    seeds. Of a kind with several variants, the nets without one are judged. `missing` are the runs that could not be.
+    seeds. Of a kind with several variants, the nets without one are judged, or those with shortcut A. `missing` are the
+    runs that could not be, `remarks` what must be known of those that were.
     """
     plain_nets, residual_nets = _of_kind("plain", nets), _of_kind("residual", nets)
     if len(plain_nets) < 2:
@@ -87,13 +88,15 @@ def judge(nets: Sequence[Net], missing: Sequence[str] = ()) -> Verdict:
         headline = f"So far: {headline[0].lower()}{headline[1:]}"
         shown = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
         sentences.append(f"Not counted, since not finished: {shown}.")
-    return Verdict(headline, sentences, plain, residual, gap)
+    return Verdict(headline, [*sentences, *remarks], plain, residual, gap)
 
 
 def _of_kind(kind: str, nets: Sequence[Net]) -> dict[int, Estimate]:
     """By depth, the running training error of the nets of a kind that differ in depth alone."""
     families = dict.fromkeys(net.family for net in nets if net.family.partition(" ")[0] == kind)
-    family = kind if kind in families or len(families) != 1 else next(iter(families))
+    family = next(iter(families)) if len(families) == 1 else kind
+    if family not in families:
+        family = f"{kind} shortcutA"  # the paper's choice on CIFAR
     return {net.depth: net.errors["running"] for net in nets if net.family == family}
 
 
@@ -113,7 +116,7 @@ def _headline(plain: Difference, residual: Difference | None, gap: Difference | 
     if plain.sign < 0:
         return "No degradation: the deepest plain net has a lower training error than the shallowest."
     if residual is None or gap is None:
-        return "Plain nets degrade with depth; there are no finished residual nets of the same depths."
+        return "Plain nets degrade with depth; no one family of residual nets has finished at the same depths."
     if residual.low is None or gap.low is None:
         return "Plain nets degrade with depth; for residual nets of the same depths there are not seeds enough to say."
     if residual.sign < 0:

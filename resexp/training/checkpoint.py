@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,10 @@ def save(run: Run, state: dict[str, Any]) -> None:
         # A hard link first, so that at no moment is there no checkpoint.
         spare = run.previous_checkpoint_path.with_suffix(".tmp")
         spare.unlink(missing_ok=True)
-        os.link(run.checkpoint_path, spare)
+        try:
+            os.link(run.checkpoint_path, spare)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(run.checkpoint_path, spare)
         spare.replace(run.previous_checkpoint_path)
     write(run.checkpoint_path, state)
 

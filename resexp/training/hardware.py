@@ -48,9 +48,12 @@ def tune_process(threads: int | None) -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
-def choose(config: TrainConfig) -> Hardware:
-    """The hardware that `config` asks for. Raises UserError where the machine has none such."""
-    device, precision = choose_device(config), config.precision
+def choose(config: TrainConfig, begun_in: str | None = None) -> Hardware:
+    """The hardware that `config` asks for; a run keeps the precision that it was `begun_in`.
+
+    Raises UserError where the machine has none such.
+    """
+    device, precision = choose_device(config), begun_in or config.precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     return Hardware(device, precision)

@@ -31,15 +31,17 @@ def train(
 ) -> Status:
     """Train the run in its folder to the end, or until `stop()`; continue it if it was begun.
 
-    `hear` receives every status, `say` every line worth reading; `threads` limits the CPU threads, by default to those
-    of the last attempt. A continued run has the same metrics and weights as one that was never interrupted: bit for bit
-    on a CPU, given as many threads. Raises UserError or OSError for what can be mended from outside, which leaves the
-    run to be begun or continued; anything else marks it as failed. Both are recorded in the folder.
+    `hear` receives every status, `say` every line worth reading; `threads` limits the CPU threads of a run that begins.
+    A continued run has the same metrics and weights as one that was never interrupted: bit for bit on a CPU. Raises
+    UserError or OSError for what can be mended from outside, which leaves the run to be begun or continued; anything
+    else marks it as failed. Both are recorded in the folder.
     """
     with locked(run.lock_path, run.name):
         status = run.status().model_copy(update={"state": "running", "message": "", "traceback": ""})
+        session = None
         try:
-            _Session(run, status, stop, hear, say, threads).run_to_end()
+            session = _Session(run, status, stop, hear, say, threads)
+            session.run_to_end()
         except Exception as error:
             status.message = " ".join(f"{error}".split()) or type(error).__name__
             if isinstance(error, UserError | OSError):
@@ -50,6 +52,8 @@ def train(
                 status.traceback = traceback.format_exc()
             with contextlib.suppress(OSError):  # the disk may be what is wrong
                 run.write_status(status)
+                if session:
+                    session.close_attempt(status.state)
             hear(status)
             raise
         return status
@@ -70,8 +74,9 @@ class _Session:
         self.run, self.status, self.stop, self.hear = run, status, stop, hear
         self.config = load_run(run.config_path)
         before = run.manifest()
-        tune_process(threads or (before.attempts[-1].threads if before else None))
-        self.hardware = choose(self.config.train)
+        # What sums are rounded to, and in which order, must not change in the middle of a run.
+        tune_process(before.attempts[-1].threads if before else threads)
+        self.hardware = choose(self.config.train, begun_in=before.attempts[-1].precision if before else None)
         self.dataset = open_dataset(self.config.data, say)
         self.trainer = Trainer(self.config, self.dataset, self.hardware)
         self.evaluated, self.tested = 0, False
@@ -161,7 +166,7 @@ class _Session:
                         if not self.tested:
                             self._test()
                         self._save()
-                        return self._end("finished")
+                        return self._end("finished", self._remark())
                     if self._checkpoint_due():
                         self._save()
                     if self.stop():
@@ -191,8 +196,9 @@ class _Session:
         steps, seconds = trainer.step - self.mark[0], trainer.seconds - self.mark[1]
         self.mark = (trainer.step, trainer.seconds)
         record = trainer.read_window()
-        self.status.seconds_per_step = seconds / steps
-        self.status.images_per_second = record["images_per_second"] = round(steps * batch / seconds, 1)
+        if steps:  # none, where another attempt filled the window and now lines are due at other steps
+            self.status.seconds_per_step = seconds / steps
+            self.status.images_per_second = record["images_per_second"] = round(steps * batch / seconds, 1)
         self._append("train", record)
         self.status.train_error = record["train_error"]
         self._tell()
@@ -251,13 +257,23 @@ class _Session:
         )
         self.checkpoint_at = time.monotonic() + self.config.train.checkpoint_seconds
 
+    def close_attempt(self, state: State) -> None:
+        """Record how the attempt ended."""
+        self.attempt.ended, self.attempt.to_step, self.attempt.state = manifest.now(), self.trainer.step, state
+        self.run.write_manifest(self.manifest)
+
+    def _remark(self) -> str:
+        """What a reader of the finished run's numbers must know."""
+        if self.trainer.warming_up:
+            return f"its warm-up never ended: the training error stayed over {self.config.train.warmup_until:.0%}"
+        return ""
+
     def _tell(self) -> None:
         self.status.step = self.trainer.step
         self.run.write_status(self.status)
         self.hear(self.status)
 
     def _end(self, state: State, message: str = "") -> None:
-        self.attempt.ended, self.attempt.to_step, self.attempt.state = manifest.now(), self.trainer.step, state
-        self.run.write_manifest(self.manifest)
+        self.close_attempt(state)
         self.status.state, self.status.message = state, message
         self._tell()
