@@ -88,7 +88,9 @@ class ModelConfig(Section):
     """Number of weighted layers, 6n+2."""
     width: Annotated[int, Field(ge=1, le=1024)] = 16
     """Filters in the first stage; the second has twice, the third four times as many. Paper: 16."""
-    shortcut: Literal["A", "B", "C"] | None = Field(default_factory=lambda m: "A" if m["kind"] == "residual" else None)
+    shortcut: Literal["A", "B", "C"] | None = Field(
+        default_factory=lambda m: "A" if m.get("kind") == "residual" else None
+    )
     """Where dimensions change: `A` identity with zero padding (the paper's choice on CIFAR), `B` projection; `C`
     projects everywhere. A plain net has none."""
 
@@ -112,7 +114,8 @@ class ModelConfig(Section):
 
 
 def _paper_milestones(train: dict[str, Any]) -> tuple[int, ...]:
-    return tuple(sorted({train["steps"] // 2, train["steps"] * 3 // 4} - {0}))
+    steps = train.get("steps", 0)  # not there if it is what is wrong
+    return tuple(sorted({steps // 2, steps * 3 // 4} - {0}))
 
 
 class TrainConfig(Section):

@@ -17,6 +17,8 @@ import yaml
 os.environ["OMP_NUM_THREADS"] = "1"
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# With a given interpreter nothing is installed: processes that tests start find the package where the tests found it.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
 
 TINY = {
     "name": "tiny",
