@@ -98,7 +98,7 @@ def train(
         return
     from resexp.sweep import create
 
-    _train(create(study, cells[0], results, lambda line: out.print(line, soft_wrap=True)), cells[0].cost)
+    _train(create(study, cells[0], results, lambda line: out.print(line, soft_wrap=True)), cells[0].config.cost)
 
 
 def _train(run: Run, cost: float) -> None:

@@ -121,7 +121,7 @@ def _paper_milestones(train: dict[str, Any]) -> tuple[int, ...]:
 class TrainConfig(Section):
     """The recipe. A step is one update on one batch (the paper's iteration)."""
 
-    mechanics = frozenset({"log_every", "checkpoint_steps", "checkpoint_seconds", "device"})
+    mechanics = frozenset({"log_every", "checkpoint_steps", "checkpoint_seconds", "device", "eager"})
 
     steps: Annotated[int, Field(ge=1)] = 64_000
     """Number of updates."""
@@ -147,6 +147,8 @@ class TrainConfig(Section):
     """Steps between evaluations (clean training error; validation error with `split: holdout`). Always at the end."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = "auto"
     """`auto` takes cuda, else mps, else cpu."""
+    eager: bool = False
+    """Launch every kernel from Python instead of replaying a step as one CUDA graph. For debugging and comparison."""
     log_every: Annotated[int, Field(ge=1)] = 100
     """Steps between lines of metrics; each is the mean over the steps since the last."""
     checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
@@ -186,6 +188,11 @@ class RunConfig(Section):
             for name, section in (("data", self.data), ("model", self.model), ("train", self.train))
         }
         return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def cost(self) -> float:
+        """Relative training time: steps x batch x depth x width²."""
+        return self.train.steps * self.train.batch_size * self.model.depth * self.model.width**2
 
     @property
     def folder(self) -> Path:

@@ -32,12 +32,6 @@ class Cell:
     label: str
     config: RunConfig
 
-    @property
-    def cost(self) -> float:
-        """Relative training time: steps x batch x depth x width²; what sorts a sweep longest first."""
-        train, model = self.config.train, self.config.model
-        return train.steps * train.batch_size * model.depth * model.width**2
-
 
 def find(name: str) -> Path:
     """The study file `name`: a path, or a shipped study such as ``cifar10/figure6``."""

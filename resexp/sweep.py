@@ -99,7 +99,7 @@ def sweep(
             elif state == "diverged" or (state == "failed" and not retry_failed):
                 outcome.problems.append((run, describe(run)))
             else:
-                todo.append((run, cell.cost))
+                todo.append((run, cell.config.cost))
         todo.sort(key=lambda item: -item[1])  # longest first, so that none is left alone at the end
         ran = 0
 

@@ -2,52 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from resexp.data.loader import Plan, Stream, augment, normalise
+from resexp.config import Cifar10Data
+from resexp.data.loader import Batches, Plan, augment, normalise, pixel_mean, plan_epoch
+
+
+CPU = torch.device("cpu")
+
+
+def batches(images: int, size: int, *, seed: int = 0, **data: Any) -> Callable[[int], Plan]:
+    """The plan of a batch by its number, out of so many images."""
+    stream = Batches(np.arange(images), Cifar10Data(**data), seed, size, CPU)
+
+    def plan(step: int) -> Plan:
+        stream.prepare(step)
+        return stream.plan(torch.tensor([step]))
+
+    return plan
 
 
 def columns(plan: Plan) -> list[list[int]]:
-    return [column.int().tolist() for column in plan]
+    return [column.tolist() for column in plan]
 
 
 def test_every_epoch_is_a_permutation_of_the_images_and_each_another_one() -> None:
     index = np.arange(5, 30)
-    stream = Stream(index, seed=0, pad=4, flip=True)
-    first, second = stream.epoch(0).image.tolist(), stream.epoch(1).image.tolist()
+    first, second = (plan_epoch(index, 0, epoch, 4, True)[0].tolist() for epoch in (0, 1))
     assert sorted(first) == sorted(second) == index.tolist()
     assert first != second
 
 
-def test_the_stream_depends_on_seed_and_position_only() -> None:
-    def batches(seed: int, steps: list[int]) -> list[list[list[int]]]:
-        stream = Stream(np.arange(50), seed, pad=4, flip=True)
-        return [columns(stream.batch(step, 16)) for step in steps]
-
-    in_order = batches(0, list(range(12)))
-    assert batches(0, [11, 3, 7]) == [in_order[11], in_order[3], in_order[7]]
-    assert batches(1, [0]) != [in_order[0]]
+def test_a_batch_depends_on_seed_and_position_only() -> None:
+    in_order = [columns(plan) for plan in map(batches(50, 16), range(12))]
+    assert [columns(batches(50, 16)(step)) for step in (11, 3, 7)] == [in_order[11], in_order[3], in_order[7]]
+    assert columns(batches(50, 16, seed=1)(0)) != in_order[0]
 
 
-@pytest.mark.parametrize("size", [1, 16, 25, 60])
+@pytest.mark.parametrize("size", [2, 16, 25, 26, 60])
 def test_batches_follow_each_other_without_gap_across_epochs(size: int) -> None:
-    stream = Stream(np.arange(25), seed=0, pad=4, flip=True)
-    whole = [i for epoch in range(9) for i in stream.epoch(epoch).image.tolist()]
-    stream = Stream(np.arange(25), seed=0, pad=4, flip=True)
-    batches = [stream.batch(step, size).image.tolist() for step in range(9 * 25 // size)]
-    assert all(len(batch) == size for batch in batches)
-    assert [i for batch in batches for i in batch] == whole[: sum(map(len, batches))]
+    whole = np.concatenate([plan_epoch(np.arange(25), 0, epoch, 4, True) for epoch in range(60)], axis=1)
+    plans = [np.array(columns(plan)) for plan in map(batches(25, size), range(59 * 25 // size))]
+    assert all(plan.shape == (4, size) for plan in plans)
+    assert np.array_equal(np.concatenate(plans, axis=1), whole[:, : size * len(plans)])
 
 
 def test_crops_and_flips_take_all_their_values() -> None:
-    plan = Stream(np.arange(2000), seed=0, pad=4, flip=True).epoch(0)
+    plan = batches(2000, 2000)(0)
     assert set(plan.dy.tolist()) == set(plan.dx.tolist()) == set(range(9))
     assert 0.45 < plan.flip.float().mean() < 0.55
-    still = Stream(np.arange(2000), seed=0, pad=0, flip=False).epoch(0)
+    still = batches(2000, 2000, pad=0, flip=False)(0)
     assert not still.dy.any()
     assert not still.flip.any()
+
+
+def test_the_mean_is_that_of_the_images_trained_on() -> None:
+    images = torch.randint(0, 256, (5000, 4, 8, 3), dtype=torch.uint8)
+    index = torch.arange(0, 5000, 2)
+    assert torch.allclose(pixel_mean(images, index), images[::2].double().mean(0).float() / 255, atol=1e-7)
 
 
 def test_augmentation_is_subtract_mean_pad_with_zeros_crop_flip() -> None:
@@ -55,7 +72,7 @@ def test_augmentation_is_subtract_mean_pad_with_zeros_crop_flip() -> None:
     images = torch.from_numpy(rng.integers(0, 256, (7, 12, 8, 3), dtype=np.uint8))
     mean = torch.from_numpy(rng.random((12, 8, 3), dtype=np.float32))
     pad = 2
-    plan = Stream(np.arange(7), seed=0, pad=pad, flip=True).batch(0, 20)
+    plan = batches(7, 20, pad=pad)(0)
     batch = augment(images, mean, plan, pad)
     assert batch.shape == (20, 3, 12, 8)
     assert batch.is_contiguous(memory_format=torch.channels_last)

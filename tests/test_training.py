@@ -16,13 +16,13 @@ from torch.nn import functional as F
 
 from resexp.config import RunConfig, TrainConfig
 from resexp.data import open_dataset
-from resexp.data.loader import Stream, augment
+from resexp.data.loader import Batches, augment, normalise, pixel_mean
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.store import Run
 from resexp.training import checkpoint
-from resexp.training.hardware import Hardware, choose
-from resexp.training.optim import learning_rate
+from resexp.training.hardware import Hardware, Work, choose, finish
+from resexp.training.optim import Schedule, learning_rate
 from resexp.training.train import train
 from resexp.training.trainer import Trainer
 from tests.conftest import TINY, command, fill, wait_until
@@ -95,17 +95,19 @@ def test_training_is_sgd_with_momentum_and_decay_on_the_streams_batches(make_run
     torch.manual_seed(config.seed)
     model = build_model(config.model).to(memory_format=torch.channels_last).train()
     velocity = [torch.zeros_like(p) for p in model.parameters()]
-    stream = Stream(dataset.train_index, config.seed, config.data.pad, config.data.flip)
+    batches = Batches(dataset.train_index, config.data, config.seed, 32, CPU)
     images, labels = (torch.from_numpy(a) for a in dataset.train())
+    mean = pixel_mean(images, torch.from_numpy(dataset.train_index))
     for step in range(4):
-        plan = stream.batch(step, 32)
-        loss = F.cross_entropy(model(augment(images, torch.from_numpy(dataset.mean()), plan, 1)), labels[plan.image])
+        batches.prepare(step)
+        plan = batches.plan(torch.tensor([step]))
+        loss = F.cross_entropy(model(augment(images, mean, plan, 1)), labels[plan.image])
         gradients = torch.autograd.grad(loss, list(model.parameters()))
         with torch.no_grad():
             for p, v, g in zip(model.parameters(), velocity, gradients, strict=True):
                 v.mul_(0.9).add_(g + 1e-4 * p)
                 p.sub_((0.1 if step < 2 else 0.01) * v)
-    trainer.advance(4, lambda: False)
+    finish(trainer.advance(4, lambda: False))
     for ours, written_out in zip(trainer.model.parameters(), model.parameters(), strict=True):
         assert torch.allclose(ours, written_out, atol=1e-6)
 
@@ -134,7 +136,7 @@ def test_the_test_set_is_read_once_at_the_end(make_run: Callable[..., Run], monk
     read: list[int] = []
     evaluate = Trainer.evaluate
 
-    def watched(self: Trainer, split: str, *rest: Any) -> tuple[float, float]:
+    def watched(self: Trainer, split: str, *rest: Any) -> Work[tuple[float, float]]:
         if split == "test":
             read.append(self.step)
         return evaluate(self, split, *rest)
@@ -151,8 +153,9 @@ def test_recorded_errors_are_those_of_the_recorded_weights(make_run: Callable[..
     model = build_model(tiny().model)
     model.load_state_dict(weights(run))
     model.eval()
+    mean = pixel_mean(torch.from_numpy(dataset.train()[0]), torch.from_numpy(dataset.train_index))
     for split, images, labels in (("clean_train", *dataset.train()), ("test", *dataset.test())):
-        x = (torch.from_numpy(images).float() / 255 - torch.from_numpy(dataset.mean())).permute(0, 3, 1, 2)
+        x = normalise(torch.from_numpy(images), mean)
         error = (model(x).argmax(1) != torch.from_numpy(labels)).float().mean().item()
         recorded = next(r[f"{split}_error"] for r in reversed(run.metrics()) if f"{split}_error" in r)
         assert recorded == pytest.approx(error, abs=1e-6)
@@ -160,15 +163,14 @@ def test_recorded_errors_are_those_of_the_recorded_weights(make_run: Callable[..
 
 def test_warm_up_ends_for_good_when_the_running_error_is_low_enough(make_run: Callable[..., Run]) -> None:
     """At an error of 90 % the average is 0.9 + 0.1 * 0.99**n: above 0.99 at n = 10, below at n = 11."""
-    trainer = Trainer(
-        tiny(train={"warmup_lr": 0.02, "warmup_until": 0.99}), open_dataset(tiny().data), Hardware(CPU, "fp32")
-    )
-    wrong = torch.tensor(0.9 * 32)
+    schedule = Schedule(TrainConfig(warmup_lr=0.02, warmup_until=0.99), CPU)
     for _ in range(10):
-        trainer._watch_warmup(wrong)
-    assert trainer.warming_up
-    trainer._watch_warmup(wrong)
-    assert not trainer.warming_up
+        schedule.watch(torch.tensor(0.9))
+    assert schedule.warming_up
+    schedule.watch(torch.tensor(0.9))
+    assert not schedule.warming_up
+    schedule.watch(torch.tensor(1.0))
+    assert not schedule.warming_up
     run = make_run(train={"warmup_lr": 0.02, "warmup_until": 0.1, "log_every": 1})
     train(run)
     assert {r["lr"] for r in run.metrics() if r["event"] == "train"} == {0.02}
@@ -344,11 +346,11 @@ def test_a_stop_while_the_test_set_is_read_changes_nothing(make_run: Callable[..
     reads = []
     evaluate = Trainer.evaluate
 
-    def stopping(self: Trainer, split: str, pause: Callable[[], bool], *model: Any) -> tuple[float, float]:
+    def stopping(self: Trainer, split: str, pause: Callable[[], bool]) -> Work[tuple[float, float]]:
         if split == "test":
-            reads.append(model)
+            reads.append(self.step)
         asked = len(reads) == (1 if wrong == "test" else 2)
-        return evaluate(self, split, (lambda: True) if asked else pause, *model)
+        return evaluate(self, split, (lambda: True) if asked else pause)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "evaluate", stopping)
@@ -426,7 +428,8 @@ def test_lines_may_fall_due_at_other_steps_when_a_run_goes_on(make_run: Callable
     again = make_run(train={"log_every": step})
     assert again.folder == run.folder
     assert train(again).state == "finished"
-    assert run.metrics()[0]["step"] == step
+    lines = [r["step"] for r in run.metrics() if r["event"] == "train"]
+    assert lines == sorted({6, 9, 12} | set(range(2 * step, 13, step)))
 
 
 def test_a_finished_run_keeps_the_configuration_it_was_trained_with(make_run: Callable[..., Run]) -> None:

@@ -50,14 +50,6 @@ class Dataset:
         """The test images and labels: to be read once, when training has ended."""
         return self._load("test")
 
-    def mean(self) -> NDArray[np.float32]:
-        """Per-pixel mean (H, W, 3) of the images trained on, pixels in [0, 1] (section 4.2)."""
-        images, _ = self.train()
-        total = np.zeros(images.shape[1:], dtype=np.uint64)
-        for part in np.array_split(self.train_index, max(1, len(self.train_index) // 2000)):
-            total += images[part].sum(axis=0, dtype=np.uint64)  # integers: the order of summation does not matter
-        return (total / len(self.train_index) / 255).astype(np.float32)
-
     def _load(self, split: str) -> tuple[Pixels, NDArray[np.int64]]:
         # Copy-on-write mapping: pages are shared between runs, and torch sees a writable array.
         images = np.load(self.cache / f"{split}_images.npy", mmap_mode="c")

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
+from resexp.errors import UserError
 from resexp.files import write_atomic
 from resexp.store import Run
 
-_MAGIC = b"resexp checkpoint 1 sha256 "
+_KIND = b"resexp checkpoint "
+_MAGIC = _KIND + b"2 sha256 "
 _HEADER = len(_MAGIC) + 64 + 1
 
 
@@ -31,8 +33,13 @@ def write(path: Path, state: dict[str, Any]) -> None:
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any]:
-    """Load what `write` saved. Raises DamagedCheckpoint if a byte is missing or changed."""
+    """Load what `write` saved. Raises DamagedCheckpoint if a byte is missing or changed, UserError if it is of another
+    version of resexp."""
     content = path.read_bytes()
+    if content.startswith(_KIND) and not content.startswith(_MAGIC[: len(_KIND) + 2]):
+        raise UserError(
+            f"{path}: written by another version of resexp, which can finish it; delete the run folder to begin anew"
+        )
     payload = content[_HEADER:]
     if content[:_HEADER] != _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n":
         raise DamagedCheckpoint(f"{path}: truncated or changed")

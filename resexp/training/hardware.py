@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import time
+from collections import deque
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -12,15 +16,30 @@ from resexp.config import TrainConfig
 from resexp.errors import UserError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+AHEAD = 16
+"""Steps that are queued at once; twice as many at most wait on the device, so that a stop is not late."""
+
+IDLE_S = 1e-4
+"""Between two looks at a device that is busy, seconds."""
+
+ResultT = TypeVar("ResultT")
+Work = Generator[int, None, ResultT]
+"""Work that is done piece by piece, so that several runs can take turns: yields the steps of each piece, 0 while it
+waits for the device, and returns its result."""
+
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """A device and the precision of autocast on it (float32: no autocast)."""
+    """A device, the precision of autocast on it (float32: no autocast), and where its kernels queue."""
 
     device: torch.device
     precision: str
+    stream: torch.cuda.Stream | None = None
+    """On a GPU, a queue of the run's own: kernels of several runs fill it together."""
+    graphs: bool = False
+    """Whether steps are replayed as CUDA graphs."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -48,15 +67,27 @@ def tune_process(threads: int | None) -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
-def choose(config: TrainConfig, begun_in: str | None = None) -> Hardware:
+    torch.backends.cudnn.benchmark = True  # shapes never change: the search for the fastest kernels pays
+
+
+def choose(
+    config: TrainConfig, begun_in: str | None = None, say: Callable[[str], None] = lambda line: None
+) -> Hardware:
     """The hardware that `config` asks for; a run keeps the precision that it was `begun_in`.
 
-    Raises UserError where the machine has none such.
+    A GPU without bf16 gets fp16, and `say` hears of it. Raises UserError where the machine has no such device.
     """
     device, precision = choose_device(config), begun_in or config.precision
+    if device.type != "cuda":
+        return Hardware(device, "fp32" if precision == "auto" else precision)
+    with torch.cuda.device(device):
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    return Hardware(device, precision)
+        precision = "bf16" if has_bf16 else "fp32"
+    elif precision == "bf16" and not has_bf16:
+        say(f"{torch.cuda.get_device_name(device)} has no bf16; training in fp16 with a loss scaler")
+        precision = "fp16"
+    return Hardware(device, precision, torch.cuda.Stream(device), graphs=not config.eager)
 
 
 def choose_device(config: TrainConfig) -> torch.device:
@@ -71,3 +102,47 @@ def choose_device(config: TrainConfig) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("train.device: mps asked for, but this machine has none; set train.device to auto or cpu")
     return device
+
+
+class Pace:
+    """Lets the host queue work ahead of the device, but not far."""
+
+    def __init__(self, hardware: Hardware) -> None:
+        self._stream = hardware.stream
+        self.stride = AHEAD if self._stream else 1
+        """Steps to queue at once."""
+        self._marks: deque[torch.cuda.Event] = deque()
+
+    def queued(self, steps: int, ahead: int) -> Work[None]:
+        """These steps were queued; wait until no more than `ahead` such pieces are unfinished."""
+        if self._stream is not None:
+            self._marks.append(self._stream.record_event())
+        yield steps
+        while len(self._marks) > ahead:
+            if self._marks[0].query():
+                self._marks.popleft()
+            else:
+                yield 0
+
+
+def on_stream(hardware: Hardware, work: Work[ResultT]) -> Work[ResultT]:
+    """Do every piece of `work` on the stream of `hardware`, and leave the stream in between."""
+    while True:
+        with torch.cuda.stream(hardware.stream):
+            try:
+                steps = next(work)
+            except StopIteration as end:
+                result: ResultT = end.value
+                return result
+        yield steps
+
+
+def finish(work: Work[ResultT]) -> ResultT:
+    """Do all of `work`, and nothing else meanwhile."""
+    while True:
+        try:
+            if not next(work):
+                time.sleep(IDLE_S)
+        except StopIteration as end:
+            result: ResultT = end.value
+            return result

@@ -2,81 +2,97 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from resexp.config import RunConfig
 from resexp.data import Dataset
-from resexp.data.loader import Plan, Stream, augment, normalise
+from resexp.data.loader import Batches, augment, normalise, pixel_mean
 from resexp.models import build_model
-from resexp.training.hardware import Hardware
-from resexp.training.optim import learning_rate, make_optimizer
+from resexp.training.graph import Replayed
+from resexp.training.hardware import Hardware, Pace, Work
+from resexp.training.optim import Schedule, learning_rate, make_optimizer
 
 EVAL_BATCH = 500
-RUNNING_DECAY = 0.99
-"""Of the moving average of the training error that ends the warm-up: about the last 100 steps."""
+MEMORY = 4096
+"""Steps whose losses the device keeps until they are read."""
+NO_CLASS = -100
+"""Label of the places in an evaluation's last batch that hold no image."""
 
 
 class Stopped(Exception):
     """Raised out of an evaluation that was asked to stop; nothing of it counts."""
 
 
-class Trainer:
-    """Model, optimiser and data of one run, on one device. Errors are fractions in [0, 1]."""
+class StepRecord(NamedTuple):
+    """What is kept of one step: the batch's mean loss, its wrong predictions, and the learning rate."""
 
-    def __init__(self, config: RunConfig, dataset: Dataset, hardware: Hardware) -> None:
+    loss: float
+    wrong: int
+    lr: float
+
+
+class Trainer:
+    """Model, optimiser and data of one run, on one device. Errors are fractions in [0, 1].
+
+    A step reads nothing from the host: the device counts steps, finds the batch and the rate by the count, and keeps
+    what is to be recorded. So it can be replayed as a CUDA graph, and the host need not wait for it.
+    """
+
+    def __init__(
+        self, config: RunConfig, dataset: Dataset, hardware: Hardware, say: Callable[[str], None] = lambda line: None
+    ) -> None:
         self.config, self.dataset, self.hardware = config, dataset, hardware
-        device = hardware.device
+        device, train = hardware.device, config.train
         torch.manual_seed(config.seed)  # initial weights are made on the CPU: the same on every device
         self.model = build_model(config.model, len(dataset.classes)).to(memory_format=torch.channels_last).to(device)
-        self.optimizer = make_optimizer(config.train, self.model, device)
+        self.schedule = Schedule(train, device)
+        self.optimizer = make_optimizer(train, self.model, self.schedule.rate)
         self.autocast = torch.autocast(device.type, hardware.dtype, enabled=hardware.precision != "fp32")
         self.scaler = torch.amp.GradScaler(device.type, enabled=hardware.precision == "fp16")
-        images, labels = dataset.train()
-        self.images, self.labels = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
-        self.mean = torch.from_numpy(dataset.mean()).to(device)
-        self.stream = Stream(dataset.train_index, config.seed, config.data.pad, config.data.flip)
-        self.step = 0
-        self.warming_up = config.train.warmup_lr is not None
-        self.running_error = 1.0
+        self.images, self.labels = (torch.from_numpy(array).to(device) for array in dataset.train())
+        self.mean = pixel_mean(self.images, torch.from_numpy(dataset.train_index).to(device))
+        self.batches = Batches(dataset.train_index, config.data, config.seed, train.batch_size, device)
+        self.step = self.read_to = 0
         self.seconds = 0.0
-        self._clear_window()
+        """Wall time of training, shared with the runs that were trained side by side."""
+        self._counter = torch.zeros(1, dtype=torch.int64, device=device)
+        self._records = torch.zeros((3, MEMORY), device=device)
+        places = min(EVAL_BATCH, len(self.images))
+        self._eval_images = self.images.new_empty((places, *self.images.shape[1:]))
+        self._eval_labels = self.labels.new_empty(places)
+        self._eval_sums = torch.zeros(2, device=device)
+        self._train_step = Replayed(self._update, hardware, say)
+        self._eval_step = Replayed(self._evaluate_batch, hardware, say)
 
-    def _clear_window(self) -> None:
-        self.window_start = self.step
-        self.loss_sum = torch.zeros((), device=self.hardware.device)
-        self.wrong_sum = torch.zeros((), dtype=torch.int64, device=self.hardware.device)
-
-    def advance(self, until: int, pause: Callable[[], bool]) -> None:
-        """Train until step `until`, or until `pause()` after a step."""
-        started = time.perf_counter()
+    def advance(self, until: int, pause: Callable[[], bool]) -> Work[None]:
+        """Train until step `until`, until `pause()`, or until the records must be read."""
+        until = min(until, self.read_to + MEMORY)
+        started, pace = time.perf_counter(), Pace(self.hardware)
         self.model.train()
         while self.step < until:
-            loss, wrong = self._update()
-            self.loss_sum += loss
-            self.wrong_sum += wrong
-            if self.warming_up:
-                self._watch_warmup(wrong)
-            self.step += 1
+            steps = min(pace.stride, until - self.step)
+            for _ in range(steps):
+                self.batches.prepare(self.step)
+                self._train_step()
+                self.step += 1
             if pause():
                 break
-        self.loss_sum.item()  # on a GPU: wait for the work, to time what is done and not what is queued
+            yield from pace.queued(steps, ahead=1)
+        yield from pace.queued(0, ahead=0)
         self.seconds += time.perf_counter() - started
 
-    def _update(self) -> tuple[Tensor, Tensor]:
-        """One step on one batch; returns the loss and the number of wrong predictions, on the device."""
-        rate = learning_rate(self.config.train, self.step, warming_up=self.warming_up)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        plan = self.stream.batch(self.step, self.config.train.batch_size)
-        plan = Plan(*(column.to(self.hardware.device, non_blocking=True) for column in plan))
+    def _update(self) -> None:
+        """One step on one batch."""
+        plan = self.batches.plan(self._counter)
         x, y = augment(self.images, self.mean, plan, self.config.data.pad), self.labels[plan.image]
+        self.schedule.set_rate(self._counter)
         self.optimizer.zero_grad()
         with self.autocast:
             logits = self.model(x)
@@ -84,58 +100,79 @@ class Trainer:
         torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss.detach(), (logits.detach().argmax(1) != y).sum()
+        wrong = (logits.detach().argmax(1) != y).sum().float()
+        record = torch.stack((loss.detach().float(), wrong, self.schedule.warming_up.float()))
+        self._records.index_copy_(1, self._counter % MEMORY, record[:, None])
+        self.schedule.watch(wrong / len(y))
+        self._counter += 1
 
-    def _watch_warmup(self, wrong: Tensor) -> None:
-        """End the warm-up when the running training error is low enough, for good (section 4.2, n = 18)."""
-        error = wrong.item() / self.config.train.batch_size
-        self.running_error = RUNNING_DECAY * self.running_error + (1 - RUNNING_DECAY) * error
-        if self.running_error < self.config.train.warmup_until:
-            self.warming_up = False
+    def read(self) -> list[StepRecord]:
+        """The records of the steps since the last call, in one transfer."""
+        steps = range(self.read_to, self.step)
+        self.read_to = self.step
+        columns = self._records.cpu()[:, [step % MEMORY for step in steps]].T.tolist()
+        return [
+            StepRecord(loss, int(wrong), learning_rate(self.config.train, step, warming_up=bool(warming_up)))
+            for step, (loss, wrong, warming_up) in zip(steps, columns, strict=True)
+        ]
 
-    def read_window(self) -> dict[str, Any]:
-        """Mean loss and running training error since the last call, and the rate of the last step."""
-        steps = self.step - self.window_start
-        record = {
-            "step": self.step,
-            "epoch": self.step * self.config.train.batch_size / len(self.dataset.train_index),
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "train_loss": self.loss_sum.item() / steps,
-            "train_error": self.wrong_sum.item() / (steps * self.config.train.batch_size),
-        }
-        self._clear_window()
-        return record
+    @property
+    def warming_up(self) -> bool:
+        """Whether the next step still has the rate of the warm-up."""
+        return bool(self.schedule.warming_up)
 
     def is_finite(self) -> bool:
-        """Whether every parameter and every loss since the last `read_window` is a number."""
+        """Whether every parameter is a number."""
         with torch.no_grad():
             norm = torch.nn.utils.get_total_norm(self.model.parameters())
-        return bool(torch.isfinite(norm + self.loss_sum))
+        return bool(torch.isfinite(norm))
 
-    def evaluate(self, split: str, pause: Callable[[], bool], model: nn.Module | None = None) -> tuple[float, float]:
-        """Error and loss in eval mode, without augmentation, on "train", "val" or "test"; of `model`, if given.
+    def evaluate(self, split: str, pause: Callable[[], bool]) -> Work[tuple[float, float]]:
+        """Error and loss in eval mode, without augmentation, on "train", "val" or "test".
 
         Raises Stopped if `pause()` between batches.
         """
-        model = model or self.model
         if split == "test":
             images, labels = map(torch.from_numpy, self.dataset.test())
-            index = np.arange(len(images))
+            index = torch.arange(len(images))
         else:
             images, labels = self.images, self.labels
-            index = self.dataset.train_index if split == "train" else self.dataset.val_index
-        device = self.hardware.device
-        loss_sum, wrong_sum = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
-        model.eval()
-        with torch.inference_mode(), self.autocast:
-            for part in torch.split(torch.from_numpy(index).to(images.device), EVAL_BATCH):
-                x, y = normalise(images[part].to(device), self.mean), labels[part].to(device)
-                logits = model(x).float()
-                loss_sum += F.cross_entropy(logits, y, reduction="sum")
-                wrong_sum += (logits.argmax(1) != y).sum()
+            index = torch.from_numpy(self.dataset.train_index if split == "train" else self.dataset.val_index)
+        pace, queued = Pace(self.hardware), 0
+        self.model.eval()
+        self._eval_sums.zero_()
+        for part in torch.split(index.to(images.device), len(self._eval_labels)):
+            self._eval_images[: len(part)].copy_(images[part])
+            self._eval_labels[: len(part)].copy_(labels[part])
+            self._eval_labels[len(part) :].fill_(NO_CLASS)
+            self._eval_step()
+            queued += 1
+            if queued % pace.stride == 0:
                 if pause():
                     raise Stopped
-        return wrong_sum.item() / len(index), loss_sum.item() / len(index)
+                yield from pace.queued(1, ahead=1)
+        yield from pace.queued(0, ahead=0)
+        wrong, loss = self._eval_sums.tolist()
+        return wrong / len(index), loss / len(index)
+
+    @torch.inference_mode()
+    def _evaluate_batch(self) -> None:
+        y = self._eval_labels
+        with self.autocast:
+            logits = self.model(normalise(self._eval_images, self.mean)).float()
+        loss = F.cross_entropy(logits, y, reduction="sum", ignore_index=NO_CLASS)
+        wrong = ((logits.argmax(1) != y) & (y != NO_CLASS)).sum()
+        self._eval_sums += torch.stack((wrong.float(), loss))
+
+    @contextlib.contextmanager
+    def weights(self, weights: dict[str, Tensor]) -> Iterator[None]:
+        """Other weights, for as long as the context lasts; in place, so that what was captured holds."""
+        own = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(weights)
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own)
 
     def state(self) -> dict[str, Any]:
         """All that a continuation needs; batches and rates follow from the step."""
@@ -145,19 +182,19 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "warming_up": self.warming_up,
-            "running_error": self.running_error,
-            "window": [self.window_start, self.loss_sum.item(), self.wrong_sum.item()],
+            "running_error": self.schedule.running_error.item(),
             "seconds": self.seconds,
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` returned."""
-        self.step = state["step"]
+        """Continue from what `state` returned; before the first step."""
+        self.step = self.read_to = state["step"]
+        self._counter.fill_(self.step)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.rate
         self.scaler.load_state_dict(state["scaler"])
-        self.warming_up, self.running_error = state["warming_up"], state["running_error"]
-        self.window_start = state["window"][0]
-        self.loss_sum.fill_(state["window"][1])
-        self.wrong_sum.fill_(state["window"][2])
+        self.schedule.warming_up.fill_(state["warming_up"])
+        self.schedule.running_error.fill_(state["running_error"])
         self.seconds = state["seconds"]

@@ -1,0 +1,281 @@
+"""One attempt at a run: set up, continue where it stopped, THE loop, and the end."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from resexp.data import open_dataset
+from resexp.errors import UserError
+from resexp.files import naming
+from resexp.store import DataRecord, Manifest, Run, State, Status
+from resexp.study import load_run
+from resexp.training import checkpoint, manifest
+from resexp.training.hardware import Work, choose, on_stream, tune_process
+from resexp.training.trainer import Stopped, Trainer
+
+LOOK_S = 1.0
+"""Between two looks at what the device has recorded, seconds."""
+
+
+class Session:
+    """One attempt at a run: the trainer and the folder it reports to."""
+
+    def __init__(
+        self,
+        run: Run,
+        status: Status,
+        stop: Callable[[], bool],
+        hear: Callable[[Status], None],
+        say: Callable[[str], None],
+        threads: int | None,
+    ) -> None:
+        self.run, self.status, self.stop, self.hear = run, status, stop, hear
+        self.config = load_run(run.config_path)
+        before = run.manifest()
+        # What sums are rounded to, and in which order, must not change in the middle of a run.
+        tune_process(before.attempts[-1].threads if before else threads)
+        self.hardware = choose(self.config.train, before.attempts[-1].precision if before else None, say)
+        self.dataset = open_dataset(self.config.data, say)
+        self.evaluated, self.tested = 0, False
+        self.best: dict[str, Any] | None = None
+        self.window = [0, 0.0, 0]
+        """The step at which the line of metrics in the making begins, and its sums of losses and wrong predictions."""
+        with torch.cuda.stream(self.hardware.stream):
+            self.trainer = Trainer(self.config, self.dataset, self.hardware, say)
+            self._continue(say)
+        self._begin_attempt(before)
+
+    # -- set-up ---------------------------------------------------------------------------------------------------
+
+    def _continue(self, say: Callable[[str], None]) -> None:
+        """Load the newest whole checkpoint and drop the metrics written after it; they will be written again."""
+        run, metrics_bytes = self.run, 0
+        for left_over in run.folder.glob("*.tmp"):
+            left_over.unlink()  # of a process that was killed while it wrote; we hold the lock
+        state, damage = checkpoint.load(run, self.hardware.device)
+        if damage:
+            say(f"{run.folder}: {damage}")
+        if state:
+            if (state["signature"], state["seed"]) != (self.config.signature, self.config.seed):
+                raise UserError(
+                    f"{run.checkpoint_path}: checkpoint of another configuration (signature {state['signature']} "
+                    f"seed {state['seed']}, config.yaml has {self.config.signature} seed {self.config.seed}); "
+                    f"delete it to begin anew"
+                )
+            self.trainer.load(state["trainer"])
+            self.evaluated, self.tested, self.best = state["evaluated"], state["tested"], state["best"]
+            self.window = state["window"]
+            metrics_bytes = state["metrics_bytes"]
+        size = run.metrics_path.stat().st_size if run.metrics_path.exists() else 0
+        if size < metrics_bytes:
+            raise UserError(
+                f"{run.metrics_path}: {size} bytes, but the checkpoint was written after {metrics_bytes}; "
+                f"restore the file, or delete the run folder to begin anew"
+            )
+        if size:
+            os.truncate(run.metrics_path, metrics_bytes)
+        for record in run.metrics():
+            for name in ("train_error", "clean_train_error", "val_error", "test_error"):
+                setattr(self.status, name, record.get(name, getattr(self.status, name)))
+
+    def _begin_attempt(self, before: Manifest | None) -> None:
+        dataset = self.dataset
+        data = DataRecord(
+            source=self.config.data.source,
+            name=dataset.name,
+            fingerprint=dataset.fingerprint,
+            classes=len(dataset.classes),
+            train_images=len(dataset.train_index),
+            val_images=len(dataset.val_index),
+        )
+        if before and before.data.fingerprint != data.fingerprint:
+            raise UserError(
+                f"{self.run.folder}: begun on other data (fingerprint {before.data.fingerprint}, now "
+                f"{data.fingerprint}); bring the old data back, or delete the run folder to begin anew"
+            )
+        self.attempt = manifest.new_attempt(self.hardware, self.trainer.step)
+        self.manifest = Manifest(
+            signature=self.config.signature,
+            parameters=sum(p.numel() for p in self.trainer.model.parameters()),
+            data=data,
+            attempts=[*(before.attempts if before else []), self.attempt],
+        )
+        self.run.write_manifest(self.manifest)
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def work(self) -> Work[None]:
+        """Train to the end, or until asked to stop."""
+        train, trainer = self.config.train, self.trainer
+        self.checkpoint_at = time.monotonic() + train.checkpoint_seconds
+        self.mark = (trainer.step, trainer.seconds)  # where the speed is measured from
+        self.status.steps = train.steps
+        self._tell()
+        with self.run.metrics_path.open("ab") as self.metrics:
+            yield from on_stream(self.hardware, self._loop())
+
+    def _loop(self) -> Work[None]:
+        """THE loop: train until something is due, read what was recorded, and do what is due."""
+        train, trainer = self.config.train, self.trainer
+        if trainer.step == 0:
+            self._save()  # the last good state of a run that diverges at once
+        try:
+            while True:
+                diverged = self._log()
+                ended = trainer.step == train.steps
+                if diverged is None and ended and not trainer.is_finite():
+                    diverged = trainer.step
+                if diverged is not None:
+                    self._append("diverged", {"step": diverged})
+                    return self._end("diverged", f"loss or weights not finite by step {diverged}", diverged)
+                if trainer.step > self.evaluated and (ended or trainer.step % train.eval_every == 0):
+                    yield from self._evaluate()
+                if ended:
+                    if not self.tested:
+                        yield from self._test()
+                    self._save()
+                    return self._end("finished", self._remark())
+                if self._checkpoint_due():
+                    self._save()
+                if self.stop():
+                    break
+                self.look_at = time.monotonic() + LOOK_S
+                yield from trainer.advance(self._next_due(), self._pause)
+        except Stopped:
+            pass
+        self._save()
+        return self._end("interrupted", "stopped by a signal; the same command continues")
+
+    def _next_due(self) -> int:
+        train, step = self.config.train, self.trainer.step
+        return min(train.steps, *((step // n + 1) * n for n in (train.eval_every, train.checkpoint_steps) if n))
+
+    def _pause(self) -> bool:
+        return self.stop() or self._checkpoint_due() or time.monotonic() >= self.look_at
+
+    def _checkpoint_due(self) -> bool:
+        every = self.config.train.checkpoint_steps
+        at_step = every is not None and self.trainer.step > 0 and self.trainer.step % every == 0
+        return at_step or time.monotonic() >= self.checkpoint_at
+
+    def _log(self) -> int | None:
+        """Read the steps since the last look and write the lines that they complete; the step of a loss that is no
+        number, if there was one."""
+        train, trainer, batch = self.config.train, self.trainer, self.config.train.batch_size
+        first, lines = trainer.read_to, 0
+        steps, seconds = trainer.step - self.mark[0], trainer.seconds - self.mark[1]
+        if steps:
+            self.status.seconds_per_step = seconds / steps
+            self.status.images_per_second = round(steps * batch / seconds, 1)
+        for step, record in enumerate(trainer.read(), first + 1):
+            if not math.isfinite(record.loss):
+                return step
+            self.window[1] += record.loss
+            self.window[2] += record.wrong
+            if step % train.log_every == 0 or step in train.milestones or step == train.steps:
+                begin, losses, wrong = self.window
+                self.window = [step, 0.0, 0]
+                self.status.train_error = wrong / ((step - begin) * batch)
+                self._append(
+                    "train",
+                    {
+                        "step": step,
+                        "epoch": step * batch / len(self.dataset.train_index),
+                        "lr": record.lr,
+                        "train_loss": losses / (step - begin),
+                        "train_error": self.status.train_error,
+                        "images_per_second": self.status.images_per_second,
+                    },
+                )
+                lines += 1
+        if lines:
+            self.mark = (trainer.step, trainer.seconds)
+        self._tell()
+        return None
+
+    def _evaluate(self) -> Work[None]:
+        trainer = self.trainer
+        if not trainer.is_finite():
+            return  # the next loss will say so
+        error, loss = yield from trainer.evaluate("train", self.stop)
+        record: dict[str, Any] = {"step": trainer.step, "clean_train_error": error, "clean_train_loss": loss}
+        self.status.clean_train_error = error
+        if len(self.dataset.val_index):
+            error, loss = yield from trainer.evaluate("val", self.stop)
+            record |= {"val_error": error, "val_loss": loss}
+            self.status.val_error = error
+            if self.best is None or error < self.best["val_error"]:
+                weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+                self.best = {"step": trainer.step, "val_error": error, "model": weights}
+        self._append("eval", record)
+        self.evaluated = trainer.step
+        self._tell()
+
+    def _test(self) -> Work[None]:
+        """Read the test set, once: with the final weights and, where there is validation, with the best ones."""
+        error, loss = yield from self.trainer.evaluate("test", self.stop)
+        record = {"step": self.trainer.step, "test_error": error, "test_loss": loss}
+        if self.best:
+            with self.trainer.weights(self.best["model"]):
+                best_error, _ = yield from self.trainer.evaluate("test", self.stop)
+            record |= {"best_step": self.best["step"], "best_val_error": self.best["val_error"]}
+            record["best_test_error"] = best_error
+        record["train_seconds"] = round(self.trainer.seconds, 3)
+        self._append("test", record)
+        self.tested = True
+        self.status.test_error = error
+
+    # -- what the folder hears ------------------------------------------------------------------------------------
+
+    def _append(self, event: str, record: dict[str, Any]) -> None:
+        with naming(self.run.metrics_path):
+            self.metrics.write(json.dumps({"event": event, **record}).encode() + b"\n")
+            self.metrics.flush()
+
+    def _save(self) -> None:
+        """Write a checkpoint, unless the weights are no numbers: then the last one is the last good state."""
+        self.checkpoint_at = time.monotonic() + self.config.train.checkpoint_seconds
+        if not self.trainer.is_finite():
+            return
+        os.fsync(self.metrics.fileno())  # the checkpoint must never know of lines that a crash could take away
+        checkpoint.save(
+            self.run,
+            {
+                "signature": self.config.signature,
+                "seed": self.config.seed,
+                "trainer": self.trainer.state(),
+                "evaluated": self.evaluated,
+                "tested": self.tested,
+                "best": self.best,
+                "window": self.window,
+                "metrics_bytes": self.metrics.tell(),
+            },
+        )
+
+    def close_attempt(self, state: State) -> None:
+        """Record how the attempt ended."""
+        self.attempt.ended, self.attempt.to_step, self.attempt.state = manifest.now(), self.trainer.step, state
+        self.run.write_manifest(self.manifest)
+
+    def _remark(self) -> str:
+        """What a reader of the finished run's numbers must know."""
+        if self.trainer.warming_up:
+            return f"its warm-up never ended: the training error stayed over {self.config.train.warmup_until:.0%}"
+        return ""
+
+    def _tell(self, step: int | None = None) -> None:
+        self.status.step = self.trainer.step if step is None else step
+        self.run.write_status(self.status)
+        self.hear(self.status)
+
+    def _end(self, state: State, message: str = "", step: int | None = None) -> None:
+        self.close_attempt(state)
+        self.status.state, self.status.message = state, message
+        self._tell(step)
