@@ -39,6 +39,7 @@ err = Console(markup=False, highlight=False, stderr=True)
 
 Config = Annotated[str | None, typer.Option("--config", "-c", help="Study file, or a shipped study: cifar10/figure6.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a value: --set train.lr=0.05. Repeatable.")]
+Eager = Annotated[bool, typer.Option("--eager", help="On a GPU: no CUDA graphs, every kernel launched from Python.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, and train nothing.")]
 Results = Annotated[Path, typer.Option("--results", envvar="RESEXP_RESULTS", help="Where study folders lie.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -67,6 +68,7 @@ def train(
     config: Config = None,
     settings: Settings = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed; default: the first of the study.")] = None,
+    eager: Eager = False,
     dry_run: DryRun = False,
     results: Results = RESULTS,
 ) -> None:
@@ -77,16 +79,17 @@ def train(
     if (run_dir is None) == (config is None):
         raise UserError("train: give either a run folder or --config FILE")
     if run_dir is not None:
-        if settings or seed is not None or dry_run:
+        if settings or seed is not None or eager or dry_run:
             raise UserError(
-                "train: --set, --seed and --dry-run go with --config; a run folder has its configuration in config.yaml"
+                "train: --set, --seed, --eager and --dry-run go with --config; a run folder has its configuration in "
+                "config.yaml"
             )
         if not Run(run_dir).config_path.exists():
             raise UserError(f"{run_dir}: not a run folder (no config.yaml); a run is results/STUDY/NET-SIGNATURE/seedN")
         _train(Run(run_dir), 1.0)
         return
     assert config is not None
-    study, cells = load(config, [*(settings or []), *([f"seeds=[{seed}]"] if seed is not None else [])])
+    study, cells = load(config, _all_settings(settings, eager, *([f"seeds=[{seed}]"] if seed is not None else [])))
     labels = list(dict.fromkeys(cell.label for cell in cells))
     if len(labels) > 1:
         raise UserError(
@@ -99,6 +102,11 @@ def train(
     from resexp.sweep import create
 
     _train(create(study, cells[0], results, lambda line: out.print(line, soft_wrap=True)), cells[0].config.cost)
+
+
+def _all_settings(settings: list[str] | None, eager: bool, *more: str) -> list[str]:
+    """What --set and the flags that stand for settings say."""
+    return [*(settings or []), *(["train.eager=true"] if eager else []), *more]
 
 
 def _train(run: Run, cost: float) -> None:
@@ -129,8 +137,12 @@ def sweep(
     config: Config = None,
     settings: Settings = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at a time; default: one per CPU core, or per GPU.")
+        int | None, typer.Option(min=1, help="Processes at a time; default: as many as keep all cores, or GPUs, busy.")
     ] = None,
+    pack: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side on a GPU; default: as many as make it faster.")
+    ] = None,
+    eager: Eager = False,
     only: Annotated[str | None, typer.Option(help="Train only the net with this label, such as plain-20.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
@@ -144,7 +156,7 @@ def sweep(
     from resexp.display import make_display
     from resexp.study import SHIPPED, load, only_label
 
-    study, cells = load(config or str(SHIPPED / "quickstart.yaml"), settings)
+    study, cells = load(config or str(SHIPPED / "quickstart.yaml"), _all_settings(settings, eager))
     chosen = only_label(cells, only) if only is not None else cells
     if dry_run:
         _show_cells(study.name, chosen, results)
@@ -154,7 +166,7 @@ def sweep(
     stop, display = Stop().install(), make_display(out)
     outcome = carry_out(
         study, cells, chosen, results,
-        jobs=jobs, retry_failed=retry_failed, fail_fast=fail_fast, stop=stop, display=display,
+        jobs=jobs, pack=pack, retry_failed=retry_failed, fail_fast=fail_fast, stop=stop, display=display,
     )  # fmt: skip
     if outcome.problems:
         title, style = ("stopped", "bold") if stop() else ("not finished", "bold red")

@@ -72,7 +72,7 @@ class _Clock:
     def __init__(self, runs: Sequence[tuple[Run, float]]) -> None:
         self.cost = {run.folder: cost for run, cost in runs}
         self.total = sum(self.cost.values())
-        self.done = {run.folder: _share(run.status()) * cost for run, cost in runs}
+        self.done = {run.folder: run.status().share * cost for run, cost in runs}
         self.started, self.at_start = time.monotonic(), sum(self.done.values())
 
     def update(self, run: Run, share: float) -> None:
@@ -84,10 +84,6 @@ class _Clock:
         done = sum(self.done.values())
         gained = done - self.at_start
         return (time.monotonic() - self.started) * (self.total - done) / gained if gained > 0 else None
-
-
-def _share(status: Status) -> float:
-    return status.step / status.steps if status.steps else 0.0
 
 
 class Bars:
@@ -128,7 +124,7 @@ class Bars:
                 continue
             if run.folder not in self.tasks:
                 self.tasks[run.folder] = self._add(escape(run.name), status.steps)
-            self.clock.update(run, _share(status))
+            self.clock.update(run, status.share)
             rate += status.images_per_second or 0
             self.progress.update(
                 self.tasks[run.folder],
@@ -178,8 +174,8 @@ class Lines:
         """Say so when a run has passed a quarter of its steps."""
         for run in running:
             status = run.status()
-            quarter = int(4 * _share(status))
-            self.clock.update(run, _share(status))
+            quarter = int(4 * status.share)
+            self.clock.update(run, status.share)
             if status.steps and quarter < 4 and quarter > self.quarters.get(run.folder, -1):
                 self.quarters[run.folder] = quarter
                 parts = [f"step {status.step:,}/{status.steps:,}", speed(status)]

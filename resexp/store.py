@@ -100,6 +100,11 @@ class Status(_Record):
     traceback: str = ""
 
     @property
+    def share(self) -> float:
+        """How much of the training is done, in [0, 1]."""
+        return self.step / self.steps if self.steps else 0.0
+
+    @property
     def eta(self) -> float | None:
         """Seconds of training left."""
         if self.state != "running" or self.seconds_per_step is None:

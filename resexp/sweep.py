@@ -12,7 +12,8 @@ from resexp.config import DataConfig, Study
 from resexp.data import open_dataset
 from resexp.display import Display
 from resexp.errors import UserError
-from resexp.executors import local
+from resexp.executors import local, schedule
+from resexp.executors.schedule import Job
 from resexp.files import locked
 from resexp.signals import Stop
 from resexp.store import Plan, PlannedRun, Run, StudyFolder
@@ -73,6 +74,7 @@ def sweep(
     results: Path,
     *,
     jobs: int | None,
+    pack: int | None,
     retry_failed: bool,
     fail_fast: bool,
     stop: Stop,
@@ -100,10 +102,9 @@ def sweep(
                 outcome.problems.append((run, describe(run)))
             else:
                 todo.append((run, cell.config.cost))
-        todo.sort(key=lambda item: -item[1])  # longest first, so that none is left alone at the end
         ran = 0
 
-        def ended(run: Run, code: int, said: str) -> None:
+        def ended(run: Run, code: int, said: str) -> bool:
             nonlocal ran
             ran += 1
             problem = describe(run, code, said)
@@ -112,15 +113,16 @@ def sweep(
             else:
                 outcome.finished += 1
             display.ended(run, problem)
+            return not problem
 
-        slots, gpus = _places(devices)
         with display.sweep(todo, outcome.skipped):
+            plan_of_jobs, capacity = _jobs(todo, devices, jobs, pack)
             local.train_all(
-                [run for run, _ in todo],
-                jobs=jobs or slots,
-                gpus=gpus,
+                plan_of_jobs,
+                capacity=capacity,
                 fail_fast=fail_fast,
                 stop=stop,
+                say=display.say,
                 tick=display.update,
                 ended=ended,
             )
@@ -128,14 +130,19 @@ def sweep(
     return outcome
 
 
-def _places(devices: set[torch.device]) -> tuple[int, list[str]]:
-    """How many runs at a time, and the GPUs to spread them over: one a core, or one a GPU, or one where it is named."""
+def _jobs(
+    todo: list[tuple[Run, float]], devices: set[torch.device], jobs: int | None, pack: int | None
+) -> tuple[list[Job], int]:
+    """The processes to start, and how many cores (or processes with a device) there are room for."""
+    left = [(run, cost * (1 - run.status().share)) for run, cost in todo]
     if all(device.type == "cpu" for device in devices):
-        return local.cores(), []
-    if all(device.type in ("cpu", "cuda") and device.index is None for device in devices):
-        gpus = local.visible_gpus()
-        return len(gpus), gpus
-    return 1, []
+        return schedule.on_cores(left, local.cores(), jobs), jobs or local.cores()
+    # A device that was named is not shared out, and only CUDA has a stream for every run.
+    named = any(device.index is not None or device.type == "mps" for device in devices)
+    gpus = [None] if named else local.visible_gpus()
+    processes = jobs or len(gpus)
+    pack = 1 if any(device.type == "mps" for device in devices) else pack
+    return schedule.on_gpus(left, gpus, processes, pack), processes
 
 
 def _planned(cell: Cell) -> PlannedRun:

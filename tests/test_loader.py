@@ -12,7 +12,6 @@ import torch
 from resexp.config import Cifar10Data
 from resexp.data.loader import Batches, Plan, augment, normalise, pixel_mean, plan_epoch
 
-
 CPU = torch.device("cpu")
 
 

@@ -43,7 +43,9 @@ class Batches:
     `plan` is device arithmetic with fixed shapes, which a CUDA graph can replay.
     """
 
-    def __init__(self, index: NDArray[np.int64], config: DataConfig, seed: int, size: int, device: torch.device) -> None:
+    def __init__(
+        self, index: NDArray[np.int64], config: DataConfig, seed: int, size: int, device: torch.device
+    ) -> None:
         """`index` are the images to draw from, `size` is that of a batch."""
         self.index, self.config, self.seed, self.size = index, config, seed, size
         n = len(index)

@@ -1,4 +1,4 @@
-"""Runs on this machine: one single-threaded process per CPU core, or one process per GPU."""
+"""Processes on this machine: one for every run on CPU cores, or one for every GPU, with its queue of runs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 
+from resexp.executors.schedule import Job
 from resexp.signals import Stop
 from resexp.store import Run
 
@@ -31,76 +32,89 @@ def visible_gpus() -> list[str]:
     return [name.strip() for name in named.split(",")][:count] if named else list(map(str, range(count)))
 
 
-@dataclass
 class _Worker:
-    run: Run
-    process: ForkServerProcess
-    slot: int
-    problem: Connection
-    """What went wrong, if anything, in its own words."""
+    """A process at work on a job, and how far it is by what it told."""
+
+    def __init__(self, context: ForkServerContext, job: Job) -> None:
+        from resexp.executors.worker import work
+
+        self.job, self.waiting, self.running = job, list(job.runs), list[Run]()
+        self.ears, mouth = context.Pipe(duplex=False)
+        self.process: ForkServerProcess = context.Process(target=work, args=(job, mouth), name=job.runs[0].name)
+        self.process.start()
+        mouth.close()
+
+    def signal(self, number: int) -> None:
+        if self.process.pid is not None and self.process.exitcode is None:
+            os.kill(self.process.pid, number)
+
+    def listen(self, say: Callable[[str], None], ended: Callable[[Run, int, str], None]) -> None:
+        """Hear all that was told since the last call."""
+        try:
+            while self.ears.poll():
+                kind, number, text = self.ears.recv()
+                run = self.job.runs[number]
+                if kind == "say":
+                    say(text)
+                elif kind == "began" and run in self.waiting:
+                    self.waiting.remove(run)
+                    self.running.append(run)
+                elif kind == "ended":
+                    self.running.remove(run)
+                    ended(run, 0, text)
+        except EOFError:  # it is gone, and all that it told was heard
+            pass
 
 
 def train_all(
-    runs: Sequence[Run],
+    jobs: Sequence[Job],
     *,
-    jobs: int,
-    gpus: Sequence[str],
+    capacity: int,
     fail_fast: bool,
     stop: Stop,
+    say: Callable[[str], None],
     tick: Callable[[list[Run]], None],
-    ended: Callable[[Run, int, str], None],
+    ended: Callable[[Run, int, str], bool],
 ) -> None:
-    """Train `runs`, in this order, `jobs` at a time; with `gpus`, each process sees one of them.
+    """Do `jobs`, in this order, as many at a time as `capacity` has room for their cores.
 
-    `tick` hears the runs in progress twice a second, `ended` each run with its exit code (negative: the signal that
-    killed it) and what it said went wrong. When `stop` is asked, or a run fails under `fail_fast`, the others are asked
-    to save and end.
+    `tick` hears the runs in progress twice a second, `ended` each run with 0, or the signal (negative) that killed its
+    process, and with what went wrong; it answers whether the run is finished. When `stop` is asked, or a run did not
+    finish under `fail_fast`, the others are asked to save and end. Runs that a dead process left are given to another.
     """
     # Processes are forked from a server that has torch imported and nothing running: each starts in milliseconds.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["resexp.executors.worker", "resexp.cli"])
-    from resexp.executors.worker import work
-
-    threads = None if gpus else max(1, cores() // jobs)
-    queue, workers = list(runs), list[_Worker]()
+    queue, workers = list(jobs), list[_Worker]()
     failed = asked = False
+
+    def hear(run: Run, code: int, said: str) -> None:
+        nonlocal failed
+        failed = not ended(run, code, said) or failed
+
     try:
         while queue or workers:
             if (stop() or (failed and fail_fast)) and not asked:
                 asked = True
                 queue.clear()
                 for worker in workers:
-                    _signal(worker.process, signal.SIGTERM)
-            while queue and len(workers) < jobs:
-                slot = min(set(range(jobs)) - {worker.slot for worker in workers})
-                run = queue.pop(0)
-                gpu = gpus[slot % len(gpus)] if gpus else None
-                ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=work, args=(run.folder, threads, gpu, theirs), name=run.name)
-                process.start()
-                theirs.close()
-                workers.append(_Worker(run, process, slot, ours))
-            wait([worker.process.sentinel for worker in workers], timeout=TICK_S)
-            tick([worker.run for worker in workers])
-            for worker in [w for w in workers if w.process.exitcode is not None]:
-                workers.remove(worker)
-                code = worker.process.exitcode or 0
-                ended(worker.run, code, _last_words(worker))
-                failed = failed or code != 0
+                    worker.signal(signal.SIGTERM)
+            while queue and queue[0].cores <= capacity - sum(worker.job.cores for worker in workers):
+                workers.append(_Worker(context, queue.pop(0)))
+            told: list[Connection | int] = [sign for w in workers for sign in (w.process.sentinel, w.ears)]
+            wait(told, timeout=TICK_S)
+            tick([run for worker in workers for run in worker.running])
+            for worker in list(workers):
+                code = worker.process.exitcode  # asked before listening: then nothing that it told can be missed
+                worker.listen(say, hear)
+                if code is not None:
+                    workers.remove(worker)
+                    worker.ears.close()
+                    left_at_all = len(worker.waiting) < len(worker.job.runs)
+                    for run in worker.running if left_at_all else worker.waiting:
+                        hear(run, code, "")
+                    if left_at_all and worker.waiting and not asked:
+                        queue.insert(0, replace(worker.job, runs=tuple(worker.waiting)))
     finally:
         for worker in workers:  # only on an exception, such as a second Ctrl-C
-            _signal(worker.process, signal.SIGKILL)
-
-
-def _last_words(worker: _Worker) -> str:
-    try:
-        return str(worker.problem.recv())
-    except EOFError:  # it had nothing to say
-        return ""
-    finally:
-        worker.problem.close()
-
-
-def _signal(process: ForkServerProcess, number: int) -> None:
-    if process.pid is not None and process.exitcode is None:
-        os.kill(process.pid, number)
+            worker.signal(signal.SIGKILL)

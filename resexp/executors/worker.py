@@ -1,4 +1,4 @@
-"""One worker process: trains one run folder, and ends with its parent."""
+"""One worker process: trains its run folders, tells its parent how each goes, and ends with it."""
 
 from __future__ import annotations
 
@@ -10,48 +10,70 @@ import threading
 import time
 import traceback
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 
 from resexp.errors import UserError
+from resexp.executors.schedule import Job
 from resexp.files import is_locked
 from resexp.signals import EXIT_FAILED, EXIT_USAGE, Stop
-from resexp.store import Run
-from resexp.training.train import train
+from resexp.store import Run, Status
+from resexp.training.pack import Pack
 
 ORPHAN_S = 60.0
 """How long a run may be held by the worker of an earlier sweep, seconds."""
 
 
-def work(folder: Path, threads: int | None, gpu: str | None, parent: Connection) -> None:
-    """Train the run in `folder`; what is printed goes to its log. Exits with the code of `resexp train`.
+def work(job: Job, parent: Connection) -> None:
+    """Train the runs of a job; what is printed goes to the log of the first, what is said of a run to its own.
 
-    What went wrong is also sent to the `parent`, since the disk may be what is wrong.
+    The `parent` hears ``("say", number of the run, line)``, ``("began", number, "")``, ``("ended", number, problem)``:
+    what went wrong is told and not only written, since the disk may be what is wrong.
     """
     os.setsid()  # Ctrl-C in the terminal reaches the parent, which asks us to stop
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    run = Run(folder)
-    log = run.log_path.open("a", buffering=1)
+    if job.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = job.gpu
+    log = job.runs[0].log_path.open("a", buffering=1)
     sys.stdout = sys.stderr = log
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     stop = Stop().install()
     threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
-    _wait_for_orphan(run, stop)
-    try:
-        status = train(run, stop=stop, say=print, threads=threads)
-    except Exception as error:
-        parent.send(f"{error}")
-        with contextlib.suppress(OSError):
-            traceback.print_exc()
-        sys.exit(EXIT_USAGE if isinstance(error, UserError | OSError) else EXIT_FAILED)
-    sys.exit({"finished": 0, "interrupted": stop.exit_code}.get(status.state, EXIT_FAILED))
+    code = 0
+
+    def say(run: Run, line: str) -> None:
+        parent.send(("say", job.runs.index(run), line))
+        _write(run, line)
+
+    def ended(run: Run, outcome: Status | Exception) -> None:
+        nonlocal code
+        if isinstance(outcome, Status):
+            code = code or {"finished": 0, "interrupted": stop.exit_code}.get(outcome.state, EXIT_FAILED)
+        else:
+            code = EXIT_USAGE if isinstance(outcome, UserError | OSError) else EXIT_FAILED
+            _write(run, "".join(traceback.format_exception(outcome)))
+        parent.send(("ended", job.runs.index(run), f"{outcome}" if isinstance(outcome, Exception) else ""))
+
+    _wait_for_orphans(job, stop)
+    Pack(
+        job.runs,
+        size=job.pack,
+        threads=job.threads,
+        stop=stop,
+        say=say,
+        began=lambda run: parent.send(("began", job.runs.index(run), "")),
+        ended=ended,
+    ).train()
+    sys.exit(code)
 
 
-def _wait_for_orphan(run: Run, stop: Stop) -> None:
+def _write(run: Run, text: str) -> None:
+    with contextlib.suppress(OSError), run.log_path.open("a") as log:
+        log.write(text.rstrip() + "\n")
+
+
+def _wait_for_orphans(job: Job, stop: Stop) -> None:
     """A worker whose sweep was killed saves and ends by itself, but only when its step is done."""
     deadline = time.monotonic() + ORPHAN_S
-    while is_locked(run.lock_path) and not stop() and time.monotonic() < deadline:
+    while any(is_locked(run.lock_path) for run in job.runs) and not stop() and time.monotonic() < deadline:
         time.sleep(0.1)
 
 

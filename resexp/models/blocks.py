@@ -11,6 +11,23 @@ def conv3x3(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """BN that does not count batches: averages of fixed momentum don't need it, and it is one more kernel a layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return F.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum or 0.0,
+            self.eps,
+        )
+
+
 class ZeroPadShortcut(nn.Module):
     """Option A: every `stride`-th pixel, zeros for the new channels; no parameters."""
 
@@ -25,7 +42,7 @@ class ZeroPadShortcut(nn.Module):
 
 def projection(channels_in: int, channels_out: int, stride: int) -> nn.Module:
     """Options B and C: a 1x1 convolution and BN."""
-    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out))
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), BatchNorm(channels_out))
 
 
 def make_shortcut(option: str, channels_in: int, channels_out: int, stride: int) -> nn.Module:
@@ -46,9 +63,9 @@ class Block(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, stride: int, shortcut: str | None) -> None:
         super().__init__()
         self.conv1 = conv3x3(channels_in, channels_out, stride)
-        self.bn1 = nn.BatchNorm2d(channels_out)
+        self.bn1 = BatchNorm(channels_out)
         self.conv2 = conv3x3(channels_out, channels_out)
-        self.bn2 = nn.BatchNorm2d(channels_out)
+        self.bn2 = BatchNorm(channels_out)
         self.shortcut = make_shortcut(shortcut, channels_in, channels_out, stride) if shortcut else None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resexp.models.blocks import Block, conv3x3
+from resexp.models.blocks import BatchNorm, Block, conv3x3
 
 
 class ResNet(nn.Module):
@@ -18,7 +18,7 @@ class ResNet(nn.Module):
     def __init__(self, n: int, width: int = 16, shortcut: str | None = "A", classes: int = 10) -> None:
         super().__init__()
         self.conv = conv3x3(3, width)
-        self.bn = nn.BatchNorm2d(width)
+        self.bn = BatchNorm(width)
         widths = (width, 2 * width, 4 * width)
         self.stages = nn.Sequential(
             *(

@@ -66,7 +66,6 @@ def tune_process(threads: int | None) -> None:
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
         libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
-
     torch.backends.cudnn.benchmark = True  # shapes never change: the search for the fastest kernels pays
 
 
@@ -87,7 +86,8 @@ def choose(
     elif precision == "bf16" and not has_bf16:
         say(f"{torch.cuda.get_device_name(device)} has no bf16; training in fp16 with a loss scaler")
         precision = "fp16"
-    return Hardware(device, precision, torch.cuda.Stream(device), graphs=not config.eager)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return Hardware(device, precision, stream, graphs=not config.eager)
 
 
 def choose_device(config: TrainConfig) -> torch.device:
@@ -119,7 +119,7 @@ class Pace:
             self._marks.append(self._stream.record_event())
         yield steps
         while len(self._marks) > ahead:
-            if self._marks[0].query():
+            if self._marks[0].query():  # type: ignore[no-untyped-call]
                 self._marks.popleft()
             else:
                 yield 0

@@ -138,16 +138,15 @@ class Trainer:
         else:
             images, labels = self.images, self.labels
             index = torch.from_numpy(self.dataset.train_index if split == "train" else self.dataset.val_index)
-        pace, queued = Pace(self.hardware), 0
+        pace = Pace(self.hardware)
         self.model.eval()
         self._eval_sums.zero_()
-        for part in torch.split(index.to(images.device), len(self._eval_labels)):
+        for number, part in enumerate(torch.split(index.to(images.device), len(self._eval_labels)), 1):
             self._eval_images[: len(part)].copy_(images[part])
             self._eval_labels[: len(part)].copy_(labels[part])
             self._eval_labels[len(part) :].fill_(NO_CLASS)
             self._eval_step()
-            queued += 1
-            if queued % pace.stride == 0:
+            if number % pace.stride == 0:
                 if pause():
                     raise Stopped
                 yield from pace.queued(1, ahead=1)

@@ -1,0 +1,192 @@
+"""Several runs in one process, in turn: what a small net leaves idle of a GPU, its neighbours use."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from resexp.data import open_dataset
+from resexp.models.summary import summarise
+from resexp.store import Run, Status
+from resexp.study import load_run
+from resexp.training.hardware import IDLE_S, Work, choose
+from resexp.training.train import DeviceFailed, OutOfMemory, attempt
+
+SETTLING_STEPS = 64
+"""Steps of each run before its speed counts: by then its kernels are chosen and its graph is captured."""
+MEASURE_S = 1.0
+WORTHWHILE = 1.05
+"""How many times faster a pack of twice the size must be."""
+
+
+@dataclass(eq=False)
+class _Member:
+    run: Run
+    work: Work[Status]
+    alone: bool
+    """Whether nothing may run beside it."""
+    steps: int = 0
+
+    @property
+    def done(self) -> float:
+        """Cost of the steps done here."""
+        return self.steps * _step_cost(self.run)
+
+
+class PackSize:
+    """How many runs at a time: as many as asked for, or doubled for as long as the device does more for it."""
+
+    def __init__(self, fixed: int | None) -> None:
+        self.size = fixed or 1
+        self._growing = fixed is None
+        self._best = 0.0
+        self._begin: tuple[float, float, int] | None = None
+
+    def observe(self, done: Sequence[float], *, settled: bool, now: float) -> None:
+        """Hear the cost that each run has done so far, and whether all have reached their speed, at time `now`."""
+        if not self._growing:
+            return
+        if not settled or len(done) < self.size or (self._begin and self._begin[2] != len(done)):
+            self._begin = None
+        elif self._begin is None:
+            self._begin = (now, sum(done), len(done))
+        elif now - self._begin[0] >= MEASURE_S:
+            rate = (sum(done) - self._begin[1]) / (now - self._begin[0])
+            self._begin = None
+            if rate > WORTHWHILE * self._best:
+                self._best, self.size = rate, 2 * self.size
+            else:
+                self._growing, self.size = False, self.size // 2
+
+    def shrink(self, size: int) -> None:
+        """No more than `size` from now on."""
+        self._growing, self.size = False, max(1, size)
+
+
+class Pack:
+    """Trains runs side by side, each as if it were alone.
+
+    A run that needs more memory than the others leave waits; one that runs out of it all the same is tried again by
+    itself, once. When the device fails, the runs that were not begun are left.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        *,
+        size: int | None,
+        threads: int | None,
+        stop: Callable[[], bool],
+        say: Callable[[Run, str], None],
+        began: Callable[[Run], None],
+        ended: Callable[[Run, Status | Exception], None],
+    ) -> None:
+        """`runs` in this order, `size` at a time; None: as many as pay, on a GPU.
+
+        `began` and `ended` hear of each run, the latter with its status, or with the exception `train` would raise.
+        """
+        self._waiting, self._again, self._members = deque(runs), deque[Run](), list[_Member]()
+        self._size, self._threads, self._stop = PackSize(size), threads, stop
+        self._say, self._began, self._ended = say, began, ended
+        self._free = _free_memory(runs[0])
+        self._told = False
+
+    def train(self) -> None:
+        """Train them all, or until asked to stop."""
+        while True:
+            while self._has_place():
+                self._begin()
+            if not self._members:
+                return
+            if not self._turn():
+                time.sleep(IDLE_S)
+            self._size.observe(
+                [member.done for member in self._members],
+                settled=all(member.steps >= SETTLING_STEPS for member in self._members),
+                now=time.monotonic(),
+            )
+
+    def _has_place(self) -> bool:
+        """Whether another run may begin now."""
+        if self._stop() or not (self._waiting or self._again):
+            return False
+        if not self._members:
+            return True
+        if not self._waiting or self._members[0].alone or len(self._members) >= self._size.size:
+            return False
+        run = self._waiting[0]
+        fits = self._free is None or _need(run) <= self._free - sum(_need(member.run) for member in self._members)
+        if not fits and not self._told:
+            self._say(run, f"{run.name} waits: there is no memory for it on the GPU beside {len(self._members)} others")
+            self._told = True
+        return fits
+
+    def _begin(self) -> None:
+        alone = not self._waiting
+        run = (self._again if alone else self._waiting).popleft()
+        self._began(run)
+        work = attempt(run, stop=self._stop, say=lambda line: self._say(run, line), threads=self._threads)
+        self._members.append(_Member(run, work, alone))
+
+    def _turn(self) -> int:
+        """Let every member do a piece of its work; returns the steps done."""
+        worked, left = 0, list[_Member]()
+        for member in self._members:
+            try:
+                steps = next(member.work)
+            except StopIteration as end:
+                left.append(member)
+                self._ended(member.run, end.value)
+            except Exception as error:
+                left.append(member)
+                self._failed(member, error)
+            else:
+                member.steps += steps
+                worked += steps
+        self._members = [member for member in self._members if member not in left]
+        if left:
+            left.clear()
+            gc.collect()  # a trainer and its captured steps refer to each other
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        return worked
+
+    def _failed(self, member: _Member, error: Exception) -> None:
+        if isinstance(error, OutOfMemory) and not member.alone:
+            self._size.shrink(len(self._members) - 1)
+            self._again.append(member.run)
+            size = self._size.size
+            self._say(member.run, f"{member.run.name}: out of memory; tried again alone, the others {size} at a time")
+            return
+        if isinstance(error, DeviceFailed):
+            self._waiting.clear()
+            self._again.clear()
+        self._ended(member.run, error)
+
+
+@functools.cache
+def _step_cost(run: Run) -> float:
+    config = load_run(run.config_path)
+    return config.cost / config.train.steps
+
+
+def _free_memory(run: Run) -> int | None:
+    """Bytes free on the GPU that the run will be on; None on a CPU."""
+    device = choose(load_run(run.config_path).train).device
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+@functools.cache
+def _need(run: Run) -> float:
+    """About the bytes of device memory that the run will take."""
+    config = load_run(run.config_path)
+    dataset = open_dataset(config.data)
+    images, _ = dataset.train()
+    net = summarise(config.model, *images.shape[1:3], len(dataset.classes))
+    return images.nbytes + net.memory(config.train.batch_size, choose(config.train).dtype.itemsize)
