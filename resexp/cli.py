@@ -259,6 +259,66 @@ def report(
         webbrowser.open(page.resolve().as_uri())
 
 
+@app.command(epilog="Example: resexp bench --depths 20,110 --packs 1,4 --out results/bench")
+def bench(
+    config: Annotated[
+        str, typer.Option("--config", "-c", help="Study whose recipe is timed, on drawn images of CIFAR-10's size.")
+    ] = "cifar10/resnet20",
+    settings: Settings = None,
+    kinds: Annotated[str, typer.Option(help="Comma-separated: plain,residual.")] = "residual",
+    depths: Annotated[str | None, typer.Option(help="Comma-separated; default: 20,56,110 on a GPU, else 20.")] = None,
+    precisions: Annotated[str, typer.Option(help="Comma-separated: auto,fp32,bf16,fp16.")] = "auto",
+    packs: Annotated[
+        str | None, typer.Option(help="Runs at once, comma-separated; default: 1,2,4,8 on a GPU, else 1 and all cores.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Every contestant works once a round.")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Of work, a contestant and round.")] = 2.0,
+    eager: Eager = False,
+    to: Annotated[Path | None, typer.Option("--out", help="Folder for bench.json and bench.md.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time training steps beside the loops people write and beside what the device can do, in turns."""
+    from resexp.bench import bench as run_bench
+    from resexp.bench import defaults, table
+    from resexp.files import write_atomic
+    from resexp.study import load
+
+    _, cells = load(config, ["data={source: shapes, size: 32, train_images: 50000}", *_all_settings(settings, eager)])
+    base = cells[0].config
+    usual_depths, usual_packs = defaults(base)
+    result = run_bench(
+        base,
+        kinds=kinds.split(","),
+        depths=_numbers("--depths", depths) if depths else usual_depths,
+        precisions=precisions.split(","),
+        packs=_numbers("--packs", packs) if packs else usual_packs,
+        rounds=rounds,
+        seconds=seconds,
+        say=lambda line: err.print(line, soft_wrap=True),
+    )
+    if to:
+        to.mkdir(parents=True, exist_ok=True)
+        write_atomic(to / "bench.json", json.dumps(result, indent=1))
+        write_atomic(to / "bench.md", table.markdown(result))
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    shown = Table(title=result["machine"]["device"], title_justify="left")
+    for name in table.COLUMNS:
+        shown.add_column(name, no_wrap=True, justify="left" if name in ("loop", "net") else "right")
+    for row in result["rows"]:
+        shown.add_row(*table.cells(row))
+    out.print(shown)
+    out.print(table.NOTE)
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{option}: expected whole numbers with commas between them, got {text!r}") from None
+
+
 @app.command(epilog="Example: resexp schema > study.schema.json")
 def schema() -> None:
     """Print the JSON Schema of a study file; editors complete and check YAML with it."""

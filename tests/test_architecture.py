@@ -17,7 +17,7 @@ ROWS = [
     {"models", "data", "report"},
     {"training"},
     {"executors", "display"},
-    {"sweep"},
+    {"sweep", "bench"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,160 @@
+"""How fast training is: beside the loops people write, and beside what the device can do, all in one run."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from resexp.bench.contestants import Case
+from resexp.bench.turns import Measured, in_turns
+from resexp.config import RunConfig
+from resexp.executors.local import cores
+from resexp.training import manifest
+from resexp.training.hardware import choose
+
+CEILINGS = {"flop": "matmul", "bytes": "copy"}
+BASELINES = ("usual loop", "eager loop")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; rates are medians over the rounds, ratios of rates those of the same round."""
+
+    what: str
+    net: str
+    precision: str
+    at_once: int
+    ms_per_step: float
+    images_per_second: float
+    spread: tuple[float, float]
+    """Least and most images/s of a round."""
+    gflops: float
+    of_matmul: float
+    gbytes: float
+    of_copy: float
+    over: dict[str, tuple[float, float, float]]
+    """Times as fast as each baseline: median, least, most."""
+    start_up_s: float
+    capture_s: float | None
+    memory_mib: float
+
+
+def bench(
+    config: RunConfig,
+    *,
+    kinds: Sequence[str],
+    depths: Sequence[int],
+    precisions: Sequence[str],
+    packs: Sequence[int],
+    rounds: int,
+    seconds: float,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Time every combination on the data and the recipe of `config`; returns what `resexp bench --json` prints.
+
+    `packs` are runs side by side: in one process on a GPU, in single-threaded processes on a CPU.
+    """
+    rows, results = list[Row](), list[dict[str, Any]]()
+    for precision in precisions:
+        for kind in kinds:
+            for depth in depths:
+                chosen = _with(config, kind, depth, precision)
+                say(f"{kind}-{depth} {choose(chosen.train).precision}")
+                measured, missing = in_turns(_cases(chosen, packs), rounds, seconds, say)
+                for line in missing:
+                    say(f"left out: {line}")
+                rows += _rows(measured)
+                results += [_raw(m) for m in measured]
+    attempt = manifest.new_attempt(choose(config.train), 0)
+    machine = attempt.model_dump(
+        include={"started", "command", "resexp", "commit", "python", "torch", "cuda", "device"}
+    )
+    return {
+        "machine": {**machine, "cores": cores()},
+        "rows": [asdict(row) for row in rows],
+        "measured": results,
+    }
+
+
+def defaults(config: RunConfig) -> tuple[list[int], list[int]]:
+    """Depths and packs that say something of the device that `config` takes."""
+    if choose(config.train).device.type == "cpu":
+        return [20], sorted({1, cores()})
+    return [20, 56, 110], [1, 2, 4, 8]
+
+
+def _with(config: RunConfig, kind: str, depth: int, precision: str) -> RunConfig:
+    changed = config.model_dump()
+    changed["model"] |= {"kind": kind, "depth": depth, "shortcut": "A" if kind == "residual" else None}
+    changed["train"] |= {"precision": precision}
+    return RunConfig.model_validate(changed)
+
+
+def _cases(config: RunConfig, packs: Sequence[int]) -> list[Case]:
+    """Ours in each pack size, the baselines, and the ceilings."""
+    if choose(config.train).device.type != "cpu":
+        ours = [Case("resexp", config, runs=pack) for pack in packs]
+        return [*ours, *(Case(what, config) for what in (*BASELINES, *CEILINGS.values()))]
+    ours = [Case("resexp", config, processes=pack, threads=1) for pack in packs]
+    baselines = [Case(what, config, threads=cores()) for what in BASELINES]
+    return [*ours, *baselines, *(Case(what, config, processes=cores(), threads=1) for what in CEILINGS.values())]
+
+
+def _rows(measured: Sequence[Measured]) -> list[Row]:
+    by_name = {m.case.what: m for m in measured}
+    rows = []
+    for m in measured:
+        if m.case.what in CEILINGS.values():
+            continue
+        images, config = m.rates(), m.case.config
+        at_once = m.case.runs * m.case.processes
+        shares = {
+            quantity: statistics.median(_ratios(m.rates(quantity), by_name[what].rates(quantity)))
+            for quantity, what in CEILINGS.items()
+            if what in by_name
+        }
+        over = {
+            what: _ratios(images, by_name[what].rates())
+            for what in BASELINES
+            if what in by_name and m.case.what == "resexp"
+        }
+        rows.append(
+            Row(
+                what=m.case.what,
+                net=f"{config.model.kind}-{config.model.depth}",
+                precision="fp32" if m.case.what == "usual loop" else m.case.hardware.precision,
+                at_once=at_once,
+                ms_per_step=1000 * at_once * config.train.batch_size / statistics.median(images),
+                images_per_second=statistics.median(images),
+                spread=(min(images), max(images)),
+                gflops=statistics.median(m.rates("flop")) / 1e9,
+                of_matmul=shares.get("flop", 0.0),
+                gbytes=statistics.median(m.rates("bytes")) / 1e9,
+                of_copy=shares.get("bytes", 0.0),
+                over={what: (statistics.median(r), min(r), max(r)) for what, r in over.items()},
+                start_up_s=m.facts["start_up_s"],
+                capture_s=m.facts.get("capture_s"),
+                memory_mib=m.facts["memory_mib"],
+            )
+        )
+    return rows
+
+
+def _ratios(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    return [x / y for x, y in zip(a, b, strict=True)]
+
+
+def _raw(m: Measured) -> dict[str, Any]:
+    case = m.case
+    return {
+        "what": case.what,
+        "model": case.config.model.model_dump(),
+        "precision": case.hardware.precision,
+        "runs": case.runs,
+        "processes": case.processes,
+        "threads": case.threads,
+        "facts": m.facts,
+        "seconds_per_unit": m.seconds,
+    }

@@ -1,0 +1,235 @@
+"""What is timed: resexp's own steps, two training loops as people write them, and what the device can do at all.
+
+Each is built in a process of its own and is a function that does so many units of its work and waits for them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resexp.config import RunConfig
+from resexp.data import open_dataset
+from resexp.errors import UserError
+from resexp.models import build_model
+from resexp.models.summary import summarise
+from resexp.training.hardware import IDLE_S, Hardware, Work, choose, on_stream
+from resexp.training.trainer import Trainer
+
+Loop = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table."""
+
+    what: str
+    """A key of LOOPS."""
+    config: RunConfig
+    runs: int = 1
+    """Side by side in one process."""
+    processes: int = 1
+    """Side by side, each with `runs`."""
+    threads: int | None = None
+    """CPU threads of each process."""
+
+    @property
+    def hardware(self) -> Hardware:
+        """Where it runs, in this process."""
+        return choose(self.config.train)
+
+
+def ours(case: Case, facts: dict[str, Any]) -> Loop:
+    """Trainers, side by side; a unit is one step of each."""
+    dataset = open_dataset(case.config.data)
+    trainers = []
+    for seed in range(case.runs):
+        hardware = choose(case.config.train)
+        with torch.cuda.stream(hardware.stream):
+            config = case.config.model_copy(update={"seed": seed})
+            trainers.append(Trainer(config, dataset, hardware, say=lambda line: facts.update(warning=line)))
+
+    def loop(steps: int) -> None:
+        works = [on_stream(t.hardware, t.advance(t.step + steps, lambda: False)) for t in trainers]
+        while works:
+            done = [_advance(work) for work in works]
+            works = [work for work, steps in zip(works, done, strict=True) if steps is not None]
+            if not any(done):
+                time.sleep(IDLE_S)
+        for trainer in trainers:
+            trainer.read()
+
+    facts["graphs"] = trainers[0].hardware.graphs
+    return loop
+
+
+def _advance(work: Work[None]) -> int | None:
+    return next(work, None)
+
+
+def eager_loop(case: Case, facts: dict[str, Any]) -> Loop:
+    """A good loop by hand: images on the device, augmented there, autocast, nothing read back; no graph, no pack."""
+    hardware, step = case.hardware, _Sgd(case)
+    train_images, train_labels = open_dataset(case.config.data).train()
+    images, labels = (torch.from_numpy(a).to(hardware.device) for a in (train_images, train_labels))
+    mean = images.float().mean(0) if hardware.device.type == "cuda" else images[:5000].float().mean(0)
+    batch, pad = case.config.train.batch_size, case.config.data.pad
+    height, width = images.shape[1:3]
+
+    def loop(steps: int) -> None:
+        for _ in range(steps):
+            pick = torch.randint(len(images), (batch,), device=hardware.device)
+            x = F.pad((images[pick].float() - mean) / 255, (0, 0, pad, pad, pad, pad))
+            top, left = torch.randint(2 * pad + 1, (2, batch, 1), device=hardware.device)
+            rows = (top + torch.arange(height, device=hardware.device))[:, :, None]
+            columns = left + torch.arange(width, device=hardware.device)
+            flip = torch.rand(batch, 1, device=hardware.device) < 0.5
+            columns = torch.where(flip, columns.flip(1), columns)[:, None]
+            x = x[torch.arange(batch, device=hardware.device)[:, None, None], rows, columns].permute(0, 3, 1, 2)
+            step(x, labels[pick])
+
+    return _waiting(loop, hardware.device)
+
+
+def usual_loop(case: Case, facts: dict[str, Any]) -> Loop:
+    """The common public recipe: torchvision transforms on PIL images, DataLoader workers, fp32, `.item()` each step."""
+    try:
+        from torchvision import transforms
+    except ImportError:
+        raise UserError("the usual loop needs torchvision: pip install 'resexp[bench]'") from None
+    from torch.utils.data import DataLoader, Dataset
+
+    images, labels = open_dataset(case.config.data).train()
+    transform = transforms.Compose(
+        [
+            transforms.ToPILImage(),
+            transforms.RandomCrop(images.shape[1:3], padding=case.config.data.pad),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize((0.49, 0.48, 0.45), (0.25, 0.24, 0.26)),
+        ]
+    )
+
+    class Images(Dataset[tuple[Tensor, int]]):
+        def __len__(self) -> int:
+            return len(images)
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            return transform(images[index]), int(labels[index])
+
+    cuda = case.hardware.device.type == "cuda"
+    workers = facts["workers"] = min(8, torch.get_num_threads())
+    facts["lead_in"] = 2 * workers  # batches that were made while others had their turn
+    loader = DataLoader(
+        Images(),
+        case.config.train.batch_size,
+        shuffle=True,
+        num_workers=workers,
+        pin_memory=cuda,
+        drop_last=True,
+        multiprocessing_context="fork",
+    )
+
+    def endless() -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            yield from loader
+
+    batches, step = endless(), _Sgd(case, usual=True)
+
+    def loop(steps: int) -> None:
+        total = 0.0
+        for _ in range(steps):
+            x, y = next(batches)
+            total += step(x.to(step.device, non_blocking=True), y.to(step.device, non_blocking=True)).item()
+
+    return _waiting(loop, case.hardware.device)
+
+
+class _Sgd:
+    """The update of both loops by hand."""
+
+    def __init__(self, case: Case, usual: bool = False) -> None:
+        hardware = case.hardware
+        self.device = hardware.device
+        torch.backends.cudnn.benchmark = True
+        self.model: nn.Module = build_model(case.config.model).to(self.device).train()
+        if not usual:
+            self.model = self.model.to(memory_format=torch.channels_last)
+        precision = "fp32" if usual else hardware.precision
+        self.autocast = torch.autocast(self.device.type, hardware.dtype, enabled=precision != "fp32")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        self.optimizer.zero_grad()
+        with self.autocast:
+            loss = F.cross_entropy(self.model(x), y)
+        torch.autograd.backward(self.scaler.scale(loss))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach()
+
+
+def matmul(case: Case, facts: dict[str, Any]) -> Loop:
+    """A large matrix product in the type that convolutions have under autocast: what the device can compute."""
+    hardware = case.hardware
+    size = 8192 if hardware.device.type == "cuda" else 2048
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32  # "fp32" as convolutions take it
+    a, b = (torch.randn(size, size, device=hardware.device, dtype=hardware.dtype) for _ in range(2))
+    out = a @ b
+    facts["flop"] = 2 * size**3
+
+    def loop(times: int) -> None:
+        for _ in range(times):
+            torch.mm(a, b, out=out)
+
+    return _waiting(loop, hardware.device)
+
+
+def copy(case: Case, facts: dict[str, Any]) -> Loop:
+    """A large copy in memory: what the device can move, bytes read and bytes written."""
+    device = case.hardware.device
+    numbers = (1 << 30 if device.type == "cuda" else 1 << 28) // 4
+    a, b = torch.rand(numbers, device=device), torch.rand(numbers, device=device)
+    facts["bytes"] = 2 * 4 * numbers
+
+    def loop(times: int) -> None:
+        for _ in range(times):
+            b.copy_(a)
+
+    return _waiting(loop, device)
+
+
+LOOPS: dict[str, Callable[[Case, dict[str, Any]], Loop]] = {
+    "resexp": ours,
+    "eager loop": eager_loop,
+    "usual loop": usual_loop,
+    "matmul": matmul,
+    "copy": copy,
+}
+
+
+def work_of_a_unit(case: Case, facts: dict[str, Any]) -> dict[str, float]:
+    """What one unit of a process does: images, floating-point operations, and bytes of activations, or of its own."""
+    if case.what in ("matmul", "copy"):
+        return {"images": 0.0, "flop": facts.get("flop", 0.0), "bytes": facts.get("bytes", 0.0)}
+    images, _ = open_dataset(case.config.data).train()
+    net, batch = summarise(case.config.model, *images.shape[1:3]), case.config.train.batch_size
+    size = 4 if case.what == "usual loop" else case.hardware.dtype.itemsize
+    flop, moved = net.step_flops(batch), net.step_bytes(batch, size)
+    return {"images": float(batch * case.runs), "flop": flop * case.runs, "bytes": moved * case.runs}
+
+
+def _waiting(loop: Loop, device: torch.device) -> Loop:
+    def waited(times: int) -> None:
+        loop(times)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return waited
