@@ -121,7 +121,7 @@ def _paper_milestones(train: dict[str, Any]) -> tuple[int, ...]:
 class TrainConfig(Section):
     """The recipe. A step is one update on one batch (the paper's iteration)."""
 
-    mechanics = frozenset({"log_every", "checkpoint_steps", "checkpoint_seconds", "device", "eager"})
+    mechanics = frozenset({"log_every", "checkpoint_steps", "checkpoint_seconds", "device", "eager", "compile"})
 
     steps: Annotated[int, Field(ge=1)] = 64_000
     """Number of updates."""
@@ -149,6 +149,8 @@ class TrainConfig(Section):
     """`auto` takes cuda, else mps, else cpu."""
     eager: bool = False
     """Launch every kernel from Python instead of replaying a step as one CUDA graph. For debugging and comparison."""
+    compile: bool = False
+    """Compile each shape of block with torch.compile. Slower on a CPU; on a GPU see `resexp bench --compile`."""
     log_every: Annotated[int, Field(ge=1)] = 100
     """Steps between lines of metrics; each is the mean over the steps since the last."""
     checkpoint_steps: Annotated[int, Field(ge=1)] | None = None

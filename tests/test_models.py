@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from resexp.config import ModelConfig
 from resexp.models import ResNet, build_model
 from resexp.models.blocks import Block, ZeroPadShortcut
+from resexp.models.summary import summarise
 
 
 def parameters(**config: object) -> int:
@@ -77,3 +78,66 @@ def test_he_initialisation() -> None:
     weight = net.stages[2][1].conv1.weight  # 256 channels in
     assert weight.std().item() == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.01)
     assert torch.equal(net.fc.bias, torch.zeros(10))
+
+
+# -- what a net costs -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("depth", "parameters", "multiply_adds"),
+    [(20, 269_722, 40_551_040), (56, 853_018, 125_485_696), (110, 1_727_962, 252_887_680)],
+)
+def test_the_cost_of_the_papers_nets(depth: int, parameters: int, multiply_adds: int) -> None:
+    net = summarise(ModelConfig(depth=depth), 32, 32)
+    assert (net.parameters, net.multiply_adds) == (parameters, multiply_adds)
+
+
+def test_multiply_adds_are_those_of_every_layer_by_hand() -> None:
+    """Depth 8, width 16, 32x32: a stem, and two convolutions a stage on half the pixels with twice the channels."""
+    stem = 32 * 32 * 16 * 3 * 9
+    first = 2 * 32 * 32 * 16 * 16 * 9
+    second = 16 * 16 * 32 * (16 + 32) * 9
+    third = 8 * 8 * 64 * (32 + 64) * 9
+    net = summarise(ModelConfig(depth=8), 32, 32)
+    assert net.multiply_adds == stem + first + second + third + 64 * 10
+    assert net.activations == 3 * 16 * 32 * 32 + 2 * 32 * 16 * 16 + 2 * 64 * 8 * 8
+    assert net.step_flops(128) == 6 * 128 * net.multiply_adds
+
+
+def test_projections_cost_what_they_cost() -> None:
+    """Option B: a 1x1 convolution where a stage begins, on that stage's pixels."""
+    a, b = (summarise(ModelConfig(depth=8, shortcut=option), 32, 32) for option in ("A", "B"))
+    assert b.multiply_adds - a.multiply_adds == 16 * 16 * 16 * 32 + 8 * 8 * 32 * 64
+
+
+def kept_for_backward(depth: int, batch: int) -> int:
+    """Bytes that autograd keeps of a forward pass in fp32, parameters left out."""
+    model = build_model(ModelConfig(depth=depth)).to(memory_format=torch.channels_last)
+    own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+    alive = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        alive.append(tensor)
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(torch.randn(batch, 3, 32, 32))
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("depth", [20, 110, 1202])
+def test_memory_for_the_backward_pass_is_twice_the_activations(depth: int) -> None:
+    """What a pack reckons with: each convolution's output before and after BN."""
+    net = summarise(ModelConfig(depth=depth), 32, 32)
+    per_image = (kept_for_backward(depth, 4) - kept_for_backward(depth, 2)) / 2
+    assert per_image == pytest.approx(2 * 4 * net.activations, rel=0.01)
+
+
+def test_depth_1202_fits_in_16_gb() -> None:
+    net = summarise(ModelConfig(depth=1202), 32, 32)
+    assert net.memory(batch=128, itemsize=4) < 16e9
+    assert net.memory(batch=128, itemsize=2) < 9e9

@@ -42,32 +42,27 @@ class Row:
 
 
 def bench(
-    config: RunConfig,
+    configs: Sequence[RunConfig],
     *,
-    kinds: Sequence[str],
-    depths: Sequence[int],
-    precisions: Sequence[str],
-    packs: Sequence[int],
+    packs: Sequence[int] | None,
     rounds: int,
     seconds: float,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Time every combination on the data and the recipe of `config`; returns what `resexp bench --json` prints.
+    """Time the steps of every configuration; returns what `resexp bench --json` prints.
 
-    `packs` are runs side by side: in one process on a GPU, in single-threaded processes on a CPU.
+    `packs` are runs side by side: in one process on a GPU, in single-threaded processes on a CPU. None: some that say
+    something of the machine.
     """
     rows, results = list[Row](), list[dict[str, Any]]()
-    for precision in precisions:
-        for kind in kinds:
-            for depth in depths:
-                chosen = _with(config, kind, depth, precision)
-                say(f"{kind}-{depth} {choose(chosen.train).precision}")
-                measured, missing = in_turns(_cases(chosen, packs), rounds, seconds, say)
-                for line in missing:
-                    say(f"left out: {line}")
-                rows += _rows(measured)
-                results += [_raw(m) for m in measured]
-    attempt = manifest.new_attempt(choose(config.train), 0)
+    for config in configs:
+        say(f"{config.model.kind}-{config.model.depth} {choose(config.train).precision}")
+        measured, missing = in_turns(_cases(config, packs), rounds, seconds, say)
+        for line in missing:
+            say(f"left out: {line}")
+        rows += _rows(measured)
+        results += [_raw(m) for m in measured]
+    attempt = manifest.new_attempt(choose(configs[0].train), 0)
     machine = attempt.model_dump(
         include={"started", "command", "resexp", "commit", "python", "torch", "cuda", "device"}
     )
@@ -78,26 +73,12 @@ def bench(
     }
 
 
-def defaults(config: RunConfig) -> tuple[list[int], list[int]]:
-    """Depths and packs that say something of the device that `config` takes."""
-    if choose(config.train).device.type == "cpu":
-        return [20], sorted({1, cores()})
-    return [20, 56, 110], [1, 2, 4, 8]
-
-
-def _with(config: RunConfig, kind: str, depth: int, precision: str) -> RunConfig:
-    changed = config.model_dump()
-    changed["model"] |= {"kind": kind, "depth": depth, "shortcut": "A" if kind == "residual" else None}
-    changed["train"] |= {"precision": precision}
-    return RunConfig.model_validate(changed)
-
-
-def _cases(config: RunConfig, packs: Sequence[int]) -> list[Case]:
+def _cases(config: RunConfig, packs: Sequence[int] | None) -> list[Case]:
     """Ours in each pack size, the baselines, and the ceilings."""
     if choose(config.train).device.type != "cpu":
-        ours = [Case("resexp", config, runs=pack) for pack in packs]
+        ours = [Case("resexp", config, runs=pack) for pack in packs or (1, 2, 4, 8)]
         return [*ours, *(Case(what, config) for what in (*BASELINES, *CEILINGS.values()))]
-    ours = [Case("resexp", config, processes=pack, threads=1) for pack in packs]
+    ours = [Case("resexp", config, processes=pack, threads=1) for pack in packs or sorted({1, cores()})]
     baselines = [Case(what, config, threads=cores()) for what in BASELINES]
     return [*ours, *baselines, *(Case(what, config, processes=cores(), threads=1) for what in CEILINGS.values())]
 

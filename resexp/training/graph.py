@@ -1,11 +1,13 @@
-"""CUDA graphs: a function's kernels launched together, instead of one by one from Python."""
+"""Fewer launches: a function's kernels replayed as one CUDA graph, and a block's fused by torch.compile."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
+from resexp.models.blocks import Block
 from resexp.training.hardware import Hardware
 
 CALLS_BEFORE_CAPTURE = 3
@@ -39,7 +41,7 @@ class Replayed:
         self._calls = None
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, stream=self._stream):
                 self._function()
         except torch.OutOfMemoryError:
             raise
@@ -47,3 +49,11 @@ class Replayed:
             self._say(f"no CUDA graph, kernels are launched one by one: {' '.join(str(error).split())[:300]}")
         else:
             self._graph = graph
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile the blocks of a net, in place: once for each shape of block, however many the net has of it."""
+    torch._dynamo.config.recompile_limit = 64  # shapes of all nets that are trained in this process
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.compile(dynamic=False)

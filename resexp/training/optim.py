@@ -29,6 +29,7 @@ class Schedule:
         self._milestones = torch.tensor(milestones, dtype=torch.int64, device=device)
         rates = [learning_rate(config, step, warming_up=False) for step in (0, *milestones)]
         self._rates = torch.tensor(rates, device=device)
+        self._warmup_rate = torch.tensor(config.warmup_lr or config.lr, device=device)
         self.warming_up = torch.tensor(config.warmup_lr is not None, device=device)
         self.running_error = torch.tensor(1.0, device=device)
 
@@ -37,7 +38,7 @@ class Schedule:
         reached = (self._milestones <= step).sum(dim=0, keepdim=True)
         rate = self._rates.index_select(0, reached).squeeze()
         if self.config.warmup_lr is not None:
-            rate = torch.where(self.warming_up, self.config.warmup_lr, rate)
+            rate = torch.where(self.warming_up, self._warmup_rate, rate)
         self.rate.copy_(rate)
 
     def watch(self, error: Tensor) -> None:

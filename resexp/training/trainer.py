@@ -15,7 +15,7 @@ from resexp.config import RunConfig
 from resexp.data import Dataset
 from resexp.data.loader import Batches, augment, normalise, pixel_mean
 from resexp.models import build_model
-from resexp.training.graph import Replayed
+from resexp.training.graph import Replayed, compile_blocks
 from resexp.training.hardware import Hardware, Pace, Work
 from resexp.training.optim import Schedule, learning_rate, make_optimizer
 
@@ -52,6 +52,8 @@ class Trainer:
         device, train = hardware.device, config.train
         torch.manual_seed(config.seed)  # initial weights are made on the CPU: the same on every device
         self.model = build_model(config.model, len(dataset.classes)).to(memory_format=torch.channels_last).to(device)
+        if train.compile:
+            compile_blocks(self.model)
         self.schedule = Schedule(train, device)
         self.optimizer = make_optimizer(train, self.model, self.schedule.rate)
         self.autocast = torch.autocast(device.type, hardware.dtype, enabled=hardware.precision != "fp32")
@@ -65,8 +67,8 @@ class Trainer:
         self._counter = torch.zeros(1, dtype=torch.int64, device=device)
         self._records = torch.zeros((3, MEMORY), device=device)
         places = min(EVAL_BATCH, len(self.images))
-        self._eval_images = self.images.new_empty((places, *self.images.shape[1:]))
-        self._eval_labels = self.labels.new_empty(places)
+        self._eval_images = self.images.new_zeros((places, *self.images.shape[1:]))
+        self._eval_labels = self.labels.new_zeros(places)
         self._eval_sums = torch.zeros(2, device=device)
         self._train_step = Replayed(self._update, hardware, say)
         self._eval_step = Replayed(self._evaluate_batch, hardware, say)
@@ -157,7 +159,7 @@ class Trainer:
     @torch.inference_mode()
     def _evaluate_batch(self) -> None:
         y = self._eval_labels
-        with self.autocast:
+        with self.autocast, torch.compiler.set_stance("force_eager"):  # compiling for it would not pay
             logits = self.model(normalise(self._eval_images, self.mean)).float()
         loss = F.cross_entropy(logits, y, reduction="sum", ignore_index=NO_CLASS)
         wrong = ((logits.argmax(1) != y) & (y != NO_CLASS)).sum()

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 import resexp
+from resexp.cli import bench, data
+from resexp.cli.options import AsJson, Config, DryRun, Eager, Results, Settings, all_settings, err, out
 from resexp.errors import UserError
 from resexp.signals import EXIT_FAILED, EXIT_USAGE, Stop
 
@@ -30,19 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-data_app = typer.Typer(help="The official CIFAR-10 archive.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
-
-# Paths and messages are shown as they are; where nobody looks at a terminal, tables need not fit one.
-out = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 160)
-err = Console(markup=False, highlight=False, stderr=True)
-
-Config = Annotated[str | None, typer.Option("--config", "-c", help="Study file, or a shipped study: cifar10/figure6.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a value: --set train.lr=0.05. Repeatable.")]
-Eager = Annotated[bool, typer.Option("--eager", help="On a GPU: no CUDA graphs, every kernel launched from Python.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, and train nothing.")]
-Results = Annotated[Path, typer.Option("--results", envvar="RESEXP_RESULTS", help="Where study folders lie.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+app.add_typer(data.app, name="data")
 
 RESULTS = Path("results")
 
@@ -89,7 +78,7 @@ def train(
         _train(Run(run_dir), 1.0)
         return
     assert config is not None
-    study, cells = load(config, _all_settings(settings, eager, *([f"seeds=[{seed}]"] if seed is not None else [])))
+    study, cells = load(config, all_settings(settings, eager, *([f"seeds=[{seed}]"] if seed is not None else [])))
     labels = list(dict.fromkeys(cell.label for cell in cells))
     if len(labels) > 1:
         raise UserError(
@@ -102,11 +91,6 @@ def train(
     from resexp.sweep import create
 
     _train(create(study, cells[0], results, lambda line: out.print(line, soft_wrap=True)), cells[0].config.cost)
-
-
-def _all_settings(settings: list[str] | None, eager: bool, *more: str) -> list[str]:
-    """What --set and the flags that stand for settings say."""
-    return [*(settings or []), *(["train.eager=true"] if eager else []), *more]
 
 
 def _train(run: Run, cost: float) -> None:
@@ -156,7 +140,7 @@ def sweep(
     from resexp.display import make_display
     from resexp.study import SHIPPED, load, only_label
 
-    study, cells = load(config or str(SHIPPED / "quickstart.yaml"), _all_settings(settings, eager))
+    study, cells = load(config or str(SHIPPED / "quickstart.yaml"), all_settings(settings, eager))
     chosen = only_label(cells, only) if only is not None else cells
     if dry_run:
         _show_cells(study.name, chosen, results)
@@ -259,64 +243,7 @@ def report(
         webbrowser.open(page.resolve().as_uri())
 
 
-@app.command(epilog="Example: resexp bench --depths 20,110 --packs 1,4 --out results/bench")
-def bench(
-    config: Annotated[
-        str, typer.Option("--config", "-c", help="Study whose recipe is timed, on drawn images of CIFAR-10's size.")
-    ] = "cifar10/resnet20",
-    settings: Settings = None,
-    kinds: Annotated[str, typer.Option(help="Comma-separated: plain,residual.")] = "residual",
-    depths: Annotated[str | None, typer.Option(help="Comma-separated; default: 20,56,110 on a GPU, else 20.")] = None,
-    precisions: Annotated[str, typer.Option(help="Comma-separated: auto,fp32,bf16,fp16.")] = "auto",
-    packs: Annotated[
-        str | None, typer.Option(help="Runs at once, comma-separated; default: 1,2,4,8 on a GPU, else 1 and all cores.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Every contestant works once a round.")] = 5,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Of work, a contestant and round.")] = 2.0,
-    eager: Eager = False,
-    to: Annotated[Path | None, typer.Option("--out", help="Folder for bench.json and bench.md.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Time training steps beside the loops people write and beside what the device can do, in turns."""
-    from resexp.bench import bench as run_bench
-    from resexp.bench import defaults, table
-    from resexp.files import write_atomic
-    from resexp.study import load
-
-    _, cells = load(config, ["data={source: shapes, size: 32, train_images: 50000}", *_all_settings(settings, eager)])
-    base = cells[0].config
-    usual_depths, usual_packs = defaults(base)
-    result = run_bench(
-        base,
-        kinds=kinds.split(","),
-        depths=_numbers("--depths", depths) if depths else usual_depths,
-        precisions=precisions.split(","),
-        packs=_numbers("--packs", packs) if packs else usual_packs,
-        rounds=rounds,
-        seconds=seconds,
-        say=lambda line: err.print(line, soft_wrap=True),
-    )
-    if to:
-        to.mkdir(parents=True, exist_ok=True)
-        write_atomic(to / "bench.json", json.dumps(result, indent=1))
-        write_atomic(to / "bench.md", table.markdown(result))
-    if as_json:
-        print(json.dumps(result, indent=1))
-        return
-    shown = Table(title=result["machine"]["device"], title_justify="left")
-    for name in table.COLUMNS:
-        shown.add_column(name, no_wrap=True, justify="left" if name in ("loop", "net") else "right")
-    for row in result["rows"]:
-        shown.add_row(*table.cells(row))
-    out.print(shown)
-    out.print(table.NOTE)
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f"{option}: expected whole numbers with commas between them, got {text!r}") from None
+app.command(epilog="Example: resexp bench --depths 20,110 --packs 1,4 --out results/bench")(bench.bench)
 
 
 @app.command(epilog="Example: resexp schema > study.schema.json")
@@ -325,53 +252,6 @@ def schema() -> None:
     from resexp.study import json_schema
 
     print(json.dumps(json_schema(), indent=2))
-
-
-@data_app.command(epilog="Example: resexp data fetch")
-def fetch() -> None:
-    """Download CIFAR-10 (170 MB) from the first mirror that delivers; resumable, checked by md5."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-    from resexp.data import cifar, data_home
-    from resexp.data.fetch import fetch as fetch_archive
-
-    path = data_home() / cifar.ARCHIVE
-    with Progress(
-        "{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), console=err
-    ) as bar:
-        task = bar.add_task(cifar.ARCHIVE, total=cifar.SIZE)
-        fetch_archive(
-            path,
-            progress=lambda mirror, done, size: bar.update(
-                task, completed=done, total=size, description=mirror.split("/")[2]
-            ),
-            say=lambda line: bar.console.print(line, soft_wrap=True),
-        )
-        bar.update(task, completed=cifar.SIZE)
-    out.print(f"{path}: whole", soft_wrap=True)
-
-
-@data_app.command(epilog="Example: resexp data verify")
-def verify() -> None:
-    """Check the md5 of the CIFAR-10 archive."""
-    from resexp.data import cifar, data_home
-
-    path = data_home() / cifar.ARCHIVE
-    cifar.verify(path)
-    out.print(f"{path}: whole, md5 {cifar.MD5}", soft_wrap=True)
-
-
-@data_app.command(epilog="Example: RESEXP_DATA=/scratch/data resexp data info")
-def info() -> None:
-    """Show where data lie, and how to place the archive by hand."""
-    from resexp.data import cifar, data_home
-
-    path = data_home() / cifar.ARCHIVE
-    out.print(f"data folder   {data_home()}  (set RESEXP_DATA to move it)", soft_wrap=True)
-    out.print(f"archive       {path}: {'here' if path.exists() else 'not here'}", soft_wrap=True)
-    out.print(f"by hand       place {cifar.ARCHIVE} there; md5 {cifar.MD5}", soft_wrap=True)
-    for mirror in cifar.MIRRORS:
-        out.print(f"mirror        {mirror}", soft_wrap=True)
 
 
 class _Failure(Exception):

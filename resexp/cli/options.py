@@ -1,0 +1,26 @@
+"""Consoles, and options that several commands have."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+# Paths and messages are shown as they are; where nobody looks at a terminal, tables need not fit one.
+out = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 160)
+err = Console(markup=False, highlight=False, stderr=True)
+
+Config = Annotated[str | None, typer.Option("--config", "-c", help="Study file, or a shipped study: cifar10/figure6.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a value: --set train.lr=0.05. Repeatable.")]
+Eager = Annotated[bool, typer.Option("--eager", help="On a GPU: no CUDA graphs, every kernel launched from Python.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, and train nothing.")]
+Results = Annotated[Path, typer.Option("--results", envvar="RESEXP_RESULTS", help="Where study folders lie.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def all_settings(settings: list[str] | None, eager: bool, *more: str) -> list[str]:
+    """What --set and the flags that stand for settings say."""
+    return [*(settings or []), *(["train.eager=true"] if eager else []), *more]

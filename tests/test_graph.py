@@ -1,0 +1,155 @@
+"""Replaying a step: after a few calls, with a way back; and a step that needs nothing from the host."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from resexp.data import open_dataset
+from resexp.training.graph import CALLS_BEFORE_CAPTURE, Replayed
+from resexp.training.hardware import Hardware, finish
+from resexp.training.trainer import Trainer
+from tests.test_training import CPU, tiny
+
+GRAPHS = Hardware(CPU, "fp32", graphs=True)
+
+
+class Device:
+    """Stands for CUDA's graphs: what is called while capturing is kept, and done at every replay."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, failure: Exception | None = None) -> None:
+        self.log: list[str] = []
+        self.capturing = False
+        self.failure = failure
+        patch.setattr(torch.cuda, "CUDAGraph", lambda: self)
+        patch.setattr(torch.cuda, "graph", self.graph)
+
+    @contextlib.contextmanager
+    def graph(self, graph: object, **_: Any) -> Iterator[None]:
+        self.capturing = True
+        try:
+            yield
+        finally:
+            self.capturing = False
+        if self.failure:
+            raise self.failure
+
+    def replay(self) -> None:
+        self.log.append("replay")
+
+    def function(self) -> None:
+        self.log.append("capture" if self.capturing else "call")
+
+
+def test_the_first_calls_are_calls_and_then_a_graph_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch)
+    replayed = Replayed(device.function, GRAPHS, pytest.fail)
+    for _ in range(CALLS_BEFORE_CAPTURE + 2):
+        replayed()
+    assert device.log == ["call"] * CALLS_BEFORE_CAPTURE + ["capture", "replay", "replay"]
+
+
+def test_without_graphs_a_function_is_only_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch)
+    replayed = Replayed(device.function, Hardware(CPU, "fp32"), pytest.fail)
+    for _ in range(10):
+        replayed()
+    assert device.log == ["call"] * 10
+
+
+def test_what_can_not_be_captured_goes_on_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch, RuntimeError("CUDA error: operation not permitted\nwhen stream is capturing"))
+    said: list[str] = []
+    replayed = Replayed(device.function, GRAPHS, said.append)
+    for _ in range(CALLS_BEFORE_CAPTURE + 5):
+        replayed()
+    assert device.log == ["call"] * CALLS_BEFORE_CAPTURE + ["capture"] + ["call"] * 5
+    assert said == [
+        "no CUDA graph, kernels are launched one by one: CUDA error: operation not permitted when stream is capturing"
+    ]
+
+
+def test_too_little_memory_to_capture_is_for_the_pack_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"))
+    replayed = Replayed(device.function, GRAPHS, pytest.fail)
+    for _ in range(CALLS_BEFORE_CAPTURE):
+        replayed()
+    with pytest.raises(torch.OutOfMemoryError):
+        replayed()
+
+
+class Spy(TorchDispatchMode):
+    """Records the operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations.append(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+FROM_THE_HOST = {"lift_fresh", "_local_scalar_dense", "nonzero", "is_nonzero", "equal", "scalar_tensor", "_unique2"}
+"""Operations that read a value on the host, or bring one from there; a graph can do neither."""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("recipe", [{}, {"warmup_lr": 0.01}])
+def test_a_step_needs_nothing_from_the_host(precision: str, recipe: dict[str, Any]) -> None:
+    """But for the optimiser, which reads its rate on the host where it is not the fused one of a GPU."""
+    config = tiny(train=recipe)
+    trainer = Trainer(config, open_dataset(config.data), Hardware(CPU, precision))
+    finish(trainer.advance(2, lambda: False))
+    trainer.batches.prepare(2)
+    trainer.optimizer.step = lambda *_: None  # type: ignore[method-assign, assignment]
+    with Spy() as spy:
+        trainer._update()
+    assert len(spy.operations) > 100
+    assert FROM_THE_HOST.isdisjoint(spy.operations)
+    with Spy() as spy:
+        trainer._evaluate_batch()
+    assert FROM_THE_HOST.isdisjoint(spy.operations)
+
+
+def test_records_are_read_in_one_go_and_are_those_of_every_step() -> None:
+    config = tiny(train={"steps": 20})
+    once, often = (Trainer(config, open_dataset(config.data), Hardware(CPU, "fp32")) for _ in range(2))
+    finish(once.advance(20, lambda: False))
+    records = []
+    for until in (1, 2, 9, 20):
+        finish(often.advance(until, lambda: False))
+        records += often.read()
+    assert records == once.read()
+    assert len(records) == 20
+    assert once.read() == []
+
+
+def test_a_trainer_stops_before_records_would_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resexp.training.trainer.MEMORY", 8)
+    config = tiny(train={"steps": 20})
+    trainer = Trainer(config, open_dataset(config.data), Hardware(CPU, "fp32"))
+    seen: list[Any] = []
+    reached = []
+    while trainer.step < 20:
+        finish(trainer.advance(20, lambda: False))
+        reached.append(trainer.step)
+        seen += trainer.read()
+    assert reached == [8, 16, 20]
+    assert [record.lr for record in seen] == pytest.approx([0.1] * 10 + [0.01] * 5 + [0.001] * 5)
+
+
+@pytest.mark.skipif(not __import__("shutil").which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_blocks_train_as_the_others_do() -> None:
+    losses: list[list[float]] = []
+    for compiled in (False, True):
+        config = tiny(train={"compile": compiled, "lr": 0.01})
+        trainer = Trainer(config, open_dataset(config.data), Hardware(CPU, "fp32"))
+        finish(trainer.advance(5, lambda: False))
+        losses.append([record.loss for record in trainer.read()])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -1,0 +1,227 @@
+"""Several runs in one process: each as if it were alone, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from resexp.store import Run, Status
+from resexp.training import pack as pack_module
+from resexp.training.pack import Pack, PackSize
+from resexp.training.train import OutOfMemory, train
+from resexp.training.trainer import Trainer
+from tests.test_training import after, assert_same, tiny
+
+MODELS = [{"kind": "plain", "depth": 8}, {"kind": "residual", "depth": 8}, {"kind": "residual", "depth": 14}]
+
+
+class Packed:
+    """A pack and what was heard of it."""
+
+    def __init__(self, runs: list[Run], size: int | None = 3, stop: Callable[[], bool] = lambda: False) -> None:
+        self.began: list[Run] = []
+        self.outcome: dict[str, Status | Exception] = {}
+        self.side_by_side = 0
+        self.said: list[str] = []
+        Pack(
+            runs,
+            size=size,
+            threads=1,
+            stop=stop,
+            say=lambda run, line: self.said.append(line),
+            began=self._begin,
+            ended=lambda run, outcome: self.outcome.update({run.folder.parent.name.rpartition("-")[0]: outcome}),
+        ).train()
+
+    def _begin(self, run: Run) -> None:
+        self.began.append(run)
+        self.side_by_side = max(self.side_by_side, len(self.began) - len(self.outcome))
+
+    @property
+    def states(self) -> list[str]:
+        return [run.status().state for run in dict.fromkeys(self.began)]
+
+
+def make(folder: Path, **sections: dict[str, Any]) -> list[Run]:
+    configs = [tiny(**{**sections, "model": {**sections.get("model", {}), **model}}) for model in MODELS]
+    runs = [Run(folder / config.folder) for config in configs]
+    for run, config in zip(runs, configs, strict=True):
+        run.create(config)
+    return runs
+
+
+def alone(folder: Path, **sections: dict[str, Any]) -> list[Run]:
+    runs = make(folder, **sections)
+    for run in runs:
+        train(run, threads=1)
+    return runs
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_packed_runs_equal_runs_alone_bit_for_bit(tmp_path: Path, size: int) -> None:
+    sections = {"data": {"split": "holdout"}, "train": {"warmup_lr": 0.02, "warmup_until": 0.95}}
+    runs = make(tmp_path / "packed", **sections)
+    packed = Packed(runs, size)
+    assert packed.states == ["finished"] * 3
+    assert packed.began == runs
+    assert packed.side_by_side == min(size, 3)
+    for run, other in zip(runs, alone(tmp_path / "alone", **sections), strict=True):
+        assert_same(run, other)
+
+
+def test_members_of_a_pack_take_turns(tmp_path: Path) -> None:
+    """While the pack trains, each has done about as many steps as the others."""
+    steps: dict[int, int] = {}
+    apart = []
+
+    def counted(self: Trainer) -> None:
+        steps[id(self)] = self.step
+        apart.append(max(steps.values()) - min(steps.values()))
+        update(self)
+
+    update = Trainer._update
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_update", counted)
+        Packed(make(tmp_path))
+    assert len(steps) == 3
+    assert max(apart) <= 2
+
+
+def test_a_stopped_pack_goes_on_where_it_was(tmp_path: Path) -> None:
+    runs = make(tmp_path / "packed")
+    packed = Packed(runs, stop=after(15))
+    assert "interrupted" in packed.states
+    Packed([run for run in runs if run.status().state != "finished"])
+    for run, other in zip(runs, alone(tmp_path / "alone"), strict=True):
+        assert_same(run, other)
+
+
+def break_step(patch: pytest.MonkeyPatch, model: dict[str, Any], error: Exception, times: int = 1) -> None:
+    """Let a step of the net that `model` describes fail, so many times."""
+    update, left = Trainer._update, itertools.count(1)
+
+    def broken(self: Trainer) -> None:
+        here = self.config.model
+        if (here.kind, here.depth) == (model["kind"], model["depth"]) and self.step == 5 and next(left) <= times:
+            raise error
+        update(self)
+
+    patch.setattr(Trainer, "_update", broken)
+
+
+def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = alone(tmp_path / "alone")
+    break_step(monkeypatch, MODELS[1], ZeroDivisionError("broken"))
+    runs = make(tmp_path / "packed")
+    packed = Packed(runs)
+    assert packed.states == ["finished", "failed", "finished"]
+    assert isinstance(packed.outcome["residual-8"], ZeroDivisionError)
+    assert_same(runs[0], others[0])
+    assert_same(runs[2], others[2])
+
+
+def test_a_run_that_diverges_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    update = Trainer._update
+
+    def exploding(self: Trainer) -> None:
+        update(self)
+        if self.config.model.kind == "plain" and self.step == 5:
+            with torch.no_grad():
+                next(self.model.parameters()).fill_(float("nan"))
+
+    monkeypatch.setattr(Trainer, "_update", exploding)
+    packed = Packed(make(tmp_path))
+    assert packed.states == ["diverged", "finished", "finished"]
+
+
+def test_out_of_memory_is_tried_again_alone_with_a_smaller_pack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = alone(tmp_path / "alone")
+    break_step(monkeypatch, MODELS[1], torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."))
+    runs = make(tmp_path / "packed")
+    packed = Packed(runs)
+    assert packed.said == ["residual-8 seed 0: out of memory; tried again alone, the others 2 at a time"]
+    assert packed.began == [*runs, runs[1]]
+    assert packed.states == ["finished"] * 3
+    for run, other in zip(runs, others, strict=True):
+        assert_same(run, other)
+
+
+def test_out_of_memory_alone_is_said_and_the_run_can_go_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_step(monkeypatch, MODELS[1], torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), times=2)
+    runs = make(tmp_path)
+    packed = Packed(runs)
+    error = packed.outcome["residual-8"]
+    assert isinstance(error, OutOfMemory)
+    assert "out of GPU memory; free some, or lower train.batch_size or model.width" in str(error)
+    assert packed.states == ["finished", "interrupted", "finished"]
+    assert train(runs[1]).state == "finished"
+
+
+def test_a_device_that_disappears_leaves_every_run_to_be_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After such an error every call fails; runs that were not begun are not even tried."""
+
+    def gone(self: Trainer) -> None:
+        if self.step >= 5:
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure\nmore")
+        update(self)
+
+    update = Trainer._update
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_update", gone)
+        runs = make(tmp_path)
+        packed = Packed(runs, size=2)
+    assert [run.status().state for run in runs] == ["interrupted", "interrupted", "pending"]
+    assert "the GPU failed (CUDA error: unspecified launch failure)" in str(packed.outcome["plain-8"])
+    assert packed.began == runs[:2]
+    assert Packed(runs).states == ["finished"] * 3
+
+
+def test_what_does_not_fit_beside_the_others_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU with room for any two of these nets, but not for three."""
+    monkeypatch.setattr(pack_module, "_free_memory", lambda run: int(2.5 * pack_module._need(run)))
+    runs = make(tmp_path)
+    packed = Packed(runs, size=8)
+    assert packed.side_by_side == 2
+    assert packed.said == ["residual-14 seed 0 waits: there is no memory for it on the GPU beside 2 others"]
+    assert packed.states == ["finished"] * 3
+
+
+def observe(speed: Callable[[int], float], runs: int = 40) -> PackSize:
+    """Let a pack grow on a device that does so much a second with so many runs."""
+    size, done, now = PackSize(None), 0.0, 0.0
+    for _ in range(400):
+        members = min(size.size, runs)
+        size.observe([done / members] * members, settled=True, now=now)
+        done += 0.1 * speed(members)
+        now += 0.1
+    return size
+
+
+@pytest.mark.parametrize(("fills_it", "grows_to"), [(1, 1), (2, 2), (5, 8), (8, 8), (9, 16)])
+def test_a_pack_doubles_for_as_long_as_the_device_does_more(fills_it: int, grows_to: int) -> None:
+    assert observe(lambda members: min(members, fills_it)).size == grows_to
+
+
+def test_a_pack_of_a_given_size_stays_so() -> None:
+    size = PackSize(3)
+    for now in range(100):
+        size.observe([float(now)] * 3, settled=True, now=float(now))
+    assert size.size == 3
+
+
+def test_nothing_is_concluded_while_a_run_begins() -> None:
+    size = PackSize(None)
+    for now in range(100):
+        size.observe([float(now)], settled=False, now=float(now))
+    assert size.size == 1
