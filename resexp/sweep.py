@@ -15,6 +15,7 @@ from resexp.errors import UserError
 from resexp.executors import local, schedule
 from resexp.executors.schedule import Job
 from resexp.files import locked
+from resexp.machine import cores
 from resexp.signals import Stop
 from resexp.store import Plan, PlannedRun, Run, StudyFolder
 from resexp.study import Cell
@@ -136,7 +137,7 @@ def _jobs(
     """The processes to start, and how many cores (or processes with a device) there are room for."""
     left = [(run, cost * (1 - run.status().share)) for run, cost in todo]
     if all(device.type == "cpu" for device in devices):
-        return schedule.on_cores(left, local.cores(), jobs), jobs or local.cores()
+        return schedule.on_cores(left, cores(), jobs), jobs or cores()
     # A device that was named is not shared out, and only CUDA has a stream for every run.
     named = any(device.index is not None or device.type == "mps" for device in devices)
     gpus = [None] if named else local.visible_gpus()

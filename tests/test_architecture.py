@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "resexp"
 
 ROWS = [
-    {"errors", "signals"},
+    {"errors", "signals", "machine"},
     {"files", "config"},
     {"yamlfile"},
     {"study", "store", "paper"},

@@ -10,7 +10,7 @@ from typing import Any
 from resexp.bench.contestants import Case
 from resexp.bench.turns import Measured, in_turns
 from resexp.config import RunConfig
-from resexp.executors.local import cores
+from resexp.machine import cores
 from resexp.training import manifest
 from resexp.training.hardware import choose
 

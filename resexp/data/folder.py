@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
+import multiprocessing
 import os
 import tarfile
 import warnings
 import zipfile
 import zlib
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -19,10 +22,13 @@ from PIL import Image
 from resexp.data.images import ImageSet, Pixels
 from resexp.errors import UserError
 from resexp.files import write_atomic
+from resexp.machine import cores
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 4096 * 4096
 MAX_IMAGES = 2_000_000
+BATCH = 500
+"""Images that are decoded in one go."""
 
 Entry = tuple[str, str, str]
 """(split, class, file name)"""
@@ -54,10 +60,10 @@ def content_key(path: Path, memory: Path) -> str:
 def decode(path: Path) -> ImageSet:
     """Decode every image to RGB. The order is by split, class and file name, whatever the archive's order."""
     decoded: dict[str, dict[Entry, Pixels]] = {"train": {}, "test": {}}
-    for entry, data in _entries(path):
+    for entry, pixels in _decode_all(path):
         if entry in decoded[entry[0]]:
             raise UserError(f"{path}: holds {'/'.join(entry)} twice, below different folders; keep one set of images")
-        decoded[entry[0]][entry] = _decode_image(f"{path}: {'/'.join(entry)}", data)
+        decoded[entry[0]][entry] = pixels
         if sum(map(len, decoded.values())) > MAX_IMAGES:
             raise UserError(f"{path}: over {MAX_IMAGES:,} images; this source is for sets that fit in memory")
     classes = _classes(path, decoded)
@@ -79,6 +85,27 @@ def _classes(path: Path, decoded: dict[str, dict[Entry, Pixels]]) -> list[str]:
     if len(found["train"]) < 2:
         raise UserError(f"{path}: only one class, {min(found['train'])}; a classifier needs at least two")
     return sorted(found["train"])
+
+
+def _decode_all(path: Path) -> Iterator[tuple[Entry, Pixels]]:
+    """Every image of the set, decoded by all cores; the first batches here, for most sets end before helpers begin."""
+    entries = _entries(path)
+    batches = iter(lambda: list(itertools.islice(entries, BATCH)), [])
+    for batch in itertools.islice(batches, 8):
+        yield from _decode_batch(path, batch)
+    helpers = cores()
+    with ProcessPoolExecutor(helpers, multiprocessing.get_context("spawn")) as pool:
+        ahead: deque[Future[list[tuple[Entry, Pixels]]]] = deque()
+        for batch in batches:
+            ahead.append(pool.submit(_decode_batch, path, batch))
+            if len(ahead) > 2 * helpers:  # no more of the set in memory than keeps them busy
+                yield from ahead.popleft().result()
+        for future in ahead:
+            yield from future.result()
+
+
+def _decode_batch(path: Path, batch: list[tuple[Entry, bytes]]) -> list[tuple[Entry, Pixels]]:
+    return [(entry, _decode_image(f"{path}: {'/'.join(entry)}", data)) for entry, data in batch]
 
 
 def _decode_image(where: str, data: bytes) -> Pixels:

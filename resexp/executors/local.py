@@ -17,11 +17,6 @@ from resexp.store import Run
 TICK_S = 0.5
 
 
-def cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def visible_gpus() -> list[str]:
     """The CUDA devices this process may use, as CUDA_VISIBLE_DEVICES would name them."""
     import torch  # only a sweep that starts needs to know, and torch is slow to import
