@@ -117,6 +117,8 @@ def sweep(
             return not problem
 
         with display.sweep(todo, outcome.skipped):
+            if pack and all(device.type == "cpu" for device in devices):
+                display.say("--pack is for GPUs; on CPU cores every run has a process of its own")
             plan_of_jobs, capacity = _jobs(todo, devices, jobs, pack)
             local.train_all(
                 plan_of_jobs,

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from resexp.config import Cifar10Data, FolderData, ShapesData
-from resexp.data import cifar, data_home, open_dataset, shapes
+from resexp.data import cifar, data_home, folder, open_dataset, shapes
 from resexp.errors import UserError
 
 SHAPES = ShapesData(source="shapes", train_images=200, test_images=100, size=16)
@@ -397,6 +397,20 @@ def test_the_split_depends_on_its_own_seed_alone() -> None:
         for s in (0, 0, 1)
     )
     assert a == b != c
+
+
+def test_all_cores_decode_what_one_decodes(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of one image: those after the first eight are decoded by helpers, in processes of their own."""
+    one = folder.decode(image_folder)
+    assert sum(map(len, one.images.values())) > 10
+    monkeypatch.setattr(folder, "BATCH", 1)
+    all_cores = folder.decode(image_folder)
+    assert all_cores.fingerprint() == one.fingerprint()
+    assert all(np.array_equal(a, b) for a, b in zip(one.images["train"], all_cores.images["train"], strict=True))
+    last = sorted(image_folder.glob("test/*/*"))[-1]
+    last.write_bytes(b"no image")
+    with pytest.raises(UserError, match=rf"{last.name}: unreadable image .* restore or remove it"):
+        folder.decode(image_folder)
 
 
 def test_a_split_without_room_is_refused(image_folder: Path) -> None:
