@@ -39,8 +39,8 @@ format: $(DEV) ## let ruff rewrite the sources
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-benchmark: $(DEV) ## compare with the usual training loop
-	$(PY) -m tests.benchmarks.loops
+benchmark: $(DEV) ## what each choice that makes a step faster brings; see also resexp bench
+	$(PY) -m tests.benchmarks.choices
 
 schema: $(RUN) ## write the JSON Schema that editors check study files with
 	$(PY) -m resexp schema > configs/study.schema.json

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from resexp.bench.contestants import Case
+from resexp.bench.contestants import Case, copy, eager_loop, matmul, ours, usual_loop
 from resexp.bench.turns import Measured, in_turns
 from resexp.config import RunConfig
 from resexp.machine import cores
 from resexp.training import manifest
 from resexp.training.hardware import choose
 
-CEILINGS = {"flop": "matmul", "bytes": "copy"}
-BASELINES = ("usual loop", "eager loop")
+BASELINES = {"usual loop": usual_loop, "eager loop": eager_loop}
+CEILINGS = {"matmul": matmul, "copy": copy}
 
 
 @dataclass(frozen=True)
@@ -75,25 +75,26 @@ def bench(
 
 def _cases(config: RunConfig, packs: Sequence[int] | None) -> list[Case]:
     """Ours in each pack size, the baselines, and the ceilings."""
+    others = (*BASELINES.items(), *CEILINGS.items())
     if choose(config.train).device.type != "cpu":
-        ours = [Case("resexp", config, runs=pack) for pack in packs or (1, 2, 4, 8)]
-        return [*ours, *(Case(what, config) for what in (*BASELINES, *CEILINGS.values()))]
-    ours = [Case("resexp", config, processes=pack, threads=1) for pack in packs or sorted({1, cores()})]
-    baselines = [Case(what, config, threads=cores()) for what in BASELINES]
-    return [*ours, *baselines, *(Case(what, config, processes=cores(), threads=1) for what in CEILINGS.values())]
+        packed = [Case("resexp", ours, config, runs=pack) for pack in packs or (1, 2, 4, 8)]
+        return [*packed, *(Case(what, build, config) for what, build in others)]
+    many = [Case("resexp", ours, config, processes=pack, threads=1) for pack in packs or sorted({1, cores()})]
+    one = [Case(what, build, config, threads=cores()) for what, build in BASELINES.items()]
+    return [*many, *one, *(Case(what, build, config, processes=cores(), threads=1) for what, build in CEILINGS.items())]
 
 
 def _rows(measured: Sequence[Measured]) -> list[Row]:
     by_name = {m.case.what: m for m in measured}
     rows = []
     for m in measured:
-        if m.case.what in CEILINGS.values():
+        if m.case.what in CEILINGS:
             continue
         images, config = m.rates(), m.case.config
         at_once = m.case.runs * m.case.processes
         shares = {
             quantity: statistics.median(_ratios(m.rates(quantity), by_name[what].rates(quantity)))
-            for quantity, what in CEILINGS.items()
+            for quantity, what in (("flop", "matmul"), ("bytes", "copy"))
             if what in by_name
         }
         over = {

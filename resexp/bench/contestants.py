@@ -19,7 +19,7 @@ from resexp.data import open_dataset
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.summary import summarise
-from resexp.training.hardware import IDLE_S, Hardware, Work, choose, on_stream
+from resexp.training.hardware import IDLE_S, Hardware, Work, choose, on_stream, tune_process
 from resexp.training.trainer import Trainer
 
 Loop = Callable[[int], None]
@@ -30,7 +30,8 @@ class Case:
     """One row of the table."""
 
     what: str
-    """A key of LOOPS."""
+    build: Callable[[Case, dict[str, Any]], Loop]
+    """Makes the function that is timed, and writes down facts about it; a function that another process can import."""
     config: RunConfig
     runs: int = 1
     """Side by side in one process."""
@@ -47,6 +48,7 @@ class Case:
 
 def ours(case: Case, facts: dict[str, Any]) -> Loop:
     """Trainers, side by side; a unit is one step of each."""
+    tune_process(case.threads)
     dataset = open_dataset(case.config.data)
     trainers = []
     for seed in range(case.runs):
@@ -204,15 +206,6 @@ def copy(case: Case, facts: dict[str, Any]) -> Loop:
             b.copy_(a)
 
     return _waiting(loop, device)
-
-
-LOOPS: dict[str, Callable[[Case, dict[str, Any]], Loop]] = {
-    "resexp": ours,
-    "eager loop": eager_loop,
-    "usual loop": usual_loop,
-    "matmul": matmul,
-    "copy": copy,
-}
 
 
 def work_of_a_unit(case: Case, facts: dict[str, Any]) -> dict[str, float]:

@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 
-from resexp.bench.contestants import LOOPS, Case, Loop, work_of_a_unit
+from resexp.bench.contestants import Case, Loop, work_of_a_unit
 from resexp.errors import UserError
 from resexp.training.graph import CALLS_BEFORE_CAPTURE
-from resexp.training.hardware import tune_process
 
 
 @dataclass
@@ -95,11 +94,9 @@ def _serve(case: Case, seconds: float, started: float, parent: Connection) -> No
     """The process of one contestant: build it, find out how many units a turn holds, and wait to be told."""
     facts: dict[str, Any] = {}
     try:
-        if case.what == "resexp":
-            tune_process(case.threads)
-        elif case.threads:
+        if case.threads:
             torch.set_num_threads(case.threads)
-        loop = LOOPS[case.what](case, facts)
+        loop = case.build(case, facts)
         facts["first_unit_s"] = _seconds(loop, 1)
         facts["start_up_s"] = time.time() - started
         if facts.get("graphs"):
