@@ -1,0 +1,116 @@
+"""The benchmark: what is counted, what is divided by what, and what is left out and said. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resexp.bench import _rows, table
+from resexp.bench.contestants import Case, copy, eager_loop, matmul, ours, usual_loop, work_of_a_unit
+from resexp.bench.turns import Measured
+from resexp.config import ModelConfig, RunConfig, ShapesData, TrainConfig
+
+Cli = Callable[..., Any]
+
+CONFIG = RunConfig(
+    data=ShapesData(source="shapes", train_images=100, test_images=100, size=32),
+    model=ModelConfig(depth=20),
+    train=TrainConfig(device="cpu"),
+)
+SMALL = [
+    "--depths",
+    "8",
+    "--rounds",
+    "2",
+    "--seconds",
+    "0.05",
+    "--set",
+    "data.train_images=600",
+    "--set",
+    "model.width=2",
+]
+
+
+def test_a_unit_is_a_step_of_every_run() -> None:
+    """40,551,040 multiply-adds an image: two operations each, forward once and backward twice."""
+    unit = work_of_a_unit(Case("resexp", ours, CONFIG, runs=3), {})
+    assert unit["images"] == 3 * 128
+    assert unit["flop"] == 3 * 128 * 6 * 40_551_040
+    assert unit["bytes"] == 3 * 128 * 14 * 188_416 * 4
+
+
+def measured(what: str, build: Any, units: dict[str, float], seconds: list[list[float]], **case: int) -> Measured:
+    facts = {"images": 0.0, "flop": 0.0, "bytes": 0.0, "start_up_s": 1.0, "memory_mib": 1.0, **units}
+    return Measured(Case(what, build, CONFIG, **case), facts, seconds)
+
+
+def test_rates_are_of_all_processes_and_ratios_within_a_round() -> None:
+    """The machine was half as fast in the second round; the ratios do not show it."""
+    step = {"images": 128.0, "flop": 1e9, "bytes": 1e8}
+    rows = _rows(
+        [
+            measured("resexp", ours, step, [[0.1, 0.1], [0.2, 0.2], [0.1, 0.1]], processes=2),
+            measured("usual loop", usual_loop, step, [[0.1], [0.2], [0.1]]),
+            measured("eager loop", eager_loop, step, [[0.08], [0.16], [0.04]]),
+            measured("matmul", matmul, {"flop": 1e9}, [[0.025, 0.025], [0.05, 0.05], [0.025, 0.025]], processes=2),
+            measured("copy", copy, {"bytes": 1e9}, [[0.1, 0.1], [0.2, 0.2], [0.1, 0.1]], processes=2),
+        ]
+    )
+    assert [row.what for row in rows] == ["resexp", "usual loop", "eager loop"]
+    best = rows[0]
+    assert (best.net, best.precision, best.at_once) == ("residual-20", "fp32", 2)
+    assert best.images_per_second == pytest.approx(2560)
+    assert best.spread == pytest.approx((1280, 2560))
+    assert best.ms_per_step == pytest.approx(100)  # of one run, while another is beside it
+    assert best.gflops == pytest.approx(20)
+    assert best.of_matmul == pytest.approx(0.25)
+    assert best.of_copy == pytest.approx(0.1)
+    assert best.over["usual loop"] == pytest.approx((2, 2, 2))
+    assert best.over["eager loop"] == pytest.approx((1.6, 0.8, 1.6))
+
+
+def test_bench_prints_json_and_writes_a_page(resexp: Cli, tmp_path: Path) -> None:
+    done = resexp("bench", *SMALL, "--packs", "1,2", "--out", tmp_path / "bench", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result == json.loads((tmp_path / "bench/bench.json").read_text())
+    loops = [(row["what"], row["at_once"]) for row in result["rows"]]
+    assert loops[:2] == [("resexp", 1), ("resexp", 2)]
+    assert ("eager loop", 1) in loops
+    assert all(row["images_per_second"] > 0 and 0 < row["of_matmul"] < 2 for row in result["rows"])
+    assert all(len(m["seconds_per_unit"]) == 2 for m in result["measured"])
+    page = (tmp_path / "bench/bench.md").read_text()
+    assert "| loop | net | at once |" in page
+    assert page.count("residual-8 fp32") == len(loops)
+    assert table.NOTE in page
+
+
+def test_without_torchvision_the_usual_loop_is_left_out(resexp: Cli, tmp_path: Path) -> None:
+    broken = tmp_path / "torchvision"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise ImportError('no torchvision')")
+    done = resexp("bench", *SMALL, "--packs", "1", "--json", PYTHONPATH=f"{tmp_path}:{Path(__file__).parents[1]}")
+    assert done.returncode == 0, done.stderr
+    assert "left out: usual loop: the usual loop needs torchvision: pip install 'resexp[bench]'" in done.stderr
+    assert [row["what"] for row in json.loads(done.stdout)["rows"]] == ["resexp", "eager loop"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--packs", "1,x"], "--packs: expected positive whole numbers with commas between, got '1,x'"),
+        (["--packs", "0"], "--packs: expected positive whole numbers with commas between, got '0'"),
+        (["--depths", "21"], "model.depth: must be 6n+2; the nearest are 20 and 26, got 21"),
+        (["--kinds", "plian"], "(did you mean 'plain'?)"),
+        (["--set", "train.device=cuda:7"], "train.device: cuda:7 asked for, but "),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(resexp: Cli, arguments: list[str], line: str) -> None:
+    done = resexp("bench", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert line in done.stderr
+    assert len(done.stderr.splitlines()) == 1
