@@ -21,10 +21,11 @@ from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.store import Run
 from resexp.training import checkpoint
-from resexp.training.hardware import Hardware, Work, choose, finish
+from resexp.training.hardware import Hardware, choose
 from resexp.training.optim import Schedule, learning_rate
 from resexp.training.train import train
 from resexp.training.trainer import Trainer
+from resexp.training.work import Work, finish
 from tests.conftest import TINY, command, fill, wait_until
 
 CPU = torch.device("cpu")

@@ -19,8 +19,9 @@ from resexp.data import open_dataset
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.summary import summarise
-from resexp.training.hardware import IDLE_S, Hardware, Work, choose, on_stream, tune_process
+from resexp.training.hardware import Hardware, choose, tune_process
 from resexp.training.trainer import Trainer
+from resexp.training.work import IDLE_S, Work, on_stream
 
 Loop = Callable[[int], None]
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import platform
-import time
-from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 
@@ -18,14 +15,6 @@ from resexp.errors import UserError
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 AHEAD = 16
 """Steps that are queued at once; twice as many at most wait on the device, so that a stop is not late."""
-
-IDLE_S = 1e-4
-"""Between two looks at a device that is busy, seconds."""
-
-ResultT = TypeVar("ResultT")
-Work = Generator[int, None, ResultT]
-"""Work that is done piece by piece, so that several runs can take turns: yields the steps of each piece, 0 while it
-waits for the device, and returns its result."""
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -102,47 +91,3 @@ def choose_device(config: TrainConfig) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("train.device: mps asked for, but this machine has none; set train.device to auto or cpu")
     return device
-
-
-class Pace:
-    """Lets the host queue work ahead of the device, but not far."""
-
-    def __init__(self, hardware: Hardware) -> None:
-        self._stream = hardware.stream
-        self.stride = AHEAD if self._stream else 1
-        """Steps to queue at once."""
-        self._marks: deque[torch.cuda.Event] = deque()
-
-    def queued(self, steps: int, ahead: int) -> Work[None]:
-        """These steps were queued; wait until no more than `ahead` such pieces are unfinished."""
-        if self._stream is not None:
-            self._marks.append(self._stream.record_event())
-        yield steps
-        while len(self._marks) > ahead:
-            if self._marks[0].query():  # type: ignore[no-untyped-call]
-                self._marks.popleft()
-            else:
-                yield 0
-
-
-def on_stream(hardware: Hardware, work: Work[ResultT]) -> Work[ResultT]:
-    """Do every piece of `work` on the stream of `hardware`, and leave the stream in between."""
-    while True:
-        with torch.cuda.stream(hardware.stream):
-            try:
-                steps = next(work)
-            except StopIteration as end:
-                result: ResultT = end.value
-                return result
-        yield steps
-
-
-def finish(work: Work[ResultT]) -> ResultT:
-    """Do all of `work`, and nothing else meanwhile."""
-    while True:
-        try:
-            if not next(work):
-                time.sleep(IDLE_S)
-        except StopIteration as end:
-            result: ResultT = end.value
-            return result

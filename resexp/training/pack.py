@@ -15,8 +15,9 @@ from resexp.data import open_dataset
 from resexp.models.summary import summarise
 from resexp.store import Run, Status
 from resexp.study import load_run
-from resexp.training.hardware import IDLE_S, Work, choose
+from resexp.training.hardware import choose
 from resexp.training.train import DeviceFailed, OutOfMemory, attempt
+from resexp.training.work import IDLE_S, Work
 
 SETTLING_STEPS = 64
 """Steps of each run before its speed counts: by then its kernels are chosen and its graph is captured."""

@@ -17,8 +17,9 @@ from resexp.files import naming
 from resexp.store import DataRecord, Manifest, Run, State, Status
 from resexp.study import load_run
 from resexp.training import checkpoint, manifest
-from resexp.training.hardware import Work, choose, on_stream, tune_process
+from resexp.training.hardware import choose, tune_process
 from resexp.training.trainer import Stopped, Trainer
+from resexp.training.work import Work, on_stream
 
 LOOK_S = 1.0
 """Between two looks at what the device has recorded, seconds."""

@@ -11,8 +11,8 @@ import torch
 from resexp.errors import UserError
 from resexp.files import locked
 from resexp.store import Run, Status
-from resexp.training.hardware import Work, finish
 from resexp.training.session import Session
+from resexp.training.work import Work, finish
 
 
 class OutOfMemory(UserError):

@@ -16,8 +16,9 @@ from resexp.data import Dataset
 from resexp.data.loader import Batches, augment, normalise, pixel_mean
 from resexp.models import build_model
 from resexp.training.graph import Replayed, compile_blocks
-from resexp.training.hardware import Hardware, Pace, Work
+from resexp.training.hardware import Hardware
 from resexp.training.optim import Schedule, learning_rate, make_optimizer
+from resexp.training.work import Pace, Work
 
 EVAL_BATCH = 500
 MEMORY = 4096

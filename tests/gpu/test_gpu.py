@@ -19,10 +19,11 @@ from resexp.config import RunConfig
 from resexp.data import open_dataset
 from resexp.store import Run, Status
 from resexp.training.graph import CALLS_BEFORE_CAPTURE, Replayed
-from resexp.training.hardware import choose, finish, on_stream
+from resexp.training.hardware import choose
 from resexp.training.pack import Pack, _need
 from resexp.training.train import OutOfMemory, train
 from resexp.training.trainer import Trainer
+from resexp.training.work import finish, on_stream
 
 DEVICE = os.environ.get("RESEXP_TEST_DEVICE", "cuda")
 SIZE = 32 if DEVICE == "cuda" else 16
