@@ -13,9 +13,6 @@ from resexp.config import TrainConfig
 from resexp.errors import UserError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-AHEAD = 16
-"""Steps that are queued at once; twice as many at most wait on the device, so that a stop is not late."""
-
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

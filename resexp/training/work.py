@@ -11,6 +11,8 @@ import torch
 
 from resexp.training.hardware import Hardware
 
+AHEAD = 16
+"""Steps that are queued at once; twice as many at most wait on the device, so that a stop is not late."""
 IDLE_S = 1e-4
 """Between two looks at a device that is busy, seconds."""
 
