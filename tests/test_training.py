@@ -113,6 +113,31 @@ def test_training_is_sgd_with_momentum_and_decay_on_the_streams_batches(make_run
         assert torch.allclose(ours, written_out, atol=1e-6)
 
 
+def test_momentum_begins_at_zero_and_not_in_the_first_step() -> None:
+    """The fused optimiser of a GPU would leave it unwritten, should fp16 overflow in that step."""
+    config = tiny()
+    trainer = Trainer(config, open_dataset(config.data), Hardware(CPU, "fp32"))
+    momenta = [state["momentum_buffer"] for state in trainer.optimizer.state.values()]
+    assert len(momenta) == len(list(trainer.model.parameters()))
+    assert not any(momentum.any() for momentum in momenta)
+
+
+def test_a_run_can_go_on_on_another_kind_of_device() -> None:
+    """Which kernels update the weights, and where the rate lies, is the device's affair and not the checkpoint's."""
+    config = tiny()
+    here, there = (Trainer(config, open_dataset(config.data), Hardware(CPU, "fp32")) for _ in range(2))
+    finish(there.advance(3, lambda: False))
+    state = copy.deepcopy(there.state())
+    state["optimizer"]["param_groups"][0] |= {"fused": True, "lr": torch.tensor(7.0)}
+    here.load(state)
+    (group,) = here.optimizer.param_groups
+    assert group["fused"] is False
+    assert group["lr"] is here.schedule.rate
+    finish(here.advance(6, lambda: False))
+    finish(there.advance(6, lambda: False))
+    assert all(map(torch.equal, here.model.parameters(), there.model.parameters()))
+
+
 def test_a_run_records_what_a_reader_needs(make_run: Callable[..., Run]) -> None:
     run = make_run(data={"split": "holdout"})
     status = train(run)

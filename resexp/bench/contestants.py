@@ -16,10 +16,11 @@ from torch.nn import functional as F
 
 from resexp.config import RunConfig
 from resexp.data import open_dataset
+from resexp.data.loader import pixel_mean
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.summary import summarise
-from resexp.training.hardware import Hardware, choose, tune_process
+from resexp.training.hardware import Hardware, choose, tune_process, with_stream
 from resexp.training.trainer import Trainer
 from resexp.training.work import IDLE_S, Work, on_stream
 
@@ -53,7 +54,7 @@ def ours(case: Case, facts: dict[str, Any]) -> Loop:
     dataset = open_dataset(case.config.data)
     trainers = []
     for seed in range(case.runs):
-        hardware = choose(case.config.train)
+        hardware = with_stream(choose(case.config.train))
         with torch.cuda.stream(hardware.stream):
             config = case.config.model_copy(update={"seed": seed})
             trainers.append(Trainer(config, dataset, hardware, say=lambda line: facts.update(warning=line)))
@@ -81,7 +82,7 @@ def eager_loop(case: Case, facts: dict[str, Any]) -> Loop:
     hardware, step = case.hardware, _Sgd(case)
     train_images, train_labels = open_dataset(case.config.data).train()
     images, labels = (torch.from_numpy(a).to(hardware.device) for a in (train_images, train_labels))
-    mean = images.float().mean(0) if hardware.device.type == "cuda" else images[:5000].float().mean(0)
+    mean = 255 * pixel_mean(images, torch.arange(len(images), device=hardware.device))
     batch, pad = case.config.train.batch_size, case.config.data.pad
     height, width = images.shape[1:3]
 
@@ -136,6 +137,7 @@ def usual_loop(case: Case, facts: dict[str, Any]) -> Loop:
         num_workers=workers,
         pin_memory=cuda,
         drop_last=True,
+        persistent_workers=True,
         multiprocessing_context="fork",
     )
 

@@ -11,12 +11,13 @@ COLUMNS = (
 
 NOTE = (
     "Medians over the rounds, and half of (most - least) beside them. at once: runs side by side. GFLOP/s: "
-    "multiply-adds of convolutions and fc layers, forward and backward, as two operations each. GB/s: the fewest bytes "
-    "of activations that a step moves without fusing layers. In brackets, the share of what a large matrix product, or "
-    "a large copy, reached on the same device in the same round. x usual, x eager: images/s over the loop with "
-    "torchvision transforms, DataLoader and .item() in fp32, and over a good eager loop with its data on the device, "
-    "each in the same round. start-up: from the start of the process to the end of the first step. memory: peak of one "
-    "process; on a GPU, of the GPU's."
+    "multiply-adds of convolutions and fc layers, forward and backward, as two operations each. GB/s: the fewest "
+    "bytes of activations that a step moves without fusing layers. In brackets, the share of what a large matrix "
+    "product, or a large copy, reached on the same device in the same round; small layers stay in a GPU's cache, so "
+    "a step can move more than a large copy does. x usual, x eager: images/s over the loop with torchvision "
+    "transforms, DataLoader and .item() in fp32, and over a good eager loop with its data on the device, each in the "
+    "same round. start-up: from the start of the process to the end of the first step. memory: peak of one process; "
+    "on a GPU, of the GPU's."
 )
 
 

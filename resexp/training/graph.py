@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import torch
@@ -25,6 +26,12 @@ class Replayed:
         self._function, self._stream, self._say = function, hardware.stream, say
         self._calls = 0 if hardware.graphs else None
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._failed: torch.cuda.CUDAGraph | None = None  # torch 2.11's allocator keeps a pointer to it
+
+    @property
+    def settled(self) -> bool:
+        """Whether all further calls are alike: no kernels to choose, nothing to capture."""
+        return self._calls is None
 
     def __call__(self) -> None:
         """Do it once."""
@@ -40,15 +47,20 @@ class Replayed:
     def _capture(self) -> None:
         self._calls = None
         graph = torch.cuda.CUDAGraph()
+        gc.collect()
+        gc.disable()  # the graph of another run must not be destroyed while this one is captured
         try:
             with torch.cuda.graph(graph, stream=self._stream):
                 self._function()
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
+            self._failed = graph
             self._say(f"no CUDA graph, kernels are launched one by one: {' '.join(str(error).split())[:300]}")
         else:
             self._graph = graph
+        finally:
+            gc.enable()
 
 
 def compile_blocks(model: nn.Module) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -52,6 +53,7 @@ def tune_process(threads: int | None) -> None:
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
         libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # queues; with 8, streams of a larger pack share them
     torch.backends.cudnn.benchmark = True  # shapes never change: the search for the fastest kernels pays
 
 
@@ -72,8 +74,27 @@ def choose(
     elif precision == "bf16" and not has_bf16:
         say(f"{torch.cuda.get_device_name(device)} has no bf16; training in fp16 with a loss scaler")
         precision = "fp16"
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    return Hardware(device, precision, stream, graphs=not config.eager)
+    return Hardware(device, precision, graphs=not config.eager)
+
+
+_idle_streams: list[torch.cuda.Stream] = []
+
+
+def with_stream(hardware: Hardware) -> Hardware:
+    """The hardware with a stream that no other run has, on a GPU; to be given back by `give_back`.
+
+    PyTorch hands out 32 streams in turn, whether they are in use or not.
+    """
+    if hardware.device.type != "cuda":
+        return hardware
+    stream = _idle_streams.pop() if _idle_streams else torch.cuda.Stream(hardware.device)  # type: ignore[no-untyped-call]
+    return replace(hardware, stream=stream)
+
+
+def give_back(hardware: Hardware) -> None:
+    """Let another run have the stream, once nothing of this one is left."""
+    if hardware.stream is not None:
+        _idle_streams.append(hardware.stream)
 
 
 def choose_device(config: TrainConfig) -> torch.device:

@@ -50,10 +50,14 @@ class Schedule:
 
 def make_optimizer(config: TrainConfig, model: nn.Module, rate: Tensor) -> torch.optim.SGD:
     """SGD with momentum at `rate`; weight decay on every parameter, as in the paper's Caffe."""
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         model.parameters(),
         lr=rate,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         fused=rate.is_cuda,
     )
+    # The fused kernel makes its momentum in the first step, and leaves it unwritten where fp16 overflows in that step.
+    for parameter in model.parameters():
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer

@@ -17,7 +17,7 @@ from resexp.files import naming
 from resexp.store import DataRecord, Manifest, Run, State, Status
 from resexp.study import load_run
 from resexp.training import checkpoint, manifest
-from resexp.training.hardware import choose, tune_process
+from resexp.training.hardware import choose, tune_process, with_stream
 from resexp.training.trainer import Stopped, Trainer
 from resexp.training.work import Work, on_stream
 
@@ -42,7 +42,7 @@ class Session:
         before = run.manifest()
         # What sums are rounded to, and in which order, must not change in the middle of a run.
         tune_process(before.attempts[-1].threads if before else threads)
-        self.hardware = choose(self.config.train, before.attempts[-1].precision if before else None, say)
+        self.hardware = with_stream(choose(self.config.train, before.attempts[-1].precision if before else None, say))
         self.dataset = open_dataset(self.config.data, say)
         self.evaluated, self.tested = 0, False
         self.best: dict[str, Any] | None = None

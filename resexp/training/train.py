@@ -11,8 +11,12 @@ import torch
 from resexp.errors import UserError
 from resexp.files import locked
 from resexp.store import Run, Status
+from resexp.training.hardware import give_back
 from resexp.training.session import Session
 from resexp.training.work import Work, finish
+
+_OUT_OF_MEMORY = ("CUDA error: out of memory", "ALLOC_FAILED", "unable to find an engine")
+"""How CUDA, cuBLAS and cuDNN say so, where PyTorch does not."""
 
 
 class OutOfMemory(UserError):
@@ -73,18 +77,32 @@ def attempt(
             if error is raised:
                 raise
             raise error from raised
+        finally:
+            if session:
+                give_back(session.hardware)
         return status
 
 
 def _explained(error: Exception, run: Run) -> Exception:
     """What the device's errors mean for the run; any other error as it is."""
-    if isinstance(error, torch.OutOfMemoryError):
+    text = str(error)
+    words = text.partition("\n")[0][:100]
+    if not isinstance(error, RuntimeError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
         return OutOfMemory(
-            f"{run.folder}: out of GPU memory; free some, or lower train.batch_size or model.width "
-            f"({str(error).partition('.')[0]})"
+            f"{run.folder}: out of GPU memory; free some, or lower train.batch_size or model.width ({words})"
         )
-    if isinstance(error, torch.AcceleratorError):
-        return DeviceFailed(
-            f"{run.folder}: the GPU failed ({str(error).partition(chr(10))[0]}); the same command continues"
-        )
+    if isinstance(error, torch.AcceleratorError) or _device_failed():
+        return DeviceFailed(f"{run.folder}: the GPU failed ({words}); the same command continues")
     return error
+
+
+def _device_failed() -> bool:
+    """Whether an error that did not come from CUDA itself came from a GPU that refuses all work since."""
+    try:
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False

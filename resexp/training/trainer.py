@@ -67,7 +67,8 @@ class Trainer:
         """Wall time of training, shared with the runs that were trained side by side."""
         self._counter = torch.zeros(1, dtype=torch.int64, device=device)
         self._records = torch.zeros((3, MEMORY), device=device)
-        places = min(EVAL_BATCH, len(self.images))
+        # Nothing is kept for a backward pass: so many images take less memory than a step does.
+        places = min(EVAL_BATCH, 4 * train.batch_size, len(self.images))
         self._eval_images = self.images.new_zeros((places, *self.images.shape[1:]))
         self._eval_labels = self.labels.new_zeros(places)
         self._eval_sums = torch.zeros(2, device=device)
@@ -80,15 +81,15 @@ class Trainer:
         started, pace = time.perf_counter(), Pace(self.hardware)
         self.model.train()
         while self.step < until:
-            steps = min(pace.stride, until - self.step)
+            steps = min(pace.stride if self._train_step.settled else 1, until - self.step)
             for _ in range(steps):
                 self.batches.prepare(self.step)
                 self._train_step()
                 self.step += 1
-            if pause():
+            paused = pause()
+            yield from pace.queued(steps, ahead=0 if paused or self.step == until else 1)
+            if paused:
                 break
-            yield from pace.queued(steps, ahead=1)
-        yield from pace.queued(0, ahead=0)
         self.seconds += time.perf_counter() - started
 
     def _update(self) -> None:
@@ -152,7 +153,7 @@ class Trainer:
             if number % pace.stride == 0:
                 if pause():
                     raise Stopped
-                yield from pace.queued(1, ahead=1)
+                yield from pace.queued(0, ahead=1)
         yield from pace.queued(0, ahead=0)
         wrong, loss = self._eval_sums.tolist()
         return wrong / len(index), loss / len(index)
@@ -193,9 +194,9 @@ class Trainer:
         self.step = self.read_to = state["step"]
         self._counter.fill_(self.step)
         self.model.load_state_dict(state["model"])
+        (own,) = ({**group} for group in self.optimizer.param_groups)  # of this device, and the rate it reads
         self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.rate
+        self.optimizer.param_groups[0].update(own)
         self.scaler.load_state_dict(state["scaler"])
         self.schedule.warming_up.fill_(state["warming_up"])
         self.schedule.running_error.fill_(state["running_error"])

@@ -29,16 +29,19 @@ class Pace:
         self._stream = hardware.stream
         self.stride = AHEAD if self._stream else 1
         """Steps to queue at once."""
-        self._marks: deque[torch.cuda.Event] = deque()
+        self._marks: deque[tuple[torch.cuda.Event, int]] = deque()
 
     def queued(self, steps: int, ahead: int) -> Work[None]:
-        """These steps were queued; wait until no more than `ahead` such pieces are unfinished."""
-        if self._stream is not None:
-            self._marks.append(self._stream.record_event())
-        yield steps
+        """These steps were queued; yield what is done, until no more than `ahead` such pieces are unfinished."""
+        if self._stream is None:
+            yield steps
+            return
+        self._marks.append((self._stream.record_event(), steps))
         while len(self._marks) > ahead:
-            if self._marks[0].query():  # type: ignore[no-untyped-call]
+            event, done = self._marks[0]
+            if event.query():  # type: ignore[no-untyped-call]
                 self._marks.popleft()
+                yield done
             else:
                 yield 0
 
