@@ -124,7 +124,7 @@ def sweep(
         int | None, typer.Option(min=1, help="Processes at a time; default: as many as keep all cores, or GPUs, busy.")
     ] = None,
     pack: Annotated[
-        int | None, typer.Option(min=1, help="Runs side by side on a GPU; default: as many as make it faster.")
+        int | None, typer.Option(min=1, help="Runs side by side on a GPU; default: as many as speed it up.")
     ] = None,
     eager: Eager = False,
     only: Annotated[str | None, typer.Option(help="Train only the net with this label, such as plain-20.")] = None,
