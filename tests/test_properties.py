@@ -15,7 +15,11 @@ from resexp import yamlfile
 from resexp.errors import UserError
 
 _plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_subnormal=False) | st.text(st.characters(codec="ascii")),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_subnormal=False)
+    | st.text(st.characters(codec="ascii")),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abcdef", min_size=1), inner, max_size=4),
     max_leaves=20,
 )
