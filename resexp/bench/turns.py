@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import signal
 import statistics
 import sys
 import time
@@ -78,6 +79,7 @@ def in_turns(
             for end in ends:
                 end.close()
         for process in processes:
+            process.terminate()
             process.join()
     return [measured for measured, _ in running], missing
 
@@ -92,6 +94,7 @@ def _hear(end: Connection) -> dict[str, Any] | str:
 
 def _serve(case: Case, seconds: float, started: float, parent: Connection) -> None:
     """The process of one contestant: build it, find out how many units a turn holds, and wait to be told."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends us
     facts: dict[str, Any] = {}
     try:
         if case.threads:
@@ -120,7 +123,7 @@ def _serve(case: Case, seconds: float, started: float, parent: Connection) -> No
                 parent.send(_seconds(loop, units) / units)
             else:
                 parent.send(_peak_mib(case))
-    except EOFError:
+    except (EOFError, BrokenPipeError):
         pass
 
 

@@ -44,6 +44,8 @@ def bench(
     images = "data={source: shapes, size: 32, train_images: 50000}"
     fusing = ["train.compile=true"] if compiled else []
     _, cells = load(config, [images, *all_settings(settings, eager, *fusing), grid, "seeds=[0]"])
+    if to:
+        to.mkdir(parents=True, exist_ok=True)  # before minutes are spent
     result = time_steps(
         [cell.config for cell in cells],
         packs=_numbers("--packs", packs) if packs else None,
@@ -52,7 +54,6 @@ def bench(
         say=lambda line: err.print(line, soft_wrap=True),
     )
     if to:
-        to.mkdir(parents=True, exist_ok=True)
         write_atomic(to / "bench.json", json.dumps(result, indent=1))
         write_atomic(to / "bench.md", table.markdown(result))
     if as_json:
