@@ -29,6 +29,14 @@ class Section(BaseModel):
 
     mechanics: ClassVar[frozenset[str]] = frozenset()
     """Fields that say how to run, not what is measured; they stay out of the signature."""
+    added: ClassVar[dict[str, Any]] = {}
+    """Fields that came after the first release, each with the value that means "as before": a run that has it keeps the
+    signature, and so the folder, that it always had."""
+
+    def science(self) -> dict[str, Any]:
+        """The fields that change what is measured."""
+        fields = self.model_dump(mode="json", exclude=set(self.mechanics))
+        return {name: value for name, value in fields.items() if name not in self.added or value != self.added[name]}
 
 
 class _AnyData(Section):
@@ -185,10 +193,7 @@ class RunConfig(Section):
     @property
     def signature(self) -> str:
         """Eight hex digits over the fields that change the science: defaults included, mechanics and seed left out."""
-        science = {
-            name: section.model_dump(mode="json", exclude=set(section.mechanics))
-            for name, section in (("data", self.data), ("model", self.model), ("train", self.train))
-        }
+        science = {"data": self.data.science(), "model": self.model.science(), "train": self.train.science()}
         return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
