@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from resexp.config import ModelConfig
-from resexp.models import ResNet, build_model
-from resexp.models.blocks import Block, ZeroPadShortcut
+from resexp.models import build_model
+from resexp.models.blocks import Block, Place, ZeroPad
 from resexp.models.summary import summarise
 
 
@@ -50,7 +50,8 @@ def test_the_same_seed_gives_plain_and_residual_the_same_weights() -> None:
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("option", [None, "A", "B", "C"])
 def test_a_block_is_relu_of_f_plus_shortcut(option: str | None, stride: int) -> None:
-    block = Block(4, 4 * stride, stride, option).eval()
+    config = ModelConfig(kind="residual" if option else "plain", shortcut=option)
+    block = Block(config, Place(4, 4 * stride, stride, number=1, of=3)).eval()
     x = torch.randn(2, 4, 8, 8)
     f = block.bn2(block.conv2(F.relu(block.bn1(block.conv1(x)))))
     expected = F.relu(f if block.shortcut is None else f + block.shortcut(x))
@@ -61,15 +62,17 @@ def test_a_block_is_relu_of_f_plus_shortcut(option: str | None, stride: int) -> 
 
 def test_option_a_keeps_every_second_pixel_and_pads_channels_with_zeros() -> None:
     x = torch.randn(2, 3, 8, 8)
-    y = ZeroPadShortcut(3, 6, 2)(x)
+    y = ZeroPad(3, 6, 2)(x)
     assert torch.equal(y[:, :3], x[:, :, ::2, ::2])
     assert torch.equal(y[:, 3:], torch.zeros(2, 3, 4, 4))
-    assert not list(ZeroPadShortcut(3, 6, 2).parameters())
+    assert not list(ZeroPad(3, 6, 2).parameters())
 
 
-@pytest.mark.parametrize("size", [4, 12, 16, 32])
-def test_any_size_divisible_by_four(size: int) -> None:
-    assert ResNet(n=1, width=4, classes=7)(torch.randn(2, 3, size, size)).shape == (2, 7)
+@pytest.mark.parametrize("size", [4, 9, 16, 32])
+@pytest.mark.parametrize("option", ["A", "B"])
+def test_images_of_any_size(size: int, option: str) -> None:
+    net = build_model(ModelConfig(depth=8, width=4, shortcut=option), classes=7)
+    assert net(torch.randn(2, 3, size, size)).shape == (2, 7)
 
 
 def test_he_initialisation() -> None:

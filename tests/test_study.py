@@ -74,7 +74,7 @@ def test_every_mistake_is_said_at_once_with_its_place(tmp_path: Path) -> None:
     )
     assert sorted(mistakes(path)) == [
         "1: data.source: got 'shapez'; allowed: cifar10, folder, shapes (did you mean 'shapes'?)",
-        "3: model.depht: unknown key, got 20; allowed: kind, depth, width, shortcut (did you mean 'depth'?)",
+        "3: model.depht: unknown key, got 20; allowed: kind, layout, block, depth, width, shortcut, stride_in, norm, branch, drop_path (did you mean 'depth'?)",
         "4: model.width: should be a valid integer, got '8'",
         "6: train.batch_size: should be greater than or equal to 2, got 0",
         "7: train.precision: got 'bf61'; allowed: auto, fp32, bf16, fp16 (did you mean 'bf16'?)",

@@ -1,35 +1,19 @@
-"""The building block, with and without its shortcut, and the three shortcuts (He et al. 2015, section 3)."""
+"""The building blocks, with and without their shortcut, and the three shortcuts (He et al. 2015, section 3)."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def conv3x3(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size (stride 1) or halves it (stride 2); BN follows, so it has no bias."""
-    return nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+from resexp.config import ModelConfig
+from resexp.models.layers import BatchNorm, Scalar, StochasticDepth, conv, norm
 
 
-class BatchNorm(nn.BatchNorm2d):
-    """BN that does not count batches: averages of fixed momentum don't need it, and it is one more kernel a layer."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        return F.batch_norm(
-            x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.training,
-            self.momentum or 0.0,
-            self.eps,
-        )
-
-
-class ZeroPadShortcut(nn.Module):
-    """Option A: every `stride`-th pixel, zeros for the new channels; no parameters."""
+class ZeroPad(nn.Module):
+    """Every `stride`-th pixel, zeros for the new channels; no parameters."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -40,38 +24,181 @@ class ZeroPadShortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
 
 
-def projection(channels_in: int, channels_out: int, stride: int) -> nn.Module:
-    """Options B and C: a 1x1 convolution and BN."""
-    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), BatchNorm(channels_out))
+class Projection(nn.Sequential):
+    """A 1x1 convolution, followed by BN but in a pre-activated block, where BN and ReLU came before it."""
+
+    def __init__(self, config: ModelConfig, channels_in: int, channels_out: int, stride: int) -> None:
+        layers = [conv(config, 1, channels_in, channels_out, stride)]
+        super().__init__(*layers, *([] if config.kind == "preact" else [norm(config, channels_out)]))
 
 
-def make_shortcut(option: str, channels_in: int, channels_out: int, stride: int) -> nn.Module:
-    """The shortcut of one block under option "A", "B" or "C"."""
-    same = stride == 1 and channels_in == channels_out
-    if option == "C" or (option == "B" and not same):
-        return projection(channels_in, channels_out, stride)
-    return nn.Identity() if same else ZeroPadShortcut(channels_in, channels_out, stride)
+SHORTCUTS: dict[str, tuple[str, str]] = {
+    "A": ("identity", "zero padding"),
+    "B": ("identity", "projection"),
+    "C": ("projection", "projection"),
+}
+"""What each option does where dimensions stay, and where they change."""
+
+
+def make_shortcut(config: ModelConfig, channels_in: int, channels_out: int, stride: int) -> nn.Module | None:
+    """The shortcut of one block; None in a plain net."""
+    if config.shortcut is None:
+        return None
+    changes = stride != 1 or channels_in != channels_out
+    made: dict[str, Callable[[], nn.Module]] = {
+        "identity": nn.Identity,
+        "zero padding": lambda: ZeroPad(channels_in, channels_out, stride),
+        "projection": lambda: Projection(config, channels_in, channels_out, stride),
+    }
+    return made[SHORTCUTS[config.shortcut][changes]]()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the net a block stands."""
+
+    channels_in: int
+    channels: int
+    """Of its 3x3 convolutions."""
+    stride: int
+    number: int
+    """Counted from 1."""
+    of: int
 
 
 class Block(nn.Module):
     """Two 3x3 convolutions, each followed by BN: y = relu(F(x)), or y = relu(F(x) + shortcut(x)).
 
-    `shortcut` is None for a plain net, else "A", "B" or "C". Maps (B, channels_in, H, W) to
-    (B, channels_out, H/stride, W/stride).
+    Maps (B, channels_in, H, W) to (B, expansion * channels, H/stride, W/stride).
     """
 
-    def __init__(self, channels_in: int, channels_out: int, stride: int, shortcut: str | None) -> None:
+    expansion = 1
+    layers = 2
+
+    def __init__(self, config: ModelConfig, place: Place) -> None:
         super().__init__()
-        self.conv1 = conv3x3(channels_in, channels_out, stride)
-        self.bn1 = BatchNorm(channels_out)
-        self.conv2 = conv3x3(channels_out, channels_out)
-        self.bn2 = BatchNorm(channels_out)
-        self.shortcut = make_shortcut(shortcut, channels_in, channels_out, stride) if shortcut else None
+        self._make_branch(config, place)
+        self.shortcut = make_shortcut(config, place.channels_in, self.expansion * place.channels, place.stride)
+        self.gate = make_gate(config, place)
+
+    def _make_branch(self, config: ModelConfig, place: Place) -> None:
+        self.conv1 = conv(config, 3, place.channels_in, place.channels, place.stride)
+        self.bn1 = norm(config, place.channels)
+        self.conv2 = conv(config, 3, place.channels, place.channels)
+        self.bn2 = norm(config, place.channels)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """F(x)."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        return self.bn2(self.conv2(y))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels_in, H, W) -> (B, channels_out, H/stride, W/stride)."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
+        """(B, channels_in, H, W) -> (B, expansion * channels, H/stride, W/stride)."""
+        y = self.gate(self.branch(x))
         if self.shortcut is not None:  # the whole difference between a plain and a residual net
             y = y + self.shortcut(x)
         return F.relu(y)
+
+
+class Bottleneck(Block):
+    """1x1, 3x3 and 1x1 convolutions, the last four times as wide (section 4.1, "Deeper Bottleneck Architectures")."""
+
+    expansion = 4
+    layers = 3
+
+    def _make_branch(self, config: ModelConfig, place: Place) -> None:
+        first, second = (place.stride, 1) if config.stride_in == "1x1" else (1, place.stride)
+        self.conv1 = conv(config, 1, place.channels_in, place.channels, first)
+        self.bn1 = norm(config, place.channels)
+        self.conv2 = conv(config, 3, place.channels, place.channels, second)
+        self.bn2 = norm(config, place.channels)
+        self.conv3 = conv(config, 1, place.channels, 4 * place.channels)
+        self.bn3 = norm(config, 4 * place.channels)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """F(x)."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        return self.bn3(self.conv3(y))  # type: ignore[no-any-return]
+
+
+class PreactBlock(Block):
+    """Two 3x3 convolutions, each preceded by BN and ReLU: y = F(x) + shortcut(x) (arXiv 1603.05027, section 4).
+
+    The stem's BN and ReLU are those of the first block. A projection takes what BN and ReLU made of x.
+    """
+
+    def _make_branch(self, config: ModelConfig, place: Place) -> None:
+        self.bn1 = nn.Identity() if place.number == 1 else norm(config, place.channels_in)
+        self.conv1 = conv(config, 3, place.channels_in, place.channels, place.stride)
+        self.bn2 = norm(config, place.channels)
+        self.conv2 = conv(config, 3, place.channels, place.channels)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """F of an x that has been through BN and ReLU."""
+        y = self.conv1(x)
+        return self.conv2(F.relu(self.bn2(y)))  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels_in, H, W) -> (B, expansion * channels, H/stride, W/stride)."""
+        activated = F.relu(self.bn1(x))
+        y = self.gate(self.branch(activated))
+        return y + self.shortcut(activated if isinstance(self.shortcut, Projection) else x)  # type: ignore[misc, no-any-return]
+
+
+class PreactBottleneck(PreactBlock):
+    """1x1, 3x3 and 1x1 convolutions, each preceded by BN and ReLU."""
+
+    expansion = 4
+    layers = 3
+
+    def _make_branch(self, config: ModelConfig, place: Place) -> None:
+        first, second = (place.stride, 1) if config.stride_in == "1x1" else (1, place.stride)
+        self.bn1 = nn.Identity() if place.number == 1 else norm(config, place.channels_in)
+        self.conv1 = conv(config, 1, place.channels_in, place.channels, first)
+        self.bn2 = norm(config, place.channels)
+        self.conv2 = conv(config, 3, place.channels, place.channels, second)
+        self.bn3 = norm(config, place.channels)
+        self.conv3 = conv(config, 1, place.channels, 4 * place.channels)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """F of an x that has been through BN and ReLU."""
+        y = self.conv1(x)
+        y = self.conv2(F.relu(self.bn2(y)))
+        return self.conv3(F.relu(self.bn3(y)))  # type: ignore[no-any-return]
+
+
+BLOCKS: dict[tuple[str, str], type[Block]] = {
+    ("plain", "basic"): Block,
+    ("plain", "bottleneck"): Bottleneck,
+    ("residual", "basic"): Block,
+    ("residual", "bottleneck"): Bottleneck,
+    ("preact", "basic"): PreactBlock,
+    ("preact", "bottleneck"): PreactBottleneck,
+}
+"""The block of a kind of net."""
+
+
+def make_gate(config: ModelConfig, place: Place) -> nn.Module:
+    """What F(x) goes through before it is added; nothing, as a rule."""
+    gates: list[nn.Module] = []
+    if config.branch == "rezero":
+        gates.append(Scalar(0.0, multiply=True))
+    if config.norm == "fixup":
+        gates.append(Scalar(1.0, multiply=True))
+    if config.drop_path:
+        gates.append(StochasticDepth(config.drop_path * place.number / place.of))
+    return nn.Sequential(*gates)
+
+
+def init_branch(config: ModelConfig, block: Block, blocks: int) -> None:
+    """Let the branch of a He-initialised block begin as `config` says; `blocks` is how many the net has."""
+    *earlier, last = (block.get_submodule(f"conv{number + 1}") for number in range(block.layers))
+    if config.branch == "zero-gamma":
+        last_norm = block.get_submodule(f"bn{block.layers}")
+        assert isinstance(last_norm, BatchNorm)
+        nn.init.zeros_(last_norm.weight)
+    if config.norm == "fixup":
+        for module in earlier:
+            module[1].weight.data *= blocks ** (-1 / (2 * block.layers - 2))  # type: ignore[index]
+        nn.init.zeros_(last[1].weight)  # type: ignore[index]

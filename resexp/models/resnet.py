@@ -1,50 +1,77 @@
-"""The paper's CIFAR family (section 4.2): 3x3 stem, three stages of n blocks, global average pooling, one fc layer."""
+"""The paper's families: a stem, stages of blocks, global average pooling, one fully connected layer."""
 
 from __future__ import annotations
+
+import re
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resexp.models.blocks import BatchNorm, Block, conv3x3
+from resexp.config import ModelConfig
+from resexp.models.blocks import BLOCKS, Block, Place, init_branch
+from resexp.models.layers import conv, he_init, norm, weighted
 
 
 class ResNet(nn.Module):
-    """A plain or residual net of 6n+2 layers; `shortcut` None makes it plain.
+    """A plain, residual or pre-activated net, for CIFAR (section 4.2) or ImageNet (section 4.1, Table 1).
 
     Plain nets and residual nets with option A have the same parameters in the same order, so the same seed gives both
-    the same initial weights.
+    the same initial weights. State dicts of torchvision's resnets load, into nets with `shortcut: B` and
+    `stride_in: 3x3`.
     """
 
-    def __init__(self, n: int, width: int = 16, shortcut: str | None = "A", classes: int = 10) -> None:
+    def __init__(self, config: ModelConfig, classes: int) -> None:
         super().__init__()
-        self.conv = conv3x3(3, width)
-        self.bn = BatchNorm(width)
-        widths = (width, 2 * width, 4 * width)
-        self.stages = nn.Sequential(
-            *(
-                nn.Sequential(
-                    *(
-                        Block(
-                            channels_in=widths[max(stage - 1, 0)] if block == 0 else widths[stage],
-                            channels_out=widths[stage],
-                            stride=2 if block == 0 and stage > 0 else 1,
-                            shortcut=shortcut,
-                        )
-                        for block in range(n)
-                    )
-                )
-                for stage in range(3)
-            )
-        )
-        self.fc = nn.Linear(4 * width, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        nn.init.zeros_(self.fc.bias)
+        width, large = config.width, config.layout == "imagenet"
+        self.conv = conv(config, 7, 3, width, stride=2) if large else conv(config, 3, 3, width)
+        self.bn = norm(config, width)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
+        block = BLOCKS[config.kind, config.block]
+        blocks: list[Block] = []
+        stages: list[nn.Module] = []
+        channels = width
+        for stage, count in enumerate(config.stages):
+            for first in [True] + [False] * (count - 1):
+                stride = 2 if first and stage > 0 else 1
+                place = Place(channels, width << stage, stride, len(blocks) + 1, sum(config.stages))
+                blocks.append(block(config, place))
+                channels = block.expansion * place.channels
+            stages.append(nn.Sequential(*blocks[-count:]))
+        self.stages = nn.Sequential(*stages)
+        self.last = nn.Sequential(norm(config, channels), nn.ReLU()) if config.kind == "preact" else nn.Identity()
+        fc = nn.Linear(channels, classes)
+        self.fc = weighted(config, fc)
+        he_init(self)
+        for made in blocks:
+            init_branch(config, made, len(blocks))
+        if config.norm == "fixup":
+            nn.init.zeros_(fc.weight)
+        self.register_load_state_dict_pre_hook(_rename_torchvision)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W), H and W divisible by 4 -> logits (B, classes)."""
-        x = F.relu(self.bn(self.conv(x)))
-        x = self.stages(x)
+        """Images (B, 3, H, W) -> logits (B, classes)."""
+        x = self.pool(F.relu(self.bn(self.conv(x))))
+        x = self.last(self.stages(x))
         logits: Tensor = self.fc(x.mean(dim=(2, 3)))
         return logits
+
+
+_TORCHVISION = {
+    r"^conv1\.": "conv.",
+    r"^bn1\.": "bn.",
+    r"^layer1\.": "stages.0.",
+    r"^layer2\.": "stages.1.",
+    r"^layer3\.": "stages.2.",
+    r"^layer4\.": "stages.3.",
+    r"\.downsample\.": ".shortcut.",
+}
+"""What torchvision calls the parts of a net, and what they are called here."""
+
+
+def _rename_torchvision(model: nn.Module, state: dict[str, Any], *_: Any) -> None:
+    for name in list(state):
+        ours = name
+        for pattern, replacement in _TORCHVISION.items():
+            ours = re.sub(pattern, replacement, ours)
+        state[ours] = state.pop(name)

@@ -1,0 +1,126 @@
+"""The schema of a study file and of one run, with every default and every limit in one place.
+
+The defaults are the paper's recipe for CIFAR-10 (He et al. 2015, section 4.2), so a study states only what differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, WithJsonSchema, field_validator
+
+from resexp.config.data import Cifar10Data, DataConfig, FolderData, ShapesData
+from resexp.config.model import ModelConfig
+from resexp.config.section import Section
+from resexp.config.train import TrainConfig
+
+__all__ = [
+    "SECTIONS",
+    "Cifar10Data",
+    "DataConfig",
+    "FolderData",
+    "ModelConfig",
+    "RunConfig",
+    "Section",
+    "ShapesData",
+    "Study",
+    "TrainConfig",
+]
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class RunConfig(Section):
+    """One cell of the grid with one seed: everything that a run folder needs to know."""
+
+    data: DataConfig = Cifar10Data()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    seed: Seed = 0
+
+    @property
+    def signature(self) -> str:
+        """Eight hex digits over the fields that change the science: defaults included, mechanics and seed left out."""
+        science = {"data": self.data.science(), "model": self.model.science(), "train": self.train.science()}
+        return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def cost(self) -> float:
+        """Relative training time: steps x batch x depth x width²."""
+        return self.train.steps * self.train.batch_size * self.model.depth * self.model.width**2
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder in that of its study; it does not change when the grid around the run does."""
+        return Path(f"{self.model.kind}-{self.model.depth}-{self.signature}") / f"seed{self.seed}"
+
+
+Grid = Annotated[
+    tuple[dict[str, list[Any]], ...],
+    WithJsonSchema(
+        {
+            "description": "Dotted keys with lists of values: a product. A list of such mappings: all of them.",
+            "anyOf": [
+                {"type": "object", "minProperties": 1},
+                {"type": "array", "minItems": 1, "items": {"type": "object", "minProperties": 1}},
+            ],
+        }
+    ),
+]
+
+
+class Study(Section):
+    """A study file: a base configuration, a grid over it, and seeds."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    """Name of the results folder. Default: the file's name."""
+    description: str = ""
+    """One sentence for the report."""
+    data: DataConfig = Cifar10Data()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    grid: Grid = ({},)
+    seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = (0,)
+    """Each cell of the grid is trained once per seed."""
+
+    @field_validator("grid", mode="before")
+    @classmethod
+    def _grid_as_products(cls, grid: Any) -> Any:
+        entries = grid if isinstance(grid, list | tuple) else [grid]
+        if not entries:
+            raise ValueError("the grid is empty; name at least one key, or leave grid out for a single net")
+        products = []
+        for entry in entries:
+            if not isinstance(entry, dict) or (not entry and grid != ({},)):
+                raise ValueError("expected dotted keys with lists of values, such as model.depth: [20, 32]")
+            for key, values in entry.items():
+                if key.partition(".")[0] not in ("data", "model", "train"):
+                    raise ValueError(f"{key} can't vary; the grid is over data, model and train (for seeds, see seeds)")
+                if values == []:
+                    raise ValueError(f"{key} has an empty list, so the grid is empty; give it at least one value")
+                if isinstance(values, dict):
+                    inner = next(iter(values), "depth")
+                    raise ValueError(f"{key} is a mapping; write dotted keys, such as {key}.{inner}: [...]")
+            # A list stands for alternatives; milestones are themselves a list, so theirs is a list of lists.
+            products.append({key: values if isinstance(values, list) else [values] for key, values in entry.items()})
+        return tuple(products)
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("a seed is listed twice")
+        return seeds
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "model": ModelConfig,
+    "train": TrainConfig,
+    "cifar10": Cifar10Data,
+    "folder": FolderData,
+    "shapes": ShapesData,
+}
+"""The section classes by the name that pydantic's error locations use (data sections by their source)."""

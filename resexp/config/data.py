@@ -1,0 +1,57 @@
+"""The `data` section: which images, and how they are split and augmented."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from resexp.config.section import Section
+
+
+class _AnyData(Section):
+    mechanics = frozenset({"path"})
+
+    split: Literal["full", "holdout"] = "full"
+    """`full` trains on all training images; `holdout` keeps 10 % of them for validation (the paper's 45k/5k)."""
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    """Which images are held out; the same for every run of the study."""
+    resize: Annotated[int, Field(ge=4, le=512, multiple_of=4)] | None = None
+    """Resize images to this many pixels a side (antialiased). For small machines; changes the experiment."""
+    pad: Annotated[int, Field(ge=0, le=64)] = 4
+    """Zero padding in pixels on each side before the random crop; 0 turns cropping off."""
+    flip: bool = True
+    """Flip half of the training images horizontally."""
+
+
+class Cifar10Data(_AnyData):
+    """The official CIFAR-10 archive; `resexp data fetch` gets it."""
+
+    source: Literal["cifar10"] = "cifar10"
+    path: str | None = None
+    """Where cifar-10-python.tar.gz lies, if not in the data folder."""
+
+
+class FolderData(_AnyData):
+    """Images in `train/<class>/` and `test/<class>/`, in a folder or a .tar, .tar.gz or .zip of one."""
+
+    source: Literal["folder"]
+    path: str
+    """The folder or archive, relative to where the command is run."""
+
+
+class ShapesData(_AnyData):
+    """Procedural images: coloured, textured shapes in ten classes; needs no download."""
+
+    source: Literal["shapes"]
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the image generator."""
+    train_images: Annotated[int, Field(ge=100, le=1_000_000)] = 5000
+    """Number of training images."""
+    test_images: Annotated[int, Field(ge=100, le=1_000_000)] = 1000
+    """Number of test images."""
+    size: Annotated[int, Field(ge=8, le=128, multiple_of=4)] = 16
+    """Pixels a side."""
+
+
+DataConfig = Annotated[Cifar10Data | FolderData | ShapesData, Field(discriminator="source")]

@@ -1,0 +1,67 @@
+"""The `train` section: the recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from resexp.config.section import Section
+
+
+def _paper_milestones(train: dict[str, Any]) -> tuple[int, ...]:
+    steps = train.get("steps", 0)  # not there if it is what is wrong
+    return tuple(sorted({steps // 2, steps * 3 // 4} - {0}))
+
+
+class TrainConfig(Section):
+    """The recipe. A step is one update on one batch (the paper's iteration)."""
+
+    mechanics = frozenset({"log_every", "checkpoint_steps", "checkpoint_seconds", "device", "eager", "compile"})
+
+    steps: Annotated[int, Field(ge=1)] = 64_000
+    """Number of updates."""
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    """Images per step."""
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    """Initial learning rate."""
+    milestones: Annotated[tuple[int, ...], Field(strict=False)] = Field(default_factory=_paper_milestones)
+    """Steps at which the rate is multiplied by gamma. Default: at 1/2 and 3/4 of the steps (32k and 48k of 64k)."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor at each milestone."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """SGD momentum."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """L2 penalty on all parameters."""
+    warmup_lr: Annotated[float, Field(gt=0)] | None = None
+    """Train at this rate until the running training error is under `warmup_until`. Paper: 0.01, for depth 110 only."""
+    warmup_until: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    """Running training error (a fraction) that ends the warm-up."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto`: bf16 on a GPU that has it, else fp32. fp16 trains with a loss scaler."""
+    eval_every: Annotated[int, Field(ge=1)] = 4000
+    """Steps between evaluations (clean training error; validation error with `split: holdout`). Always at the end."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = "auto"
+    """`auto` takes cuda, else mps, else cpu."""
+    eager: bool = False
+    """Launch every kernel from Python instead of replaying a step as one CUDA graph. For debugging and comparison."""
+    compile: bool = False
+    """Compile each shape of block with torch.compile. Slower on a CPU; on a GPU see `resexp bench --compile`."""
+    log_every: Annotated[int, Field(ge=1)] = 100
+    """Steps between lines of metrics; each is the mean over the steps since the last."""
+    checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps between checkpoints, in addition to checkpoint_seconds."""
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds between checkpoints."""
+
+    @field_validator("milestones")
+    @classmethod
+    def _milestones_within_steps(cls, milestones: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        steps = info.data.get("steps")
+        if any(m <= 0 for m in milestones) or list(milestones) != sorted(set(milestones)):
+            raise ValueError("must be positive and increasing")
+        if steps is not None and milestones and milestones[-1] >= steps:
+            raise ValueError(
+                f"{milestones[-1]} is not below train.steps, {steps}; leave it out for 1/2 and 3/4 of the steps"
+            )
+        return milestones
