@@ -9,6 +9,7 @@ A run folder is the whole truth about a run::
         checkpoint.pt    the state to continue from, the best weights in it; checkpoint.prev.pt is the one before
         status.json      what the run is doing now
         log.txt          what a worker process printed
+        probes/          <probe>-<step>.json: what the net was like inside
 
 The folder's name depends on the run alone. What a study calls the net (its label, which says how it differs from the
 others of the grid) stands in study.json, so that a grid can grow without moving what is finished.
@@ -168,6 +169,21 @@ class Run:
     def log_path(self) -> Path:
         """What a worker process printed."""
         return self.folder / "log.txt"
+
+    def probe_path(self, name: str, step: int) -> Path:
+        """What a probe found at a step."""
+        return self.folder / "probes" / f"{name}-{step}.json"
+
+    def probes(self, name: str) -> dict[int, dict[str, Any]]:
+        """What a probe found, by step."""
+        found = {}
+        for path in self.folder.glob(f"probes/{name}-*.json"):
+            try:
+                record = json.loads(path.read_bytes())
+                found[int(record["step"])] = record
+            except (ValueError, TypeError, KeyError):
+                raise UserError(f"{path}: damaged; delete it, and take the probe again") from None
+        return dict(sorted(found.items()))
 
     @property
     def lock_path(self) -> Path:

@@ -22,6 +22,9 @@ _HERE = Path(__file__).parent
 SHIPPED = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
 """The studies that come with the package: inside a wheel, beside the package in a checkout."""
 
+RUN_SECTIONS = ("data", "model", "train", "probes")
+"""What a study says of its runs."""
+
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -61,7 +64,7 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
     except UserError as error:
         errors.update(dict.fromkeys(error.args))
         # Mistakes in the base must not hide those of the grid over it.
-        frame = {key: value for key, value in document.data.items() if key not in ("data", "model", "train")}
+        frame = {key: value for key, value in document.data.items() if key not in RUN_SECTIONS}
         try:
             study = _validated(Study, Document(frame, document.places))
         except UserError:
@@ -123,7 +126,7 @@ def json_schema() -> dict[str, Any]:
 
 def _expand(study: Study, document: Document) -> list[tuple[dict[str, Any], Document]]:
     """Each cell's choices (dotted key -> value) and its document: the base overlaid with them and the seed."""
-    base = {key: value for key, value in document.data.items() if key in ("data", "model", "train")}
+    base = {key: value for key, value in document.data.items() if key in RUN_SECTIONS}
     grid_is_list = isinstance(document.data.get("grid"), list)
     cells = []
     for index, product in enumerate(study.grid):

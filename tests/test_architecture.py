@@ -15,6 +15,7 @@ ROWS = [
     {"yamlfile"},
     {"study", "store", "paper"},
     {"models", "data", "report"},
+    {"probes"},
     {"training"},
     {"executors", "display"},
     {"sweep", "bench"},

@@ -14,6 +14,8 @@ from resexp.study import SHIPPED, json_schema, load, load_run, only_label
 
 Write = Callable[..., Path]
 
+MODEL_KEYS = "kind, layout, block, depth, width, shortcut, stride_in, norm, branch, drop_path"
+
 
 def labels(path: Path, *settings: str) -> list[str]:
     return list(dict.fromkeys(cell.label for cell in load(str(path), list(settings))[1]))
@@ -74,11 +76,11 @@ def test_every_mistake_is_said_at_once_with_its_place(tmp_path: Path) -> None:
     )
     assert sorted(mistakes(path)) == [
         "1: data.source: got 'shapez'; allowed: cifar10, folder, shapes (did you mean 'shapes'?)",
-        "3: model.depht: unknown key, got 20; allowed: kind, layout, block, depth, width, shortcut, stride_in, norm, branch, drop_path (did you mean 'depth'?)",
+        f"3: model.depht: unknown key, got 20; allowed: {MODEL_KEYS} (did you mean 'depth'?)",
         "4: model.width: should be a valid integer, got '8'",
         "6: train.batch_size: should be greater than or equal to 2, got 0",
         "7: train.precision: got 'bf61'; allowed: auto, fp32, bf16, fp16 (did you mean 'bf16'?)",
-        "8: colour: unknown key, got 'red'; allowed: name, description, data, model, train, grid, seeds",
+        "8: colour: unknown key, got 'red'; allowed: name, description, data, model, train, probes, grid, seeds",
     ]
 
 
@@ -86,7 +88,7 @@ def test_every_mistake_is_said_at_once_with_its_place(tmp_path: Path) -> None:
     ("text", "line"),
     [
         ("grid:\n  model.depth: [20,\n    21]", "2: model.depth: must be 6n+2; the nearest are 20 and 26, got 21"),
-        ("grid:\n  model.deph: 20", "2: model.deph: unknown key, got 20; allowed: kind, depth, width, shortcut"),
+        ("grid:\n  model.deph: 20", "2: model.deph: unknown key, got 20; allowed: kind, layout, block, depth, width"),
         (
             "grid:\n- {model.depth: 20}\n- {model.kind: plain,\n   model.shortcut: B}",
             "4: model.shortcut: a plain net has no",

@@ -10,10 +10,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, WithJsonSchema, field_validator
+from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 
 from resexp.config.data import Cifar10Data, DataConfig, FolderData, ShapesData
 from resexp.config.model import ModelConfig
+from resexp.config.probes import ProbesConfig
 from resexp.config.section import Section
 from resexp.config.train import TrainConfig
 
@@ -23,6 +24,7 @@ __all__ = [
     "DataConfig",
     "FolderData",
     "ModelConfig",
+    "ProbesConfig",
     "RunConfig",
     "Section",
     "ShapesData",
@@ -39,7 +41,15 @@ class RunConfig(Section):
     data: DataConfig = Cifar10Data()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    probes: ProbesConfig = ProbesConfig()
     seed: Seed = 0
+
+    @field_validator("probes")
+    @classmethod
+    def _probes_within_steps(cls, probes: ProbesConfig, info: ValidationInfo) -> ProbesConfig:
+        if "train" in info.data and (last := max(probes.due(0), default=0)) > info.data["train"].steps:
+            raise ValueError(f"step {last} is beyond train.steps, {info.data['train'].steps}; -1 is the end")
+        return probes
 
     @property
     def signature(self) -> str:
@@ -82,6 +92,7 @@ class Study(Section):
     data: DataConfig = Cifar10Data()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    probes: ProbesConfig = ProbesConfig()
     grid: Grid = ({},)
     seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = (0,)
     """Each cell of the grid is trained once per seed."""
@@ -97,7 +108,7 @@ class Study(Section):
             if not isinstance(entry, dict) or (not entry and grid != ({},)):
                 raise ValueError("expected dotted keys with lists of values, such as model.depth: [20, 32]")
             for key, values in entry.items():
-                if key.partition(".")[0] not in ("data", "model", "train"):
+                if key.partition(".")[0] not in ("data", "model", "train"):  # probes change nothing
                     raise ValueError(f"{key} can't vary; the grid is over data, model and train (for seeds, see seeds)")
                 if values == []:
                     raise ValueError(f"{key} has an empty list, so the grid is empty; give it at least one value")
@@ -119,6 +130,7 @@ class Study(Section):
 SECTIONS: dict[str, type[Section]] = {
     "model": ModelConfig,
     "train": TrainConfig,
+    "probes": ProbesConfig,
     "cifar10": Cifar10Data,
     "folder": FolderData,
     "shapes": ShapesData,

@@ -1,0 +1,81 @@
+"""Do gradients vanish? Their norm, their signal-to-noise ratio, and how those of neighbouring inputs agree, by layer.
+
+The paper asserts that "backward propagated gradients exhibit healthy norms with BN" (He et al. 2015, section 4.1). The
+later argument is that not the norm but the gradient's structure is lost with depth (Balduzzi et al. 2017, "The
+shattered gradients problem", arXiv 1702.08591).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resexp.probes.subject import Probing, Subject
+
+BATCHES, SIZE = 16, 128
+NEIGHBOURS = 64
+"""Images whose neighbours are looked at."""
+DISTANCES = (0.01, 0.03, 0.1, 0.3, 1.0)
+"""Of a neighbour, as a share of the image's own norm."""
+
+
+def gradients(subject: Subject) -> Probing:
+    """In train mode, on 16 batches of 128 images: for each layer's weights
+
+    - ``norm``: root mean square over batches of the norm of the loss gradient g;
+    - ``snr``: |E g|^2 / E|g - E g|^2, both estimated without bias (it can come out just below zero);
+    - ``weight_norm``.
+
+    ``agreement``: the cosine between the loss gradients with respect to an image and to the same image with Gaussian
+    noise added, of each relative size in ``distances``; mean over 64 images, which all get their noise at once.
+    """
+    model = subject.model.train()
+    named = {name: m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    weights = list(named.values())
+    sums = [torch.zeros_like(weight) for weight in weights]
+    squares = torch.zeros(len(weights), device=subject.images.device)
+    size = min(SIZE, len(subject.index))
+    for x, y in subject.batches(BATCHES, size):
+        found = torch.autograd.grad(F.cross_entropy(model(x), y), weights)
+        torch._foreach_add_(sums, found)
+        squares += torch.stack([gradient.square().sum() for gradient in found])
+        yield 0
+    mean_square = torch.stack([total.square().sum() for total in sums]) / BATCHES**2  # |mean g|^2
+    noise = (squares / BATCHES - mean_square) * BATCHES / (BATCHES - 1)
+    signal = mean_square - noise / BATCHES
+    layers = [
+        {"layer": name, "norm": norm, "snr": snr, "weight_norm": weight.detach().norm().item()}
+        for (name, weight), norm, snr in zip(
+            named.items(), (squares / BATCHES).sqrt().tolist(), (signal / noise).tolist(), strict=True
+        )
+    ]
+    agreement = []
+    for distance in DISTANCES:
+        agreement.append(_agreement(subject, distance))
+        yield 0
+    return {
+        "batches": BATCHES,
+        "batch_size": size,
+        "layers": layers,
+        "norm": (squares.sum() / BATCHES).sqrt().item(),
+        "snr": (signal.sum() / noise.sum()).item(),
+        "distances": list(DISTANCES),
+        "agreement": agreement,
+    }
+
+
+def _agreement(subject: Subject, distance: float) -> float:
+    ((x, y),) = subject.batches(1, min(NEIGHBOURS, len(subject.index)))
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device)
+    norm = x.flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1)
+    neighbour = x + distance * norm[:, None, None, None] * noise
+    cosines = F.cosine_similarity(_input_gradient(subject, x, y), _input_gradient(subject, neighbour, y))
+    return cosines.mean().item()
+
+
+def _input_gradient(subject: Subject, x: Tensor, y: Tensor) -> Tensor:
+    """Of each image's loss, (B, pixels)."""
+    x = x.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(subject.model(x), y, reduction="sum"), x)
+    return gradient.flatten(1)

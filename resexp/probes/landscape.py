@@ -1,0 +1,44 @@
+"""The loss around a net, along two random directions (Li et al. 2018, arXiv 1712.09913)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from resexp.probes.subject import Probing, Subject, error_and_loss
+
+POINTS = 17
+"""A side; odd, so that the net itself is one of them."""
+REACH = 1.0
+IMAGES = 500
+
+
+def landscape(subject: Subject) -> Probing:
+    """Mean loss in eval mode on 500 training images at each point of a 17 x 17 grid over [-1, 1]^2, in units of two
+    directions that are normalised filter by filter: each filter of a direction has the norm of the net's own. Biases
+    and what belongs to BN stay as they are."""
+    model = subject.model.eval()
+    batches = list(subject.split(IMAGES))
+    weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    origin = [weight.detach().clone() for weight in weights]
+    generator = torch.Generator().manual_seed(0)
+    across, up = ([_direction(weight, generator) for weight in origin] for _ in range(2))
+    steps = torch.linspace(-REACH, REACH, POINTS).tolist()
+    losses, errors = [], []
+    for b in steps:
+        row = []
+        for a in steps:
+            with torch.no_grad():
+                for weight, begin, x, y in zip(weights, origin, across, up, strict=True):
+                    weight.copy_(begin + a * x + b * y)
+            row.append(error_and_loss(model, batches))
+            yield 0
+        errors.append([error for error, _ in row])
+        losses.append([loss for _, loss in row])
+    return {"steps": steps, "loss": losses, "error": errors, "images": sum(len(y) for _, y in batches)}
+
+
+def _direction(weight: Tensor, generator: torch.Generator) -> Tensor:
+    direction: Tensor = torch.randn(weight.shape, generator=generator).to(weight.device)
+    norms: Tensor = (weight.flatten(1).norm(dim=1) / direction.flatten(1).norm(dim=1)).view(-1, *[1] * (weight.dim() - 1))
+    return direction * norms

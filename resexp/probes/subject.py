@@ -1,0 +1,113 @@
+"""What a probe looks at: a net in some state, and the images it is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+
+from resexp.config import ModelConfig
+from resexp.data.loader import normalise
+
+Probing = Generator[int, None, dict[str, Any]]
+"""A probe at work: yields 0 between pieces, so that it can be stopped, and returns what it found."""
+
+BATCH = 250
+"""Images of one forward pass where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A net that a probe may do with as it likes, and its training images; all on one device, in float32."""
+
+    config: ModelConfig
+    model: nn.Module
+    images: Tensor
+    """uint8 (N, H, W, 3)."""
+    labels: Tensor
+    mean: Tensor
+    """Per-pixel mean, (H, W, 3)."""
+    index: np.ndarray[Any, np.dtype[np.int64]]
+    """The images that are trained on."""
+
+    def batches(self, count: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """`count` batches of `size` different training images, not augmented: the same ones for every net."""
+        order = np.random.default_rng(0).permutation(self.index)
+        for number in range(count):
+            places = np.arange(number * size, (number + 1) * size) % len(order)
+            chosen = torch.from_numpy(order[places]).to(self.images.device)
+            yield normalise(self.images[chosen], self.mean), self.labels[chosen]
+
+    def split(self, images: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The first so many of the same images, in batches; no more than there are."""
+        images = min(images, len(self.index))
+        size = min(BATCH, images)
+        return self.batches(images // size, size)
+
+
+@torch.no_grad()
+def error_and_loss(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Training error, a fraction, and mean loss in eval mode."""
+    model.eval()
+    wrong, loss = torch.zeros((), device=batches[0][1].device), torch.zeros((), device=batches[0][1].device)
+    for x, y in batches:
+        logits = model(x)
+        wrong += (logits.argmax(1) != y).sum()
+        loss += F.cross_entropy(logits, y, reduction="sum")
+    images = sum(len(y) for _, y in batches)
+    return wrong.item() / images, loss.item() / images
+
+
+@contextmanager
+def hooked(handles: list[RemovableHandle]) -> Iterator[None]:
+    """Forward hooks, for as long as the context lasts."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Moments:
+    """Mean and variance of numbers that come in pieces, over all axes together and over each channel."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sum: Tensor | float = 0.0
+        self._squares: Tensor | float = 0.0
+
+    def add(self, x: Tensor) -> None:
+        """Take in (B, C, ...)."""
+        x = x.detach().double().transpose(0, 1).flatten(1)
+        self.count += x.shape[1]
+        self._sum = self._sum + x.sum(1)
+        self._squares = self._squares + x.square().sum(1)
+
+    @property
+    def _of_channels(self) -> tuple[Tensor, Tensor]:
+        mean, squares = torch.as_tensor(self._sum) / self.count, torch.as_tensor(self._squares) / self.count
+        return mean, squares
+
+    @property
+    def mean(self) -> float:
+        """Over images, positions and channels."""
+        return self._of_channels[0].mean().item()
+
+    @property
+    def variance(self) -> float:
+        """Over images, positions and channels."""
+        mean, squares = self._of_channels
+        return max(0.0, (squares.mean() - mean.mean() ** 2).item())
+
+    @property
+    def channel_std(self) -> float:
+        """The standard deviation over images and positions, averaged over channels."""
+        mean, squares = self._of_channels
+        return (squares - mean**2).clamp(min=0).sqrt().mean().item()
