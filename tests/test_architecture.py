@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "resexp"
 ROWS = [
     {"errors", "signals", "machine"},
     {"files", "config"},
-    {"yamlfile"},
+    {"yamlfile", "logits"},
     {"study", "store", "paper"},
     {"models", "data", "report"},
     {"training"},

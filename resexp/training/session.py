@@ -14,6 +14,7 @@ import torch
 from resexp.data import open_dataset
 from resexp.errors import UserError
 from resexp.files import naming
+from resexp.logits import Logits
 from resexp.store import DataRecord, Manifest, Run, State, Status
 from resexp.study import load_run
 from resexp.training import checkpoint, manifest
@@ -205,33 +206,39 @@ class Session:
         trainer = self.trainer
         if not trainer.is_finite():
             return  # the next loss will say so
-        error, loss = yield from trainer.evaluate("train", self.stop)
-        record: dict[str, Any] = {"step": trainer.step, "clean_train_error": error, "clean_train_loss": loss}
-        self.status.clean_train_error = error
+        clean = yield from trainer.evaluate("train", self.stop)
+        record: dict[str, Any] = {
+            "step": trainer.step,
+            "clean_train_error": clean.error,
+            "clean_train_loss": clean.loss,
+        }
+        self.status.clean_train_error = clean.error
         if len(self.dataset.val_index):
-            error, loss = yield from trainer.evaluate("val", self.stop)
-            record |= {"val_error": error, "val_loss": loss}
-            self.status.val_error = error
-            if self.best is None or error < self.best["val_error"]:
+            found = yield from trainer.evaluate("val", self.stop)
+            record |= {"val_error": found.error, "val_loss": found.loss}
+            self.status.val_error = found.error
+            if self.best is None or found.error < self.best["val_error"]:
                 weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-                self.best = {"step": trainer.step, "val_error": error, "model": weights}
+                self.best = {"step": trainer.step, "val_error": found.error, "model": weights}
         self._append("eval", record)
         self.evaluated = trainer.step
         self._tell()
 
     def _test(self) -> Work[None]:
         """Read the test set, once: with the final weights and, where there is validation, with the best ones."""
-        error, loss = yield from self.trainer.evaluate("test", self.stop)
-        record = {"step": self.trainer.step, "test_error": error, "test_loss": loss}
+        final = yield from self.trainer.evaluate("test", self.stop)
+        record = {"step": self.trainer.step, "test_error": final.error, "test_loss": final.loss}
         if self.best:
             with self.trainer.weights(self.best["model"]):
-                best_error, _ = yield from self.trainer.evaluate("test", self.stop)
+                best = yield from self.trainer.evaluate("test", self.stop)
             record |= {"best_step": self.best["step"], "best_val_error": self.best["val_error"]}
-            record["best_test_error"] = best_error
+            record["best_test_error"] = best.error
         record["train_seconds"] = round(self.trainer.seconds, 3)
+        _, labels = self.dataset.test()
+        Logits(final.logits.cpu().numpy(), labels, self.dataset.fingerprint).write(self.run.logits_path)
         self._append("test", record)
         self.tested = True
-        self.status.test_error = error
+        self.status.test_error = final.error
 
     # -- what the folder hears ------------------------------------------------------------------------------------
 

@@ -39,6 +39,15 @@ class StepRecord(NamedTuple):
     lr: float
 
 
+class Evaluation(NamedTuple):
+    """What a pass over a split found: the error, a fraction in [0, 1], and the mean loss."""
+
+    error: float
+    loss: float
+    logits: Tensor
+    """float32 (N, classes), in the order of the images; of the test images only, else (0, classes)."""
+
+
 class Trainer:
     """Model, optimiser and data of one run, on one device. Errors are fractions in [0, 1].
 
@@ -71,6 +80,7 @@ class Trainer:
         places = min(EVAL_BATCH, 4 * train.batch_size, len(self.images))
         self._eval_images = self.images.new_zeros((places, *self.images.shape[1:]))
         self._eval_labels = self.labels.new_zeros(places)
+        self._eval_logits = torch.zeros((places, len(dataset.classes)), device=device)
         self._eval_sums = torch.zeros(2, device=device)
         self._train_step = Replayed(self._update, hardware, say)
         self._eval_step = Replayed(self._evaluate_batch, hardware, say)
@@ -131,8 +141,8 @@ class Trainer:
             norm = torch.nn.utils.get_total_norm(self.model.parameters())
         return bool(torch.isfinite(norm))
 
-    def evaluate(self, split: str, pause: Callable[[], bool]) -> Work[tuple[float, float]]:
-        """Error and loss in eval mode, without augmentation, on "train", "val" or "test".
+    def evaluate(self, split: str, pause: Callable[[], bool]) -> Work[Evaluation]:
+        """Error, loss and logits in eval mode, without augmentation, on "train", "val" or "test".
 
         Raises Stopped if `pause()` between batches.
         """
@@ -145,18 +155,21 @@ class Trainer:
         pace = Pace(self.hardware)
         self.model.eval()
         self._eval_sums.zero_()
+        kept = [self._eval_logits[:0]]
         for number, part in enumerate(torch.split(index.to(images.device), len(self._eval_labels)), 1):
             self._eval_images[: len(part)].copy_(images[part])
             self._eval_labels[: len(part)].copy_(labels[part])
             self._eval_labels[len(part) :].fill_(NO_CLASS)
             self._eval_step()
+            if split == "test":
+                kept.append(self._eval_logits[: len(part)].clone())
             if number % pace.stride == 0:
                 if pause():
                     raise Stopped
                 yield from pace.queued(0, ahead=1)
         yield from pace.queued(0, ahead=0)
         wrong, loss = self._eval_sums.tolist()
-        return wrong / len(index), loss / len(index)
+        return Evaluation(wrong / len(index), loss / len(index), torch.cat(kept))
 
     @torch.inference_mode()
     def _evaluate_batch(self) -> None:
@@ -165,6 +178,7 @@ class Trainer:
             logits = self.model(normalise(self._eval_images, self.mean)).float()
         loss = F.cross_entropy(logits, y, reduction="sum", ignore_index=NO_CLASS)
         wrong = ((logits.argmax(1) != y) & (y != NO_CLASS)).sum()
+        self._eval_logits.copy_(logits)
         self._eval_sums += torch.stack((wrong.float(), loss))
 
     @contextlib.contextmanager
