@@ -14,7 +14,7 @@ ROWS = [
     {"files", "config"},
     {"yamlfile", "logits"},
     {"study", "store", "paper"},
-    {"models", "data", "report"},
+    {"models", "data", "report", "ensemble"},
     {"training"},
     {"executors", "display"},
     {"sweep", "bench"},
