@@ -45,7 +45,7 @@ class Session:
         tune_process(before.attempts[-1].threads if before else threads)
         self.hardware = with_stream(choose(self.config.train, before.attempts[-1].precision if before else None, say))
         self.dataset = open_dataset(self.config.data, say)
-        self.evaluated, self.tested = 0, False
+        self.evaluated, self.bn_recomputed, self.tested = 0, False, False
         self.best: dict[str, Any] | None = None
         self.window = [0, 0.0, 0]
         """The step at which the line of metrics in the making begins, and its sums of losses and wrong predictions."""
@@ -84,6 +84,7 @@ class Session:
         if size:
             os.truncate(run.metrics_path, metrics_bytes)
         for record in run.metrics():
+            self.bn_recomputed |= record["event"] == "bn"
             for name in ("train_error", "clean_train_error", "val_error", "test_error"):
                 setattr(self.status, name, record.get(name, getattr(self.status, name)))
 
@@ -137,6 +138,10 @@ class Session:
                 if diverged is not None:
                     self._append("diverged", {"step": diverged})
                     return self._end("diverged", f"loss or weights not finite by step {diverged}", diverged)
+                if ended and train.bn_images and not self.bn_recomputed:
+                    batches = yield from trainer.recompute_bn(train.bn_images, self.stop)
+                    self._append("bn", {"step": trainer.step, "bn_images": train.bn_images, "bn_batches": batches})
+                    self.bn_recomputed = True
                 if trainer.step > self.evaluated and (ended or trainer.step % train.eval_every == 0):
                     yield from self._evaluate()
                 if ended:
@@ -230,6 +235,8 @@ class Session:
         record = {"step": self.trainer.step, "test_error": final.error, "test_loss": final.loss}
         if self.best:
             with self.trainer.weights(self.best["model"]):
+                if self.config.train.bn_images:
+                    yield from self.trainer.recompute_bn(self.config.train.bn_images, self.stop)
                 best = yield from self.trainer.evaluate("test", self.stop)
             record |= {"best_step": self.best["step"], "best_val_error": self.best["val_error"]}
             record["best_test_error"] = best.error
