@@ -140,9 +140,10 @@ def test_of_larger_views_fewer_go_through_the_net_at_a_time(net: nn.Module) -> N
 
 
 def test_one_view_has_no_ties_that_the_logits_have_not() -> None:
-    """Of two logits that differ in the last bit of a float32, the second is larger."""
-    low = torch.tensor(8.0)
-    logits = torch.stack([low, torch.nextafter(low, torch.tensor(9.0)), *[low - 5] * 8])
+    """Of two logits that differ in the last bit of a float32, the second is larger; their float32 softmax is one."""
+    low = torch.tensor(0.01)
+    logits = torch.stack([low, torch.nextafter(low, torch.tensor(1.0)), *[low - 5] * 8])
+    assert logits.softmax(0)[0] == logits.softmax(0)[1]
 
     class Sure(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
