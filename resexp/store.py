@@ -7,6 +7,8 @@ A run folder is the whole truth about a run::
         manifest.json    versions, device, commit, data fingerprint, command, and one entry per attempt
         metrics.jsonl    one JSON object a line, only ever appended to; a torn last line is ignored
         checkpoint.pt    the state to continue from, the best weights in it; checkpoint.prev.pt is the one before
+        logits.npz       of the final weights on the test images: float32 logits (N, classes) in the order of the data
+                         set, labels (N,), and the fingerprint of the data; see `logits`
         status.json      what the run is doing now
         log.txt          what a worker process printed
         probes/          <probe>-<step>.json: what the net was like inside
@@ -159,6 +161,11 @@ class Run:
     def previous_checkpoint_path(self) -> Path:
         """The state before that, for when the last one is damaged."""
         return self.folder / "checkpoint.prev.pt"
+
+    @property
+    def logits_path(self) -> Path:
+        """What the final weights say of the test images; not there before the run has ended."""
+        return self.folder / "logits.npz"
 
     @property
     def status_path(self) -> Path:

@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "resexp"
 ROWS = [
     {"errors", "signals", "machine"},
     {"files", "config"},
-    {"yamlfile"},
+    {"yamlfile", "logits"},
     {"study", "store", "paper"},
-    {"models", "data", "report"},
+    {"models", "data", "report", "ensemble"},
     {"probes"},
     {"training"},
     {"executors", "display"},

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from resexp import logits
 from resexp.config import RunConfig, TrainConfig
 from resexp.data import open_dataset
 from resexp.data.loader import Batches, augment, normalise, pixel_mean
@@ -24,7 +26,7 @@ from resexp.training import checkpoint
 from resexp.training.hardware import Hardware, choose
 from resexp.training.optim import Schedule, learning_rate
 from resexp.training.train import train
-from resexp.training.trainer import Trainer
+from resexp.training.trainer import Evaluation, Trainer
 from resexp.training.work import Work, finish
 from tests.conftest import TINY, command, fill, wait_until
 
@@ -67,8 +69,9 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 
 
 def assert_same(run: Run, other: Run) -> None:
-    """Bit for bit: metrics and weights."""
+    """Bit for bit: metrics, weights and logits."""
     assert measured(run) == measured(other)
+    assert run.logits_path.read_bytes() == other.logits_path.read_bytes()
     ours, theirs = weights(run), weights(other)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -162,7 +165,7 @@ def test_the_test_set_is_read_once_at_the_end(make_run: Callable[..., Run], monk
     read: list[int] = []
     evaluate = Trainer.evaluate
 
-    def watched(self: Trainer, split: str, *rest: Any) -> Work[tuple[float, float]]:
+    def watched(self: Trainer, split: str, *rest: Any) -> Work[Evaluation]:
         if split == "test":
             read.append(self.step)
         return evaluate(self, split, *rest)
@@ -185,6 +188,28 @@ def test_recorded_errors_are_those_of_the_recorded_weights(make_run: Callable[..
         error = (model(x).argmax(1) != torch.from_numpy(labels)).float().mean().item()
         recorded = next(r[f"{split}_error"] for r in reversed(run.metrics()) if f"{split}_error" in r)
         assert recorded == pytest.approx(error, abs=1e-6)
+
+
+def test_the_logits_of_the_final_weights_are_stored_when_a_run_ends(make_run: Callable[..., Run]) -> None:
+    """Not those of the best weights, and in the order of the data set; 100 test images are read in two batches."""
+    run = make_run(data={"split": "holdout"}, train={"eval_every": 1, "batch_size": 16})
+    assert train(run, stop=after(5)).state == "interrupted"
+    assert not run.logits_path.exists()
+    train(run)
+    dataset, stored = open_dataset(tiny().data), logits.read(run.logits_path)
+    images, labels = dataset.test()
+    model = build_model(tiny().model)
+    model.load_state_dict(weights(run))
+    index = open_dataset(tiny(data={"split": "holdout"}).data).train_index
+    mean = pixel_mean(torch.from_numpy(dataset.train()[0]), torch.from_numpy(index))
+    expected = model.eval()(normalise(torch.from_numpy(images), mean)).detach()
+    assert stored.values.dtype == np.float32
+    assert torch.allclose(torch.from_numpy(stored.values), expected, atol=1e-5)
+    assert stored.labels.tolist() == labels.tolist()
+    assert stored.fingerprint == dataset.fingerprint
+    last = run.metrics()[-1]
+    assert last["best_step"] < 12
+    assert stored.error == last["test_error"] == run.status().test_error
 
 
 def test_warm_up_ends_for_good_when_the_running_error_is_low_enough(make_run: Callable[..., Run]) -> None:
@@ -372,7 +397,7 @@ def test_a_stop_while_the_test_set_is_read_changes_nothing(make_run: Callable[..
     reads = []
     evaluate = Trainer.evaluate
 
-    def stopping(self: Trainer, split: str, pause: Callable[[], bool]) -> Work[tuple[float, float]]:
+    def stopping(self: Trainer, split: str, pause: Callable[[], bool]) -> Work[Evaluation]:
         if split == "test":
             reads.append(self.step)
         asked = len(reads) == (1 if wrong == "test" else 2)
@@ -390,7 +415,10 @@ def test_death_after_the_last_save_does_not_read_the_test_set_again(make_run: Ca
     train(whole)
     train(killed)
     killed.status_path.unlink()  # as if the process had died before it could write that the run is finished
+    kept = killed.logits_path.rename(killed.folder / "kept.npz")
     assert train(killed).state == "finished"
+    assert not killed.logits_path.exists()
+    kept.rename(killed.logits_path)
     assert_same(whole, killed)
     assert killed.status() == whole.status().model_copy(
         update={n: getattr(killed.status(), n) for n in ("images_per_second", "seconds_per_step")}

@@ -18,6 +18,7 @@ class TrainConfig(Section):
     """The recipe. A step is one update on one batch (the paper's iteration)."""
 
     mechanics = frozenset({"log_every", "checkpoint_steps", "checkpoint_seconds", "device", "eager", "compile"})
+    added = {"bn_images": None}  # noqa: RUF012 - a ClassVar of Section
 
     steps: Annotated[int, Field(ge=1)] = 64_000
     """Number of updates."""
@@ -41,6 +42,9 @@ class TrainConfig(Section):
     """`auto`: bf16 on a GPU that has it, else fp32. fp16 trains with a loss scaler."""
     eval_every: Annotated[int, Field(ge=1)] = 4000
     """Steps between evaluations (clean training error; validation error with `split: holdout`). Always at the end."""
+    bn_images: Annotated[int, Field(ge=2)] | None = None
+    """Recompute BN's statistics over this many training images once training has ended, as for the paper's released
+    models. Default: keep the moving averages."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = "auto"
     """`auto` takes cuda, else mps, else cpu."""
     eager: bool = False

@@ -40,5 +40,7 @@ def landscape(subject: Subject) -> Probing:
 
 def _direction(weight: Tensor, generator: torch.Generator) -> Tensor:
     direction: Tensor = torch.randn(weight.shape, generator=generator).to(weight.device)
-    norms: Tensor = (weight.flatten(1).norm(dim=1) / direction.flatten(1).norm(dim=1)).view(-1, *[1] * (weight.dim() - 1))
+    norms: Tensor = (weight.flatten(1).norm(dim=1) / direction.flatten(1).norm(dim=1)).view(
+        -1, *[1] * (weight.dim() - 1)
+    )
     return direction * norms

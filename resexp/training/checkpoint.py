@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from resexp.errors import UserError
 from resexp.files import write_atomic
@@ -59,6 +60,22 @@ def save(run: Run, state: dict[str, Any]) -> None:
             shutil.copyfile(run.checkpoint_path, spare)
         spare.replace(run.previous_checkpoint_path)
     write(run.checkpoint_path, state)
+
+
+def final_weights(run: Run) -> tuple[int, dict[str, Tensor]]:
+    """The step and the weights of the last checkpoint, on the CPU; never of the one before it.
+
+    Raises UserError where there is none, or it is damaged.
+    """
+    try:
+        state = read(run.checkpoint_path, torch.device("cpu"))["trainer"]
+    except FileNotFoundError:
+        what = "no checkpoint.pt"
+    except DamagedCheckpoint:
+        what = "checkpoint.pt is damaged"
+    else:
+        return state["step"], state["model"]
+    raise UserError(f"{run.folder}: {what}, so there are no weights; train it (again) with resexp train")
 
 
 def load(run: Run, device: torch.device) -> tuple[dict[str, Any] | None, str]:

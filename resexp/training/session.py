@@ -14,10 +14,13 @@ import torch
 from resexp.data import open_dataset
 from resexp.errors import UserError
 from resexp.files import naming
+from resexp.logits import Logits
+from resexp.probes import PROBES
 from resexp.store import DataRecord, Manifest, Run, State, Status
 from resexp.study import load_run
 from resexp.training import checkpoint, manifest
 from resexp.training.hardware import choose, tune_process, with_stream
+from resexp.training.probing import copy_of, keep
 from resexp.training.trainer import Stopped, Trainer
 from resexp.training.work import Work, on_stream
 
@@ -44,7 +47,8 @@ class Session:
         tune_process(before.attempts[-1].threads if before else threads)
         self.hardware = with_stream(choose(self.config.train, before.attempts[-1].precision if before else None, say))
         self.dataset = open_dataset(self.config.data, say)
-        self.evaluated, self.tested = 0, False
+        self.probes = self.config.probes.due(self.config.train.steps)
+        self.evaluated, self.bn_recomputed, self.tested = 0, False, False
         self.best: dict[str, Any] | None = None
         self.window = [0, 0.0, 0]
         """The step at which the line of metrics in the making begins, and its sums of losses and wrong predictions."""
@@ -83,6 +87,7 @@ class Session:
         if size:
             os.truncate(run.metrics_path, metrics_bytes)
         for record in run.metrics():
+            self.bn_recomputed |= record["event"] == "bn"
             for name in ("train_error", "clean_train_error", "val_error", "test_error"):
                 setattr(self.status, name, record.get(name, getattr(self.status, name)))
 
@@ -136,8 +141,13 @@ class Session:
                 if diverged is not None:
                     self._append("diverged", {"step": diverged})
                     return self._end("diverged", f"loss or weights not finite by step {diverged}", diverged)
+                if ended and train.bn_images and not self.bn_recomputed:
+                    batches = yield from trainer.recompute_bn(train.bn_images, self.stop)
+                    self._append("bn", {"step": trainer.step, "bn_images": train.bn_images, "bn_batches": batches})
+                    self.bn_recomputed = True
                 if trainer.step > self.evaluated and (ended or trainer.step % train.eval_every == 0):
                     yield from self._evaluate()
+                yield from self._probe()
                 if ended:
                     if not self.tested:
                         yield from self._test()
@@ -156,7 +166,8 @@ class Session:
 
     def _next_due(self) -> int:
         train, step = self.config.train, self.trainer.step
-        return min(train.steps, *((step // n + 1) * n for n in (train.eval_every, train.checkpoint_steps) if n))
+        regular = ((step // n + 1) * n for n in (train.eval_every, train.checkpoint_steps) if n)
+        return min(train.steps, *regular, *(at for at in self.probes if at > step))
 
     def _pause(self) -> bool:
         return self.stop() or self._checkpoint_due() or time.monotonic() >= self.look_at
@@ -205,33 +216,49 @@ class Session:
         trainer = self.trainer
         if not trainer.is_finite():
             return  # the next loss will say so
-        error, loss = yield from trainer.evaluate("train", self.stop)
-        record: dict[str, Any] = {"step": trainer.step, "clean_train_error": error, "clean_train_loss": loss}
-        self.status.clean_train_error = error
+        clean = yield from trainer.evaluate("train", self.stop)
+        record: dict[str, Any] = {
+            "step": trainer.step,
+            "clean_train_error": clean.error,
+            "clean_train_loss": clean.loss,
+        }
+        self.status.clean_train_error = clean.error
         if len(self.dataset.val_index):
-            error, loss = yield from trainer.evaluate("val", self.stop)
-            record |= {"val_error": error, "val_loss": loss}
-            self.status.val_error = error
-            if self.best is None or error < self.best["val_error"]:
+            found = yield from trainer.evaluate("val", self.stop)
+            record |= {"val_error": found.error, "val_loss": found.loss}
+            self.status.val_error = found.error
+            if self.best is None or found.error < self.best["val_error"]:
                 weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-                self.best = {"step": trainer.step, "val_error": error, "model": weights}
+                self.best = {"step": trainer.step, "val_error": found.error, "model": weights}
         self._append("eval", record)
         self.evaluated = trainer.step
         self._tell()
 
+    def _probe(self) -> Work[None]:
+        """Take the probes that are due at this step, of a copy of the net: training does not notice."""
+        trainer = self.trainer
+        for name in self.probes.get(trainer.step, []):
+            if not PROBES[name].refuses(self.config.model) and not self.run.probe_path(name, trainer.step).exists():
+                found = PROBES[name].take(copy_of(trainer))
+                yield from keep(self.run, name, trainer.step, found, self.stop)
+
     def _test(self) -> Work[None]:
         """Read the test set, once: with the final weights and, where there is validation, with the best ones."""
-        error, loss = yield from self.trainer.evaluate("test", self.stop)
-        record = {"step": self.trainer.step, "test_error": error, "test_loss": loss}
+        final = yield from self.trainer.evaluate("test", self.stop)
+        record = {"step": self.trainer.step, "test_error": final.error, "test_loss": final.loss}
         if self.best:
             with self.trainer.weights(self.best["model"]):
-                best_error, _ = yield from self.trainer.evaluate("test", self.stop)
+                if self.config.train.bn_images:
+                    yield from self.trainer.recompute_bn(self.config.train.bn_images, self.stop)
+                best = yield from self.trainer.evaluate("test", self.stop)
             record |= {"best_step": self.best["step"], "best_val_error": self.best["val_error"]}
-            record["best_test_error"] = best_error
+            record["best_test_error"] = best.error
         record["train_seconds"] = round(self.trainer.seconds, 3)
+        _, labels = self.dataset.test()
+        Logits(final.logits.cpu().numpy(), labels, self.dataset.fingerprint).write(self.run.logits_path)
         self._append("test", record)
         self.tested = True
-        self.status.test_error = error
+        self.status.test_error = final.error
 
     # -- what the folder hears ------------------------------------------------------------------------------------
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resexp.config import RunConfig
 from resexp.data import Dataset
-from resexp.data.loader import Batches, augment, normalise, pixel_mean
+from resexp.data.loader import Batches, augment, normalise, pixel_mean, plan_epoch
+from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.training.graph import Replayed, compile_blocks
 from resexp.training.hardware import Hardware
@@ -39,6 +41,15 @@ class StepRecord(NamedTuple):
     lr: float
 
 
+class Evaluation(NamedTuple):
+    """What a pass over a split found: the error, a fraction in [0, 1], and the mean loss."""
+
+    error: float
+    loss: float
+    logits: Tensor
+    """float32 (N, classes), in the order of the images; of the test images only, else (0, classes)."""
+
+
 class Trainer:
     """Model, optimiser and data of one run, on one device. Errors are fractions in [0, 1].
 
@@ -51,6 +62,11 @@ class Trainer:
     ) -> None:
         self.config, self.dataset, self.hardware = config, dataset, hardware
         device, train = hardware.device, config.train
+        if train.bn_images and train.bn_images > len(dataset.train_index):
+            raise UserError(
+                f"train.bn_images: {train.bn_images} asked for, but only {len(dataset.train_index)} images are trained "
+                f"on; set it to {len(dataset.train_index)} or less"
+            )
         torch.manual_seed(config.seed)  # initial weights are made on the CPU: the same on every device
         self.model = build_model(config.model, len(dataset.classes)).to(memory_format=torch.channels_last).to(device)
         if train.compile:
@@ -71,6 +87,7 @@ class Trainer:
         places = min(EVAL_BATCH, 4 * train.batch_size, len(self.images))
         self._eval_images = self.images.new_zeros((places, *self.images.shape[1:]))
         self._eval_labels = self.labels.new_zeros(places)
+        self._eval_logits = torch.zeros((places, len(dataset.classes)), device=device)
         self._eval_sums = torch.zeros(2, device=device)
         self._train_step = Replayed(self._update, hardware, say)
         self._eval_step = Replayed(self._evaluate_batch, hardware, say)
@@ -131,8 +148,8 @@ class Trainer:
             norm = torch.nn.utils.get_total_norm(self.model.parameters())
         return bool(torch.isfinite(norm))
 
-    def evaluate(self, split: str, pause: Callable[[], bool]) -> Work[tuple[float, float]]:
-        """Error and loss in eval mode, without augmentation, on "train", "val" or "test".
+    def evaluate(self, split: str, pause: Callable[[], bool]) -> Work[Evaluation]:
+        """Error, loss and logits in eval mode, without augmentation, on "train", "val" or "test".
 
         Raises Stopped if `pause()` between batches.
         """
@@ -145,18 +162,21 @@ class Trainer:
         pace = Pace(self.hardware)
         self.model.eval()
         self._eval_sums.zero_()
+        kept = [self._eval_logits[:0]]
         for number, part in enumerate(torch.split(index.to(images.device), len(self._eval_labels)), 1):
             self._eval_images[: len(part)].copy_(images[part])
             self._eval_labels[: len(part)].copy_(labels[part])
             self._eval_labels[len(part) :].fill_(NO_CLASS)
             self._eval_step()
+            if split == "test":
+                kept.append(self._eval_logits[: len(part)].clone())
             if number % pace.stride == 0:
                 if pause():
                     raise Stopped
                 yield from pace.queued(0, ahead=1)
         yield from pace.queued(0, ahead=0)
         wrong, loss = self._eval_sums.tolist()
-        return wrong / len(index), loss / len(index)
+        return Evaluation(wrong / len(index), loss / len(index), torch.cat(kept))
 
     @torch.inference_mode()
     def _evaluate_batch(self) -> None:
@@ -165,7 +185,40 @@ class Trainer:
             logits = self.model(normalise(self._eval_images, self.mean)).float()
         loss = F.cross_entropy(logits, y, reduction="sum", ignore_index=NO_CLASS)
         wrong = ((logits.argmax(1) != y) & (y != NO_CLASS)).sum()
+        self._eval_logits.copy_(logits)
         self._eval_sums += torch.stack((wrong.float(), loss))
+
+    def recompute_bn(self, count: int, pause: Callable[[], bool]) -> Work[int]:
+        """Replace BN's moving averages by mean and variance over `count` training images, without augmentation.
+
+        They are the first of the first epoch. They go through the net in batches of nearly one size, each normalised
+        by its own statistics, whose average over the batches is kept: what was there before has no part in it. Returns
+        the number of batches. Raises Stopped if `pause()` between them, with the statistics of those so far.
+        """
+        order, *_ = plan_epoch(self.dataset.train_index, self.config.seed, epoch=0, pad=0, flip=False)
+        index = torch.from_numpy(order[:count]).to(self.images.device)
+        batches = torch.tensor_split(index, math.ceil(count / len(self._eval_labels)))
+        norms = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
+        momenta = [norm.momentum for norm in norms]
+        pace, seen = Pace(self.hardware), 0
+        self.model.eval()
+        for norm in norms:
+            norm.train().reset_running_stats()
+        try:
+            for batch in batches:
+                if seen and pause():
+                    raise Stopped
+                seen += len(batch)
+                for norm in norms:
+                    norm.momentum = len(batch) / seen
+                with torch.no_grad(), self.autocast, torch.compiler.set_stance("force_eager"):
+                    self.model(normalise(self.images[batch], self.mean))
+                yield from pace.queued(0, ahead=1)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+        yield from pace.queued(0, ahead=0)
+        return len(batches)
 
     @contextlib.contextmanager
     def weights(self, weights: dict[str, Tensor]) -> Iterator[None]:

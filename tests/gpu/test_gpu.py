@@ -19,12 +19,14 @@ import torch
 
 from resexp.config import RunConfig
 from resexp.data import open_dataset
+from resexp.logits import read
 from resexp.store import Run, Status
 from resexp.training.graph import CALLS_BEFORE_CAPTURE
 from resexp.training.hardware import choose, with_stream
 from resexp.training.pack import Pack, _need
 from resexp.training.train import OutOfMemory, train
 from resexp.training.trainer import Trainer
+from resexp.training.views import SingleView, evaluate_run
 from resexp.training.work import finish, on_stream
 
 DEVICE = os.environ.get("RESEXP_TEST_DEVICE", "cuda")
@@ -106,8 +108,20 @@ def test_a_replayed_evaluation_is_the_evaluation() -> None:
         for _ in range(3):  # 2,000 images are four batches: the third pass is replayed throughout
             work = one.evaluate("train", lambda: False)
             results.append(finish(on_stream(one.hardware, work)))
-    assert len({error for error, _ in results}) == 1
-    assert [loss for _, loss in results] == pytest.approx([results[0][1]] * 6, rel=1e-4)
+    assert len({result.error for result in results}) == 1
+    assert [result.loss for result in results] == pytest.approx([results[0].loss] * 6, rel=1e-4)
+
+
+def test_the_end_of_a_run_is_the_same_replayed_and_eager(tmp_path: Path) -> None:
+    """The graph of evaluation reads the statistics that BN was given since it was captured; logits outlive a replay."""
+    runs = [make(tmp_path / str(eager), precision="fp32", bn_images=2000, eager=eager) for eager in (False, True)]
+    for run in runs:
+        train(run, say=pytest.fail)
+    replayed, eager = (read(run.logits_path) for run in runs)
+    assert replayed.values == pytest.approx(eager.values, abs=0.05 * float(eager.values.std()))
+    assert replayed.error == runs[0].status().test_error
+    own = evaluate_run(runs[0], SingleView(), pytest.fail)
+    assert own["test_error"] == pytest.approx(replayed.error, abs=0.01)
 
 
 @only_cuda

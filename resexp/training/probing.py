@@ -1,0 +1,82 @@
+"""Taking probes: of a run while it is trained, of a run that has weights, of a net that is not trained yet."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable
+
+import torch
+
+import resexp
+from resexp.config import RunConfig
+from resexp.data import open_dataset
+from resexp.data.loader import pixel_mean
+from resexp.errors import UserError
+from resexp.files import write_atomic
+from resexp.models import build_model
+from resexp.probes import PROBES, Probing, Subject
+from resexp.store import Run
+from resexp.study import load_run
+from resexp.training import checkpoint
+from resexp.training.hardware import choose_device, tune_process
+from resexp.training.trainer import Stopped, Trainer
+from resexp.training.work import Work, finish
+
+
+def copy_of(trainer: Trainer) -> Subject:
+    """The net of a run in training, as it is now."""
+    model, index = copy.deepcopy(trainer.model), trainer.dataset.train_index
+    return Subject(trainer.config.model, model, trainer.images, trainer.labels, trainer.mean, index)
+
+
+def keep(run: Run, name: str, step: int, found: Probing, stop: Callable[[], bool]) -> Work[None]:
+    """Let a probe do its work, and keep what it found in the run folder. Raises Stopped if asked to stop before."""
+    began = time.perf_counter()
+    try:
+        while True:
+            yield next(found)
+            if stop():
+                raise Stopped
+    except StopIteration as end:
+        result = {"probe": name, "step": step, "resexp": resexp.__version__, **end.value}
+    path = run.probe_path(name, step)
+    path.parent.mkdir(exist_ok=True)
+    write_atomic(path, json.dumps({**result, "seconds": round(time.perf_counter() - began, 3)}))
+
+
+def probe(
+    run: Run,
+    name: str,
+    *,
+    initial: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda line: None,
+) -> int:
+    """Take the probe `name` of a run's last weights, or of its `initial` ones, which its seed makes again.
+
+    Returns the step; what was found lies in the run folder. Raises UserError where the probe makes no sense for the
+    net, or there are no weights; Stopped if asked to stop.
+    """
+    config = load_run(run.config_path)
+    if reason := PROBES[name].refuses(config.model):
+        raise UserError(f"{run.folder}: {reason}, so there is nothing to probe for {name}; name another run")
+    tune_process(None)
+    torch.manual_seed(config.seed)
+    dataset = open_dataset(config.data, say)
+    model = build_model(config.model, len(dataset.classes))
+    step = 0
+    if not initial:
+        step, weights = checkpoint.final_weights(run)
+        model.load_state_dict(weights)
+    finish(keep(run, name, step, PROBES[name].take(_subject(config, model)), stop))
+    return step
+
+
+def _subject(config: RunConfig, model: torch.nn.Module) -> Subject:
+    device, dataset = choose_device(config.train), open_dataset(config.data)
+    images, labels = (torch.from_numpy(array).to(device) for array in dataset.train())
+    mean = pixel_mean(images, torch.from_numpy(dataset.train_index).to(device))
+    model = model.to(memory_format=torch.channels_last).to(device)
+    return Subject(config.model, model, images, labels, mean, dataset.train_index)
