@@ -71,7 +71,11 @@ def summarise(study: StudyFolder) -> Summary:
     if not by_label:
         states = ", ".join(f"{n} {state}" for state, n in Counter(absence.state for absence in absent).items())
         raise UserError(f"{study.folder}: no finished run to report yet ({states or 'no runs'}); see `resexp status`")
-    nets = sorted((Net(tuple(runs)) for runs in by_label.values()), key=lambda net: (net.family, net.depth))
+    variants = list(dict.fromkeys(record.variant for record in records))  # as the study names them
+    nets = sorted(
+        (Net(tuple(runs)) for runs in by_label.values()),
+        key=lambda net: (net.kind, variants.index(net.variant), net.depth),
+    )
     plan = study.plan()
     strays = [str(run.folder.relative_to(study.folder)) for run in study.strays()]
     remarks = [f"{r.run.name}: {r.status.message}." for r in records if r.finished and r.status.message]
