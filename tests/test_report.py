@@ -180,7 +180,14 @@ def test_the_report_writes_a_page_figures_and_tables(study: Callable[..., StudyF
     assert table.set_index("net")["running_mean"].to_dict() == pytest.approx(
         {"plain-8": 10.0, "plain-44": 60.0, "residual-8": 10.0, "residual-44": 5.0}
     )
-    assert "| plain-44 | 44,000 | 3 | 60.00 ± 2.00 |" in (folder.folder / "report/summary.md").read_text()
+    # Standard error 2 / sqrt(3), 2 degrees of freedom: 60 ± 4.303 * 1.1547.
+    deep = table.set_index("net").loc["plain-44"]
+    assert (deep.seeds, deep.running_std, deep.running_low, deep.running_high) == pytest.approx(
+        (3, 2, 55.0313, 64.9687)
+    )
+    assert (
+        "| plain-44 | 44,000 | 3 | 60.00 ± 2.00 | [55.03, 64.97] |" in (folder.folder / "report/summary.md").read_text()
+    )
 
 
 def test_the_page_is_self_contained_small_and_well_formed(study: Callable[..., StudyFolder]) -> None:

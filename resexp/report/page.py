@@ -9,6 +9,7 @@ import jinja2
 import pandas as pd
 
 import resexp
+from resexp.report.estimates import Estimate
 from resexp.report.plots import Plot
 from resexp.report.stats import METRICS
 from resexp.report.summary import Summary
@@ -21,7 +22,13 @@ _TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
 )
 
-HEADER = ["net", "parameters", "seeds", *METRICS.values(), "time a run", "paper: training", "paper: test"]
+_RUNNING, *_OTHERS = METRICS
+INTERVAL = "95 % interval of its mean"
+"""Beside the error that the verdict is about; those of the other errors stand in summary.csv."""
+HEADER = [
+    *("net", "parameters", "seeds", METRICS[_RUNNING], INTERVAL, *(METRICS[metric] for metric in _OTHERS)),
+    *("time a run", "paper: training", "paper: test"),
+]
 
 
 def table(summary: Summary) -> tuple[list[str], list[list[str]]]:
@@ -31,7 +38,9 @@ def table(summary: Summary) -> tuple[list[str], list[list[str]]]:
             net.label,
             f"{net.parameters:,}",
             str(len(net.runs)),
-            *(str(net.errors.get(metric, "–")) for metric in METRICS),
+            str(net.errors[_RUNNING]),
+            _interval(net.errors[_RUNNING]),
+            *(str(net.errors.get(metric, "–")) for metric in _OTHERS),
             _time(net.seconds),
             f"{net.published.train:.2f}" if net.published and net.published.train is not None else "–",
             f"{net.published.test:.2f}" if net.published and net.published.test is not None else "–",
@@ -40,6 +49,10 @@ def table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     ]
     kept = [column for column in range(len(HEADER)) if any(row[column] != "–" for row in rows)]
     return [HEADER[column] for column in kept], [[row[column] for column in kept] for row in rows]
+
+
+def _interval(error: Estimate) -> str:
+    return "[{:.2f}, {:.2f}]".format(*error.interval) if error.interval else "–"
 
 
 def _time(seconds: float) -> str:
