@@ -12,8 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from resexp import paper
-from resexp.config import Cifar10Data, ModelConfig, RunConfig, ShapesData, TrainConfig
+from resexp.config import ModelConfig, RunConfig, ShapesData, TrainConfig
 from resexp.errors import UserError
 from resexp.report import build_report
 from resexp.report.stats import read
@@ -125,40 +124,6 @@ def test_two_recipes_under_one_label_are_two_nets(study: Callable[..., StudyFold
     assert [len(net.runs) for net in nets] == [2, 1]
     assert nets[0].label == "plain-8"
     assert re.fullmatch(r"plain-8-[0-9a-f]{8}", nets[1].label)
-
-
-# -- beside the paper -------------------------------------------------------------------------------------------------
-
-
-def test_the_papers_own_recipe_is_comparable_and_set_beside_it(study: Callable[..., StudyFolder]) -> None:
-    options = {"data": Cifar10Data(), "train": TrainConfig(log_every=8000), "dataset": "cifar10"}
-    net = summarise(study({("plain", 56): [6.0]}, **options)).nets[0]
-    assert net.differences == []
-    assert net.published == paper.Published(5.83, 13.27, "Fig. 6")
-
-
-def test_every_departure_from_the_recipe_is_named() -> None:
-    config = RunConfig(
-        data=Cifar10Data(resize=16, pad=2),
-        model=ModelConfig(width=8, shortcut="B"),
-        train=TrainConfig(steps=4000, warmup_lr=0.01),
-    )
-    assert paper.differences(config, "cifar10") == [
-        "image size 16 instead of 32",
-        "crop padding 2 instead of 4",
-        "width 8 instead of 16",
-        "shortcut B instead of A",
-        "steps 4,000 instead of 64,000",
-        "milestones 2,000, 3,000 instead of 32,000, 48,000",
-        "warm-up rate 0.01 instead of none",
-    ]
-
-
-@pytest.mark.parametrize("split", ["full", "holdout"])
-def test_both_readings_of_the_papers_split_are_comparable(split: str) -> None:
-    assert paper.differences(RunConfig(data=Cifar10Data(split=split)), "cifar10") == []
-    deep = RunConfig(model=ModelConfig(depth=110), train=TrainConfig(warmup_lr=0.01))
-    assert paper.differences(deep, "cifar10") == []
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from resexp.files import write_atomic
 from resexp.report import page
+from resexp.report.deviations import deviations, markdown
 from resexp.report.plots import Plot, curves_plot, depth_plot
 from resexp.report.summary import Summary, summarise
 from resexp.store import StudyFolder
@@ -16,7 +17,7 @@ LARGE, SMALL = (7.0, 4.2), (6.0, 4.2)
 
 
 def build_report(study: StudyFolder, to: Path) -> Summary:
-    """Write index.html, summary.csv, summary.md and figures/ to the folder `to`.
+    """Write index.html, summary.csv, summary.md, deviations.md and figures/ to the folder `to`.
 
     Each file is replaced as a whole, the page last. Raises UserError while no run has finished.
     """
@@ -28,6 +29,7 @@ def build_report(study: StudyFolder, to: Path) -> Summary:
             write_atomic(to / "figures" / f"{name}.{kind}", plot.file(kind), sync=False)
     write_atomic(to / "summary.csv", page.csv(summary))
     write_atomic(to / "summary.md", page.markdown(summary))
+    write_atomic(to / "deviations.md", markdown(summary.name, deviations(summary.nets)))
     write_atomic(to / "index.html", page.html(summary, plots))
     return summary
 

@@ -9,6 +9,7 @@ import jinja2
 import pandas as pd
 
 import resexp
+from resexp.report.deviations import deviations
 from resexp.report.estimates import Estimate
 from resexp.report.plots import Plot
 from resexp.report.stats import METRICS
@@ -105,7 +106,7 @@ def html(summary: Summary, plots: dict[str, Plot]) -> str:
         figures={name: plot.inline() for name, plot in plots.items()},
         curves=[name for name in plots if name.startswith("curves")],
         table=table(summary),
-        comparability=comparability(summary),
+        deviations=deviations(summary.nets),
         provenance=provenance(summary),
         version=resexp.__version__,
         now=pd.Timestamp.now("UTC").strftime("%Y-%m-%d %H:%M UTC"),

@@ -59,6 +59,11 @@ class RunRecord:
         """The curve that the run belongs to: ``plain``, ``residual``, ``residual shortcutB``."""
         return f"{self.config.model.kind} {self.variant}".strip()
 
+    @property
+    def departures(self) -> list[paper.Departure]:
+        """Where the run departs from the paper's data, nets and recipe; empty: it may be set beside the paper."""
+        return paper.departures(self.config, self.manifest.data.name)
+
     @cached_property
     def errors(self) -> dict[str, float]:
         """The errors of METRICS that the run has; of a finished run only."""
@@ -169,10 +174,20 @@ class Net:
         return {m: Estimate(tuple(run.errors[m] for run in self.runs)) for m in METRICS if m in self.runs[0].errors}
 
     @property
+    def departures(self) -> list[paper.Departure]:
+        """Where the net departs from the paper's data, nets and recipe."""
+        return self.runs[0].departures
+
+    @property
+    def readings(self) -> list[paper.Reading]:
+        """How the net reads what the paper leaves open."""
+        attempts = {attempt.precision for run in self.runs for attempt in run.manifest.attempts}
+        return paper.readings(self.runs[0].config, " and ".join(sorted(attempts)))
+
+    @property
     def differences(self) -> list[str]:
         """Why the net can't be set beside the paper; empty where it can."""
-        run = self.runs[0]
-        reasons = paper.differences(run.config, run.manifest.data.name)
+        reasons = [str(departure) for departure in self.departures]
         return reasons or ([] if self._in_paper else ["the paper has no number for it"])
 
     @property
