@@ -10,10 +10,11 @@ import pytest
 from resexp import paper
 from resexp.config import Cifar10Data, ModelConfig, RunConfig, ShapesData, TrainConfig
 from resexp.report import build_report
+from resexp.report.plots import curves_plot
 from resexp.report.summary import summarise
 from resexp.store import Plan, StudyFolder
 from resexp.training.optim import RUNNING_DECAY
-from tests.test_report import study, write_run
+from tests.test_report import add_family, study, write_run
 
 __all__ = ["study"]
 
@@ -135,3 +136,16 @@ def test_a_net_that_fig_6_does_not_show_has_no_curve() -> None:
 def test_every_point_of_fig_6_is_there_but_for_the_second_drawing_of_resnet_110() -> None:
     nets = [paper.fig6(*net) for net in paper.CIFAR10]
     assert sum(len(points) for net in nets for points in net.values()) == 1183 - 60
+
+
+def test_the_papers_curves_are_drawn_beside_nets_of_its_recipe_alone(study: Callable[..., StudyFolder]) -> None:
+    folder = study({("plain", 20): [9.0], ("plain", 26): [9.0]}, **PAPER)
+    add_family(folder, "shortcutB", {("residual", 20): [9.0]}, model={"shortcut": "B"})
+    records = summarise(folder).records
+    axes = curves_plot(records, "plain", 100, (6, 4)).axes
+    [ours] = [line for line in axes.lines if line.get_label() == "plain-20"]
+    drawn = [line for line in axes.lines if line.get_color() == ours.get_color() and line.get_linewidth() < 1]
+    assert [list(zip(*line.get_data(), strict=True)) for line in drawn] == list(paper.fig6("plain", 20).values())
+    assert axes.get_legend_handles_labels()[1] == ["plain-20", "plain-26", "He et al. 2015"]
+    other = curves_plot(records, "residual shortcutB", 100, (6, 4)).axes
+    assert other.get_legend_handles_labels()[1] == ["residual-20"]

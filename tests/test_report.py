@@ -14,7 +14,7 @@ import pytest
 
 from resexp.config import ModelConfig, RunConfig, ShapesData, TrainConfig
 from resexp.errors import UserError
-from resexp.report import build_report
+from resexp.report import build_report, draw
 from resexp.report.stats import read
 from resexp.report.summary import Summary, summarise
 from resexp.store import Attempt, DataRecord, Manifest, Plan, PlannedRun, Run, Status, StudyFolder
@@ -75,6 +75,20 @@ def study(tmp_path: Path) -> Callable[..., StudyFolder]:
         return folder
 
     return make
+
+
+Errors = dict[tuple[str, int], list[float]]
+
+
+def add_family(folder: StudyFolder, variant: str, errors: Errors, **changes: dict[str, Any]) -> None:
+    """More nets in a study, of one variant, with these errors in percent; `changes` are of model or train."""
+    runs = folder.plan().runs
+    for (kind, depth), values in errors.items():
+        for seed, error in enumerate(values):
+            options = {"variant": f"-{variant}", "model": changes.get("model", {})}
+            options["train"] = SMALL.model_copy(update=changes.get("train", {}))
+            runs.append(write_run(folder.folder, kind, depth, seed, error / 100, **options))
+    folder.write_plan(Plan(name="study", runs=runs))
 
 
 DEGRADES = {
@@ -237,6 +251,19 @@ def test_damaged_files_get_a_line(study: Callable[..., StudyFolder]) -> None:
         folder.plan_path.write_text(damage)
         with pytest.raises(UserError, match=r"study.json: damaged"):
             summarise(folder)
+
+
+def test_the_curves_of_all_families_share_an_axis_that_the_first_tenth_of_the_steps_may_leave(
+    study: Callable[..., StudyFolder],
+) -> None:
+    folder = study(DEGRADES, train=SMALL.model_copy(update={"log_every": 40}))
+    path = folder.runs()[0].metrics_path
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps({**json.loads(first), "train_error": 0.9}), *others]) + "\n")
+    plots = draw(summarise(folder))
+    # The highest is the final test error of the third plain-44: 67 %.
+    tops = [plots[name].axes.get_ylim()[1] for name in ("curves-plain", "curves-residual")]
+    assert tops == pytest.approx([1.05 * 67, 1.05 * 67])
 
 
 def test_the_same_study_gives_the_same_figures(study: Callable[..., StudyFolder]) -> None:

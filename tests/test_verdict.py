@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import permutations
-from typing import Any
 
 import pytest
 
 from resexp.report.estimates import Estimate, difference, trend
 from resexp.report.summary import summarise
 from resexp.store import Plan, StudyFolder
-from tests.test_report import DEGRADES, SMALL, study, write_run
+from tests.test_report import DEGRADES, add_family, study, write_run
 
 __all__ = ["study"]
 
@@ -235,21 +234,11 @@ def test_residual_nets_are_not_said_to_hold_where_their_trend_rises(study: Calla
     )
 
 
-def add_family(folder: StudyFolder, variant: str, errors: dict[tuple[str, int], list[float]], **train: Any) -> None:
-    """More nets in a study, of one variant, with these errors in percent."""
-    runs = folder.plan().runs
-    for (kind, depth), values in errors.items():
-        for seed, error in enumerate(values):
-            options = {"variant": f"-{variant}", "train": SMALL.model_copy(update=train)}
-            runs.append(write_run(folder.folder, kind, depth, seed, error / 100, **options))
-    folder.write_plan(Plan(name="study", runs=runs))
-
-
 def test_of_variants_alike_the_one_named_first_is_judged_and_the_verdict_says_so(
     study: Callable[..., StudyFolder],
 ) -> None:
     folder = study(DEGRADES, variant="-precisionfp32")
-    add_family(folder, "precisionbf16", {net: errors[::-1] for net, errors in DEGRADES.items()}, precision="bf16")
+    add_family(folder, "precisionbf16", DEGRADES, train={"precision": "bf16"})
     verdict = summarise(folder).verdict
     assert verdict.families == ["plain precisionfp32", "residual precisionfp32"]
     assert verdict.sentences[-1] == (

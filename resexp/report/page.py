@@ -9,6 +9,7 @@ import jinja2
 import pandas as pd
 
 import resexp
+from resexp.report.controls import sentences, varied
 from resexp.report.deviations import deviations
 from resexp.report.estimates import Estimate
 from resexp.report.plots import Plot
@@ -106,6 +107,8 @@ def html(summary: Summary, plots: dict[str, Plot]) -> str:
         figures={name: plot.inline() for name, plot in plots.items()},
         curves=[name for name in plots if name.startswith("curves")],
         table=table(summary),
+        varied=varied(summary.nets),
+        controls=sentences(summary.controls),
         deviations=deviations(summary.nets),
         provenance=provenance(summary),
         version=resexp.__version__,
@@ -116,6 +119,8 @@ def html(summary: Summary, plots: dict[str, Plot]) -> str:
 def markdown(summary: Summary) -> str:
     """The verdict and the table as Markdown; errors in percent, mean ± standard deviation over seeds."""
     lines = [f"# {summary.name}", "", f"**{summary.verdict.headline}**", "", *summary.verdict.sentences, ""]
+    if summary.controls:
+        lines += [f"Does it depend on {varied(summary.nets)}?", *sentences(summary.controls), ""]
     header, rows = table(summary)
     lines += [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     lines += [f"| {' | '.join(row)} |" for row in rows]

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from resexp.errors import UserError
+from resexp.report.controls import Control, controls
 from resexp.report.stats import Net, RunRecord, read
 from resexp.report.verdict import Verdict, judge
 from resexp.store import StudyFolder
@@ -37,12 +38,15 @@ class Summary:
     """Runs in the folder that the study does not name (any more)."""
     nets: list[Net]
     verdict: Verdict
+    controls: list[Control]
+    """The verdict's differences in each variant, where the study has several."""
 
     def to_json(self) -> dict[str, Any]:
         """The numbers, for scripts; errors in percent."""
         return {
             "study": self.name,
             "verdict": asdict(self.verdict),
+            "controls": [asdict(control) for control in self.controls],
             "nets": [net.to_json() for net in self.nets],
             "runs": [record.to_json() for record in self.records],
             "absent": [asdict(absence) for absence in self.absent],
@@ -80,4 +84,4 @@ def summarise(study: StudyFolder) -> Summary:
     strays = [str(run.folder.relative_to(study.folder)) for run in study.strays()]
     remarks = [f"{r.run.name}: {r.status.message}." for r in records if r.finished and r.status.message]
     verdict = judge(nets, [f"{absence.run} ({absence.state})" for absence in absent], remarks)
-    return Summary(plan.name, plan.description, records, absent, strays, nets, verdict)
+    return Summary(plan.name, plan.description, records, absent, strays, nets, verdict, controls(nets))
