@@ -194,7 +194,7 @@ def test_the_verdict_states_the_trend_over_all_depths(study: Callable[..., Study
     assert verdict.plain_trend.p == pytest.approx(1 / 90)
     assert verdict.sentences[1] == (
         "Plain nets, trend over depths 8, 20 and 44: "
-        "the deeper has the higher error in 12 of 12 pairs of runs, p = 0.011."
+        "the deeper has the higher error in 12 of 12 pairs of runs, p = 0.011 (Jonckheere-Terpstra, one-sided)."
     )
     assert verdict.headline.startswith("Plain nets degrade with depth")
 
@@ -212,7 +212,7 @@ def test_degradation_is_not_claimed_from_the_extremes_alone(study: Callable[...,
     assert verdict.plain is not None
     assert verdict.plain.sign == 1
     assert verdict.headline == (
-        "Inconclusive: the plain nets' training error does not rise over all depths (p = 0.549), "
+        "Inconclusive: the plain nets' training error is not shown to rise over all depths (p = 0.549), "
         "but the deepest is above the shallowest by more than seed noise."
     )
 

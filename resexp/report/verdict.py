@@ -100,7 +100,7 @@ def _trend_sentence(kind: str, found: Trend | None) -> list[str]:
         return []
     depths = f"{', '.join(map(str, found.depths[:-1]))} and {found.depths[-1]}"
     pairs = f"the deeper has the higher error in {found.statistic} of {found.pairs} pairs of runs"
-    return [f"{kind} nets, trend over depths {depths}: {pairs}, {found}."]
+    return [f"{kind} nets, trend over depths {depths}: {pairs}, {found} (Jonckheere-Terpstra, one-sided)."]
 
 
 def _headline(
@@ -142,7 +142,7 @@ def _headline(
 
 
 def _disagreement(kind: str, change: Difference, over_all: Trend) -> str:
-    trend_says = "rises" if over_all.rises else "does not rise"
+    trend_says = "rises" if over_all.rises else "is not shown to rise"
     pair_says = {1: "above", 0: "not above", -1: "below"}[change.sign]
     return (
         f"the {kind} nets' training error {trend_says} over all depths ({over_all}), but the deepest is {pair_says} "
