@@ -12,13 +12,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from resexp import paper
-from resexp.config import Cifar10Data, ModelConfig, RunConfig, ShapesData, TrainConfig
+from resexp.config import ModelConfig, RunConfig, ShapesData, TrainConfig
 from resexp.errors import UserError
-from resexp.report import build_report
-from resexp.report.stats import Estimate, read
+from resexp.report import build_report, draw
+from resexp.report.stats import read
 from resexp.report.summary import Summary, summarise
-from resexp.report.verdict import difference
 from resexp.store import Attempt, DataRecord, Manifest, Plan, PlannedRun, Run, Status, StudyFolder
 
 SMALL = TrainConfig(steps=400, log_every=100, milestones=[300])
@@ -79,6 +77,20 @@ def study(tmp_path: Path) -> Callable[..., StudyFolder]:
     return make
 
 
+Errors = dict[tuple[str, int], list[float]]
+
+
+def add_family(folder: StudyFolder, variant: str, errors: Errors, **changes: dict[str, Any]) -> None:
+    """More nets in a study, of one variant, with these errors in percent; `changes` are of model or train."""
+    runs = folder.plan().runs
+    for (kind, depth), values in errors.items():
+        for seed, error in enumerate(values):
+            options = {"variant": f"-{variant}", "model": changes.get("model", {})}
+            options["train"] = SMALL.model_copy(update=changes.get("train", {}))
+            runs.append(write_run(folder.folder, kind, depth, seed, error / 100, **options))
+    folder.write_plan(Plan(name="study", runs=runs))
+
+
 DEGRADES = {
     ("plain", 8): [9.0, 10.0, 11.0],
     ("plain", 44): [58.0, 60.0, 62.0],
@@ -110,109 +122,6 @@ def test_means_and_standard_deviations_over_seeds(study: Callable[..., StudyFold
     assert "best_test" not in nets["plain-8"].errors
 
 
-def test_welchs_interval_against_a_textbook_case() -> None:
-    """Means 20 and 10, standard errors 1 and 1, 2 + 2 degrees of freedom: 10 ± 2.776 * sqrt(2)."""
-    root3 = 3**0.5
-    a, b = Estimate((20 - root3, 20.0, 20 + root3)), Estimate((10 - root3, 10.0, 10 + root3))
-    result = difference(a, b)
-    assert (result.low, result.high) == pytest.approx((10 - 2.776 * 2**0.5, 10 + 2.776 * 2**0.5))
-    assert difference(Estimate((5.0,)), b).low is None
-
-
-# -- the verdict ------------------------------------------------------------------------------------------------------
-
-
-def plain_and_residual(plain: list[list[float]], residual: list[list[float]]) -> dict[tuple[str, int], list[float]]:
-    return {
-        ("plain", 8): plain[0], ("plain", 44): plain[1], ("residual", 8): residual[0], ("residual", 44): residual[1],
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("errors", "headline"),
-    [
-        (DEGRADES, "Plain nets degrade with depth; residual nets gain from it."),
-        (
-            plain_and_residual([[9, 10, 11], [58, 60, 62]], [[9, 10, 11], [9, 10, 11.5]]),
-            "Plain nets degrade with depth; residual nets do not, within seed noise.",
-        ),
-        (
-            plain_and_residual([[9, 10, 11], [58, 60, 62]], [[9, 10, 11], [19, 20, 21]]),
-            "Plain nets degrade with depth; shortcuts take away 80 % of it.",
-        ),
-        (
-            plain_and_residual([[9, 10, 11], [58, 60, 62]], [[9, 10, 11], [57, 59, 61]]),
-            "Plain nets degrade with depth; whether shortcuts prevent it is inconclusive.",
-        ),
-        (
-            plain_and_residual([[9, 10, 11], [9, 11, 13]], [[9, 10, 11], [4, 5, 6]]),
-            "Inconclusive: the plain nets' training error does not change with depth by more than seed noise.",
-        ),
-        (
-            plain_and_residual([[58, 60, 62], [9, 10, 11]], [[9, 10, 11], [4, 5, 6]]),
-            "No degradation: the deepest plain net has a lower training error than the shallowest.",
-        ),
-        (
-            plain_and_residual([[10], [60]], [[10], [5]]),
-            "One seed, descriptive only: the plain nets' training error rises with depth.",
-        ),
-        (
-            plain_and_residual([[9, 10, 11], [39, 40, 41]], [[1, 2, 3], [34, 35, 36]]),
-            "Plain nets degrade with depth, and residual nets no less, from a lower level.",
-        ),
-        (
-            plain_and_residual([[9, 10, 11], [39, 40, 41]], [[9, 10, 11], [59, 60, 61]]),
-            "Plain nets degrade with depth; residual nets are worse still.",
-        ),
-        (
-            {("plain", 8): [9, 10, 11], ("plain", 44): [39, 40, 41]},
-            "Plain nets degrade with depth; no one family of residual nets has finished at the same depths.",
-        ),
-        (
-            {("plain", 8): [10, 11]},
-            "No verdict: it takes finished plain nets of at least two depths, alike but for that.",
-        ),
-    ],
-)
-def test_the_verdict(
-    study: Callable[..., StudyFolder], errors: dict[tuple[str, int], list[float]], headline: str
-) -> None:
-    assert summarise(study(errors)).verdict.headline == headline
-
-
-def test_a_verdict_on_part_of_a_study_says_so(study: Callable[..., StudyFolder]) -> None:
-    folder = study(DEGRADES)
-    runs = folder.plan().runs
-    runs.append(write_run(folder.folder, "plain", 56, 0, 0.3, state="diverged"))
-    folder.write_plan(Plan(name="study", runs=runs))
-    verdict = summarise(folder).verdict
-    assert verdict.headline == "So far: plain nets degrade with depth; residual nets gain from it."
-    assert verdict.sentences[-1] == "Not counted, since not finished: plain-56 seed 0 (diverged)."
-
-
-def test_a_kind_that_has_one_variant_is_judged_by_it(study: Callable[..., StudyFolder]) -> None:
-    assert summarise(study(DEGRADES, variant="-width8")).verdict.headline.startswith("Plain nets degrade")
-
-
-def test_of_several_variants_the_papers_shortcut_is_judged(study: Callable[..., StudyFolder]) -> None:
-    folder = study({net: errors for net, errors in DEGRADES.items() if net[0] == "plain"})
-    runs = folder.plan().runs
-    for option, deep in (("A", 0.05), ("B", 0.5)):
-        for depth, error in ((8, 0.1), (44, deep)):
-            for seed in range(3):
-                options = {"variant": f"-shortcut{option}", "model": {"shortcut": option}}
-                runs.append(write_run(folder.folder, "residual", depth, seed, error + seed / 100, **options))
-    folder.write_plan(Plan(name="study", runs=runs))
-    verdict = summarise(folder).verdict
-    assert verdict.residual is not None
-    assert verdict.residual.value == pytest.approx(-5.0)
-
-
-def test_what_must_be_known_of_a_finished_run_stands_under_the_verdict(study: Callable[..., StudyFolder]) -> None:
-    verdict = summarise(study(DEGRADES, message="its warm-up never ended")).verdict
-    assert "plain-8 seed 0: its warm-up never ended." in verdict.sentences
-
-
 def test_columns_without_a_number_are_left_out(study: Callable[..., StudyFolder]) -> None:
     _, page = built(study(DEGRADES))
     assert "test error, final</th>" in page
@@ -229,50 +138,6 @@ def test_two_recipes_under_one_label_are_two_nets(study: Callable[..., StudyFold
     assert [len(net.runs) for net in nets] == [2, 1]
     assert nets[0].label == "plain-8"
     assert re.fullmatch(r"plain-8-[0-9a-f]{8}", nets[1].label)
-
-
-def test_the_verdict_gives_its_numbers(study: Callable[..., StudyFolder]) -> None:
-    verdict = summarise(study(DEGRADES)).verdict
-    # Standard errors 1/sqrt(3) and 2/sqrt(3): Welch's degrees of freedom are 2.94, t(2) = 4.303 is taken.
-    assert verdict.sentences[0] == (
-        "Plain nets: training error 10.0 % at depth 8, 60.0 % at depth 44: +50.0 points [+44.4, +55.6], 3 and 3 seeds."
-    )
-    assert verdict.gap is not None
-    assert verdict.gap.value == pytest.approx(55.0)
-
-
-# -- beside the paper -------------------------------------------------------------------------------------------------
-
-
-def test_the_papers_own_recipe_is_comparable_and_set_beside_it(study: Callable[..., StudyFolder]) -> None:
-    options = {"data": Cifar10Data(), "train": TrainConfig(log_every=8000), "dataset": "cifar10"}
-    net = summarise(study({("plain", 56): [6.0]}, **options)).nets[0]
-    assert net.differences == []
-    assert net.published == paper.Published(5.83, 13.27, "Fig. 6")
-
-
-def test_every_departure_from_the_recipe_is_named() -> None:
-    config = RunConfig(
-        data=Cifar10Data(resize=16, pad=2),
-        model=ModelConfig(width=8, shortcut="B"),
-        train=TrainConfig(steps=4000, warmup_lr=0.01),
-    )
-    assert paper.differences(config, "cifar10") == [
-        "image size 16 instead of 32",
-        "crop padding 2 instead of 4",
-        "width 8 instead of 16",
-        "shortcut B instead of A",
-        "steps 4,000 instead of 64,000",
-        "milestones 2,000, 3,000 instead of 32,000, 48,000",
-        "warm-up rate 0.01 instead of none",
-    ]
-
-
-@pytest.mark.parametrize("split", ["full", "holdout"])
-def test_both_readings_of_the_papers_split_are_comparable(split: str) -> None:
-    assert paper.differences(RunConfig(data=Cifar10Data(split=split)), "cifar10") == []
-    deep = RunConfig(model=ModelConfig(depth=110), train=TrainConfig(warmup_lr=0.01))
-    assert paper.differences(deep, "cifar10") == []
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------
@@ -294,7 +159,14 @@ def test_the_report_writes_a_page_figures_and_tables(study: Callable[..., StudyF
     assert table.set_index("net")["running_mean"].to_dict() == pytest.approx(
         {"plain-8": 10.0, "plain-44": 60.0, "residual-8": 10.0, "residual-44": 5.0}
     )
-    assert "| plain-44 | 44,000 | 3 | 60.00 ± 2.00 |" in (folder.folder / "report/summary.md").read_text()
+    # Standard error 2 / sqrt(3), 2 degrees of freedom: 60 ± 4.303 * 1.1547.
+    deep = table.set_index("net").loc["plain-44"]
+    assert (deep.seeds, deep.running_std, deep.running_low, deep.running_high) == pytest.approx(
+        (3, 2, 55.0313, 64.9687)
+    )
+    assert (
+        "| plain-44 | 44,000 | 3 | 60.00 ± 2.00 | [55.03, 64.97] |" in (folder.folder / "report/summary.md").read_text()
+    )
 
 
 def test_the_page_is_self_contained_small_and_well_formed(study: Callable[..., StudyFolder]) -> None:
@@ -379,6 +251,19 @@ def test_damaged_files_get_a_line(study: Callable[..., StudyFolder]) -> None:
         folder.plan_path.write_text(damage)
         with pytest.raises(UserError, match=r"study.json: damaged"):
             summarise(folder)
+
+
+def test_the_curves_of_all_families_share_an_axis_that_the_first_tenth_of_the_steps_may_leave(
+    study: Callable[..., StudyFolder],
+) -> None:
+    folder = study(DEGRADES, train=SMALL.model_copy(update={"log_every": 40}))
+    path = folder.runs()[0].metrics_path
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps({**json.loads(first), "train_error": 0.9}), *others]) + "\n")
+    plots = draw(summarise(folder))
+    # The highest is the final test error of the third plain-44: 67 %.
+    tops = [plots[name].axes.get_ylim()[1] for name in ("curves-plain", "curves-residual")]
+    assert tops == pytest.approx([1.05 * 67, 1.05 * 67])
 
 
 def test_the_same_study_gives_the_same_figures(study: Callable[..., StudyFolder]) -> None:

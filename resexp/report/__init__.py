@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from resexp.files import write_atomic
 from resexp.report import page
-from resexp.report.plots import Plot, curves_plot, depth_plot
+from resexp.report.deviations import deviations, markdown
+from resexp.report.plots import Plot, controls_plot, curves_plot, depth_plot
+from resexp.report.stats import RunRecord
 from resexp.report.summary import Summary, summarise
 from resexp.store import StudyFolder
 
@@ -16,7 +19,7 @@ LARGE, SMALL = (7.0, 4.2), (6.0, 4.2)
 
 
 def build_report(study: StudyFolder, to: Path) -> Summary:
-    """Write index.html, summary.csv, summary.md and figures/ to the folder `to`.
+    """Write index.html, summary.csv, summary.md, deviations.md and figures/ to the folder `to`.
 
     Each file is replaced as a whole, the page last. Raises UserError while no run has finished.
     """
@@ -28,6 +31,7 @@ def build_report(study: StudyFolder, to: Path) -> Summary:
             write_atomic(to / "figures" / f"{name}.{kind}", plot.file(kind), sync=False)
     write_atomic(to / "summary.csv", page.csv(summary))
     write_atomic(to / "summary.md", page.markdown(summary))
+    write_atomic(to / "deviations.md", markdown(summary.name, deviations(summary.nets)))
     write_atomic(to / "index.html", page.html(summary, plots))
     return summary
 
@@ -35,13 +39,21 @@ def build_report(study: StudyFolder, to: Path) -> Summary:
 def draw(summary: Summary) -> dict[str, Plot]:
     """All figures by name."""
     plots = {
-        f"depth-{metric}": depth_plot(summary.nets, metric, LARGE if metric == "running" else SMALL)
+        f"depth-{metric}": depth_plot(
+            summary.nets, metric, summary.verdict.families, LARGE if metric == "running" else SMALL
+        )
         for metric in ("running", "clean", "test")
     }
-    curves = ["train_error", "val_error", "test_error"]
-    top = min(
-        100.0, 1.05 * max(record.metrics[curves].max(axis=None) for record in summary.records if len(record.metrics))
-    )
+    if summary.controls:
+        plots["controls"] = controls_plot(summary.controls)
+    top = min(100.0, 1.05 * max(map(_highest, summary.records))) or 100.0
     for family in sorted({record.family for record in summary.records if len(record.metrics)}):
         plots[f"curves-{family.replace(' ', '-')}"] = curves_plot(summary.records, family, top, SMALL)
     return plots
+
+
+def _highest(record: RunRecord) -> float:
+    """The highest error of a run after the first tenth of its steps, where every net is far from what it comes to."""
+    late = record.metrics[record.metrics["step"] > record.config.train.steps / 10]
+    highest = late[["train_error", "val_error", "test_error"]].max(axis=None)
+    return 0.0 if math.isnan(highest) else float(highest)

@@ -9,6 +9,9 @@ import jinja2
 import pandas as pd
 
 import resexp
+from resexp.report.controls import sentences, varied
+from resexp.report.deviations import deviations
+from resexp.report.estimates import Estimate
 from resexp.report.plots import Plot
 from resexp.report.stats import METRICS
 from resexp.report.summary import Summary
@@ -21,7 +24,13 @@ _TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
 )
 
-HEADER = ["net", "parameters", "seeds", *METRICS.values(), "time a run", "paper: training", "paper: test"]
+_RUNNING, *_OTHERS = METRICS
+INTERVAL = "95 % interval of its mean"
+"""Beside the error that the verdict is about; those of the other errors stand in summary.csv."""
+HEADER = [
+    *("net", "parameters", "seeds", METRICS[_RUNNING], INTERVAL, *(METRICS[metric] for metric in _OTHERS)),
+    *("time a run", "paper: training", "paper: test"),
+]
 
 
 def table(summary: Summary) -> tuple[list[str], list[list[str]]]:
@@ -31,7 +40,9 @@ def table(summary: Summary) -> tuple[list[str], list[list[str]]]:
             net.label,
             f"{net.parameters:,}",
             str(len(net.runs)),
-            *(str(net.errors.get(metric, "–")) for metric in METRICS),
+            str(net.errors[_RUNNING]),
+            _interval(net.errors[_RUNNING]),
+            *(str(net.errors.get(metric, "–")) for metric in _OTHERS),
             _time(net.seconds),
             f"{net.published.train:.2f}" if net.published and net.published.train is not None else "–",
             f"{net.published.test:.2f}" if net.published and net.published.test is not None else "–",
@@ -40,6 +51,10 @@ def table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     ]
     kept = [column for column in range(len(HEADER)) if any(row[column] != "–" for row in rows)]
     return [HEADER[column] for column in kept], [[row[column] for column in kept] for row in rows]
+
+
+def _interval(error: Estimate) -> str:
+    return "[{:.2f}, {:.2f}]".format(*error.interval) if error.interval else "–"
 
 
 def _time(seconds: float) -> str:
@@ -92,7 +107,9 @@ def html(summary: Summary, plots: dict[str, Plot]) -> str:
         figures={name: plot.inline() for name, plot in plots.items()},
         curves=[name for name in plots if name.startswith("curves")],
         table=table(summary),
-        comparability=comparability(summary),
+        varied=varied(summary.nets),
+        controls=sentences(summary.controls),
+        deviations=deviations(summary.nets),
         provenance=provenance(summary),
         version=resexp.__version__,
         now=pd.Timestamp.now("UTC").strftime("%Y-%m-%d %H:%M UTC"),
@@ -102,6 +119,8 @@ def html(summary: Summary, plots: dict[str, Plot]) -> str:
 def markdown(summary: Summary) -> str:
     """The verdict and the table as Markdown; errors in percent, mean ± standard deviation over seeds."""
     lines = [f"# {summary.name}", "", f"**{summary.verdict.headline}**", "", *summary.verdict.sentences, ""]
+    if summary.controls:
+        lines += [f"Does it depend on {varied(summary.nets)}?", *sentences(summary.controls), ""]
     header, rows = table(summary)
     lines += [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     lines += [f"| {' | '.join(row)} |" for row in rows]

@@ -17,12 +17,17 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from resexp import paper
+from resexp.report.controls import QUANTITIES, Control
 from resexp.report.stats import METRICS, Net, RunRecord
 
 INK = "#1b1f24"
 """Text and axes. On the page it becomes the page's own text colour, light or dark."""
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
+HE_2015 = "He et al. 2015"
+FEW = 4
+"""Families that can be told apart in one figure, each with its bars and seeds."""
 MAX_POINTS = 250
 """Points of a training curve; more would only make the page larger."""
 
@@ -88,38 +93,50 @@ class Plot:
 
 
 @mpl.rc_context(_STYLE)
-def depth_plot(nets: Sequence[Net], metric: str, size: tuple[float, float]) -> Plot:
-    """An error against depth: a line a family through the means, bars of one standard deviation, a faint dot a seed."""
+def depth_plot(nets: Sequence[Net], metric: str, judged: Sequence[str], size: tuple[float, float]) -> Plot:
+    """An error against depth: a line a family through the means, bars of one standard deviation, a faint dot a seed.
+
+    Of more than FEW families only those `judged` are drawn so; the others are thin lines.
+    """
     name = METRICS[metric]
     plot = Plot(f"{name[0].upper()}{name[1:]}", "depth (layers)", "error (%)", size)
     axes = plot.axes
-    families = list(dict.fromkeys(net.family for net in nets))
-    for number, (family, colour, marker) in enumerate(zip(families, cycle(PALETTE), cycle(MARKERS), strict=False)):
+    families = sorted(dict.fromkeys(net.family for net in nets), key=lambda family: family not in judged)
+    full = [family for family in families if len(families) <= FEW or family in judged]
+    for number, family in enumerate(families):
         of_family = [net for net in nets if net.family == family]
+        look: dict[str, Any] = {
+            "color": PALETTE[number % len(PALETTE)],
+            "marker": MARKERS[(number + number // len(PALETTE)) % len(MARKERS)],
+        }
         # More than two curves that meet would hide each other: they stand side by side.
-        shift = 0.5 * (number - (len(families) - 1) / 2) if len(families) > 2 else 0.0
+        shift = 0.5 * (number - (len(full) - 1) / 2) if family in full and len(full) > 2 else 0.0
         depths = [net.depth + shift for net in of_family]
         errors = [net.errors[metric] for net in of_family]
-        spread = [error.std or 0 for error in errors]
-        dashes = "-" if family.startswith("plain") else "--"
-        look: dict[str, Any] = {"color": colour, "marker": marker}
-        axes.errorbar(depths, [e.mean for e in errors], spread, linestyle=dashes, capsize=3, label=family, **look)
-        for net, error in zip(of_family, errors, strict=True):
-            seeds = [net.depth + shift] * len(error.values)
-            axes.plot(seeds, error.values, alpha=0.3, markersize=4, linestyle="none", **look)
+        line = look | {"linestyle": "-" if family.startswith("plain") else "--", "label": family}
+        means = [error.mean for error in errors]
+        if family in full:
+            axes.errorbar(depths, means, [error.std or 0 for error in errors], capsize=3, **line)
+        else:
+            axes.errorbar(depths, means, linewidth=0.8, markersize=3, **line)
+        for net, depth, error in zip(of_family, depths, errors, strict=True):
             tip = plot.tip(f"{net.label}: {error} %, n = {len(error.values)}")
-            axes.plot([net.depth + shift], [error.mean], markersize=7, gid=tip, **look)
+            axes.plot([depth], [error.mean], markersize=7 if family in full else 3, gid=tip, **look)
+            if family in full:
+                seeds = [depth] * len(error.values)
+                axes.plot(seeds, error.values, alpha=0.3, markersize=4, linestyle="none", **look)
         published = [
             (net.depth + shift, getattr(net.published, _PAPER[metric]))
             for net in of_family
             if net.published and metric in _PAPER
         ]
         if published:
-            axes.plot(*zip(*published, strict=True), "x", color=colour, markersize=9, label=f"{family}, He et al. 2015")
+            crosses = {"color": look["color"], "markersize": 9, "label": f"{family}, {HE_2015}"}
+            axes.plot(*zip(*published, strict=True), "x", **crosses)
     depths = sorted({net.depth for net in nets})
     axes.set_xticks(depths, [str(depth) for depth in depths])
     axes.set_ylim(bottom=0)
-    plot.figure.legend(loc="outside lower center", ncols=2)
+    plot.figure.legend(loc="outside lower center", ncols=2, fontsize="medium" if len(families) <= FEW else "small")
     return plot
 
 
@@ -131,9 +148,11 @@ _PAPER = {"running": "train", "test": "test"}
 def curves_plot(records: Iterable[RunRecord], family: str, top: float, size: tuple[float, float]) -> Plot:
     """Training curves in the manner of Fig. 6: training error dashed, validation bold, the final test error a mark.
 
-    Each curve is the mean over seeds; `top` is the upper end of the error axis, shared by the families.
+    Each curve is the mean over seeds. Thin lines are the paper's own, training dashed and test whole, beside the nets
+    that may be compared with them. `top` is the upper end of the error axis, shared by the families.
     """
     plot = Plot(f"{family} nets", "step", "error (%)", size)
+    beside_the_paper = False
     by_net: dict[str, list[RunRecord]] = {}
     for record in sorted(records, key=lambda r: r.config.model.depth):
         if record.family == family and len(record.metrics):
@@ -141,19 +160,55 @@ def curves_plot(records: Iterable[RunRecord], family: str, top: float, size: tup
     for (label, of_net), colour, marker in zip(
         by_net.items(), _depth_colours(len(by_net)), cycle(MARKERS), strict=False
     ):
+        model = of_net[0].config.model
+        name = f"{model.kind}-{model.depth}"  # the title says which variant
         metrics = pd.concat([record.metrics for record in of_net])
         train, validation, test = (_curve(metrics, f"{part}_error") for part in ("train", "val", "test"))
-        plot.axes.plot(train.index, train, color=colour, linestyle="--", linewidth=1.2, label=label)
+        plot.axes.plot(train.index, train, color=colour, linestyle="--", linewidth=1.2, label=name)
         plot.axes.plot(validation.index, validation, color=colour, linewidth=2.5)
         if len(test):
             tip = plot.tip(f"{label}: test error {test.iloc[-1]:.2f} % at the end")
             plot.axes.plot(test.index, test, color=colour, marker=marker, markersize=7, clip_on=False, gid=tip)
+        published = {} if of_net[0].departures else paper.fig6(model.kind, model.block, model.depth)
+        for split, points in published.items():
+            dashes = "--" if split == "train" else "-"
+            plot.axes.plot(*zip(*points, strict=True), color=colour, linestyle=dashes, linewidth=0.6)
+        beside_the_paper |= bool(published)
+    if beside_the_paper:
+        plot.axes.plot([], [], color=INK, linewidth=0.6, label=HE_2015)
     plot.axes.set_ylim(0, top)
     plot.axes.set_xlim(left=0)
     plot.axes.xaxis.set_major_formatter(
         FuncFormatter(lambda step, _: f"{step / 1000:g}k" if step >= 1000 else f"{step:g}")
     )
     plot.figure.legend(loc="outside lower center", ncols=4, fontsize="small")
+    return plot
+
+
+@mpl.rc_context(_STYLE)
+def controls_plot(found: Sequence[Control]) -> Plot:
+    """Degradation and gap of every variant side by side, the first on top, with 95 % intervals where there are any."""
+    title = "Running training error by variant"
+    plot = Plot(title, "difference (points); bars are 95 % intervals", "", (7.0, 1.9 + 0.5 * len(found)))
+    axes = plot.axes
+    axes.axvline(0, color=INK, linewidth=1)
+    for number, (quantity, words) in enumerate(QUANTITIES.items()):
+        look: dict[str, Any] = {"color": PALETTE[number], "marker": MARKERS[number]}
+        for row, control in enumerate(found):
+            if quantity not in control.changes:
+                continue
+            change, y = control.changes[quantity], row + 0.24 * number - 0.12
+            points = change.difference
+            if points.low is not None and points.high is not None:
+                axes.plot([points.low, points.high], [y, y], color=look["color"], linewidth=2)
+            tip = plot.tip(f"{control.variant}, {words} (at {change.at}): {points}")
+            axes.plot([points.value], [y], markersize=7, gid=tip, **look)
+        if any(quantity in control.changes for control in found):
+            axes.plot([], [], linestyle="none", label=words, **look)
+    axes.set_yticks(range(len(found)), [control.variant for control in found])
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    plot.figure.legend(loc="outside lower center", ncols=2)
     return plot
 
 

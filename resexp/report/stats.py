@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ import pandas as pd
 from resexp import paper
 from resexp.config import RunConfig
 from resexp.errors import UserError
+from resexp.report.estimates import Estimate
 from resexp.store import Manifest, Run, Status
 from resexp.study import load_run
 
@@ -56,6 +58,11 @@ class RunRecord:
     def family(self) -> str:
         """The curve that the run belongs to: ``plain``, ``residual``, ``residual shortcutB``."""
         return f"{self.config.model.kind} {self.variant}".strip()
+
+    @property
+    def departures(self) -> list[paper.Departure]:
+        """Where the run departs from the paper's data, nets and recipe; empty: it may be set beside the paper."""
+        return paper.departures(self.config, self.manifest.data.name)
 
     @cached_property
     def errors(self) -> dict[str, float]:
@@ -121,26 +128,6 @@ def read(run: Run) -> RunRecord | None:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds, in percent."""
-
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """The mean."""
-        return statistics.fmean(self.values)
-
-    @property
-    def std(self) -> float | None:
-        """The standard deviation over seeds; None for one seed."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f}" if self.std is None else f"{self.mean:.2f} ± {self.std:.2f}"
-
-
-@dataclass(frozen=True)
 class Net:
     """The finished runs of one net, one a seed."""
 
@@ -155,6 +142,16 @@ class Net:
     def family(self) -> str:
         """The curve that the net belongs to."""
         return self.runs[0].family
+
+    @property
+    def kind(self) -> str:
+        """``plain`` or ``residual``."""
+        return self.runs[0].config.model.kind
+
+    @property
+    def variant(self) -> str:
+        """What tells the net apart from others of its kind and depth, if anything does."""
+        return self.runs[0].variant
 
     @property
     def depth(self) -> int:
@@ -177,10 +174,20 @@ class Net:
         return {m: Estimate(tuple(run.errors[m] for run in self.runs)) for m in METRICS if m in self.runs[0].errors}
 
     @property
+    def departures(self) -> list[paper.Departure]:
+        """Where the net departs from the paper's data, nets and recipe."""
+        return self.runs[0].departures
+
+    @property
+    def readings(self) -> list[paper.Reading]:
+        """How the net reads what the paper leaves open."""
+        attempts = {attempt.precision for run in self.runs for attempt in run.manifest.attempts}
+        return paper.readings(self.runs[0].config, " and ".join(sorted(attempts)))
+
+    @property
     def differences(self) -> list[str]:
         """Why the net can't be set beside the paper; empty where it can."""
-        run = self.runs[0]
-        reasons = paper.differences(run.config, run.manifest.data.name)
+        reasons = [str(departure) for departure in self.departures]
         return reasons or ([] if self._in_paper else ["the paper has no number for it"])
 
     @property
@@ -190,17 +197,25 @@ class Net:
 
     @property
     def _in_paper(self) -> paper.Published | None:
-        return paper.CIFAR10.get((self.runs[0].config.model.kind, self.depth))
+        model = self.runs[0].config.model
+        return paper.CIFAR10.get((model.kind, model.block, model.depth))
 
     def to_json(self) -> dict[str, Any]:
-        """The net's numbers, for scripts and summary.csv."""
+        """The net's numbers, for scripts and summary.csv: low and high are the ends of the mean's 95 % interval."""
         row: dict[str, Any] = {"net": self.label, "family": self.family, "depth": self.depth}
         row |= {"parameters": self.parameters, "seeds": len(self.runs), "seconds": self.seconds}
         for metric in METRICS:
             estimate = self.errors.get(metric)
             row[f"{metric}_mean"] = estimate.mean if estimate else None
             row[f"{metric}_std"] = estimate.std if estimate else None
+            row[f"{metric}_low"], row[f"{metric}_high"] = (estimate and estimate.interval) or (None, None)
         row |= {"paper_train": None, "paper_test": None, "not_comparable": "; ".join(self.differences)}
         if self.published:
             row |= {"paper_train": self.published.train, "paper_test": self.published.test}
         return row
+
+
+def running_by_depth(nets: Iterable[Net], family: str) -> dict[int, Estimate]:
+    """The running training error of a family by depth, the shallowest first."""
+    of_family = sorted((net for net in nets if net.family == family), key=lambda net: net.depth)
+    return {net.depth: net.errors["running"] for net in of_family}

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from resexp.errors import UserError
+from resexp.report.controls import Control, controls
 from resexp.report.stats import Net, RunRecord, read
 from resexp.report.verdict import Verdict, judge
 from resexp.store import StudyFolder
@@ -37,12 +38,15 @@ class Summary:
     """Runs in the folder that the study does not name (any more)."""
     nets: list[Net]
     verdict: Verdict
+    controls: list[Control]
+    """The verdict's differences in each variant, where the study has several."""
 
     def to_json(self) -> dict[str, Any]:
         """The numbers, for scripts; errors in percent."""
         return {
             "study": self.name,
             "verdict": asdict(self.verdict),
+            "controls": [asdict(control) for control in self.controls],
             "nets": [net.to_json() for net in self.nets],
             "runs": [record.to_json() for record in self.records],
             "absent": [asdict(absence) for absence in self.absent],
@@ -71,9 +75,13 @@ def summarise(study: StudyFolder) -> Summary:
     if not by_label:
         states = ", ".join(f"{n} {state}" for state, n in Counter(absence.state for absence in absent).items())
         raise UserError(f"{study.folder}: no finished run to report yet ({states or 'no runs'}); see `resexp status`")
-    nets = sorted((Net(tuple(runs)) for runs in by_label.values()), key=lambda net: (net.family, net.depth))
+    variants = list(dict.fromkeys(record.variant for record in records))  # as the study names them
+    nets = sorted(
+        (Net(tuple(runs)) for runs in by_label.values()),
+        key=lambda net: (net.kind, variants.index(net.variant), net.depth),
+    )
     plan = study.plan()
     strays = [str(run.folder.relative_to(study.folder)) for run in study.strays()]
     remarks = [f"{r.run.name}: {r.status.message}." for r in records if r.finished and r.status.message]
     verdict = judge(nets, [f"{absence.run} ({absence.state})" for absence in absent], remarks)
-    return Summary(plan.name, plan.description, records, absent, strays, nets, verdict)
+    return Summary(plan.name, plan.description, records, absent, strays, nets, verdict, controls(nets))

@@ -2,51 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from resexp.report.stats import Estimate, Net
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A difference of two means, in points, with its 95 % interval by Welch's t test where there are seeds enough."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-    @property
-    def sign(self) -> int:
-        """+1 or -1 where the interval leaves zero out, else 0."""
-        if self.low is None or self.high is None:
-            return 0
-        return 1 if self.low > 0 else -1 if self.high < 0 else 0
-
-    def __str__(self) -> str:
-        points = f"{self.value:+.1f} points"
-        return points if self.low is None else f"{points} [{self.low:+.1f}, {self.high:+.1f}]"
-
-
-# Two-sided 95 % quantiles of Student's t by degrees of freedom; between two, the smaller (wider interval) is taken.
-_T95 = {
-    1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228,
-    12: 2.179, 15: 2.131, 20: 2.086, 30: 2.042, 60: 2.000, 120: 1.980,
-}  # fmt: skip
-
-
-def difference(a: Estimate, b: Estimate) -> Difference:
-    """a - b with Welch's interval; none with fewer than two seeds on a side."""
-    value = a.mean - b.mean
-    if a.std is None or b.std is None:
-        return Difference(value, None, None)
-    (m, n), (var_a, var_b) = (len(a.values), len(b.values)), (a.std**2 / len(a.values), b.std**2 / len(b.values))
-    squares = var_a**2 / (m - 1) + var_b**2 / (n - 1)
-    freedom = (var_a + var_b) ** 2 / squares if squares > 0 else m + n - 2
-    t = _T95[max(df for df in _T95 if df <= max(freedom, 1))]
-    half = t * math.sqrt(var_a + var_b)
-    return Difference(value, value - half, value + half)
+from resexp.report.estimates import Difference, Estimate, Trend, difference, trend
+from resexp.report.stats import Net, running_by_depth
 
 
 @dataclass(frozen=True)
@@ -55,49 +15,77 @@ class Verdict:
 
     headline: str
     sentences: list[str] = field(default_factory=list)
+    families: list[str] = field(default_factory=list)
+    """The families judged: one of plain nets, and one of residual nets where there is one to set beside it."""
     plain: Difference | None = None
     """Running training error, deepest plain net minus shallowest."""
     residual: Difference | None = None
     """The same for the residual nets of those depths."""
     gap: Difference | None = None
     """Plain minus residual at the deepest depth that both have."""
+    plain_trend: Trend | None = None
+    """Whether the running training error rises over all depths of the plain nets; None for fewer than three depths."""
+    residual_trend: Trend | None = None
+    """The same for the residual nets."""
 
 
 def judge(nets: Sequence[Net], missing: Sequence[str] = (), remarks: Sequence[str] = ()) -> Verdict:
     """Does training error rise with depth for plain nets by more than seed noise, and do shortcuts reverse that?
 
     The deepest plain net against the shallowest, the residual nets of the same two depths, and plain against residual
-    at the deepest. Each is a difference of mean running training errors with a 95 % interval by Welch's t test over
-    seeds. Of a kind with several variants, the nets without one are judged, or those with shortcut A. `missing` are the
-    runs that could not be, `remarks` what must be known of those that were.
+    at the deepest: differences of mean running training errors with a 95 % interval by Welch's t test over seeds. Plain
+    nets are only said to degrade where the trend over all depths agrees, so that no one pair of depths decides. Of a
+    kind with several variants one is judged (see `judged`). `missing` are the runs that could not be, `remarks` what
+    must be known of those that were.
     """
-    plain_nets, residual_nets = _of_kind("plain", nets), _of_kind("residual", nets)
-    if len(plain_nets) < 2:
+    families = judged(nets)
+    if not families:
         return Verdict("No verdict: it takes finished plain nets of at least two depths, alike but for that.")
+    plain_nets = running_by_depth(nets, families[0])
+    residual_nets = running_by_depth(nets, families[1]) if len(families) > 1 else {}
     low, high = min(plain_nets), max(plain_nets)
-    plain = difference(plain_nets[high], plain_nets[low])
-    sentences = [_rise("Plain", plain_nets, low, high, plain)]
+    plain, plain_trend = difference(plain_nets[high], plain_nets[low]), _trend(plain_nets)
+    sentences = [_rise("Plain", plain_nets, low, high, plain), *_trend_sentence("Plain", plain_trend)]
     residual = gap = None
+    residual_trend = _trend(residual_nets)
     if low in residual_nets and high in residual_nets:
         residual = difference(residual_nets[high], residual_nets[low])
-        sentences.append(_rise("Residual", residual_nets, low, high, residual))
         gap = difference(plain_nets[high], residual_nets[high])
+        sentences.append(_rise("Residual", residual_nets, low, high, residual))
+    sentences += _trend_sentence("Residual", residual_trend)
+    if gap is not None:
         sentences.append(f"At depth {high}, plain minus residual: {gap}.")
-    headline = _headline(plain, residual, gap)
+    others = [family for family in dict.fromkeys(net.family for net in nets) if family not in families]
+    if others:
+        sentences.append(f"Judged: {' and '.join(families)}. No part of the verdict: {', '.join(others)}.")
+    headline = _headline(plain, residual, gap, plain_trend, residual_trend)
     if missing:
         headline = f"So far: {headline[0].lower()}{headline[1:]}"
         shown = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
         sentences.append(f"Not counted, since not finished: {shown}.")
-    return Verdict(headline, [*sentences, *remarks], plain, residual, gap)
+    return Verdict(headline, [*sentences, *remarks], families, plain, residual, gap, plain_trend, residual_trend)
 
 
-def _of_kind(kind: str, nets: Sequence[Net]) -> dict[int, Estimate]:
-    """By depth, the running training error of the nets of a kind that differ in depth alone."""
-    families = dict.fromkeys(net.family for net in nets if net.family.partition(" ")[0] == kind)
-    family = next(iter(families)) if len(families) == 1 else kind
-    if family not in families:
-        family = f"{kind} shortcutA"  # the paper's choice on CIFAR
-    return {net.depth: net.errors["running"] for net in nets if net.family == family}
+def judged(nets: Sequence[Net]) -> list[str]:
+    """The plain family that is judged and, behind it, the residual one beside it; empty without a plain one.
+
+    Plain: the nets without a variant, else the variant that the study names first, of those with two depths or more.
+    Residual: the nets of the same variant, else those without one, else those with the paper's shortcut A, else the
+    only ones there are.
+    """
+    families = list(dict.fromkeys(net.family for net in nets))
+    plains = [f for f in families if f.startswith("plain") and len(running_by_depth(nets, f)) > 1]
+    residuals = [f for f in families if f.startswith("residual")]
+    if not plains:
+        return []
+    plain = "plain" if "plain" in plains else plains[0]
+    beside = (plain.replace("plain", "residual", 1), "residual", "residual shortcutA")
+    chosen = [family for family in beside if family in residuals] or (residuals if len(residuals) == 1 else [])
+    return [plain, *chosen[:1]]
+
+
+def _trend(nets: dict[int, Estimate]) -> Trend | None:
+    return trend({depth: error.values for depth, error in nets.items()})
 
 
 def _rise(kind: str, nets: dict[int, Estimate], low: int, high: int, change: Difference) -> str:
@@ -107,10 +95,27 @@ def _rise(kind: str, nets: dict[int, Estimate], low: int, high: int, change: Dif
     return f"{kind} nets: training error {errors}: {change}, {seeds}."
 
 
-def _headline(plain: Difference, residual: Difference | None, gap: Difference | None) -> str:
+def _trend_sentence(kind: str, found: Trend | None) -> list[str]:
+    if found is None:
+        return []
+    depths = f"{', '.join(map(str, found.depths[:-1]))} and {found.depths[-1]}"
+    pairs = f"the deeper has the higher error in {found.statistic} of {found.pairs} pairs of runs"
+    return [f"{kind} nets, trend over depths {depths}: {pairs}, {found} (Jonckheere-Terpstra, one-sided)."]
+
+
+def _headline(
+    plain: Difference,
+    residual: Difference | None,
+    gap: Difference | None,
+    plain_trend: Trend | None,
+    residual_trend: Trend | None,
+) -> str:
     if plain.low is None:
         direction = "rises" if plain.value > 0 else "does not rise"
-        return f"One seed, descriptive only: the plain nets' training error {direction} with depth."
+        over_all = f" (trend: {plain_trend})" if plain_trend else ""
+        return f"One seed, descriptive only: the plain nets' training error {direction} with depth{over_all}."
+    if plain_trend and plain_trend.rises != (plain.sign > 0):
+        return f"Inconclusive: {_disagreement('plain', plain, plain_trend)}."
     if plain.sign == 0:
         return "Inconclusive: the plain nets' training error does not change with depth by more than seed noise."
     if plain.sign < 0:
@@ -119,6 +124,9 @@ def _headline(plain: Difference, residual: Difference | None, gap: Difference | 
         return "Plain nets degrade with depth; no one family of residual nets has finished at the same depths."
     if residual.low is None or gap.low is None:
         return "Plain nets degrade with depth; for residual nets of the same depths there are not seeds enough to say."
+    if residual_trend and residual_trend.rises and residual.sign <= 0:
+        why = _disagreement("residual", residual, residual_trend)
+        return f"Plain nets degrade with depth; for residual nets it is inconclusive: {why}."
     if residual.sign < 0:
         return "Plain nets degrade with depth; residual nets gain from it."
     if gap.sign < 0:
@@ -131,3 +139,12 @@ def _headline(plain: Difference, residual: Difference | None, gap: Difference | 
         return "Plain nets degrade with depth, and residual nets no less, from a lower level."
     share = 100 * (1 - residual.value / plain.value)
     return f"Plain nets degrade with depth; shortcuts take away {share:.0f} % of it."
+
+
+def _disagreement(kind: str, change: Difference, over_all: Trend) -> str:
+    trend_says = "rises" if over_all.rises else "is not shown to rise"
+    pair_says = {1: "above", 0: "not above", -1: "below"}[change.sign]
+    return (
+        f"the {kind} nets' training error {trend_says} over all depths ({over_all}), but the deepest is {pair_says} "
+        "the shallowest by more than seed noise"
+    )

@@ -1,0 +1,62 @@
+"""The paper's numbers for CIFAR-10: Table 6 and Fig. 6."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+
+@dataclass(frozen=True)
+class Published:
+    """A net's numbers in the paper, in percent."""
+
+    train: float | None
+    """Training error, mean over iterations 48k-64k, read from Fig. 6. How the paper measured it is not stated."""
+    test: float | None
+    """Test error: Table 6; for plain nets, which no table has, the mean over iterations 48k-64k of Fig. 6."""
+    source: str
+
+
+CIFAR10: dict[tuple[str, str, int], Published] = {
+    ("plain", "basic", 20): Published(1.34, 9.70, "Fig. 6"),
+    ("plain", "basic", 32): Published(1.49, 10.13, "Fig. 6"),
+    ("plain", "basic", 44): Published(2.90, 11.28, "Fig. 6"),
+    ("plain", "basic", 56): Published(5.83, 13.27, "Fig. 6"),
+    ("plain", "basic", 110): Published(None, None, "over 60 % training error, not shown (section 4.2)"),
+    ("residual", "basic", 20): Published(0.73, 8.75, "Fig. 6, Table 6"),
+    ("residual", "basic", 32): Published(0.29, 7.51, "Fig. 6, Table 6"),
+    ("residual", "basic", 44): Published(0.18, 7.17, "Fig. 6, Table 6"),
+    ("residual", "basic", 56): Published(0.12, 6.97, "Fig. 6, Table 6"),
+    ("residual", "basic", 110): Published(0.06, 6.61, "Fig. 6; mean of 5 runs, Table 6"),
+    ("residual", "basic", 1202): Published(0.08, 7.93, "Fig. 6, Table 6"),
+    ("residual", "bottleneck", 164): Published(None, 5.93, "arXiv 1603.05027, Table 3"),
+    ("residual", "bottleneck", 1001): Published(None, 7.61, "arXiv 1603.05027, Table 3"),
+    ("preact", "basic", 110): Published(None, 6.37, "arXiv 1603.05027, Table 3"),
+    ("preact", "bottleneck", 164): Published(None, 5.46, "arXiv 1603.05027, Table 3"),
+    ("preact", "bottleneck", 1001): Published(None, 4.92, "arXiv 1603.05027, Table 3"),
+}
+"""By kind, block and depth."""
+
+
+def fig6(kind: str, block: str, depth: int) -> dict[str, list[tuple[int, float]]]:
+    """A net's curves in Fig. 6, "train" and "test": points (iteration, error in percent). Empty where it has none.
+
+    1,183 points in all, read from the vector paths of the published PDF; the figure is cut off at 20 %.
+    """
+    return _fig6().get((kind, block, depth), {})
+
+
+@cache
+def _fig6() -> dict[tuple[str, str, int], dict[str, list[tuple[int, float]]]]:
+    curves: dict[tuple[str, str, int], dict[str, list[tuple[int, float]]]] = {}
+    lines = (resources.files("resexp.paper") / "fig6.csv").read_text().splitlines()
+    for row in csv.DictReader(line for line in lines if not line.startswith("#")):
+        if row["panel"] == "right" and row["net"] == "resnet-110":
+            continue  # drawn in the middle panel and again beside ResNet-1202
+        name, _, depth = row["net"].partition("-")
+        net = ("residual" if name == "resnet" else name, "basic", int(depth))
+        points = curves.setdefault(net, {}).setdefault(row["split"], [])
+        points.append((int(row["iteration"]), float(row["error_pct"])))
+    return curves

@@ -1,0 +1,122 @@
+"""Controls: does what a study shows depend on what else it varies?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from resexp.report import build_report
+from resexp.report.controls import controls, sentences, varied
+from resexp.report.plots import controls_plot, depth_plot
+from resexp.report.summary import summarise
+from resexp.store import StudyFolder
+from tests.test_report import DEGRADES, Errors, add_family, study
+
+__all__ = ["study"]
+
+Make = Callable[..., StudyFolder]
+
+
+def shifted(errors: Errors, points: float) -> Errors:
+    """The deepest plain net `points` worse."""
+    return {net: [v + points * (net == ("plain", 44)) for v in values] for net, values in errors.items()}
+
+
+def precisions(make: Make, bf16: Errors, fp32: Errors = DEGRADES) -> StudyFolder:
+    folder = make(fp32, variant="-precisionfp32")
+    add_family(folder, "precisionbf16", bf16, train={"precision": "bf16"})
+    return folder
+
+
+def test_the_differences_of_the_verdict_are_given_for_every_variant(study: Make) -> None:
+    found = summarise(precisions(study, shifted(DEGRADES, 2))).controls
+    assert [control.variant for control in found] == ["precisionfp32", "precisionbf16"]
+    assert [control.changes["degradation"].difference.value for control in found] == pytest.approx([50, 52])
+    assert [control.changes["gap"].difference.value for control in found] == pytest.approx([55, 57])
+    assert [control.changes["gap"].at for control in found] == ["depth 44", "depth 44"]
+
+
+def test_overlapping_intervals_show_no_difference(study: Make) -> None:
+    """Standard errors 1/sqrt(3) and 2/sqrt(3), t(2) = 4.303: plus and minus 5.6."""
+    nets = summarise(precisions(study, shifted(DEGRADES, 2))).nets
+    assert sentences(controls(nets))[0] == (
+        "Deepest plain net minus shallowest (at depths 8 and 44): +50.0 points [+44.4, +55.6] with precisionfp32, "
+        "+52.0 points [+46.4, +57.6] with precisionbf16; "
+        "all intervals overlap with that of precisionfp32, so no difference is shown, and all lie above zero."
+    )
+
+
+def test_intervals_apart_show_one(study: Make) -> None:
+    said = sentences(summarise(precisions(study, shifted(DEGRADES, 20))).controls)
+    assert len(said) == 2
+    for sentence in said:
+        assert sentence.endswith(
+            "; not overlapping with the interval of precisionfp32: precisionbf16, so it makes a difference."
+        )
+
+
+def test_one_seed_a_net_has_no_interval_and_no_bar(study: Make) -> None:
+    single = {net: values[:1] for net, values in DEGRADES.items()}
+    found = summarise(precisions(study, single, single)).controls
+    assert sentences(found)[0].endswith("where there is one seed there is no interval, so this is descriptive only.")
+    bars = [line for line in controls_plot(found).axes.lines if len(line.get_xdata()) == 2]
+    with_seeds = summarise(precisions(study, DEGRADES)).controls
+    assert len([line for line in controls_plot(with_seeds).axes.lines if len(line.get_xdata()) == 2]) == len(bars) + 4
+
+
+def test_a_variant_of_one_kind_is_set_beside_the_other_kind_without_one(study: Make) -> None:
+    """Plain nets have no shortcut: each kind of shortcut has a gap to them, and no degradation of its own."""
+    folder = study({net: values for net, values in DEGRADES.items() if net[0] == "plain"})
+    residual = {net: values for net, values in DEGRADES.items() if net[0] == "residual"}
+    for option in "AB":
+        add_family(folder, f"shortcut{option}", residual, model={"shortcut": option})
+    found = summarise(folder).controls
+    assert [(control.variant, list(control.changes)) for control in found] == [
+        ("shortcutA", ["gap"]), ("shortcutB", ["gap"]),
+    ]  # fmt: skip
+
+
+def test_differences_between_other_depths_say_so(study: Make) -> None:
+    shallower = {net: values for net, values in DEGRADES.items() if net[1] == 8}
+    folder = precisions(study, {**shallower, ("plain", 20): [30, 31], ("residual", 20): [8, 9]})
+    first, _ = sentences(summarise(folder).controls)
+    assert "with precisionfp32 (at depths 8 and 44)" in first
+    assert "with precisionbf16 (at depths 8 and 20)" in first
+
+
+def test_what_varies_is_named(study: Make) -> None:
+    assert varied(summarise(precisions(study, DEGRADES)).nets) == "precision"
+
+
+def test_the_page_has_a_section_and_a_figure(study: Make) -> None:
+    folder = precisions(study, DEGRADES)
+    build_report(folder, folder.folder / "report")
+    page = (folder.folder / "report/index.html").read_text()
+    assert "<h2>Does it depend on precision?</h2>" in page
+    tip = "precisionbf16, plain minus residual, deepest (at depth 44): +55.0 points [+49.4, +60.6]"
+    assert f"<title>{tip}</title>" in page
+    assert (folder.folder / "report/figures/controls.png").exists()
+    assert "Does it depend on precision?" in (folder.folder / "report/summary.md").read_text()
+
+
+def test_a_study_that_varies_nothing_else_has_neither(study: Make) -> None:
+    folder = study(DEGRADES)
+    assert build_report(folder, folder.folder / "report").controls == []
+    assert "Does it depend" not in (folder.folder / "report/index.html").read_text()
+    assert not (folder.folder / "report/figures/controls.png").exists()
+
+
+def test_of_many_families_only_those_judged_have_bars_and_seeds(study: Make) -> None:
+    folder = precisions(study, DEGRADES)
+    add_family(folder, "precisionfp16", DEGRADES, train={"precision": "fp16"})
+    summary = summarise(folder)
+    axes = depth_plot(summary.nets, "running", summary.verdict.families, (6, 4)).axes
+    bars = {container.get_label(): container.has_yerr for container in axes.containers}
+    assert bars == {
+        "plain precisionfp32": True, "residual precisionfp32": True, "plain precisionbf16": False,
+        "plain precisionfp16": False, "residual precisionbf16": False, "residual precisionfp16": False,
+    }  # fmt: skip
+    assert list(bars)[:2] == summary.verdict.families
+    looks = {(c.lines[0].get_color(), c.lines[0].get_marker()) for c in axes.containers}
+    assert len(looks) == 6
