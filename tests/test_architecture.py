@@ -19,6 +19,7 @@ ROWS = [
     {"training"},
     {"executors", "display"},
     {"sweep", "bench"},
+    {"probing"},
     {"cli"},
     {"__main__"},
 ]

@@ -12,8 +12,8 @@ import typer
 from rich.table import Table
 
 import resexp
-from resexp.cli import bench, data
-from resexp.cli.options import AsJson, Config, DryRun, Eager, Results, Settings, all_settings, err, out
+from resexp.cli import bench, data, probe
+from resexp.cli.options import RESULTS, AsJson, Config, DryRun, Eager, Results, Settings, all_settings, err, out
 from resexp.errors import UserError
 from resexp.signals import EXIT_FAILED, EXIT_USAGE, Stop
 
@@ -32,8 +32,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(data.app, name="data")
-
-RESULTS = Path("results")
+app.add_typer(probe.app, name="probe")
 
 
 def _version(asked: bool) -> None:

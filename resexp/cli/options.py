@@ -20,6 +20,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be trai
 Results = Annotated[Path, typer.Option("--results", envvar="RESEXP_RESULTS", help="Where study folders lie.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
+RESULTS = Path("results")
+
 
 def all_settings(settings: list[str] | None, eager: bool, *more: str) -> list[str]:
     """What --set and the flags that stand for settings say."""

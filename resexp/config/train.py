@@ -18,8 +18,11 @@ class TrainConfig(Section):
     """The recipe. A step is one update on one batch (the paper's iteration)."""
 
     mechanics = frozenset({"log_every", "checkpoint_steps", "checkpoint_seconds", "device", "eager", "compile"})
-    added = {"bn_images": None}  # noqa: RUF012 - a ClassVar of Section
+    added = {"start": None, "bn_images": None}  # noqa: RUF012 - a ClassVar of Section
 
+    start: str | None = None
+    """Folder of a finished run of a shallower net: the net begins as that one, with identity blocks inserted (section
+    1). Default: He's random weights."""
     steps: Annotated[int, Field(ge=1)] = 64_000
     """Number of updates."""
     batch_size: Annotated[int, Field(ge=2)] = 128

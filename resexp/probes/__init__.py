@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from resexp.config import ModelConfig
 from resexp.probes.gradients import gradients
@@ -20,6 +22,8 @@ class Probe:
     """How a net is looked at, and which nets it makes no sense for."""
 
     take: Callable[[Subject], Probing]
+    says: Callable[[dict[str, Any]], str]
+    """The main number of what was found, in a few words."""
     refuses: Callable[[ModelConfig], str] = lambda model: ""
     """Why the probe makes no sense for a net; empty where it does."""
 
@@ -38,11 +42,42 @@ def _without_responses(model: ModelConfig) -> str:
     return ""
 
 
+def _gradients(found: dict[str, Any]) -> str:
+    first, *_, last = (layer["norm"] for layer in found["layers"])
+    return (
+        f"norm {found['norm']:.3g}, first layer {first:.3g}, last {last:.3g}; signal to noise {found['snr']:.3g}; "
+        f"neighbours at {found['distances'][2]} agree by {found['agreement'][2]:.2f}"
+    )
+
+
+def _signals(found: dict[str, Any]) -> str:
+    variances = [layer["variance"] for layer in found["layers"]]
+    return f"variance of a layer's output {min(variances):.3g} to {max(variances):.3g}"
+
+
+def _branches(found: dict[str, Any]) -> str:
+    ratios = [block["ratio"] for block in found["blocks"]]
+    return f"|F(x)| is {min(ratios):.2f} to {max(ratios):.2f} of |x|, median {statistics.median(ratios):.2f}"
+
+
+def _lesion(found: dict[str, Any]) -> str:
+    errors = [block["error"] for block in found["without"] if block["same"]]
+    if not errors:
+        return f"training error {found['intact']:.1%}; no block keeps its dimensions"
+    return f"training error {found['intact']:.1%}; without a block {statistics.median(errors):.1%} in the median"
+
+
+def _landscape(found: dict[str, Any]) -> str:
+    losses = [loss for row in found["loss"] for loss in row]
+    return f"loss {losses[len(losses) // 2]:.3g}, around it {min(losses):.3g} to {max(losses):.3g}"
+
+
 PROBES: dict[str, Probe] = {
-    "gradients": Probe(gradients),
-    "signals": Probe(signals),
-    "responses": Probe(responses, _without_responses),
-    "branches": Probe(branches, _without_branches),
-    "lesion": Probe(lesion, _without_blocks),
-    "landscape": Probe(landscape),
+    "gradients": Probe(gradients, _gradients),
+    "signals": Probe(signals, _signals),
+    "responses": Probe(responses, lambda found: f"mean over layers {found['mean_std']:.2f}", _without_responses),
+    "branches": Probe(branches, _branches, _without_branches),
+    "lesion": Probe(lesion, _lesion, _without_blocks),
+    "landscape": Probe(landscape, _landscape),
 }
+"""By the names that a study file has for them."""

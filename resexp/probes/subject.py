@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -53,16 +53,16 @@ class Subject:
 
 
 @torch.no_grad()
-def error_and_loss(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+def error_and_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
     """Training error, a fraction, and mean loss in eval mode."""
     model.eval()
-    wrong, loss = torch.zeros((), device=batches[0][1].device), torch.zeros((), device=batches[0][1].device)
+    found, images = [], 0
     for x, y in batches:
         logits = model(x)
-        wrong += (logits.argmax(1) != y).sum()
-        loss += F.cross_entropy(logits, y, reduction="sum")
-    images = sum(len(y) for _, y in batches)
-    return wrong.item() / images, loss.item() / images
+        found.append(torch.stack(((logits.argmax(1) != y).sum(), F.cross_entropy(logits, y, reduction="sum"))))
+        images += len(y)
+    wrong, loss = torch.stack(found).sum(0).tolist()
+    return wrong / images, loss / images
 
 
 @contextmanager
@@ -91,23 +91,23 @@ class Moments:
         self._squares = self._squares + x.square().sum(1)
 
     @property
-    def _of_channels(self) -> tuple[Tensor, Tensor]:
+    def of_channels(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance over images and positions, (C,) each."""
         mean, squares = torch.as_tensor(self._sum) / self.count, torch.as_tensor(self._squares) / self.count
-        return mean, squares
+        return mean, (squares - mean**2).clamp(min=0)
 
     @property
     def mean(self) -> float:
         """Over images, positions and channels."""
-        return self._of_channels[0].mean().item()
+        return float(self.of_channels[0].mean())
 
     @property
     def variance(self) -> float:
         """Over images, positions and channels."""
-        mean, squares = self._of_channels
-        return max(0.0, (squares.mean() - mean.mean() ** 2).item())
+        mean, variance = self.of_channels
+        return float(variance.mean() + mean.var(correction=0))
 
     @property
     def channel_std(self) -> float:
         """The standard deviation over images and positions, averaged over channels."""
-        mean, squares = self._of_channels
-        return (squares - mean**2).clamp(min=0).sqrt().mean().item()
+        return float(self.of_channels[1].sqrt().mean())

@@ -6,6 +6,8 @@ import copy
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -25,10 +27,15 @@ from resexp.training.trainer import Stopped, Trainer
 from resexp.training.work import Work, finish
 
 
+def subject_of(trainer: Trainer) -> Subject:
+    """The net of a run in training itself: what is done with it is done with the run."""
+    index = trainer.dataset.train_index
+    return Subject(trainer.config.model, trainer.model, trainer.images, trainer.labels, trainer.mean, index)
+
+
 def copy_of(trainer: Trainer) -> Subject:
     """The net of a run in training, as it is now."""
-    model, index = copy.deepcopy(trainer.model), trainer.dataset.train_index
-    return Subject(trainer.config.model, model, trainer.images, trainer.labels, trainer.mean, index)
+    return replace(subject_of(trainer), model=copy.deepcopy(trainer.model))
 
 
 def keep(run: Run, name: str, step: int, found: Probing, stop: Callable[[], bool]) -> Work[None]:
@@ -40,10 +47,15 @@ def keep(run: Run, name: str, step: int, found: Probing, stop: Callable[[], bool
             if stop():
                 raise Stopped
     except StopIteration as end:
-        result = {"probe": name, "step": step, "resexp": resexp.__version__, **end.value}
-    path = run.probe_path(name, step)
+        result, seconds = end.value, round(time.perf_counter() - began, 3)
+    write_record(run, {"probe": name, "step": step, **result, "seconds": seconds})
+
+
+def write_record(run: Run, record: dict[str, Any]) -> None:
+    """Keep what was found in the run folder."""
+    path = run.probe_path(record["probe"], record["step"])
     path.parent.mkdir(exist_ok=True)
-    write_atomic(path, json.dumps({**result, "seconds": round(time.perf_counter() - began, 3)}))
+    write_atomic(path, json.dumps({"resexp": resexp.__version__, **record}))
 
 
 def probe(

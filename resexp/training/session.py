@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +20,9 @@ from resexp.probes import PROBES
 from resexp.store import DataRecord, Manifest, Run, State, Status
 from resexp.study import load_run
 from resexp.training import checkpoint, manifest
+from resexp.training.handed import hand_down
 from resexp.training.hardware import choose, tune_process, with_stream
-from resexp.training.probing import copy_of, keep
+from resexp.training.probing import copy_of, keep, subject_of, write_record
 from resexp.training.trainer import Stopped, Trainer
 from resexp.training.work import Work, on_stream
 
@@ -78,6 +80,9 @@ class Session:
             self.evaluated, self.tested, self.best = state["evaluated"], state["tested"], state["best"]
             self.window = state["window"]
             metrics_bytes = state["metrics_bytes"]
+        elif self.config.train.start:
+            found = hand_down(Path(self.config.train.start), subject_of(self.trainer), len(self.dataset.classes))
+            write_record(run, found)
         size = run.metrics_path.stat().st_size if run.metrics_path.exists() else 0
         if size < metrics_bytes:
             raise UserError(

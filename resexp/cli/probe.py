@@ -1,0 +1,185 @@
+"""``resexp probe``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from resexp.cli.options import RESULTS, AsJson, Results, Settings, err, out
+from resexp.errors import UserError
+
+app = typer.Typer(
+    help="Look into nets: gradients, responses, lesions and more. The report shows what was found.",
+    no_args_is_help=True,
+)
+
+Targets = Annotated[list[str], typer.Argument(metavar="RUN_OR_CONFIG...", help="Run folders, study folders, studies.")]
+Runs = Annotated[list[str], typer.Argument(metavar="RUN_OR_STUDY...", help="Folders of finished runs, or of studies.")]
+Initial = Annotated[bool, typer.Option("--initial", help="The net as it was before training, made again by its seed.")]
+
+
+def _command(name: str, what: str) -> None:
+    def command(
+        target: Targets, initial: Initial = False, settings: Settings = None, as_json: AsJson = False,
+        results: Results = RESULTS,
+    ) -> None:  # fmt: skip
+        from resexp.probes import PROBES
+        from resexp.probing import targets
+        from resexp.signals import Stop
+        from resexp.study import load_run
+        from resexp.training.probing import probe
+        from resexp.training.trainer import Stopped
+
+        chosen = targets(target, initial=initial, settings=settings or [], results=results, say=_say)
+        stop, table, records = Stop().install(), Table("run", "step", name, "time"), []
+        for one in chosen:
+            reason = PROBES[name].refuses(load_run(one.run.config_path).model)
+            if reason and len(chosen) > 1:
+                err.print(f"{one.run.name}: left out, for {reason}", soft_wrap=True)
+                continue
+            try:
+                step = probe(one.run, name, initial=one.initial, stop=stop, say=_say)
+            except Stopped:
+                raise typer.Exit(stop.exit_code) from None
+            record = one.run.probes(name)[step]
+            records.append({"run": one.run.name, "folder": str(one.run.folder), **record})
+            table.add_row(one.run.name, f"{step:,}", PROBES[name].says(record), f"{record['seconds']:.1f} s")
+        _show(as_json, records, table)
+
+    command.__doc__ = what
+    app.command(name, epilog=f"Example: resexp probe {name} results/cpu-small")(command)
+
+
+for _name, _what in {
+    "gradients": "Norm and signal-to-noise ratio of the gradient by layer, and how those of neighbouring inputs agree.",
+    "signals": "Mean and variance of each layer's output.",
+    "responses": "Standard deviation of each 3x3 layer's response (Fig. 7).",
+    "branches": "Size of F(x) beside that of x in each residual block.",
+    "lesion": "Training error without each block, and with neighbours exchanged.",
+    "landscape": "Loss around the net, along two random directions.",
+}.items():
+    _command(_name, _what)
+
+
+@app.command(epilog="Example: resexp probe ensemble results/table6")
+def ensemble(target: Runs, as_json: AsJson = False) -> None:
+    """Test error of the mean logits of any set of finished runs, beside that of each."""
+    from resexp.ensemble import ensemble as average
+    from resexp.probing import finished_runs
+
+    found = average(finished_runs(target))
+    table = Table("run", "test error")
+    for run, error in zip(found.runs, found.errors, strict=True):
+        table.add_row(run.name, f"{error:.2%}")
+    table.add_section()
+    table.add_row("mean of the runs", f"{found.mean:.2%}")
+    table.add_row(f"ensemble of {len(found.runs)}", f"{found.error:.2%}")
+    _show(as_json, found.to_json(), table)
+
+
+@app.command("ten-crop", epilog="Example: resexp probe ten-crop results/figure6 --crop 28")
+def ten_crop(
+    target: Runs,
+    crop: Annotated[int | None, typer.Option(help="Pixels a side; default: 7/8 of the image, as 224 of 256.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Test error of finished runs over ten crops of each image: four corners, the centre, and their flips."""
+    from resexp.training.views import STRIDE, TenCrop
+
+    _views(target, as_json, lambda side: TenCrop(crop or max(STRIDE, side * 7 // 8 // STRIDE * STRIDE)))
+
+
+@app.command("multi-scale", epilog="Example: resexp probe multi-scale results/figure6 --sides 28,32,36")
+def multi_scale(
+    target: Runs,
+    sides: Annotated[str | None, typer.Option(help="Shorter sides, such as 28,32,36; default: 7/8, 1 and 9/8.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Test error of finished runs over several sizes of each image."""
+    from resexp.training.views import STRIDE, MultiScale
+
+    try:
+        named = tuple(int(side) for side in sides.split(",")) if sides else None
+    except ValueError:
+        raise UserError(f"--sides {sides}: expected numbers with commas between, such as 28,32,36") from None
+
+    def mode(side: int) -> MultiScale:
+        smaller, larger = side * 7 // 8 // STRIDE * STRIDE, -(-side * 9 // 8 // STRIDE) * STRIDE
+        return MultiScale(named or (smaller, side, larger))
+
+    _views(target, as_json, mode)
+
+
+def _views(names: list[str], as_json: bool, mode: Callable[[int], Any]) -> None:
+    from resexp.data import open_dataset
+    from resexp.probing import finished_runs
+    from resexp.study import load_run
+    from resexp.training.probing import write_record
+    from resexp.training.views import evaluate_run
+
+    runs = finished_runs(names)
+    if not runs:
+        raise UserError(f"{', '.join(names)}: no finished run there")
+    table, records = Table("run", "views", "single view", "several views"), []
+    for run in runs:
+        config = load_run(run.config_path)
+        side = min(open_dataset(config.data, _say).test()[0].shape[1:3])
+        record = evaluate_run(run, mode(side), _say)
+        write_record(run, {"probe": record["mode"], "step": config.train.steps, **record})
+        records.append({"run": run.name, "folder": str(run.folder), **record})
+        table.add_row(
+            run.name, str(record["views"]), f"{record['single_view_test_error']:.2%}", f"{record['test_error']:.2%}"
+        )
+    _show(as_json, records, table)
+
+
+@app.command(epilog="Example: resexp probe identity results/cpu-small/plain-8-f548436e/seed0 --depth 20")
+def identity(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    depth: Annotated[int, typer.Option(help="Layers of the deeper net.")],
+    settings: Settings = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time.")] = None,
+    as_json: AsJson = False,
+    results: Results = RESULTS,
+) -> None:
+    """Insert identity blocks into a trained net and go on training it, beside a fresh one: is what it had kept?
+
+    The deeper net computes what the shallower one does. Both are trained by the recipe of the run, but for --set.
+    """
+    from resexp.display import make_display
+    from resexp.probing import hand_on
+    from resexp.signals import EXIT_FAILED, Stop
+    from resexp.store import Run
+
+    stop = Stop().install()
+    run = Run(run_dir)
+    folder, found = hand_on(run, depth, settings or [], results, jobs=jobs, stop=stop, display=make_display(err))
+    if found is None:
+        err.print(f"{folder}: not finished; the same command continues, `resexp status {folder}` says more")
+        raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)
+    table = Table("clean training error of", "", title=f"{folder}", title_justify="left")
+    table.add_row(run.name, f"{found['handed_error']:.2%}")
+    table.add_row(
+        f"the same with identity blocks, depth {depth}",
+        f"{found['constructed_error']:.2%} ({found['changed_predictions']} of {found['images']:,} predictions changed, "
+        f"logits by {found['largest_logit_difference']:.1e} at most)",
+    )
+    table.add_row("that, trained on", f"{found['continued']['clean_train_error']:.2%}")
+    table.add_row("a fresh net of this depth", f"{found['fresh']['clean_train_error']:.2%}")
+    _show(as_json, found, table)
+
+
+def _say(line: str) -> None:
+    err.print(line, soft_wrap=True)
+
+
+def _show(as_json: bool, records: Any, table: Table) -> None:
+    if as_json:
+        print(json.dumps(records, indent=1))
+    else:
+        out.print(table)

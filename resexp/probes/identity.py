@@ -1,0 +1,121 @@
+"""The paper's founding argument, carried out: a deeper net that is a trained shallower one with identity blocks.
+
+"The added layers are identity mapping, and the other layers are copied from the learned shallower model": such a net
+has no higher training error than the shallower one (He et al. 2015, section 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resexp.config import ModelConfig
+from resexp.models.blocks import Block, PreactBlock
+from resexp.models.layers import BatchNorm
+from resexp.models.resnet import ResNet
+from resexp.probes.subject import Moments, error_and_loss, hooked
+
+Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+"""Batches of images and labels, as often as they are asked for."""
+
+
+def why_not(shallow: ModelConfig, deep: ModelConfig) -> str:
+    """Why `deep` can't be `shallow` with identity blocks inserted; empty if it can."""
+    if shallow.kind == "vgg":
+        return "VGG has no blocks"
+    if shallow.kind == "plain" and shallow.block == "bottleneck":
+        return "a plain bottleneck squeezes its input to a quarter of the channels, so it can be no identity"
+    if shallow.model_dump(exclude={"depth"}) != deep.model_dump(exclude={"depth"}):
+        return "the two nets differ in more than depth"
+    if shallow.depth >= deep.depth:
+        return f"{deep.depth} layers are not deeper than {shallow.depth}"
+    return ""
+
+
+@torch.no_grad()
+def deepen(shallow: ResNet, deep: ResNet, batches: Batches) -> None:
+    """Make `deep` compute what `shallow` does, in eval mode: the blocks of each stage are copied, and those that follow
+    are made identities. Where that takes BN's statistics, those over `batches` are used.
+
+    In a residual block F becomes zero. In a plain block each convolution hands on the pixel in its middle, and BN's
+    gain and bias undo its normalisation, of a batch in train mode nearly so; its ReLU changes nothing, for what comes
+    in has been through one.
+    """
+    inputs = _stage_outputs(shallow, batches)
+    for name in ("conv", "bn", "last", "fc"):
+        deep.get_submodule(name).load_state_dict(shallow.get_submodule(name).state_dict())
+    for ours, theirs, coming_in in zip(deep.stages, shallow.stages, inputs, strict=True):
+        blocks, known = list(ours), list(theirs)  # type: ignore[call-overload]
+        for block, copied in zip(blocks, known, strict=False):
+            block.load_state_dict(copied.state_dict())
+        for block in blocks[len(known) :]:
+            if block.shortcut is not None:
+                _silence(block)
+            else:
+                _hand_on(block, coming_in)
+
+
+def compare(shallow: nn.Module, deep: nn.Module, batches: Batches) -> dict[str, Any]:
+    """Training errors of the two nets, fractions, in eval mode; how many predictions differ, and logits at most."""
+    handed, _ = error_and_loss(shallow, batches())
+    constructed, _ = error_and_loss(deep, batches())
+    images, changed, largest = 0, 0, 0.0
+    with torch.no_grad():
+        for x, _ in batches():
+            images += len(x)
+            a, b = shallow(x), deep(x)
+            changed += int((a.argmax(1) != b.argmax(1)).sum())
+            largest = max(largest, float((a - b).abs().max()))
+    return {
+        "images": images,
+        "handed_error": handed,
+        "constructed_error": constructed,
+        "changed_predictions": changed,
+        "largest_logit_difference": largest,
+    }
+
+
+def _stage_outputs(model: ResNet, batches: Batches) -> list[Moments]:
+    model.eval()
+    found = [Moments() for _ in model.stages]
+    handles = [
+        stage.register_forward_hook(lambda module, inputs, output, moments=moments: moments.add(output))
+        for stage, moments in zip(model.stages, found, strict=True)
+    ]
+    with hooked(handles):
+        for x, _ in batches():
+            model(x)
+    return found
+
+
+def _silence(block: Block) -> None:
+    """Let F(x) be zero."""
+    last = block.get_submodule(f"bn{block.layers}")
+    if isinstance(block, PreactBlock) or not isinstance(last, BatchNorm):
+        last = _convolutions(block)[-1]
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
+
+
+def _hand_on(block: Block, coming_in: Moments) -> None:
+    """Let the layers of a plain block be identities for inputs with these statistics."""
+    mean, variance = coming_in.of_channels
+    for number, convolution in enumerate(_convolutions(block), 1):
+        nn.init.dirac_(convolution.weight)
+        if convolution.bias is not None:
+            nn.init.zeros_(convolution.bias)
+        norm = block.get_submodule(f"bn{number}")
+        if isinstance(norm, BatchNorm):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+            norm.bias.copy_(norm.running_mean)
+            norm.weight.copy_((norm.running_var + norm.eps).sqrt())
+
+
+def _convolutions(block: Block) -> list[nn.Conv2d]:
+    return [m for name, m in block.named_modules() if isinstance(m, nn.Conv2d) and name.startswith("conv")]

@@ -1,0 +1,52 @@
+"""A run that begins where a shallower one ended: its net is the shallower one's with identity blocks inserted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from resexp.config import ModelConfig, RunConfig
+from resexp.errors import UserError
+from resexp.models import ResNet, build_model
+from resexp.probes import Subject
+from resexp.probes.identity import compare, deepen, why_not
+from resexp.store import Run
+from resexp.study import load_run
+from resexp.training import checkpoint
+
+
+def check(start: Run, deep: ModelConfig) -> RunConfig:
+    """The configuration of the run to start from. Raises UserError where a net like `deep` can't."""
+    if not start.config_path.exists():
+        raise UserError(f"{start.folder}: no run folder to start from (no config.yaml)")
+    config = load_run(start.config_path)
+    if (state := start.status().state) != "finished":
+        raise UserError(f"{start.folder}: {state}; only what a finished run has learnt can be handed on")
+    if reason := why_not(config.model, deep):
+        raise UserError(f"{start.folder}: {reason}; name another run or another depth")
+    return config
+
+
+def hand_down(start: Path, subject: Subject, classes: int) -> dict[str, Any]:
+    """Make the net of `subject` compute what that of the finished run in `start` does.
+
+    Returns how well it does, on all images that are trained on: see `probes.identity.compare`. Raises UserError where
+    it can't be done.
+    """
+    run = Run(start)
+    config = check(run, subject.config)
+    _, weights = checkpoint.final_weights(run)
+    shallow, deep = build_model(config.model, classes), subject.model
+    shallow.load_state_dict(weights)
+    shallow.to(subject.images.device)
+    assert isinstance(shallow, ResNet)
+    assert isinstance(deep, ResNet)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        return subject.split(len(subject.index))
+
+    deepen(shallow, deep, batches)
+    return {"probe": "identity", "step": 0, "from": str(start), **compare(shallow, deep, batches)}
