@@ -46,10 +46,18 @@ def prepare(chosen: Sequence[tuple[Cell, Run]], say: Callable[[str], None]) -> s
     """
     devices = {hardware.choose_device(cell.config.train) for cell, _ in chosen}
     fingerprints: dict[DataConfig, str] = {}
+    sides: dict[DataConfig, int] = {}
     for cell, run in chosen:
         data = cell.config.data
         if data not in fingerprints:
-            fingerprints[data] = open_dataset(data, say).fingerprint
+            dataset = open_dataset(data, say)
+            fingerprints[data] = dataset.fingerprint
+            sides[data] = min(dataset.train()[0].shape[1:3])
+        if sides[data] < cell.config.model.smallest_side:
+            raise UserError(
+                f"{cell.label}: images of {sides[data]} pixels a side, and it needs {cell.config.model.smallest_side}; "
+                f"set data.resize"
+            )
         before = run.manifest()
         if before and before.data.fingerprint != fingerprints[data]:
             raise UserError(

@@ -44,6 +44,13 @@ class RunConfig(Section):
     probes: ProbesConfig = ProbesConfig()
     seed: Seed = 0
 
+    @field_validator("train")
+    @classmethod
+    def _only_bn_has_statistics(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
+        if train.bn_images and "model" in info.data and info.data["model"].norm != "batch":
+            raise ValueError("bn_images is about BN's statistics, and this net has no BN; leave it out")
+        return train
+
     @field_validator("probes")
     @classmethod
     def _probes_within_steps(cls, probes: ProbesConfig, info: ValidationInfo) -> ProbesConfig:

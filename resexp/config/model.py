@@ -60,6 +60,11 @@ class ModelConfig(Section):
     """Stochastic depth: how often the last branch is left out of a step; earlier ones less (arXiv 1603.09382: 0.5)."""
 
     @property
+    def smallest_side(self) -> int:
+        """The fewest pixels a side that an image may have: VGG halves it five times."""
+        return 32 if self.kind == "vgg" else 1
+
+    @property
     def stages(self) -> tuple[int, ...]:
         """Blocks in each stage."""
         return depths.stages(self.kind, self.layout, self.block, self.depth)

@@ -55,6 +55,7 @@ def tune_process(threads: int | None) -> None:
 
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # queues; with 8, streams of a larger pack share them
     torch.backends.cudnn.benchmark = True  # shapes never change: the search for the fastest kernels pays
+    torch.backends.cudnn.allow_tf32 = False  # "fp32" is fp32, or there is nothing to check bf16 and fp16 against
 
 
 def choose(

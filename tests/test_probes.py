@@ -1,0 +1,493 @@
+"""Probes: their numbers against slow, straightforward computation, and that training does not notice them."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor
+from torch.nn import functional as F
+
+from resexp.cli import main
+from resexp.config import ModelConfig
+from resexp.errors import UserError
+from resexp.models import build_model
+from resexp.models.layers import BatchNorm
+from resexp.probes import PROBES, Subject
+from resexp.probes.gradients import BATCHES
+from resexp.probes.identity import compare, deepen, why_not
+from resexp.probes.subject import Moments
+from resexp.store import Run, StudyFolder
+from resexp.study import load, load_run
+from resexp.sweep import create
+from resexp.training.probing import probe
+from resexp.training.train import train
+from tests.conftest import TINY
+
+Resexp = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def subject(images: int = 64, side: int = 8, **config: Any) -> Subject:
+    """A random net whose BN has statistics unlike those it began with, and random images."""
+    torch.manual_seed(1)
+    model_config = ModelConfig(**{"depth": 8, "width": 4, **config})
+    model = build_model(model_config)
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.running_mean.normal_(std=0.2)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(std=0.2)
+    pixels = torch.randint(0, 256, (images, side, side, 3), dtype=torch.uint8)
+    mean = pixels.float().mean(0) / 255
+    return Subject(model_config, model, pixels, torch.randint(0, 10, (images,)), mean, np.arange(images))
+
+
+def take(name: str, of: Subject) -> dict[str, Any]:
+    work = PROBES[name].take(of)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            found: dict[str, Any] = end.value
+            json.dumps(found)  # it can be written
+            return found
+
+
+def by_name(rows: list[dict[str, Any]], key: str = "layer") -> dict[str, dict[str, Any]]:
+    return {row[key]: row for row in rows}
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def test_gradients_are_those_of_each_batch() -> None:
+    of = subject(images=256)
+    found = take("gradients", of)
+    of.model.train()
+    gradients = []
+    for x, y in of.batches(BATCHES, 128):
+        of.model.zero_grad()
+        F.cross_entropy(of.model(x), y).backward()
+        gradients.append(of.model.get_submodule("stages.1.0.conv1").weight.grad.double().flatten().clone())
+    each = torch.stack(gradients)
+    row = by_name(found["layers"])["stages.1.0.conv1"]
+    assert row["norm"] == pytest.approx(each.square().sum(1).mean().sqrt().item(), rel=1e-4)
+    noise = each.var(0, correction=1).sum().item()
+    signal = each.mean(0).square().sum().item() - noise / BATCHES
+    assert row["snr"] == pytest.approx(signal / noise, rel=1e-3)
+    assert [row["layer"] for row in found["layers"]][::7] == ["conv", "fc"]
+
+
+def test_neighbours_agree_less_the_further_they_are() -> None:
+    agreement = take("gradients", subject())["agreement"]
+    assert agreement == sorted(agreement, reverse=True)
+    assert agreement[0] > 0.9
+
+
+def test_signals_are_the_moments_of_each_output() -> None:
+    of = subject(images=250)
+    found = take("signals", of)
+    outputs: dict[str, Tensor] = {}
+    for name in ("stages.0.0.conv2", "stages.2.0"):
+        of.model.get_submodule(name).register_forward_hook(lambda m, i, out, name=name: outputs.update({name: out}))
+    ((x, _),) = of.batches(1, 250)
+    of.model.train()(x)
+    conv, block = outputs["stages.0.0.conv2"], outputs["stages.2.0"]
+    row = by_name(found["layers"])["stages.0.0.conv2"]
+    assert (row["mean"], row["variance"]) == pytest.approx(
+        (conv.mean().item(), conv.var(correction=0).item()), rel=1e-4
+    )
+    assert by_name(found["blocks"])["stages.2.0"]["variance"] == pytest.approx(block.var(correction=0).item(), rel=1e-4)
+
+
+def test_responses_are_taken_after_bn_and_before_relu_and_addition() -> None:
+    of = subject(images=250)
+    found = take("responses", of)
+    ((x, _),) = of.batches(1, 250)
+    model: Any = of.model.eval()
+    stem = model.bn(model.conv(x))
+    block = model.stages[0][0]
+    response = block.branch(F.relu(stem))
+    rows = by_name(found["layers"])
+    assert rows["conv"]["std"] == pytest.approx(stem.std(correction=0).item(), rel=1e-4)
+    assert rows["stages.0.0.conv2"]["std"] == pytest.approx(response.std(correction=0).item(), rel=1e-4)
+    of_channels = response.transpose(0, 1).flatten(1).std(1, correction=0).mean().item()
+    assert rows["stages.0.0.conv2"]["channel_std"] == pytest.approx(of_channels, rel=1e-4)
+    assert len(rows) == 7  # the 3x3 layers of depth 8: all but the last layer
+    assert found["mean_std"] == pytest.approx(np.mean([row["std"] for row in found["layers"]]))
+
+
+@pytest.mark.parametrize("config", [{"block": "bottleneck", "depth": 11}, {"norm": "fixup"}, {"norm": "none"}])
+def test_responses_of_other_blocks_are_those_of_their_3x3_layers(config: dict[str, Any]) -> None:
+    found = take("responses", subject(**config))
+    assert len(found["layers"]) == (4 if "block" in config else 7)
+
+
+def test_branches_are_measured_beside_their_shortcuts() -> None:
+    of = subject(images=250, depth=14)
+    found = by_name(take("branches", of)["blocks"], "block")
+    model: Any = of.model.eval()
+    ((x, _),) = of.batches(1, 250)
+    x = F.relu(model.bn(model.conv(x)))
+    block = model.stages[0][0]
+    row = found["stages.0.0"]
+    assert row["branch"] == pytest.approx(block.branch(x).square().sum((1, 2, 3)).mean().sqrt().item(), rel=1e-4)
+    assert row["shortcut"] == pytest.approx(x.square().sum((1, 2, 3)).mean().sqrt().item(), rel=1e-4)
+    assert row["ratio"] == pytest.approx(row["branch"] / row["shortcut"])
+
+
+@pytest.mark.parametrize("kind", ["plain", "residual", "preact"])
+def test_a_lesion_leaves_out_one_block_and_mends_it(kind: str) -> None:
+    of = subject(kind=kind, depth=20, images=250)
+    before = {name: value.clone() for name, value in of.model.state_dict().items()}
+    found = take("lesion", of)
+    ((x, y),) = of.batches(1, 250)
+    model: Any = of.model.eval()
+
+    def error(skipped: int | None) -> float:
+        h = F.relu(model.bn(model.conv(x)))
+        for number, block in enumerate([block for stage in model.stages for block in stage]):
+            if number != skipped:
+                h = block(h)
+            elif kind == "residual":
+                h = F.relu(block.shortcut(h))
+            elif kind == "preact":
+                h = block.shortcut(h)
+        return float((model.fc(model.last(h).mean((2, 3))).argmax(1) != y).float().mean())
+
+    without = by_name(found["without"], "block")
+    assert found["intact"] == pytest.approx(error(None))
+    assert without["stages.0.1"]["error"] == pytest.approx(error(1))
+    assert without["stages.2.2"]["error"] == pytest.approx(error(8))
+    assert [row["block"] for row in found["without"] if not row["same"]] == (
+        [] if kind == "plain" else ["stages.1.0", "stages.2.0"]
+    )
+    assert [row["block"] for row in found["swapped"]] == ["stages.0.1", "stages.0.2", "stages.1.2", "stages.2.2"]
+    assert all(torch.equal(value, before[name]) for name, value in of.model.state_dict().items())
+
+
+def test_the_landscape_has_the_net_in_its_middle_and_directions_of_its_own_norms() -> None:
+    of = subject(images=250)
+    ((x, y),) = of.batches(1, 250)
+    with torch.no_grad():
+        loss = F.cross_entropy(of.model.eval()(x), y).item()
+    norms = of.model.get_submodule("stages.0.0.conv1").weight.detach().flatten(1).norm(dim=1)
+    found = take("landscape", of)
+    assert found["loss"][8][8] == pytest.approx(loss, rel=1e-5)
+    assert found["steps"][8] == 0
+    assert (len(found["loss"]), len(found["loss"][0])) == (17, 17)
+    # It ends in the corner w + a + b; two random directions of as many numbers are nearly at right angles.
+    corner = of.model.get_submodule("stages.2.0.conv2").weight.detach().norm()
+    original = subject(images=250).model.get_submodule("stages.2.0.conv2").weight.detach().norm()
+    assert (corner / original).item() == pytest.approx(3**0.5, rel=0.05)
+    assert len(norms) == 4
+
+
+def test_moments_of_pieces_are_those_of_the_whole() -> None:
+    x = torch.randn(10, 3, 4, 4) * torch.tensor([1.0, 2.0, 3.0])[:, None, None] + 5
+    moments = Moments()
+    for piece in x.split(4):
+        moments.add(piece)
+    assert moments.mean == pytest.approx(x.mean().item())
+    assert moments.variance == pytest.approx(x.var(correction=0).item(), rel=1e-5)
+
+
+# -- identity blocks --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"kind": "plain"},
+        {"kind": "plain", "norm": "none"},
+        {"kind": "residual"},
+        {"kind": "residual", "shortcut": "B"},
+        {"kind": "residual", "branch": "rezero", "norm": "none"},
+        {"kind": "residual", "norm": "fixup"},
+        {"kind": "preact"},
+        {"kind": "residual", "block": "bottleneck", "depth": 11},
+    ],
+)
+def test_the_deeper_net_computes_what_the_shallower_one_does(config: dict[str, Any]) -> None:
+    of = subject(images=500, **config)
+    depth = 2 * of.config.depth - 2 + of.config.depth
+    deeper = ModelConfig(**{"width": 4, **config, "depth": depth})
+    deep: Any = build_model(deeper)
+    assert why_not(of.config, deeper) == ""
+
+    def batches() -> Any:
+        return of.split(500)
+
+    deepen(of.model, deep, batches)  # type: ignore[arg-type]
+    found = compare(of.model, deep, batches)
+    assert found["changed_predictions"] == 0
+    assert found["constructed_error"] == found["handed_error"]
+    exact = config["kind"] != "plain" or config.get("norm") == "none"
+    assert found["largest_logit_difference"] <= (0.0 if exact else 1e-5)
+
+
+def test_in_train_mode_a_plain_identity_is_nearly_one() -> None:
+    """Its gain and bias are the statistics of what comes in, so that training begins where the shallower net ended."""
+    of = subject(images=500, kind="plain")
+    for norm in of.model.modules():
+        if isinstance(norm, BatchNorm):
+            norm.reset_running_stats()
+            norm.momentum = 1.0
+    ((x, _),) = of.batches(1, 500)
+    of.model.train()(x)  # statistics are now those of these images
+    deep: Any = build_model(ModelConfig(kind="plain", depth=14, width=4))
+    deepen(of.model, deep, lambda: of.split(500))  # type: ignore[arg-type]
+    with torch.no_grad():
+        assert (deep.train()(x) - of.model.train()(x)).abs().max() < 0.05
+
+
+def test_what_cannot_be_an_identity() -> None:
+    plain = {"kind": "plain", "block": "bottleneck"}
+    assert "squeezes" in why_not(ModelConfig(**plain, depth=11), ModelConfig(**plain, depth=20))
+    assert "not deeper" in why_not(ModelConfig(depth=20), ModelConfig(depth=20))
+    assert "more than depth" in why_not(ModelConfig(depth=8), ModelConfig(depth=20, width=8))
+
+
+# -- in training ------------------------------------------------------------------------------------------------------
+
+ALL = {name: [0, 6, -1] for name in ("gradients", "signals", "responses", "branches", "lesion")}
+
+
+def metrics(run: Run) -> list[dict[str, Any]]:
+    return [
+        {k: v for k, v in line.items() if k not in ("images_per_second", "train_seconds")} for line in run.metrics()
+    ]
+
+
+def weights(run: Run) -> dict[str, Tensor]:
+    state = torch.load(_payload(run), weights_only=True)
+    found: dict[str, Tensor] = state["trainer"]["model"]
+    return found
+
+
+def _payload(run: Run) -> Any:
+    return io.BytesIO(run.checkpoint_path.read_bytes().split(b"\n", 1)[1])
+
+
+@pytest.fixture
+def make(write_study: Callable[..., Path]) -> Callable[..., Run]:
+    """Create the run of a tiny study."""
+
+    def run(results: str = "results", **sections: Any) -> Run:
+        study, (cell,) = load(str(write_study(**sections)))
+        return create(study, cell, Path(results), print)
+
+    return run
+
+
+def test_training_does_not_notice_probes(make: Callable[..., Run]) -> None:
+    probed, bare = make("with", probes=ALL), make("without")
+    assert probed.folder.relative_to("with") == bare.folder.relative_to("without")  # probes are no part of the recipe
+    assert train(probed).state == train(bare).state == "finished"
+    assert metrics(probed) == metrics(bare)
+    a, b = weights(probed), weights(bare)
+    assert all(torch.equal(a[name], b[name]) for name in b)
+    assert {path.name for path in probed.folder.glob("probes/*")} == {f"{n}-{s}.json" for n in ALL for s in (0, 6, 12)}
+
+
+def test_a_probe_in_training_finds_what_one_of_the_finished_run_finds(make: Callable[..., Run]) -> None:
+    run = make(probes={"gradients": [0, -1], "responses": [-1]})
+    assert train(run).state == "finished"
+    for name, step, initial in (("gradients", 0, True), ("gradients", 12, False), ("responses", 12, False)):
+        in_training = run.probes(name)[step]
+        run.probe_path(name, step).unlink()
+        assert probe(run, name, initial=initial) == step
+        assert {**run.probes(name)[step], "seconds": 0} == {**in_training, "seconds": 0}
+
+
+def test_a_run_stopped_in_a_probe_takes_it_again(make: Callable[..., Run]) -> None:
+    whole, run = make("whole", probes={"lesion": [-1]}), make("parts", probes={"lesion": [-1]})
+    assert train(whole).state == "finished"
+    asked = 0
+
+    def stop() -> bool:
+        """A few pieces after the last step, where only the probe and the test are left."""
+        nonlocal asked
+        asked += bool(run.metrics() and run.metrics()[-1]["event"] == "eval" and run.metrics()[-1]["step"] == 12)
+        return asked > 2
+
+    assert train(run, stop=stop).state == "interrupted"
+    assert not run.probes("lesion")
+    assert train(run).state == "finished"
+    assert {**run.probes("lesion")[12], "seconds": 0} == {**whole.probes("lesion")[12], "seconds": 0}
+    assert metrics(run) == metrics(whole)
+
+
+@pytest.mark.parametrize("model", [{"drop_path": 0.5}, {"norm": "fixup"}, {"branch": "rezero"}, {"kind": "preact"}])
+def test_every_kind_of_net_resumes_bit_for_bit(model: dict[str, Any], make: Callable[..., Run]) -> None:
+    whole, parts = (make(results, model=model, train={"checkpoint_steps": 5}) for results in ("whole", "parts"))
+    assert train(whole).state == "finished"
+    assert train(parts, stop=lambda: parts.status().step >= 5).state == "interrupted"
+    assert train(parts).state == "finished"
+    a, b = weights(whole), weights(parts)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert metrics(whole) == metrics(parts)
+
+
+# -- from the command line --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of a plain and a residual net, trained."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("RESEXP_DATA", str(folder / "data-home"))
+        (folder / "tiny.yaml").write_text(yaml.safe_dump({**TINY, "grid": {"model.kind": ["plain", "residual"]}}))
+        study, cells = load("tiny.yaml")
+        for cell in cells:
+            assert train(create(study, cell, Path("results"), print)).state == "finished"
+    return folder
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path: Path) -> dict[str, Path]:
+    """A copy of that study, by kind of net."""
+    shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
+    return {path.parent.name.partition("-")[0]: path for path in Path("results").glob("tiny/*/seed0")}
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Run a command in this process; returns its exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> Any:
+        monkeypatch.setattr("sys.argv", ["resexp", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def test_probe_of_a_study_leaves_out_nets_that_it_makes_no_sense_for(call: Resexp, trained: dict[str, Path]) -> None:
+    done = call("probe", "branches", "results/tiny", "--json")
+    assert done.returncode == 0
+    assert "plain-8 seed 0: left out, for a plain net has no residual branches" in done.stderr
+    (record,) = json.loads(done.stdout)
+    assert record["run"] == "residual-8 seed 0"
+    assert record == {
+        "run": record["run"],
+        "folder": record["folder"],
+        **Run(trained["residual"]).probes("branches")[12],
+    }
+
+
+def test_probe_of_a_study_file_looks_at_untrained_nets(call: Resexp, write_study: Callable[..., Path]) -> None:
+    done = call("probe", "gradients", write_study(), "--set", "model.depth=14", "--json")
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads(done.stdout)
+    assert (record["run"], record["step"], len(record["layers"])) == ("residual-14 seed 0", 0, 14)
+
+
+def test_identity_blocks_handed_on_and_trained(call: Resexp, trained: dict[str, Path]) -> None:
+    done = call("probe", "identity", trained["plain"], "--depth", 14, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["handed_error"] == Run(trained["plain"]).status().clean_train_error
+    assert found["constructed_error"] == found["handed_error"]
+    study = StudyFolder(Path("results/identity-plain-8-seed0-to-14"))
+    assert [run.label for run in study.runs()] == ["plain-14-continued", "plain-14-fresh"]
+    continued, fresh = (load_run(run.config_path).train for run in study.runs())
+    assert continued.model_copy(update={"start": None}) == fresh
+
+
+def test_views_and_ensembles(call: Resexp, trained: dict[str, Path]) -> None:
+    assert "4 pixels" not in call("probe", "ten-crop", "results/tiny").stdout
+    run = Run(trained["plain"])
+    record = run.probes("ten-crop")[12]
+    assert (record["crop"], record["views"]) == (4, 10)
+    assert record["single_view_test_error"] == run.status().test_error
+    assert call("probe", "multi-scale", trained["plain"], "--sides", "8,12").returncode == 0
+    assert run.probes("multi-scale")[12]["sides"] == [8, 12]
+    found = json.loads(call("probe", "ensemble", "results/tiny", "--json").stdout)
+    assert [member["test_error"] for member in found["members"]] == [
+        Run(trained[kind]).status().test_error for kind in ("plain", "residual")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["branches", "{plain}"], "a plain net has no residual branches, so there is nothing to probe for branches"),
+        (["gradients", "results"], "results: neither a run folder (config.yaml) nor a study folder"),
+        (["gradients", "nowhere"], "nowhere: no such file"),
+        (["gradients", "{plain}", "--set", "model.depth=14"], "--set goes with a study file"),
+        (["ensemble", "{plain}"], "an ensemble needs two runs or more"),
+        (["ensemble", "{plain}", "{plain}"], "named twice"),
+        (["ten-crop", "{plain}", "--crop", "9"], "a crop of 9 pixels from images of 8x8"),
+        (["multi-scale", "{plain}", "--sides", "8;12"], "expected numbers with commas between"),
+        (["identity", "{plain}", "--depth", "8"], "8 layers are not deeper than 8"),
+        (["identity", "{plain}", "--depth", "15"], "must be 6n+2"),
+        (["identity", "results/nowhere", "--depth", "14"], "results/nowhere/config.yaml"),
+    ],
+)
+def test_bad_input_is_one_line(call: Resexp, trained: dict[str, Path], arguments: list[str], says: str) -> None:
+    done = call("probe", *(argument.format(**trained) for argument in arguments))
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_run_without_a_checkpoint(call: Resexp, trained: dict[str, Path]) -> None:
+    (trained["plain"] / "checkpoint.pt").unlink()
+    done = call("probe", "signals", trained["plain"])
+    assert done.returncode == 2
+    assert "no checkpoint.pt, so there are no weights" in done.stderr
+
+
+def test_a_start_that_is_not_finished_is_refused_before_training(
+    call: Resexp, write_study: Callable[..., Path], trained: dict[str, Path]
+) -> None:
+    study = write_study(model={"depth": 14, "kind": "plain"}, train={"start": "results/nowhere"})
+    done = call("train", "--config", study)
+    assert done.returncode == 2
+    assert "results/nowhere: no run folder to start from" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("probes", "says"),
+    [
+        ({"gradients": [13]}, "step 13 is beyond train.steps, 12"),
+        ({"gradient": [0]}, "unknown key, got [0]; allowed: gradients"),
+        ({"lesion": 3}, "probes.lesion: "),
+    ],
+)
+def test_mistakes_in_the_probes_section(
+    call: Resexp, write_study: Callable[..., Path], probes: dict[str, Any], says: str
+) -> None:
+    done = call("sweep", "--config", write_study(probes=probes))
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "tiny.yaml" in done.stderr
+
+
+def test_a_damaged_record_is_named(trained: dict[str, Path]) -> None:
+    run = Run(trained["plain"])
+    run.probe_path("signals", 12).parent.mkdir()
+    run.probe_path("signals", 12).write_text("{")
+    with pytest.raises(UserError, match=r"signals-12.json: damaged; delete it"):
+        run.probes("signals")
+
+
+def test_of_a_vgg_is_said_what_can_be_said() -> None:
+    of = subject(kind="vgg", depth=16, side=32, width=1, images=8)
+    assert len(take("signals", of)["layers"]) == 16
+    assert PROBES["lesion"].refuses(of.config) == "VGG has no blocks"
