@@ -57,13 +57,13 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
     document.data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("._-") or "study")
     errors: dict[str, None] = {}
     try:
-        study = _validated(Study, document)
+        study = validated(Study, document)
     except UserError as error:
         errors.update(dict.fromkeys(error.args))
         # Mistakes in the base must not hide those of the grid over it.
         frame = {key: value for key, value in document.data.items() if key not in ("data", "model", "train")}
         try:
-            study = _validated(Study, Document(frame, document.places))
+            study = validated(Study, Document(frame, document.places))
         except UserError:
             raise error from None
     varied = {key for product in study.grid for key in product}
@@ -74,7 +74,7 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
     cells: list[tuple[dict[str, Any], RunConfig]] = []
     for choice, cell_document in _expand(study, document):
         try:
-            cells.append((choice, _validated(RunConfig, cell_document)))
+            cells.append((choice, validated(RunConfig, cell_document)))
         except UserError as error:
             errors.update(dict.fromkeys(error.args))
     if errors:
@@ -92,7 +92,7 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
 
 def load_run(path: Path) -> RunConfig:
     """Read the config.yaml of a run folder. Raises UserError where it is not the one the folder was made for."""
-    config = _validated(RunConfig, yamlfile.read(path))
+    config = validated(RunConfig, yamlfile.read(path))
     if config.folder != Path(*path.absolute().parent.parts[-2:]):
         raise UserError(
             f"{path}: was changed: it describes {config.folder}; restore it, or make a study file for the new recipe"
@@ -165,7 +165,8 @@ def _labels(cells: list[tuple[dict[str, Any], RunConfig]]) -> list[str]:
     return labels
 
 
-def _validated(model: type[ModelT], document: Document) -> ModelT:
+def validated(model: type[ModelT], document: Document) -> ModelT:
+    """`document` as a `model`. Raises UserError with one line, and its place, for every mistake."""
     try:
         return model.model_validate(document.data)
     except ValidationError as error:

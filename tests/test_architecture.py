@@ -10,11 +10,11 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "resexp"
 
 ROWS = [
-    {"errors", "signals", "machine"},
+    {"errors", "signals", "machine", "outline"},
     {"files", "config"},
     {"yamlfile"},
     {"study", "store", "paper"},
-    {"models", "data", "report"},
+    {"models", "data", "report", "nets"},
     {"training"},
     {"executors", "display"},
     {"sweep", "bench"},
