@@ -34,7 +34,7 @@ def describe(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NET]...",
+            metavar="NET",
             help="KIND-DEPTH, for ImageNet imagenet/KIND-DEPTH, and words behind it for shortcut, block, norm, branch: "
             "plain-20, preact-164-bottleneck, imagenet/residual-34-B, vgg-16.",
         ),
