@@ -169,7 +169,7 @@ def _labels(cells: list[tuple[dict[str, Any], RunConfig]]) -> list[str]:
 
 
 def validated(model: type[ModelT], document: Document) -> ModelT:
-    """A section of a document. Raises UserError with one line for every mistake."""
+    """`document` as a `model`. Raises UserError with one line, and its place, for every mistake."""
     try:
         return model.model_validate(document.data)
     except ValidationError as error:

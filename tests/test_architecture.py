@@ -10,11 +10,11 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "resexp"
 
 ROWS = [
-    {"errors", "signals", "machine"},
+    {"errors", "signals", "machine", "outline"},
     {"files", "config"},
     {"yamlfile", "logits"},
     {"study", "store", "paper"},
-    {"models", "data", "report", "ensemble"},
+    {"models", "data", "report", "ensemble", "nets"},
     {"probes"},
     {"training"},
     {"executors", "display"},

@@ -19,7 +19,7 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.mark.parametrize(
-    "verb", ["train", "sweep", "status", "report", "schema", "data fetch", "data verify", "data info"]
+    "verb", ["train", "sweep", "status", "report", "describe", "schema", "data fetch", "data verify", "data info"]
 )
 def test_every_command_has_help_with_an_example(resexp: Cli, verb: str) -> None:
     done = resexp(*verb.split(), "--help")
@@ -51,6 +51,9 @@ def test_the_schema_is_printed(resexp: Cli) -> None:
         (["status"], "results: no study here yet; run `resexp sweep` first"),
         (["status", "nowhere"], "nowhere: not a study folder"),
         (["report"], "results: no study here yet"),
+        (["describe"], "describe: give either nets, such as plain-20 residual-20, or --config FILE"),
+        (["describe", "plain-20", "--config", "quickstart"], "describe: give either nets"),
+        (["describe", "plain-20", "--svg", "nowhere/nets.svg"], "No such file or directory"),
         (["data", "verify"], "CIFAR-10 is not here; run `resexp data fetch`"),
         (["sweep", "--config", "cifar10/resnet20"], "CIFAR-10 is not here; run `resexp data fetch`"),
         (["sweep", "--set", "train.device=cuda:99"], "train.device: cuda:99 asked for, but"),

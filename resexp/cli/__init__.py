@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 import resexp
-from resexp.cli import bench, data, probe
+from resexp.cli import bench, data, describe, probe
 from resexp.cli.options import RESULTS, AsJson, Config, DryRun, Eager, Results, Settings, all_settings, err, out
 from resexp.errors import UserError
 from resexp.signals import EXIT_FAILED, EXIT_USAGE, Stop
@@ -243,6 +243,7 @@ def report(
 
 
 app.command(epilog="Example: resexp bench --depths 20,110 --packs 1,4 --out results/bench")(bench.bench)
+app.command(epilog="Example: resexp describe plain-20 residual-20 --svg nets.svg")(describe.describe)
 
 
 @app.command(epilog="Example: resexp schema > study.schema.json")

@@ -1,26 +1,44 @@
-"""What a net costs: parameters, multiply-adds and activations, counted on a net without memory."""
+"""What a net costs: parameters, multiply-adds and activations, summed over its layers."""
 
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-
 from resexp.config import ModelConfig
-from resexp.models import build_model
+from resexp.models.trace import trace
+from resexp.outline import Layer
 
 
 @dataclass(frozen=True)
 class Summary:
     """Counts of one net for one image."""
 
-    parameters: int
-    multiply_adds: int
-    """Of convolutions and fully connected layers in one forward pass, as the paper counts FLOPs (Table 1)."""
-    activations: int
-    """Numbers that its convolutions put out."""
+    layers: tuple[Layer, ...]
+    """In the order in which an image meets them."""
+
+    @functools.cached_property
+    def parameters(self) -> int:
+        """All that is trained."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @functools.cached_property
+    def multiply_adds(self) -> int:
+        """Of convolutions and fully connected layers in one forward pass, as the paper counts FLOPs (Table 1)."""
+        return sum(layer.multiply_adds for layer in self.layers)
+
+    @functools.cached_property
+    def activations(self) -> int:
+        """Numbers that its convolutions put out."""
+        return sum(math.prod(layer.output) for layer in self.layers if layer.kind == "conv")
+
+    @property
+    def receptive_field(self) -> int:
+        """Pixels a side of the image that one output of the last convolution sees."""
+        fields = [layer.receptive_field for layer in self.layers if layer.kind == "conv" and not layer.on_shortcut]
+        assert fields[-1] is not None
+        return fields[-1]
 
     def step_flops(self, batch: int) -> float:
         """Floating-point operations of one training step: forward, and twice as much backward."""
@@ -36,27 +54,18 @@ class Summary:
         """
         return 14 * self.activations * batch * itemsize
 
+    def kept(self, batch: int, itemsize: int) -> int:
+        """About the bytes of activations that a step keeps for its backward pass: each convolution's output before and
+        after BN, `itemsize` bytes a number."""
+        return 2 * self.activations * batch * itemsize
+
     def memory(self, batch: int, itemsize: int) -> float:
-        """About the bytes of device memory that training takes: each convolution's output is kept for the backward
-        pass before and after BN; weights, gradients, momentum and casts; a margin for workspaces."""
-        return 1.25 * 2 * self.activations * batch * itemsize + 16 * self.parameters + (512 << 20)
+        """About the bytes of device memory that training takes: the activations it keeps; weights, gradients, momentum
+        and casts; a margin for workspaces."""
+        return 1.25 * self.kept(batch, itemsize) + 16 * self.parameters + (512 << 20)
 
 
 @functools.cache
 def summarise(config: ModelConfig, height: int, width: int, classes: int = 10) -> Summary:
     """Count the net that `config` describes on images of `height` x `width` pixels."""
-    counts = {"multiply_adds": 0, "activations": 0}
-
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(module, nn.Conv2d):
-            counts["activations"] += output.numel()
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            counts["multiply_adds"] += output.numel() * module.weight[0].numel()
-
-    with torch.device("meta"):
-        model = build_model(config, classes)
-        for module in model.modules():
-            module.register_forward_hook(count)
-        with torch.no_grad():
-            model.eval()(torch.empty(1, 3, height, width))
-    return Summary(sum(p.numel() for p in model.parameters()), **counts)
+    return Summary(trace(config, height, width, classes))

@@ -31,7 +31,7 @@ FEW = 4
 MAX_POINTS = 250
 """Points of a training curve; more would only make the page larger."""
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "resexp",
     "font.family": "sans-serif",
@@ -69,7 +69,7 @@ class Plot:
         self.tips.append(text)
         return f"tip{len(self.tips) - 1}"
 
-    @mpl.rc_context(_STYLE)
+    @mpl.rc_context(STYLE)
     def file(self, kind: str) -> bytes:
         """The figure as a PNG, PDF or SVG file, on white."""
         metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
@@ -77,7 +77,7 @@ class Plot:
         self.figure.savefig(buffer, format=kind, dpi=150, facecolor="white", metadata=metadata)
         return buffer.getvalue()
 
-    @mpl.rc_context(_STYLE)
+    @mpl.rc_context(STYLE)
     def inline(self) -> str:
         """The figure as SVG for the page: in the page's text colour and font, with tooltips."""
         buffer = io.StringIO()
@@ -92,7 +92,7 @@ class Plot:
         return svg
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def depth_plot(nets: Sequence[Net], metric: str, judged: Sequence[str], size: tuple[float, float]) -> Plot:
     """An error against depth: a line a family through the means, bars of one standard deviation, a faint dot a seed.
 
@@ -144,7 +144,7 @@ _PAPER = {"running": "train", "test": "test"}
 """What of the paper's numbers belongs beside which error."""
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def curves_plot(records: Iterable[RunRecord], family: str, top: float, size: tuple[float, float]) -> Plot:
     """Training curves in the manner of Fig. 6: training error dashed, validation bold, the final test error a mark.
 
@@ -185,7 +185,7 @@ def curves_plot(records: Iterable[RunRecord], family: str, top: float, size: tup
     return plot
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def controls_plot(found: Sequence[Control]) -> Plot:
     """Degradation and gap of every variant side by side, the first on top, with 95 % intervals where there are any."""
     title = "Running training error by variant"

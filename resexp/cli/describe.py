@@ -1,0 +1,155 @@
+"""``resexp describe``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from resexp.cli.options import AsJson, Config, Settings, out
+from resexp.errors import UserError
+
+if TYPE_CHECKING:
+    from resexp.models.summary import Summary
+    from resexp.nets import Net
+    from resexp.outline import Layer
+
+BATCH = 128
+"""The paper's on CIFAR, for which memory is given."""
+MIB = 1 << 20
+
+NOTE = (
+    "Parameters: a layer's, with the BN, bias or scalars behind it. Multiply-adds: of convolutions and fully connected "
+    "layers, for one image, as the paper counts. Receptive field: pixels a side of the image that one output depends "
+    "on, along the longest way; a net's is its last convolution's. Activations: about what a training step keeps for "
+    "its backward pass, each convolution's output before and after BN."
+)
+
+
+def describe(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NET",
+            help="KIND-DEPTH, for ImageNet imagenet/KIND-DEPTH, and words behind it for shortcut, block, norm, branch: "
+            "plain-20, preact-164-bottleneck, imagenet/residual-34-B, vgg-16.",
+        ),
+    ] = None,
+    config: Config = None,
+    settings: Settings = None,
+    size: Annotated[int | None, typer.Option(min=1, max=4096, help="Pixels a side of an image.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Show every block, also where many are alike.")] = False,
+    svg: Annotated[Path | None, typer.Option(help="Draw the nets into this file, side by side.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the layers of a net and what they cost, or compare several; draw them as in the paper's Fig. 3."""
+    from resexp.nets import named, of_study
+
+    if bool(names) == bool(config):
+        raise UserError("describe: give either nets, such as plain-20 residual-20, or --config FILE")
+    overrides = settings or []
+    nets = of_study(config, overrides, size) if config else [named(name, overrides, size) for name in names or []]
+
+    from resexp.models.summary import summarise  # torch takes seconds, which a mistake need not wait for
+
+    described = [(net, summarise(net.config, net.size, net.size, net.classes)) for net in nets]
+    if svg:
+        _draw(svg, described, full)
+    if as_json:
+        print(json.dumps([_record(net, summary) for net, summary in described], indent=1))
+        return
+    if len(described) == 1:
+        out.print(_layers(*described[0], full))
+    out.print(_totals(described))
+    out.print(NOTE)
+    if svg:
+        out.print(f"{svg}", soft_wrap=True)
+
+
+def _layers(net: Net, summary: Summary, full: bool) -> Table:
+    from resexp.outline import fold, unfold
+
+    table = Table(title=f"{net.name}, {net.classes} classes", title_justify="left", show_footer=True)
+    table.add_column("layer", "all")
+    table.add_column("what it is")
+    for column, footer in (
+        ("output", ""),
+        ("parameters", f"{summary.parameters:,}"),
+        ("multiply-adds", f"{summary.multiply_adds:,}"),
+        ("receptive field", ""),
+        ("blocks", ""),
+    ):
+        table.add_column(column, footer, justify="right")
+    before = summary.layers[0].output
+    for part in unfold(summary.layers) if full else fold(summary.layers):
+        if part.first[0].output[1:] != before[1:]:
+            table.add_section()
+        before = part.last[0].output
+        for number, (first, last) in enumerate(zip(part.first, part.last, strict=True)):
+            table.add_row(*_cells(first, last), f"x {part.blocks}" if part.blocks > 1 and number == 0 else "")
+    return table
+
+
+def _cells(first: Layer, last: Layer) -> list[str]:
+    """Of a layer of the first and the last of several blocks that are alike."""
+    fields = dict.fromkeys(str(layer.receptive_field or "all") for layer in (first, last))
+    return [
+        first.name,
+        first.what,
+        " x ".join(map(str, first.output)),
+        f"{first.parameters:,}" if first.parameters else "",
+        f"{first.multiply_adds:,}" if first.multiply_adds else "",
+        " to ".join(fields),
+    ]
+
+
+def _totals(described: list[tuple[Net, Summary]]) -> Table:
+    from resexp.outline import short
+
+    table = Table()
+    table.add_column("net")
+    memory = (f"activations, batch {BATCH}, fp32", "bf16")
+    for column in ("image", "depth", "parameters", "multiply-adds", *memory, "receptive field"):
+        table.add_column(column, justify="right")
+    for net, summary in described:
+        table.add_row(
+            net.name,
+            f"{net.size}x{net.size}",
+            str(net.config.depth),
+            short(summary.parameters),
+            short(summary.multiply_adds),
+            *(f"{summary.kept(BATCH, itemsize) / MIB:,.0f} MiB" for itemsize in (4, 2)),
+            str(summary.receptive_field),
+        )
+    return table
+
+
+def _record(net: Net, summary: Summary) -> dict[str, Any]:
+    return {
+        "net": net.name,
+        "model": net.config.model_dump(),
+        "size": net.size,
+        "classes": net.classes,
+        "parameters": summary.parameters,
+        "multiply_adds": summary.multiply_adds,
+        "activations": summary.activations,
+        "activation_bytes": {"fp32": summary.kept(1, 4), "bf16": summary.kept(1, 2)},
+        "receptive_field": summary.receptive_field,
+        "layers": [dataclasses.asdict(layer) for layer in summary.layers],
+    }
+
+
+def _draw(path: Path, described: list[tuple[Net, Summary]], full: bool) -> None:
+    from resexp.files import write_atomic
+    from resexp.outline import short
+    from resexp.report.drawing import Drawn, draw
+
+    nets = []
+    for net, summary in described:
+        costs = f"{short(summary.parameters)} parameters, {short(summary.multiply_adds)} multiply-adds"
+        nets.append(Drawn(net.name, costs, net.size, summary.layers, net.config.shortcut is not None))
+    write_atomic(path, draw(nets, full=full))

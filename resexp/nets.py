@@ -1,0 +1,129 @@
+"""The nets that a person asks about, by a short name such as imagenet/residual-50, or all those of a study."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from resexp import yamlfile
+from resexp.config import FolderData, ModelConfig, RunConfig, Section, ShapesData
+from resexp.errors import UserError
+from resexp.study import hint, load, validated
+from resexp.yamlfile import Document
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net and the images it is for."""
+
+    config: ModelConfig
+    size: int
+    """Pixels a side of an image."""
+    classes: int
+
+    @property
+    def name(self) -> str:
+        """Its kind and depth, and of the rest what they don't imply: ``residual-56-B``, ``plain-20 (width 8)``."""
+        said = _said(self.config)
+        layout = f"{self.config.layout}/" if "layout" in said else ""
+        words = [str(value) for field, value in said.items() if _WORDS.get(value) == field]
+        numbers = [f"{field} {value}" for field, value in said.items() if field in ("width", "drop_path")]
+        name = "-".join([layout + self.config.kind, str(self.config.depth), *words])
+        return f"{name} ({', '.join(numbers)})" if numbers else name
+
+
+def named(name: str, settings: list[str], size: int | None = None) -> Net:
+    """The net with this name, ``[imagenet/]KIND-DEPTH[-WORD...]``, a word being the value of a field of ModelConfig.
+
+    `settings` change fields of its model; `size` is that of the images, by default the paper's. Raises UserError with
+    one line for every mistake.
+    """
+    parts = re.fullmatch(r"(?:([a-z]+)/)?([a-z]+)-(\d{1,5})(-.+)?", name)
+    if parts is None:
+        raise UserError(
+            f"{name}: not the name of a net; expected KIND-DEPTH or KIND-DEPTH-WORD, such as plain-20, "
+            "preact-164-bottleneck or imagenet/residual-34-B"
+        )
+    layout, kind, depth, rest = parts.groups("")
+    model: dict[str, Any] = {"kind": kind, "depth": int(depth), **({"layout": layout} if layout else {})}
+    for word in _split(name, rest):
+        field = _WORDS[word]
+        if field in model:
+            raise UserError(f"{name}: {model[field]} and {word} are both its {field}; keep one")
+        model[field] = word
+    document = yamlfile.merge(Document({"model": model}, {(): name, ("model",): name}), yamlfile.overrides(settings))
+    config = validated(_Named, document).model
+    large = config.layout == "imagenet"
+    return _checked(Net(config, size or (224 if large else 32), 1000 if large else 10))
+
+
+def of_study(study: str, settings: list[str], size: int | None = None) -> list[Net]:
+    """The nets of a study's grid, each once, with the images of its data. Raises UserError as `study.load` does."""
+    configs = [cell.config for cell in load(study, settings)[1]]
+    nets = [Net(config.model, size or _pixels(config), _classes(config)) for config in configs]
+    return [_checked(net) for net in dict.fromkeys(nets)]
+
+
+class _Named(Section):
+    model: ModelConfig
+
+
+def _literals(annotation: Any) -> list[str]:
+    """The words among the values of a type: those of ``Literal["A", "B"] | None`` are A and B."""
+    inner = get_args(annotation)
+    return [word for value in inner for word in ([value] if isinstance(value, str) else _literals(value))]
+
+
+_FIELDS = [
+    (word, field)
+    for field, info in ModelConfig.model_fields.items()
+    if field not in ("kind", "layout")
+    for word in _literals(info.annotation)
+]
+_WORDS = {word: field for word, field in _FIELDS if [w for w, _ in _FIELDS].count(word) == 1}
+"""What may follow kind and depth, and the field that each word is a value of; a word of two fields would be unclear."""
+
+
+def _split(name: str, rest: str) -> list[str]:
+    """The words in ``-A-zero-gamma``. Raises UserError for one that is unknown."""
+    known = "|".join(map(re.escape, _WORDS))
+    unknown = re.sub(rf"-(?:{known})(?=-|$)", "", rest)
+    if unknown:
+        word = unknown[1:]
+        raise UserError(f"{name}: unknown word {word!r}; allowed: {', '.join(_WORDS)}{hint(word, list(_WORDS))}")
+    return re.findall(rf"-({known})(?=-|$)", rest)
+
+
+def _said(config: ModelConfig) -> dict[str, Any]:
+    """The fewest fields that `config` follows from."""
+    said = config.model_dump()
+    for field in list(said):
+        rest = {key: value for key, value in said.items() if key != field}
+        try:
+            if ModelConfig(**rest) == config:
+                said = rest
+        except ValidationError:  # what is left makes no net, so the field is needed
+            pass
+    return said
+
+
+def _pixels(config: RunConfig) -> int:
+    if config.data.resize:
+        return config.data.resize
+    if isinstance(config.data, ShapesData):
+        return config.data.size
+    return 224 if isinstance(config.data, FolderData) and config.model.layout == "imagenet" else 32
+
+
+def _classes(config: RunConfig) -> int:
+    """Of a folder, as many as ImageNet or CIFAR-10 has: to know better, it would have to be read."""
+    return 1000 if isinstance(config.data, FolderData) and config.model.layout == "imagenet" else 10
+
+
+def _checked(net: Net) -> Net:
+    if net.config.kind == "vgg" and net.size < 32:
+        raise UserError(f"{net.name}: halves its images five times, so they need 32 pixels, got {net.size}")
+    return net

@@ -1,0 +1,196 @@
+"""A drawing of nets in the manner of the paper's Fig. 3: a column of boxes a net, shortcuts as curved arrows.
+
+Lengths are inches, and the vertical axis points down, as one reads a net.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch
+from matplotlib.path import Path as Curve
+
+from resexp.outline import Layer, Part, fold, unfold
+from resexp.report.plots import INK, STYLE
+
+BOX, HEIGHT = 1.55, 0.21
+"""Width and height of a box."""
+STEP, BLOCK_STEP = 0.13, 0.32
+"""From a box to the next, within a block and where a block begins or ends."""
+LEFT, RIGHT = 0.95, 0.7
+"""Room beside the boxes: for sizes and "x 17" on the left."""
+BULGE, LABEL = 0.42, 0.5
+"""How far a shortcut goes beyond the boxes, and how wide the words beside it are."""
+TOP, BOTTOM = 0.75, 0.35
+"""Room for the titles, and below the last box."""
+LEGEND = 0.3
+WHOLE = 40
+"""Boxes in a column up to which every block is drawn; in deeper nets, blocks that are alike are drawn once."""
+HALVINGS = ("#f6d7c3", "#cfe3f5", "#d9ead3", "#ead7ee", "#fdeab8", "#cdeae6", "#e3e3e3")
+"""Of a convolution whose output is as large as the image, half as large, a quarter, ..."""
+POOL, FC = "#ffffff", "#e9e9e9"
+SOFT = "#5d6670"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A net to be drawn."""
+
+    name: str
+    subtitle: str
+    size: int
+    """Pixels a side of its image."""
+    layers: tuple[Layer, ...]
+    shortcuts: bool
+    """Whether its blocks have shortcuts, be they identities or convolutions."""
+
+
+@mpl.rc_context(STYLE)
+def draw(nets: Sequence[Drawn], *, full: bool = False) -> str:
+    """The nets side by side, as an SVG file with a title and a description; `full` draws every block of deep ones."""
+    whole = full or all(len(_boxes(net.layers)) <= WHOLE for net in nets)
+    columns = [(unfold if whole else fold)(net.layers) for net in nets]
+    figure = Figure()
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    width = height = 0.0
+    for number, (net, parts) in enumerate(zip(nets, columns, strict=True)):
+        height = max(height, _Column(axes, number, net, width).draw(parts) + BOTTOM)
+        width += LEFT + BOX + (BULGE + LABEL + 0.15 if net.shortcuts else RIGHT)
+    if any(net.shortcuts for net in nets):
+        _legend(axes, width / 2, height)
+        height += LEGEND
+    figure.set_size_inches(width, height)
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    title = ", ".join(net.name for net in nets)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None, "Title": title})
+    described = "".join(f"{_sentence(net, parts)} " for net, parts in zip(nets, columns, strict=True)).strip()
+    svg = buffer.getvalue().replace("</title>", f"</title>\n <desc>{escape(described)}</desc>", 1)
+    return svg.replace("<svg ", '<svg role="img" ', 1)
+
+
+def _boxes(layers: Iterable[Layer]) -> list[Layer]:
+    """What stands in the column: all but the convolutions of shortcuts."""
+    return [layer for layer in layers if not layer.on_shortcut]
+
+
+def _sentence(net: Drawn, parts: Sequence[Part]) -> str:
+    said = []
+    for part in parts:
+        words = "; ".join(layer.what for layer in _boxes(part.first))
+        said.append(f"{part.blocks} times ({words})" if part.blocks > 1 else words)
+    around = ", with a shortcut around each block" if net.shortcuts else ""
+    return f"{net.name}, from the image to the classes{around}: {'; '.join(said)}."
+
+
+def _legend(axes: Axes, middle: float, y: float) -> None:
+    styles: tuple[tuple[float, Any, str], ...] = (
+        (middle - 1.55, "-", "shortcut"),
+        (middle - 0.4, ":", "shortcut, dimensions change"),
+    )
+    for x, style, text in styles:
+        axes.add_line(Line2D([x, x + 0.3], [y, y], color=INK, linewidth=0.9, linestyle=style))
+        axes.text(x + 0.38, y, text, fontsize=8, va="center_baseline", color=SOFT)
+
+
+class _Column:
+    """One net, drawn from the top down."""
+
+    def __init__(self, axes: Axes, number: int, net: Drawn, left: float) -> None:
+        self.axes, self.number, self.net = axes, number, net
+        self.middle = left + LEFT + BOX / 2
+        self.y = TOP
+        self.output: tuple[int, int, int] = (3, net.size, net.size)
+
+    def draw(self, parts: Sequence[Part]) -> float:
+        """Draw all parts. Returns where the last box ends."""
+        title = min(11.0, 300 / len(self.net.name))  # points: a long name must not reach the next one
+        self._text(self.middle, 0.25, self.net.name, fontsize=title, weight="bold")
+        self._text(self.middle, 0.45, self.net.subtitle, fontsize=7.5, color=SOFT)
+        self._text(self.middle, TOP, "image")
+        self._size_label(TOP, self.net.size, self.net.size)
+        self.y += HEIGHT / 2
+        in_block = False
+        for part in parts:
+            is_block = part.first[0].block is not None
+            step = BLOCK_STEP if is_block or in_block else STEP
+            self._part(part, step)
+            in_block = is_block
+        return self.y
+
+    def _part(self, part: Part, step: float) -> None:
+        came_in, above = self.output, self.y
+        for number, layer in enumerate(_boxes(part.first)):
+            self._box(layer, step if number == 0 else STEP)
+        block, right = part.first[0].block, self.middle + BOX / 2
+        if block is not None and self.net.shortcuts:
+            # A shortcut begins below the end of the one before it, and the frame of "x 17" is between the two.
+            begin, end = above + 0.7 * step, self.y + 0.3 * BLOCK_STEP
+            self._shortcut(begin, end, ":" if came_in != self.output else "-", f"shortcut-{self.number}-{block}")
+            right += BULGE
+            for layer in part.first:
+                if layer.on_shortcut:
+                    words = layer.what.replace(", ", "\n", 1)
+                    self._text(right + 0.06, (begin + end) / 2, words, ha="left", va="center", fontsize=7, color=SOFT)
+                    right += LABEL
+        if part.blocks > 1:
+            self._times(part.blocks, above + 0.5 * step, self.y + 0.5 * BLOCK_STEP, right + 0.08)
+
+    def _box(self, layer: Layer, step: float) -> None:
+        top = self.y + step
+        self._arrow((self.middle, self.y), (self.middle, top))
+        if layer.kind == "conv":
+            halvings = round(math.log2(self.net.size / layer.output[1]))
+            colour = HALVINGS[min(halvings, len(HALVINGS) - 1)]
+        else:
+            colour = POOL if layer.kind == "pool" else FC
+        self._frame(
+            self.middle - BOX / 2, top, self.middle + BOX / 2, top + HEIGHT, 0.04,
+            facecolor=colour, edgecolor=INK, linewidth=0.7, gid=f"box-{self.number}-{layer.name}",
+        )  # fmt: skip
+        middle = top + HEIGHT / 2
+        self._text(self.middle, middle, layer.what)
+        if layer.output[1:] != self.output[1:] and layer.kind != "fc":
+            self._size_label(middle, *layer.output[1:])
+        self.output, self.y = layer.output, top + HEIGHT
+
+    def _size_label(self, y: float, height: int, width: int) -> None:
+        self._text(self.middle - BOX / 2 - 0.18, y, f"{height}x{width}", ha="right", fontsize=7.5, color=SOFT)
+
+    def _shortcut(self, begin: float, end: float, style: str, name: str) -> None:
+        """From between two boxes, around the right of those of a block, back to between two boxes."""
+        edge = self.middle + BOX / 2
+        beyond = edge + BULGE / 0.75  # a cubic curve reaches three quarters of the way to its control points
+        way = [(self.middle, begin), (edge, begin), (beyond, begin), (beyond, end), (edge, end), (self.middle, end)]
+        codes = [Curve.MOVETO, Curve.LINETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4, Curve.LINETO]
+        look: dict[str, Any] = {"facecolor": "none", "edgecolor": INK, "linewidth": 0.9, "linestyle": style}
+        self.axes.add_patch(PathPatch(Curve(way, codes), gid=name, **look))
+        self._arrow((self.middle + 0.08, end), (self.middle, end))
+
+    def _times(self, blocks: int, top: float, bottom: float, right: float) -> None:
+        """A frame around the block that stands for `blocks`."""
+        left = self.middle - BOX / 2 - 0.08
+        look: dict[str, Any] = {"facecolor": "none", "edgecolor": SOFT, "linewidth": 0.7, "linestyle": (0, (4, 3))}
+        self._frame(left, top, right, bottom, 0.08, **look)
+        self._text(left - 0.1, (top + bottom) / 2, f"x {blocks}", ha="right", fontsize=10, weight="bold")
+
+    def _frame(self, left: float, top: float, right: float, bottom: float, rounding: float, **look: Any) -> None:
+        shape = f"round,pad=0,rounding_size={rounding}"
+        self.axes.add_patch(FancyBboxPatch((left, top), right - left, bottom - top, boxstyle=shape, **look))
+
+    def _arrow(self, begin: tuple[float, float], end: tuple[float, float]) -> None:
+        look: dict[str, Any] = {"color": INK, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 1}
+        self.axes.add_patch(FancyArrowPatch(begin, end, arrowstyle="-|>,head_length=2.6,head_width=1.4", **look))
+
+    def _text(self, x: float, y: float, text: str, **look: Any) -> None:
+        self.axes.text(x, y, text, **{"ha": "center", "va": "center_baseline", "fontsize": 8.5, **look})
