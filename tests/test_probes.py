@@ -220,7 +220,7 @@ def test_moments_of_pieces_are_those_of_the_whole() -> None:
 )
 def test_the_deeper_net_computes_what_the_shallower_one_does(config: dict[str, Any]) -> None:
     of = subject(images=500, **config)
-    depth = 2 * of.config.depth - 2 + of.config.depth
+    depth = 3 * of.config.depth - 4  # three times the blocks
     deeper = ModelConfig(**{"width": 4, **config, "depth": depth})
     deep: Any = build_model(deeper)
     assert why_not(of.config, deeper) == ""
