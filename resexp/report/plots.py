@@ -70,7 +70,7 @@ class Plot:
         size: tuple[float, float],
         panels: Sequence[Sequence[str]] = (("",),),
     ) -> None:
-        """`panels` are the titles of the panels, row by row; they share both axes. One panel has the figure's own."""
+        """`panels` are the titles of the panels, row by row; they share both axes. One alone has the title beside its own."""
         self.figure = Figure(figsize=size, layout="constrained")
         grid = self.figure.subplots(len(panels), len(panels[0]), sharex=True, sharey=True, squeeze=False)
         self.panels: list[list[Axes]] = [list(row) for row in grid]
@@ -82,7 +82,7 @@ class Plot:
         for axes in self.panels[-1]:
             axes.set_xlabel(xlabel)
         if grid.size == 1:
-            self.axes.set_title(title)
+            self.axes.set_title(": ".join(filter(None, (title, panels[0][0]))))
         else:
             self.figure.suptitle(title, x=0.01, ha="left", fontsize=12)
         self.tips: list[str] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import BaseModel, Field
 
-from resexp.report.probes.material import Material, Record, Section
+from resexp.report.probes.material import Found, Material, Record, Section
 from resexp.report.probes.panels import by_family, number, profiles
 
 
@@ -36,15 +36,18 @@ def branches(material: Material) -> Section | None:
     if not found:
         return None
     medians = [
-        f"{moment}, {family}: "
-        + ", ".join(f"{number(float(np.median(net.mean(lambda r: r.ratios))))} at depth {net.depth}" for net in alike)
+        f"{', '.join(map(_median, alike))} in {family} nets, {moment}"
         for moment, nets in found.items()
         for family, alike in by_family(nets).items()
     ]
     return Section(
         "Residual branches",
-        f"The median over blocks of |F(x)| / |x| is, {'; '.join(medians)}.",
+        f"The median over blocks of |F(x)| / |x| is {'; '.join(medians)}.",
         "Norms of what a block adds, F(x), and of what its shortcut passes on, root mean square over 1,000 training "
         "images, in eval mode. Means over seeds.",
         {"probe-branches": profiles("Size of F(x) beside x", "|F(x)| / |x|", found, lambda r: r.ratios, "block")},
     )
+
+
+def _median(net: Found[Branches]) -> str:
+    return f"{number(float(np.median(net.mean(lambda r: r.ratios))))} at depth {net.depth}"

@@ -23,7 +23,7 @@ class _Layer(BaseModel):
 class Gradients(Record):
     """See `resexp.probes.gradients`."""
 
-    layers: list[_Layer] = Field(min_length=1)
+    layers: list[_Layer] = Field(min_length=2)
     snr: float
     distances: list[float] = Field(min_length=1)
     agreement: list[float]
@@ -74,6 +74,7 @@ def gradients(material: Material) -> Section | None:
 @styled
 def _snr(found: Moments[Gradients]) -> Plot:
     plot = Plot("Signal-to-noise ratio of the gradient", "depth (layers)", "ratio", (6.0, 4.2))
+    plot.axes.set_yscale("symlog", linthresh=0.01)  # the estimate may come out just below zero
     depths = sorted({net.depth for nets in found.values() for net in nets})
     names = list(dict.fromkeys(net.family for nets in found.values() for net in nets))
     for moment, nets in found.items():
@@ -84,7 +85,6 @@ def _snr(found: Moments[Gradients]) -> Plot:
             ratios = [float(net.mean(lambda r: r.snr)) for net in alike]
             plot.axes.plot([net.depth for net in alike], ratios, label=f"{family}, {moment}", **look)
     plot.axes.set_xticks(depths, [str(depth) for depth in depths])
-    plot.axes.set_yscale("symlog", linthresh=0.01)  # the estimate may come out just below zero
     plot.figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     return plot
 
@@ -99,9 +99,11 @@ def _agreement(found: Moments[Gradients]) -> Plot:
 
 
 def _sentence(moment: str, nets: list[Found[Gradients]]) -> str:
-    norms = each(nets, lambda alike: span(float(net.mean(lambda r: r.norms[0] / r.norms[-1])) for net in alike))
-    cosines = each(nets, lambda alike: course(alike, lambda net: float(net.mean(lambda r: r.near))))
+    # The classifier is left out: its gradient has another shape, and no BN behind it.
+    norms = each(nets, lambda alike: span(float(net.mean(lambda r: r.norms[0] / r.norms[-2])) for net in alike))
+    cosines = each(nets, lambda alike: course([float(net.mean(lambda r: r.near)) for net in alike]))
     return (
-        f"{moment[0].upper()}{moment[1:]}, the norm of the gradient at the first layer, as a multiple of that at the "
-        f"last, is {norms}; the cosine between the gradients of neighbours at a distance of {NEAR:g} {cosines}."
+        f"{moment[0].upper()}{moment[1:]}, the gradient's norm at the first layer over that at the last before the "
+        f"classifier is {norms}; the cosine between gradients of neighbours at a distance of {NEAR:g} is, from the "
+        f"shallowest net to the deepest, {cosines}."
     )

@@ -6,14 +6,17 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter
 from pydantic import Field, model_validator
 
-from resexp.report.plots import INK, Plot, styled
+from resexp.report.plots import Plot, styled
 from resexp.report.probes.material import Found, Material, Record, Section
 from resexp.report.probes.panels import by_family
 
-LEVELS = 16
+LEVELS, TICKS = 16, (-1, -0.5, 0, 0.5, 1)
+FAR = 10
+"""Times the loss of guessing: where it is more than that, one colour says so."""
+LEAST = 1e-6
+"""The smallest loss that is told from none."""
 
 
 class Landscape(Record):
@@ -48,9 +51,9 @@ def landscape(material: Material) -> Section | None:
     guess = ", ".join(dict.fromkeys(f"ln {net.run.manifest.data.classes} = {_guessing(net):.2f}" for net in deepest))
     return Section(
         "The loss around the nets",
-        f"The loss is under that of guessing ({guess}) on this share of the plane around the net, {moment}: {shares}.",
+        f"The loss is under that of guessing ({guess}) on this share of the grid around the net, {moment}: {shares}.",
         "Training loss on 500 images in eval mode along two random directions, in units of the weights' own norm "
-        "filter by filter (Li et al. 2018); the net itself is in the middle. The line is the loss of guessing. Means "
+        "filter by filter (Li et al. 2018); the net itself is in the middle. Black line: the loss of guessing. Means "
         "over seeds are geometric.",
         {"probe-landscape": _plot(moment, deepest)},
     )
@@ -68,22 +71,23 @@ def _guessing(net: Found[Landscape]) -> float:
 
 @styled
 def _plot(moment: str, nets: Sequence[Found[Landscape]]) -> Plot:
-    with np.errstate(divide="ignore"):
-        logs = [net.mean(lambda r: np.log10(np.array(r.loss))) for net in nets]
-    every = np.concatenate([log[np.isfinite(log)] for log in logs])
-    levels = np.linspace(every.min(), every.max() + 1e-6, LEVELS)
-    size = (1.5 + 3.2 * len(nets), 4.4)
-    plot = Plot(
-        f"Loss around the nets, {moment}", "first direction", "second direction", size, [[n.label for n in nets]]
-    )
+    logs = [net.mean(lambda r: np.log10(np.maximum(r.loss, LEAST))) for net in nets]
+    bottom = min(float(np.nanmin(log)) for log in logs)
+    top = max(bottom + 0.1, math.log10(FAR * max(map(_guessing, nets))))
+    size = (2.0 + 2.9 * len(nets), 3.9)
+    titles = [[net.label for net in nets]]
+    plot = Plot(f"Loss around the nets, {moment}", "first direction", "second direction", size, titles)
     for axes, net, log in zip(plot.panels[0], nets, logs, strict=True):
-        steps = net.seeds[0].steps
-        seen = np.ma.masked_invalid(log)
-        filled = axes.contourf(steps, steps, seen, levels=levels, cmap="cividis_r")
-        axes.contour(steps, steps, seen, levels=[math.log10(_guessing(net))], colors=[INK], linewidths=1)
-        axes.plot([0], [0], "+", color=INK)
-        axes.set_aspect("equal")
+        steps, seen = net.seeds[0].steps, np.ma.masked_invalid(log)
+        colours = axes.contourf(
+            steps, steps, seen, levels=np.linspace(bottom, top, LEVELS), cmap="cividis_r", extend="max"
+        )
+        axes.contour(steps, steps, seen, levels=[math.log10(_guessing(net))], colors=["black"], linewidths=1)
+        axes.plot([0], [0], "+", color="black")
+        axes.set(aspect="equal", xticks=TICKS, yticks=TICKS)
         axes.grid(visible=False)
-    bar = plot.figure.colorbar(filled, ax=plot.panels[0], shrink=0.8, label="loss")
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda log, _: f"{10**log:.2g}"))
+    bar = plot.figure.colorbar(colours, ax=plot.panels[0], label="loss")
+    marks = [digit * 10.0**power for power in range(-6, 6) for digit in (1, 2, 5)]
+    shown = [mark for mark in marks if bottom <= math.log10(mark) <= top]
+    bar.set_ticks([math.log10(mark) for mark in shown], labels=[f"{mark:g}" for mark in shown])
     return plot

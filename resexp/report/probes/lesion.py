@@ -75,10 +75,10 @@ def _plot(found: Moments[Lesion]) -> Plot:
         same = [block.same for block in net.seeds[0].without]
         axes.axhline(100 * float(net.mean(lambda r: r.intact)), color=look["color"], linewidth=0.7)
         axes.plot(x, errors, color=look["color"], linewidth=look["linewidth"], gid=plot.tip(net.label))
-        for keeps, fill in ((True, look["color"]), (False, "white")):
+        for keeps, fill in ((True, look["color"]), (False, "none")):
             marks = [(at, error) for at, error, like in zip(x, errors, same, strict=True) if like is keeps]
             if marks:
-                style = look | {"linestyle": "none", "markerfacecolor": fill}
+                style = look | {"linestyle": "none", "markerfacecolor": fill, "markersize": 4 if keeps else 6}
                 axes.plot(*zip(*marks, strict=True), **style)
     plot.axes.set_ylim(0, 100)
     return plot
@@ -92,14 +92,16 @@ def _place(block: str, stages: tuple[int, ...]) -> float:
 
 def _sentence(nets: list[Found[Lesion]]) -> str:
     deepest = [alike[-1] for alike in by_family(nets).values()]
-    without = [f"{_points(net, [r.rise for r in net.seeds])}" for net in deepest]
-    swapped = [f"{_points(net, [r.rise_swapped for r in net.seeds])}" for net in deepest]
-    return (
-        "Without one block that keeps its dimensions, the training error rises by a median of "
-        f"{', '.join(without)}; with two neighbours exchanged by {', '.join(swapped)}."
-    )
+    done = {
+        "without one block that keeps its dimensions": [_points(net, [r.rise for r in net.seeds]) for net in deepest],
+        "with two neighbours exchanged": [_points(net, [r.rise_swapped for r in net.seeds]) for net in deepest],
+    }
+    rises = [f"{', '.join(filter(None, points))} {what}" for what, points in done.items() if any(points)]
+    if not rises:
+        return "None of the deepest nets has a block that keeps its dimensions."
+    return f"In the median over blocks, the training error rises by {'; by '.join(rises)}."
 
 
 def _points(net: Found[Lesion], rises: list[float | None]) -> str:
     known = [rise for rise in rises if rise is not None]
-    return f"{statistics.fmean(known):.1f} points in {net.label}" if known else f"(no such blocks) in {net.label}"
+    return f"{statistics.fmean(known):.1f} points in {net.label}" if known else ""

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from resexp.report.plots import MARKERS, Plot, depth_colours, styled
 from resexp.report.probes.material import Found, Moments, RecordT
@@ -66,8 +66,18 @@ def profiles(
         mean[~np.isfinite(mean) | (mean <= 0)] = np.nan  # it has no place on the axis
         x = np.linspace(0, 1, len(mean))
         axes.plot(x, mean, markevery=-(-len(mean) // MARKS), gid=plot.tip(net.label), **look)
-    plot.axes.set_yscale("log")
+    logarithmic(plot.axes)
     return plot
+
+
+def logarithmic(axes: Axes) -> None:
+    """Make the y axis logarithmic, with plain numbers where it spans little: powers of ten alone would be too few."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high < 100 * low:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def by_family(nets: Iterable[Found[RecordT]]) -> dict[str, list[Found[RecordT]]]:
@@ -90,21 +100,15 @@ def _nets(family: str, nets: Sequence[Found[RecordT]]) -> str:
 
 
 def number(value: float) -> str:
-    """To three digits, as people write it: ``0.0123``, ``1,230``."""
-    return f"{value:.3g}" if not math.isfinite(value) or abs(value) < 1000 else f"{value:,.0f}"
+    """To two digits, or to the last before the point: ``0.012``, ``1,230``."""
+    return f"{value:,.0f}" if math.isfinite(value) and abs(value) >= 100 else f"{value:.2g}"
 
 
-def span(values: Iterable[float] | NDArray[np.float64]) -> str:
+def span(values: Iterable[float]) -> str:
     """The least and the largest, or the one that they are: ``0.9 to 1.3``."""
-    ends = [number(end) for end in (min(values), max(values))] if (values := list(values)) else ["nothing"]
-    return " to ".join(dict.fromkeys(ends))
+    return course(sorted(values))
 
 
-def course(nets: Sequence[Found[RecordT]], value: Callable[[Found[RecordT]], float]) -> str:
-    """From the shallowest net to the deepest: ``falls from 0.80 (depth 8) to 0.10 (depth 56)``."""
-    first, last = nets[0], nets[-1]
-    begin, end = value(first), value(last)
-    if first is last:
-        return f"is {begin:.2f}"
-    direction = "falls" if end < begin else "rises" if end > begin else "stays"
-    return f"{direction} from {begin:.2f} (depth {first.depth}) to {end:.2f} (depth {last.depth})"
+def course(values: Sequence[float]) -> str:
+    """The first and the last, or the one that they are."""
+    return " to ".join(dict.fromkeys(number(end) for end in (values[0], values[-1])))

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from resexp import paper
 from resexp.report.plots import Plot, styled
 from resexp.report.probes.material import Found, Material, Record, Section
-from resexp.report.probes.panels import MARKS, looks
+from resexp.report.probes.panels import MARKS, logarithmic, looks
 
 DASHES = ("--", "-", ":", "-.")
 """Of the first family, which is of plain nets where there are any, and so on: as Fig. 7 has it."""
@@ -68,13 +68,14 @@ def _plot(moment: str, nets: Sequence[Found[Responses]]) -> Plot:
     plot = Plot(f"Layer responses, {moment}", "layer", "standard deviation", (8.0, 4.2), titles)
     names = list(dict.fromkeys(net.family for net in nets))
     look = looks(net.depth for net in nets)
-    for net in nets:
+    for net in sorted(nets, key=lambda net: net.depth):
         stds = net.mean(lambda r: r.stds)
         layers = np.arange(1, len(stds) + 1)
         style = look[net.depth] | {"linestyle": DASHES[names.index(net.family)], "markevery": -(-len(stds) // MARKS)}
         for axes, values in zip(plot.panels[0], (stds, np.sort(stds)[::-1]), strict=True):
             axes.plot(layers, values, gid=plot.tip(net.label), **style)
         plot.axes.plot([], [], label=net.label, **style)
-    plot.axes.set_ylim(bottom=0)
-    plot.figure.legend(loc="outside lower center", ncols=4, fontsize="small", handlelength=3)
+    logarithmic(plot.axes)
+    # A column a depth, with its nets one above the other.
+    plot.figure.legend(loc="outside lower center", ncols=min(4, len(look)), fontsize="small", handlelength=3)
     return plot

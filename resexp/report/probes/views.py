@@ -30,7 +30,8 @@ def views(material: Material) -> Section | None:
     kept = [mode for mode in MODES if found[mode]]
     if not kept:
         return None
-    nets = {net.label: net for mode in kept for net in found[mode].values()}
+    labels = list(dict.fromkeys(label for mode in kept for label in found[mode]))
+    nets = {label: next(found[mode][label] for mode in kept if label in found[mode]) for label in labels}
     rows = [
         [label, _errors([r.single_view_test_error for r in net.seeds]), *(_tested(found[mode], label) for mode in kept)]
         for label, net in nets.items()
