@@ -70,7 +70,7 @@ class Plot:
         size: tuple[float, float],
         panels: Sequence[Sequence[str]] = (("",),),
     ) -> None:
-        """`panels` are the titles of the panels, row by row; they share both axes. One alone has the title beside its own."""
+        """`panels` are the titles of the panels, row by row; they share both axes."""
         self.figure = Figure(figsize=size, layout="constrained")
         grid = self.figure.subplots(len(panels), len(panels[0]), sharex=True, sharey=True, squeeze=False)
         self.panels: list[list[Axes]] = [list(row) for row in grid]

@@ -29,6 +29,8 @@ class Landscape(Record):
     def _square(self) -> Landscape:
         if {len(self.loss), *map(len, self.loss)} != {len(self.steps)}:
             raise ValueError("the loss is not a square of as many points a side as there are steps")
+        if not math.isfinite(self.loss[len(self.loss) // 2][len(self.loss) // 2]):
+            raise ValueError("the net itself has no finite loss")
         return self
 
     @property
@@ -82,7 +84,9 @@ def _plot(moment: str, nets: Sequence[Found[Landscape]]) -> Plot:
         colours = axes.contourf(
             steps, steps, seen, levels=np.linspace(bottom, top, LEVELS), cmap="cividis_r", extend="max"
         )
-        axes.contour(steps, steps, seen, levels=[math.log10(_guessing(net))], colors=["black"], linewidths=1)
+        guessing = math.log10(_guessing(net))
+        if seen.min() < guessing < seen.max():
+            axes.contour(steps, steps, seen, levels=[guessing], colors=["black"], linewidths=1)
         axes.plot([0], [0], "+", color="black")
         axes.set(aspect="equal", xticks=TICKS, yticks=TICKS)
         axes.grid(visible=False)
