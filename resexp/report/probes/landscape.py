@@ -84,6 +84,7 @@ def _plot(moment: str, nets: Sequence[Found[Landscape]]) -> Plot:
         colours = axes.contourf(
             steps, steps, seen, levels=np.linspace(bottom, top, LEVELS), cmap="cividis_r", extend="max"
         )
+        colours.set_edgecolor("face")  # or SVG shows the page through the seams
         guessing = math.log10(_guessing(net))
         if seen.min() < guessing < seen.max():
             axes.contour(steps, steps, seen, levels=[guessing], colors=["black"], linewidths=1)

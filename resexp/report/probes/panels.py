@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from resexp.report.plots import MARKERS, Plot, depth_colours, styled
 from resexp.report.probes.material import Found, Moments, RecordT
@@ -73,11 +73,11 @@ def profiles(
 def logarithmic(axes: Axes) -> None:
     """Make the y axis logarithmic, with plain numbers where it spans little: powers of ten alone would be too few."""
     axes.set_yscale("log")
+    axes.yaxis.set_minor_locator(NullLocator())  # over many powers they take most of the time to draw
     low, high = axes.get_ylim()
     if high < 100 * low:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def by_family(nets: Iterable[Found[RecordT]]) -> dict[str, list[Found[RecordT]]]:
