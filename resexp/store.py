@@ -186,9 +186,8 @@ class Run:
         found = {}
         for path in self.folder.glob(f"probes/{name}-*.json"):
             try:
-                record = json.loads(path.read_bytes())
-                found[int(record["step"])] = record
-            except (ValueError, TypeError, KeyError):
+                found[int(path.stem.removeprefix(f"{name}-"))] = dict(json.loads(path.read_bytes()))
+            except (ValueError, TypeError):
                 raise UserError(f"{path}: damaged; delete it, and take the probe again") from None
         return dict(sorted(found.items()))
 

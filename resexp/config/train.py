@@ -20,9 +20,6 @@ class TrainConfig(Section):
     mechanics = frozenset({"log_every", "checkpoint_steps", "checkpoint_seconds", "device", "eager", "compile"})
     added = {"start": None, "bn_images": None}  # noqa: RUF012 - a ClassVar of Section
 
-    start: str | None = None
-    """Folder of a finished run of a shallower net: the net begins as that one, with identity blocks inserted (section
-    1). Default: He's random weights."""
     steps: Annotated[int, Field(ge=1)] = 64_000
     """Number of updates."""
     batch_size: Annotated[int, Field(ge=2)] = 128
@@ -41,6 +38,9 @@ class TrainConfig(Section):
     """Train at this rate until the running training error is under `warmup_until`. Paper: 0.01, for depth 110 only."""
     warmup_until: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """Running training error (a fraction) that ends the warm-up."""
+    start: str | None = None
+    """Folder of a finished run of a shallower net: the net begins as that one, with identity blocks inserted (section
+    1). Default: He's random weights."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 on a GPU that has it, else fp32. fp16 trains with a loss scaler."""
     eval_every: Annotated[int, Field(ge=1)] = 4000

@@ -1,4 +1,4 @@
-"""The paper's numbers for CIFAR-10: Table 6 and Fig. 6."""
+"""The paper's numbers for CIFAR-10: Table 6, Fig. 6 and Fig. 7."""
 
 from __future__ import annotations
 
@@ -38,6 +38,18 @@ CIFAR10: dict[tuple[str, str, int], Published] = {
     ("preact", "bottleneck", 1001): Published(None, 4.92, "arXiv 1603.05027, Table 3"),
 }
 """By kind, block and depth."""
+
+FIG7: dict[tuple[str, str, int], float] = {
+    ("plain", "basic", 20): 1.82,
+    ("plain", "basic", 56): 1.53,
+    ("residual", "basic", 20): 1.62,
+    ("residual", "basic", 56): 1.13,
+    ("residual", "basic", 110): 0.99,
+}
+"""The standard deviation of the responses of 3x3 layers, mean over layers, by kind, block and depth.
+
+Read from the vector paths of the published PDF's Fig. 7; over which axes the paper takes it is not said.
+"""
 
 
 def fig6(kind: str, block: str, depth: int) -> dict[str, list[tuple[int, float]]]:

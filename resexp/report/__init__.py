@@ -9,6 +9,7 @@ from resexp.files import write_atomic
 from resexp.report import page
 from resexp.report.deviations import deviations, markdown
 from resexp.report.plots import Plot, controls_plot, curves_plot, depth_plot
+from resexp.report.probes import inside
 from resexp.report.stats import RunRecord
 from resexp.report.summary import Summary, summarise
 from resexp.store import StudyFolder
@@ -24,20 +25,21 @@ def build_report(study: StudyFolder, to: Path) -> Summary:
     Each file is replaced as a whole, the page last. Raises UserError while no run has finished.
     """
     summary = summarise(study)
-    plots = draw(summary)
+    sections, remarks = inside(study, summary)
+    plots = draw(summary) | {name: plot for section in sections for name, plot in section.plots.items()}
     (to / "figures").mkdir(parents=True, exist_ok=True)
     for name, plot in plots.items():
         for kind in ("png", "svg", "pdf"):
             write_atomic(to / "figures" / f"{name}.{kind}", plot.file(kind), sync=False)
     write_atomic(to / "summary.csv", page.csv(summary))
-    write_atomic(to / "summary.md", page.markdown(summary))
+    write_atomic(to / "summary.md", page.markdown(summary, sections, remarks))
     write_atomic(to / "deviations.md", markdown(summary.name, deviations(summary.nets)))
-    write_atomic(to / "index.html", page.html(summary, plots))
+    write_atomic(to / "index.html", page.html(summary, plots, sections, remarks))
     return summary
 
 
 def draw(summary: Summary) -> dict[str, Plot]:
-    """All figures by name."""
+    """The figures of the training by name."""
     plots = {
         f"depth-{metric}": depth_plot(
             summary.nets, metric, summary.verdict.families, LARGE if metric == "running" else SMALL

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -20,7 +19,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
 
 from resexp.outline import Layer, Part, fold, unfold
-from resexp.report.plots import INK, STYLE
+from resexp.report.plots import INK, styled
 
 BOX, HEIGHT = 1.55, 0.21
 """Width and height of a box."""
@@ -54,7 +53,7 @@ class Drawn:
     """Whether its blocks have shortcuts, be they identities or convolutions."""
 
 
-@mpl.rc_context(STYLE)
+@styled
 def draw(nets: Sequence[Drawn], *, full: bool = False) -> str:
     """The nets side by side, as an SVG file with a title and a description; `full` draws every block of deep ones."""
     whole = full or all(len(_boxes(net.layers)) <= WHOLE for net in nets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
@@ -13,6 +14,7 @@ from resexp.report.controls import sentences, varied
 from resexp.report.deviations import deviations
 from resexp.report.estimates import Estimate
 from resexp.report.plots import Plot
+from resexp.report.probes import Section
 from resexp.report.stats import METRICS
 from resexp.report.summary import Summary
 
@@ -100,13 +102,15 @@ def _values(values: list[Any]) -> str:
     return "; ".join(shown) + ("; ..." if len(counts) > 5 else "")
 
 
-def html(summary: Summary, plots: dict[str, Plot]) -> str:
-    """The self-contained page."""
+def html(summary: Summary, plots: dict[str, Plot], sections: Sequence[Section], remarks: Sequence[str]) -> str:
+    """The self-contained page; `remarks` say which records of probes can't be shown."""
     return _TEMPLATES.get_template("page.html.j2").render(
         summary=summary,
         figures={name: plot.inline() for name, plot in plots.items()},
         curves=[name for name in plots if name.startswith("curves")],
         table=table(summary),
+        sections=sections,
+        remarks=remarks,
         varied=varied(summary.nets),
         controls=sentences(summary.controls),
         deviations=deviations(summary.nets),
@@ -116,22 +120,29 @@ def html(summary: Summary, plots: dict[str, Plot]) -> str:
     )
 
 
-def markdown(summary: Summary) -> str:
-    """The verdict and the table as Markdown; errors in percent, mean ± standard deviation over seeds."""
+def markdown(summary: Summary, sections: Sequence[Section], remarks: Sequence[str]) -> str:
+    """Verdict, table and what probes found as Markdown; errors in percent, mean ± standard deviation over seeds."""
     lines = [f"# {summary.name}", "", f"**{summary.verdict.headline}**", "", *summary.verdict.sentences, ""]
     if summary.controls:
         lines += [f"Does it depend on {varied(summary.nets)}?", *sentences(summary.controls), ""]
     header, rows = table(summary)
-    lines += [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
     lines += [
+        *_rows(header, rows),
         "",
         *(f"Not comparable with the paper: {nets}, because {'; '.join(why)}." for nets, why in comparability(summary)),
     ]
     for absence in summary.absent:
         parts = (absence.run, absence.state, absence.step, absence.message)
         lines.append(f"Not finished: {', '.join(part for part in parts if part)}.")
+    for section in sections:
+        lines += ["", f"{section.title}: {section.says}"]
+        lines += ["", *_rows(*section.table)] if section.table else []
+    lines += ["", *remarks] if remarks else []
     return "\n".join(lines) + "\n"
+
+
+def _rows(header: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
 
 
 def csv(summary: Summary) -> str:

@@ -31,7 +31,7 @@ FEW = 4
 MAX_POINTS = 250
 """Points of a training curve; more would only make the page larger."""
 
-STYLE: dict[Any, Any] = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "resexp",
     "font.family": "sans-serif",
@@ -55,13 +55,36 @@ STYLE: dict[Any, Any] = {
 }
 
 
+styled = mpl.rc_context(_STYLE)
+"""For a function that draws."""
+
+
 class Plot:
     """A figure and the tooltips of its points."""
 
-    def __init__(self, title: str, xlabel: str, ylabel: str, size: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        title: str,
+        xlabel: str,
+        ylabel: str,
+        size: tuple[float, float],
+        panels: Sequence[Sequence[str]] = (("",),),
+    ) -> None:
+        """`panels` are the titles of the panels, row by row; they share both axes."""
         self.figure = Figure(figsize=size, layout="constrained")
-        self.axes: Axes = self.figure.subplots()
-        self.axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+        grid = self.figure.subplots(len(panels), len(panels[0]), sharex=True, sharey=True, squeeze=False)
+        self.panels: list[list[Axes]] = [list(row) for row in grid]
+        self.axes = self.panels[0][0]
+        for row, titles in zip(self.panels, panels, strict=True):
+            row[0].set_ylabel(ylabel)
+            for axes, name in zip(row, titles, strict=True):
+                axes.set_title(name, fontsize="medium")
+        for axes in self.panels[-1]:
+            axes.set_xlabel(xlabel)
+        if grid.size == 1:
+            self.axes.set_title(": ".join(filter(None, (title, panels[0][0]))))
+        else:
+            self.figure.suptitle(title, x=0.01, ha="left", fontsize=12)
         self.tips: list[str] = []
 
     def tip(self, text: str) -> str:
@@ -69,7 +92,7 @@ class Plot:
         self.tips.append(text)
         return f"tip{len(self.tips) - 1}"
 
-    @mpl.rc_context(STYLE)
+    @styled
     def file(self, kind: str) -> bytes:
         """The figure as a PNG, PDF or SVG file, on white."""
         metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
@@ -77,7 +100,7 @@ class Plot:
         self.figure.savefig(buffer, format=kind, dpi=150, facecolor="white", metadata=metadata)
         return buffer.getvalue()
 
-    @mpl.rc_context(STYLE)
+    @styled
     def inline(self) -> str:
         """The figure as SVG for the page: in the page's text colour and font, with tooltips."""
         buffer = io.StringIO()
@@ -92,7 +115,7 @@ class Plot:
         return svg
 
 
-@mpl.rc_context(STYLE)
+@styled
 def depth_plot(nets: Sequence[Net], metric: str, judged: Sequence[str], size: tuple[float, float]) -> Plot:
     """An error against depth: a line a family through the means, bars of one standard deviation, a faint dot a seed.
 
@@ -144,7 +167,7 @@ _PAPER = {"running": "train", "test": "test"}
 """What of the paper's numbers belongs beside which error."""
 
 
-@mpl.rc_context(STYLE)
+@styled
 def curves_plot(records: Iterable[RunRecord], family: str, top: float, size: tuple[float, float]) -> Plot:
     """Training curves in the manner of Fig. 6: training error dashed, validation bold, the final test error a mark.
 
@@ -158,12 +181,12 @@ def curves_plot(records: Iterable[RunRecord], family: str, top: float, size: tup
         if record.family == family and len(record.metrics):
             by_net.setdefault(record.run.label, []).append(record)
     for (label, of_net), colour, marker in zip(
-        by_net.items(), _depth_colours(len(by_net)), cycle(MARKERS), strict=False
+        by_net.items(), depth_colours(len(by_net)), cycle(MARKERS), strict=False
     ):
         model = of_net[0].config.model
         name = f"{model.kind}-{model.depth}"  # the title says which variant
         metrics = pd.concat([record.metrics for record in of_net])
-        train, validation, test = (_curve(metrics, f"{part}_error") for part in ("train", "val", "test"))
+        train, validation, test = (curve(metrics, f"{part}_error") for part in ("train", "val", "test"))
         plot.axes.plot(train.index, train, color=colour, linestyle="--", linewidth=1.2, label=name)
         plot.axes.plot(validation.index, validation, color=colour, linewidth=2.5)
         if len(test):
@@ -185,7 +208,7 @@ def curves_plot(records: Iterable[RunRecord], family: str, top: float, size: tup
     return plot
 
 
-@mpl.rc_context(STYLE)
+@styled
 def controls_plot(found: Sequence[Control]) -> Plot:
     """Degradation and gap of every variant side by side, the first on top, with 95 % intervals where there are any."""
     title = "Running training error by variant"
@@ -212,7 +235,7 @@ def controls_plot(found: Sequence[Control]) -> Plot:
     return plot
 
 
-def _curve(metrics: pd.DataFrame, column: str) -> pd.Series:
+def curve(metrics: pd.DataFrame, column: str) -> pd.Series:
     """Mean over seeds of a column by step, at most MAX_POINTS points, each the mean of its neighbours."""
     curve = metrics[metrics[column].notna()].groupby("step")[column].mean()
     width = -(-len(curve) // MAX_POINTS) or 1
@@ -222,7 +245,7 @@ def _curve(metrics: pd.DataFrame, column: str) -> pd.Series:
     return thinned
 
 
-def _depth_colours(count: int) -> list[str]:
+def depth_colours(count: int) -> list[str]:
     """A colour a net, shallow to deep; more nets than can be told apart by hue get shades from dark to light."""
     hues = ["#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#999999"]
     if count <= len(hues):

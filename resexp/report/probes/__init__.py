@@ -1,0 +1,41 @@
+"""What probes found in the nets of a study, a section each: from the records in the run folders. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from resexp.report.probes.branches import branches
+from resexp.report.probes.ensembles import ensembles
+from resexp.report.probes.gradients import gradients
+from resexp.report.probes.identity import identity
+from resexp.report.probes.landscape import landscape
+from resexp.report.probes.lesion import lesion
+from resexp.report.probes.material import Material, Section
+from resexp.report.probes.responses import responses
+from resexp.report.probes.signals import signals
+from resexp.report.probes.views import views
+from resexp.report.summary import Summary
+from resexp.store import StudyFolder
+
+__all__ = ["SECTIONS", "Section", "inside"]
+
+SECTIONS: dict[str, Callable[[Material], Section | None]] = {
+    "gradients": gradients,
+    "signals": signals,
+    "responses": responses,
+    "branches": branches,
+    "lesion": lesion,
+    "landscape": landscape,
+    "ensembles": ensembles,
+    "identity": identity,
+    "views": views,
+}
+"""In the order of the page; None where a study has nothing of the kind."""
+
+
+def inside(study: StudyFolder, summary: Summary) -> tuple[list[Section], list[str]]:
+    """The sections that a study has records for, and a line for each thing that can't be shown."""
+    families = [*summary.verdict.families, *(record.family for record in summary.records)]
+    material = Material(study.folder, summary.records, list(dict.fromkeys(families)))
+    sections = [section for make in SECTIONS.values() if (section := make(material))]
+    return sections, material.remarks

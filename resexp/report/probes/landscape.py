@@ -1,0 +1,98 @@
+"""The loss around nets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from resexp.report.plots import Plot, styled
+from resexp.report.probes.material import Found, Material, Record, Section
+from resexp.report.probes.panels import by_family
+
+LEVELS, TICKS = 16, (-1, -0.5, 0, 0.5, 1)
+FAR = 10
+"""Times the loss of guessing: where it is more than that, one colour says so."""
+LEAST = 1e-6
+"""The smallest loss that is told from none."""
+
+
+class Landscape(Record):
+    """See `resexp.probes.landscape`."""
+
+    steps: list[float] = Field(min_length=2)
+    loss: list[list[float]]
+
+    @model_validator(mode="after")
+    def _square(self) -> Landscape:
+        if {len(self.loss), *map(len, self.loss)} != {len(self.steps)}:
+            raise ValueError("the loss is not a square of as many points a side as there are steps")
+        if not math.isfinite(self.loss[len(self.loss) // 2][len(self.loss) // 2]):
+            raise ValueError("the net itself has no finite loss")
+        return self
+
+    @property
+    def places(self) -> list[str]:
+        """Points of the grid, along a side."""
+        return list(map(str, self.steps))
+
+    def share_under(self, loss: float) -> float:
+        """The share of the grid's points that have less."""
+        return float(np.mean(np.array(self.loss) < loss))
+
+
+def landscape(material: Material) -> Section | None:
+    """The deepest net of each family."""
+    moment, nets = material.latest("landscape", Landscape)
+    if not nets:
+        return None
+    deepest = [alike[-1] for alike in by_family(nets).values()]
+    shares = ", ".join(_share(net) for net in deepest)
+    guess = ", ".join(dict.fromkeys(f"ln {net.run.manifest.data.classes} = {_guessing(net):.2f}" for net in deepest))
+    return Section(
+        "The loss around the nets",
+        f"The loss is under that of guessing ({guess}) on this share of the grid around the net, {moment}: {shares}.",
+        "Training loss on 500 images in eval mode along two random directions, in units of the weights' own norm "
+        "filter by filter (Li et al. 2018); the net itself is in the middle. Black line: the loss of guessing. Means "
+        "over seeds are geometric.",
+        {"probe-landscape": _plot(moment, deepest)},
+    )
+
+
+def _share(net: Found[Landscape]) -> str:
+    guessing = _guessing(net)
+    return f"{100 * float(net.mean(lambda r: r.share_under(guessing))):.0f} % for {net.label}"
+
+
+def _guessing(net: Found[Landscape]) -> float:
+    """The loss of the same probability for each class."""
+    return math.log(net.run.manifest.data.classes)
+
+
+@styled
+def _plot(moment: str, nets: Sequence[Found[Landscape]]) -> Plot:
+    logs = [net.mean(lambda r: np.log10(np.maximum(r.loss, LEAST))) for net in nets]
+    bottom = min(float(np.nanmin(log)) for log in logs)
+    top = max(bottom + 0.1, math.log10(FAR * max(map(_guessing, nets))))
+    size = (2.0 + 2.9 * len(nets), 3.9)
+    titles = [[net.label for net in nets]]
+    plot = Plot(f"Loss around the nets, {moment}", "first direction", "second direction", size, titles)
+    for axes, net, log in zip(plot.panels[0], nets, logs, strict=True):
+        steps, seen = net.seeds[0].steps, np.ma.masked_invalid(log)
+        colours = axes.contourf(
+            steps, steps, seen, levels=np.linspace(bottom, top, LEVELS), cmap="cividis_r", extend="max"
+        )
+        colours.set_edgecolor("face")  # or SVG shows the page through the seams
+        guessing = math.log10(_guessing(net))
+        if seen.min() < guessing < seen.max():
+            axes.contour(steps, steps, seen, levels=[guessing], colors=["black"], linewidths=1)
+        axes.plot([0], [0], "+", color="black")
+        axes.set(aspect="equal", xticks=TICKS, yticks=TICKS)
+        axes.grid(visible=False)
+    bar = plot.figure.colorbar(colours, ax=plot.panels[0], label="loss")
+    marks = [digit * 10.0**power for power in range(-6, 6) for digit in (1, 2, 5)]
+    shown = [mark for mark in marks if bottom <= math.log10(mark) <= top]
+    bar.set_ticks([math.log10(mark) for mark in shown], labels=[f"{mark:g}" for mark in shown])
+    return plot

@@ -1,0 +1,107 @@
+"""Nets with a block removed, or two exchanged."""
+
+from __future__ import annotations
+
+import statistics
+
+from pydantic import BaseModel, Field
+
+from resexp.report.plots import Plot, styled
+from resexp.report.probes.material import Found, Material, Moments, Record, Section
+from resexp.report.probes.panels import by_family, panels, places
+
+_NAME = r"^stages\.\d+\.\d+$"
+
+
+class _Swapped(BaseModel):
+    block: str = Field(pattern=_NAME)
+    error: float
+
+
+class _Without(_Swapped):
+    same: bool
+
+
+class Lesion(Record):
+    """See `resexp.probes.lesion`; errors are fractions."""
+
+    intact: float
+    without: list[_Without]
+    swapped: list[_Swapped]
+
+    @property
+    def places(self) -> list[str]:
+        """Blocks, those that can be left out and those that can be exchanged with the one before."""
+        return [block.block for block in [*self.without, *self.swapped]]
+
+    @property
+    def rise(self) -> float | None:
+        """By how much the error rises without a block that keeps its dimensions, in points: the median."""
+        return _median([block.error - self.intact for block in self.without if block.same])
+
+    @property
+    def rise_swapped(self) -> float | None:
+        """The same with two neighbours exchanged."""
+        return _median([block.error - self.intact for block in self.swapped])
+
+
+def _median(rises: list[float]) -> float | None:
+    return 100 * statistics.median(rises) if rises else None
+
+
+def lesion(material: Material) -> Section | None:
+    """Training error without each block."""
+    moment, nets = material.latest("lesion", Lesion)
+    if not nets:
+        return None
+    return Section(
+        "Nets without one of their blocks",
+        _sentence(nets),
+        f"Training error on 1,000 images in eval mode, {moment}; nothing is trained again. Thin lines: the whole net. "
+        "Hollow marks: blocks that change dimensions, which a plain net can't be without. After Veit et al. 2016. "
+        "Means over seeds.",
+        {"probe-lesion": _plot({moment: nets})},
+    )
+
+
+@styled
+def _plot(found: Moments[Lesion]) -> Plot:
+    plot = panels(
+        "Training error without one block", "place of the block (0 first, 1 last)", "training error (%)", found
+    )
+    for axes, net, look in places(plot, found):
+        x = [_place(block.block, net.run.config.model.stages) for block in net.seeds[0].without]
+        errors = 100 * net.mean(lambda r: [block.error for block in r.without])
+        same = [block.same for block in net.seeds[0].without]
+        axes.axhline(100 * float(net.mean(lambda r: r.intact)), color=look["color"], linewidth=0.7)
+        axes.plot(x, errors, color=look["color"], linewidth=look["linewidth"], gid=plot.tip(net.label))
+        for keeps, fill in ((True, look["color"]), (False, "none")):
+            marks = [(at, error) for at, error, like in zip(x, errors, same, strict=True) if like is keeps]
+            if marks:
+                style = look | {"linestyle": "none", "markerfacecolor": fill, "markersize": 4 if keeps else 6}
+                axes.plot(*zip(*marks, strict=True), **style)
+    plot.axes.set_ylim(0, 100)
+    return plot
+
+
+def _place(block: str, stages: tuple[int, ...]) -> float:
+    """Of a block among all blocks, in [0, 1]."""
+    _, stage, index = block.split(".")
+    return (sum(stages[: int(stage)]) + int(index)) / max(1, sum(stages) - 1)
+
+
+def _sentence(nets: list[Found[Lesion]]) -> str:
+    deepest = [alike[-1] for alike in by_family(nets).values()]
+    done = {
+        "without one block that keeps its dimensions": [_points(net, [r.rise for r in net.seeds]) for net in deepest],
+        "with two neighbours exchanged": [_points(net, [r.rise_swapped for r in net.seeds]) for net in deepest],
+    }
+    rises = [f"{', '.join(filter(None, points))} {what}" for what, points in done.items() if any(points)]
+    if not rises:
+        return "None of the deepest nets has a block that keeps its dimensions."
+    return f"In the median over blocks, the training error rises by {'; by '.join(rises)}."
+
+
+def _points(net: Found[Lesion], rises: list[float | None]) -> str:
+    known = [rise for rise in rises if rise is not None]
+    return f"{statistics.fmean(known):.1f} points in {net.label}" if known else ""

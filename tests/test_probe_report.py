@@ -1,0 +1,292 @@
+"""What the report says of probes: the numbers of its sentences, and records that are missing, damaged or foreign."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resexp.logits import Logits
+from resexp.report import build_report
+from resexp.report.probes import Section, inside
+from resexp.report.summary import summarise
+from resexp.store import Run, StudyFolder
+from tests.test_report import SMALL, add_family, study
+
+__all__ = ["study"]
+
+Study = Callable[..., StudyFolder]
+END = SMALL.steps
+
+
+@pytest.fixture
+def folder(study: Study) -> StudyFolder:
+    """Nets of 8 and 20 layers of both kinds, two seeds each."""
+    return study({(kind, depth): [10.0, 12.0] for kind in ("plain", "residual") for depth in (8, 20)})
+
+
+def run_of(folder: StudyFolder, label: str, seed: int = 0) -> Run:
+    (run,) = (run for run in folder.runs() if run.name == f"{label} seed {seed}")
+    return run
+
+
+def put(folder: StudyFolder, label: str, seed: int, name: str, step: int, **record: Any) -> Path:
+    path = run_of(folder, label, seed).probe_path(name, step)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"probe": name, "step": step, "resexp": "0", **record}))
+    return path
+
+
+def shown(folder: StudyFolder) -> tuple[dict[str, Section], list[str]]:
+    sections, remarks = inside(folder, summarise(folder))
+    return {section.title: section for section in sections}, remarks
+
+
+def gradients(norms: list[float], near: float, snr: float = 0.5) -> dict[str, Any]:
+    layers = [{"layer": f"layer{n}", "norm": norm, "snr": 0.1, "weight_norm": 1.0} for n, norm in enumerate(norms)]
+    return {"layers": layers, "norm": 1.0, "snr": snr, "distances": [0.01, 0.1, 1.0], "agreement": [0.9, near, 0.0]}
+
+
+def lines_of(section: Section, figure: str, panel: tuple[int, int] = (0, 0)) -> list[list[float]]:
+    """What the lines of a panel show, without those that are there for the legend."""
+    axes = section.plots[figure].panels[panel[0]][panel[1]]
+    return [list(map(float, line.get_ydata())) for line in axes.lines if len(line.get_ydata())]
+
+
+# -- sentences ---------------------------------------------------------------------------------------------------------
+
+
+def test_gradients_over_seeds_at_initialisation_before_the_classifier(folder: StudyFolder) -> None:
+    for seed in (0, 1):
+        put(folder, "plain-8", seed, "gradients", 0, **gradients([2.0 + 2 * seed, 5.0, 1.0, 9.0], 0.8 - 0.2 * seed))
+        put(folder, "plain-20", seed, "gradients", 0, **gradients([50.0, 5.0, 0.5, 9.0], 0.1))
+    put(folder, "residual-8", 0, "gradients", 0, **gradients([1.0, 5.0, 2.0, 9.0], 0.9))
+    put(folder, "residual-8", 0, "gradients", END, **gradients([7.0, 5.0, 1.0, 9.0], 0.3))
+    sections, remarks = shown(folder)
+    assert remarks == []
+    assert sections["Gradients"].says == (
+        "At initialisation, the gradient's norm at the first layer over that at the last before the classifier is 3 to "
+        "100 in plain nets of 8 to 20 layers, 0.5 in residual nets of 8 layers; the cosine between gradients of "
+        "neighbours at a distance of 0.1 is, from the shallowest net to the deepest, 0.7 to 0.1 in plain nets of 8 to "
+        "20 layers, 0.9 in residual nets of 8 layers."
+    )
+    figures = sections["Gradients"]
+    assert lines_of(figures, "probe-gradients-norm") == [[3, 5, 1, 9], [50, 5, 0.5, 9]]
+    assert lines_of(figures, "probe-gradients-norm", (1, 0)) == []  # no trained plain net was looked at
+    assert lines_of(figures, "probe-gradients-norm", (1, 1)) == [[7, 5, 1, 9]]
+    assert lines_of(figures, "probe-gradients-agreement") == [[0.9, pytest.approx(0.7), 0], [0.9, 0.1, 0]]
+
+
+def test_signals_at_both_moments(folder: StudyFolder) -> None:
+    for step, variances in ((0, [0.1, 1.0]), (END, [2.0, 300.0])):
+        layers = [{"layer": f"layer{n}", "mean": 0.0, "variance": v} for n, v in enumerate(variances)]
+        put(folder, "plain-8", 0, "signals", step, layers=layers, blocks=[])
+    assert shown(folder)[0]["Signals"].says == (
+        "The variance of a layer's output is at initialisation 0.1 to 1 in plain nets of 8 layers; trained 2 to 300 in "
+        "plain nets of 8 layers."
+    )
+
+
+def test_responses_beside_fig_7_which_nets_of_another_recipe_are_not_comparable_with(folder: StudyFolder) -> None:
+    for label, std in (("plain-8", 0.5), ("plain-20", 2.0)):
+        layers = [{"layer": "conv", "std": std, "channel_std": std}, {"layer": "next", "std": 3 * std}]
+        put(folder, label, 0, "responses", END, layers=layers, mean_std=2 * std)
+    section = shown(folder)[0]["Layer responses"]
+    assert section.says == (
+        "The standard deviation's mean over layers, trained: plain-8 1.00, plain-20 4.00 (paper: 1.82, not comparable)."
+    )
+    assert lines_of(section, "probe-responses", (0, 1)) == [[1.5, 0.5], [6, 2]]
+
+
+def test_branches_at_both_ends_of_the_axis(folder: StudyFolder) -> None:
+    for label, ratios in (("residual-8", [0.5, 0.7, 9.0]), ("residual-20", [0.0, 0.2, math.inf])):
+        blocks = [{"block": f"stages.{n}.0", "ratio": ratio} for n, ratio in enumerate(ratios)]
+        put(folder, label, 0, "branches", END, blocks=blocks)
+    section = shown(folder)[0]["Residual branches"]
+    assert section.says == (
+        "The median over blocks of |F(x)| / |x| is 0.7 at depth 8, 0.2 at depth 20 in residual nets, trained."
+    )
+    assert lines_of(section, "probe-branches")[1] == [
+        pytest.approx(math.nan, nan_ok=True),
+        0.2,
+        pytest.approx(math.nan, nan_ok=True),
+    ]
+
+
+def test_lesions_count_the_blocks_that_keep_their_dimensions_in_the_deepest_nets(folder: StudyFolder) -> None:
+    def without(same: dict[str, float], changing: dict[str, float]) -> list[dict[str, Any]]:
+        return [
+            {"block": f"stages.{block}", "same": kept, "error": error}
+            for kept, blocks in ((True, same), (False, changing))
+            for block, error in blocks.items()
+        ]
+
+    put(folder, "plain-8", 0, "lesion", END, intact=0.1, without=without({"0.0": 0.9}, {}), swapped=[])
+    blocks = {"0.0": 0.2, "0.1": 0.4, "1.1": 0.9}
+    swapped = [{"block": "stages.0.1", "error": 0.6}]
+    put(folder, "plain-20", 0, "lesion", END, intact=0.1, without=without(blocks, {}), swapped=swapped)
+    put(folder, "plain-20", 1, "lesion", END, intact=0.2, without=without(blocks, {}), swapped=swapped)
+    put(folder, "residual-8", 0, "lesion", END, intact=0.1, without=without({"0.0": 0.12}, {"1.0": 0.8}), swapped=[])
+    section = shown(folder)[0]["Nets without one of their blocks"]
+    assert section.says == (
+        "In the median over blocks, the training error rises by 25.0 points in plain-20, 2.0 points in residual-8 "
+        "without one block that keeps its dimensions; by 45.0 points in plain-20 with two neighbours exchanged."
+    )
+    deep = next(line for line in section.plots["probe-lesion"].axes.lines if len(line.get_xdata()) == 3)
+    assert list(deep.get_xdata()) == pytest.approx([0, 1 / 8, 4 / 8])  # of nine blocks
+
+
+def test_the_landscape_is_counted_under_the_loss_of_guessing(folder: StudyFolder) -> None:
+    steps = [-1.0, 0.0, 1.0]
+    for label, low in (("plain-8", 5), ("plain-20", 1), ("residual-20", 3)):
+        loss = np.full(9, 50.0)
+        loss[4] = 0.5
+        loss[: low - 1] = 2.2  # just under ln 10
+        put(folder, label, 0, "landscape", END, steps=steps, loss=loss.reshape(3, 3).tolist(), error=[])
+    assert shown(folder)[0]["The loss around the nets"].says == (
+        "The loss is under that of guessing (ln 10 = 2.30) on this share of the grid around the net, trained: 11 % for "
+        "plain-20, 33 % for residual-20."
+    )
+
+
+def test_ensembles_of_nets_and_of_families(folder: StudyFolder) -> None:
+    labels = np.array([0, 1] * 10)  # test errors of 15 and 17 %, as write_run has them, are 3 of 20 and so on
+
+    def keep(label: str, seed: int, wrong: list[int]) -> None:
+        values = np.eye(2, dtype=np.float32)[labels]
+        values[wrong] = values[wrong][:, ::-1] / 2
+        run = run_of(folder, label, seed)
+        lines = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
+        lines[-1]["test_error"] = len(wrong) / 20
+        run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        Logits(values, labels, "f").write(run.logits_path)
+
+    for net in ("plain-8", "plain-20"):
+        keep(net, 0, [0, 1])
+        keep(net, 1, [1, 2, 3, 4])
+    keep("residual-8", 0, [0])  # alone
+    sections, remarks = shown(folder)
+    # A wrong net is half as sure: of two, an image is lost that both get wrong.
+    assert sections["Ensembles"].says == (
+        "Mean test error of the runs, and that of their ensemble: plain-8 15.0 and 5.0 % (2 runs), plain-20 15.0 and "
+        "5.0 % (2 runs), all plain 15.0 and 5.0 % (4 runs)."
+    )
+    assert remarks == []
+    run_of(folder, "plain-8", 1).logits_path.write_bytes(b"PK")
+    sections, remarks = shown(folder)
+    assert "all plain" not in sections["Ensembles"].says
+    assert [remark.split("(")[0].rpartition("/")[2] for remark in remarks] == ["logits.npz: damaged "]
+
+
+def test_the_net_that_was_handed_its_weights(folder: StudyFolder) -> None:
+    continued, fresh = (str(run_of(folder, "plain-20", seed).folder.relative_to(folder.folder)) for seed in (0, 1))
+    record = {
+        **{"from": "plain-8 seed 0", "depth": 20, "kind": "plain", "handed_error": 0.1, "constructed_error": 0.101},
+        **{"changed_predictions": 1, "largest_logit_difference": 0.00002},
+        **{"continued": {"run": continued, "label": "plain-20"}, "fresh": {"run": fresh, "label": "plain-20"}},
+    }
+    path = folder.folder / "probes/identity.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(record))
+    sections, remarks = shown(folder)
+    title = "A deeper net that begins as a shallower one"
+    assert sections[title].says == (
+        "plain-8 seed 0 hands a training error of 10.0 % to a plain net of 20 layers, which begins at 10.1 % (1 "
+        "prediction changed, logits at most 2e-05 apart); trained on, it is at 10.0 %; a net of that depth that begins "
+        "at random reaches 12.0 %."
+    )
+    assert remarks == []
+    path.write_text(json.dumps({**record, "fresh": {"run": "gone/seed0", "label": "plain-20"}}))
+    sections, remarks = shown(folder)
+    assert sections[title].says.endswith("trained on, it is at 10.0 %.")
+    assert remarks == [f"{path}: plain-20 (gone/seed0) is no run of this study that was begun."]
+    path.write_text("[]")
+    sections, remarks = shown(folder)
+    assert title not in sections
+    assert len(remarks) == 1
+    assert str(path) in remarks[0]
+
+
+def test_several_views_are_a_table(folder: StudyFolder) -> None:
+    for seed, error in ((0, 0.30), (1, 0.32)):
+        views = {"mode": "ten-crop", "views": 10, "crop": 28, "test_error": error, "single_view_test_error": 0.33}
+        put(folder, "plain-8", seed, "ten-crop", END, **views)
+    sides = {"mode": "multi-scale", "views": 2, "sides": [24, 32], "test_error": 0.5, "single_view_test_error": 0.4}
+    put(folder, "residual-8", 0, "multi-scale", END, **sides)
+    section = shown(folder)[0]["Several views"]
+    assert section.table == (
+        ["net", "single view", "ten-crop", "multi-scale"],
+        [["plain-8", "33.00 ± 0.00", "31.00 ± 1.41", "–"], ["residual-8", "40.00", "–", "50.00"]],
+    )
+    assert section.says == (
+        "Against a single view, the test error changes by -2 points with ten-crop and by 10 points with multi-scale."
+    )
+
+
+# -- what is not there, or not what it should be -----------------------------------------------------------------------
+
+
+def test_without_records_there_is_no_section(folder: StudyFolder) -> None:
+    assert shown(folder) == ({}, [])
+
+
+def test_a_damaged_or_foreign_record_is_a_line_and_the_others_are_shown(folder: StudyFolder) -> None:
+    bad = {
+        "plain-8": {"layers": 5},
+        "plain-20": {**gradients([1.0, 1.0], 0.5), "agreement": []},
+        "residual-8": {**gradients([math.nan, 1.0], 0.5), "layers": [{"layer": "conv", "norm": "large"}] * 2},
+    }
+    paths = [put(folder, label, 0, "gradients", 0, **record) for label, record in bad.items()]
+    put(folder, "residual-20", 0, "gradients", 0, **gradients([1.0, 2.0, 3.0], 0.5))
+    paths.append(put(folder, "residual-20", 1, "gradients", 0, **gradients([1.0, 2.0], 0.5)))
+    torn = put(folder, "plain-8", 1, "gradients", 0)
+    torn.write_text('{"layers": [')
+    build_report(folder, folder.folder / "report")
+    page = (folder.folder / "report/index.html").read_text()
+    assert "0.5 in residual nets of 20 layers" in page
+    for path in (*paths, torn):
+        assert page.count(str(path)) == 1
+        assert str(path) in (folder.folder / "report/summary.md").read_text()
+    figures = {file.name for file in (folder.folder / "report/figures").glob("probe-*")}
+    names = ("norm", "snr", "agreement")
+    assert figures == {f"probe-gradients-{name}.{kind}" for name in names for kind in ("png", "svg", "pdf")}
+
+
+def test_steps_that_are_not_the_end_are_named_and_the_last_is_shown(folder: StudyFolder) -> None:
+    for step, variance in ((100, 3.0), (200, 5.0)):
+        put(folder, "plain-8", 0, "signals", step, layers=[{"layer": "conv", "variance": variance}], blocks=[])
+    sections, remarks = shown(folder)
+    assert "trained 5 in plain nets" in sections["Signals"].says
+    assert remarks == [f"plain-8 seed 0: signals at step 200 of {END}."]
+
+
+def test_of_many_families_those_of_the_verdict_are_shown(folder: StudyFolder) -> None:
+    for number in range(4):
+        add_family(folder, f"v{number}", {("residual", 8): [10.0]}, train={"lr": 0.01 * (number + 1)})
+    for run in folder.runs():
+        layers = [{"layer": "conv", "variance": 1.0}]
+        run.probe_path("signals", 0).parent.mkdir()
+        run.probe_path("signals", 0).write_text(json.dumps({"layers": layers}))
+    sections, remarks = shown(folder)
+    titles = [axes.get_title("left") for axes in sections["Signals"].plots["probe-signals"].panels[0]]
+    assert titles == [f"{f}, at initialisation" for f in ("plain", "residual", "residual v0", "residual v1")]
+    assert remarks == ["signals: there is room for 4 families; not shown: residual v2, residual v3."]
+
+
+def test_a_net_whose_numbers_are_no_numbers_is_still_reported(folder: StudyFolder) -> None:
+    """What a run that diverged leaves behind."""
+    nan = math.nan
+    put(folder, "plain-8", 0, "gradients", END, **gradients([nan, nan, nan], nan, nan))
+    put(folder, "plain-8", 0, "signals", END, layers=[{"layer": "conv", "variance": nan}])
+    put(folder, "plain-8", 0, "responses", END, layers=[{"layer": "conv", "std": nan}], mean_std=nan)
+    put(folder, "plain-8", 0, "landscape", END, steps=[-1, 0, 1], loss=[[nan] * 3] * 3)
+    put(folder, "residual-8", 0, "branches", END, blocks=[{"block": "stages.0.0", "ratio": nan}])
+    build_report(folder, folder.folder / "report")
+    page = (folder.folder / "report/index.html").read_text()
+    assert "nan in plain nets of 8 layers" in page
+    assert "the net itself has no finite loss" in page
