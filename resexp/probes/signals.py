@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from resexp.models.blocks import Block
-from resexp.probes.subject import Moments, Probing, Subject, hooked
+from resexp.probes.subject import Moments, Probing, Subject, hooked, wide
 
 IMAGES = 1000
 
@@ -72,7 +72,7 @@ def branches(subject: Subject) -> Probing:
 
     def watch(name: str, part: str, module: nn.Module) -> None:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            squares[name, part] = squares[name, part] + output.double().square().sum()
+            squares[name, part] = squares[name, part] + wide(output).square().sum()
 
         handles.append(module.register_forward_hook(add))
 

@@ -75,6 +75,11 @@ def hooked(handles: list[RemovableHandle]) -> Iterator[None]:
             handle.remove()
 
 
+def wide(x: Tensor) -> Tensor:
+    """In float64, so that sums of squares lose nothing; MPS has none."""
+    return x.detach().float() if x.device.type == "mps" else x.detach().double()
+
+
 class Moments:
     """Mean and variance of numbers that come in pieces, over all axes together and over each channel."""
 
@@ -85,7 +90,7 @@ class Moments:
 
     def add(self, x: Tensor) -> None:
         """Take in (B, C, ...)."""
-        x = x.detach().double().transpose(0, 1).flatten(1)
+        x = wide(x).transpose(0, 1).flatten(1)
         self.count += x.shape[1]
         self._sum = self._sum + x.sum(1)
         self._squares = self._squares + x.square().sum(1)

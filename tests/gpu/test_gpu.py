@@ -21,6 +21,7 @@ from resexp.config import RunConfig
 from resexp.data import open_dataset
 from resexp.logits import read
 from resexp.store import Run, Status
+from resexp.training.checkpoint import final_weights
 from resexp.training.graph import CALLS_BEFORE_CAPTURE
 from resexp.training.hardware import choose, with_stream
 from resexp.training.pack import Pack, _need
@@ -122,6 +123,37 @@ def test_the_end_of_a_run_is_the_same_replayed_and_eager(tmp_path: Path) -> None
     assert replayed.error == runs[0].status().test_error
     own = evaluate_run(runs[0], SingleView(), pytest.fail)
     assert own["test_error"] == pytest.approx(replayed.error, abs=0.01)
+
+
+def test_what_is_dropped_is_drawn_anew_in_every_replay(tmp_path: Path) -> None:
+    """The device counts the draws: after 60 steps every block has made 60, captured or not, and the losses agree."""
+    found = []
+    for eager in (False, True):
+        resolved = config(precision="fp32", eager=eager)
+        model = resolved.model.model_copy(update={"drop_path": 0.5})
+        resolved = resolved.model_copy(update={"model": model})
+        run = Run(tmp_path / str(eager) / resolved.folder)
+        run.create(resolved)
+        assert train(run, say=pytest.fail).state == "finished"
+        _, weights = final_weights(run)
+        assert {int(value) for name, value in weights.items() if name.endswith("draws.calls")} == {60}
+        found.append(losses(run))
+    assert found[0] == pytest.approx(found[1], rel=0.05)
+
+
+def test_training_does_not_notice_probes(tmp_path: Path) -> None:
+    """They look at a copy, between two replays of a step."""
+    found = []
+    for name in ("bare", "probed"):
+        run = make(tmp_path / name, precision="fp32")
+        if name == "probed":
+            probes = {"gradients": [0, 30], "lesion": [30], "landscape": [-1], "responses": [-1], "branches": [30]}
+            resolved = RunConfig.model_validate({**config(precision="fp32").model_dump(mode="json"), "probes": probes})
+            run.create(resolved)
+        assert train(run, say=pytest.fail).state == "finished"
+        found.append(losses(run))
+    assert len(list(run.folder.glob("probes/*.json"))) == 6
+    assert found[0] == pytest.approx(found[1], rel=0.02)
 
 
 @only_cuda
