@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resexp import yamlfile
-from resexp.config import RunConfig, Study
+from resexp.config import RunConfig, Study, TrainConfig
 from resexp.display import Display
 from resexp.errors import UserError
 from resexp.files import write_atomic
@@ -82,14 +82,17 @@ def hand_on(
     can't be done.
     """
     shallow = load_run(start.config_path)
-    data = yamlfile.Document(shallow.model_dump(mode="json"))
-    data = yamlfile.merge(data, yamlfile.overrides([*settings, f"model.depth={depth}"]))
-    fresh = validated(RunConfig, data)
+    recipe = shallow.model_dump(mode="json")
+    recipe["train"]["start"] = None
+    if shallow.train.milestones == TrainConfig(steps=shallow.train.steps).milestones:
+        del recipe["train"]["milestones"]  # they follow from the steps, which --set may change
+    overrides = yamlfile.overrides([*settings, f"model.depth={depth}"])
+    fresh = validated(RunConfig, yamlfile.merge(yamlfile.Document(recipe), overrides))
     continued = fresh.model_copy(update={"train": fresh.train.model_copy(update={"start": str(start.folder)})})
-    check(start, fresh.model)
+    check(start, fresh)
     net = f"{fresh.model.kind}-{depth}"
     study = Study(
-        name=f"identity-{start.label}-seed{shallow.seed}-to-{depth}",
+        name=f"identity-{start.folder.absolute().parent.name}-seed{shallow.seed}-to-{fresh.folder.parent.name}",
         description=f"{start.name}, and nets of {depth} layers: handed what it learnt, and fresh.",
         seeds=(fresh.seed,),
     )

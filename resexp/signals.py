@@ -9,6 +9,8 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_SIGNAL = 128
 """Added to the number of the signal that stopped us: 130 after Ctrl-C, 143 after SIGTERM; all is saved by then."""
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+"""What asks a process to stop."""
 
 
 class Stop:
@@ -22,9 +24,10 @@ class Stop:
         return self.signal != 0
 
     def install(self) -> Stop:
-        """Handle SIGINT and SIGTERM from now on."""
-        signal.signal(signal.SIGINT, self._handle)
-        signal.signal(signal.SIGTERM, self._handle)
+        """Handle SIGINT and SIGTERM from now on, those among them that were blocked before."""
+        for number in STOPPING:
+            signal.signal(number, self._handle)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         return self
 
     def ask(self, number: int = signal.SIGTERM) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -62,8 +63,7 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
     try:
         study = validated(Study, document)
     except UserError as error:
-        errors.update(dict.fromkeys(error.args))
-        # Mistakes in the base must not hide those of the grid over it.
+        # A base may be incomplete without its grid, and what is wrong with it is wrong in every cell: those are judged.
         frame = {key: value for key, value in document.data.items() if key not in RUN_SECTIONS}
         try:
             study = validated(Study, Document(frame, document.places))
@@ -96,7 +96,7 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
 def load_run(path: Path) -> RunConfig:
     """Read the config.yaml of a run folder. Raises UserError where it is not the one the folder was made for."""
     config = validated(RunConfig, yamlfile.read(path))
-    if config.folder != Path(*path.absolute().parent.parts[-2:]):
+    if config.folder != Path(*Path(os.path.normpath(path.absolute())).parent.parts[-2:]):
         raise UserError(
             f"{path}: was changed: it describes {config.folder}; restore it, or make a study file for the new recipe"
         )

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torchvision
+import yaml
 from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional as F
 
-from resexp.config import ModelConfig
+from resexp.config import Cifar10Data, ModelConfig, RunConfig, TrainConfig
+from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.blocks import Block, Bottleneck, Place, PreactBlock
 from resexp.models.layers import Draws, Dropout, StochasticDepth
 from resexp.models.summary import summarise
+from resexp.study import load
+from resexp.sweep import create
 
 
 def net(**config: Any) -> nn.Module:
@@ -273,3 +278,21 @@ def test_what_is_not_said_fits_what_is() -> None:
     assert ModelConfig(layout="imagenet").depth == 18
     assert ModelConfig(kind="vgg").norm == "none"
     assert ModelConfig(kind="preact", block="bottleneck", depth=164).stride_in == "1x1"
+
+
+def test_a_run_is_refused_where_its_net_does_not_allow_it(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="this net has no BN"):
+        RunConfig(model=ModelConfig(norm="none"), train=TrainConfig(bn_images=100))
+    study = {"data": {"source": "shapes", "size": 16}, "model": {"kind": "vgg", "width": 4}, "train": {"device": "cpu"}}
+    (tmp_path / "vgg.yaml").write_text(yaml.safe_dump(study))
+    loaded, (cell,) = load(str(tmp_path / "vgg.yaml"))
+    with pytest.raises(UserError, match=r"vgg-16: images of 16 pixels a side, and it needs 32; set data.resize"):
+        create(loaded, cell, tmp_path / "results", print)
+    assert not (tmp_path / "results").exists()
+
+
+def test_options_that_came_later_leave_old_signatures_alone() -> None:
+    """Those of the runs that were published before there were any."""
+    old = RunConfig(data=Cifar10Data(resize=16, pad=2), model=ModelConfig(kind="plain", depth=56, width=8))
+    assert old.model.science() == {"kind": "plain", "depth": 56, "width": 8, "shortcut": None}
+    assert ModelConfig(norm="none").science().keys() - old.model.science().keys() == {"norm"}

@@ -18,12 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resexp.cli import main
-from resexp.config import ModelConfig
+from resexp.config import ModelConfig, RunConfig, TrainConfig
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.layers import BatchNorm
 from resexp.probes import PROBES, Subject
-from resexp.probes.gradients import BATCHES
 from resexp.probes.identity import compare, deepen, why_not
 from resexp.probes.subject import Moments
 from resexp.store import Run, StudyFolder
@@ -71,11 +70,12 @@ def by_name(rows: list[dict[str, Any]], key: str = "layer") -> dict[str, dict[st
 
 
 def test_gradients_are_those_of_each_batch() -> None:
-    of = subject(images=256)
+    of = subject(images=600)
     found = take("gradients", of)
     of.model.train()
     gradients = []
-    for x, y in of.batches(BATCHES, 128):
+    assert (found["batches"], found["batch_size"]) == (4, 128)  # no image twice
+    for x, y in of.batches(4, 128):
         of.model.zero_grad()
         F.cross_entropy(of.model(x), y).backward()
         gradients.append(of.model.get_submodule("stages.1.0.conv1").weight.grad.double().flatten().clone())
@@ -83,7 +83,7 @@ def test_gradients_are_those_of_each_batch() -> None:
     row = by_name(found["layers"])["stages.1.0.conv1"]
     assert row["norm"] == pytest.approx(each.square().sum(1).mean().sqrt().item(), rel=1e-4)
     noise = each.var(0, correction=1).sum().item()
-    signal = each.mean(0).square().sum().item() - noise / BATCHES
+    signal = each.mean(0).square().sum().item() - noise / 4
     assert row["snr"] == pytest.approx(signal / noise, rel=1e-3)
     assert [row["layer"] for row in found["layers"]][::7] == ["conv", "fc"]
 
@@ -202,6 +202,21 @@ def test_moments_of_pieces_are_those_of_the_whole() -> None:
     assert moments.variance == pytest.approx(x.var(correction=0).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("config", [{"drop_path": 0.5}, {"kind": "vgg", "depth": 16, "side": 32, "width": 1}])
+def test_neighbours_lose_the_same_branches(config: dict[str, Any]) -> None:
+    assert take("gradients", subject(**{"depth": 20, **config}))["agreement"][0] > 0.8
+
+
+def test_what_is_not_a_number_is_written_as_none(make: Callable[..., Run], call: Resexp) -> None:
+    """Fixup begins with a classifier of zeros: no gradient comes through it."""
+    run = make(model={"norm": "fixup"})
+    done = call("probe", "gradients", run.folder, "--initial", "--json")
+    assert done.returncode == 0
+    (record,) = json.loads(done.stdout, parse_constant=pytest.fail)
+    assert record["agreement"] == [None] * 5
+    assert by_name(record["layers"])["conv"]["snr"] is None
+
+
 # -- identity blocks --------------------------------------------------------------------------------------------------
 
 
@@ -254,6 +269,8 @@ def test_in_train_mode_a_plain_identity_is_nearly_one() -> None:
 def test_what_cannot_be_an_identity() -> None:
     plain = {"kind": "plain", "block": "bottleneck"}
     assert "squeezes" in why_not(ModelConfig(**plain, depth=11), ModelConfig(**plain, depth=20))
+    assert "every shortcut is a projection" in why_not(ModelConfig(depth=8, shortcut="C"), ModelConfig(shortcut="C"))
+    assert "stochastic depth" in why_not(ModelConfig(depth=8, drop_path=0.5), ModelConfig(drop_path=0.5))
     assert "not deeper" in why_not(ModelConfig(depth=20), ModelConfig(depth=20))
     assert "more than depth" in why_not(ModelConfig(depth=8), ModelConfig(depth=20, width=8))
 
@@ -402,10 +419,17 @@ def test_identity_blocks_handed_on_and_trained(call: Resexp, trained: dict[str, 
     found = json.loads(done.stdout)
     assert found["handed_error"] == Run(trained["plain"]).status().clean_train_error
     assert found["constructed_error"] == found["handed_error"]
-    study = StudyFolder(Path("results/identity-plain-8-seed0-to-14"))
+    (folder,) = Path("results").glob("identity-plain-8-*-seed0-to-plain-14-*")
+    study = StudyFolder(folder)
     assert [run.label for run in study.runs()] == ["plain-14-continued", "plain-14-fresh"]
     continued, fresh = (load_run(run.config_path).train for run in study.runs())
     assert continued.model_copy(update={"start": None}) == fresh
+    again = call("probe", "identity", study.runs()[0].folder, "--depth", 20, "--set", "train.steps=6")
+    assert again.returncode == 0, again.stderr
+    (second,) = Path("results").glob("identity-plain-14-*")
+    handed, anew = (load_run(run.config_path).train for run in StudyFolder(second).runs())
+    assert (handed.start, anew.start) == (str(study.runs()[0].folder), None)
+    assert handed.milestones == (3, 4)  # the default's, of the new number of steps
 
 
 def test_views_and_ensembles(call: Resexp, trained: dict[str, Path]) -> None:
@@ -435,6 +459,7 @@ def test_views_and_ensembles(call: Resexp, trained: dict[str, Path]) -> None:
         (["multi-scale", "{plain}", "--sides", "8;12"], "expected numbers with commas between"),
         (["identity", "{plain}", "--depth", "8"], "8 layers are not deeper than 8"),
         (["identity", "{plain}", "--depth", "15"], "must be 6n+2"),
+        (["identity", "{plain}", "--depth", "14", "--set", "data.pad=2"], "trained on other data"),
         (["identity", "results/nowhere", "--depth", "14"], "results/nowhere/config.yaml"),
     ],
 )
@@ -444,6 +469,23 @@ def test_bad_input_is_one_line(call: Resexp, trained: dict[str, Path], arguments
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_probe_of_other_images_than_the_run_saw_is_refused(call: Resexp, trained: dict[str, Path]) -> None:
+    run = Run(trained["plain"])
+    manifest = run.manifest()
+    assert manifest is not None
+    manifest.data.fingerprint = "another"
+    run.write_manifest(manifest)
+    done = call("probe", "signals", trained["plain"])
+    assert done.returncode == 2
+    assert "begun on other data" in done.stderr
+
+
+def test_a_start_is_the_same_however_its_folder_is_spelled() -> None:
+    spelled = ["results/study/plain-8-0123/seed0", "./results/study/plain-8-0123/seed0/", "/else/plain-8-0123/seed0"]
+    assert len({RunConfig(train=TrainConfig(start=name)).signature for name in spelled}) == 1
+    assert RunConfig().signature != RunConfig(train=TrainConfig(start=spelled[0])).signature
 
 
 def test_a_run_without_a_checkpoint(call: Resexp, trained: dict[str, Path]) -> None:

@@ -226,7 +226,7 @@ def test_weights_of_an_earlier_step_do_not_stand_in_for_the_final_ones(
     train(run)
     damage(run)
     assert run.previous_checkpoint_path.exists()
-    with pytest.raises(UserError, match=f"{says}, so its weights are lost; delete the folder"):
+    with pytest.raises(UserError, match=f"{says}, so there are no weights; train it"):
         evaluate_run(run, TenCrop(4))
 
 

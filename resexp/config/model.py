@@ -88,6 +88,8 @@ class ModelConfig(Section):
     @field_validator("depth")
     @classmethod
     def _depth_is_possible(cls, depth: int, info: ValidationInfo) -> int:
+        if info.data.get("kind") == "vgg" and info.data.get("block") == "bottleneck":
+            raise ValueError("VGG has no bottlenecks; leave model.block out")
         kind, layout, block = (info.data.get(name) for name in ("kind", "layout", "block"))
         if kind and layout and block:
             depths.stages(kind, layout, block, depth)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -38,9 +39,9 @@ class TrainConfig(Section):
     """Train at this rate until the running training error is under `warmup_until`. Paper: 0.01, for depth 110 only."""
     warmup_until: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """Running training error (a fraction) that ends the warm-up."""
-    start: str | None = None
-    """Folder of a finished run of a shallower net: the net begins as that one, with identity blocks inserted (section
-    1). Default: He's random weights."""
+    start: Annotated[str, Field(min_length=1)] | None = None
+    """Folder, relative to where the command is run, of a finished run of a shallower net: the net begins as that one,
+    with identity blocks inserted (section 1). Default: He's random weights."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 on a GPU that has it, else fp32. fp16 trains with a loss scaler."""
     eval_every: Annotated[int, Field(ge=1)] = 4000
@@ -60,6 +61,11 @@ class TrainConfig(Section):
     """Steps between checkpoints, in addition to checkpoint_seconds."""
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Seconds between checkpoints."""
+
+    def science(self) -> dict[str, Any]:
+        """The fields that change what is measured; of `start` the net and the seed, wherever they lie."""
+        fields = super().science()
+        return fields | ({"start": "/".join(Path(self.start).parts[-2:])} if self.start else {})
 
     @field_validator("milestones")
     @classmethod

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 from resexp.executors.schedule import Job
-from resexp.signals import Stop
+from resexp.signals import STOPPING, Stop
 from resexp.store import Run
 
 TICK_S = 0.5
@@ -41,7 +43,8 @@ class _Worker:
 
     def signal(self, number: int) -> None:
         if self.process.pid is not None and self.process.exitcode is None:
-            os.kill(self.process.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it ended a moment ago
+                os.kill(self.process.pid, number)
 
     def listen(self, say: Callable[[str], None], ended: Callable[[Run, int, str], None]) -> None:
         """Hear all that was told since the last call."""
@@ -80,6 +83,11 @@ def train_all(
     # Processes are forked from a server that has torch imported and nothing running: each starts in milliseconds.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["resexp.executors.worker", "resexp.cli"])
+    # A signal to the whole group is for us: workers are asked by us, and the server must outlive them. What is blocked
+    # stays blocked in processes that are started; workers unblock it when they can save what they have.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    forkserver.ensure_running()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     queue, workers = list(jobs), list[_Worker]()
     failed = asked = False
 

@@ -53,8 +53,17 @@ def _shortcut(config: RunConfig) -> Value:
     return "A" if config.model.block == "basic" else "B"
 
 
+def _stride(config: RunConfig) -> Value:
+    """Bottlenecks halve in their first convolution."""
+    return "1x1" if config.model.block == "bottleneck" else None
+
+
 def _has_warmup(config: RunConfig) -> bool:
-    return (config.model.kind, config.model.depth) == ("residual", 110)
+    """The original ResNet-110; in arXiv 1603.05027 all nets, which are pre-activated or of bottlenecks."""
+    model = config.model
+    return (model.kind, model.depth) == ("residual", 110) or (
+        model.kind == "preact" or (model.kind == "residual" and model.block == "bottleneck")
+    )
 
 
 RECIPE = (
@@ -65,6 +74,8 @@ RECIPE = (
     _Entry("width", "model.width", 16, _NET),
     _Entry("norm", "model.norm", "batch", "section 3.4"),
     _Entry("start of a branch", "model.branch", "standard", _TRAINING),
+    _Entry("stride of a bottleneck", "model.stride_in", _stride, _NET),
+    _Entry("start", "train.start", None, _TRAINING),
     _Entry("dropped paths", "model.drop_path", 0.0, _TRAINING),
     _Entry("shortcut", "model.shortcut", _shortcut, "section 4.2, nets"),
     _Entry("steps", "train.steps", 64_000, _TRAINING),

@@ -45,9 +45,13 @@ def _without_responses(model: ModelConfig) -> str:
 def _gradients(found: dict[str, Any]) -> str:
     first, *_, last = (layer["norm"] for layer in found["layers"])
     return (
-        f"norm {found['norm']:.3g}, first layer {first:.3g}, last {last:.3g}; signal to noise {found['snr']:.3g}; "
-        f"neighbours at {found['distances'][2]} agree by {found['agreement'][2]:.2f}"
+        f"norm {found['norm']:.3g}, first layer {first:.3g}, last {last:.3g}; signal to noise {_shown(found['snr'])}; "
+        f"neighbours at {found['distances'][2]} agree by {_shown(found['agreement'][2])}"
     )
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2g}"
 
 
 def _signals(found: dict[str, Any]) -> str:
@@ -56,7 +60,9 @@ def _signals(found: dict[str, Any]) -> str:
 
 
 def _branches(found: dict[str, Any]) -> str:
-    ratios = [block["ratio"] for block in found["blocks"]]
+    ratios = [block["ratio"] for block in found["blocks"] if block["ratio"] is not None]
+    if not ratios:
+        return "nothing comes through"
     return f"|F(x)| is {min(ratios):.2f} to {max(ratios):.2f} of |x|, median {statistics.median(ratios):.2f}"
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resexp.models.layers import Draws
 from resexp.probes.subject import Probing, Subject
 
 BATCHES, SIZE = 16, 128
@@ -23,31 +24,36 @@ DISTANCES = (0.01, 0.03, 0.1, 0.3, 1.0)
 def gradients(subject: Subject) -> Probing:
     """In train mode, on 16 batches of 128 images: for each layer's weights
 
+    Of fewer than 2,048 images, fewer or smaller batches.
+
     - ``norm``: root mean square over batches of the norm of the loss gradient g;
-    - ``snr``: |E g|^2 / E|g - E g|^2, both estimated without bias (it can come out just below zero);
+    - ``snr``: |E g|^2 / E|g - E g|^2, both estimated without bias (it can come out just below zero; NaN where a layer
+      gets no gradient);
     - ``weight_norm``.
 
-    ``agreement``: the cosine between the loss gradients with respect to an image and to the same image with Gaussian
-    noise added, of each relative size in ``distances``; mean over 64 images, which all get their noise at once.
+    ``agreement``: the cosine between the gradients of the batch's loss with respect to an image and to the same image
+    with Gaussian noise added, of each relative size in ``distances``; mean over 64 images, which get their noise at
+    once.
     """
     model = subject.model.train()
     named = {name: m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     weights = list(named.values())
     sums = [torch.zeros_like(weight) for weight in weights]
     squares = torch.zeros(len(weights), device=subject.images.device)
-    size = min(SIZE, len(subject.index))
-    for x, y in subject.batches(BATCHES, size):
+    size = min(SIZE, len(subject.index) // 2)
+    batches = min(BATCHES, len(subject.index) // size)  # no image twice, or the noise would come out too small
+    for x, y in subject.batches(batches, size):
         found = torch.autograd.grad(F.cross_entropy(model(x), y), weights)
         torch._foreach_add_(sums, found)
         squares += torch.stack([gradient.square().sum() for gradient in found])
         yield 0
-    mean_square = torch.stack([total.square().sum() for total in sums]) / BATCHES**2  # |mean g|^2
-    noise = (squares / BATCHES - mean_square) * BATCHES / (BATCHES - 1)
-    signal = mean_square - noise / BATCHES
+    mean_square = torch.stack([total.square().sum() for total in sums]) / batches**2  # |mean g|^2
+    noise = (squares / batches - mean_square) * batches / (batches - 1)
+    signal = mean_square - noise / batches
     layers = [
         {"layer": name, "norm": norm, "snr": snr, "weight_norm": weight.detach().norm().item()}
         for (name, weight), norm, snr in zip(
-            named.items(), (squares / BATCHES).sqrt().tolist(), (signal / noise).tolist(), strict=True
+            named.items(), (squares / batches).sqrt().tolist(), (signal / noise).tolist(), strict=True
         )
     ]
     agreement = []
@@ -55,10 +61,10 @@ def gradients(subject: Subject) -> Probing:
         agreement.append(_agreement(subject, distance))
         yield 0
     return {
-        "batches": BATCHES,
+        "batches": batches,
         "batch_size": size,
         "layers": layers,
-        "norm": (squares.sum() / BATCHES).sqrt().item(),
+        "norm": (squares.sum() / batches).sqrt().item(),
         "snr": (signal.sum() / noise.sum()).item(),
         "distances": list(DISTANCES),
         "agreement": agreement,
@@ -70,12 +76,15 @@ def _agreement(subject: Subject, distance: float) -> float:
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device)
     norm = x.flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1)
     neighbour = x + distance * norm[:, None, None, None] * noise
-    cosines = F.cosine_similarity(_input_gradient(subject, x, y), _input_gradient(subject, neighbour, y))
-    return cosines.mean().item()
+    here, there = _input_gradient(subject, x, y), _input_gradient(subject, neighbour, y)
+    return (here * there).sum(1).div(here.norm(dim=1) * there.norm(dim=1)).mean().item()  # NaN where there is none
 
 
 def _input_gradient(subject: Subject, x: Tensor, y: Tensor) -> Tensor:
-    """Of each image's loss, (B, pixels)."""
+    """Of the batch's summed loss, with respect to each image, (B, pixels)."""
+    for module in subject.model.modules():
+        if isinstance(module, Draws):  # what is dropped is the same for neighbours
+            module.calls.zero_()
     x = x.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(subject.model(x), y, reduction="sum"), x)
     return gradient.flatten(1)

@@ -28,6 +28,10 @@ def why_not(shallow: ModelConfig, deep: ModelConfig) -> str:
         return "VGG has no blocks"
     if shallow.kind == "plain" and shallow.block == "bottleneck":
         return "a plain bottleneck squeezes its input to a quarter of the channels, so it can be no identity"
+    if shallow.shortcut == "C":
+        return "with option C every shortcut is a projection, so no block can be an identity"
+    if shallow.drop_path:
+        return "with stochastic depth a block's weight in the net depends on how many there are"
     if shallow.model_dump(exclude={"depth"}) != deep.model_dump(exclude={"depth"}):
         return "the two nets differ in more than depth"
     if shallow.depth >= deep.depth:

@@ -71,12 +71,16 @@ def _removed(stage: nn.Sequential, number: int) -> Iterator[None]:
         stage[number] = nn.Identity()
     else:
         block.gate = _Nothing()
-    yield
-    stage[number], block.gate = block, gate
+    try:
+        yield
+    finally:
+        stage[number], block.gate = block, gate
 
 
 @contextmanager
 def _exchanged(stage: nn.Sequential, number: int) -> Iterator[None]:
     stage[number - 1], stage[number] = stage[number], stage[number - 1]
-    yield
-    stage[number - 1], stage[number] = stage[number], stage[number - 1]
+    try:
+        yield
+    finally:
+        stage[number - 1], stage[number] = stage[number], stage[number - 1]

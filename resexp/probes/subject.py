@@ -20,7 +20,7 @@ Probing = Generator[int, None, dict[str, Any]]
 """A probe at work: yields 0 between pieces, so that it can be stopped, and returns what it found."""
 
 BATCH = 250
-"""Images of one forward pass where nothing else is said."""
+"""Images of one forward pass where nothing else is said; fewer where they are larger than 32 x 32."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,19 @@ class Subject:
         order = np.random.default_rng(0).permutation(self.index)
         for number in range(count):
             places = np.arange(number * size, (number + 1) * size) % len(order)
-            chosen = torch.from_numpy(order[places]).to(self.images.device)
-            yield normalise(self.images[chosen], self.mean), self.labels[chosen]
+            yield self._batch(torch.from_numpy(order[places]))
+
+    def _batch(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = chosen.to(self.images.device)
+        return normalise(self.images[chosen], self.mean), self.labels[chosen]
 
     def split(self, images: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The first so many of the same images, in batches; no more than there are."""
-        images = min(images, len(self.index))
-        size = min(BATCH, images)
-        return self.batches(images // size, size)
+        order = np.random.default_rng(0).permutation(self.index)[:images]
+        height, width = self.images.shape[1:3]
+        size = max(1, BATCH * 32 * 32 // max(32 * 32, height * width))
+        for chosen in torch.split(torch.from_numpy(order), size):
+            yield self._batch(chosen)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from resexp.config import ModelConfig, RunConfig
+from resexp.config import RunConfig
 from resexp.errors import UserError
 from resexp.models import ResNet, build_model
 from resexp.probes import Subject
@@ -18,26 +18,29 @@ from resexp.study import load_run
 from resexp.training import checkpoint
 
 
-def check(start: Run, deep: ModelConfig) -> RunConfig:
-    """The configuration of the run to start from. Raises UserError where a net like `deep` can't."""
+def check(start: Run, deep: RunConfig) -> RunConfig:
+    """The configuration of the run to start from. Raises UserError where a run like `deep` can't."""
     if not start.config_path.exists():
         raise UserError(f"{start.folder}: no run folder to start from (no config.yaml)")
     config = load_run(start.config_path)
     if (state := start.status().state) != "finished":
         raise UserError(f"{start.folder}: {state}; only what a finished run has learnt can be handed on")
-    if reason := why_not(config.model, deep):
+    if config.data.science() != deep.data.science():  # or it would be validated on images that it was trained on
+        raise UserError(f"{start.folder}: trained on other data; what it learnt is handed on for the same data only")
+    if reason := why_not(config.model, deep.model):
         raise UserError(f"{start.folder}: {reason}; name another run or another depth")
     return config
 
 
-def hand_down(start: Path, subject: Subject, classes: int) -> dict[str, Any]:
-    """Make the net of `subject` compute what that of the finished run in `start` does.
+def hand_down(deep_config: RunConfig, subject: Subject, classes: int) -> dict[str, Any]:
+    """Make the net of `subject`, of a run like `deep_config`, compute what that of the finished run in `start` does.
 
     Returns how well it does, on all images that are trained on: see `probes.identity.compare`. Raises UserError where
     it can't be done.
     """
-    run = Run(start)
-    config = check(run, subject.config)
+    assert deep_config.train.start
+    run = Run(Path(deep_config.train.start))
+    config = check(run, deep_config)
     _, weights = checkpoint.final_weights(run)
     shallow, deep = build_model(config.model, classes), subject.model
     shallow.load_state_dict(weights)
@@ -49,4 +52,4 @@ def hand_down(start: Path, subject: Subject, classes: int) -> dict[str, Any]:
         return subject.split(len(subject.index))
 
     deepen(shallow, deep, batches)
-    return {"probe": "identity", "step": 0, "from": str(start), **compare(shallow, deep, batches)}
+    return {"probe": "identity", "step": 0, "from": str(run.folder), **compare(shallow, deep, batches)}

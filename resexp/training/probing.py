@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ import torch
 
 import resexp
 from resexp.config import RunConfig
-from resexp.data import open_dataset
+from resexp.data import Dataset, open_dataset
 from resexp.data.loader import pixel_mean
 from resexp.errors import UserError
 from resexp.files import write_atomic
@@ -22,6 +23,7 @@ from resexp.probes import PROBES, Probing, Subject
 from resexp.store import Run
 from resexp.study import load_run
 from resexp.training import checkpoint
+from resexp.training.handed import hand_down
 from resexp.training.hardware import choose_device, tune_process
 from resexp.training.trainer import Stopped, Trainer
 from resexp.training.work import Work, finish
@@ -55,7 +57,16 @@ def write_record(run: Run, record: dict[str, Any]) -> None:
     """Keep what was found in the run folder."""
     path = run.probe_path(record["probe"], record["step"])
     path.parent.mkdir(exist_ok=True)
-    write_atomic(path, json.dumps({"resexp": resexp.__version__, **record}))
+    write_atomic(path, json.dumps(_without_nan({"resexp": resexp.__version__, **record})))
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no word for what is not a number."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def probe(
@@ -76,18 +87,24 @@ def probe(
         raise UserError(f"{run.folder}: {reason}, so there is nothing to probe for {name}; name another run")
     tune_process(None)
     torch.manual_seed(config.seed)
-    dataset = open_dataset(config.data, say)
-    model = build_model(config.model, len(dataset.classes))
-    step = 0
+    dataset, manifest = open_dataset(config.data, say), run.manifest()
+    if manifest and manifest.data.fingerprint != dataset.fingerprint:
+        raise UserError(
+            f"{run.folder}: begun on other data (fingerprint {manifest.data.fingerprint}, now {dataset.fingerprint}); "
+            f"bring the old data back"
+        )
+    subject, step = _untrained(config, dataset), 0
     if not initial:
         step, weights = checkpoint.final_weights(run)
-        model.load_state_dict(weights)
-    finish(keep(run, name, step, PROBES[name].take(_subject(config, model)), stop))
+        subject.model.load_state_dict(weights)
+    elif config.train.start:
+        hand_down(config, subject, len(dataset.classes))
+    finish(keep(run, name, step, PROBES[name].take(subject), stop))
     return step
 
 
-def _subject(config: RunConfig, model: torch.nn.Module) -> Subject:
-    device, dataset = choose_device(config.train), open_dataset(config.data)
+def _untrained(config: RunConfig, dataset: Dataset) -> Subject:
+    device, model = choose_device(config.train), build_model(config.model, len(dataset.classes))
     images, labels = (torch.from_numpy(array).to(device) for array in dataset.train())
     mean = pixel_mean(images, torch.from_numpy(dataset.train_index).to(device))
     model = model.to(memory_format=torch.channels_last).to(device)

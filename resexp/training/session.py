@@ -7,7 +7,6 @@ import math
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,7 +80,7 @@ class Session:
             self.window = state["window"]
             metrics_bytes = state["metrics_bytes"]
         elif self.config.train.start:
-            found = hand_down(Path(self.config.train.start), subject_of(self.trainer), len(self.dataset.classes))
+            found = hand_down(self.config, subject_of(self.trainer), len(self.dataset.classes))
             write_record(run, found)
         size = run.metrics_path.stat().st_size if run.metrics_path.exists() else 0
         if size < metrics_bytes:

@@ -193,13 +193,14 @@ class Trainer:
 
         They are the first of the first epoch. They go through the net in batches of nearly one size, each normalised
         by its own statistics, whose average over the batches is kept: what was there before has no part in it. Returns
-        the number of batches. Raises Stopped if `pause()` between them, with the statistics of those so far.
+        the number of batches. Raises Stopped if `pause()` between them, and nothing has changed.
         """
         order, *_ = plan_epoch(self.dataset.train_index, self.config.seed, epoch=0, pad=0, flip=False)
         index = torch.from_numpy(order[:count]).to(self.images.device)
         batches = torch.tensor_split(index, math.ceil(count / len(self._eval_labels)))
         norms = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
         momenta = [norm.momentum for norm in norms]
+        before = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         pace, seen = Pace(self.hardware), 0
         self.model.eval()
         for norm in norms:
@@ -207,6 +208,7 @@ class Trainer:
         try:
             for batch in batches:
                 if seen and pause():
+                    self.model.load_state_dict(before, strict=False)
                     raise Stopped
                 seen += len(batch)
                 for norm in norms:

@@ -71,6 +71,11 @@ class TenCrop:
     crop: int = 224
     name: ClassVar[str] = "ten-crop"
 
+    @property
+    def smallest(self) -> int:
+        """Pixels a side of the smallest view."""
+        return self.crop
+
     def check(self, height: int, width: int) -> None:
         """Raise UserError unless images of `height` x `width` pixels have such crops."""
         limit = min(height, width)
@@ -91,6 +96,11 @@ class MultiScale:
 
     sides: tuple[int, ...] = (224, 256, 384, 480, 640)
     name: ClassVar[str] = "multi-scale"
+
+    @property
+    def smallest(self) -> int:
+        """Pixels a side of the smallest view."""
+        return min(self.sides)
 
     def check(self, height: int, width: int) -> None:
         """Raise UserError unless each side is one that the nets can take, and there are any."""
@@ -167,6 +177,8 @@ def evaluate_run(run: Run, mode: Mode, say: Callable[[str], None] = lambda line:
         )
     train_images, (images, labels) = torch.from_numpy(dataset.train()[0]), map(torch.from_numpy, dataset.test())
     mode.check(*images.shape[1:3])
+    if not isinstance(mode, SingleView) and mode.smallest < config.model.smallest_side:
+        raise UserError(f"{run.folder}: a view of {mode.smallest} pixels; its net needs {config.model.smallest_side}")
     last = manifest.attempts[-1]
     tune_process(last.threads)
     hardware = choose(config.train, last.precision, say)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from pydantic import BaseModel, Field
 
-from resexp.report.probes.material import Found, Material, Record, Section
+from resexp.report.probes.material import Found, Material, Number, Record, Section
 from resexp.report.probes.panels import by_family, number, profiles
 
 
 class _Block(BaseModel):
     block: str
-    ratio: float
+    ratio: Number
 
 
 class Branches(Record):

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, Field, model_validator
 
 from resexp.report.plots import MARKERS, PALETTE, Plot, styled
-from resexp.report.probes.material import INITIAL, Found, Material, Moments, Record, Section
+from resexp.report.probes.material import INITIAL, Found, Material, Moments, Number, Record, Section
 from resexp.report.probes.panels import by_family, course, each, panels, places, profiles, span
 
 NEAR = 0.1
@@ -17,16 +17,16 @@ NEAR = 0.1
 
 class _Layer(BaseModel):
     layer: str
-    norm: float
+    norm: Number
 
 
 class Gradients(Record):
     """See `resexp.probes.gradients`."""
 
     layers: list[_Layer] = Field(min_length=2)
-    snr: float
+    snr: Number
     distances: list[float] = Field(min_length=1)
-    agreement: list[float]
+    agreement: list[Number]
 
     @model_validator(mode="after")
     def _one_a_distance(self) -> Gradients:

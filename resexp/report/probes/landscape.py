@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from resexp.report.plots import Plot, styled
-from resexp.report.probes.material import Found, Material, Record, Section
+from resexp.report.probes.material import Found, Material, Number, Record, Section
 from resexp.report.probes.panels import by_family
 
 LEVELS, TICKS = 16, (-1, -0.5, 0, 0.5, 1)
@@ -23,7 +23,7 @@ class Landscape(Record):
     """See `resexp.probes.landscape`."""
 
     steps: list[float] = Field(min_length=2)
-    loss: list[list[float]]
+    loss: list[list[Number]]
 
     @model_validator(mode="after")
     def _square(self) -> Landscape:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from resexp.errors import UserError
 from resexp.report.plots import FEW, Plot
 from resexp.report.stats import RunRecord
 
+Number = Annotated[float, BeforeValidator(lambda value: float("nan") if value is None else value)]
+"""What a probe found; JSON's null where it was not a number."""
 INITIAL, TRAINED = "at initialisation", "trained"
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from resexp import paper
 from resexp.report.plots import Plot, styled
-from resexp.report.probes.material import Found, Material, Record, Section
+from resexp.report.probes.material import Found, Material, Number, Record, Section
 from resexp.report.probes.panels import MARKS, logarithmic, looks
 
 DASHES = ("--", "-", ":", "-.")
@@ -18,14 +18,14 @@ DASHES = ("--", "-", ":", "-.")
 
 class _Layer(BaseModel):
     layer: str
-    std: float
+    std: Number
 
 
 class Responses(Record):
     """See `resexp.probes.signals.responses`."""
 
     layers: list[_Layer] = Field(min_length=1)
-    mean_std: float
+    mean_std: Number
 
     @property
     def places(self) -> list[str]:

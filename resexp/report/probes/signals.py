@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from resexp.report.probes.material import Material, Record, Section
+from resexp.report.probes.material import Material, Number, Record, Section
 from resexp.report.probes.panels import each, profiles, span
 
 
 class _Layer(BaseModel):
     layer: str
-    variance: float
+    variance: Number
 
 
 class Signals(Record):
