@@ -202,9 +202,8 @@ def test_moments_of_pieces_are_those_of_the_whole() -> None:
     assert moments.variance == pytest.approx(x.var(correction=0).item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("config", [{"drop_path": 0.5}, {"kind": "vgg", "depth": 16, "side": 32, "width": 1}])
-def test_neighbours_lose_the_same_branches(config: dict[str, Any]) -> None:
-    assert take("gradients", subject(**{"depth": 20, **config}))["agreement"][0] > 0.8
+def test_neighbours_lose_the_same_branches() -> None:
+    assert take("gradients", subject(depth=20, drop_path=0.5))["agreement"][0] > 0.8
 
 
 def test_what_is_not_a_number_is_written_as_none(make: Callable[..., Run], call: Resexp) -> None:
@@ -214,7 +213,7 @@ def test_what_is_not_a_number_is_written_as_none(make: Callable[..., Run], call:
     assert done.returncode == 0
     (record,) = json.loads(done.stdout, parse_constant=pytest.fail)
     assert record["agreement"] == [None] * 5
-    assert by_name(record["layers"])["conv"]["snr"] is None
+    assert by_name(record["layers"])["conv.1"]["snr"] is None
 
 
 # -- identity blocks --------------------------------------------------------------------------------------------------
@@ -302,7 +301,7 @@ def make(write_study: Callable[..., Path]) -> Callable[..., Run]:
 
     def run(results: str = "results", **sections: Any) -> Run:
         study, (cell,) = load(str(write_study(**sections)))
-        return create(study, cell, Path(results), print)
+        return create(study, cell, Path(results), lambda line: None)
 
     return run
 
