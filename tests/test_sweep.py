@@ -135,6 +135,27 @@ def test_a_second_sweep_on_the_same_folder_is_refused(write_study: Write, resexp
     assert states(study) == ["interrupted", "interrupted"]
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("early", [True, False])
+def test_a_signal_to_the_whole_group_saves_everything(write_study: Write, number: int, code: int, early: bool) -> None:
+    """As a terminal, `timeout`, systemd and Slurm send it: also to the processes that the workers are forked from."""
+    study = write_study(grid={"model.depth": [8, 14]}, train={**LONG, "steps": 100_000})
+    process = subprocess.Popen(
+        command("sweep", "--config", study, "--jobs", 2),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    runs = runs_of(study)
+    if early:  # the server is still importing torch
+        wait_until(process, lambda: all(run.config_path.exists() for run in runs))
+    else:
+        wait_until(process, lambda: all(len(run.metrics()) > 5 for run in runs))
+    os.killpg(process.pid, number)
+    said, complaint = process.communicate()
+    assert (process.returncode, complaint) == (code, ""), said
+    assert all(run.status().state in ("interrupted", "pending") for run in runs)
+    assert early or all(run.status().message == "stopped by a signal; the same command continues" for run in runs)
+
+
 @pytest.mark.parametrize("victim", ["parent", "worker"])
 def test_after_sigkill_a_sweep_goes_on_and_equals_an_undisturbed_one(
     write_study: Write, resexp: Cli, victim: str
