@@ -9,7 +9,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from resexp.errors import UserError
 
-State = Literal["pending", "running", "interrupted", "finished", "diverged", "failed"]
+State = Literal["pending", "queued", "running", "interrupted", "finished", "diverged", "failed"]
+"""`queued` is never written: only the cluster knows."""
+ENDED: frozenset[State] = frozenset({"finished", "diverged", "failed"})
+"""The states in which a run stays by itself."""
 
 
 class _Record(BaseModel):
@@ -91,6 +94,17 @@ class Status(_Record):
         if self.state != "running" or self.seconds_per_step is None:
             return None
         return (self.steps - self.step) * self.seconds_per_step
+
+
+class Submission(_Record):
+    """job.json: the cluster's job that was last asked to train a run."""
+
+    engine: str
+    job: str
+    user: str
+    submitted: str
+    attempt: int
+    """The newest attempt at the run until then; what the job brings about is of a newer one."""
 
 
 class PlannedRun(_Record):

@@ -112,6 +112,7 @@ def _continue(folders: list[Path]) -> None:
 def _train(run: Run, cost: float) -> None:
     from resexp.display import make_display
     from resexp.sweep import describe
+    from resexp.training.train import DeviceFailed
     from resexp.training.train import train as train_run
 
     state = run.status().state
@@ -123,6 +124,8 @@ def _train(run: Run, cost: float) -> None:
         with display.sweep([(run, cost)], 0):
             status = train_run(run, stop=stop, hear=lambda status: display.update([run]), say=display.say)
             display.ended(run, describe(run))
+    except DeviceFailed as error:
+        raise _Failure(f"{error}") from error
     except (UserError, OSError, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -198,6 +201,12 @@ def _tell(outcome: Outcome, stop: Stop) -> None:
         f"{outcome.folder}: {', '.join(counts)}; see `resexp {next_verb} {outcome.folder}`",
         soft_wrap=True,
     )
+    if outcome.left_to_engine:
+        out.print(
+            f"they go on in Slurm: `resexp sweep` again follows them, "
+            f"`scancel --name=resexp-{outcome.folder.name}` ends them",
+            soft_wrap=True,
+        )
     if outcome.problems or outcome.not_started or (stop() and outcome.left_to_engine):
         raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)
 
@@ -224,10 +233,15 @@ def status(
     Train is the running training error (augmented, train mode), clean that of a separate pass in eval mode.
     """
     from resexp.display import duration, percent, speed
+    from resexp.executors.slurm import queued
     from resexp.store import open_study
 
     study = open_study(folder, results)
     rows = [(run, run.status()) for run in study.runs()]
+    jobs = queued(run for run, state in rows if state.state in ("pending", "interrupted"))
+    for run, state in rows:
+        if run.folder in jobs:
+            state.state, state.message = "queued", f"Slurm job {jobs[run.folder]}"
     if as_json:
         records = [
             {"run": run.name, "folder": str(run.folder), **state.model_dump(exclude={"traceback"}), "eta": state.eta}
@@ -241,7 +255,7 @@ def status(
     for run, state in rows:
         table.add_row(
             run.name,
-            state.state,
+            f"queued ({state.message})" if state.state == "queued" else state.state,
             f"{state.step:,}/{state.steps:,}" if state.steps else "",
             percent(state.train_error),
             percent(state.clean_train_error),
