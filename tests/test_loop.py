@@ -136,7 +136,7 @@ def test_jobs_begin_as_there_is_room(tmp_path: Path) -> None:
 
 
 def test_a_fault_of_the_machine_is_tried_again_as_often_as_asked(tmp_path: Path) -> None:
-    machine = Machine({"a": [[begin, crash]] * 3, "b": [[begin, crash], []]})
+    machine = Machine({"a": [[begin, crash] for _ in range(3)], "b": [[begin, crash], []]})
     sweep = Sweep(machine, tmp_path, "ab", retries=2)
     assert sweep.ended == {"a": "the machine broke", "b": ""}
     assert sorted(sweep.said) == sorted(
