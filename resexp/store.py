@@ -19,46 +19,37 @@ others of the grid) stands in study.json, so that a grid can grow without moving
 
 from __future__ import annotations
 
-import json
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from resexp import yamlfile
 from resexp.config import RunConfig
 from resexp.errors import UserError
 from resexp.files import is_locked, locked, write_atomic
+from resexp.outside import MAX_METRICS, MAX_RECORD, Count, Record, is_line, parse_json, read_file, read_record
 
 State = Literal["pending", "running", "interrupted", "finished", "diverged", "failed"]
 
 
-class _Record(BaseModel):
-    """What is kept in a JSON file; keys that a later version may add are kept out of the way."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-RecordT = TypeVar("RecordT", bound=_Record)
-
-
-class DataRecord(_Record):
+class DataRecord(Record):
     """The images of a run."""
 
     source: str
     name: str
     fingerprint: str
-    classes: int
-    train_images: int
-    val_images: int
+    classes: Annotated[int, Field(ge=2, lt=1 << 31)]
+    train_images: Count
+    val_images: Count
 
 
-class Attempt(_Record):
+class Attempt(Record):
     """One go at a run: versions, device, commit, command and times."""
 
     started: str
-    from_step: int
+    from_step: Count
     command: str
     resexp: str
     commit: str | None
@@ -68,28 +59,28 @@ class Attempt(_Record):
     numpy: str
     platform: str
     device: str
-    precision: str
-    threads: int
+    precision: str = Field(pattern=r"^(fp32|bf16|fp16)$")
+    threads: Annotated[int, Field(ge=1, lt=1 << 15)]
     ended: str | None = None
-    to_step: int | None = None
+    to_step: Count | None = None
     state: State | None = None
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """manifest.json: how a run was made."""
 
     signature: str
-    parameters: int
+    parameters: Count
     data: DataRecord
-    attempts: list[Attempt]
+    attempts: Annotated[list[Attempt], Field(min_length=1)]
 
 
-class Status(_Record):
+class Status(Record):
     """status.json: what a run is doing; errors are fractions in [0, 1]."""
 
     state: State = "pending"
-    step: int = 0
-    steps: int = 0
+    step: Count = 0
+    steps: Count = 0
     train_error: float | None = None
     """Running training error of the last logged interval."""
     clean_train_error: float | None = None
@@ -97,7 +88,7 @@ class Status(_Record):
     val_error: float | None = None
     test_error: float | None = None
     images_per_second: float | None = None
-    seconds_per_step: float | None = None
+    seconds_per_step: Annotated[float, Field(ge=0, lt=1e9)] | None = None
     message: str = ""
     """Why the run did not go on, in one line."""
     traceback: str = ""
@@ -186,7 +177,7 @@ class Run:
         found = {}
         for path in self.folder.glob(f"probes/{name}-*.json"):
             try:
-                found[int(path.stem.removeprefix(f"{name}-"))] = dict(json.loads(path.read_bytes()))
+                found[int(path.stem.removeprefix(f"{name}-"))] = dict(parse_json(read_file(path, MAX_RECORD)))
             except (ValueError, TypeError):
                 raise UserError(f"{path}: damaged; delete it, and take the probe again") from None
         return dict(sorted(found.items()))
@@ -199,8 +190,8 @@ class Run:
     def status(self) -> Status:
         """The last status written; a run whose process is gone is `interrupted`, not `running`."""
         try:
-            status = Status.model_validate_json(self.status_path.read_bytes())
-        except (FileNotFoundError, ValidationError):
+            status = Status.model_validate_json(read_file(self.status_path, MAX_RECORD))
+        except (FileNotFoundError, ValidationError, UserError):
             status = Status()
         if status.state == "running" and not is_locked(self.lock_path):
             status.state = "interrupted"
@@ -212,7 +203,7 @@ class Run:
 
     def manifest(self) -> Manifest | None:
         """The manifest, or None before the first attempt."""
-        return _read_record(self.manifest_path, Manifest)
+        return read_record(self.manifest_path, Manifest)
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace the manifest."""
@@ -221,34 +212,43 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl; a torn last line, as a crash leaves it, is not one."""
         try:
-            lines = self.metrics_path.read_bytes().split(b"\n")
+            lines = read_file(self.metrics_path, MAX_METRICS).split(b"\n")
         except FileNotFoundError:
             return []
         records = []
         for number, line in enumerate(lines[:-1], 1):
             try:
-                record = json.loads(line)
+                record = parse_json(line)
             except ValueError:
                 record = None
-            if not isinstance(record, dict):
-                raise UserError(f"{self.metrics_path}:{number}: not a JSON object; restore the file or delete the run")
+            if not is_line(record):
+                raise UserError(
+                    f"{self.metrics_path}:{number}: no event with its numbers; restore it or delete the run"
+                )
             records.append(record)
         return records
 
 
-class PlannedRun(_Record):
+class PlannedRun(Record):
     """A run that a study names: its folder, relative to the study's, and what the study calls its net."""
 
-    folder: str
-    label: str
+    folder: str = Field(pattern=r"^[a-z]+-[0-9]{1,5}-[0-9a-f]{8}/seed[0-9]{1,19}$")
+    label: Annotated[str, Field(min_length=1, max_length=200)]
+
+    @field_validator("label")
+    @classmethod
+    def _as_a_study_makes_them(cls, label: str) -> str:
+        if not all(c.isalnum() or c in "-+._" for c in label):
+            raise ValueError("no name of a net")
+        return label
 
 
-class Plan(_Record):
+class Plan(Record):
     """study.json: the study as it was last swept, its runs in the order of the grid."""
 
     name: str = ""
     description: str = ""
-    runs: list[PlannedRun] = []
+    runs: list[PlannedRun] = Field(default=[])
 
 
 class StudyFolder:
@@ -274,7 +274,7 @@ class StudyFolder:
 
     def plan(self) -> Plan:
         """The plan, empty before the first."""
-        return _read_record(self.plan_path, Plan) or Plan()
+        return read_record(self.plan_path, Plan) or Plan()
 
     def write_plan(self, plan: Plan) -> None:
         """Replace the plan."""
@@ -322,17 +322,3 @@ def open_study(folder: Path | None, results: Path) -> StudyFolder:
         )
         raise UserError(f"{folder}: not a study folder; {remedy}")
     return study
-
-
-def _read_record(path: Path, record: type[RecordT]) -> RecordT | None:
-    """The record in a JSON file, or None where there is no file. Raises UserError where it holds anything else."""
-    try:
-        return record.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"{path}: damaged ({where + ': ' if where else ''}{first['msg']}); restore it, or delete it"
-        ) from None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import itertools
+import math
 import os
 import re
 from collections import defaultdict
@@ -25,6 +27,11 @@ SHIPPED = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / 
 
 RUN_SECTIONS = ("data", "model", "train", "probes")
 """What a study says of its runs."""
+
+MAX_RUNS = 100_000
+"""Of a study; the grid of a small file could ask for more than a machine can list."""
+MAX_LABEL = 120
+"""Characters of a label, which becomes part of the names of figures."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -69,6 +76,8 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
             study = validated(Study, Document(frame, document.places))
         except UserError:
             raise error from None
+    if sum(math.prod(map(len, product.values())) for product in study.grid) * len(study.seeds) > MAX_RUNS:
+        raise UserError(f"{document.place(('grid',))}: grid: over {MAX_RUNS:,} runs; make several studies of it")
     varied = {key for product in study.grid for key in product}
     for setting in settings or []:
         if (key := setting.partition("=")[0].strip()) in varied:
@@ -144,6 +153,8 @@ def _expand(study: Study, document: Document) -> list[tuple[dict[str, Any], Docu
 
 def _nested(key: str, value: Any, place: str) -> Document:
     path = tuple(key.split("."))
+    if len(path) > yamlfile.MAX_NESTING:
+        raise UserError(f"{place}: grid: {key}: no key has so many parts")
     data: Any = value
     for name in reversed(path):
         data = {name: data}
@@ -164,7 +175,10 @@ def _labels(cells: list[tuple[dict[str, Any], RunConfig]]) -> list[str]:
                 shown = "+".join(map(str, value)) if isinstance(value, list) else str(value)
                 extras.append(f"{key.rsplit('.', 1)[-1]}{shown}")
         name = "-".join([config.model.kind, str(config.model.depth), *extras])
-        labels.append("".join(c if c.isalnum() or c in "-+._" else "_" for c in name))
+        label = "".join(c if c.isalnum() or c in "-+._" else "_" for c in name)
+        if len(label) > MAX_LABEL:
+            label = f"{label[: MAX_LABEL - 9]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+        labels.append(label)
     return labels
 
 
