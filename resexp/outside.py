@@ -51,6 +51,14 @@ def _at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
+def refuse_links(folder: Path) -> None:
+    """Raise UserError where a folder that is going to be written to holds links: they may lead elsewhere."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                raise UserError(f"{entry.path}: a link, in a folder of plain files; put the file itself there")
+
+
 def read_record(path: Path, record: type[RecordT]) -> RecordT | None:
     """The record in a JSON file, or None where there is no file. Raises UserError where it holds anything else."""
     try:

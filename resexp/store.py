@@ -29,7 +29,17 @@ from resexp import yamlfile
 from resexp.config import RunConfig
 from resexp.errors import UserError
 from resexp.files import is_locked, locked, write_atomic
-from resexp.outside import MAX_METRICS, MAX_RECORD, Count, Record, is_line, parse_json, read_file, read_record
+from resexp.outside import (
+    MAX_METRICS,
+    MAX_RECORD,
+    Count,
+    Record,
+    is_line,
+    parse_json,
+    read_file,
+    read_record,
+    refuse_links,
+)
 
 State = Literal["pending", "running", "interrupted", "finished", "diverged", "failed"]
 
@@ -119,6 +129,7 @@ class Run:
         if self.status().state in ("running", "finished", "diverged"):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        refuse_links(self.folder)
         text = yamlfile.dump(config.model_dump(mode="json"))
         if not self.config_path.exists() or self.config_path.read_text() != text:
             write_atomic(self.config_path, text)

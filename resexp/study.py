@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 from resexp import yamlfile
 from resexp.config import SECTIONS, RunConfig, Section, Study
 from resexp.errors import UserError
+from resexp.outside import refuse_links
 from resexp.yamlfile import Document, KeyPath
 
 _HERE = Path(__file__).parent
@@ -109,6 +110,7 @@ def load_run(path: Path) -> RunConfig:
         raise UserError(
             f"{path}: was changed: it describes {config.folder}; restore it, or make a study file for the new recipe"
         )
+    refuse_links(path.parent)
     return config
 
 
@@ -163,15 +165,17 @@ def _nested(key: str, value: Any, place: str) -> Document:
 
 def _labels(cells: list[tuple[dict[str, Any], RunConfig]]) -> list[str]:
     """``plain-20``, and behind it only what is needed to tell apart nets of the same kind and depth."""
-    same_net: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    keys = {key for choice, _ in cells for key in choice}
+    values: dict[tuple[str, int, str], set[str]] = defaultdict(set)
     for choice, config in cells:
-        same_net[config.model.kind, config.model.depth].append(choice)
+        for key in keys:
+            values[config.model.kind, config.model.depth, key].add(repr(choice.get(key)))
     labels = []
     for choice, config in cells:
-        others = same_net[config.model.kind, config.model.depth]
         extras = []
         for key, value in choice.items():
-            if key not in ("model.kind", "model.depth") and any(other.get(key) != value for other in others):
+            differs = len(values[config.model.kind, config.model.depth, key]) > 1
+            if differs and key not in ("model.kind", "model.depth"):
                 shown = "+".join(map(str, value)) if isinstance(value, list) else str(value)
                 extras.append(f"{key.rsplit('.', 1)[-1]}{shown}")
         name = "-".join([config.model.kind, str(config.model.depth), *extras])
