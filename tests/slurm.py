@@ -1,4 +1,4 @@
-"""A real Slurm of two nodes on this machine, in a folder and on ports of its own: no systemd, no cgroups, root or not."""
+"""A real Slurm of two nodes on this machine, in a folder and on ports of its own: no systemd, no cgroups."""
 
 from __future__ import annotations
 

@@ -235,7 +235,7 @@ def queued(runs: Iterable[Run]) -> dict[Path, str]:
 
 def _asked(runs: Iterable[Run]) -> list[tuple[Run, Submission]]:
     """The runs that a job was asked to train."""
-    return [(run, submission) for run in runs if (submission := run.submission()) and submission.engine == "slurm"]
+    return [(run, submission) for run in runs if (submission := run.submission())]
 
 
 def _has_ended(run: Run, attempt: int) -> bool:
