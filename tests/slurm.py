@@ -78,6 +78,9 @@ class Cluster:
         self._daemon("slurmctld", "slurmctld", "-D", "-c")
         for name in NODES:
             self.start_node(name)
+        self.wait_for_nodes()
+
+    def wait_for_nodes(self) -> None:
         wait_for(lambda: self.alive() and self("sinfo", "-hN", "-t", "idle").count("\n") == len(NODES), "the nodes")
 
     def alive(self) -> bool:
@@ -89,30 +92,38 @@ class Cluster:
         self._daemon(name, "slurmd", "-D", "-c", "-N", name)
 
     def lose_node(self, name: str) -> None:
-        """Kill its daemon and nothing else: Slurm takes the node for dead, and the jobs on it go on unseen."""
+        """Kill its daemon and nothing else: Slurm takes the node for dead, and what runs there goes on unseen."""
         self.daemons[name].kill()
-        self.daemons[name].wait()
+        self.daemons.pop(name).wait()
+
+    def kill_jobs(self) -> None:
+        """Kill all that runs in jobs, those first who would tell."""
+        ours = {process: marks for process in Path("/proc").glob("[0-9]*") if (marks := self._marks(process))}
+        for process in sorted(ours, key=lambda process: "SLURM_JOB_ID" in ours[process]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process.name), signal.SIGKILL)
+
+    def _marks(self, process: Path) -> set[str]:
+        """The variables of a process that runs in a job of this cluster, or starts it."""
+        try:
+            environment = (process / "environ").read_bytes().decode(errors="replace").split("\0")
+            starts = (process / "cmdline").read_bytes().startswith(b"slurmstepd")
+        except OSError:
+            return set()
+        names = {word.partition("=")[0] for word in environment}
+        ours = f"SLURM_CONF={self.environment['SLURM_CONF']}" in environment
+        return names if ours and (starts or "SLURM_JOB_ID" in names) else set()
 
     def stop(self) -> None:
-        for daemon in reversed(self.daemons.values()):
+        for daemon in self.daemons.values():
             daemon.terminate()
         for daemon in self.daemons.values():
             daemon.wait(timeout=20)
-        self.kill_processes()
-
-    def kill_processes(self, node: str = "") -> None:
-        """Kill what was started by the cluster, or by one node of it; its jobs too."""
-        marks = [f"SLURM_CONF={self.folder}/slurm.conf", *([f"SLURMD_NODENAME={node}"] if node else [])]
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                environment = (process / "environ").read_bytes().decode(errors="replace").split("\0")
-                if int(process.name) != os.getpid() and all(mark in environment for mark in marks):
-                    os.kill(int(process.name), signal.SIGKILL)
+        self.kill_jobs()
 
     def __call__(self, *command: str) -> str:
         """What one of Slurm's commands prints."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
-        return done.stdout
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60).stdout
 
     def queue(self) -> dict[str, str]:
         """The state of every job in the queue."""
