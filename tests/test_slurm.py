@@ -18,6 +18,7 @@ from resexp.executors.node import Training
 from resexp.report import build_report
 from resexp.store import Run, StudyFolder
 from resexp.study import load
+from resexp.sweep import plan
 from resexp.training.train import train
 from tests import slurm
 from tests.conftest import command
@@ -115,11 +116,11 @@ def test_a_sweep_by_slurm_gives_the_report_of_a_local_one(write_study: Write, re
 
 def test_of_an_array_with_a_failing_cell_the_others_finish(write_study: Write, resexp: Cli, cluster: Cluster) -> None:
     study = write_study(grid={"model.depth": [8, 14]}, executor=ON_SLURM)
-    break_run(runs_of(study)[0])
+    break_run(*plan(*load(str(study)), Path("results"))[0])
     done = resexp("sweep", "--config", study)
     assert done.returncode == 1, done.stdout + done.stderr
     assert [run.status().state for run in runs_of(study)] == ["failed", "finished"]
-    assert "failed at step 0: KeyError: 'trainer'" in done.stdout
+    assert "failed at step 0: IndexError: list index out of range" in done.stdout
     assert "tried again" not in done.stdout
 
 
