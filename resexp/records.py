@@ -48,6 +48,8 @@ class Attempt(_Record):
     device: str
     precision: str
     threads: int
+    world: int = 1
+    """Processes that trained the run together."""
     ended: str | None = None
     to_step: int | None = None
     state: State | None = None

@@ -14,10 +14,12 @@ from rich.table import Table
 import resexp
 from resexp.cli import bench, data, describe, probe
 from resexp.cli.options import RESULTS, AsJson, Config, DryRun, Eager, Results, Settings, all_settings, err, out
+from resexp.cli.ranks import leading
 from resexp.errors import UserError
 from resexp.signals import EXIT_FAILED, EXIT_USAGE, Stop
 
 if TYPE_CHECKING:
+    from resexp.distributed import Ranks
     from resexp.store import Run
     from resexp.study import Cell
 
@@ -58,9 +60,32 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed; default: the first of the study.")] = None,
     eager: Eager = False,
     dry_run: DryRun = False,
+    allow_world_change: Annotated[
+        bool, typer.Option("--allow-world-change", help="Go on with another number of processes (torchrun).")
+    ] = False,
     results: Results = RESULTS,
 ) -> None:
-    """Train one run, or continue it. Stops safely at Ctrl-C; the same command goes on."""
+    """Train one run, or continue it. Stops safely at Ctrl-C; the same command goes on.
+
+    Under torchrun, all of its processes train the run together.
+    """
+    stop = Stop()
+    with leading(stop) as ranks:
+        chosen = _chosen_run(run_dir, config, settings, seed, eager, dry_run, results)
+        if chosen:
+            _train(*chosen, stop, ranks, allow_world_change)
+
+
+def _chosen_run(
+    run_dir: Path | None,
+    config: str | None,
+    settings: list[str] | None,
+    seed: int | None,
+    eager: bool,
+    dry_run: bool,
+    results: Path,
+) -> tuple[Run, float] | None:
+    """The run to train and its cost; None where it was only to be shown."""
     from resexp.store import Run
     from resexp.study import load
 
@@ -74,8 +99,7 @@ def train(
             )
         if not Run(run_dir).config_path.exists():
             raise UserError(f"{run_dir}: not a run folder (no config.yaml); a run is results/STUDY/NET-SIGNATURE/seedN")
-        _train(Run(run_dir), 1.0)
-        return
+        return Run(run_dir), 1.0
     assert config is not None
     study, cells = load(config, all_settings(settings, eager, *([f"seeds=[{seed}]"] if seed is not None else [])))
     labels = list(dict.fromkeys(cell.label for cell in cells))
@@ -86,14 +110,15 @@ def train(
         )
     if dry_run:
         _show_cells(study.name, cells[:1], results)
-        return
+        return None
     from resexp.sweep import create
 
-    _train(create(study, cells[0], results, lambda line: out.print(line, soft_wrap=True)), cells[0].config.cost)
+    return create(study, cells[0], results, lambda line: out.print(line, soft_wrap=True)), cells[0].config.cost
 
 
-def _train(run: Run, cost: float) -> None:
+def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_change: bool) -> None:
     from resexp.display import make_display
+    from resexp.distributed import ALONE
     from resexp.sweep import describe
     from resexp.training.train import train as train_run
 
@@ -101,10 +126,18 @@ def _train(run: Run, cost: float) -> None:
     if state in ("finished", "diverged"):
         out.print(f"{run.folder}: already {state}; nothing to do", soft_wrap=True)
         raise typer.Exit(0 if state == "finished" else EXIT_FAILED)
-    stop, display = Stop().install(), make_display(out)
+    stop.install()
+    display = make_display(out)
     try:
         with display.sweep([(run, cost)], 0):
-            status = train_run(run, stop=stop, hear=lambda status: display.update([run]), say=display.say)
+            status = train_run(
+                run,
+                stop=stop,
+                hear=lambda status: display.update([run]),
+                say=display.say,
+                ranks=ranks or ALONE,
+                world_may_change=allow_world_change,
+            )
             display.ended(run, describe(run))
     except (UserError, OSError, KeyboardInterrupt):
         raise

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import torch
 
 from resexp.data import open_dataset
+from resexp.distributed import Ranks
 from resexp.errors import UserError
 from resexp.files import naming, sync_folder
 from resexp.logits import Logits
@@ -20,6 +21,7 @@ from resexp.records import DataRecord, Manifest, State, Status
 from resexp.store import Run
 from resexp.study import load_run
 from resexp.training import checkpoint, manifest
+from resexp.training.follow import assemble
 from resexp.training.handed import hand_down
 from resexp.training.hardware import choose, tune_process, with_stream
 from resexp.training.probing import copy_of, keep, subject_of, write_record
@@ -41,13 +43,21 @@ class Session:
         hear: Callable[[Status], None],
         say: Callable[[str], None],
         threads: int | None,
+        ranks: Ranks,
+        world_may_change: bool,
     ) -> None:
         self.run, self.status, self.stop, self.hear = run, status, stop, hear
         self.config = load_run(run.config_path)
         before = run.manifest()
+        if before and (began := before.attempts[-1].world) != ranks.world and not world_may_change:
+            raise UserError(
+                f"{run.folder}: trained by {began} process{'es' * (began > 1)} so far, now by {ranks.world}; "
+                f"start as many as before, or add --allow-world-change"
+            )
         # What sums are rounded to, and in which order, must not change in the middle of a run.
         tune_process(before.attempts[-1].threads if before else threads)
-        self.hardware = with_stream(choose(self.config.train, before.attempts[-1].precision if before else None, say))
+        precision = before.attempts[-1].precision if before else None
+        self.hardware = with_stream(choose(self.config.train, precision, say, ranks))
         self.dataset = open_dataset(self.config.data, say)
         self.probes = self.config.probes.due(self.config.train.steps)
         self.evaluated, self.bn_recomputed, self.tested = 0, False, False
@@ -57,6 +67,7 @@ class Session:
         with torch.cuda.stream(self.hardware.stream):
             self.trainer = Trainer(self.config, self.dataset, self.hardware, say)
             self._continue(say)
+            assemble(self.trainer)
         self._begin_attempt(before)
 
     # -- set-up ---------------------------------------------------------------------------------------------------
