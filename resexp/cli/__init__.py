@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from resexp.distributed import Ranks
     from resexp.store import Run
     from resexp.study import Cell
+    from resexp.sweep import Outcome
 
 # Commands import what they need themselves: `--help` must not wait for torch, pydantic or pandas.
 
@@ -54,7 +55,7 @@ def _root(
 
 @app.command(epilog="Example: resexp train --config cifar10/resnet20 --set train.precision=fp32 --seed 3")
 def train(
-    run_dir: Annotated[Path | None, typer.Argument(help="A run folder to continue.")] = None,
+    run_dirs: Annotated[list[Path] | None, typer.Argument(help="Run folders to continue.")] = None,
     config: Config = None,
     settings: Settings = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed; default: the first of the study.")] = None,
@@ -65,43 +66,50 @@ def train(
     ] = False,
     results: Results = RESULTS,
 ) -> None:
-    """Train one run, or continue it. Stops safely at Ctrl-C; the same command goes on.
+    """Train one run, or continue it; or continue several. Stops safely at Ctrl-C; the same command goes on.
 
-    Under torchrun, all of its processes train the run together.
+    Under torchrun, all of its processes train one run together.
     """
     stop = Stop()
     with leading(stop) as ranks:
-        chosen = _chosen_run(run_dir, config, settings, seed, eager, dry_run, results)
-        if chosen:
-            _train(*chosen, stop, ranks, allow_world_change)
+        chosen = _chosen(run_dirs, config, settings, seed, eager, dry_run, results)
+        if len(chosen) == 1:
+            _train(*chosen[0], stop, ranks, allow_world_change)
+        elif ranks:
+            raise UserError("train: under torchrun, all processes train one run; name one run folder")
+        elif chosen:
+            _train_several([run for run, _ in chosen], stop)
 
 
-def _chosen_run(
-    run_dir: Path | None,
+def _chosen(
+    run_dirs: list[Path] | None,
     config: str | None,
     settings: list[str] | None,
     seed: int | None,
     eager: bool,
     dry_run: bool,
     results: Path,
-) -> tuple[Run, float] | None:
-    """The run to train and its cost; None where it was only to be shown."""
+) -> list[tuple[Run, float]]:
+    """The runs to train, each with its cost; none where they were only to be shown."""
     from resexp.store import Run
     from resexp.study import load
 
-    if (run_dir is None) == (config is None):
+    if bool(run_dirs) == (config is not None):
         raise UserError("train: give either a run folder or --config FILE")
-    if run_dir is not None:
+    if run_dirs:
         if settings or seed is not None or eager or dry_run:
             raise UserError(
                 "train: --set, --seed, --eager and --dry-run go with --config; a run folder has its configuration in "
                 "config.yaml"
             )
-        if not Run(run_dir).config_path.exists():
-            raise UserError(f"{run_dir}: not a run folder (no config.yaml); a run is results/STUDY/NET-SIGNATURE/seedN")
-        return Run(run_dir), 1.0
+        for folder in run_dirs:
+            if not Run(folder).config_path.exists():
+                raise UserError(
+                    f"{folder}: not a run folder (no config.yaml); a run is results/STUDY/NET-SIGNATURE/seedN"
+                )
+        return [(Run(folder), 1.0) for folder in run_dirs]
     assert config is not None
-    study, cells = load(config, all_settings(settings, eager, *([f"seeds=[{seed}]"] if seed is not None else [])))
+    study, cells = load(config, all_settings(settings, eager, seeds=None if seed is None else [seed]))
     labels = list(dict.fromkeys(cell.label for cell in cells))
     if len(labels) > 1:
         raise UserError(
@@ -110,10 +118,18 @@ def _chosen_run(
         )
     if dry_run:
         _show_cells(study.name, cells[:1], results)
-        return None
+        return []
     from resexp.sweep import create
 
-    return create(study, cells[0], results, lambda line: out.print(line, soft_wrap=True)), cells[0].config.cost
+    return [(create(study, cells[0], results, lambda line: out.print(line, soft_wrap=True)), cells[0].config.cost)]
+
+
+def _train_several(runs: list[Run], stop: Stop) -> None:
+    """Train existing runs, as a sweep does."""
+    from resexp.display import make_display
+    from resexp.sweep import train_runs
+
+    _tell(train_runs(runs, stop=stop.install(), display=make_display(out)), stop)
 
 
 def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_change: bool) -> None:
@@ -160,6 +176,10 @@ def sweep(
     ] = None,
     eager: Eager = False,
     only: Annotated[str | None, typer.Option(help="Train only the net with this label, such as plain-20.")] = None,
+    executor: Annotated[str | None, typer.Option(help="What trains the runs: local, ray or slurm.")] = None,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Submit to Slurm and leave; `resexp status` follows.")
+    ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
     dry_run: DryRun = False,
@@ -172,7 +192,10 @@ def sweep(
     from resexp.display import make_display
     from resexp.study import SHIPPED, load, only_label
 
-    study, cells = load(config or str(SHIPPED / "quickstart.yaml"), all_settings(settings, eager))
+    flags = {"executor__name": executor, "executor__jobs": jobs, "executor__pack": pack}
+    study, cells = load(config or str(SHIPPED / "quickstart.yaml"), all_settings(settings, eager, **flags))
+    if no_wait and study.executor.name != "slurm":
+        raise UserError(f"--no-wait: runs of the {study.executor.name} executor end with the sweep; it is for slurm")
     chosen = only_label(cells, only) if only is not None else cells
     if dry_run:
         _show_cells(study.name, chosen, results)
@@ -182,21 +205,32 @@ def sweep(
     stop, display = Stop().install(), make_display(out)
     outcome = carry_out(
         study, cells, chosen, results,
-        jobs=jobs, pack=pack, retry_failed=retry_failed, fail_fast=fail_fast, stop=stop, display=display,
+        retry_failed=retry_failed, fail_fast=fail_fast, stop=stop, display=display, wait=not no_wait,
     )  # fmt: skip
+    _tell(outcome, stop)
+
+
+def _tell(outcome: Outcome, stop: Stop) -> None:
+    """Say how a sweep went, and exit accordingly."""
     if outcome.problems:
         title, style = ("stopped", "bold") if stop() else ("not finished", "bold red")
         table = Table("run", "what happened", title=title, title_justify="left", title_style=style)
         for run, problem in outcome.problems:
             table.add_row(run.name, problem)
         out.print(table)
+    counts = [
+        f"{outcome.finished} trained",
+        f"{outcome.skipped} finished before",
+        *([f"{outcome.left_to_engine} queued or at work"] if outcome.left_to_engine else []),
+        f"{len(outcome.problems)} not finished",
+        f"{outcome.not_started} not started",
+    ]
     next_verb = "report" if outcome.finished or outcome.skipped else "status"
     out.print(
-        f"{outcome.folder}: {outcome.finished} trained, {outcome.skipped} finished before, {len(outcome.problems)} not "
-        f"finished, {outcome.not_started} not started; see `resexp {next_verb} {outcome.folder}`",
+        f"{outcome.folder}: {', '.join(counts)}; see `resexp {next_verb} {outcome.folder}`",
         soft_wrap=True,
     )
-    if outcome.problems or outcome.not_started:
+    if outcome.problems or outcome.not_started or (stop() and outcome.left_to_engine):
         raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)
 
 
