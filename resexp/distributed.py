@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -164,8 +165,8 @@ def joined(stop: Stop) -> Iterator[Torchrun]:
         dist.destroy_process_group()
 
 
-def is_lost(error: BaseException) -> bool:
-    """Whether an error says that another rank could not be reached any more."""
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and any(sign in str(error) for sign in ("gloo/", "NCCL", "Connection closed"))
-    )
+def lost(error: BaseException) -> str:
+    """What an error says of another rank that could not be reached any more; empty for any other error."""
+    words = re.sub(r"^\[\S+\] ", "", f"{error}".partition("\n")[0])[:100]  # Gloo names a line of its source first
+    from_afar = isinstance(error, RuntimeError) and re.search(r"gloo/|NCCL|Connection closed", f"{error}")
+    return words if isinstance(error, dist.DistError) or from_afar else ""

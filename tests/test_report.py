@@ -56,7 +56,8 @@ def write_run(study: Path, kind: str, depth: int, seed: int, error: float, **opt
         val_images=0,
     )
     words = dict.fromkeys(Attempt.model_fields, "x") | {"command": options.get("command", "resexp sweep")}
-    attempt = Attempt.model_validate({**words, "from_step": 0, "threads": 1, "to_step": steps, "state": "finished"})
+    numbers = {"from_step": 0, "threads": 1, "world": 1, "to_step": steps}
+    attempt = Attempt.model_validate({**words, **numbers, "state": "finished"})
     run.write_manifest(Manifest(signature=config.signature, parameters=1000 * depth, data=data, attempts=[attempt]))
     return PlannedRun(folder=str(config.folder), label=f"{kind}-{depth}{options.get('variant', '')}")
 

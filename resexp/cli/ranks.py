@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from resexp.cli.options import err
 from resexp.errors import UserError
 from resexp.signals import EXIT_FAILED, EXIT_SIGNAL, EXIT_USAGE, Stop
 
@@ -34,6 +35,8 @@ def leading(stop: Stop) -> Iterator[Ranks | None]:
         if ranks.rank > 0:
             raise typer.Exit(follow(ranks, stop))
         code = 0
+        if os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0" and os.environ["TORCHELASTIC_USE_AGENT_STORE"] == "True":
+            err.print("resexp: a restart may hang; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun (#135712)")
         try:
             yield ranks
         except BaseException as error:

@@ -10,7 +10,7 @@ import torch
 
 from resexp.config import RunConfig
 from resexp.data import open_dataset
-from resexp.distributed import Torchrun, is_lost
+from resexp.distributed import Torchrun, lost
 from resexp.errors import UserError
 from resexp.signals import Stop
 from resexp.training.hardware import choose, tune_process, with_stream
@@ -50,10 +50,9 @@ def follow(ranks: Torchrun, stop: Stop) -> int:
     try:
         return _follow(ranks, stop)
     except RuntimeError as error:
-        if not is_lost(error):
+        if not (what := lost(error)):
             raise
-        words = f"{error}".partition("\n")[0][:100]
-        raise UserError(f"rank {ranks.rank}: another rank is gone ({words})") from error
+        raise UserError(f"rank {ranks.rank}: another rank is gone ({what})") from error
 
 
 def _follow(ranks: Torchrun, stop: Stop) -> int:

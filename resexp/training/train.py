@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 from resexp.claim import Superseded
-from resexp.distributed import ALONE, Ranks, is_lost
+from resexp.distributed import ALONE, Ranks, lost
 from resexp.errors import UserError
 from resexp.records import Status
 from resexp.store import Run
@@ -46,11 +46,12 @@ def train(
     """Train the run in its folder to the end, or until `stop()`; continue it if it was begun.
 
     `hear` receives every status, `say` every line worth reading; `threads` limits the CPU threads of a run that begins.
-    Where several `ranks` train it, this is for rank 0; the others `follow`. A run goes on with as many as it was begun
-    with unless its `world_may_change`.
     A continued run has the same metrics and weights as one that was never interrupted: bit for bit on a CPU. Raises
     UserError or OSError for what can be mended from outside, which leaves the run to be begun or continued; anything
     else marks it as failed. Both are recorded in the folder.
+
+    Where several `ranks` train the run, rank 0 calls this and the others `follow`. It goes on with as many as before,
+    unless the `world_may_change`.
     """
     work = attempt(run, stop=stop, hear=hear, say=say, threads=threads, ranks=ranks, world_may_change=world_may_change)
     return finish(work)
@@ -105,8 +106,8 @@ def _explained(error: Exception, run: Run) -> Exception:
     words = text.partition("\n")[0][:100]
     if not isinstance(error, RuntimeError):
         return error
-    if is_lost(error):
-        return RankLost(f"{run.folder}: another rank is gone ({words}); the same command continues")
+    if what := lost(error):
+        return RankLost(f"{run.folder}: another rank is gone ({what}); the same command continues")
     if isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
         return OutOfMemory(
             f"{run.folder}: out of GPU memory; free some, or lower train.batch_size or model.width ({words})"
