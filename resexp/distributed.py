@@ -109,14 +109,12 @@ class Torchrun(Ranks):
         dist.broadcast_object_list(box, 0, self._hosts)
         return box[0]
 
-    def settle(self, problem: str = "") -> None:
-        """Hear what keeps the ranks from going on, if anything does: rank 0 raises UserError then."""
+    def first(self, problem: str = "") -> str:
+        """The first problem that any rank has, on every rank; empty where none has one."""
         problems: list[str] = [""] * self.world
-        dist.all_gather_object(
-            problems, problem and f"rank {self.rank} on {os.uname().nodename}: {problem}", self._hosts
-        )
-        if self.rank == 0 and any(problems):
-            raise UserError(next(filter(None, problems)))
+        text = problem and f"rank {self.rank} on {os.uname().nodename}: {problem}"
+        dist.all_gather_object(problems, text, self._hosts)
+        return next(filter(None, problems), "")
 
     def sum_(self, tensor: Tensor) -> None:
         """See Ranks."""
@@ -157,8 +155,14 @@ class _Gather(torch.autograd.Function):
 
 @contextlib.contextmanager
 def joined(stop: Stop) -> Iterator[Torchrun]:
-    """The ranks that torchrun started, for as long as the context lasts."""
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    """The ranks that torchrun started, for as long as the context lasts.
+
+    Raises UserError where they don't find each other.
+    """
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    except dist.DistError as error:
+        raise UserError(f"rank {os.environ['RANK']}: can't reach rank 0 ({lost(error)})") from error
     try:
         yield Torchrun(stop)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -14,16 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from resexp import logits
-from resexp.config import RunConfig
+from resexp.config import FolderData, RunConfig
 from resexp.data import open_dataset
 from resexp.data.loader import Batches, augment, pixel_mean
-from resexp.distributed import Ranks
+from resexp.distributed import Ranks, lost
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.layers import BatchNorm, Dropout
+from resexp.signals import Stop
 from resexp.store import Run
 from resexp.training.hardware import Hardware, choose
 from resexp.training.train import train
@@ -58,9 +61,9 @@ def config(sections: dict[str, Any]) -> RunConfig:
     return tiny(**{**sections, "train": {**STEPS, **sections.get("train", {})}})
 
 
-def create(folder: Path, sections: dict[str, Any]) -> Run:
-    run = Run(folder / config(sections).folder)
-    run.create(config(sections))
+def create(folder: Path, config: RunConfig) -> Run:
+    run = Run(folder / config.folder)
+    run.create(config)
     return run
 
 
@@ -92,13 +95,17 @@ def exit_code(said: str) -> int:
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
-    """Runs that two processes have trained, by name."""
+    """Runs that two processes have trained, by name; one of them on images that only rank 0 finds."""
     folder = tmp_path_factory.mktemp("together")
-    runs = {name: create(folder / name, sections) for name, sections in LIKE_ONE.items()}
-    runs |= {"apart": create(folder / "apart", APART), "long": create(folder / "long", LONG)}
+    configs = {name: config(sections) for name, sections in {**LIKE_ONE, "apart": APART, "long": LONG}.items()}
+    configs["without data"] = config({}).model_copy(update={"data": FolderData(source="folder", path="images")})
+    runs = {name: create(folder / name, config) for name, config in configs.items()}
+    for split, word in itertools.product(("train", "test"), ("cat", "dog")):
+        (folder / "images" / split / word).mkdir(parents=True)
+        Image.new("RGB", (8, 8), {"cat": "red", "dog": "blue"}[word]).save(folder / "images" / split / word / "0.png")
     environment = {**os.environ, "RESEXP_DATA": str(folder / "data")}
     words = torchrun("tests.together", *(run.folder for run in runs.values()))
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=200)
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=folder, timeout=200)
     assert done.returncode == 0, done.stderr
     return runs.__getitem__
 
@@ -111,7 +118,7 @@ def close(ours: Any, theirs: Any) -> bool:
 def test_two_processes_train_the_weights_that_one_trains(
     together: Callable[[str], Run], name: str, tmp_path: Path
 ) -> None:
-    both, one = together(name), create(tmp_path, LIKE_ONE[name])
+    both, one = together(name), create(tmp_path, config(LIKE_ONE[name]))
     train(one)
     assert both.status().state == "finished"
     ours, theirs = weights(both), weights(one)
@@ -183,7 +190,7 @@ def test_what_is_killed_and_restarted_ends_as_if_nothing_had_happened(
     together: Callable[[str], Run], tmp_path: Path
 ) -> None:
     """First rank 1, then rank 0, which writes; torchrun starts both again."""
-    run = create(tmp_path, LONG)
+    run = create(tmp_path, config(LONG))
     process = start(run, restarts=3)
     wait_until(process, lambda: run.status().step >= 20)
     os.kill(process_of(1, process), signal.SIGKILL)
@@ -205,7 +212,7 @@ def attempts(run: Run) -> list[Any]:
 def test_a_signal_saves_and_another_number_of_processes_is_refused_unless_allowed(
     together: Callable[[str], Run], tmp_path: Path, resexp: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    run = create(tmp_path, LONG)
+    run = create(tmp_path, config(LONG))
     process = start(run)
     wait_until(process, lambda: run.status().step >= 20)
     os.kill(process_of(1, process), signal.SIGTERM)  # whichever hears of it first
@@ -228,12 +235,42 @@ def test_a_signal_saves_and_another_number_of_processes_is_refused_unless_allowe
 
 
 def test_rank_0_alone_says_what_is_wrong_and_all_end_as_it_does(tmp_path: Path) -> None:
-    run = create(tmp_path, {"train": {"batch_size": 33}})
+    run = create(tmp_path, config({"train": {"batch_size": 33}}))
     process = start(run)
     _, errors = process.communicate(timeout=120)
     assert errors.count("resexp: train.batch_size: 33 images can't be shared out evenly among 2 processes; start") == 1
     assert exit_code(errors) == 2
     assert run.status().state == "pending"
+
+
+def test_what_keeps_another_rank_from_beginning_is_said_by_rank_0(together: Callable[[str], Run]) -> None:
+    status = together("without data").status()
+    assert status.state == "pending"
+    assert status.message.startswith(f"rank 1 on {os.uname().nodename}: images: ")
+
+
+def test_a_signal_that_reaches_all_ranks_insists_on_none_of_them() -> None:
+    """One may have heard of it from another before; only a second one of its own is a second one."""
+    stop = Stop()
+    stop.ask(signal.SIGINT)
+    stop._handle(signal.SIGINT, None)
+    assert stop.exit_code == 130
+    with pytest.raises(KeyboardInterrupt):
+        stop._handle(signal.SIGINT, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("[/b/gloo/transport/tcp/pair.cc:545] Connection closed by peer [::1]:7"), "Connection closed by"),
+        (torch.distributed.DistBackendError("NCCL error in: x.cpp:1, remote process exited"), "NCCL error in"),
+        (RuntimeError("shapes differ"), ""),
+        (UserError("Connection closed"), ""),
+    ],
+)
+def test_errors_of_the_network_are_told_from_others(error: Exception, said: str) -> None:
+    assert bool(lost(error)) == bool(said)
+    assert lost(error).startswith(said)
 
 
 def test_a_device_for_each_process_or_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,8 @@ def assemble(trainer: Trainer) -> None:
                 "state": content.getvalue(),
             }
         )
-        ranks.settle()
+        if problem := ranks.first():
+            raise UserError(problem)
         trainer.join()
 
 
@@ -70,14 +71,14 @@ def _follow(ranks: Torchrun, stop: Stop) -> int:
 
 
 def _begin(ranks: Torchrun) -> Trainer | None:
-    """The trainer that `assemble` has described; None where it can't be made, of which rank 0 has heard then."""
-    given = ranks.hand_out()
+    """The trainer that `assemble` has described; None where a rank can't make it, of which rank 0 has heard then."""
+    trainer, problem = None, ""
     try:
-        trainer = _make(ranks, given)
+        trainer = _make(ranks, ranks.hand_out())
     except (UserError, OSError) as error:
-        ranks.settle(f"{error}")
+        problem = f"{error}"
+    if ranks.first(problem) or trainer is None:
         return None
-    ranks.settle()
     with torch.cuda.stream(trainer.hardware.stream):
         trainer.join()
     return trainer
