@@ -12,6 +12,7 @@ A run folder is the whole truth about a run::
         status.json      what the run is doing now
         log.txt          what a worker process printed
         probes/          <probe>-<step>.json: what the net was like inside
+        .attempt-<N>/    where the attempt at the run makes its files: see `claim`
 
 The folder's name depends on the run alone. What a study calls the net (its label, which says how it differs from the
 others of the grid) stands in study.json, so that a grid can grow without moving what is finished.
@@ -19,108 +20,31 @@ others of the grid) stands in study.json, so that a grid can grow without moving
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from resexp import yamlfile
+from resexp.claim import Claim, claimed, holder_elsewhere
 from resexp.config import RunConfig
 from resexp.errors import UserError
 from resexp.files import is_locked, locked, write_atomic
-
-State = Literal["pending", "running", "interrupted", "finished", "diverged", "failed"]
-
-
-class _Record(BaseModel):
-    """What is kept in a JSON file; keys that a later version may add are kept out of the way."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-RecordT = TypeVar("RecordT", bound=_Record)
-
-
-class DataRecord(_Record):
-    """The images of a run."""
-
-    source: str
-    name: str
-    fingerprint: str
-    classes: int
-    train_images: int
-    val_images: int
-
-
-class Attempt(_Record):
-    """One go at a run: versions, device, commit, command and times."""
-
-    started: str
-    from_step: int
-    command: str
-    resexp: str
-    commit: str | None
-    python: str
-    torch: str
-    cuda: str | None
-    numpy: str
-    platform: str
-    device: str
-    precision: str
-    threads: int
-    ended: str | None = None
-    to_step: int | None = None
-    state: State | None = None
-
-
-class Manifest(_Record):
-    """manifest.json: how a run was made."""
-
-    signature: str
-    parameters: int
-    data: DataRecord
-    attempts: list[Attempt]
-
-
-class Status(_Record):
-    """status.json: what a run is doing; errors are fractions in [0, 1]."""
-
-    state: State = "pending"
-    step: int = 0
-    steps: int = 0
-    train_error: float | None = None
-    """Running training error of the last logged interval."""
-    clean_train_error: float | None = None
-    """Training error of the last separate pass in eval mode."""
-    val_error: float | None = None
-    test_error: float | None = None
-    images_per_second: float | None = None
-    seconds_per_step: float | None = None
-    message: str = ""
-    """Why the run did not go on, in one line."""
-    traceback: str = ""
-
-    @property
-    def share(self) -> float:
-        """How much of the training is done, in [0, 1]."""
-        return self.step / self.steps if self.steps else 0.0
-
-    @property
-    def eta(self) -> float | None:
-        """Seconds of training left."""
-        if self.state != "running" or self.seconds_per_step is None:
-            return None
-        return (self.steps - self.step) * self.seconds_per_step
+from resexp.records import Manifest, Plan, PlannedRun, Status, read_record
 
 
 class Run:
     """One run folder; every path in it is a property."""
 
-    def __init__(self, folder: Path, label: str = "") -> None:
-        """`label` is what the study calls the net; by default its kind and depth."""
+    def __init__(self, folder: Path, label: str = "", claim: Claim | None = None) -> None:
+        """`label` is what the study calls the net; by default its kind and depth. An attempt at the run has a `claim`
+        to it, by which all that it publishes goes."""
         self.folder = folder
+        self.claim = claim
         self.label = label or folder.absolute().parent.name.rpartition("-")[0]
 
     def create(self, config: RunConfig) -> None:
@@ -131,6 +55,10 @@ class Run:
         text = yamlfile.dump(config.model_dump(mode="json"))
         if not self.config_path.exists() or self.config_path.read_text() != text:
             write_atomic(self.config_path, text)
+
+    def publish(self, path: Path, content: str | bytes, *, sync: bool = True) -> None:
+        """Replace a file of the run. Raises Superseded where the run's claim to the folder was taken away."""
+        (self.claim.write if self.claim else write_atomic)(path, content, sync=sync)
 
     @property
     def name(self) -> str:
@@ -196,27 +124,39 @@ class Run:
         """Held by the process that trains the run."""
         return self.folder / ".lock"
 
+    def is_held(self) -> bool:
+        """Whether an attempt at the run is alive, here or on another machine."""
+        return is_locked(self.lock_path) or bool(holder_elsewhere(self.folder))
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[Run]:
+        """The run with a claim to its folder. Raises UserError while another attempt is alive."""
+        if holder := holder_elsewhere(self.folder):
+            raise UserError(f"{self.name} is in use by {holder}; wait for it, or stop it first")
+        with locked(self.lock_path, self.name), claimed(self.folder, self.name) as claim:
+            yield Run(self.folder, self.label, claim)
+
     def status(self) -> Status:
         """The last status written; a run whose process is gone is `interrupted`, not `running`."""
         try:
             status = Status.model_validate_json(self.status_path.read_bytes())
         except (FileNotFoundError, ValidationError):
             status = Status()
-        if status.state == "running" and not is_locked(self.lock_path):
+        if status.state == "running" and not self.is_held():
             status.state = "interrupted"
         return status
 
     def write_status(self, status: Status) -> None:
         """Publish what the run is doing. Synced only at the end: a lost progress line costs nothing."""
-        write_atomic(self.status_path, status.model_dump_json(indent=1), sync=status.state != "running")
+        self.publish(self.status_path, status.model_dump_json(indent=1), sync=status.state != "running")
 
     def manifest(self) -> Manifest | None:
         """The manifest, or None before the first attempt."""
-        return _read_record(self.manifest_path, Manifest)
+        return read_record(self.manifest_path, Manifest)
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace the manifest."""
-        write_atomic(self.manifest_path, manifest.model_dump_json(indent=1))
+        self.publish(self.manifest_path, manifest.model_dump_json(indent=1))
 
     def metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl; a torn last line, as a crash leaves it, is not one."""
@@ -234,21 +174,6 @@ class Run:
                 raise UserError(f"{self.metrics_path}:{number}: not a JSON object; restore the file or delete the run")
             records.append(record)
         return records
-
-
-class PlannedRun(_Record):
-    """A run that a study names: its folder, relative to the study's, and what the study calls its net."""
-
-    folder: str
-    label: str
-
-
-class Plan(_Record):
-    """study.json: the study as it was last swept, its runs in the order of the grid."""
-
-    name: str = ""
-    description: str = ""
-    runs: list[PlannedRun] = []
 
 
 class StudyFolder:
@@ -274,7 +199,7 @@ class StudyFolder:
 
     def plan(self) -> Plan:
         """The plan, empty before the first."""
-        return _read_record(self.plan_path, Plan) or Plan()
+        return read_record(self.plan_path, Plan) or Plan()
 
     def write_plan(self, plan: Plan) -> None:
         """Replace the plan."""
@@ -322,17 +247,3 @@ def open_study(folder: Path | None, results: Path) -> StudyFolder:
         )
         raise UserError(f"{folder}: not a study folder; {remedy}")
     return study
-
-
-def _read_record(path: Path, record: type[RecordT]) -> RecordT | None:
-    """The record in a JSON file, or None where there is no file. Raises UserError where it holds anything else."""
-    try:
-        return record.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"{path}: damaged ({where + ': ' if where else ''}{first['msg']}); restore it, or delete it"
-        ) from None

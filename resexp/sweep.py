@@ -16,8 +16,9 @@ from resexp.executors import local, schedule
 from resexp.executors.schedule import Job
 from resexp.files import locked
 from resexp.machine import cores
+from resexp.records import Plan, PlannedRun
 from resexp.signals import Stop
-from resexp.store import Plan, PlannedRun, Run, StudyFolder
+from resexp.store import Run, StudyFolder
 from resexp.study import Cell
 from resexp.training import hardware
 

@@ -65,7 +65,7 @@ def break_run(run: Run) -> None:
     """Leave a checkpoint that is whole, and holds what no version ever wrote."""
     run.folder.mkdir(parents=True)
     signature = run.folder.parent.name.rpartition("-")[2]
-    checkpoint.write(run.checkpoint_path, {"signature": signature, "seed": 0, "metrics_bytes": 0})
+    run.checkpoint_path.write_bytes(checkpoint.pack({"signature": signature, "seed": 0, "metrics_bytes": 0}))
 
 
 def test_one_failure_neither_ends_nor_hides_the_others(write_study: Write, resexp: Cli) -> None:

@@ -14,8 +14,9 @@ from multiprocessing.connection import Connection, wait
 from resexp.errors import UserError
 from resexp.executors.schedule import Job
 from resexp.files import is_locked
+from resexp.records import Status
 from resexp.signals import EXIT_FAILED, EXIT_USAGE, Stop
-from resexp.store import Run, Status
+from resexp.store import Run
 from resexp.training.pack import Pack
 
 ORPHAN_S = 60.0
