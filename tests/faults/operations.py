@@ -20,8 +20,8 @@ _CHANGES = {"os.rename", "os.remove", "os.link", "os.symlink", "os.truncate", "o
 class Operations:
     """Counts what this process does to the files in a folder. At the `fatal`-th it kills the process.
 
-    Operations are those that Python's audit events tell of, which come before the operation itself, and writes to
-    binary files, of which the fatal one is done by half. For a process of its own: what is installed stays.
+    Operations are those that Python's audit events tell of, which come before the operation itself, and writes,
+    of which the fatal one is done by half. For a process of its own: what is installed stays.
     """
 
     def __init__(self, folder: Path, fatal: int | None = None) -> None:
@@ -31,9 +31,11 @@ class Operations:
         opened = io.open
 
         def halving(file: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
-            if mode in ("wb", "ab") and self._is_inside(file):
-                return io.BufferedWriter(_Halving(file, mode, self))
-            return opened(file, mode, *rest, **options)
+            if not set(mode) & set("wax+") or not self._is_inside(file):
+                return opened(file, mode, *rest, **options)
+            raw = _Halving(file, mode.replace("b", ""), self)
+            buffer = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
+            return buffer if "b" in mode else io.TextIOWrapper(buffer)
 
         io.open = halving  # what pathlib opens files with
 
@@ -42,18 +44,21 @@ class Operations:
         self.done.append(what)
         return len(self.done) == self._fatal
 
-    def _is_inside(self, *paths: Any) -> bool:
+    def _is_inside(self, *paths: Any, beside: int = -1) -> bool:
+        """Whether one of the paths, which may be relative to an open folder, is in ours."""
+        base = Path.cwd() if beside < 0 else Path(f"/proc/self/fd/{beside}").readlink()
         named = [os.fsdecode(path) for path in paths if isinstance(path, str | bytes | os.PathLike)]
-        return any(Path(path).absolute().is_relative_to(self._folder) for path in named)
+        return any((base / path).is_relative_to(self._folder) for path in named)
 
     def _heard(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
             path, mode, flags = arguments
             changes = any(letter in mode for letter in "wax+") if isinstance(mode, str) else flags & _WRITES
-            paths = (path,) if changes else ()
+            paths, beside = (path,) if changes else (), -1
         else:
             paths = arguments[:2] if event in _CHANGES else ()
-        if self._is_inside(*paths) and self.is_fatal(f"{event} {' '.join(map(str, paths))}"):
+            beside = arguments[-1] if event in ("os.remove", "os.rmdir") else -1
+        if self._is_inside(*paths, beside=beside) and self.is_fatal(f"{event} {' '.join(map(str, paths))}"):
             die()
 
 

@@ -56,6 +56,7 @@ def assert_nothing_lost(run: Run, whole: Run) -> None:
     assert_same(run, whole)
     assert [without_clock(run, step) for step in (0, 6, 12)] == [without_clock(whole, step) for step in (0, 6, 12)]
     assert run.status().state == "finished"
+    assert what_lies_in(run) == what_lies_in(whole)
     manifest = run.manifest()
     assert manifest is not None
     begins = [attempt.from_step for attempt in manifest.attempts]
@@ -67,8 +68,11 @@ def without_clock(run: Run, step: int) -> dict[str, Any]:
     return run.probes("signals")[step] | {"seconds": 0}
 
 
-def leftovers(run: Run) -> set[str]:
-    return {path.name for path in run.folder.rglob("*")}
+def what_lies_in(run: Run) -> set[str]:
+    """All but the folder of the attempt, whose number tells how many there were."""
+    assert len(list(run.folder.glob(".attempt-*"))) == 1
+    assert not any(any(path.iterdir()) for path in run.folder.glob(".attempt-*"))
+    return {path.name for path in run.folder.rglob("*") if not path.name.startswith(".attempt-")}
 
 
 def assert_readable(run: Run) -> None:
