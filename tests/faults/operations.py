@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,15 @@ _CHANGES = {"os.rename", "os.remove", "os.link", "os.symlink", "os.truncate", "o
 
 
 class Operations:
-    """Counts what this process does to the files in a folder. At the `fatal`-th it kills the process.
+    """Counts what this process does to the files in a folder. At the `fatal`-th the process gets a signal.
 
     Operations are those that Python's audit events tell of, which come before the operation itself, and writes,
     of which the fatal one is done by half. For a process of its own: what is installed stays.
     """
 
-    def __init__(self, folder: Path, fatal: int | None = None) -> None:
+    def __init__(self, folder: Path, fatal: int | None = None, number: int = signal.SIGKILL) -> None:
         self.done: list[str] = []
-        self._folder, self._fatal = folder.absolute(), fatal
+        self._folder, self._fatal, self._number = folder.absolute(), fatal, number
         sys.addaudithook(self._heard)
         opened = io.open
 
@@ -39,10 +40,14 @@ class Operations:
 
         io.open = halving  # what pathlib opens files with
 
-    def is_fatal(self, what: str) -> bool:
-        """Count one more; whether it is the last."""
+    def count(self, what: str, half: Callable[[], None] = lambda: None) -> bool:
+        """Count one more. The fatal one is done by `half`; whether it was this one, and is survived."""
         self.done.append(what)
-        return len(self.done) == self._fatal
+        fatal = len(self.done) == self._fatal
+        if fatal:
+            half()
+            os.kill(os.getpid(), self._number)
+        return fatal
 
     def _is_inside(self, *paths: Any, beside: int = -1) -> bool:
         """Whether one of the paths, which may be relative to an open folder, is in ours."""
@@ -58,8 +63,8 @@ class Operations:
         else:
             paths = arguments[:2] if event in _CHANGES else ()
             beside = arguments[-1] if event in ("os.remove", "os.rmdir") else -1
-        if self._is_inside(*paths, beside=beside) and self.is_fatal(f"{event} {' '.join(map(str, paths))}"):
-            die()
+        if self._is_inside(*paths, beside=beside):
+            self.count(f"{event} {' '.join(map(str, paths))}")
 
 
 class _Halving(io.FileIO):
@@ -68,15 +73,14 @@ class _Halving(io.FileIO):
         self._operations = operations
 
     def write(self, data: Any) -> int:
-        if self._operations.is_fatal(f"write {self.name!r}"):
-            super().write(memoryview(data).cast("B")[: len(data) // 2])
-            die()
+        data = memoryview(data).cast("B")
+        half = len(data) // 2
+        if self._operations.count(f"write {self.name!r}", lambda: self._half(data[:half])):
+            return half + super().write(data[half:])
         return super().write(data)
 
-
-def die() -> None:
-    """SIGKILL, now."""
-    os.kill(os.getpid(), signal.SIGKILL)
+    def _half(self, data: memoryview) -> None:
+        super().write(data)
 
 
 def in_a_process(work: Callable[[], None]) -> int:
@@ -108,3 +112,24 @@ def killed_at(work: Callable[[], None], folder: Path, fatal: int) -> None:
         work()
 
     assert in_a_process(doomed) == -signal.SIGKILL
+
+
+def frozen_at(work: Callable[[], None], folder: Path, fatal: int) -> ForkProcess:
+    """A process that does `work`; by now it stands still (SIGSTOP) at its `fatal`-th operation, or has ended before."""
+
+    def freezing() -> None:
+        Operations(folder, fatal, signal.SIGSTOP)
+        work()
+
+    process = multiprocessing.get_context("fork").Process(target=freezing)
+    process.start()
+    os.waitid(os.P_PID, process.pid or 0, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    return process
+
+
+def thaw(process: ForkProcess) -> int:
+    """Let a frozen process go on to its end; its exit code."""
+    os.kill(process.pid or 0, signal.SIGCONT)
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
+import os
+import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import pytest
 from resexp.config import ProbesConfig
 from resexp.store import Run
 from resexp.training.train import train
-from tests.faults.operations import in_a_process, killed_at, operations_of
+from tests.faults.operations import frozen_at, in_a_process, killed_at, operations_of, thaw
 from tests.test_training import after, assert_same, tiny
 
 Survived = Callable[..., None]
@@ -83,29 +87,78 @@ def assert_readable(run: Run) -> None:
     assert len(steps) == len(set(steps))
 
 
+def prepare(folder: Path, before: Callable[[Run], None]) -> tuple[Run, list[str], Iterator[Run]]:
+    """A run that nothing disturbed, what one that is as `before` left it does to its files, and copies of that one."""
+    whole, origin = make(folder / "whole"), make(folder / "origin")
+    assert in_a_process(lambda: train(whole)) == 0
+    assert in_a_process(lambda: before(origin)) == 0
+
+    def copy(number: int) -> Run:
+        run = Run(folder / f"copy{number}" / origin.folder.relative_to(folder / "origin"))
+        shutil.copytree(origin.folder, run.folder)
+        return run
+
+    first, *others = (functools.partial(copy, number) for number in range(1000))
+    run = first()
+    operations = operations_of(lambda: train(run), run.folder, folder / "operations")
+    return whole, operations, (other() for other in others)
+
+
 @pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.faults), 29])
 @pytest.mark.parametrize("before", [begun, stopped, damaged])
 def test_a_run_that_dies_at_any_operation_equals_an_undisturbed_one(
     tmp_path: Path, before: Callable[[Run], None], every: int, survived: Survived
 ) -> None:
-    whole, origin = make(tmp_path / "whole"), make(tmp_path / "origin")
-    assert in_a_process(lambda: train(whole)) == 0
-    assert in_a_process(lambda: before(origin)) == 0
-    copies = iter(tmp_path / f"copy{number}" for number in range(10_000))
-
-    def another() -> Run:
-        run = Run(next(copies) / origin.folder.relative_to(tmp_path / "origin"))
-        shutil.copytree(origin.folder, run.folder)
-        return run
-
-    undisturbed = another()
-    operations = operations_of(lambda: train(undisturbed), undisturbed.folder, tmp_path / "operations")
+    whole, operations, copies = prepare(tmp_path, before)
     fatal = range(1, len(operations) + 1, every)
-    for number in fatal:
-        run = another()
+    for number, run in zip(fatal, copies, strict=False):
         killed_at(lambda run=run: train(run), run.folder, number)
         assert_readable(run)
         assert in_a_process(lambda run=run: train(run)) == 0, operations[number - 1]
         assert_nothing_lost(run, whole)
         shutil.rmtree(run.folder)
     survived(f"SIGKILL at each operation of a run {before.__name__}", len(fatal))
+
+
+def on_host(name: str, run: Run) -> None:
+    """Train on a machine of that name, whose locks hold nothing for other machines."""
+    fcntl.flock = lambda *_: None
+    os.uname = lambda: os.uname_result(("Linux", name, "", "", "x86_64"))
+    train(run)
+
+
+def content(run: Run) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+
+
+def newest_claim(run: Run) -> str:
+    return max((path.name for path in run.folder.glob(".attempt-*")), default="")
+
+
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.faults), 41])
+@pytest.mark.parametrize("before", [begun, stopped, damaged])
+def test_an_attempt_frozen_anywhere_can_not_write_when_another_has_taken_over(
+    tmp_path: Path, before: Callable[[Run], None], every: int, survived: Survived
+) -> None:
+    """On a file system without flock. The other one is in the midst of its work when the frozen one comes back."""
+    whole, operations, copies = prepare(tmp_path, before)
+    chance, fatal = random.Random(0), range(1, len(operations) + 1, every)
+    for number, run in zip(fatal, copies, strict=False):
+        claim = newest_claim(run)
+        frozen = frozen_at(lambda run=run: on_host("here", run), run.folder, number)
+        has_claim = newest_claim(run) > claim
+        for folder in run.folder.glob(".attempt-*"):
+            os.utime(folder, (0, 0))  # it is frozen for longer than an attempt elsewhere is waited for
+        other = frozen_at(
+            lambda run=run: on_host("there", run), run.folder, chance.randint(len(operations) // 2, len(operations))
+        )
+        seen = content(run)
+        thaw(frozen)
+        assert not has_claim or content(run) == seen, operations[number - 1]
+        thaw(other)
+        if run.status().state != "finished":  # frozen before it had a claim, it has taken over from the other
+            assert not has_claim, operations[number - 1]
+            assert in_a_process(lambda run=run: train(run)) == 0
+        assert_nothing_lost(run, whole)
+        shutil.rmtree(run.folder)
+    survived("SIGSTOP at each operation, taken over, SIGCONT", len(fatal))
