@@ -104,6 +104,15 @@ def holder_elsewhere(folder: Path) -> str:
     return owner if abs(age) < SILENT_S and not owner.endswith(f" on {os.uname().nodename}") else ""
 
 
+def last_beat(folder: Path) -> float:
+    """When the newest attempt at a run last gave a sign of life, by the file system's clock; 0 if there was none."""
+    attempts = _attempts(folder)
+    try:
+        return attempts[max(attempts)].stat().st_mtime
+    except (ValueError, FileNotFoundError):
+        return 0.0
+
+
 def _attempts(folder: Path) -> dict[int, Path]:
     numbered = {path.name.removeprefix(".attempt-"): path for path in folder.glob(".attempt-*")}
     return {int(number): path for number, path in numbered.items() if number.isdecimal()}
