@@ -21,9 +21,9 @@ class TrainConfig(Section):
     mechanics = frozenset({"log_every", "checkpoint_steps", "checkpoint_seconds", "device", "eager", "compile"})
     added = {"start": None, "bn_images": None}  # noqa: RUF012 - a ClassVar of Section
 
-    steps: Annotated[int, Field(ge=1)] = 64_000
+    steps: Annotated[int, Field(ge=1, lt=2**63)] = 64_000
     """Number of updates."""
-    batch_size: Annotated[int, Field(ge=2)] = 128
+    batch_size: Annotated[int, Field(ge=2, lt=2**63)] = 128
     """Images per step."""
     lr: Annotated[float, Field(gt=0)] = 0.1
     """Initial learning rate."""
@@ -44,9 +44,9 @@ class TrainConfig(Section):
     with identity blocks inserted (section 1). Default: He's random weights."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 on a GPU that has it, else fp32. fp16 trains with a loss scaler."""
-    eval_every: Annotated[int, Field(ge=1)] = 4000
+    eval_every: Annotated[int, Field(ge=1, lt=2**63)] = 4000
     """Steps between evaluations (clean training error; validation error with `split: holdout`). Always at the end."""
-    bn_images: Annotated[int, Field(ge=2)] | None = None
+    bn_images: Annotated[int, Field(ge=2, lt=2**63)] | None = None
     """Recompute BN's statistics over this many training images once training has ended, as for the paper's released
     models. Default: keep the moving averages."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = "auto"
@@ -55,9 +55,9 @@ class TrainConfig(Section):
     """Launch every kernel from Python instead of replaying a step as one CUDA graph. For debugging and comparison."""
     compile: bool = False
     """Compile each shape of block with torch.compile. Slower on a CPU; on a GPU see `resexp bench --compile`."""
-    log_every: Annotated[int, Field(ge=1)] = 100
+    log_every: Annotated[int, Field(ge=1, lt=2**63)] = 100
     """Steps between lines of metrics; each is the mean over the steps since the last."""
-    checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
+    checkpoint_steps: Annotated[int, Field(ge=1, lt=2**63)] | None = None
     """Steps between checkpoints, in addition to checkpoint_seconds."""
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Seconds between checkpoints."""

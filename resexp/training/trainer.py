@@ -17,6 +17,7 @@ from resexp.data import Dataset
 from resexp.data.loader import Batches, augment, normalise, pixel_mean, plan_epoch
 from resexp.errors import UserError
 from resexp.models import build_model
+from resexp.training.checkpoint import fits, into
 from resexp.training.graph import Replayed, compile_blocks
 from resexp.training.hardware import Hardware
 from resexp.training.optim import Schedule, learning_rate, make_optimizer
@@ -226,7 +227,7 @@ class Trainer:
     def weights(self, weights: dict[str, Tensor]) -> Iterator[None]:
         """Other weights, for as long as the context lasts; in place, so that what was captured holds."""
         own = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.model.load_state_dict(weights)
+        into(self.model, weights, self.config.folder)
         try:
             yield
         finally:
@@ -245,14 +246,31 @@ class Trainer:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` returned; before the first step."""
+        """Continue from what `state` returned; before the first step. Raises UserError where it is of another run."""
+        momenta = state["optimizer"].get("state")
+        if not 0 <= state["step"] <= self.config.train.steps or not self._are_momenta(momenta):
+            raise UserError(f"{self.config.folder}: its checkpoint is of another run; delete it to begin anew")
         self.step = self.read_to = state["step"]
         self._counter.fill_(self.step)
-        self.model.load_state_dict(state["model"])
+        into(self.model, state["model"], self.config.folder)
         (own,) = ({**group} for group in self.optimizer.param_groups)  # of this device, and the rate it reads
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": momenta})
         self.optimizer.param_groups[0].update(own)
         self.scaler.load_state_dict(state["scaler"])
         self.schedule.warming_up.fill_(state["warming_up"])
         self.schedule.running_error.fill_(state["running_error"])
         self.seconds = state["seconds"]
+
+    def _are_momenta(self, momenta: Any) -> bool:
+        """Whether a checkpoint's state of the optimiser is, for some of the parameters, their momentum."""
+        parameters = dict(enumerate(self.optimizer.param_groups[0]["params"]))
+        return (
+            isinstance(momenta, dict)
+            and momenta.keys() <= parameters.keys()
+            and all(isinstance(kept, dict) and kept.keys() <= {"momentum_buffer"} for kept in momenta.values())
+            and all(
+                value is None or fits(value, parameters[number])
+                for number, kept in momenta.items()
+                for value in kept.values()
+            )
+        )

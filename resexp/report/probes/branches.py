@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from resexp.report.probes.material import Found, Material, Number, Record, Section
+from resexp.report.probes.material import Found, Material, Number, Part, Record, Section
 from resexp.report.probes.panels import by_family, number, profiles
 
 
-class _Block(BaseModel):
+class _Block(Part):
     block: str
     ratio: Number
 

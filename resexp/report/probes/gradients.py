@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from resexp.report.plots import MARKERS, PALETTE, Plot, styled
-from resexp.report.probes.material import INITIAL, Found, Material, Moments, Number, Record, Section
+from resexp.report.probes.material import INITIAL, Found, Material, Moments, Number, Part, Record, Section
 from resexp.report.probes.panels import by_family, course, each, panels, places, profiles, span
 
 NEAR = 0.1
 """The distance that the sentence is about, as a share of the image's norm."""
 
 
-class _Layer(BaseModel):
+class _Layer(Part):
     layer: str
     norm: Number
 

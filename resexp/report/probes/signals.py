@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from resexp.report.probes.material import Material, Number, Record, Section
+from resexp.report.probes.material import Material, Number, Part, Record, Section
 from resexp.report.probes.panels import each, profiles, span
 
 
-class _Layer(BaseModel):
+class _Layer(Part):
     layer: str
     variance: Number
 
