@@ -225,6 +225,7 @@ def test_an_attempt_on_another_machine_is_left_alone_until_it_has_been_silent_fo
     survived("attempt of another machine")
 
 
+@pytest.mark.faults
 def test_of_several_sweeps_of_one_study_one_goes_on(write_study: Write, survived: Survived) -> None:
     """Begun at the same moment; the others are refused in a line each."""
     study = write_study(grid={"model.depth": [8, 14]}, train={"steps": 60})
@@ -256,6 +257,7 @@ time.time = lambda: right() + float(Path({path!r}).read_text())
 DAY = 86_400
 
 
+@pytest.mark.faults
 def test_a_clock_that_jumps_back_and_forth_changes_no_result(
     write_study: Write, resexp: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survived: Survived
 ) -> None:

@@ -77,6 +77,7 @@ def test_a_run_on_a_disk_as_full_as_you_like_loses_nothing(
     survived("full disk under a run", full)
 
 
+@pytest.mark.faults
 def test_a_sweep_on_a_disk_as_full_as_you_like_loses_nothing(
     write_study: Write, resexp: Cli, small_disk: Path, survived: Survived
 ) -> None:
@@ -100,6 +101,7 @@ def test_a_sweep_on_a_disk_as_full_as_you_like_loses_nothing(
     survived("full disk under a sweep", len(rooms))
 
 
+@pytest.mark.faults
 def test_a_disk_that_can_not_be_written_gets_one_line_and_can_still_be_read(
     write_study: Write, resexp: Cli, small_disk: Path, survived: Survived
 ) -> None:
@@ -120,6 +122,7 @@ def test_a_disk_that_can_not_be_written_gets_one_line_and_can_still_be_read(
     survived("folder that can't be written", 3)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("vanishing", ["run", "study"])
 def test_a_folder_that_vanishes_in_mid_run_gets_one_line(
     write_study: Write, tmp_path: Path, vanishing: str, survived: Survived
@@ -144,6 +147,7 @@ def test_a_folder_that_vanishes_in_mid_run_gets_one_line(
     survived("folder that vanishes in mid-run")
 
 
+@pytest.mark.faults
 def test_a_run_folder_that_vanishes_under_train_gets_one_line(tmp_path: Path, survived: Survived) -> None:
     config = tiny(train=LONG)
     run = Run(tmp_path / config.folder)

@@ -135,7 +135,7 @@ def newest_claim(run: Run) -> str:
     return max((path.name for path in run.folder.glob(".attempt-*")), default="")
 
 
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.faults), 41])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.faults), 59])
 @pytest.mark.parametrize("before", [begun, stopped, damaged])
 def test_an_attempt_frozen_anywhere_can_not_write_when_another_has_taken_over(
     tmp_path: Path, before: Callable[[Run], None], every: int, survived: Survived

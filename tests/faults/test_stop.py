@@ -82,7 +82,10 @@ PHASES: dict[str, tuple[Any, str, str]] = {
 """What begins each of them, and with which argument."""
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, SIGTERM_EXIT), (signal.SIGINT, SIGINT_EXIT)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, SIGTERM_EXIT), pytest.param(signal.SIGINT, SIGINT_EXIT, marks=pytest.mark.faults)],
+)
 def test_a_signal_in_every_phase_saves_and_ends_with_its_code(
     tmp_path: Path, number: int, code: int, survived: Survived
 ) -> None:
@@ -114,6 +117,7 @@ SLOW = {"data": {"size": 32}, "model": {"width": 48, "depth": 56}, "train": {"ba
 """Steps of several seconds: whoever waits for the end of one is not immediate."""
 
 
+@pytest.mark.faults
 def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path: Path, survived: Survived) -> None:
     config = tiny(**SLOW)
     run = Run(tmp_path / config.folder)
@@ -135,6 +139,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path: Path, survived: Su
     survived("Ctrl-C twice")
 
 
+@pytest.mark.faults
 def test_a_second_ctrl_c_of_a_sweep_leaves_no_process_behind(
     write_study: Callable[..., Path], survived: Survived
 ) -> None:
