@@ -123,7 +123,7 @@ def readers(scratch: Path) -> dict[str, Reader]:
         ),
         "image": Reader(10, _images(), mutations.of_bytes, lambda c: folder._decode_image("image", c)),
         "report": Reader(
-            0.3,
+            0.1,
             [str(path).encode() + b"\n" + whole[path] for path in texts],
             _file_mutated,
             lambda content: _report(study, content, whole),
