@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from resexp.store import Run, Status
+from resexp.records import Status
+from resexp.store import Run
 
 
 class Display(Protocol):

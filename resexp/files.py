@@ -28,10 +28,13 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def write_atomic(path: Path, content: str | bytes, *, sync: bool = True) -> None:
-    """Replace `path` as a whole: readers see the old content or the new, never a part of it."""
+def write_atomic(path: Path, content: str | bytes, *, sync: bool = True, within: Path | None = None) -> None:
+    """Replace `path` as a whole: readers see the old content or the new, never a part of it.
+
+    It is made `within` another folder of the same file system, by default beside `path`.
+    """
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = (within or path.parent) / f"{path.name}.{os.getpid()}.tmp"
     try:
         temporary.unlink(missing_ok=True)
         with naming(path), temporary.open("xb") as file:  # made here: not a link to elsewhere that others left
@@ -43,6 +46,15 @@ def write_atomic(path: Path, content: str | bytes, *, sync: bool = True) -> None
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Let renames in `folder` outlast a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resexp.errors import UserError
-from resexp.files import write_atomic
 from resexp.outside import read_file
 
 MAX_BYTES = 1 << 30
@@ -38,15 +37,15 @@ class Logits:
         """The share of images whose largest logit is not their class's, in [0, 1]."""
         return int((self.values.argmax(1) != self.labels).sum()) / len(self.labels)
 
-    def write(self, path: Path) -> None:
-        """Replace `path` as a whole."""
+    def pack(self) -> bytes:
+        """The content of the file."""
         buffer = io.BytesIO()
         np.savez(buffer, logits=self.values, labels=self.labels, fingerprint=np.array(self.fingerprint))
-        write_atomic(path, buffer.getvalue())
+        return buffer.getvalue()
 
 
 def read(path: Path) -> Logits:
-    """Read what `Logits.write` wrote. Raises FileNotFoundError, or UserError where the file holds anything else."""
+    """Read a file that `Logits.pack` made. Raises FileNotFoundError, or UserError where it holds anything else."""
     content = read_file(path, MAX_BYTES)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:

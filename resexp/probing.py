@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resexp import yamlfile
-from resexp.config import RunConfig, Study, TrainConfig
+from resexp.config import ExecutorConfig, RunConfig, Study, TrainConfig
 from resexp.display import Display
 from resexp.errors import UserError
 from resexp.files import write_atomic
@@ -95,11 +95,12 @@ def hand_on(
         name=f"identity-{start.folder.absolute().parent.name}-seed{shallow.seed}-to-{fresh.folder.parent.name}",
         description=f"{start.name}, and nets of {depth} layers: handed what it learnt, and fresh.",
         seeds=(fresh.seed,),
+        executor=ExecutorConfig(jobs=jobs),
     )
     cells = [Cell(f"{net}-continued", continued), Cell(f"{net}-fresh", fresh)]
     sweep(
         study, cells, cells, results,
-        jobs=jobs, pack=None, retry_failed=False, fail_fast=False, stop=stop, display=display,
+        retry_failed=False, fail_fast=False, stop=stop, display=display,
     )  # fmt: skip
     folder = StudyFolder(results / study.name)
     runs = [Run(folder.folder / cell.config.folder, cell.label) for cell in cells]

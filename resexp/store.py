@@ -12,6 +12,7 @@ A run folder is the whole truth about a run::
         status.json      what the run is doing now
         log.txt          what a worker process printed
         probes/          <probe>-<step>.json: what the net was like inside
+        .attempt-<N>/    where the attempt at the run makes its files: see `claim`
 
 The folder's name depends on the run alone. What a study calls the net (its label, which says how it differs from the
 others of the grid) stands in study.json, so that a grid can grow without moving what is finished.
@@ -19,109 +20,31 @@ others of the grid) stands in study.json, so that a grid can grow without moving
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ValidationError
 
 from resexp import yamlfile
+from resexp.claim import Claim, claimed, holder_elsewhere
 from resexp.config import RunConfig
 from resexp.errors import UserError
 from resexp.files import is_locked, locked, write_atomic
-from resexp.outside import (
-    MAX_METRICS,
-    MAX_RECORD,
-    Count,
-    Record,
-    is_line,
-    parse_json,
-    read_file,
-    read_record,
-    refuse_links,
-)
-
-State = Literal["pending", "running", "interrupted", "finished", "diverged", "failed"]
-
-
-class DataRecord(Record):
-    """The images of a run."""
-
-    source: str
-    name: str
-    fingerprint: str
-    classes: Annotated[int, Field(ge=2, lt=1 << 31)]
-    train_images: Count
-    val_images: Count
-
-
-class Attempt(Record):
-    """One go at a run: versions, device, commit, command and times."""
-
-    started: str
-    from_step: Count
-    command: str
-    resexp: str
-    commit: str | None
-    python: str
-    torch: str
-    cuda: str | None
-    numpy: str
-    platform: str
-    device: str
-    precision: str = Field(pattern=r"^(fp32|bf16|fp16)$")
-    threads: Annotated[int, Field(ge=1, lt=1 << 15)]
-    ended: str | None = None
-    to_step: Count | None = None
-    state: State | None = None
-
-
-class Manifest(Record):
-    """manifest.json: how a run was made."""
-
-    signature: str
-    parameters: Count
-    data: DataRecord
-    attempts: Annotated[list[Attempt], Field(min_length=1)]
-
-
-class Status(Record):
-    """status.json: what a run is doing; errors are fractions in [0, 1]."""
-
-    state: State = "pending"
-    step: Count = 0
-    steps: Count = 0
-    train_error: float | None = None
-    """Running training error of the last logged interval."""
-    clean_train_error: float | None = None
-    """Training error of the last separate pass in eval mode."""
-    val_error: float | None = None
-    test_error: float | None = None
-    images_per_second: float | None = None
-    seconds_per_step: Annotated[float, Field(ge=0, lt=1e9)] | None = None
-    message: str = ""
-    """Why the run did not go on, in one line."""
-    traceback: str = ""
-
-    @property
-    def share(self) -> float:
-        """How much of the training is done, in [0, 1]."""
-        return self.step / self.steps if self.steps else 0.0
-
-    @property
-    def eta(self) -> float | None:
-        """Seconds of training left."""
-        if self.state != "running" or self.seconds_per_step is None:
-            return None
-        return (self.steps - self.step) * self.seconds_per_step
+from resexp.outside import MAX_METRICS, MAX_RECORD, is_line, parse_json, read_file, read_record, refuse_links
+from resexp.records import Manifest, Plan, PlannedRun, Status
 
 
 class Run:
     """One run folder; every path in it is a property."""
 
-    def __init__(self, folder: Path, label: str = "") -> None:
-        """`label` is what the study calls the net; by default its kind and depth."""
+    def __init__(self, folder: Path, label: str = "", claim: Claim | None = None) -> None:
+        """`label` is what the study calls the net; by default its kind and depth. An attempt at the run has a `claim`
+        to it, by which all that it publishes goes."""
         self.folder = folder
+        self.claim = claim
         self.label = label or folder.absolute().parent.name.rpartition("-")[0]
 
     def create(self, config: RunConfig) -> None:
@@ -133,6 +56,10 @@ class Run:
         text = yamlfile.dump(config.model_dump(mode="json"))
         if not self.config_path.exists() or self.config_path.read_text() != text:
             write_atomic(self.config_path, text)
+
+    def publish(self, path: Path, content: str | bytes, *, sync: bool = True) -> None:
+        """Replace a file of the run. Raises Superseded where the run's claim to the folder was taken away."""
+        (self.claim.write if self.claim else write_atomic)(path, content, sync=sync)
 
     @property
     def name(self) -> str:
@@ -198,19 +125,31 @@ class Run:
         """Held by the process that trains the run."""
         return self.folder / ".lock"
 
+    def is_held(self) -> bool:
+        """Whether an attempt at the run is alive, here or on another machine."""
+        return is_locked(self.lock_path) or bool(holder_elsewhere(self.folder))
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[Run]:
+        """The run with a claim to its folder. Raises UserError while another attempt is alive."""
+        if holder := holder_elsewhere(self.folder):
+            raise UserError(f"{self.name} is in use by {holder}; wait for it, or stop it first")
+        with locked(self.lock_path, self.name), claimed(self.folder, self.name) as claim:
+            yield Run(self.folder, self.label, claim)
+
     def status(self) -> Status:
         """The last status written; a run whose process is gone is `interrupted`, not `running`."""
         try:
             status = Status.model_validate_json(read_file(self.status_path, MAX_RECORD))
         except (FileNotFoundError, ValidationError, UserError):
             status = Status()
-        if status.state == "running" and not is_locked(self.lock_path):
+        if status.state == "running" and not self.is_held():
             status.state = "interrupted"
         return status
 
     def write_status(self, status: Status) -> None:
         """Publish what the run is doing. Synced only at the end: a lost progress line costs nothing."""
-        write_atomic(self.status_path, status.model_dump_json(indent=1), sync=status.state != "running")
+        self.publish(self.status_path, status.model_dump_json(indent=1), sync=status.state != "running")
 
     def manifest(self) -> Manifest | None:
         """The manifest, or None before the first attempt."""
@@ -218,7 +157,7 @@ class Run:
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace the manifest."""
-        write_atomic(self.manifest_path, manifest.model_dump_json(indent=1))
+        self.publish(self.manifest_path, manifest.model_dump_json(indent=1))
 
     def metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl; a torn last line, as a crash leaves it, is not one."""
@@ -238,28 +177,6 @@ class Run:
                 )
             records.append(record)
         return records
-
-
-class PlannedRun(Record):
-    """A run that a study names: its folder, relative to the study's, and what the study calls its net."""
-
-    folder: str = Field(pattern=r"^[a-z]+-[0-9]{1,5}-[0-9a-f]{8}/seed[0-9]{1,19}$")
-    label: Annotated[str, Field(min_length=1, max_length=200)]
-
-    @field_validator("label")
-    @classmethod
-    def _as_a_study_makes_them(cls, label: str) -> str:
-        if not all(c.isalnum() or c in "-+._" for c in label):
-            raise ValueError("no name of a net")
-        return label
-
-
-class Plan(Record):
-    """study.json: the study as it was last swept, its runs in the order of the grid."""
-
-    name: str = ""
-    description: str = ""
-    runs: list[PlannedRun] = Field(default=[])
 
 
 class StudyFolder:

@@ -202,7 +202,7 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
     loc: KeyPath = tuple(error["loc"])
     tag = loc[1] if len(loc) > 1 and loc[0] == "data" else None
     path = (loc[0], *loc[2:]) if tag else loc
-    section = SECTIONS.get(str(tag or loc[0])) if len(loc) > 1 else model
+    section = SECTIONS.get(str(loc[-2])) if len(loc) > 1 else model
     got, context = error["input"], error.get("ctx", {})
     if error["type"] == "extra_forbidden":
         allowed = list((section or Section).model_fields)

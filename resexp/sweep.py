@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from resexp.config import DataConfig, Study
+from resexp.config import DataConfig, ExecutorConfig, Study
 from resexp.data import open_dataset
 from resexp.display import Display
 from resexp.errors import UserError
-from resexp.executors import local, schedule
-from resexp.executors.schedule import Job
+from resexp.executors import Loop, make_engine
+from resexp.executors.engine import Engine
 from resexp.files import locked
-from resexp.machine import cores
+from resexp.records import Plan, PlannedRun
 from resexp.signals import Stop
-from resexp.store import Plan, PlannedRun, Run, StudyFolder
-from resexp.study import Cell
+from resexp.store import Run, StudyFolder
+from resexp.study import Cell, load_run
 from resexp.training import hardware
 
 
@@ -30,6 +31,8 @@ class Outcome:
     finished: int = 0
     skipped: int = 0
     not_started: int = 0
+    left_to_engine: int = 0
+    """The runs that are queued or at work without us."""
     problems: list[tuple[Run, str]] = field(default_factory=list)
     """The runs that were begun and did not finish, and why."""
 
@@ -82,14 +85,13 @@ def sweep(
     chosen: list[Cell],
     results: Path,
     *,
-    jobs: int | None,
-    pack: int | None,
     retry_failed: bool,
     fail_fast: bool,
     stop: Stop,
     display: Display,
+    wait: bool = True,
 ) -> Outcome:
-    """Train what is missing of the `chosen` cells of a study.
+    """Train what is missing of the `chosen` cells of a study; unless asked to `wait`, leave it to its executor.
 
     Finished and diverged runs are left alone, failed ones too unless `retry_failed`; the others are begun or continued.
     Raises UserError before a run folder is made if the study can't be run here, or is being swept by another process.
@@ -111,63 +113,73 @@ def sweep(
                 outcome.problems.append((run, describe(run)))
             else:
                 todo.append((run, cell.config.cost))
-        ran = 0
-
-        def ended(run: Run, code: int, said: str) -> bool:
-            nonlocal ran
-            ran += 1
-            problem = describe(run, code, said)
-            if problem:
-                outcome.problems.append((run, problem))
-            else:
-                outcome.finished += 1
-            display.ended(run, problem)
-            return not problem
-
-        with display.sweep(todo, outcome.skipped):
-            if pack and all(device.type == "cpu" for device in devices):
-                display.say("--pack is for GPUs; on CPU cores every run has a process of its own")
-            plan_of_jobs, capacity = _jobs(todo, devices, jobs, pack)
-            local.train_all(
-                plan_of_jobs,
-                capacity=capacity,
-                fail_fast=fail_fast,
-                stop=stop,
-                say=display.say,
-                tick=display.update,
-                ended=ended,
-            )
-        outcome.not_started = len(todo) - ran
+        engine = make_engine(study.executor, devices, display.say)
+        train_all(engine, study.executor, todo, outcome, fail_fast=fail_fast, stop=stop, display=display, wait=wait)
     return outcome
 
 
-def _jobs(
-    todo: list[tuple[Run, float]], devices: set[torch.device], jobs: int | None, pack: int | None
-) -> tuple[list[Job], int]:
-    """The processes to start, and how many cores (or processes with a device) there are room for."""
-    left = [(run, cost * (1 - run.status().share)) for run, cost in todo]
-    if all(device.type == "cpu" for device in devices):
-        return schedule.on_cores(left, cores(), jobs), jobs or cores()
-    # A device that was named is not shared out, and only CUDA has a stream for every run.
-    named = any(device.index is not None or device.type == "mps" for device in devices)
-    gpus = [None] if named else local.visible_gpus()
-    processes = jobs or len(gpus)
-    pack = 1 if any(device.type == "mps" for device in devices) else pack
-    return schedule.on_gpus(left, gpus, processes, pack), processes
+def train_runs(runs: Sequence[Run], *, stop: Stop, display: Display) -> Outcome:
+    """Train existing run folders on this machine, as far as they are not finished.
+
+    Raises UserError where this machine has not what one of them asks for.
+    """
+    outcome = Outcome(Path(os.path.commonpath([run.folder.absolute() for run in runs])))
+    todo, devices = list[tuple[Run, float]](), set[torch.device]()
+    for run in runs:
+        config = load_run(run.config_path)
+        devices.add(hardware.choose_device(config.train))
+        if (state := run.status().state) == "finished":
+            outcome.skipped += 1
+        elif state == "diverged":
+            outcome.problems.append((run, describe(run)))
+        else:
+            todo.append((run, config.cost))
+    executor = ExecutorConfig()
+    engine = make_engine(executor, devices, display.say)
+    train_all(engine, executor, todo, outcome, fail_fast=False, stop=stop, display=display)
+    return outcome
+
+
+def train_all(
+    engine: Engine,
+    config: ExecutorConfig,
+    todo: list[tuple[Run, float]],
+    outcome: Outcome,
+    *,
+    fail_fast: bool,
+    stop: Stop,
+    display: Display,
+    wait: bool = True,
+) -> None:
+    """Train run folders, each given with its cost, and enter in `outcome` how each ended."""
+    ran = 0
+
+    def ended(run: Run, said: str) -> bool:
+        nonlocal ran
+        ran += 1
+        problem = describe(run, said)
+        if problem:
+            outcome.problems.append((run, problem))
+        else:
+            outcome.finished += 1
+        display.ended(run, problem)
+        return not problem
+
+    with display.sweep(todo, outcome.skipped):
+        loop = Loop(engine, config, fail_fast=fail_fast, stop=stop, say=display.say, tick=display.update, ended=ended)
+        outcome.left_to_engine = loop.train(todo, wait=wait)
+    outcome.not_started = len(todo) - ran - outcome.left_to_engine
 
 
 def _planned(cell: Cell) -> PlannedRun:
     return PlannedRun(folder=str(cell.config.folder), label=cell.label)
 
 
-def describe(run: Run, code: int = 0, said: str = "") -> str:
-    """Why the run is not finished, in one line; empty if it is.
-
-    `code` is what its process exited with, `said` what it said went wrong, should the folder not hold it.
-    """
+def describe(run: Run, said: str = "") -> str:
+    """Why the run is not finished, in one line; empty if it is. `said` is what went wrong, should the folder not hold
+    it."""
     status = run.status()
     if status.state == "finished":
         return ""
-    if code < 0:
-        return f"its process was killed by signal {-code} at step {status.step}; the same command continues"
+    said = f"{said}; the same command continues" if said else "its process ended without a word; see its log.txt"
     return f"{status.state} at step {status.step}: {status.message or said}"

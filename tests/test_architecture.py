@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "resexp"
 ROWS = [
     {"errors", "signals", "machine", "outline"},
     {"files", "config", "outside"},
-    {"yamlfile", "logits"},
+    {"yamlfile", "logits", "claim", "records"},
     {"study", "store", "paper"},
     {"models", "data", "ensemble", "nets"},
     {"report"},

@@ -16,7 +16,8 @@ from resexp.config import RunConfig
 from resexp.ensemble import Ensemble, ensemble
 from resexp.errors import UserError
 from resexp.logits import Logits
-from resexp.store import Run, Status
+from resexp.records import Status
+from resexp.store import Run
 
 LABELS = [0, 1, 2, 0]
 
@@ -30,7 +31,7 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
         run = Run(tmp_path / "study" / config.folder)
         run.create(config)
         stored = Logits(np.array(values, dtype=np.float32), np.array(labels), fingerprint)
-        stored.write(run.logits_path)
+        run.logits_path.write_bytes(stored.pack())
         run.metrics_path.write_text(json.dumps({"event": "test", "step": 1, "test_error": stored.error}) + "\n")
         run.write_status(Status(state="finished"))
         return run

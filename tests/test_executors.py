@@ -3,65 +3,126 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from resexp.executors.local import train_all
-from resexp.executors.schedule import Job
+from resexp.config import ExecutorConfig
+from resexp.executors import Loop
+from resexp.executors.engine import Job
+from resexp.executors.local import Local
 from resexp.signals import Stop
 from resexp.store import Run
+from resexp.training import checkpoint
 from tests.test_pack import MODELS, alone, make
 from tests.test_training import assert_same
+
+
+class Given(Local):
+    """The engine of this machine, with jobs planned by the test."""
+
+    def __init__(self, jobs: list[Job], capacity: int) -> None:
+        super().__init__(ExecutorConfig(), set(), lambda line: None)
+        self.jobs, self.capacity = jobs, capacity
+
+    def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
+        return list(self.jobs), self.capacity
 
 
 class Sweep:
     """Does jobs and keeps what it hears."""
 
-    def __init__(self, jobs: list[Job], capacity: int = 1, kill: bool = False) -> None:
-        self.ended: list[tuple[Run, int]] = []
+    def __init__(self, jobs: list[Job], capacity: int = 1, kills: int = 0, **config: Any) -> None:
+        self.ended: dict[str, str] = {}
+        self.said: list[str] = []
         self.most = 0
-        self.kill = kill
-        train_all(
-            jobs,
-            capacity=capacity,
-            fail_fast=False,
+        self.kills = kills
+        self.killed: set[int] = set()
+        Loop(
+            Given(jobs, capacity),
+            ExecutorConfig(**config),
             stop=Stop(),
-            say=lambda line: None,
+            say=self.said.append,
             tick=self._tick,
             ended=self._ended,
-        )
+        ).train([])
 
-    def _ended(self, run: Run, code: int, said: str) -> bool:
-        self.ended.append((run, code))
+    def _ended(self, run: Run, said: str) -> bool:
+        assert run.name not in self.ended, "each run is over once"
+        self.ended[run.name] = said
         return run.status().state == "finished"
 
     def _tick(self, running: list[Run]) -> None:
         self.most = max(self.most, len(running))
-        written = [run for run in running if run.metrics_path.exists() and run.metrics_path.stat().st_size]
-        if self.kill and len(running) == len(written) == 2:
-            self.kill = False
-            os.kill(int(written[0].lock_path.read_text().split()[1]), signal.SIGKILL)
+        written = [run for run in running if run.status().step and run.is_held()]
+        if self.kills and len(running) == len(written) == 2:
+            pid = int(written[0].lock_path.read_text().split()[1])
+            if pid not in self.killed:
+                self.kills -= 1
+                self.killed.add(pid)
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_one_process_trains_a_queue_of_runs_side_by_side(tmp_path: Path) -> None:
     runs = make(tmp_path / "packed")
     sweep = Sweep([Job(tuple(runs), 1, 1, None, pack=2)])
-    assert sorted((run.name, code) for run, code in sweep.ended) == sorted((run.name, 0) for run in runs)
+    assert sweep.ended == {run.name: "" for run in runs}
     manifests = [run.manifest() for run in runs]
     assert all(manifest is not None and manifest.attempts[0].state == "finished" for manifest in manifests)
     for run, other in zip(runs, alone(tmp_path / "alone"), strict=True):
         assert_same(run, other)
 
 
-def test_when_a_process_dies_another_takes_the_runs_it_had_not_begun(tmp_path: Path) -> None:
-    long = {"train": {"steps": 300, "log_every": 1, "eval_every": 300, "milestones": []}}
-    runs = make(tmp_path, **long)
-    sweep = Sweep([Job(tuple(runs), 1, 1, None, pack=2)], kill=True)
-    codes = {run.name: code for run, code in sweep.ended}
-    assert codes == {runs[0].name: -signal.SIGKILL, runs[1].name: -signal.SIGKILL, runs[2].name: 0}
+LONG = {"train": {"steps": 300, "log_every": 1, "eval_every": 300, "milestones": []}}
+
+
+def test_a_run_whose_process_was_killed_is_tried_again(tmp_path: Path) -> None:
+    runs = make(tmp_path / "killed", **LONG)
+    sweep = Sweep([Job(tuple(runs), 1, 1, None, pack=2)], kills=2)
+    assert sweep.ended == {run.name: "" for run in runs}
+    assert len([line for line in sweep.said if "killed by signal 9; tried again (1 of 2)" in line]) == 2
+    assert len([line for line in sweep.said if "killed by signal 9; tried again (2 of 2)" in line]) == 2
+    for run, other in zip(runs, alone(tmp_path / "alone", **LONG), strict=True):
+        assert_same(run, other)
+
+
+def test_a_run_whose_processes_are_killed_again_and_again_is_given_up(tmp_path: Path) -> None:
+    runs = make(tmp_path, **LONG)
+    sweep = Sweep([Job(tuple(runs), 1, 1, None, pack=2)], kills=1, retries=0)
+    words = "its process was killed by signal 9"
+    assert sweep.ended == {runs[0].name: words, runs[1].name: words, runs[2].name: ""}
     assert [run.status().state for run in runs] == ["interrupted", "interrupted", "finished"]
+
+
+def test_an_error_of_the_program_is_not_tried_again(tmp_path: Path) -> None:
+    runs = make(tmp_path)
+    runs[0].checkpoint_path.write_bytes(checkpoint.pack({"signature": 1}))
+    sweep = Sweep([Job((run,), 1, 1) for run in runs])
+    assert sweep.ended == {runs[0].name: "'seed'", runs[1].name: "", runs[2].name: ""}
+    assert runs[0].status().state == "failed"
+    assert not sweep.said
+
+
+def test_a_worker_that_gives_no_sign_of_life_is_replaced(tmp_path: Path) -> None:
+    runs = make(tmp_path / "silent", **LONG)[:1]
+
+    class Freezing(Sweep):
+        def _tick(self, running: list[Run]) -> None:
+            if running and running[0].status().step and not self.killed:
+                pid = int(running[0].lock_path.read_text().split()[1])
+                self.killed.add(pid)
+                os.kill(pid, signal.SIGSTOP)
+
+    sweep = Freezing([Job((runs[0],), 1, 1)], silent_seconds=12.0)
+    assert sweep.ended == {runs[0].name: ""}
+    silent, again = sweep.said
+    assert re.fullmatch(rf"{runs[0].name}: no sign of life for 1\d s; its job is killed", silent)
+    assert again.endswith("its process was killed by signal 9; tried again (1 of 2)")
+    assert_same(runs[0], alone(tmp_path / "alone", **LONG)[0])
 
 
 @pytest.mark.parametrize(("cores", "at_once"), [((1, 1, 1), 2), ((2, 1, 1), 2), ((2, 2, 2), 1)])

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from resexp.store import Run, Status
+from resexp.records import Status
+from resexp.store import Run
 from resexp.training import pack as pack_module
 from resexp.training.pack import Pack, PackSize
 from resexp.training.train import DeviceFailed, OutOfMemory, train

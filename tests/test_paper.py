@@ -9,10 +9,11 @@ import pytest
 
 from resexp import paper
 from resexp.config import Cifar10Data, ModelConfig, RunConfig, ShapesData, TrainConfig
+from resexp.records import Plan
 from resexp.report import build_report
 from resexp.report.plots import curves_plot
 from resexp.report.summary import summarise
-from resexp.store import Plan, StudyFolder
+from resexp.store import StudyFolder
 from resexp.training.optim import RUNNING_DECAY
 from tests.test_report import add_family, study, write_run
 

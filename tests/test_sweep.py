@@ -69,7 +69,7 @@ def break_run(cell: Cell, run: Run) -> None:
     train(run, stop=lambda: True)
     state, _ = checkpoint.load(run, torch.device("cpu"))
     assert state is not None
-    checkpoint.write(run.checkpoint_path, {**state, "window": []})
+    run.checkpoint_path.write_bytes(checkpoint.pack({**state, "window": []}))
 
 
 def test_one_failure_neither_ends_nor_hides_the_others(write_study: Write, resexp: Cli) -> None:
@@ -177,8 +177,8 @@ def test_after_sigkill_a_sweep_goes_on_and_equals_an_undisturbed_one(
         holder = runs_of(study)[0].lock_path.read_text().split()[1]
         os.kill(int(holder), signal.SIGKILL)
         said, _ = process.communicate()
-        assert process.returncode == 1
-        assert "its process was killed by signal 9" in said.replace("\n", " ")
+        assert process.returncode == 0
+        assert "its process was killed by signal 9; tried again (1 of 2)" in said.replace("\n", " ")
     assert resexp("sweep", "--config", study).returncode == 0
     for run, other in zip(runs_of(study), runs_of(study, Path("undisturbed")), strict=True):
         assert_same(run, other)

@@ -433,7 +433,7 @@ def test_a_damaged_checkpoint_is_never_kept_as_the_previous(make_run: Callable[.
     train(run, stop=after(4))
     halves(run)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "write", lambda *_: pytest.fail("died"))
+        patch.setattr(checkpoint, "pack", lambda *_: pytest.fail("died"))
         with pytest.raises(pytest.fail.Exception):
             train(run)
     state, _ = checkpoint.load(run, CPU)
@@ -518,7 +518,7 @@ def test_a_checkpoint_that_would_run_code_is_not_loaded(make_run: Callable[..., 
             return (os.mkdir, ("ran",))
 
     run = make_run()
-    checkpoint.write(run.checkpoint_path, {"step": Evil()})
+    run.checkpoint_path.write_bytes(checkpoint.pack({"step": Evil()}))
     with pytest.raises(Exception, match=r"[Ww]eights.only"):
         checkpoint.load(run, CPU)
     assert not Path("ran").exists()

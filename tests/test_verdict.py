@@ -7,9 +7,10 @@ from itertools import permutations
 
 import pytest
 
+from resexp.records import Plan
 from resexp.report.estimates import Estimate, difference, trend
 from resexp.report.summary import summarise
-from resexp.store import Plan, StudyFolder
+from resexp.store import StudyFolder
 from tests.test_report import DEGRADES, add_family, study, write_run
 
 __all__ = ["study"]

@@ -20,6 +20,7 @@ from resexp.signals import EXIT_FAILED, EXIT_USAGE, Stop
 if TYPE_CHECKING:
     from resexp.store import Run
     from resexp.study import Cell
+    from resexp.sweep import Outcome
 
 # Commands import what they need themselves: `--help` must not wait for torch, pydantic or pandas.
 
@@ -52,7 +53,7 @@ def _root(
 
 @app.command(epilog="Example: resexp train --config cifar10/resnet20 --set train.precision=fp32 --seed 3")
 def train(
-    run_dir: Annotated[Path | None, typer.Argument(help="A run folder to continue.")] = None,
+    run_dirs: Annotated[list[Path] | None, typer.Argument(help="Run folders to continue.")] = None,
     config: Config = None,
     settings: Settings = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed; default: the first of the study.")] = None,
@@ -60,24 +61,21 @@ def train(
     dry_run: DryRun = False,
     results: Results = RESULTS,
 ) -> None:
-    """Train one run, or continue it. Stops safely at Ctrl-C; the same command goes on."""
-    from resexp.store import Run
+    """Train one run, or continue it; or continue several. Stops safely at Ctrl-C; the same command goes on."""
     from resexp.study import load
 
-    if (run_dir is None) == (config is None):
+    if bool(run_dirs) == (config is not None):
         raise UserError("train: give either a run folder or --config FILE")
-    if run_dir is not None:
+    if run_dirs:
         if settings or seed is not None or eager or dry_run:
             raise UserError(
                 "train: --set, --seed, --eager and --dry-run go with --config; a run folder has its configuration in "
                 "config.yaml"
             )
-        if not Run(run_dir).config_path.exists():
-            raise UserError(f"{run_dir}: not a run folder (no config.yaml); a run is results/STUDY/NET-SIGNATURE/seedN")
-        _train(Run(run_dir), 1.0)
+        _continue(run_dirs)
         return
     assert config is not None
-    study, cells = load(config, all_settings(settings, eager, *([f"seeds=[{seed}]"] if seed is not None else [])))
+    study, cells = load(config, all_settings(settings, eager, seeds=None if seed is None else [seed]))
     labels = list(dict.fromkeys(cell.label for cell in cells))
     if len(labels) > 1:
         raise UserError(
@@ -90,6 +88,25 @@ def train(
     from resexp.sweep import create
 
     _train(create(study, cells[0], results, lambda line: out.print(line, soft_wrap=True)), cells[0].config.cost)
+
+
+def _continue(folders: list[Path]) -> None:
+    """Train existing run folders: a single one in this process, several as a sweep does."""
+    from resexp.display import make_display
+    from resexp.store import Run
+    from resexp.sweep import train_runs
+
+    runs = [Run(folder) for folder in folders]
+    for run in runs:
+        if not run.config_path.exists():
+            raise UserError(
+                f"{run.folder}: not a run folder (no config.yaml); a run is results/STUDY/NET-SIGNATURE/seedN"
+            )
+    if len(runs) == 1:
+        _train(runs[0], 1.0)
+        return
+    stop, display = Stop().install(), make_display(out)
+    _tell(train_runs(runs, stop=stop, display=display), stop)
 
 
 def _train(run: Run, cost: float) -> None:
@@ -127,6 +144,10 @@ def sweep(
     ] = None,
     eager: Eager = False,
     only: Annotated[str | None, typer.Option(help="Train only the net with this label, such as plain-20.")] = None,
+    executor: Annotated[str | None, typer.Option(help="What trains the runs: local, ray or slurm.")] = None,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Submit to Slurm and leave; `resexp status` follows.")
+    ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
     dry_run: DryRun = False,
@@ -139,7 +160,10 @@ def sweep(
     from resexp.display import make_display
     from resexp.study import SHIPPED, load, only_label
 
-    study, cells = load(config or str(SHIPPED / "quickstart.yaml"), all_settings(settings, eager))
+    flags = {"executor__name": executor, "executor__jobs": jobs, "executor__pack": pack}
+    study, cells = load(config or str(SHIPPED / "quickstart.yaml"), all_settings(settings, eager, **flags))
+    if no_wait and study.executor.name != "slurm":
+        raise UserError(f"--no-wait: runs of the {study.executor.name} executor end with the sweep; it is for slurm")
     chosen = only_label(cells, only) if only is not None else cells
     if dry_run:
         _show_cells(study.name, chosen, results)
@@ -149,21 +173,32 @@ def sweep(
     stop, display = Stop().install(), make_display(out)
     outcome = carry_out(
         study, cells, chosen, results,
-        jobs=jobs, pack=pack, retry_failed=retry_failed, fail_fast=fail_fast, stop=stop, display=display,
+        retry_failed=retry_failed, fail_fast=fail_fast, stop=stop, display=display, wait=not no_wait,
     )  # fmt: skip
+    _tell(outcome, stop)
+
+
+def _tell(outcome: Outcome, stop: Stop) -> None:
+    """Say how a sweep went, and exit accordingly."""
     if outcome.problems:
         title, style = ("stopped", "bold") if stop() else ("not finished", "bold red")
         table = Table("run", "what happened", title=title, title_justify="left", title_style=style)
         for run, problem in outcome.problems:
             table.add_row(run.name, problem)
         out.print(table)
+    counts = [
+        f"{outcome.finished} trained",
+        f"{outcome.skipped} finished before",
+        *([f"{outcome.left_to_engine} queued or at work"] if outcome.left_to_engine else []),
+        f"{len(outcome.problems)} not finished",
+        f"{outcome.not_started} not started",
+    ]
     next_verb = "report" if outcome.finished or outcome.skipped else "status"
     out.print(
-        f"{outcome.folder}: {outcome.finished} trained, {outcome.skipped} finished before, {len(outcome.problems)} not "
-        f"finished, {outcome.not_started} not started; see `resexp {next_verb} {outcome.folder}`",
+        f"{outcome.folder}: {', '.join(counts)}; see `resexp {next_verb} {outcome.folder}`",
         soft_wrap=True,
     )
-    if outcome.problems or outcome.not_started:
+    if outcome.problems or outcome.not_started or (stop() and outcome.left_to_engine):
         raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)
 
 

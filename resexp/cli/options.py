@@ -23,6 +23,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")
 RESULTS = Path("results")
 
 
-def all_settings(settings: list[str] | None, eager: bool, *more: str) -> list[str]:
-    """What --set and the flags that stand for settings say."""
-    return [*(settings or []), *(["train.eager=true"] if eager else []), *more]
+def all_settings(settings: list[str] | None, eager: bool, **flags: object) -> list[str]:
+    """What --set and the flags that stand for settings say; `flags` by key, with `__` for the dot, None: not given."""
+    given = [f"{key.replace('__', '.')}={value}" for key, value in flags.items() if value is not None]
+    return [*(settings or []), *(["train.eager=true"] if eager else []), *given]

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 
 from resexp.config.data import Cifar10Data, DataConfig, FolderData, ShapesData
+from resexp.config.executor import ExecutorConfig, RayConfig, SlurmConfig
 from resexp.config.model import ModelConfig
 from resexp.config.probes import ProbesConfig
 from resexp.config.section import Section
@@ -22,12 +23,15 @@ __all__ = [
     "SECTIONS",
     "Cifar10Data",
     "DataConfig",
+    "ExecutorConfig",
     "FolderData",
     "ModelConfig",
     "ProbesConfig",
+    "RayConfig",
     "RunConfig",
     "Section",
     "ShapesData",
+    "SlurmConfig",
     "Study",
     "TrainConfig",
 ]
@@ -103,6 +107,7 @@ class Study(Section):
     grid: Grid = ({},)
     seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = (0,)
     """Each cell of the grid is trained once per seed."""
+    executor: ExecutorConfig = ExecutorConfig()
 
     @field_validator("grid", mode="before")
     @classmethod
@@ -138,8 +143,11 @@ SECTIONS: dict[str, type[Section]] = {
     "model": ModelConfig,
     "train": TrainConfig,
     "probes": ProbesConfig,
+    "executor": ExecutorConfig,
+    "ray": RayConfig,
+    "slurm": SlurmConfig,
     "cifar10": Cifar10Data,
     "folder": FolderData,
     "shapes": ShapesData,
 }
-"""The section classes by the name that pydantic's error locations use (data sections by their source)."""
+"""The section classes by the last name that pydantic's error locations use (data sections by their source)."""

@@ -1,1 +1,21 @@
-"""What trains run folders: for now processes on this machine."""
+"""What trains run folders: processes on this machine, or jobs on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from resexp.config import ExecutorConfig
+from resexp.executors.engine import Engine
+from resexp.executors.local import Local
+from resexp.executors.loop import Loop
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Loop", "make_engine"]
+
+
+def make_engine(config: ExecutorConfig, devices: set[torch.device], say: Callable[[str], None]) -> Engine:
+    """The engine that `config` names; on this machine it uses the `devices` that the runs ask for."""
+    return Local(config, devices, say)

@@ -7,14 +7,20 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import TYPE_CHECKING
 
-from resexp.executors.schedule import Job
-from resexp.signals import STOPPING, Stop
+from resexp.config import ExecutorConfig
+from resexp.executors import schedule
+from resexp.executors.engine import End, Event, Handle, Job
+from resexp.machine import cores
+from resexp.signals import STOPPING
 from resexp.store import Run
+
+if TYPE_CHECKING:
+    import torch
 
 TICK_S = 0.5
 
@@ -29,95 +35,94 @@ def visible_gpus() -> list[str]:
     return [name.strip() for name in named.split(",")][:count] if named else list(map(str, range(count)))
 
 
+class Local:
+    """The engine of this machine."""
+
+    outlives = False
+
+    def __init__(self, config: ExecutorConfig, devices: set[torch.device], say: Callable[[str], None]) -> None:
+        """`devices` are those that the runs ask for."""
+        self._config, self._devices = config, devices
+        self._on_cpu = all(device.type == "cpu" for device in devices)
+        if config.pack and self._on_cpu:
+            say("--pack is for GPUs; on CPU cores every run has a process of its own")
+        # Processes are forked from a server that has torch imported and nothing running: each starts in milliseconds.
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["resexp.executors.worker", "resexp.cli"])
+        # A signal to the whole group is for us: workers are asked by us, and the server must outlive them. What is
+        # blocked stays blocked in processes that are started; workers unblock it when they can save what they have.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        forkserver.ensure_running()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+
+    def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
+        """Jobs for the runs, and for how many of their cores, or processes with a GPU, there is room."""
+        left = [(run, cost * (1 - run.status().share)) for run, cost in todo]
+        jobs, pack = self._config.jobs, self._config.pack
+        if self._on_cpu:
+            return schedule.on_cores(left, cores(), jobs), jobs or cores()
+        # A device that was named is not shared out, and only CUDA has a stream for every run.
+        named = any(device.index is not None or device.type == "mps" for device in self._devices)
+        gpus = [None] if named else visible_gpus()
+        processes = jobs or len(gpus)
+        pack = 1 if any(device.type == "mps" for device in self._devices) else pack
+        return schedule.on_gpus(left, gpus, processes, pack), processes
+
+    def find(self, runs: Sequence[Run]) -> list[Handle]:
+        """None: workers end with their sweep."""
+        return []
+
+    def start(self, jobs: Sequence[Job]) -> list[Handle]:
+        """A process for each."""
+        return [_Worker(self._context, job) for job in jobs]
+
+    def wait(self, handles: Sequence[Handle]) -> None:
+        """Wait until one of them tells something or ends."""
+        workers = [handle for handle in handles if isinstance(handle, _Worker)]
+        told: list[Connection | int] = [worker.process.sentinel for worker in workers]
+        told += [worker.ears for worker in workers if not worker.ears.closed]
+        wait(told, timeout=TICK_S)
+
+
 class _Worker:
-    """A process at work on a job, and how far it is by what it told."""
+    """A process at work on a job."""
 
     def __init__(self, context: ForkServerContext, job: Job) -> None:
         from resexp.executors.worker import work
 
-        self.job, self.waiting, self.running = job, list(job.runs), list[Run]()
+        self.job = job
         self.ears, mouth = context.Pipe(duplex=False)
         self.process: ForkServerProcess = context.Process(target=work, args=(job, mouth), name=job.runs[0].name)
         self.process.start()
         mouth.close()
 
-    def signal(self, number: int) -> None:
+    def poll(self) -> End | None:
+        """How the process ended."""
+        code = self.process.exitcode
+        if code is None:
+            return None
+        return End(f"its process was killed by signal {-code}", fault=True) if code < 0 else End()
+
+    def hear(self) -> list[Event]:
+        """All that was told since the last call."""
+        events = list[Event]()
+        try:
+            while not self.ears.closed and self.ears.poll():
+                kind, number, text = self.ears.recv()
+                events.append(Event(kind, self.job.runs[number], text))
+        except EOFError:  # it is gone, and all that it told was heard
+            self.ears.close()
+        return events
+
+    def stop(self) -> None:
+        """Ask it to save and end."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
         if self.process.pid is not None and self.process.exitcode is None:
             with contextlib.suppress(ProcessLookupError):  # it ended a moment ago
                 os.kill(self.process.pid, number)
-
-    def listen(self, say: Callable[[str], None], ended: Callable[[Run, int, str], None]) -> None:
-        """Hear all that was told since the last call."""
-        try:
-            while self.ears.poll():
-                kind, number, text = self.ears.recv()
-                run = self.job.runs[number]
-                if kind == "say":
-                    say(text)
-                elif kind == "began" and run in self.waiting:
-                    self.waiting.remove(run)
-                    self.running.append(run)
-                elif kind == "ended":
-                    self.running.remove(run)
-                    ended(run, 0, text)
-        except EOFError:  # it is gone, and all that it told was heard
-            pass
-
-
-def train_all(
-    jobs: Sequence[Job],
-    *,
-    capacity: int,
-    fail_fast: bool,
-    stop: Stop,
-    say: Callable[[str], None],
-    tick: Callable[[list[Run]], None],
-    ended: Callable[[Run, int, str], bool],
-) -> None:
-    """Do `jobs`, in this order, as many at a time as `capacity` has room for their cores.
-
-    `tick` hears the runs in progress twice a second, `ended` each run with 0, or the signal (negative) that killed its
-    process, and with what went wrong; it answers whether the run is finished. When `stop` is asked, or a run did not
-    finish under `fail_fast`, the others are asked to save and end. Runs that a dead process left are given to another.
-    """
-    # Processes are forked from a server that has torch imported and nothing running: each starts in milliseconds.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["resexp.executors.worker", "resexp.cli"])
-    # A signal to the whole group is for us: workers are asked by us, and the server must outlive them. What is blocked
-    # stays blocked in processes that are started; workers unblock it when they can save what they have.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    forkserver.ensure_running()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-    queue, workers = list(jobs), list[_Worker]()
-    failed = asked = False
-
-    def hear(run: Run, code: int, said: str) -> None:
-        nonlocal failed
-        failed = not ended(run, code, said) or failed
-
-    try:
-        while queue or workers:
-            if (stop() or (failed and fail_fast)) and not asked:
-                asked = True
-                queue.clear()
-                for worker in workers:
-                    worker.signal(signal.SIGTERM)
-            while queue and queue[0].cores <= capacity - sum(worker.job.cores for worker in workers):
-                workers.append(_Worker(context, queue.pop(0)))
-            told: list[Connection | int] = [sign for w in workers for sign in (w.process.sentinel, w.ears)]
-            wait(told, timeout=TICK_S)
-            tick([run for worker in workers for run in worker.running])
-            for worker in list(workers):
-                code = worker.process.exitcode  # asked before listening: then nothing that it told can be missed
-                worker.listen(say, hear)
-                if code is not None:
-                    workers.remove(worker)
-                    worker.ears.close()
-                    left_at_all = len(worker.waiting) < len(worker.job.runs)
-                    for run in worker.running if left_at_all else worker.waiting:
-                        hear(run, code, "")
-                    if left_at_all and worker.waiting and not asked:
-                        queue.insert(0, replace(worker.job, runs=tuple(worker.waiting)))
-    finally:
-        for worker in workers:  # only on an exception, such as a second Ctrl-C
-            worker.signal(signal.SIGKILL)

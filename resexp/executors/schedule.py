@@ -1,32 +1,17 @@
-"""Who trains where, and when: runs shared out over CPU cores and GPUs so that all of them end together."""
+"""Who trains where on this machine, and when: runs are shared out so that all cores, or GPUs, end together."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from resexp.executors.engine import Job
 from resexp.store import Run
 
 SPEEDUP = 0.6
 """One run on t cores is taken to be t**SPEEDUP times as fast (of two cores 1.2 to 1.9 times were measured)."""
 WORTHWHILE = 0.98
 """By how much a run on more cores must shorten the whole sweep."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one process trains."""
-
-    runs: tuple[Run, ...]
-    cores: int
-    """How much of the machine it takes, of what the executor has to give."""
-    threads: int | None
-    """CPU threads of a run that begins; None: as many as torch takes."""
-    gpu: str | None = None
-    """As CUDA_VISIBLE_DEVICES names it."""
-    pack: int | None = 1
-    """Runs side by side; None: as many as pay."""
 
 
 def on_cores(todo: Sequence[tuple[Run, float]], cores: int, at_a_time: int | None) -> list[Job]:

@@ -12,11 +12,12 @@ import traceback
 from multiprocessing.connection import Connection, wait
 
 from resexp.errors import UserError
-from resexp.executors.schedule import Job
-from resexp.files import is_locked
+from resexp.executors.engine import Job
+from resexp.records import Status
 from resexp.signals import EXIT_FAILED, EXIT_USAGE, Stop
-from resexp.store import Run, Status
+from resexp.store import Run
 from resexp.training.pack import Pack
+from resexp.training.train import DeviceFailed
 
 ORPHAN_S = 60.0
 """How long a run may be held by the worker of an earlier sweep, seconds."""
@@ -25,8 +26,8 @@ ORPHAN_S = 60.0
 def work(job: Job, parent: Connection) -> None:
     """Train the runs of a job; what is printed goes to the log of the first, what is said of a run to its own.
 
-    The `parent` hears ``("say", number of the run, line)``, ``("began", number, "")``, ``("ended", number, problem)``:
-    what went wrong is told and not only written, since the disk may be what is wrong.
+    The `parent` hears ``(kind, number of the run, text)``: see `engine.Event`. What went wrong is told and not only
+    written, since the disk may be what is wrong.
     """
     os.setsid()  # Ctrl-C in the terminal reaches the parent, which asks us to stop
     if job.gpu is not None:
@@ -50,7 +51,8 @@ def work(job: Job, parent: Connection) -> None:
         else:
             code = EXIT_USAGE if isinstance(outcome, UserError | OSError) else EXIT_FAILED
             _write(run, "".join(traceback.format_exception(outcome)))
-        parent.send(("ended", job.runs.index(run), f"{outcome}" if isinstance(outcome, Exception) else ""))
+        kind = "lost" if isinstance(outcome, DeviceFailed) else "ended"
+        parent.send((kind, job.runs.index(run), f"{outcome}" if isinstance(outcome, Exception) else ""))
 
     _wait_for_orphans(job, stop)
     Pack(
@@ -73,7 +75,7 @@ def _write(run: Run, text: str) -> None:
 def _wait_for_orphans(job: Job, stop: Stop) -> None:
     """A worker whose sweep was killed saves and ends by itself, but only when its step is done."""
     deadline = time.monotonic() + ORPHAN_S
-    while any(is_locked(run.lock_path) for run in job.runs) and not stop() and time.monotonic() < deadline:
+    while any(run.is_held() for run in job.runs) and not stop() and time.monotonic() < deadline:
         time.sleep(0.1)
 
 

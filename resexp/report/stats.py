@@ -13,8 +13,9 @@ import pandas as pd
 from resexp import paper
 from resexp.config import RunConfig
 from resexp.errors import UserError
+from resexp.records import Manifest, Status
 from resexp.report.estimates import Estimate
-from resexp.store import Manifest, Run, Status
+from resexp.store import Run
 from resexp.study import load_run
 
 METRICS = {

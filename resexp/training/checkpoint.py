@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from resexp.errors import UserError
-from resexp.files import write_atomic
 from resexp.outside import read_file
 from resexp.store import Run
 
@@ -38,16 +37,16 @@ class DamagedCheckpoint(Exception):
     """The file is not, or no longer, what was saved."""
 
 
-def write(path: Path, state: dict[str, Any]) -> None:
-    """Save `state` (tensors, numbers, text, containers of them) to `path`, atomically."""
+def pack(state: dict[str, Any]) -> bytes:
+    """The content of a checkpoint that holds `state`: tensors, numbers, text, containers of them."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getvalue()
-    write_atomic(path, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+    return _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any]:
-    """Load what a session saved. Raises DamagedCheckpoint if a byte is missing or changed, UserError if it is of
+    """Load what `save` saved. Raises DamagedCheckpoint if a byte is missing or changed, UserError if it is of
     another version of resexp, or was never a session's."""
     content = read_file(path, MAX_BYTES)
     if content.startswith(_KIND) and not content.startswith(_MAGIC[: len(_KIND) + 2]):
@@ -105,17 +104,19 @@ def fits(value: Any, own: Tensor) -> bool:
 
 
 def save(run: Run, state: dict[str, Any]) -> None:
-    """Make `state` the run's checkpoint and keep the last one as the previous."""
+    """Make `state` the checkpoint of a claimed run, and keep the last one as the previous."""
+    assert run.claim
     if run.checkpoint_path.exists():
         # A hard link first, so that at no moment is there no checkpoint.
-        spare = run.previous_checkpoint_path.with_suffix(".tmp")
-        spare.unlink(missing_ok=True)
-        try:
-            os.link(run.checkpoint_path, spare)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(run.checkpoint_path, spare)
-        spare.replace(run.previous_checkpoint_path)
-    write(run.checkpoint_path, state)
+        spare = run.claim.folder / run.previous_checkpoint_path.name
+        with run.claim.guarded():
+            spare.unlink(missing_ok=True)
+            try:
+                os.link(run.checkpoint_path, spare)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(run.checkpoint_path, spare)
+            spare.replace(run.previous_checkpoint_path)
+    run.publish(run.checkpoint_path, pack(state))
 
 
 def final_weights(run: Run) -> tuple[int, dict[str, Tensor]]:

@@ -14,7 +14,7 @@ import numpy
 import torch
 
 import resexp
-from resexp.store import Attempt
+from resexp.records import Attempt
 from resexp.training.hardware import Hardware
 
 

@@ -14,7 +14,8 @@ import torch
 
 from resexp.data import open_dataset
 from resexp.models.summary import summarise
-from resexp.store import Run, Status
+from resexp.records import Status
+from resexp.store import Run
 from resexp.study import load_run
 from resexp.training.hardware import choose
 from resexp.training.train import DeviceFailed, OutOfMemory, attempt

@@ -17,7 +17,6 @@ from resexp.config import RunConfig
 from resexp.data import Dataset, open_dataset
 from resexp.data.loader import pixel_mean
 from resexp.errors import UserError
-from resexp.files import write_atomic
 from resexp.models import build_model
 from resexp.probes import PROBES, Probing, Subject
 from resexp.store import Run
@@ -57,7 +56,7 @@ def write_record(run: Run, record: dict[str, Any]) -> None:
     """Keep what was found in the run folder."""
     path = run.probe_path(record["probe"], record["step"])
     path.parent.mkdir(exist_ok=True)
-    write_atomic(path, json.dumps(_without_nan({"resexp": resexp.__version__, **record})))
+    run.publish(path, json.dumps(_without_nan({"resexp": resexp.__version__, **record})))
 
 
 def _without_nan(value: Any) -> Any:

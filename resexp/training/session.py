@@ -7,16 +7,17 @@ import math
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from resexp.data import open_dataset
 from resexp.errors import UserError
-from resexp.files import naming
+from resexp.files import naming, sync_folder
 from resexp.logits import Logits
 from resexp.probes import PROBES
-from resexp.store import DataRecord, Manifest, Run, State, Status
+from resexp.records import DataRecord, Manifest, State, Status
+from resexp.store import Run
 from resexp.study import load_run
 from resexp.training import checkpoint, manifest
 from resexp.training.handed import hand_down
@@ -88,12 +89,29 @@ class Session:
                 f"{run.metrics_path}: {size} bytes, but the checkpoint was written after {metrics_bytes}; "
                 f"restore the file, or delete the run folder to begin anew"
             )
-        if size:
-            os.truncate(run.metrics_path, metrics_bytes)
+        self.metrics = self._open_metrics(metrics_bytes)
         for record in run.metrics():
             self.bn_recomputed |= record["event"] == "bn"
             for name in ("train_error", "clean_train_error", "val_error", "test_error"):
                 setattr(self.status, name, record.get(name, getattr(self.status, name)))
+
+    def _open_metrics(self, kept: int) -> BinaryIO:
+        """A file of the attempt's own that begins with the first `kept` bytes of metrics.jsonl, and replaces it.
+
+        What an attempt that was taken over may still append goes to a file that nobody sees.
+        """
+        run = self.run
+        assert run.claim
+        with run.claim.guarded():
+            own = (run.claim.folder / run.metrics_path.name).open("w+b")
+            if kept:
+                with run.metrics_path.open("rb") as before:
+                    own.write(before.read(kept))
+            own.flush()
+            os.fsync(own.fileno())
+            (run.claim.folder / run.metrics_path.name).rename(run.metrics_path)
+            sync_folder(run.folder)
+        return own
 
     def _begin_attempt(self, before: Manifest | None) -> None:
         dataset = self.dataset
@@ -128,7 +146,7 @@ class Session:
         self.mark = (trainer.step, trainer.seconds)  # where the speed is measured from
         self.status.steps = train.steps
         self._tell()
-        with self.run.metrics_path.open("ab") as self.metrics:
+        with self.metrics:
             yield from on_stream(self.hardware, self._loop())
 
     def _loop(self) -> Work[None]:
@@ -259,7 +277,8 @@ class Session:
             record["best_test_error"] = best.error
         record["train_seconds"] = round(self.trainer.seconds, 3)
         _, labels = self.dataset.test()
-        Logits(final.logits.cpu().numpy(), labels, self.dataset.fingerprint).write(self.run.logits_path)
+        logits = Logits(final.logits.cpu().numpy(), labels, self.dataset.fingerprint)
+        self.run.publish(self.run.logits_path, logits.pack())
         self._append("test", record)
         self.tested = True
         self.status.test_error = final.error

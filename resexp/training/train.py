@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import torch
 
+from resexp.claim import Superseded
 from resexp.errors import UserError
-from resexp.files import locked
-from resexp.store import Run, Status
+from resexp.records import Status
+from resexp.store import Run
 from resexp.training.hardware import give_back
 from resexp.training.session import Session
 from resexp.training.work import Work, finish
@@ -54,12 +55,15 @@ def attempt(
     threads: int | None = None,
 ) -> Work[Status]:
     """`train`, piece by piece, so that several runs can take turns in one process."""
-    with locked(run.lock_path, run.name):
+    with run.claimed() as run:
         status = run.status().model_copy(update={"state": "running", "message": "", "traceback": ""})
         session = None
         try:
             session = Session(run, status, stop, hear, say, threads)
-            yield from session.work()
+            assert run.claim
+            for steps in session.work():
+                run.claim.beat()
+                yield steps
         except Exception as raised:
             error = _explained(raised, run)
             status.message = " ".join(f"{error}".split()) or type(error).__name__
@@ -69,7 +73,7 @@ def attempt(
                 status.state = "failed"
                 status.message = f"{type(error).__name__}: {status.message}"
                 status.traceback = traceback.format_exc()
-            with contextlib.suppress(OSError):  # the disk may be what is wrong
+            with contextlib.suppress(OSError, Superseded):  # the disk, or the claim, may be what is wrong
                 run.write_status(status)
                 if session:
                     session.close_attempt(status.state)

@@ -20,7 +20,8 @@ import torch
 from resexp.config import RunConfig
 from resexp.data import open_dataset
 from resexp.logits import read
-from resexp.store import Run, Status
+from resexp.records import Status
+from resexp.store import Run
 from resexp.training.checkpoint import final_weights
 from resexp.training.graph import CALLS_BEFORE_CAPTURE
 from resexp.training.hardware import choose, with_stream

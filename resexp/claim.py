@@ -1,0 +1,118 @@
+"""Who may write into a run folder: a claim, which a later one takes away.
+
+An attempt at a run claims it with a folder of its own, ``.attempt-<N>``, and publishes every file by renaming it out
+of there. A later attempt makes ``.attempt-<N+1>``, removes the older ones, and only then reads what the run has come
+to. So an attempt that was presumed dead and comes back can't write: the folder that it would have to rename from is
+gone. This relies on renames that are atomic, and on nothing else: not on locks, or clocks, or who saw what when.
+
+Whether an attempt is still alive is another question, and getting it wrong loses work, never results. On one machine
+the kernel answers it, by the lock (`files.locked`). An attempt on another machine counts as alive for as long as it
+touches its folder, once a second while its work goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from resexp.errors import UserError
+from resexp.files import write_atomic
+
+BEAT_S = 1.0
+"""Between two signs of life, seconds."""
+SILENT_S = 60.0
+"""Without a sign of life for so long, an attempt on another machine is presumed dead, seconds. The clocks of the
+machines may differ by less than that."""
+_OWNER = "owner"
+
+
+class Superseded(UserError):
+    """Another attempt has taken the run over; nothing more can be written by this one."""
+
+
+class Claim:
+    """The right of one attempt to write into a run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        """Where files are made before they are published."""
+        self._beaten = 0.0
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Raise Superseded where something fails because the claim was taken away."""
+        try:
+            yield
+        except FileNotFoundError:
+            if self.folder.exists() or not self.folder.parent.exists():
+                raise
+            raise Superseded(f"{self.folder.parent}: taken over by another attempt, which goes on with it") from None
+
+    def write(self, path: Path, content: str | bytes, *, sync: bool = True) -> None:
+        """Replace `path` as a whole. Raises Superseded where the claim was taken away."""
+        with self.guarded():
+            write_atomic(path, content, sync=sync, within=self.folder)
+
+    def beat(self) -> None:
+        """Give a sign of life, if none was given lately. Raises Superseded where the claim was taken away."""
+        now = time.monotonic()
+        if now >= self._beaten + BEAT_S:
+            self._beaten = now
+            with self.guarded():
+                os.utime(self.folder)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, what: str) -> Iterator[Claim]:
+    """Claim a run folder, whatever attempts had it before; the caller has made sure that they are dead.
+
+    Raises UserError where another one claims it at this moment.
+    """
+    earlier = _attempts(folder)
+    number = max(earlier, default=0) + 1
+    claim = Claim(folder / f".attempt-{number}")
+    making = folder / f".claiming-{uuid.uuid4().hex}"
+    making.mkdir()
+    (making / _OWNER).write_text(f"process {os.getpid()} on {os.uname().nodename}")
+    try:
+        making.rename(claim.folder)  # onto a folder that is not there, or is empty: one contender succeeds
+    except OSError:
+        shutil.rmtree(making, ignore_errors=True)
+        raise UserError(f"{what} is being claimed by another process; wait for it, or stop it first") from None
+    for older in [*earlier.values(), *folder.glob(".claiming-*")]:
+        while older.exists():  # it may be at work, and make another file in it
+            shutil.rmtree(older, ignore_errors=True)
+    try:
+        yield claim
+    finally:
+        (claim.folder / _OWNER).unlink(missing_ok=True)  # the folder stays: numbers are never used twice
+
+
+def holder_elsewhere(folder: Path) -> str:
+    """The attempt on another machine that shows signs of life: ``process 12 on node3``; empty if there is none."""
+    attempts = _attempts(folder)
+    try:
+        newest = attempts[max(attempts)]
+        owner, age = (newest / _OWNER).read_text(), time.time() - newest.stat().st_mtime
+    except (ValueError, FileNotFoundError):
+        return ""
+    return owner if abs(age) < SILENT_S and not owner.endswith(f" on {os.uname().nodename}") else ""
+
+
+def last_beat(folder: Path) -> float:
+    """When the newest attempt at a run last gave a sign of life, by the file system's clock; 0 if there was none."""
+    attempts = _attempts(folder)
+    try:
+        return attempts[max(attempts)].stat().st_mtime
+    except (ValueError, FileNotFoundError):
+        return 0.0
+
+
+def _attempts(folder: Path) -> dict[int, Path]:
+    numbered = {path.name.removeprefix(".attempt-"): path for path in folder.glob(".attempt-*")}
+    return {int(number): path for number, path in numbered.items() if number.isdecimal()}

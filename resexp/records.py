@@ -1,0 +1,105 @@
+"""What the JSON files of run and study folders hold."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from resexp.outside import Count, Record
+
+State = Literal["pending", "running", "interrupted", "finished", "diverged", "failed"]
+
+
+class DataRecord(Record):
+    """The images of a run."""
+
+    source: str
+    name: str
+    fingerprint: str
+    classes: Annotated[int, Field(ge=2, lt=1 << 31)]
+    train_images: Count
+    val_images: Count
+
+
+class Attempt(Record):
+    """One go at a run: versions, device, commit, command and times."""
+
+    started: str
+    from_step: Count
+    command: str
+    resexp: str
+    commit: str | None
+    python: str
+    torch: str
+    cuda: str | None
+    numpy: str
+    platform: str
+    device: str
+    precision: str = Field(pattern=r"^(fp32|bf16|fp16)$")
+    threads: Annotated[int, Field(ge=1, lt=1 << 15)]
+    ended: str | None = None
+    to_step: Count | None = None
+    state: State | None = None
+
+
+class Manifest(Record):
+    """manifest.json: how a run was made."""
+
+    signature: str
+    parameters: Count
+    data: DataRecord
+    attempts: Annotated[list[Attempt], Field(min_length=1)]
+
+
+class Status(Record):
+    """status.json: what a run is doing; errors are fractions in [0, 1]."""
+
+    state: State = "pending"
+    step: Count = 0
+    steps: Count = 0
+    train_error: float | None = None
+    """Running training error of the last logged interval."""
+    clean_train_error: float | None = None
+    """Training error of the last separate pass in eval mode."""
+    val_error: float | None = None
+    test_error: float | None = None
+    images_per_second: float | None = None
+    seconds_per_step: Annotated[float, Field(ge=0, lt=1e9)] | None = None
+    message: str = ""
+    """Why the run did not go on, in one line."""
+    traceback: str = ""
+
+    @property
+    def share(self) -> float:
+        """How much of the training is done, in [0, 1]."""
+        return self.step / self.steps if self.steps else 0.0
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds of training left."""
+        if self.state != "running" or self.seconds_per_step is None:
+            return None
+        return (self.steps - self.step) * self.seconds_per_step
+
+
+class PlannedRun(Record):
+    """A run that a study names: its folder, relative to the study's, and what the study calls its net."""
+
+    folder: str = Field(pattern=r"^[a-z]+-[0-9]{1,5}-[0-9a-f]{8}/seed[0-9]{1,19}$")
+    label: Annotated[str, Field(min_length=1, max_length=200)]
+
+    @field_validator("label")
+    @classmethod
+    def _as_a_study_makes_them(cls, label: str) -> str:
+        if not all(c.isalnum() or c in "-+._" for c in label):
+            raise ValueError("no name of a net")
+        return label
+
+
+class Plan(Record):
+    """study.json: the study as it was last swept, its runs in the order of the grid."""
+
+    name: str = ""
+    description: str = ""
+    runs: list[PlannedRun] = Field(default=[])

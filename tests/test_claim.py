@@ -1,0 +1,99 @@
+"""Fencing: of two attempts at a run, only the later one can write."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from resexp.claim import SILENT_S, Superseded, claimed, holder_elsewhere
+from resexp.errors import UserError
+from resexp.store import Run
+from resexp.training.train import attempt, train
+from tests.test_training import after, assert_same, make_run
+
+__all__ = ["make_run"]
+
+MakeRun = Callable[..., Run]
+
+
+@pytest.fixture
+def other_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks that hold nothing, as between machines whose file system does not carry them over."""
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+
+
+def content(run: Run) -> dict[str, bytes]:
+    return {str(path.relative_to(run.folder)): path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.usefixtures("other_hosts")
+def test_an_attempt_that_was_taken_over_writes_nothing_more(make_run: MakeRun) -> None:
+    undisturbed, run = make_run(), make_run("taken-over")
+    train(undisturbed)
+    frozen = attempt(run, stop=lambda: False, say=lambda line: None)
+    for _ in range(7):
+        next(frozen)
+    assert train(run).state == "finished"
+    before = content(run)
+    with pytest.raises(Superseded, match="taken over by another attempt, which goes on with it"):
+        for _ in frozen:
+            pass
+    assert content(run) == before
+    assert_same(run, undisturbed)
+
+
+@pytest.mark.usefixtures("other_hosts")
+def test_nothing_can_be_published_without_the_claim(tmp_path: Path) -> None:
+    with Run(tmp_path).claimed() as old, Run(tmp_path).claimed() as new:
+        new.publish(tmp_path / "file", "new")
+        for sync in (True, False):
+            with pytest.raises(Superseded):
+                old.publish(tmp_path / "file", "old", sync=sync)
+        with pytest.raises(Superseded):
+            old.claim and old.claim.beat()
+        assert (tmp_path / "file").read_text() == "new"
+
+
+def test_numbers_are_never_used_twice(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        with claimed(tmp_path, "it") as claim:
+            assert claim.folder.name == f".attempt-{number}"
+    assert [path.name for path in tmp_path.iterdir()] == [".attempt-3"]
+
+
+def test_of_two_that_claim_at_once_one_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with claimed(tmp_path, "it"):
+        monkeypatch.setattr("resexp.claim._attempts", lambda folder: {})  # as seen a moment before
+        with pytest.raises(UserError, match="it is being claimed by another process"), claimed(tmp_path, "it"):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == [".attempt-1"]
+
+
+def test_an_attempt_on_another_machine_is_alive_while_it_gives_signs_of_life(tmp_path: Path) -> None:
+    with claimed(tmp_path, "it") as claim:
+        assert holder_elsewhere(tmp_path) == "", "of this machine the lock tells"
+        (claim.folder / "owner").write_text("process 12 on node3")
+        assert holder_elsewhere(tmp_path) == "process 12 on node3"
+        with pytest.raises(UserError, match="in use by process 12 on node3; wait for it"), Run(tmp_path).claimed():
+            pass
+        past = claim.folder.stat().st_mtime - SILENT_S - 1
+        os.utime(claim.folder, (past, past))
+        assert holder_elsewhere(tmp_path) == ""
+        claim.beat()
+        assert holder_elsewhere(tmp_path) == "process 12 on node3"
+    assert holder_elsewhere(tmp_path) == "", "it has ended"
+
+
+def test_an_attempt_gives_signs_of_life_while_it_works(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resexp.claim.BEAT_S", 0.0)
+    run = make_run()
+    work = attempt(run, stop=after(3), say=lambda line: None)
+    next(work)
+    (folder,) = run.folder.glob(".attempt-*")
+    os.utime(folder, (0, 0))
+    next(work)
+    assert folder.stat().st_mtime > 0
