@@ -35,10 +35,11 @@ from resexp.data import cifar, folder, open_dataset
 from resexp.display import duration, percent, speed
 from resexp.errors import MAX_LINE, UserError, visible
 from resexp.files import locked, write_atomic
+from resexp.records import PlannedRun, Status
 from resexp.report import draw, page
 from resexp.report.probes import inside
 from resexp.report.summary import summarise
-from resexp.store import PlannedRun, Run, Status, StudyFolder
+from resexp.store import Run, StudyFolder
 from resexp.study import MAX_LABEL, load, load_run
 from resexp.training import checkpoint
 from resexp.training.train import train
@@ -241,6 +242,24 @@ def test_a_file_over_its_limit_is_not_read(tmp_path: Path) -> None:
             read()
 
 
+def test_attempts_that_are_none_are_neither_waited_for_nor_followed(tmp_path: Path) -> None:
+    run = Run(tmp_path / "plain-8-00000000/seed0")
+    (run.folder / ".attempt-3").mkdir(parents=True)
+    os.mkfifo(run.folder / ".attempt-3/owner")
+    (run.folder / ".attempt-4").write_text("a file")
+    assert not run.is_held()
+    (run.folder / ".attempt-9").symlink_to(tmp_path)
+    with says("a link, in a folder of plain files"), run.claimed():
+        pass
+    (run.folder / ".attempt-9").unlink()
+    with says("is being claimed by another process"), run.claimed():
+        pass
+    (run.folder / ".attempt-4").unlink()
+    with run.claimed():
+        pass
+    assert not (run.folder / ".attempt-3").exists()
+
+
 def test_nothing_is_written_through_a_link_that_others_left(tmp_path: Path) -> None:
     config = RunConfig.model_validate({key: value for key, value in TINY.items() if key != "name"})
     precious = tmp_path / "precious"
@@ -323,7 +342,7 @@ def test_a_foreign_state_under_a_right_digest_gets_a_line(
 ) -> None:
     state = checkpoint.read(begun.checkpoint_path, CPU)
     change(state)
-    checkpoint.write(begun.checkpoint_path, state)
+    begun.checkpoint_path.write_bytes(checkpoint.pack(state))
     with says(line):
         train(begun)
     assert begun.status().state == "interrupted"
@@ -339,7 +358,7 @@ def test_a_checkpoint_that_unpacks_to_more_than_itself_is_refused(begun: Run) ->
         new.writestr("archive/data/99", bytes(1 << 26))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "save", lambda state, buffer: buffer.write(packed.getvalue()))
-        checkpoint.write(begun.checkpoint_path, {})
+        begun.checkpoint_path.write_bytes(checkpoint.pack({}))
         patch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpacked it"))
         with says("no checkpoint of resexp's"):
             checkpoint.read(begun.checkpoint_path, CPU)
