@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -94,30 +95,30 @@ class Session:
         elif self.config.train.start:
             found = hand_down(self.config, subject_of(self.trainer), len(self.dataset.classes))
             write_record(run, found)
-        size = run.metrics_path.stat().st_size if run.metrics_path.exists() else 0
-        if size < metrics_bytes:
-            raise UserError(
-                f"{run.metrics_path}: {size} bytes, but the checkpoint was written after {metrics_bytes}; "
-                f"restore the file, or delete the run folder to begin anew"
-            )
-        self.metrics = self._open_metrics(metrics_bytes)
+        self.metrics = self._open_metrics(metrics_bytes, state.get("metrics_sha256") if state else None)
         for record in run.metrics():
             self.bn_recomputed |= record["event"] == "bn"
             for name in ("train_error", "clean_train_error", "val_error", "test_error"):
                 setattr(self.status, name, record.get(name, getattr(self.status, name)))
 
-    def _open_metrics(self, kept: int) -> BinaryIO:
+    def _open_metrics(self, kept: int, sha256: str | None) -> BinaryIO:
         """A file of the attempt's own that begins with the first `kept` bytes of metrics.jsonl, and replaces it.
 
-        What an attempt that was taken over may still append goes to a file that nobody sees.
+        What an attempt that was taken over may still append goes to a file that nobody sees. Raises UserError where
+        those bytes are not what they were.
         """
         run = self.run
         assert run.claim
+        before = run.metrics_path.read_bytes()[:kept] if run.metrics_path.exists() else b""
+        self.digest = hashlib.sha256(before)
+        if len(before) < kept or sha256 not in (None, self.digest.hexdigest()):
+            raise UserError(
+                f"{run.metrics_path}: its first {kept} bytes were changed, but the checkpoint was written after them; "
+                f"restore the file, or delete the run folder to begin anew"
+            )
         with run.claim.guarded():
             own = (run.claim.folder / run.metrics_path.name).open("w+b")
-            if kept:
-                with run.metrics_path.open("rb") as before:
-                    own.write(before.read(kept))
+            own.write(before)
             own.flush()
             os.fsync(own.fileno())
             (run.claim.folder / run.metrics_path.name).rename(run.metrics_path)
@@ -297,9 +298,11 @@ class Session:
     # -- what the folder hears ------------------------------------------------------------------------------------
 
     def _append(self, event: str, record: dict[str, Any]) -> None:
+        line = json.dumps({"event": event, **record}).encode() + b"\n"
         with naming(self.run.metrics_path):
-            self.metrics.write(json.dumps({"event": event, **record}).encode() + b"\n")
+            self.metrics.write(line)
             self.metrics.flush()
+        self.digest.update(line)
 
     def _save(self) -> None:
         """Write a checkpoint, unless the weights are no numbers: then the last one is the last good state."""
@@ -318,6 +321,7 @@ class Session:
                 "best": self.best,
                 "window": self.window,
                 "metrics_bytes": self.metrics.tell(),
+                "metrics_sha256": self.digest.hexdigest(),
             },
         )
 
