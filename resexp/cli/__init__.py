@@ -136,6 +136,7 @@ def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_c
     from resexp.display import make_display
     from resexp.distributed import ALONE
     from resexp.sweep import describe
+    from resexp.training.train import DeviceFailed
     from resexp.training.train import train as train_run
 
     state = run.status().state
@@ -155,6 +156,8 @@ def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_c
                 world_may_change=allow_world_change,
             )
             display.ended(run, describe(run))
+    except DeviceFailed as error:
+        raise _Failure(f"{error}") from error
     except (UserError, OSError, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -230,6 +233,12 @@ def _tell(outcome: Outcome, stop: Stop) -> None:
         f"{outcome.folder}: {', '.join(counts)}; see `resexp {next_verb} {outcome.folder}`",
         soft_wrap=True,
     )
+    if outcome.left_to_engine:
+        out.print(
+            f"they go on in Slurm: `resexp sweep` again follows them, "
+            f"`scancel --name=resexp-{outcome.folder.name}` ends them",
+            soft_wrap=True,
+        )
     if outcome.problems or outcome.not_started or (stop() and outcome.left_to_engine):
         raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)
 
@@ -256,10 +265,15 @@ def status(
     Train is the running training error (augmented, train mode), clean that of a separate pass in eval mode.
     """
     from resexp.display import duration, percent, speed
+    from resexp.executors.slurm import queued
     from resexp.store import open_study
 
     study = open_study(folder, results)
     rows = [(run, run.status()) for run in study.runs()]
+    jobs = queued(run for run, state in rows if state.state in ("pending", "interrupted"))
+    for run, state in rows:
+        if run.folder in jobs:
+            state.state, state.message = "queued", f"Slurm job {jobs[run.folder]}"
     if as_json:
         records = [
             {"run": run.name, "folder": str(run.folder), **state.model_dump(exclude={"traceback"}), "eta": state.eta}
@@ -273,7 +287,7 @@ def status(
     for run, state in rows:
         table.add_row(
             run.name,
-            state.state,
+            f"queued ({state.message})" if state.state == "queued" else state.state,
             f"{state.step:,}/{state.steps:,}" if state.steps else "",
             percent(state.train_error),
             percent(state.clean_train_error),
