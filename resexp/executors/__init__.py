@@ -17,5 +17,12 @@ __all__ = ["Loop", "make_engine"]
 
 
 def make_engine(config: ExecutorConfig, devices: set[torch.device], say: Callable[[str], None]) -> Engine:
-    """The engine that `config` names; on this machine it uses the `devices` that the runs ask for."""
+    """The engine that `config` names; on this machine it uses the `devices` that the runs ask for.
+
+    Raises UserError where it is not installed.
+    """
+    if config.name == "ray":
+        from resexp.executors.ray import Ray
+
+        return Ray(config, say)
     return Local(config, devices, say)
