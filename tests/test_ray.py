@@ -52,13 +52,13 @@ class Network:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, **environment},
+            env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, **environment},
         )
 
     def run(self, *words: object, **environment: str) -> tuple[int, str]:
         """The exit code of a process in it, and what it printed."""
         process = self.start(*words, **environment)
-        said, _ = process.communicate(timeout=300)
+        said, _ = process.communicate(timeout=150)
         return process.returncode, said
 
     def add_node(self, *words: object, cpus: int = 1, hide: Path | None = None) -> None:
@@ -141,7 +141,7 @@ def test_a_run_goes_on_elsewhere_when_its_node_dies_and_one_that_fails_does_not(
     wait_until(process, lambda: written(victim) > 30)
     worker = victim.lock_path.read_text().split()[1]
     cluster.run("bash", "-c", f"kill -9 $(ps -o ppid= -p {worker}) {worker}")  # its raylet, and then all is gone
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=150)
     assert process.returncode == 1, said
     assert said.count("tried again") == 1
     assert f"{victim.name}, at step" in said
@@ -161,7 +161,7 @@ def test_ctrl_c_saves_and_the_next_sweep_goes_on(write_study: Write, cluster: Ne
     wait_until(process, lambda: all(written(run) > 10 for run in begun))
     (inside,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(inside), signal.SIGINT)
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=150)
     assert process.returncode == 130, said
     assert "1 not started" in said
     assert states(study) == ["pending", "interrupted", "interrupted"]
@@ -187,7 +187,7 @@ def test_a_node_that_does_not_see_the_results_is_named(write_study: Write, netwo
 
 
 def test_a_cluster_that_does_not_answer_is_one_line(write_study: Write, network: Network) -> None:
-    code, said = network.run(*on_the_cluster(write_study()), RAY_gcs_rpc_server_connect_timeout_s="1")
+    code, said = network.run(*on_the_cluster(write_study()))
     assert code == 2
     assert f"resexp: Ray at {HEAD}: " in said.splitlines()[-1]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import signal
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +31,8 @@ except ModuleNotFoundError:
 TICK_S = 0.5
 STORE_BYTES = 100_000_000
 """For Ray's objects, of which we have none worth mentioning."""
+ANSWER_S = 10.0
+"""A cluster must answer within so many seconds."""
 
 
 class Ray:
@@ -74,18 +78,23 @@ class Ray:
         if not address:
             self._say("starting Ray on this machine")
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+            if "RAY_AUTH_MODE" not in os.environ:  # Ray would leave a token in the user's home, for all later clusters
+                os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
             settings = {"num_cpus": cores(), "object_store_memory": STORE_BYTES, "_node_ip_address": "127.0.0.1"}
         elif "://" in address:
             raise UserError(f"executor.ray.address: {address} is for Ray's client; run resexp on a node of the cluster")
         handler = signal.getsignal(signal.SIGTERM)
         try:
+            if address and address != "auto":  # Ray itself would try for ever
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
             ray.init(
                 address or "local", include_dashboard=None if address else False,
                 log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True, **settings,
             )  # fmt: skip
         except (OSError, RuntimeError, ValueError) as error:
-            words = " ".join(f"{error}".split())
-            raise UserError(f"Ray at {address or 'this machine'}: {words}") from None
+            last = f"{error}".strip().rpartition("\n")[2]  # of a traceback that Ray puts in its message
+            raise UserError(f"Ray at {address or 'this machine'}: {last}") from None
         finally:
             signal.signal(signal.SIGTERM, handler)  # Ray puts its own in its place
         cpus, gpus = self._config.ray.cpus, self._config.ray.gpus
