@@ -41,6 +41,8 @@ class Attempt(Record):
     device: str
     precision: str = Field(pattern=r"^(fp32|bf16|fp16)$")
     threads: Annotated[int, Field(ge=1, lt=1 << 15)]
+    world: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
+    """Processes that trained the run together."""
     ended: str | None = None
     to_step: Count | None = None
     state: State | None = None

@@ -24,4 +24,8 @@ def make_engine(config: ExecutorConfig, devices: set[torch.device], say: Callabl
     """
     if config.name == "slurm":
         return Slurm(config, say)
+    if config.name == "ray":
+        from resexp.executors.ray import Ray
+
+        return Ray(config, say)
     return Local(config, devices, say)

@@ -23,12 +23,13 @@ from resexp.config import RunConfig, ShapesData
 from resexp.data import folder, open_dataset
 from resexp.data.dataset import _read_meta
 from resexp.display import duration, percent, speed
+from resexp.records import Plan, PlannedRun
 from resexp.report import draw, page
 from resexp.report.plots import Plot
 from resexp.report.probes import inside
 from resexp.report.stats import read as read_run
 from resexp.report.summary import summarise
-from resexp.store import Plan, PlannedRun, Run, StudyFolder
+from resexp.store import Run, StudyFolder
 from resexp.study import SHIPPED, load, load_run
 from resexp.training import checkpoint
 from resexp.training.hardware import choose
@@ -123,7 +124,7 @@ def readers(scratch: Path) -> dict[str, Reader]:
         ),
         "image": Reader(10, _images(), mutations.of_bytes, lambda c: folder._decode_image("image", c)),
         "report": Reader(
-            0.3,
+            0.1,
             [str(path).encode() + b"\n" + whole[path] for path in texts],
             _file_mutated,
             lambda content: _report(study, content, whole),
