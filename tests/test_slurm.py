@@ -269,9 +269,18 @@ def test_on_several_nodes_each_run_is_trained_by_torchrun(tmp_path: Path) -> Non
     node = {"SLURM_NODEID": "1", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7", "SLURM_JOB_ID": "123456"}
     for words, run in zip(training.commands(node), runs, strict=True):
         assert " ".join(words[1:]) == (
-            "-m torch.distributed.run --nnodes 2 --nproc-per-node 4 --node-rank 1 "
-            f"--master-addr 10.0.0.7 --master-port 23456 -m resexp train {run}"
+            "-m torch.distributed.run --nnodes=2 --nproc-per-node=4 --max-restarts=3 --rdzv-backend=c10d "
+            f"--rdzv-id=123456 --rdzv-conf=is_host=0 --rdzv-endpoint=10.0.0.7:23456 -m resexp train {run}"
         )
+
+
+def test_two_nodes_train_one_run(write_study: Write, resexp: Cli, cluster: Cluster) -> None:
+    study = write_study(executor={**ON_SLURM, "slurm": {"nodes": 2, "poll_seconds": 0.5}})
+    done = resexp("sweep", "--config", study)
+    assert done.returncode == 0, done.stdout + done.stderr
+    manifest = runs_of(study)[0].manifest()
+    assert manifest is not None
+    assert [(attempt.world, attempt.state) for attempt in manifest.attempts] == [(2, "finished")]
 
 
 def under_way(run: Run) -> bool:
