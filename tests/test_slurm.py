@@ -124,6 +124,15 @@ def test_of_an_array_with_a_failing_cell_the_others_finish(write_study: Write, r
     assert "tried again" not in done.stdout
 
 
+def test_fail_fast_cancels_the_jobs_that_are_left(write_study: Write, resexp: Cli, cluster: Cluster) -> None:
+    study = write_study(grid={"model.depth": [14, 8]}, executor={**ON_SLURM, "jobs": 1})
+    break_run(*plan(*load(str(study)), Path("results"))[0])  # the longest comes first
+    done = resexp("sweep", "--config", study, "--fail-fast")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert not {"PENDING", "RUNNING"} & set(cluster.queue().values())
+    assert runs_of(study)[1].status().state != "finished"
+
+
 def test_what_waits_in_the_queue_is_submitted_once_shown_and_left_alone(
     write_study: Write, resexp: Cli, cluster: Cluster, gate: Callable[[str], None]
 ) -> None:
