@@ -124,7 +124,8 @@ def test_of_an_array_with_a_failing_cell_the_others_finish(write_study: Write, r
     assert "failed at step 0: IndexError: list index out of range" in done.stdout
     assert "tried again" not in done.stdout
     # While it waits for another try its folder still says that it failed.
-    broken.checkpoint_path.unlink()
+    for path in (broken.checkpoint_path, broken.previous_checkpoint_path):
+        path.unlink()
     retried = resexp("sweep", "--config", study, "--retry-failed")
     assert retried.returncode == 0, retried.stdout + retried.stderr
     assert [len(attempts(run)) for run in runs_of(study)] == [3, 1]
@@ -141,10 +142,8 @@ def test_what_a_job_refuses_is_said_and_not_tried_again(
     run.config_path.write_text("train: [")
     gate("UP")
     code, said = waiting.end()
-    submission = run.submission()
     assert code == 1
-    assert submission is not None
-    assert f"pending at step 0: refused in Slurm job {submission.job}; the same command continues" in said
+    assert f"pending at step 0: {run.config_path}:1: YAML syntax error" in said.replace("\n", "")
     assert "tried again" not in said
 
 

@@ -236,9 +236,11 @@ def _asked(runs: Iterable[Run]) -> list[tuple[Run, Submission]]:
 
 
 def _has_ended(run: Run, attempt: int) -> bool:
-    """Whether it is finished or diverged, or an attempt after this one has failed."""
+    """Whether it is finished or diverged, or an attempt after this one has failed: one that is alive may not have said
+    yet that it goes on."""
     state = run.status().state
-    return state in ("finished", "diverged") or (state == "failed" and claim.newest(run.folder) > attempt)
+    failed = state == "failed" and claim.newest(run.folder) > attempt and not run.is_held()
+    return failed or state in ("finished", "diverged")
 
 
 def _look(users: set[str]) -> dict[str, _State]:
