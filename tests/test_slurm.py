@@ -143,7 +143,7 @@ def test_what_a_job_refuses_is_said_and_not_tried_again(
     gate("UP")
     code, said = waiting.end()
     assert code == 1
-    assert f"pending at step 0: {run.config_path}:1: YAML syntax error" in said.replace("\n", "")
+    assert f"pending at step 0: {run.config_path.absolute()}:1: YAML syntax error" in said.replace("\n", "")
     assert "tried again" not in said
 
 
