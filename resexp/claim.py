@@ -106,6 +106,11 @@ def holder_elsewhere(folder: Path) -> str:
     return owner if abs(age) < SILENT_S and not owner.endswith(f" on {os.uname().nodename}") else ""
 
 
+def newest(folder: Path) -> int:
+    """The number of the newest attempt at a run; 0 before the first."""
+    return max(_attempts(folder), default=0)
+
+
 def last_beat(folder: Path) -> float:
     """When the newest attempt at a run last gave a sign of life, by the file system's clock; 0 if there was none."""
     attempts = _attempts(folder)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from resexp.errors import UserError
@@ -46,6 +47,25 @@ def write_atomic(path: Path, content: str | bytes, *, sync: bool = True, within:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_all(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    """Replace these files of `folder`, by their paths in it, once all of them are on the disk; the last one last.
+
+    Whatever happens before leaves them as they were; death in between leaves each as it was or as it is to be.
+    """
+    with locked(folder / ".lock", f"{folder}", wait=True):
+        new = folder / ".new"
+        shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+        try:
+            for name, content in files.items():
+                (new / name).parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(new / name, content)
+            for name in files:
+                (folder / name).parent.mkdir(exist_ok=True)
+                (new / name).replace(folder / name)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,7 +8,10 @@ from pydantic import Field, field_validator
 
 from resexp.outside import Count, Record
 
-State = Literal["pending", "running", "interrupted", "finished", "diverged", "failed"]
+State = Literal["pending", "queued", "running", "interrupted", "finished", "diverged", "failed"]
+"""`queued` is never written: only the cluster knows."""
+ENDED: frozenset[State] = frozenset({"finished", "diverged", "failed"})
+"""The states in which a run stays by itself."""
 
 
 class DataRecord(Record):
@@ -38,6 +41,8 @@ class Attempt(Record):
     device: str
     precision: str = Field(pattern=r"^(fp32|bf16|fp16)$")
     threads: Annotated[int, Field(ge=1, lt=1 << 15)]
+    world: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
+    """Processes that trained the run together."""
     ended: str | None = None
     to_step: Count | None = None
     state: State | None = None
@@ -81,6 +86,17 @@ class Status(Record):
         if self.state != "running" or self.seconds_per_step is None:
             return None
         return (self.steps - self.step) * self.seconds_per_step
+
+
+class Submission(Record):
+    """job.json: the cluster's job that was last asked to train a run."""
+
+    engine: Literal["slurm"]
+    job: Annotated[str, Field(pattern=r"^[0-9]{1,10}(_[0-9]{1,10})?$")]
+    user: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,99}$")]
+    submitted: str
+    attempt: Count
+    """The newest attempt at the run until then; what the job brings about is of a newer one."""
 
 
 class PlannedRun(Record):

@@ -11,6 +11,7 @@ A run folder is the whole truth about a run::
                          set, labels (N,), and the fingerprint of the data; see `logits`
         status.json      what the run is doing now
         log.txt          what a worker process printed
+        job.json         the cluster's job that was last asked to train it
         probes/          <probe>-<step>.json: what the net was like inside
         .attempt-<N>/    where the attempt at the run makes its files: see `claim`
 
@@ -34,7 +35,7 @@ from resexp.config import RunConfig
 from resexp.errors import UserError
 from resexp.files import is_locked, locked, write_atomic
 from resexp.outside import MAX_LINES, MAX_METRICS, MAX_RECORD, is_line, parse_json, read_file, read_record, refuse_links
-from resexp.records import Manifest, Plan, PlannedRun, Status
+from resexp.records import Manifest, Plan, PlannedRun, Status, Submission
 
 
 class Run:
@@ -105,6 +106,19 @@ class Run:
     def log_path(self) -> Path:
         """What a worker process printed."""
         return self.folder / "log.txt"
+
+    @property
+    def job_path(self) -> Path:
+        """The cluster's job that was last asked to train it."""
+        return self.folder / "job.json"
+
+    def submission(self) -> Submission | None:
+        """What job.json says, or None if no cluster was ever asked."""
+        return read_record(self.job_path, Submission)
+
+    def write_submission(self, submission: Submission) -> None:
+        """Replace job.json. Not synced: without it a second job is submitted, and finds the run finished or in use."""
+        write_atomic(self.job_path, submission.model_dump_json(indent=1), sync=False)
 
     def probe_path(self, name: str, step: int) -> Path:
         """What a probe found at a step."""

@@ -57,6 +57,7 @@ def write_run(study: Path, kind: str, depth: int, seed: int, error: float, **opt
     )
     words = dict.fromkeys(Attempt.model_fields, "x") | {
         "precision": "fp32",
+        "world": 1,
         "command": options.get("command", "resexp sweep"),
     }
     attempt = Attempt.model_validate({**words, "from_step": 0, "threads": 1, "to_step": steps, "state": "finished"})

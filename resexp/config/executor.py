@@ -39,6 +39,8 @@ class SlurmConfig(Section):
     """With more than one, all GPUs of a job train each run together, by torchrun."""
     setup: tuple[str, ...] = Field(default=(), strict=False)
     """Shell lines that a job begins with, such as `module load cuda`."""
+    poll_seconds: Annotated[float, Field(gt=0)] = 5.0
+    """Between two looks at the queue."""
     options: dict[str, str | int] = {}  # noqa: RUF012 - a field of a frozen model
     """Further options of sbatch, such as `qos: high`."""
 

@@ -19,7 +19,7 @@ class TrainConfig(Section):
     """The recipe. A step is one update on one batch (the paper's iteration)."""
 
     mechanics = frozenset({"log_every", "checkpoint_steps", "checkpoint_seconds", "device", "eager", "compile"})
-    added = {"start": None, "bn_images": None}  # noqa: RUF012 - a ClassVar of Section
+    added = {"start": None, "bn_images": None, "sync_bn": False}  # noqa: RUF012 - a ClassVar of Section
 
     steps: Annotated[int, Field(ge=1, lt=2**63)] = 64_000
     """Number of updates."""
@@ -49,6 +49,9 @@ class TrainConfig(Section):
     bn_images: Annotated[int, Field(ge=2, lt=2**63)] | None = None
     """Recompute BN's statistics over this many training images once training has ended, as for the paper's released
     models. Default: keep the moving averages."""
+    sync_bn: bool = False
+    """Where several processes train the run (torchrun): take BN's statistics over the whole batch. Default: over each
+    one's part of it, and rank 0's moving averages count."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = "auto"
     """`auto` takes cuda, else mps, else cpu."""
     eager: bool = False

@@ -24,11 +24,14 @@ class Job:
     """Runs side by side; None: as many as pay."""
 
 
+Kind = Literal["say", "began", "ended", "lost"]
+"""Of an event; `lost`: the run ended by a fault of the machine."""
+
+
 class Event(NamedTuple):
     """What a job tells of one of its runs."""
 
-    kind: Literal["say", "began", "ended", "lost"]
-    """`lost`: it ended by a fault of the machine."""
+    kind: Kind
     run: Run
     text: str = ""
     """What is said; of a run that ended without being finished, what went wrong."""

@@ -98,7 +98,7 @@ class Loop:
             return
         self._live.remove(live)
         at_work = [run for run, _, _ in live.running.values()]
-        blamed = at_work if live.began else live.waiting
+        blamed = at_work if live.began or self._asked else live.waiting
         untouched = live.waiting if live.began else []
         again = [run for run in blamed if self._try_again(run, end)]
         for run in blamed:

@@ -41,6 +41,12 @@ def on_gpus(
     return [Job(tuple(queue), 1, None, gpus[i % len(gpus)], pack) for i, queue in enumerate(queues) if queue]
 
 
+def in_chunks(todo: Sequence[tuple[Run, float]], size: int) -> list[tuple[Run, ...]]:
+    """So many runs a job, longest first; `todo` holds each run with its cost."""
+    ordered = [run for run, _ in sorted(todo, key=lambda item: -item[1])]
+    return [tuple(ordered[i : i + size]) for i in range(0, len(ordered), size)]
+
+
 def share(costs: Sequence[float], cores: int) -> list[int]:
     """Cores for each run, so that the sweep ends early: one each, and then more for whichever ends last."""
     threads = best = [1] * len(costs)

@@ -1,4 +1,4 @@
-"""One worker process: trains its run folders, tells its parent how each goes, and ends with it."""
+"""Training the runs of a job in this process, and telling how each goes; and such a process of this machine."""
 
 from __future__ import annotations
 
@@ -9,62 +9,75 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
+from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 
-from resexp.errors import UserError
-from resexp.executors.engine import Job
+from resexp.claim import SILENT_S
+from resexp.executors.engine import Job, Kind
 from resexp.records import Status
-from resexp.signals import EXIT_FAILED, EXIT_USAGE, Stop
+from resexp.signals import Stop
 from resexp.store import Run
 from resexp.training.pack import Pack
 from resexp.training.train import DeviceFailed
 
-ORPHAN_S = 60.0
-"""How long a run may be held by the worker of an earlier sweep, seconds."""
+ORPHAN_S = 2 * SILENT_S
+"""How long a run may be held by the worker of an earlier attempt, seconds: of one on another machine only its silence
+tells that it is dead."""
+
+Told = tuple[Kind, int, str]
+"""An `engine.Event` on its way to another process: the run by its number in the job."""
 
 
 def work(job: Job, parent: Connection) -> None:
+    """Train the runs of a job in a process of this machine, tell the `parent`, and end with it."""
+    os.setsid()  # Ctrl-C in the terminal reaches the parent, which asks us to stop
+    stop = Stop().install()
+    threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
+    for told in train(job, stop):
+        with contextlib.suppress(BrokenPipeError):  # it is gone; what is left must still be saved
+            parent.send(told)
+
+
+def train(job: Job, stop: Stop) -> Iterator[Told]:
     """Train the runs of a job; what is printed goes to the log of the first, what is said of a run to its own.
 
-    The `parent` hears ``(kind, number of the run, text)``: see `engine.Event`. What went wrong is told and not only
-    written, since the disk may be what is wrong.
+    What went wrong is told and not only written, since the disk may be what is wrong.
     """
-    os.setsid()  # Ctrl-C in the terminal reaches the parent, which asks us to stop
     if job.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = job.gpu
     log = job.runs[0].log_path.open("a", buffering=1)
     sys.stdout = sys.stderr = log
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
-    stop = Stop().install()
-    threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
-    code = 0
+    untold = deque[Told]()
+
+    def tell(kind: Kind, run: Run, text: str = "") -> None:
+        untold.append((kind, job.runs.index(run), text))
 
     def say(run: Run, line: str) -> None:
-        parent.send(("say", job.runs.index(run), line))
+        tell("say", run, line)
         _write(run, line)
 
     def ended(run: Run, outcome: Status | Exception) -> None:
-        nonlocal code
-        if isinstance(outcome, Status):
-            code = code or {"finished": 0, "interrupted": stop.exit_code}.get(outcome.state, EXIT_FAILED)
-        else:
-            code = EXIT_USAGE if isinstance(outcome, UserError | OSError) else EXIT_FAILED
+        if isinstance(outcome, Exception):
             _write(run, "".join(traceback.format_exception(outcome)))
-        kind = "lost" if isinstance(outcome, DeviceFailed) else "ended"
-        parent.send((kind, job.runs.index(run), f"{outcome}" if isinstance(outcome, Exception) else ""))
+        kind: Kind = "lost" if isinstance(outcome, DeviceFailed) else "ended"
+        tell(kind, run, f"{outcome}" if isinstance(outcome, Exception) else "")
 
     _wait_for_orphans(job, stop)
-    Pack(
+    pack = Pack(
         job.runs,
         size=job.pack,
         threads=job.threads,
         stop=stop,
         say=say,
-        began=lambda run: parent.send(("began", job.runs.index(run), "")),
+        began=lambda run: tell("began", run),
         ended=ended,
-    ).train()
-    sys.exit(code)
+    )
+    for _ in pack.turns():
+        while untold:
+            yield untold.popleft()
 
 
 def _write(run: Run, text: str) -> None:

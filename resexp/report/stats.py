@@ -63,7 +63,8 @@ class RunRecord:
     @property
     def departures(self) -> list[paper.Departure]:
         """Where the run departs from the paper's data, nets and recipe; empty: it may be set beside the paper."""
-        return paper.departures(self.config, self.manifest.data.name)
+        world = max(attempt.world for attempt in self.manifest.attempts)
+        return paper.departures(self.config, self.manifest.data.name, world)
 
     @cached_property
     def errors(self) -> dict[str, float]:
@@ -187,8 +188,9 @@ class Net:
     @property
     def readings(self) -> list[paper.Reading]:
         """How the net reads what the paper leaves open."""
-        attempts = {attempt.precision for run in self.runs for attempt in run.manifest.attempts}
-        return paper.readings(self.runs[0].config, " and ".join(sorted(attempts)))
+        attempts = [attempt for run in self.runs for attempt in run.manifest.attempts]
+        precision = " and ".join(sorted({attempt.precision for attempt in attempts}))
+        return paper.readings(self.runs[0].config, precision, {attempt.world for attempt in attempts})
 
     @property
     def differences(self) -> list[str]:

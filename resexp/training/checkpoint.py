@@ -144,7 +144,9 @@ def load(run: Run, device: torch.device) -> tuple[dict[str, Any] | None, str]:
                 state = read(path, device)
             except DamagedCheckpoint:
                 damaged.append(path.name)
-                path.unlink()  # or the next save would keep it as the previous one
+                if run.claim:  # or the next save would keep it as the previous one; out of the way as files are made
+                    with run.claim.guarded():
+                        path.rename(run.claim.folder / path.name).unlink()
             else:
                 return state, f"{' and '.join(damaged)} damaged; continuing from {path.name}" if damaged else ""
     return None, f"{' and '.join(damaged)} damaged; starting anew" if damaged else ""

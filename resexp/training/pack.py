@@ -7,7 +7,7 @@ import functools
 import gc
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -102,9 +102,15 @@ class Pack:
 
     def train(self) -> None:
         """Train them all, or until asked to stop."""
+        for _ in self.turns():
+            pass
+
+    def turns(self) -> Iterator[None]:
+        """`train`, turn by turn; what each turn brought about was heard when it is over."""
         while True:
             while self._has_place():
                 self._begin()
+            yield
             if not self._members:
                 return
             if not self._turn():

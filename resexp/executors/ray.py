@@ -1,0 +1,164 @@
+"""Tasks on a Ray cluster that is there already, or on one that is started on this machine and ends with us."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from resexp.config import ExecutorConfig
+from resexp.data.dataset import data_home
+from resexp.errors import UserError
+from resexp.executors import schedule
+from resexp.executors.engine import End, Event, Handle, Job
+from resexp.executors.worker import Told, train
+from resexp.machine import cores
+from resexp.signals import Stop
+from resexp.store import Run
+
+try:
+    import ray
+except ModuleNotFoundError:
+    raise UserError("executor.name: ray is not installed; pip install 'resexp[ray]', or use local") from None
+
+TICK_S = 0.5
+STORE_BYTES = 100_000_000
+"""For Ray's objects, of which we have none worth mentioning."""
+ANSWER_S = 10.0
+"""A cluster must answer within so many seconds."""
+
+
+class Ray:
+    """The engine of a Ray cluster."""
+
+    outlives = False
+
+    def __init__(self, config: ExecutorConfig, say: Callable[[str], None]) -> None:
+        self._config, self._say = config, say
+
+    def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
+        """A job for every so many runs, longest first; as many at a time as Ray finds room for."""
+        settings = self._config.ray
+        threads, gpu = max(1, int(settings.cpus)), None if settings.gpus else ""
+        pack = self._config.pack if settings.gpus else 1
+        left = [(run, cost * (1 - run.status().share)) for run, cost in todo]
+        chunks = schedule.in_chunks(left, self._config.runs_per_job)
+        if chunks:
+            self._connect()
+        return [Job(chunk, 1, threads, gpu, pack) for chunk in chunks], self._config.jobs or len(chunks)
+
+    def find(self, runs: Sequence[Run]) -> list[Handle]:
+        """None: Ray ends the tasks of a sweep that is gone."""
+        return []
+
+    def start(self, jobs: Sequence[Job]) -> list[Handle]:
+        """A task for each."""
+        size = {"num_cpus": self._config.ray.cpus, "num_gpus": self._config.ray.gpus}
+        task = ray.remote(max_calls=1, max_retries=0, num_returns="streaming", **size)(_work)
+        handles = list[Handle]()
+        for job in jobs:
+            there = replace(job, runs=tuple(Run(run.folder.absolute(), run.label) for run in job.runs))
+            handles.append(_Task(job, task.remote(there, Path.cwd(), data_home().absolute())))
+        return handles
+
+    def wait(self, handles: Sequence[Handle]) -> None:
+        """Wait until one of them tells something or ends."""
+        if told := [handle.told for handle in handles if isinstance(handle, _Task)]:
+            ray.wait(told, timeout=TICK_S)
+
+    def _connect(self) -> None:
+        address, settings = self._config.ray.address or os.environ.get("RAY_ADDRESS"), dict[str, Any]()
+        if not address:
+            self._say("starting Ray on this machine")
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+            if "RAY_AUTH_MODE" not in os.environ:  # Ray would leave a token in the user's home, for all later clusters
+                os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+            settings = {"num_cpus": cores(), "object_store_memory": STORE_BYTES, "_node_ip_address": "127.0.0.1"}
+        elif "://" in address:
+            raise UserError(f"executor.ray.address: {address} is for Ray's client; run resexp on a node of the cluster")
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            if address and address != "auto":  # Ray itself would try for ever
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+            ray.init(
+                address or "local", include_dashboard=None if address else False,
+                log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True, **settings,
+            )  # fmt: skip
+        except (OSError, RuntimeError, ValueError) as error:
+            last = f"{error}".strip().rpartition("\n")[2]  # of a traceback that Ray puts in its message
+            raise UserError(f"Ray at {address or 'this machine'}: {last}") from None
+        finally:
+            signal.signal(signal.SIGTERM, handler)  # Ray puts its own in its place
+        cpus, gpus = self._config.ray.cpus, self._config.ray.gpus
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+            self._say(f"no node of the Ray cluster has {cpus:g} CPUs and {gpus:g} GPUs; jobs wait until one joins it")
+
+
+class _Task:
+    """A job as a task of Ray."""
+
+    def __init__(self, job: Job, told: ray.ObjectRefGenerator) -> None:
+        self.job, self.told = job, told
+        self._heard = list[Event]()
+        self._end: End | None = None
+
+    def poll(self) -> End | None:
+        """How the task ended; a worker or a node that died is a fault of the machine."""
+        while self._end is None and ray.wait([self.told], timeout=0)[0]:
+            try:
+                kind, number, text = ray.get(next(self.told))
+                self._heard.append(Event(kind, self.job.runs[number], text))
+            except StopIteration:
+                self._end = End()
+            except ray.exceptions.TaskCancelledError:
+                self._end = End("it was cancelled", fault=True)
+            except ray.exceptions.RayTaskError as error:
+                self._end = End(f"{type(error.cause).__name__}: {error.cause}")
+            except ray.exceptions.RayError as error:
+                self._end = End(f"Ray lost its worker ({type(error).__name__})", fault=True)
+        return self._end
+
+    def hear(self) -> list[Event]:
+        """All that was told since the last call."""
+        heard, self._heard = self._heard, []
+        return heard
+
+    def stop(self) -> None:
+        """Ask it to save and end: its worker hears Ctrl-C."""
+        ray.cancel(self.told)
+
+    def kill(self) -> None:
+        """End it at once; a worker that is too far gone for that is not waited for."""
+        ray.cancel(self.told, force=True)
+        self._end = End("it was killed", fault=True)
+
+
+def _work(job: Job, folder: Path, data: Path) -> Iterator[Told]:
+    """Train the runs of a job in a worker process of Ray, which ends with the job."""
+    stop = Stop().install()
+    os.environ["RESEXP_DATA"] = str(data)
+    with contextlib.suppress(OSError):  # only relative paths to data need it
+        os.chdir(folder)
+    if hidden := [run for run in job.runs if not run.config_path.exists()]:
+        where = f"{hidden[0].folder} is not there on {os.uname().nodename}"
+        for number in range(len(job.runs)):
+            yield "ended", number, f"{where}: all nodes of a Ray cluster must see the results on a shared file system"
+        return
+    told = train(job, stop)
+    try:
+        for event in told:
+            if not stop():  # Ray lets a task that was cancelled tell nothing more
+                yield event
+    finally:
+        stop.ask()
+        for _ in told:  # cancelled while it told something: it must still save
+            pass
