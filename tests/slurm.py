@@ -47,7 +47,10 @@ SlurmdTimeout=10
 ReturnToService=2
 KillWait=2
 GresTypes=gpu
-PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=15
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2 PreemptMode=OFF
 """
 NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=1000 Gres=gpu:2\n"
 
@@ -83,7 +86,10 @@ class Cluster:
         self.wait_for_nodes()
 
     def wait_for_nodes(self) -> None:
-        wait_for(lambda: self.alive() and self("sinfo", "-hN", "-t", "idle").count("\n") == len(NODES), "the nodes")
+        wait_for(
+            lambda: self.alive() and self("sinfo", "-hN", "-p", "debug", "-t", "idle").count("\n") == len(NODES),
+            "the nodes",
+        )
 
     def alive(self) -> bool:
         for name, daemon in self.daemons.items():

@@ -251,7 +251,24 @@ def test_a_warned_job_saves_is_queued_again_and_loses_nothing(
     code, said = waiting.end()
     assert code == 0, said
     (_, saved, how), last = attempts(run)
-    assert (how, saved, last) == ("interrupted", saved, (saved, LONG["steps"], "finished"))
+    assert (how, last) == ("interrupted", (saved, LONG["steps"], "finished"))
+    assert_same(run, undisturbed)
+
+
+def test_a_job_that_others_preempt_saves_and_is_queued_again(write_study: Write, cluster: Cluster) -> None:
+    """Slurm sends SIGTERM, and queues the job again after a time of grace."""
+    study = write_study(train=LONG, executor=ON_SLURM)
+    run, undisturbed = runs_of(study)[0], alone(study)[0]
+    waiting = Waiting(study)
+    wait_for(lambda: under_way(run), "the run")
+    (job,) = jobs_of(study)
+    cluster("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
+    wait_for(lambda: cluster.queue().get(job) == "PENDING", "the job in the queue")
+    cluster("scontrol", "update", f"JobId={job}", "StartTime=now")
+    code, said = waiting.end()
+    assert code == 0, said
+    (_, saved, how), last = attempts(run)
+    assert (how, last) == ("interrupted", (saved, LONG["steps"], "finished"))
     assert_same(run, undisturbed)
 
 

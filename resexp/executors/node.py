@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 HELD_S = 300.0
 """How long a run may be held by another attempt, such as that of a node that Slurm lost sight of, seconds."""
+GRACE_S = 300.0
+"""How long Slurm is given, after a SIGTERM of its own, to kill the job or to queue it again, seconds."""
 LOOK_S = 0.5
 TORCHRUN = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """Or a restart may hang (PyTorch's issue 135712)."""
@@ -60,6 +62,11 @@ class Training:
             while (code := self._child.poll()) is None:
                 time.sleep(LOOK_S)
             worst = max(worst, code if code >= 0 else EXIT_SIGNAL - code)
+            if (
+                code == EXIT_SIGNAL + signal.SIGTERM
+            ):  # cancelled, or preempted: then a job that ends is not queued again
+                time.sleep(GRACE_S)
+                break
         if worst:
             sys.exit(worst)
 
