@@ -68,4 +68,4 @@ def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
         content = file.read()
     if (dtype.kind, len(shape)) != _KINDS[name] or len(content) != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{name} of another kind")
-    return np.frombuffer(content, dtype).reshape(shape)
+    return np.frombuffer(content, dtype).reshape(shape).copy()  # what bytes back is read-only
