@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import multiprocessing
 import os
@@ -129,7 +130,8 @@ def frozen_at(work: Callable[[], None], folder: Path, fatal: int) -> ForkProcess
 
 def thaw(process: ForkProcess) -> int:
     """Let a frozen process go on to its end; its exit code."""
-    os.kill(process.pid or 0, signal.SIGCONT)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid or 0, signal.SIGCONT)
     process.join()
     assert process.exitcode is not None
     return process.exitcode
