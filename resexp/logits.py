@@ -52,9 +52,9 @@ def read(path: Path) -> Logits:
             arrays = {name: _array(archive, name) for name in _KINDS}
         if not arrays["logits"].size or arrays["labels"].shape != arrays["logits"].shape[:1]:
             raise ValueError("shapes that do not belong together")
+        return Logits(arrays["logits"], arrays["labels"], str(arrays["fingerprint"]))
     except Exception as error:  # readers raise what they like at files that were made to break them
         raise UserError(f"{path}: damaged ({error}); restore it, or delete the run folder and train it again") from None
-    return Logits(arrays["logits"], arrays["labels"], str(arrays["fingerprint"]))
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
@@ -68,4 +68,4 @@ def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
         content = file.read()
     if (dtype.kind, len(shape)) != _KINDS[name] or len(content) != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{name} of another kind")
-    return np.frombuffer(content, dtype).reshape(shape)
+    return np.frombuffer(content, dtype).reshape(shape).copy()  # what bytes back is read-only

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from resexp.errors import UserError, visible
 
-MAX_RECORD, MAX_METRICS = 64 << 20, 1 << 30
-"""Bytes of a JSON file, and of metrics.jsonl."""
+MAX_RECORD, MAX_METRICS, MAX_LINES = 1 << 24, 1 << 28, 2_000_000
+"""Bytes of a JSON file; bytes and lines of metrics.jsonl."""
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
@@ -52,11 +52,12 @@ def _at_once(path: str, flags: int) -> int:
 
 
 def refuse_links(folder: Path) -> None:
-    """Raise UserError where a folder that is going to be written to holds links: they may lead elsewhere."""
+    """Raise UserError where a folder that is going to be written to holds links, which may lead elsewhere, or pipes,
+    which may be waited for."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_symlink():
-                raise UserError(f"{entry.path}: a link, in a folder of plain files; put the file itself there")
+            if not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
+                raise UserError(f"{entry.path}: a link or a pipe, in a folder of plain files; remove it")
 
 
 def read_record(path: Path, record: type[RecordT]) -> RecordT | None:

@@ -118,4 +118,11 @@ class Plan(Record):
 
     name: str = ""
     description: str = ""
-    runs: list[PlannedRun] = Field(default=[])
+    runs: list[PlannedRun] = Field(default=[], max_length=100_000)
+
+    @field_validator("runs")
+    @classmethod
+    def _each_once(cls, runs: list[PlannedRun]) -> list[PlannedRun]:
+        if len({run.folder for run in runs}) != len(runs):
+            raise ValueError("a run is listed twice")
+        return runs

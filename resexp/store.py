@@ -34,7 +34,7 @@ from resexp.claim import Claim, claimed, holder_elsewhere
 from resexp.config import RunConfig
 from resexp.errors import UserError
 from resexp.files import is_locked, locked, write_atomic
-from resexp.outside import MAX_METRICS, MAX_RECORD, is_line, parse_json, read_file, read_record, refuse_links
+from resexp.outside import MAX_LINES, MAX_METRICS, MAX_RECORD, is_line, parse_json, read_file, read_record, refuse_links
 from resexp.records import Manifest, Plan, PlannedRun, Status, Submission
 
 
@@ -176,11 +176,13 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl; a torn last line, as a crash leaves it, is not one."""
         try:
-            lines = read_file(self.metrics_path, MAX_METRICS).split(b"\n")
+            content = read_file(self.metrics_path, MAX_METRICS)
         except FileNotFoundError:
             return []
+        if content.count(b"\n") > MAX_LINES:
+            raise UserError(f"{self.metrics_path}: over {MAX_LINES:,} lines; restore the file or delete the run")
         records = []
-        for number, line in enumerate(lines[:-1], 1):
+        for number, line in enumerate(content.split(b"\n")[:-1], 1):
             try:
                 record = parse_json(line)
             except ValueError:

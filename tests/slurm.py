@@ -95,6 +95,7 @@ class Cluster:
         """Kill its daemon and nothing else: Slurm takes the node for dead, and what runs there goes on unseen."""
         self.daemons[name].kill()
         self.daemons.pop(name).wait()
+        self("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=lost")  # else it takes SlurmdTimeout
 
     def kill_jobs(self) -> None:
         """Kill all that runs in jobs, those first who would tell."""

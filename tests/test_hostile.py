@@ -249,7 +249,7 @@ def test_attempts_that_are_none_are_neither_waited_for_nor_followed(tmp_path: Pa
     (run.folder / ".attempt-4").write_text("a file")
     assert not run.is_held()
     (run.folder / ".attempt-9").symlink_to(tmp_path)
-    with says("a link, in a folder of plain files"), run.claimed():
+    with says("a link or a pipe, in a folder of plain files"), run.claimed():
         pass
     (run.folder / ".attempt-9").unlink()
     with says("is being claimed by another process"), run.claimed():
@@ -273,7 +273,7 @@ def test_nothing_is_written_through_a_link_that_others_left(tmp_path: Path) -> N
     for name in ("metrics.jsonl", "log.txt", f"config.yaml.{os.getpid()}.tmp"):
         (run.folder / name).symlink_to(precious)
         for use in (lambda: load_run(run.config_path), lambda: run.create(config)):
-            with says(f"{re.escape(name)}: a link, in a folder of plain files"):
+            with says(f"{re.escape(name)}: a link or a pipe, in a folder of plain files"):
                 use()
         write_atomic(run.config_path, run.config_path.read_text())
         (run.folder / name).unlink(missing_ok=True)

@@ -164,7 +164,7 @@ def test_ensembles_of_nets_and_of_families(folder: StudyFolder) -> None:
         lines = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
         lines[-1]["test_error"] = len(wrong) / 20
         run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        Logits(values, labels, "f").write(run.logits_path)
+        run.logits_path.write_bytes(Logits(values, labels, "f").pack())
 
     for net in ("plain-8", "plain-20"):
         keep(net, 0, [0, 1])

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 HELD_S = 300.0
 """How long a run may be held by another attempt, such as that of a node that Slurm lost sight of, seconds."""
 LOOK_S = 0.5
+TORCHRUN = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Or a restart may hang (PyTorch's issue 135712)."""
+RESTARTS = 3
+"""Of all processes of a run on several nodes, when one of them dies."""
 
 
 @dataclass
@@ -48,7 +52,10 @@ class Training:
             print("$", *command, flush=True)
             # The warning reaches every process of the job, and is for us.
             self._child = subprocess.Popen(
-                command, cwd=self.folder, env={**os.environ, **self.environment}, preexec_fn=_ignore_warnings
+                command,
+                cwd=self.folder,
+                env={**os.environ, **TORCHRUN, **self.environment},
+                preexec_fn=_ignore_warnings,
             )
             while (code := self._child.poll()) is None:
                 time.sleep(LOOK_S)
@@ -71,16 +78,11 @@ class Training:
         train = ["-m", "resexp", "train"]
         if self.nodes == 1:
             return [[sys.executable, *train, *map(str, self.runs)]]
+        first = "1" if slurm["SLURM_NODEID"] == "0" else "0"
         together = [
-            *(
-                "--nnodes",
-                f"{self.nodes}",
-                "--nproc-per-node",
-                f"{self.processes}",
-                "--node-rank",
-                slurm["SLURM_NODEID"],
-            ),
-            *("--master-addr", slurm["SLURM_LAUNCH_NODE_IPADDR"], "--master-port", _port(slurm["SLURM_JOB_ID"])),
+            *(f"--nnodes={self.nodes}", f"--nproc-per-node={self.processes}", f"--max-restarts={RESTARTS}"),
+            *("--rdzv-backend=c10d", f"--rdzv-id={slurm['SLURM_JOB_ID']}", f"--rdzv-conf=is_host={first}"),
+            f"--rdzv-endpoint={slurm['SLURM_LAUNCH_NODE_IPADDR']}:{_port(slurm['SLURM_JOB_ID'])}",
         ]
         return [[sys.executable, "-m", "torch.distributed.run", *together, *train, str(run)] for run in self.runs]
 

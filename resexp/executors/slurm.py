@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from resexp import claim
 from resexp.config import ExecutorConfig
 from resexp.errors import UserError
+from resexp.executors import schedule
 from resexp.executors.engine import End, Event, Handle, Job
 from resexp.executors.node import Training
 from resexp.records import ENDED, Submission
@@ -80,9 +81,8 @@ class Slurm:
 
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
         """Jobs of as many runs as the configuration says, longest first; Slurm sees to the room."""
-        runs = [run for run, _ in sorted(todo, key=lambda item: -item[1] * (1 - item[0].status().share))]
-        size = self._config.runs_per_job
-        return [Job(tuple(runs[i : i + size])) for i in range(0, len(runs), size)], sys.maxsize
+        left = [(run, cost * (1 - run.status().share)) for run, cost in todo]
+        return [Job(chunk) for chunk in schedule.in_chunks(left, self._config.runs_per_job)], sys.maxsize
 
     def find(self, runs: Sequence[Run]) -> list[Handle]:
         """The jobs in the queue that were asked to train these runs, and have not ended them."""
@@ -211,15 +211,12 @@ class _Submitted:
         return Event("ended", run, words)
 
     def stop(self) -> None:
-        """Have it save and end."""
-        self._cancel("--signal=TERM")
+        """Cancel it; what is at work is asked to save, and has the time that Slurm gives it."""
+        subprocess.run(["scancel", self.name], check=False, timeout=SQUEUE_S)
 
     def kill(self) -> None:
-        """End it."""
-        self._cancel()
-
-    def _cancel(self, *options: str) -> None:
-        subprocess.run(["scancel", *options, self.name], check=False, timeout=SQUEUE_S)
+        """Cancel it."""
+        self.stop()
 
 
 def queued(runs: Iterable[Run]) -> dict[Path, str]:

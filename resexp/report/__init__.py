@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from resexp.errors import UserError
 from resexp.files import write_all
 from resexp.report import page
 from resexp.report.deviations import deviations, markdown
@@ -24,6 +25,8 @@ def build_report(study: StudyFolder, to: Path) -> Summary:
 
     All are made before the first is replaced; see `files.write_all`. Raises UserError while no run has finished.
     """
+    if (study.folder / "report").is_symlink():
+        raise UserError(f"{study.folder / 'report'}: a link, which the report would be written through; remove it")
     summary = summarise(study)
     sections, remarks = inside(study, summary)
     plots = draw(summary) | {name: plot for section in sections for name, plot in section.plots.items()}

@@ -98,6 +98,7 @@ def readers(scratch: Path) -> dict[str, Reader]:
             10, [whole[run.manifest_path]], mutations.of_json, at(run.manifest_path, lambda: run.manifest())
         ),
         "status": Reader(10, [whole[run.status_path]], mutations.of_json, at(run.status_path, lambda: _status(run))),
+        "job.json": Reader(5, [_JOB], mutations.of_json, at(run.job_path, lambda: run.submission())),
         "study.json": Reader(
             10, [whole[study.plan_path]], mutations.of_json, at(study.plan_path, lambda: _plan(study))
         ),
@@ -132,6 +133,7 @@ def readers(scratch: Path) -> dict[str, Reader]:
     }
 
 
+_JOB = b'{"engine": "slurm", "job": "12_3", "user": "me", "submitted": "2026-01-01", "attempt": 1}'
 _ALIASES = b"""
 train: &t {steps: 60, lr: 0.1, milestones: [30, 45]}
 probes: {gradients: [0, -1]}

@@ -17,6 +17,8 @@ from resexp.report.stats import RunRecord
 
 Number = Annotated[float, WrapValidator(lambda value, finite: float("nan") if value is None else finite(value))]
 """What a probe found; JSON's null where it was not a number."""
+MAX_LAYERS = 20_000
+"""More than the deepest net has."""
 INITIAL, TRAINED = "at initialisation", "trained"
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from resexp import paper
 from resexp.report.plots import Plot, styled
-from resexp.report.probes.material import Found, Material, Number, Part, Record, Section
+from resexp.report.probes.material import MAX_LAYERS, Found, Material, Number, Part, Record, Section
 from resexp.report.probes.panels import MARKS, logarithmic, looks
 
 DASHES = ("--", "-", ":", "-.")
@@ -24,7 +24,7 @@ class _Layer(Part):
 class Responses(Record):
     """See `resexp.probes.signals.responses`."""
 
-    layers: list[_Layer] = Field(min_length=1)
+    layers: list[_Layer] = Field(min_length=1, max_length=MAX_LAYERS)
     mean_std: Number
 
     @property
