@@ -22,13 +22,15 @@ from pathlib import Path
 
 from resexp.errors import UserError
 from resexp.files import write_atomic
+from resexp.outside import read_file, refuse_links
 
 BEAT_S = 1.0
 """Between two signs of life, seconds."""
 SILENT_S = 60.0
 """Without a sign of life for so long, an attempt on another machine is presumed dead, seconds. The clocks of the
 machines may differ by less than that."""
-_OWNER = "owner"
+_OWNER, _MAX_OWNER = "owner", 1000
+_TRIES = 100
 
 
 class Superseded(UserError):
@@ -73,6 +75,7 @@ def claimed(folder: Path, what: str) -> Iterator[Claim]:
 
     Raises UserError where another one claims it at this moment.
     """
+    refuse_links(folder)
     earlier = _attempts(folder)
     number = max(earlier, default=0) + 1
     claim = Claim(folder / f".attempt-{number}")
@@ -85,8 +88,7 @@ def claimed(folder: Path, what: str) -> Iterator[Claim]:
         shutil.rmtree(making, ignore_errors=True)
         raise UserError(f"{what} is being claimed by another process; wait for it, or stop it first") from None
     for older in [*earlier.values(), *folder.glob(".claiming-*")]:
-        while older.exists():  # it may be at work, and make another file in it
-            shutil.rmtree(older, ignore_errors=True)
+        _remove(older)
     try:
         yield claim
     finally:
@@ -98,10 +100,15 @@ def holder_elsewhere(folder: Path) -> str:
     attempts = _attempts(folder)
     try:
         newest = attempts[max(attempts)]
-        owner, age = (newest / _OWNER).read_text(), time.time() - newest.stat().st_mtime
-    except (ValueError, FileNotFoundError):
+        owner, age = read_file(newest / _OWNER, _MAX_OWNER).decode(), time.time() - newest.stat().st_mtime
+    except (ValueError, FileNotFoundError, UserError):
         return ""
     return owner if abs(age) < SILENT_S and not owner.endswith(f" on {os.uname().nodename}") else ""
+
+
+def newest(folder: Path) -> int:
+    """The number of the newest attempt at a run; 0 before the first."""
+    return max(_attempts(folder), default=0)
 
 
 def last_beat(folder: Path) -> float:
@@ -113,6 +120,15 @@ def last_beat(folder: Path) -> float:
         return 0.0
 
 
+def _remove(folder: Path) -> None:
+    """Remove the folder of an earlier attempt. Raises OSError where that can't be done."""
+    for _ in range(_TRIES):  # it may be at work, and make another file in it
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+    shutil.rmtree(folder)
+
+
 def _attempts(folder: Path) -> dict[int, Path]:
-    numbered = {path.name.removeprefix(".attempt-"): path for path in folder.glob(".attempt-*")}
+    numbered = {path.name.removeprefix(".attempt-"): path for path in folder.glob(".attempt-*/")}
     return {int(number): path for number, path in numbered.items() if number.isdecimal()}

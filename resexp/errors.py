@@ -1,11 +1,35 @@
 """The one exception that is meant for the person at the keyboard."""
 
+from __future__ import annotations
+
+import re
+
+MAX_LINE = 2000
+"""Characters of a line that a person is shown; of a longer one the beginning and the end, where the remedy stands."""
+
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and newline, changes of direction, and halves of characters that can't be written."""
+
+
+def visible(text: str) -> str:
+    """`text` with a mark in place of every character that would command the terminal instead of being shown."""
+    return _COMMANDS.sub("\N{REPLACEMENT CHARACTER}", text)
+
 
 class UserError(Exception):
     """Something the user can mend. Each argument is one line: what is wrong, where, what to do instead.
 
-    The command line prints the lines and exits with code 2; no traceback is shown.
+    The command line prints the lines and exits with code 2; no traceback is shown. Whatever a line quotes, it stays
+    one line of MAX_LINE characters at most.
     """
 
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*map(_one_line, lines))
+
     def __str__(self) -> str:
-        return "\n".join(str(line) for line in self.args)
+        return "\n".join(self.args)
+
+
+def _one_line(line: str) -> str:
+    line = visible(line).replace("\n", " ")
+    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE // 2]} [...] {line[-MAX_LINE // 3 :]}"

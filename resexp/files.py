@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from resexp.errors import UserError
@@ -36,7 +37,8 @@ def write_atomic(path: Path, content: str | bytes, *, sync: bool = True, within:
     data = content.encode() if isinstance(content, str) else content
     temporary = (within or path.parent) / f"{path.name}.{os.getpid()}.tmp"
     try:
-        with naming(path), temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with naming(path), temporary.open("xb") as file:  # made here: not a link to elsewhere that others left
             file.write(data)
             if sync:
                 file.flush()
@@ -45,6 +47,25 @@ def write_atomic(path: Path, content: str | bytes, *, sync: bool = True, within:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_all(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    """Replace these files of `folder`, by their paths in it, once all of them are on the disk; the last one last.
+
+    Whatever happens before leaves them as they were; death in between leaves each as it was or as it is to be.
+    """
+    with locked(folder / ".lock", f"{folder}", wait=True):
+        new = folder / ".new"
+        shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+        try:
+            for name, content in files.items():
+                (new / name).parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(new / name, content)
+            for name in files:
+                (folder / name).parent.mkdir(exist_ok=True)
+                (new / name).replace(folder / name)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -60,7 +81,7 @@ def sync_folder(folder: Path) -> None:
 def locked(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path`. If another process holds it, `wait` for it, or raise UserError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with open(path, "a+", opener=_not_through_links) as file:
         for attempt in range(_TRIES):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -80,10 +101,15 @@ def locked(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
 def is_locked(path: Path) -> bool:
     """Whether a living process holds the lock file."""
     try:
-        with path.open() as file:
+        with open(path, opener=_not_through_links) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except BlockingIOError:
         return True
     return False
+
+
+def _not_through_links(path: str, flags: int) -> int:
+    """Open a lock file; it may lie in a folder of others', so it is neither followed elsewhere nor waited for."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)

@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, field_validator
 
-from resexp.errors import UserError
+from resexp.outside import Count, Record
 
-State = Literal["pending", "running", "interrupted", "finished", "diverged", "failed"]
-
-
-class _Record(BaseModel):
-    """What is kept in a JSON file; keys that a later version may add are kept out of the way."""
-
-    model_config = ConfigDict(extra="ignore")
+State = Literal["pending", "queued", "running", "interrupted", "finished", "diverged", "failed"]
+"""`queued` is never written: only the cluster knows."""
+ENDED: frozenset[State] = frozenset({"finished", "diverged", "failed"})
+"""The states in which a run stays by itself."""
 
 
-RecordT = TypeVar("RecordT", bound=_Record)
-
-
-class DataRecord(_Record):
+class DataRecord(Record):
     """The images of a run."""
 
     source: str
     name: str
     fingerprint: str
-    classes: int
-    train_images: int
-    val_images: int
+    classes: Annotated[int, Field(ge=2, lt=1 << 31)]
+    train_images: Count
+    val_images: Count
 
 
-class Attempt(_Record):
+class Attempt(Record):
     """One go at a run: versions, device, commit, command and times."""
 
     started: str
-    from_step: int
+    from_step: Count
     command: str
     resexp: str
     commit: str | None
@@ -46,28 +39,30 @@ class Attempt(_Record):
     numpy: str
     platform: str
     device: str
-    precision: str
-    threads: int
+    precision: str = Field(pattern=r"^(fp32|bf16|fp16)$")
+    threads: Annotated[int, Field(ge=1, lt=1 << 15)]
+    world: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
+    """Processes that trained the run together."""
     ended: str | None = None
-    to_step: int | None = None
+    to_step: Count | None = None
     state: State | None = None
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """manifest.json: how a run was made."""
 
     signature: str
-    parameters: int
+    parameters: Count
     data: DataRecord
-    attempts: list[Attempt]
+    attempts: Annotated[list[Attempt], Field(min_length=1)]
 
 
-class Status(_Record):
+class Status(Record):
     """status.json: what a run is doing; errors are fractions in [0, 1]."""
 
     state: State = "pending"
-    step: int = 0
-    steps: int = 0
+    step: Count = 0
+    steps: Count = 0
     train_error: float | None = None
     """Running training error of the last logged interval."""
     clean_train_error: float | None = None
@@ -75,7 +70,7 @@ class Status(_Record):
     val_error: float | None = None
     test_error: float | None = None
     images_per_second: float | None = None
-    seconds_per_step: float | None = None
+    seconds_per_step: Annotated[float, Field(ge=0, lt=1e9)] | None = None
     message: str = ""
     """Why the run did not go on, in one line."""
     traceback: str = ""
@@ -93,30 +88,41 @@ class Status(_Record):
         return (self.steps - self.step) * self.seconds_per_step
 
 
-class PlannedRun(_Record):
+class Submission(Record):
+    """job.json: the cluster's job that was last asked to train a run."""
+
+    engine: Literal["slurm"]
+    job: Annotated[str, Field(pattern=r"^[0-9]{1,10}(_[0-9]{1,10})?$")]
+    user: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,99}$")]
+    submitted: str
+    attempt: Count
+    """The newest attempt at the run until then; what the job brings about is of a newer one."""
+
+
+class PlannedRun(Record):
     """A run that a study names: its folder, relative to the study's, and what the study calls its net."""
 
-    folder: str
-    label: str
+    folder: str = Field(pattern=r"^[a-z]+-[0-9]{1,5}-[0-9a-f]{8}/seed[0-9]{1,19}$")
+    label: Annotated[str, Field(min_length=1, max_length=200)]
+
+    @field_validator("label")
+    @classmethod
+    def _as_a_study_makes_them(cls, label: str) -> str:
+        if not all(c.isalnum() or c in "-+._" for c in label):
+            raise ValueError("no name of a net")
+        return label
 
 
-class Plan(_Record):
+class Plan(Record):
     """study.json: the study as it was last swept, its runs in the order of the grid."""
 
     name: str = ""
     description: str = ""
-    runs: list[PlannedRun] = []
+    runs: list[PlannedRun] = Field(default=[], max_length=100_000)
 
-
-def read_record(path: Path, record: type[RecordT]) -> RecordT | None:
-    """The record in a JSON file, or None where there is no file. Raises UserError where it holds anything else."""
-    try:
-        return record.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"{path}: damaged ({where + ': ' if where else ''}{first['msg']}); restore it, or delete it"
-        ) from None
+    @field_validator("runs")
+    @classmethod
+    def _each_once(cls, runs: list[PlannedRun]) -> list[PlannedRun]:
+        if len({run.folder for run in runs}) != len(runs):
+            raise ValueError("a run is listed twice")
+        return runs

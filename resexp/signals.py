@@ -18,6 +18,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal = 0
+        self._heard = False
 
     def __call__(self) -> bool:
         """Whether we were asked."""
@@ -40,6 +41,7 @@ class Stop:
         return EXIT_SIGNAL + self.signal
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal and number == signal.SIGINT:
+        if self._heard and number == signal.SIGINT:
             raise KeyboardInterrupt
+        self._heard = True
         self.signal = number

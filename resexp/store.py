@@ -11,6 +11,7 @@ A run folder is the whole truth about a run::
                          set, labels (N,), and the fingerprint of the data; see `logits`
         status.json      what the run is doing now
         log.txt          what a worker process printed
+        job.json         the cluster's job that was last asked to train it
         probes/          <probe>-<step>.json: what the net was like inside
         .attempt-<N>/    where the attempt at the run makes its files: see `claim`
 
@@ -21,7 +22,6 @@ others of the grid) stands in study.json, so that a grid can grow without moving
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -34,7 +34,8 @@ from resexp.claim import Claim, claimed, holder_elsewhere
 from resexp.config import RunConfig
 from resexp.errors import UserError
 from resexp.files import is_locked, locked, write_atomic
-from resexp.records import Manifest, Plan, PlannedRun, Status, read_record
+from resexp.outside import MAX_LINES, MAX_METRICS, MAX_RECORD, is_line, parse_json, read_file, read_record, refuse_links
+from resexp.records import Manifest, Plan, PlannedRun, Status, Submission
 
 
 class Run:
@@ -52,6 +53,7 @@ class Run:
         if self.status().state in ("running", "finished", "diverged"):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        refuse_links(self.folder)
         text = yamlfile.dump(config.model_dump(mode="json"))
         if not self.config_path.exists() or self.config_path.read_text() != text:
             write_atomic(self.config_path, text)
@@ -105,6 +107,19 @@ class Run:
         """What a worker process printed."""
         return self.folder / "log.txt"
 
+    @property
+    def job_path(self) -> Path:
+        """The cluster's job that was last asked to train it."""
+        return self.folder / "job.json"
+
+    def submission(self) -> Submission | None:
+        """What job.json says, or None if no cluster was ever asked."""
+        return read_record(self.job_path, Submission)
+
+    def write_submission(self, submission: Submission) -> None:
+        """Replace job.json. Not synced: without it a second job is submitted, and finds the run finished or in use."""
+        write_atomic(self.job_path, submission.model_dump_json(indent=1), sync=False)
+
     def probe_path(self, name: str, step: int) -> Path:
         """What a probe found at a step."""
         return self.folder / "probes" / f"{name}-{step}.json"
@@ -114,7 +129,7 @@ class Run:
         found = {}
         for path in self.folder.glob(f"probes/{name}-*.json"):
             try:
-                found[int(path.stem.removeprefix(f"{name}-"))] = dict(json.loads(path.read_bytes()))
+                found[int(path.stem.removeprefix(f"{name}-"))] = dict(parse_json(read_file(path, MAX_RECORD)))
             except (ValueError, TypeError):
                 raise UserError(f"{path}: damaged; delete it, and take the probe again") from None
         return dict(sorted(found.items()))
@@ -139,8 +154,8 @@ class Run:
     def status(self) -> Status:
         """The last status written; a run whose process is gone is `interrupted`, not `running`."""
         try:
-            status = Status.model_validate_json(self.status_path.read_bytes())
-        except (FileNotFoundError, ValidationError):
+            status = Status.model_validate_json(read_file(self.status_path, MAX_RECORD))
+        except (FileNotFoundError, ValidationError, UserError):
             status = Status()
         if status.state == "running" and not self.is_held():
             status.state = "interrupted"
@@ -161,17 +176,21 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl; a torn last line, as a crash leaves it, is not one."""
         try:
-            lines = self.metrics_path.read_bytes().split(b"\n")
+            content = read_file(self.metrics_path, MAX_METRICS)
         except FileNotFoundError:
             return []
+        if content.count(b"\n") > MAX_LINES:
+            raise UserError(f"{self.metrics_path}: over {MAX_LINES:,} lines; restore the file or delete the run")
         records = []
-        for number, line in enumerate(lines[:-1], 1):
+        for number, line in enumerate(content.split(b"\n")[:-1], 1):
             try:
-                record = json.loads(line)
+                record = parse_json(line)
             except ValueError:
                 record = None
-            if not isinstance(record, dict):
-                raise UserError(f"{self.metrics_path}:{number}: not a JSON object; restore the file or delete the run")
+            if not is_line(record):
+                raise UserError(
+                    f"{self.metrics_path}:{number}: no event with its numbers; restore it or delete the run"
+                )
             records.append(record)
         return records
 

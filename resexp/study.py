@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import itertools
+import math
 import os
 import re
 from collections import defaultdict
@@ -17,6 +19,7 @@ from pydantic_core import ErrorDetails
 from resexp import yamlfile
 from resexp.config import SECTIONS, RunConfig, Section, Study
 from resexp.errors import UserError
+from resexp.outside import refuse_links
 from resexp.yamlfile import Document, KeyPath
 
 _HERE = Path(__file__).parent
@@ -25,6 +28,11 @@ SHIPPED = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / 
 
 RUN_SECTIONS = ("data", "model", "train", "probes")
 """What a study says of its runs."""
+
+MAX_RUNS = 100_000
+"""Of a study; the grid of a small file could ask for more than a machine can list."""
+MAX_LABEL = 120
+"""Characters of a label, which becomes part of the names of figures."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -69,6 +77,8 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
             study = validated(Study, Document(frame, document.places))
         except UserError:
             raise error from None
+    if sum(math.prod(map(len, product.values())) for product in study.grid) * len(study.seeds) > MAX_RUNS:
+        raise UserError(f"{document.place(('grid',))}: grid: over {MAX_RUNS:,} runs; make several studies of it")
     varied = {key for product in study.grid for key in product}
     for setting in settings or []:
         if (key := setting.partition("=")[0].strip()) in varied:
@@ -100,6 +110,7 @@ def load_run(path: Path) -> RunConfig:
         raise UserError(
             f"{path}: was changed: it describes {config.folder}; restore it, or make a study file for the new recipe"
         )
+    refuse_links(path.parent)
     return config
 
 
@@ -144,6 +155,8 @@ def _expand(study: Study, document: Document) -> list[tuple[dict[str, Any], Docu
 
 def _nested(key: str, value: Any, place: str) -> Document:
     path = tuple(key.split("."))
+    if len(path) > yamlfile.MAX_NESTING:
+        raise UserError(f"{place}: grid: {key}: no key has so many parts")
     data: Any = value
     for name in reversed(path):
         data = {name: data}
@@ -152,19 +165,24 @@ def _nested(key: str, value: Any, place: str) -> Document:
 
 def _labels(cells: list[tuple[dict[str, Any], RunConfig]]) -> list[str]:
     """``plain-20``, and behind it only what is needed to tell apart nets of the same kind and depth."""
-    same_net: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    keys = {key for choice, _ in cells for key in choice}
+    values: dict[tuple[str, int, str], set[str]] = defaultdict(set)
     for choice, config in cells:
-        same_net[config.model.kind, config.model.depth].append(choice)
+        for key in keys:
+            values[config.model.kind, config.model.depth, key].add(repr(choice.get(key)))
     labels = []
     for choice, config in cells:
-        others = same_net[config.model.kind, config.model.depth]
         extras = []
         for key, value in choice.items():
-            if key not in ("model.kind", "model.depth") and any(other.get(key) != value for other in others):
+            differs = len(values[config.model.kind, config.model.depth, key]) > 1
+            if differs and key not in ("model.kind", "model.depth"):
                 shown = "+".join(map(str, value)) if isinstance(value, list) else str(value)
                 extras.append(f"{key.rsplit('.', 1)[-1]}{shown}")
         name = "-".join([config.model.kind, str(config.model.depth), *extras])
-        labels.append("".join(c if c.isalnum() or c in "-+._" else "_" for c in name))
+        label = "".join(c if c.isalnum() or c in "-+._" else "_" for c in name)
+        if len(label) > MAX_LABEL:
+            label = f"{label[: MAX_LABEL - 9]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+        labels.append(label)
     return labels
 
 

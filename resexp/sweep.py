@@ -42,15 +42,13 @@ def plan(study: Study, cells: list[Cell], results: Path) -> list[tuple[Cell, Run
     return [(cell, Run(results / study.name / cell.config.folder, cell.label)) for cell in cells]
 
 
-def prepare(
-    chosen: Sequence[tuple[Cell, Run]], executor: ExecutorConfig, say: Callable[[str], None]
-) -> set[torch.device]:
-    """Open the data of the chosen runs and find their devices, before a folder is made.
+def prepare(chosen: Sequence[tuple[Cell, Run]], say: Callable[[str], None], *, here: bool = True) -> set[torch.device]:
+    """Open the data of the chosen runs and, if they are to be trained `here`, find their devices, before a folder is
+    made.
 
     Raises UserError where this machine has not what a run asks for, or has other data than the run was begun on.
-    Of a cluster's devices nothing is known here.
     """
-    devices = {hardware.choose_device(cell.config.train) for cell, _ in chosen if executor.name == "local"}
+    devices = {hardware.choose_device(cell.config.train) for cell, _ in chosen} if here else set()
     fingerprints: dict[DataConfig, str] = {}
     sides: dict[DataConfig, int] = {}
     for cell, run in chosen:
@@ -76,7 +74,7 @@ def prepare(
 def create(study: Study, cell: Cell, results: Path, say: Callable[[str], None]) -> Run:
     """The run folder of one cell, recorded in its study."""
     ((_, run),) = chosen = plan(study, [cell], results)
-    prepare(chosen, ExecutorConfig(), say)
+    prepare(chosen, say)
     run.create(cell.config)
     StudyFolder(results / study.name).add_to_plan(study.name, study.description, _planned(cell))
     return run
@@ -101,7 +99,9 @@ def sweep(
     """
     folder = StudyFolder(results / study.name)
     with locked(folder.lock_path, f"the study in {folder.folder}"):
-        devices = prepare(plan(study, chosen, results), study.executor, display.say)
+        here = study.executor.name == "local"
+        devices = prepare(plan(study, chosen, results), display.say, here=here)
+        engine = make_engine(study.executor, devices, display.say)
         outcome = Outcome(folder.folder)
         for cell, run in plan(study, cells, results):
             run.create(cell.config)
@@ -116,7 +116,6 @@ def sweep(
                 outcome.problems.append((run, describe(run)))
             else:
                 todo.append((run, cell.config.cost))
-        engine = make_engine(study.executor, devices, display.say)
         train_all(engine, study.executor, todo, outcome, fail_fast=fail_fast, stop=stop, display=display, wait=wait)
     return outcome
 

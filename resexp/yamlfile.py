@@ -1,8 +1,8 @@
 """YAML with line numbers: every value knows the file and line it came from, so an error can name it.
 
 Three departures from PyYAML's defaults, each because the default hides a mistake: duplicate keys are refused (PyYAML
-keeps the last), ``1e-1`` is a number (YAML 1.1 reads it as text), and the number of nodes is bounded (aliases can
-multiply a small file without end).
+keeps the last), ``1e-1`` is a number (YAML 1.1 reads it as text), and everything is bounded: bytes, nodes (aliases can
+multiply a small file without end), levels, and numbers (some of YAML 1.1's spellings take quadratic time to read).
 """
 
 from __future__ import annotations
@@ -15,16 +15,34 @@ from typing import Any
 
 import yaml
 
-from resexp.errors import UserError
+from resexp.errors import UserError, visible
+from resexp.outside import read_file
 
 KeyPath = tuple[str | int, ...]
 
+MAX_BYTES = 1 << 20
 MAX_NODES = 10_000
 MAX_NESTING = 30
+MAX_DIGITS = 100
+"""Characters of a number, however it is spelt."""
+
+_TEXT = "tag:yaml.org,2002:str"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the floats of YAML 1.2."""
+    """PyYAML's safe loader with the floats of YAML 1.2, which stops where a document is too large."""
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.name, self.nodes, self.level = name, 0, 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.nodes, self.level = self.nodes + 1, self.level + 1
+        if self.nodes > 2 * MAX_NODES or self.level > MAX_NESTING + 1:  # a key and its value are two nodes
+            raise _too_large(f"{self.name}:{self.line + 1}")
+        node = super().compose_node(parent, index)
+        self.level -= 1
+        return node
 
 
 class _Dumper(yaml.SafeDumper):
@@ -56,7 +74,7 @@ class Document:
 def parse(text: str, name: str) -> Document:
     """Parse a YAML mapping. `name` is what errors call the text: a file's path, or ``--set``."""
     try:
-        loader = _Loader(text)
+        loader = _Loader(text, name)
         node = loader.get_single_node()
         if node is None:
             return Document({}, {(): name})
@@ -71,21 +89,25 @@ def parse(text: str, name: str) -> Document:
         raise UserError(f"{where}: YAML syntax error: {error.problem or error.context}") from None
     except yaml.YAMLError as error:  # e.g. a character YAML does not allow
         raise UserError(f"{name}: YAML error: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise UserError(f"{name}: YAML nested too deeply") from None
+    except (ValueError, ArithmeticError) as error:  # e.g. an escape that stands for no character
+        raise UserError(f"{name}: YAML error: {error}") from None
+
+
+def _too_large(where: str) -> UserError:
+    return UserError(f"{where}: too large for a study: over {MAX_NODES} values or {MAX_NESTING} levels")
 
 
 def _build(loader: _Loader, node: yaml.Node, path: KeyPath, name: str, places: dict[KeyPath, str]) -> Any:
     where = f"{name}:{node.start_mark.line + 1}"
     if len(places) >= MAX_NODES or len(path) > MAX_NESTING:
-        raise UserError(f"{where}: too large for a study: over {MAX_NODES} values or {MAX_NESTING} levels")
+        raise _too_large(where)
     places.setdefault(path, where)
     if isinstance(node, yaml.MappingNode):
         built: dict[str, Any] = {}
         for key_node, value_node in node.value:
             at = f"{name}:{key_node.start_mark.line + 1}"
             key = key_node.value
-            if key_node.tag != "tag:yaml.org,2002:str":
+            if key_node.tag != _TEXT or not key.isprintable():
                 raise UserError(f"{at}: keys are words, got {key!r}")
             if key in built:
                 first = places[(*path, key)].rsplit(":", 1)[-1]
@@ -96,8 +118,10 @@ def _build(loader: _Loader, node: yaml.Node, path: KeyPath, name: str, places: d
     if isinstance(node, yaml.SequenceNode):
         return [_build(loader, item, (*path, i), name, places) for i, item in enumerate(node.value)]
     try:
+        if node.tag != _TEXT and len(node.value) > MAX_DIGITS:
+            raise ValueError(f"over {MAX_DIGITS} characters; quote it if it is text")
         value = loader.construct_object(node, deep=True)
-    except (ValueError, LookupError, AttributeError) as error:  # e.g. the date 2020-13-01, or !!bool perhaps
+    except (ValueError, LookupError, AttributeError, ArithmeticError) as error:  # e.g. 2020-13-01, or !!bool perhaps
         raise UserError(f"{where}: {dotted(path)}: can't read {node.value!r}: {error}") from None
     if value is not None and not isinstance(value, str | bool | int | float):
         raise UserError(f"{where}: {dotted(path)}: expected text or a number, got {value!r}; quote it if it is text")
@@ -119,21 +143,26 @@ def read(path: Path, find: Callable[[str], Path] = Path) -> Document:
 
 
 def _read(path: Path, find: Callable[[str], Path], chain: tuple[Path, ...]) -> Document:
-    if path.resolve() in chain:
-        raise UserError(f"{path}: extends itself, by way of {', '.join(p.name for p in chain)}")
     try:
-        text = path.read_text(encoding="utf-8")
+        own = path.resolve()
+        text = read_file(path, MAX_BYTES).decode()
+    except RuntimeError:
+        raise UserError(f"{path}: a link that leads to itself") from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder, expected a YAML file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    if own in chain:
+        raise UserError(f"{path}: extends itself, by way of {', '.join(p.name for p in chain)}")
+    if len(chain) > MAX_NESTING:
+        raise UserError(f"{path}: the last of over {MAX_NESTING} files that extend one another")
     document = parse(text, str(path))
     base = document.data.pop("extends", None)
     if base is None:
         return document
-    if not isinstance(base, str):
+    if not isinstance(base, str) or visible(base) != base:
         raise UserError(f"{document.place(('extends',))}: extends: expected the path of one YAML file, got {base!r}")
     beside = path.parent / base
     try:
@@ -142,9 +171,9 @@ def _read(path: Path, find: Callable[[str], Path], chain: tuple[Path, ...]) -> D
             raise UserError(f"{base}: no such file beside it")
     except UserError as error:
         raise UserError(f"{document.place(('extends',))}: extends: {error}") from None
-    below = _read(target, find, (*chain, path.resolve()))
-    for own in ("name", "description"):
-        below.data.pop(own, None)
+    below = _read(target, find, (*chain, own))
+    for key in ("name", "description"):
+        below.data.pop(key, None)
     return merge(below, document)
 
 
@@ -184,7 +213,7 @@ def overrides(settings: list[str]) -> Document:
     for setting in settings:
         keys, equals, value = setting.partition("=")
         path = tuple(keys.strip().split("."))
-        if not equals or not all(path):
+        if not equals or not all(path) or len(path) > MAX_NESTING:
             raise UserError(f"--set {setting}: expected KEY=VALUE with a dotted key, such as train.lr=0.05")
         name = f"--set {setting}"
         parsed = parse(f"value: {value}", name).data["value"]

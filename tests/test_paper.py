@@ -106,6 +106,22 @@ def test_only_the_readings_that_apply_are_listed() -> None:
     assert set(read_as(deep, "bf16")) == usual | {"end of the warm-up", "precision"}
 
 
+def test_processes_that_train_a_run_together_take_bn_statistics_apart_unless_they_are_synced() -> None:
+    """On two, as on the paper's two GPUs, that is a reading of it; on more it is a departure from it."""
+    apart, synced = RunConfig(), RunConfig(train=TrainConfig(sync_bn=True))
+
+    def said(config: RunConfig, *worlds: int) -> str:
+        return next(r.ours for r in paper.readings(config, "fp32", worlds) if r.topic == "BN statistics in training")
+
+    assert said(apart, 1) == said(synced, 1) == "over all 128 images of a batch"
+    assert said(apart, 2).startswith("over the 64 images of each of 2 processes;")
+    assert said(apart, 2, 1).startswith("over all 128 images of a batch, and over the 64 images of each of 2")
+    assert said(synced, 4) == "over all 128 images of a batch, which 4 processes share (train.sync_bn)"
+    assert paper.departures(apart, "cifar10", 2) == paper.departures(synced, "cifar10", 8) == []
+    [departure] = paper.departures(apart, "cifar10", 8)
+    assert str(departure) == "images that share BN's statistics 16 of 128 instead of 128, or 64 on each GPU"
+
+
 def test_a_reading_says_what_the_run_did() -> None:
     half = RunConfig(data=Cifar10Data(split="holdout"), train=TrainConfig(batch_size=64, milestones=[]))
     ours = read_as(half, "bf16")

@@ -16,6 +16,7 @@ from resexp.report import build_report
 from resexp.report.probes import Section, inside
 from resexp.report.summary import summarise
 from resexp.store import Run, StudyFolder
+from resexp.training.probing import write_record
 from tests.test_report import SMALL, add_family, study
 
 __all__ = ["study"]
@@ -36,10 +37,9 @@ def run_of(folder: StudyFolder, label: str, seed: int = 0) -> Run:
 
 
 def put(folder: StudyFolder, label: str, seed: int, name: str, step: int, **record: Any) -> Path:
-    path = run_of(folder, label, seed).probe_path(name, step)
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"probe": name, "step": step, "resexp": "0", **record}))
-    return path
+    run = run_of(folder, label, seed)
+    write_record(run, {"probe": name, "step": step, **record})
+    return run.probe_path(name, step)
 
 
 def shown(folder: StudyFolder) -> tuple[dict[str, Section], list[str]]:
@@ -109,7 +109,7 @@ def test_branches_at_both_ends_of_the_axis(folder: StudyFolder) -> None:
         put(folder, label, 0, "branches", END, blocks=blocks)
     section = shown(folder)[0]["Residual branches"]
     assert section.says == (
-        "The median over blocks of |F(x)| / |x| is 0.7 at depth 8, 0.2 at depth 20 in residual nets, trained."
+        "The median over blocks of |F(x)| / |x| is 0.7 at depth 8, nan at depth 20 in residual nets, trained."
     )
     assert lines_of(section, "probe-branches")[1] == [
         pytest.approx(math.nan, nan_ok=True),
@@ -164,7 +164,7 @@ def test_ensembles_of_nets_and_of_families(folder: StudyFolder) -> None:
         lines = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
         lines[-1]["test_error"] = len(wrong) / 20
         run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        Logits(values, labels, "f").write(run.logits_path)
+        run.logits_path.write_bytes(Logits(values, labels, "f").pack())
 
     for net in ("plain-8", "plain-20"):
         keep(net, 0, [0, 1])

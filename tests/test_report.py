@@ -55,7 +55,11 @@ def write_run(study: Path, kind: str, depth: int, seed: int, error: float, **opt
         train_images=5000,
         val_images=0,
     )
-    words = dict.fromkeys(Attempt.model_fields, "x") | {"command": options.get("command", "resexp sweep")}
+    words = dict.fromkeys(Attempt.model_fields, "x") | {
+        "precision": "fp32",
+        "world": 1,
+        "command": options.get("command", "resexp sweep"),
+    }
     attempt = Attempt.model_validate({**words, "from_step": 0, "threads": 1, "to_step": steps, "state": "finished"})
     run.write_manifest(Manifest(signature=config.signature, parameters=1000 * depth, data=data, attempts=[attempt]))
     return PlannedRun(folder=str(config.folder), label=f"{kind}-{depth}{options.get('variant', '')}")
@@ -245,7 +249,7 @@ def test_damaged_files_get_a_line(study: Callable[..., StudyFolder]) -> None:
     says = [absence.message.rpartition("/")[2] for absence in summary.absent]
     assert says[0].startswith("manifest.json: damaged (Invalid JSON")
     assert says[1] == "metrics.jsonl: the run is finished, but not all of its measurements are here"
-    assert says[2] == "metrics.jsonl:1: not a JSON object; restore the file or delete the run"
+    assert says[2] == "metrics.jsonl:1: no event with its numbers; restore it or delete the run"
     assert "config.yaml: was changed" in summary.absent[3].message
     assert summary.verdict.headline.startswith("So far: plain nets degrade")
     for damage in ("[]", '{"runs": 5}', '{"runs": [5]}', "{"):

@@ -80,7 +80,8 @@ def test_every_mistake_is_said_at_once_with_its_place(tmp_path: Path) -> None:
         "4: model.width: should be a valid integer, got '8'",
         "6: train.batch_size: should be greater than or equal to 2, got 0",
         "7: train.precision: got 'bf61'; allowed: auto, fp32, bf16, fp16 (did you mean 'bf16'?)",
-        "8: colour: unknown key, got 'red'; allowed: name, description, data, model, train, probes, grid, seeds, executor",
+        "8: colour: unknown key, got 'red'; "
+        "allowed: name, description, data, model, train, probes, grid, seeds, executor",
     ]
 
 
@@ -158,8 +159,8 @@ def test_a_base_that_is_not_there_is_named_with_the_line_that_asks_for_it(tmp_pa
 def test_an_override_of_a_key_that_does_not_exist_is_refused(write_study: Write) -> None:
     assert mistakes(write_study(), "train.warmup=3") == [
         "--set train.warmup=3: train.warmup: unknown key, got 3; allowed: steps, batch_size, lr, milestones, gamma, "
-        "momentum, weight_decay, warmup_lr, warmup_until, start, precision, eval_every, bn_images, device, eager, "
-        "compile, log_every, checkpoint_steps, checkpoint_seconds (did you mean 'warmup_lr'?)"
+        "momentum, weight_decay, warmup_lr, warmup_until, start, precision, eval_every, bn_images, sync_bn, device, "
+        "eager, compile, log_every, checkpoint_steps, checkpoint_seconds (did you mean 'warmup_lr'?)"
     ]
 
 

@@ -540,7 +540,7 @@ def test_a_torn_last_line_is_ignored_and_a_damaged_one_named(make_run: Callable[
         file.write(b'{"event": "tra')
     assert run.metrics() == lines
     run.metrics_path.write_bytes(b"hello\n" + run.metrics_path.read_bytes())
-    with pytest.raises(UserError, match=r"metrics.jsonl:1: not a JSON object"):
+    with pytest.raises(UserError, match=r"metrics.jsonl:1: no event with its numbers"):
         run.metrics()
 
 

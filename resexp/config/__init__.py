@@ -53,6 +53,8 @@ class RunConfig(Section):
     def _only_bn_has_statistics(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
         if train.bn_images and "model" in info.data and info.data["model"].norm != "batch":
             raise ValueError("bn_images is about BN's statistics, and this net has no BN; leave it out")
+        if train.sync_bn and "model" in info.data and info.data["model"].norm != "batch":
+            raise ValueError("sync_bn is about BN's statistics, and this net has no BN; leave it out")
         return train
 
     @field_validator("probes")

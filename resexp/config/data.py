@@ -14,7 +14,7 @@ class _AnyData(Section):
 
     split: Literal["full", "holdout"] = "full"
     """`full` trains on all training images; `holdout` keeps 10 % of them for validation (the paper's 45k/5k)."""
-    split_seed: Annotated[int, Field(ge=0)] = 0
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Which images are held out; the same for every run of the study."""
     resize: Annotated[int, Field(ge=4, le=512, multiple_of=4)] | None = None
     """Resize images to this many pixels a side (antialiased). For small machines; changes the experiment."""
@@ -44,7 +44,7 @@ class ShapesData(_AnyData):
     """Procedural images: coloured, textured shapes in ten classes; needs no download."""
 
     source: Literal["shapes"]
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the image generator."""
     train_images: Annotated[int, Field(ge=100, le=1_000_000)] = 5000
     """Number of training images."""

@@ -13,8 +13,8 @@ class RayConfig(Section):
     """Tasks on a Ray cluster (extra `ray`)."""
 
     address: str | None = None
-    """Of an existing cluster, such as `auto` or `10.0.0.1:6379`. Default: $RAY_ADDRESS; without, a cluster on this machine
-    that ends with the sweep."""
+    """Of an existing cluster, such as `auto` or `10.0.0.1:6379`. Default: $RAY_ADDRESS; without, a cluster on this
+    machine that ends with the sweep."""
     cpus: Annotated[float, Field(gt=0)] = 1
     """CPU cores of a job; a run that begins has as many threads."""
     gpus: Annotated[float, Field(ge=0)] = 0
@@ -40,6 +40,8 @@ class SlurmConfig(Section):
     """With more than one, all GPUs of a job train each run together, by torchrun."""
     setup: tuple[str, ...] = Field(default=(), strict=False)
     """Shell lines that a job begins with, such as `module load cuda`."""
+    poll_seconds: Annotated[float, Field(gt=0)] = 5.0
+    """Between two looks at the queue."""
     options: dict[str, str | int] = {}  # noqa: RUF012 - a field of a frozen model
     """Further options of sbatch, such as `qos: high`."""
 

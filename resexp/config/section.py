@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from resexp.errors import visible
 
 
 class Section(BaseModel):
@@ -19,6 +21,13 @@ class Section(BaseModel):
     added: ClassVar[dict[str, Any]] = {}
     """Fields that came after the first release, each with the value that means "as before": a run that has it keeps the
     signature, and so the folder, that it always had."""
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_shown(cls, value: Any) -> Any:
+        if isinstance(value, str) and visible(value) != value:
+            raise ValueError("holds control characters")
+        return value
 
     def science(self) -> dict[str, Any]:
         """The fields that change what is measured."""

@@ -19,11 +19,11 @@ class TrainConfig(Section):
     """The recipe. A step is one update on one batch (the paper's iteration)."""
 
     mechanics = frozenset({"log_every", "checkpoint_steps", "checkpoint_seconds", "device", "eager", "compile"})
-    added = {"start": None, "bn_images": None}  # noqa: RUF012 - a ClassVar of Section
+    added = {"start": None, "bn_images": None, "sync_bn": False}  # noqa: RUF012 - a ClassVar of Section
 
-    steps: Annotated[int, Field(ge=1)] = 64_000
+    steps: Annotated[int, Field(ge=1, lt=2**63)] = 64_000
     """Number of updates."""
-    batch_size: Annotated[int, Field(ge=2)] = 128
+    batch_size: Annotated[int, Field(ge=2, lt=2**63)] = 128
     """Images per step."""
     lr: Annotated[float, Field(gt=0)] = 0.1
     """Initial learning rate."""
@@ -44,20 +44,23 @@ class TrainConfig(Section):
     with identity blocks inserted (section 1). Default: He's random weights."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 on a GPU that has it, else fp32. fp16 trains with a loss scaler."""
-    eval_every: Annotated[int, Field(ge=1)] = 4000
+    eval_every: Annotated[int, Field(ge=1, lt=2**63)] = 4000
     """Steps between evaluations (clean training error; validation error with `split: holdout`). Always at the end."""
-    bn_images: Annotated[int, Field(ge=2)] | None = None
+    bn_images: Annotated[int, Field(ge=2, lt=2**63)] | None = None
     """Recompute BN's statistics over this many training images once training has ended, as for the paper's released
     models. Default: keep the moving averages."""
+    sync_bn: bool = False
+    """Where several processes train the run (torchrun): take BN's statistics over the whole batch. Default: over each
+    one's part of it, and rank 0's moving averages count."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = "auto"
     """`auto` takes cuda, else mps, else cpu."""
     eager: bool = False
     """Launch every kernel from Python instead of replaying a step as one CUDA graph. For debugging and comparison."""
     compile: bool = False
     """Compile each shape of block with torch.compile. Slower on a CPU; on a GPU see `resexp bench --compile`."""
-    log_every: Annotated[int, Field(ge=1)] = 100
+    log_every: Annotated[int, Field(ge=1, lt=2**63)] = 100
     """Steps between lines of metrics; each is the mean over the steps since the last."""
-    checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
+    checkpoint_steps: Annotated[int, Field(ge=1, lt=2**63)] | None = None
     """Steps between checkpoints, in addition to checkpoint_seconds."""
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Seconds between checkpoints."""

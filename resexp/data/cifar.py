@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import tarfile
 from pathlib import Path
@@ -36,34 +37,36 @@ def archive_path(config: Cifar10Data, home: Path) -> Path:
     return path / ARCHIVE if path.is_dir() or not config.path else path
 
 
-def verify(path: Path) -> None:
-    """Raise UserError unless `path` is the official archive, byte for byte."""
+def verify(path: Path) -> bytes:
+    """The official archive. Raises UserError unless that is what `path` is, byte for byte."""
     if not path.is_file():
         raise UserError(
             f"{path}: CIFAR-10 is not here; run `resexp data fetch`, or download {ARCHIVE} (170 MB, md5 {MD5}) "
             f"by hand and place it there"
         )
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        content = file.read(SIZE + 1)
+    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if digest != MD5:
         size = path.stat().st_size
         cause = f"truncated, {size:,} of {SIZE:,} bytes" if size < SIZE else f"{size:,} bytes"
         raise UserError(f"{path}: wrong md5 {digest} ({cause}), expected {MD5}; delete it and run `resexp data fetch`")
+    return content
 
 
 def decode(path: Path) -> ImageSet:
-    """Read the archive. Its pickles are opened only after the md5 of the whole is right."""
-    verify(path)
+    """Read the archive. Its pickles are opened only after the md5 of the whole is right, and from the same bytes."""
+    content = verify(path)
     images: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     labels: dict[str, list[int]] = {"train": [], "test": []}
     names = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
-    with tarfile.open(path) as archive:
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         for split, batches in names.items():
             for batch in batches:
                 member = archive.extractfile(f"cifar-10-batches-py/{batch}")
                 assert member is not None, "the md5 vouches for the archive's members"
-                content = pickle.load(member, encoding="latin1")
+                rows = pickle.load(member, encoding="latin1")
                 # Each row is a (3, 32, 32) image.
-                images[split].extend(content["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-                labels[split].extend(content["labels"])
+                images[split].extend(rows["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+                labels[split].extend(rows["labels"])
     return ImageSet(_CLASSES, images, {split: np.array(values) for split, values in labels.items()})

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from resexp.config import Cifar10Data, DataConfig, FolderData
 from resexp.data import cifar, folder, shapes
 from resexp.data.images import ImageSet, Pixels
 from resexp.errors import UserError
 from resexp.files import locked, naming, write_atomic
+from resexp.outside import Count, Record, read_record
 
 HOLDOUT = 0.1
 """Share of the training images kept for validation: the paper's 5k of 50k."""
+
+
+class _Meta(Record):
+    """meta.json: what a cache holds."""
+
+    classes: Annotated[list[str], Field(min_length=2)]
+    fingerprint: str
+    train_images: Count
+    size: tuple[Count, Count]
+    """Height and width of the images."""
+    bytes: dict[str, Count]
+    """The size of each file."""
 
 
 def data_home() -> Path:
@@ -75,16 +88,16 @@ def open_dataset(config: DataConfig, say: Callable[[str], None] = lambda line: N
     if meta is None:
         say(f"decoding {name} into {cache}")
         meta = _build(cache, decode, config.resize)
-    if meta["fingerprint"] == cifar.FINGERPRINT:
+    if meta.fingerprint == cifar.FINGERPRINT:
         name = "cifar10"
-    side = meta["size"]
-    if side[0] % 4 or side[1] % 4:
+    height, width = meta.size
+    if height % 4 or width % 4:
         raise UserError(
-            f"data: images are {side[1]}x{side[0]}; the nets halve them twice, so each side must be divisible by 4: "
-            f"set data.resize to {max(8, side[0] // 4 * 4)}"
+            f"data: images are {width}x{height}; the nets halve them twice, so each side must be divisible by 4: "
+            f"set data.resize to {max(8, height // 4 * 4)}"
         )
-    train_index, val_index = _split(meta["train_images"], len(meta["classes"]), config)
-    return Dataset(cache, name, meta["fingerprint"], meta["classes"], train_index, val_index)
+    train_index, val_index = _split(meta.train_images, len(meta.classes), config)
+    return Dataset(cache, name, meta.fingerprint, meta.classes, train_index, val_index)
 
 
 def _split(images: int, classes: int, config: DataConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -100,19 +113,17 @@ def _split(images: int, classes: int, config: DataConfig) -> tuple[NDArray[np.in
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
-def _read_meta(cache: Path) -> dict[str, Any] | None:
+def _read_meta(cache: Path) -> _Meta | None:
     """What the cache holds, or None where it is absent or damaged."""
     try:
-        meta: dict[str, Any] = json.loads((cache / "meta.json").read_bytes())
-        whole = meta.keys() >= {"classes", "fingerprint", "train_images", "size"} and all(
-            (cache / name).stat().st_size == size for name, size in meta["bytes"].items()
-        )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        meta = read_record(cache / "meta.json", _Meta)
+        whole = meta and all((cache / name).stat().st_size == size for name, size in meta.bytes.items())
+    except (OSError, UserError):
         return None
     return meta if whole else None
 
 
-def _build(cache: Path, decode: Callable[[], ImageSet], size: int | None) -> dict[str, Any]:
+def _build(cache: Path, decode: Callable[[], ImageSet], size: int | None) -> _Meta:
     """Decode into a temporary folder and rename it: a cache is whole or absent. One process at a time builds it."""
     with locked(cache.with_name(f".{cache.name}.lock"), "the cache", wait=True):
         if (meta := _read_meta(cache)) is not None:
@@ -127,14 +138,14 @@ def _build(cache: Path, decode: Callable[[], ImageSet], size: int | None) -> dic
                 images = image_set.stacked(split, size)
                 _save(temporary / f"{split}_images.npy", images)
                 _save(temporary / f"{split}_labels.npy", image_set.labels[split])
-            meta = {
-                "classes": image_set.classes,
-                "fingerprint": image_set.fingerprint(),
-                "train_images": len(image_set.images["train"]),
-                "size": list(images.shape[1:3]),
-                "bytes": {file.name: file.stat().st_size for file in temporary.iterdir()},
-            }
-            write_atomic(temporary / "meta.json", json.dumps(meta))
+            meta = _Meta(
+                classes=image_set.classes,
+                fingerprint=image_set.fingerprint(),
+                train_images=len(image_set.images["train"]),
+                size=images.shape[1:3],
+                bytes={file.name: file.stat().st_size for file in temporary.iterdir()},
+            )
+            write_atomic(temporary / "meta.json", meta.model_dump_json())
             temporary.rename(cache)
             return meta
         finally:

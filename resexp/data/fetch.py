@@ -73,6 +73,8 @@ def _download(url: str, part: Path, progress: Callable[[str, int, int], None]) -
             while chunk := _read(response):
                 file.write(chunk)
                 done += len(chunk)
+                if done > cifar.SIZE:
+                    raise ConnectionError(f"sent more than {cifar.SIZE:,} bytes")
                 progress(url, done, cifar.SIZE)
     if done < cifar.SIZE:
         raise ConnectionError(f"the connection ended after {done:,} of {cifar.SIZE:,} bytes")

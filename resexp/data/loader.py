@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resexp.config import DataConfig
+from resexp.distributed import ALONE, Ranks
 
 
 class Plan(NamedTuple):
@@ -44,14 +45,20 @@ class Batches:
     """
 
     def __init__(
-        self, index: NDArray[np.int64], config: DataConfig, seed: int, size: int, device: torch.device
+        self,
+        index: NDArray[np.int64],
+        config: DataConfig,
+        seed: int,
+        size: int,
+        device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """`index` are the images to draw from, `size` is that of a batch."""
+        """`index` are the images to draw from, `size` is that of a batch, of which each of the `ranks` gets a part."""
         self.index, self.config, self.seed, self.size = index, config, seed, size
         n = len(index)
         self.epochs = (n + size - 2) // n + 1  # that a batch may touch, where it begins with an epoch's last image
         self._ring = torch.zeros((4, self.epochs * n), dtype=torch.int64, device=device)
-        self._within = torch.arange(size, device=device)
+        self._within = torch.arange(size, device=device).chunk(ranks.world)[ranks.rank]
         self._held: dict[int, int] = {}
 
     def prepare(self, step: int) -> None:
@@ -67,7 +74,7 @@ class Batches:
                 self._held[place] = epoch
 
     def plan(self, step: Tensor) -> Plan:
-        """The batch of update number `step`, an int64 tensor (1,) on the device."""
+        """The batch of update number `step`, an int64 tensor (1,) on the device; this rank's part of it."""
         position = (step * self.size + self._within) % self._ring.shape[1]
         return Plan(*self._ring.index_select(1, position))
 

@@ -9,6 +9,7 @@ from resexp.config import ExecutorConfig
 from resexp.executors.engine import Engine
 from resexp.executors.local import Local
 from resexp.executors.loop import Loop
+from resexp.executors.slurm import Slurm
 
 if TYPE_CHECKING:
     import torch
@@ -19,8 +20,10 @@ __all__ = ["Loop", "make_engine"]
 def make_engine(config: ExecutorConfig, devices: set[torch.device], say: Callable[[str], None]) -> Engine:
     """The engine that `config` names; on this machine it uses the `devices` that the runs ask for.
 
-    Raises UserError where it is not installed.
+    Raises UserError where this machine has no way to it.
     """
+    if config.name == "slurm":
+        return Slurm(config, say)
     if config.name == "ray":
         from resexp.executors.ray import Ray
 

@@ -47,8 +47,9 @@ class Local:
         if config.pack and self._on_cpu:
             say("--pack is for GPUs; on CPU cores every run has a process of its own")
         # Processes are forked from a server that has torch imported and nothing running: each starts in milliseconds.
+        # The first optimizer of a process would import torch._dynamo, which takes seconds.
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["resexp.executors.worker", "resexp.cli"])
+        self._context.set_forkserver_preload(["resexp.executors.worker", "resexp.cli", "torch._dynamo"])
         # A signal to the whole group is for us: workers are asked by us, and the server must outlive them. What is
         # blocked stays blocked in processes that are started; workers unblock it when they can save what they have.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)

@@ -62,7 +62,7 @@ class Loop:
                 if (self._stop() or (self._failed and self._fail_fast)) and not self._asked:
                     self._ask()
                 self._start(capacity)
-                if self._engine.outlives and (self._asked or not wait):
+                if self._engine.outlives and (self._stop() or not wait):
                     break
                 self._engine.wait([live.handle for live in self._live])
                 for live in list(self._live):
@@ -77,7 +77,7 @@ class Loop:
     def _ask(self) -> None:
         self._asked = True
         self._queue.clear()
-        if not self._engine.outlives:
+        if not (self._engine.outlives and self._stop()):
             for live in self._live:
                 live.handle.stop()
 

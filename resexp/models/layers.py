@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,13 +11,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
+from resexp.distributed import ALONE, Ranks
 
 
 class BatchNorm(nn.BatchNorm2d):
     """BN that does not count batches: averages of fixed momentum don't need it, and it is one more kernel a layer."""
 
+    ranks: Ranks = ALONE
+    """Whose images its statistics are taken over; see `across`."""
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
+        if self.training and self.ranks.world > 1:
+            return self._across(x)
         return F.batch_norm(
             x,
             self.running_mean,
@@ -27,6 +34,23 @@ class BatchNorm(nn.BatchNorm2d):
             self.momentum or 0.0,
             self.eps,
         )
+
+    def _across(self, x: Tensor) -> Tensor:
+        """As in training, over the images of all ranks, each of which has as many."""
+        images = x.float()
+        parts = self.ranks.gather(torch.stack(torch.var_mean(images, (0, 2, 3), correction=0)))
+        variances, means = parts.unbind(1)
+        mean = means.mean(0)
+        variance = (variances + (means - mean) ** 2).mean(0)
+        count = self.ranks.world * x.numel() // x.shape[1]
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            self.running_mean.lerp_(mean, self.momentum or 0.0)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum or 0.0)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        y = (images - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+        return y.to(x.dtype)
 
 
 class Scalar(nn.Module):
@@ -78,9 +102,10 @@ class Draws(nn.Module):
         self.calls: Tensor
         self.register_load_state_dict_pre_hook(_keep_draws)  # type: ignore[no-untyped-call]
 
-    def forward(self, like: Tensor) -> Tensor:
-        """Numbers of the shape of `like`, float32."""
-        counter = self.calls * like.numel() + torch.arange(1, like.numel() + 1, device=like.device)
+    def forward(self, like: Tensor, ranks: Ranks = ALONE) -> Tensor:
+        """Numbers of the shape of `like`, float32; where it is a part of what several `ranks` have, that part's."""
+        first = self.calls * like.numel() * ranks.world + like.numel() * ranks.rank
+        counter = first + torch.arange(1, like.numel() + 1, device=like.device)
         self.calls += 1
         z = self.key + counter * -7046029254386353131
         z = (z ^ _shifted(z, 30)) * -4658895280553007687
@@ -118,6 +143,9 @@ class StochasticDepth(nn.Module):
 class Dropout(nn.Module):
     """Zeroes each number with probability `rate` and scales up the others; nothing in eval mode."""
 
+    ranks: Ranks = ALONE
+    """Who have the batch together; see `across`."""
+
     def __init__(self, rate: float = 0.5) -> None:
         super().__init__()
         self.rate, self.draws = rate, Draws()
@@ -126,8 +154,23 @@ class Dropout(nn.Module):
         """(B, C) -> (B, C)."""
         if not self.training:
             return x
-        kept: Tensor = self.draws(x) >= self.rate
+        kept: Tensor = self.draws(x, self.ranks) >= self.rate
         return x * kept.to(x.dtype) / (1 - self.rate)
+
+
+@contextlib.contextmanager
+def across(ranks: Ranks, modules: Iterable[BatchNorm | Dropout]) -> Iterator[None]:
+    """Let a batch be what the `ranks` have together, in these modules and for as long as the context lasts.
+
+    Only while all of them do the same: what one does by itself must not wait for the others.
+    """
+    for module in modules:
+        module.ranks = ranks
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.ranks = ALONE
 
 
 def he_init(model: nn.Module) -> None:

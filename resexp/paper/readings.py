@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from resexp.config import RunConfig
@@ -79,12 +79,6 @@ _OPEN: tuple[tuple[str, str, str, Callable[[RunConfig], str | None]], ...] = (
         ),
     ),
     (
-        "BN statistics in training",
-        "batches of 128 on two GPUs; whether over 64 images on each or over all 128 is not said",
-        "section 4.2, training",
-        lambda run: f"over all {run.train.batch_size} images of a batch",
-    ),
-    (
         "initial weights",
         "He's (reference 13); fan-in or fan-out, and those of the last layer, are not said",
         "section 4.2, training",
@@ -99,9 +93,27 @@ _OPEN: tuple[tuple[str, str, str, Callable[[RunConfig], str | None]], ...] = (
 )
 
 
-def readings(config: RunConfig, precision: str) -> list[Reading]:
-    """How a run reads what the paper leaves open, as far as it comes up; `precision` is what the run computed in."""
+def _statistics(run: RunConfig, world: int) -> str:
+    batch = run.train.batch_size
+    if world == 1:
+        return f"over all {batch} images of a batch"
+    if run.train.sync_bn:
+        return f"over all {batch} images of a batch, which {world} processes share (train.sync_bn)"
+    return f"over the {batch // world} images of each of {world} processes; the moving averages are those of the first"
+
+
+def readings(config: RunConfig, precision: str, worlds: Collection[int] = (1,)) -> list[Reading]:
+    """How a run reads what the paper leaves open, as far as it comes up; `precision` is what the run computed in,
+    `worlds` are the numbers of processes that trained it together, one after the other."""
     found = [(topic, paper, source, ours(config)) for topic, paper, source, ours in _OPEN]
+    found.append(
+        (
+            "BN statistics in training",
+            "batches of 128 on two GPUs; whether over 64 images on each or over all 128 is not said",
+            "section 4.2, training",
+            ", and ".join(_statistics(config, world) for world in sorted(worlds)),
+        )
+    )
     if precision != "fp32":
         found.append(
             ("precision", "not said; the Caffe of its time computes in fp32", "section 4.2, training", precision)

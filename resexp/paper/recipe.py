@@ -97,12 +97,17 @@ RECIPE = (
 """The recipe of section 4.2. The split is not in it: whether the paper trained on 45k or 50k images is ambiguous."""
 
 
-def departures(config: RunConfig, dataset: str) -> list[Departure]:
+def departures(config: RunConfig, dataset: str, world: int = 1) -> list[Departure]:
     """Where a run departs from the paper's data, nets and recipe; empty: it may be set beside the paper's numbers.
 
-    `dataset` is what the images are, whatever they were read from.
+    `dataset` is what the images are, whatever they were read from; `world` is how many processes trained it together.
     """
     found = []
+    if world > 2 and config.model.norm == "batch" and not config.train.sync_bn:
+        parts = f"{config.train.batch_size // world} of {config.train.batch_size}"
+        found.append(
+            Departure("images that share BN's statistics", "train.sync_bn", "128, or 64 on each GPU", parts, _TRAINING)
+        )
     if dataset != "cifar10":
         found.append(Departure("images", "data.source", "cifar10", dataset, _IMAGES))
     for entry in RECIPE:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from resexp.files import write_atomic
+from resexp.errors import UserError
+from resexp.files import write_all
 from resexp.report import page
 from resexp.report.deviations import deviations, markdown
 from resexp.report.plots import Plot, controls_plot, curves_plot, depth_plot
@@ -22,19 +23,21 @@ LARGE, SMALL = (7.0, 4.2), (6.0, 4.2)
 def build_report(study: StudyFolder, to: Path) -> Summary:
     """Write index.html, summary.csv, summary.md, deviations.md and figures/ to the folder `to`.
 
-    Each file is replaced as a whole, the page last. Raises UserError while no run has finished.
+    All are made before the first is replaced; see `files.write_all`. Raises UserError while no run has finished.
     """
+    if (study.folder / "report").is_symlink():
+        raise UserError(f"{study.folder / 'report'}: a link, which the report would be written through; remove it")
     summary = summarise(study)
     sections, remarks = inside(study, summary)
     plots = draw(summary) | {name: plot for section in sections for name, plot in section.plots.items()}
-    (to / "figures").mkdir(parents=True, exist_ok=True)
-    for name, plot in plots.items():
-        for kind in ("png", "svg", "pdf"):
-            write_atomic(to / "figures" / f"{name}.{kind}", plot.file(kind), sync=False)
-    write_atomic(to / "summary.csv", page.csv(summary))
-    write_atomic(to / "summary.md", page.markdown(summary, sections, remarks))
-    write_atomic(to / "deviations.md", markdown(summary.name, deviations(summary.nets)))
-    write_atomic(to / "index.html", page.html(summary, plots, sections, remarks))
+    files: dict[str, str | bytes] = {
+        f"figures/{name}.{kind}": plot.file(kind) for name, plot in plots.items() for kind in ("png", "svg", "pdf")
+    }
+    files["summary.csv"] = page.csv(summary)
+    files["summary.md"] = page.markdown(summary, sections, remarks)
+    files["deviations.md"] = markdown(summary.name, deviations(summary.nets))
+    files["index.html"] = page.html(summary, plots, sections, remarks)
+    write_all(to, files)
     return summary
 
 

@@ -10,6 +10,7 @@ import jinja2
 import pandas as pd
 
 import resexp
+from resexp.errors import visible
 from resexp.report.controls import sentences, varied
 from resexp.report.deviations import deviations
 from resexp.report.estimates import Estimate
@@ -21,6 +22,7 @@ from resexp.report.summary import Summary
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("resexp.report", "."),
     autoescape=True,  # whatever a name, a message or a command holds, it is shown, never run
+    finalize=lambda value: visible(value) if type(value) is str else value,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -83,7 +85,7 @@ def provenance(summary: Summary) -> list[tuple[str, str]]:
     facts = {
         "command": "command", "resexp": "resexp", "commit": "commit", "Python": "python", "torch": "torch",
         "CUDA": "cuda", "system": "platform", "device": "device", "precision": "precision",
-        "CPU threads a run": "threads",
+        "CPU threads a run": "threads", "processes a run": "world",
     }  # fmt: skip
     manifests = [record.manifest for record in summary.records]
     attempts = [attempt for manifest in manifests for attempt in manifest.attempts]
@@ -138,7 +140,7 @@ def markdown(summary: Summary, sections: Sequence[Section], remarks: Sequence[st
         lines += ["", f"{section.title}: {section.says}"]
         lines += ["", *_rows(*section.table)] if section.table else []
     lines += ["", *remarks] if remarks else []
-    return "\n".join(lines) + "\n"
+    return visible("\n".join(lines) + "\n")
 
 
 def _rows(header: list[str], rows: list[list[str]]) -> list[str]:

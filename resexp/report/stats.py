@@ -63,7 +63,8 @@ class RunRecord:
     @property
     def departures(self) -> list[paper.Departure]:
         """Where the run departs from the paper's data, nets and recipe; empty: it may be set beside the paper."""
-        return paper.departures(self.config, self.manifest.data.name)
+        world = max(attempt.world for attempt in self.manifest.attempts)
+        return paper.departures(self.config, self.manifest.data.name, world)
 
     @cached_property
     def errors(self) -> dict[str, float]:
@@ -71,7 +72,8 @@ class RunRecord:
         if not self.finished:
             return {}
         last = {name: self.metrics[name].dropna() for name in _ERRORS}
-        found = {"running": self._running_error()}
+        running = self._running_error()
+        found = {} if running is None else {"running": running}
         for metric, column in (
             ("clean", "clean_train_error"),
             ("test", "test_error"),
@@ -86,14 +88,19 @@ class RunRecord:
         """Training time, without evaluation."""
         return float(self.metrics["train_seconds"].dropna().iloc[-1])
 
-    def _running_error(self) -> float:
+    @property
+    def complete(self) -> bool:
+        """Whether every number of a finished run is there."""
+        return {"running", "clean", "test"} <= self.errors.keys() and bool(self.metrics["train_seconds"].notna().any())
+
+    def _running_error(self) -> float | None:
         train = self.config.train
         start = train.milestones[-1] if train.milestones else train.steps * 3 // 4
         lines = self.metrics[self.metrics["event"] == "train"]
         # Each line is the mean over the steps since the line before it.
         lengths = lines["step"].diff().fillna(lines["step"])
-        late = lines["step"] > start
-        return float((lines["train_error"] * lengths)[late].sum() / lengths[late].sum())
+        late = (lines["step"] > start) & (lengths > 0) & lines["train_error"].notna()
+        return float((lines["train_error"] * lengths)[late].sum() / lengths[late].sum()) if late.any() else None
 
     def to_json(self) -> dict[str, Any]:
         """The run's numbers, for scripts."""
@@ -116,16 +123,14 @@ def read(run: Run) -> RunRecord | None:
     if manifest is None:
         return None
     # The status is read before the metrics: what it says has ended, they hold.
-    metrics = pd.DataFrame(run.metrics())
-    metrics = metrics.reindex(columns=dict.fromkeys(["event", "step", "train_seconds", *metrics.columns, *_ERRORS]))
-    try:
-        metrics = metrics.astype(dict.fromkeys(["step", "train_seconds", *_ERRORS], float))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{run.metrics_path}: {error}; restore the file or delete the run") from None
+    numbers = ("step", "train_seconds", *_ERRORS)
+    lines = [{name: line.get(name) for name in ("event", *numbers)} for line in run.metrics()]
+    metrics = pd.DataFrame(lines, columns=["event", *numbers]).astype(dict.fromkeys(numbers, float))
     metrics[list(_ERRORS)] *= 100
-    if status.state == "finished" and not {"train", "eval", "test"} <= set(metrics["event"]):
+    record = RunRecord(run, config, status, manifest, metrics)
+    if record.finished and not record.complete:
         raise UserError(f"{run.metrics_path}: the run is finished, but not all of its measurements are here")
-    return RunRecord(run, config, status, manifest, metrics)
+    return record
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,8 @@ class Net:
     @cached_property
     def errors(self) -> dict[str, Estimate]:
         """Each error of METRICS that the net's runs have."""
-        return {m: Estimate(tuple(run.errors[m] for run in self.runs)) for m in METRICS if m in self.runs[0].errors}
+        having = [m for m in METRICS if all(m in run.errors for run in self.runs)]
+        return {m: Estimate(tuple(run.errors[m] for run in self.runs)) for m in having}
 
     @property
     def departures(self) -> list[paper.Departure]:
@@ -182,8 +188,9 @@ class Net:
     @property
     def readings(self) -> list[paper.Reading]:
         """How the net reads what the paper leaves open."""
-        attempts = {attempt.precision for run in self.runs for attempt in run.manifest.attempts}
-        return paper.readings(self.runs[0].config, " and ".join(sorted(attempts)))
+        attempts = [attempt for run in self.runs for attempt in run.manifest.attempts]
+        precision = " and ".join(sorted({attempt.precision for attempt in attempts}))
+        return paper.readings(self.runs[0].config, precision, {attempt.world for attempt in attempts})
 
     @property
     def differences(self) -> list[str]:

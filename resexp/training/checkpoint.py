@@ -6,18 +6,31 @@ import hashlib
 import io
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from resexp.errors import UserError
+from resexp.outside import read_file
 from resexp.store import Run
 
 _KIND = b"resexp checkpoint "
 _MAGIC = _KIND + b"2 sha256 "
 _HEADER = len(_MAGIC) + 64 + 1
+MAX_BYTES = 1 << 36
+
+_STATE = {
+    "signature": str, "seed": int, "trainer": dict, "evaluated": int, "tested": bool, "best": dict | None,
+    "window": list, "metrics_bytes": int,
+}  # fmt: skip
+_TRAINER = {
+    "step": int, "model": dict, "optimizer": dict, "scaler": dict, "warming_up": bool, "running_error": float,
+    "seconds": float,
+}  # fmt: skip
+_BEST = {"step": int, "val_error": float, "model": dict}
 
 
 class DamagedCheckpoint(Exception):
@@ -33,9 +46,9 @@ def pack(state: dict[str, Any]) -> bytes:
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any]:
-    """Load what `save` saved. Raises DamagedCheckpoint if a byte is missing or changed, UserError if it is of another
-    version of resexp."""
-    content = path.read_bytes()
+    """Load what `save` saved. Raises DamagedCheckpoint if a byte is missing or changed, UserError if it is of
+    another version of resexp, or was never a session's."""
+    content = read_file(path, MAX_BYTES)
     if content.startswith(_KIND) and not content.startswith(_MAGIC[: len(_KIND) + 2]):
         raise UserError(
             f"{path}: written by another version of resexp, which can finish it; delete the run folder to begin anew"
@@ -43,8 +56,51 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
     payload = content[_HEADER:]
     if content[:_HEADER] != _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n":
         raise DamagedCheckpoint(f"{path}: truncated or changed")
-    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
-    return state
+    try:
+        _check_size(payload)
+        state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception as error:  # the digest is no signature: whoever wrote the file can have written anything
+        raise _foreign(path, str(error).partition("\n")[0]) from None
+    _check(path, state, _STATE)
+    _check(path, state["trainer"], _TRAINER)
+    if state["best"] is not None:
+        _check(path, state["best"], _BEST)
+    return dict(state)
+
+
+def _check_size(payload: bytes) -> None:
+    """torch.save compresses nothing: what would unpack to more than the file's own size is no checkpoint."""
+    with zipfile.ZipFile(io.BytesIO(payload)) as archive:
+        members = archive.infolist()
+    if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > len(payload):
+        raise ValueError("compressed")
+
+
+def _check(path: Path, state: Any, kinds: dict[str, Any]) -> None:
+    """That a part of the state has its keys; what they hold is looked at no deeper, for it may refer to itself."""
+    for key, kind in kinds.items():
+        if not isinstance(state, dict) or key not in state or not isinstance(state[key], kind):
+            raise _foreign(path, f"{key} is missing, or not of its kind")
+
+
+def _foreign(path: Path, why: str) -> UserError:
+    return UserError(f"{path}: no checkpoint of resexp's ({why}); delete it, or the run folder, to begin anew")
+
+
+def into(model: nn.Module, weights: dict[str, Any], folder: Path) -> None:
+    """Give `model` the weights that a checkpoint in `folder` holds. Raises UserError where they are of another net."""
+    own = model.state_dict()
+    if weights.keys() != own.keys() or not all(fits(weights[name], value) for name, value in own.items()):
+        raise UserError(f"{folder}: its checkpoint holds the weights of another net; delete it to begin anew")
+    model.load_state_dict(weights)
+
+
+def fits(value: Any, own: Tensor) -> bool:
+    """Whether `value`, from a checkpoint, is a tensor like `own`."""
+    plain = type(value) is Tensor and value.layout == torch.strided and not value.is_meta
+    return plain and value.shape == own.shape and value.dtype == own.dtype
 
 
 def save(run: Run, state: dict[str, Any]) -> None:
@@ -88,7 +144,9 @@ def load(run: Run, device: torch.device) -> tuple[dict[str, Any] | None, str]:
                 state = read(path, device)
             except DamagedCheckpoint:
                 damaged.append(path.name)
-                path.unlink()  # or the next save would keep it as the previous one
+                if run.claim:  # or the next save would keep it as the previous one; out of the way as files are made
+                    with run.claim.guarded():
+                        path.rename(run.claim.folder / path.name).unlink()
             else:
                 return state, f"{' and '.join(damaged)} damaged; continuing from {path.name}" if damaged else ""
     return None, f"{' and '.join(damaged)} damaged; starting anew" if damaged else ""

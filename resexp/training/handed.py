@@ -43,7 +43,7 @@ def hand_down(deep_config: RunConfig, subject: Subject, classes: int) -> dict[st
     config = check(run, deep_config)
     _, weights = checkpoint.final_weights(run)
     shallow, deep = build_model(config.model, classes), subject.model
-    shallow.load_state_dict(weights)
+    checkpoint.into(shallow, weights, run.folder)
     shallow.to(subject.images.device)
     assert isinstance(shallow, ResNet)
     assert isinstance(deep, ResNet)

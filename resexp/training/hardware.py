@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from resexp.config import TrainConfig
+from resexp.distributed import ALONE, Ranks
 from resexp.errors import UserError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -27,6 +28,8 @@ class Hardware:
     """On a GPU, a queue of the run's own: kernels of several runs fill it together."""
     graphs: bool = False
     """Whether steps are replayed as CUDA graphs."""
+    ranks: Ranks = ALONE
+    """The processes that train the run, each on a device of its own."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -59,15 +62,18 @@ def tune_process(threads: int | None) -> None:
 
 
 def choose(
-    config: TrainConfig, begun_in: str | None = None, say: Callable[[str], None] = lambda line: None
+    config: TrainConfig,
+    begun_in: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    ranks: Ranks = ALONE,
 ) -> Hardware:
     """The hardware that `config` asks for; a run keeps the precision that it was `begun_in`.
 
     A GPU without bf16 gets fp16, and `say` hears of it. Raises UserError where the machine has no such device.
     """
-    device, precision = choose_device(config), begun_in or config.precision
+    device, precision = choose_device(config, ranks), begun_in or config.precision
     if device.type != "cuda":
-        return Hardware(device, "fp32" if precision == "auto" else precision)
+        return Hardware(device, "fp32" if precision == "auto" else precision, ranks=ranks)
     with torch.cuda.device(device):
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "auto":
@@ -75,7 +81,7 @@ def choose(
     elif precision == "bf16" and not has_bf16:
         say(f"{torch.cuda.get_device_name(device)} has no bf16; training in fp16 with a loss scaler")
         precision = "fp16"
-    return Hardware(device, precision, graphs=not config.eager)
+    return Hardware(device, precision, graphs=not config.eager and ranks.world == 1, ranks=ranks)
 
 
 _idle_streams: list[torch.cuda.Stream] = []
@@ -98,11 +104,18 @@ def give_back(hardware: Hardware) -> None:
         _idle_streams.append(hardware.stream)
 
 
-def choose_device(config: TrainConfig) -> torch.device:
-    """The device that `config` asks for, which is not touched. Raises UserError where the machine has none such."""
+def choose_device(config: TrainConfig, ranks: Ranks = ALONE) -> torch.device:
+    """The device that `config` asks for, which is not touched; each of several `ranks` on a machine gets a GPU.
+
+    Raises UserError where the machine has none such.
+    """
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if ranks.world > 1:
+        if name not in ("cuda", "cpu"):
+            raise UserError(f"train.device: {name} is one device, for {ranks.world} processes; set it to cuda or cpu")
+        name = f"cuda:{ranks.local}" if name == "cuda" else name
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         have = f"it has {count} GPUs" if count else "torch finds no GPU (driver? CPU-only build?)"

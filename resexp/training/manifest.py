@@ -34,6 +34,7 @@ def new_attempt(hardware: Hardware, from_step: int) -> Attempt:
         device=hardware.name,
         precision=hardware.precision,
         threads=torch.get_num_threads(),
+        world=hardware.ranks.world,
     )
 
 

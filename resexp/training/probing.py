@@ -95,7 +95,7 @@ def probe(
     subject, step = _untrained(config, dataset), 0
     if not initial:
         step, weights = checkpoint.final_weights(run)
-        subject.model.load_state_dict(weights)
+        checkpoint.into(subject.model, weights, run.folder)
     elif config.train.start:
         hand_down(config, subject, len(dataset.classes))
     finish(keep(run, name, step, PROBES[name].take(subject), stop))

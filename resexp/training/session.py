@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from typing import Any, BinaryIO
 import torch
 
 from resexp.data import open_dataset
+from resexp.distributed import Ranks
 from resexp.errors import UserError
 from resexp.files import naming, sync_folder
 from resexp.logits import Logits
@@ -20,6 +22,7 @@ from resexp.records import DataRecord, Manifest, State, Status
 from resexp.store import Run
 from resexp.study import load_run
 from resexp.training import checkpoint, manifest
+from resexp.training.follow import assemble
 from resexp.training.handed import hand_down
 from resexp.training.hardware import choose, tune_process, with_stream
 from resexp.training.probing import copy_of, keep, subject_of, write_record
@@ -41,13 +44,21 @@ class Session:
         hear: Callable[[Status], None],
         say: Callable[[str], None],
         threads: int | None,
+        ranks: Ranks,
+        world_may_change: bool,
     ) -> None:
         self.run, self.status, self.stop, self.hear = run, status, stop, hear
         self.config = load_run(run.config_path)
         before = run.manifest()
+        if before and (began := before.attempts[-1].world) != ranks.world and not world_may_change:
+            raise UserError(
+                f"{run.folder}: trained by {began} process{'es' * (began > 1)} so far, now by {ranks.world}; "
+                f"start as many as before, or add --allow-world-change"
+            )
         # What sums are rounded to, and in which order, must not change in the middle of a run.
         tune_process(before.attempts[-1].threads if before else threads)
-        self.hardware = with_stream(choose(self.config.train, before.attempts[-1].precision if before else None, say))
+        precision = before.attempts[-1].precision if before else None
+        self.hardware = with_stream(choose(self.config.train, precision, say, ranks))
         self.dataset = open_dataset(self.config.data, say)
         self.probes = self.config.probes.due(self.config.train.steps)
         self.evaluated, self.bn_recomputed, self.tested = 0, False, False
@@ -57,6 +68,7 @@ class Session:
         with torch.cuda.stream(self.hardware.stream):
             self.trainer = Trainer(self.config, self.dataset, self.hardware, say)
             self._continue(say)
+            assemble(self.trainer)
         self._begin_attempt(before)
 
     # -- set-up ---------------------------------------------------------------------------------------------------
@@ -83,30 +95,30 @@ class Session:
         elif self.config.train.start:
             found = hand_down(self.config, subject_of(self.trainer), len(self.dataset.classes))
             write_record(run, found)
-        size = run.metrics_path.stat().st_size if run.metrics_path.exists() else 0
-        if size < metrics_bytes:
-            raise UserError(
-                f"{run.metrics_path}: {size} bytes, but the checkpoint was written after {metrics_bytes}; "
-                f"restore the file, or delete the run folder to begin anew"
-            )
-        self.metrics = self._open_metrics(metrics_bytes)
+        self.metrics = self._open_metrics(metrics_bytes, state.get("metrics_sha256") if state else None)
         for record in run.metrics():
             self.bn_recomputed |= record["event"] == "bn"
             for name in ("train_error", "clean_train_error", "val_error", "test_error"):
                 setattr(self.status, name, record.get(name, getattr(self.status, name)))
 
-    def _open_metrics(self, kept: int) -> BinaryIO:
+    def _open_metrics(self, kept: int, sha256: str | None) -> BinaryIO:
         """A file of the attempt's own that begins with the first `kept` bytes of metrics.jsonl, and replaces it.
 
-        What an attempt that was taken over may still append goes to a file that nobody sees.
+        What an attempt that was taken over may still append goes to a file that nobody sees. Raises UserError where
+        those bytes are not what they were.
         """
         run = self.run
         assert run.claim
+        before = run.metrics_path.read_bytes()[:kept] if run.metrics_path.exists() else b""
+        self.digest = hashlib.sha256(before)
+        if len(before) < kept or sha256 not in (None, self.digest.hexdigest()):
+            raise UserError(
+                f"{run.metrics_path}: its first {kept} bytes were changed, but the checkpoint was written after them; "
+                f"restore the file, or delete the run folder to begin anew"
+            )
         with run.claim.guarded():
             own = (run.claim.folder / run.metrics_path.name).open("w+b")
-            if kept:
-                with run.metrics_path.open("rb") as before:
-                    own.write(before.read(kept))
+            own.write(before)
             own.flush()
             os.fsync(own.fileno())
             (run.claim.folder / run.metrics_path.name).rename(run.metrics_path)
@@ -286,9 +298,11 @@ class Session:
     # -- what the folder hears ------------------------------------------------------------------------------------
 
     def _append(self, event: str, record: dict[str, Any]) -> None:
+        line = json.dumps({"event": event, **record}).encode() + b"\n"
         with naming(self.run.metrics_path):
-            self.metrics.write(json.dumps({"event": event, **record}).encode() + b"\n")
+            self.metrics.write(line)
             self.metrics.flush()
+        self.digest.update(line)
 
     def _save(self) -> None:
         """Write a checkpoint, unless the weights are no numbers: then the last one is the last good state."""
@@ -307,6 +321,7 @@ class Session:
                 "best": self.best,
                 "window": self.window,
                 "metrics_bytes": self.metrics.tell(),
+                "metrics_sha256": self.digest.hexdigest(),
             },
         )
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 
 from resexp.claim import Superseded
+from resexp.distributed import ALONE, Ranks, lost
 from resexp.errors import UserError
 from resexp.records import Status
 from resexp.store import Run
@@ -24,6 +25,10 @@ class OutOfMemory(UserError):
     """The device had too little memory for the run, beside what else it held."""
 
 
+class RankLost(UserError):
+    """Another process that trains the same run has ended, or can't be reached any more."""
+
+
 class DeviceFailed(UserError):
     """The device is gone, or refuses all further work of this process."""
 
@@ -35,6 +40,8 @@ def train(
     hear: Callable[[Status], None] = lambda status: None,
     say: Callable[[str], None] = lambda line: None,
     threads: int | None = None,
+    ranks: Ranks = ALONE,
+    world_may_change: bool = False,
 ) -> Status:
     """Train the run in its folder to the end, or until `stop()`; continue it if it was begun.
 
@@ -42,8 +49,12 @@ def train(
     A continued run has the same metrics and weights as one that was never interrupted: bit for bit on a CPU. Raises
     UserError or OSError for what can be mended from outside, which leaves the run to be begun or continued; anything
     else marks it as failed. Both are recorded in the folder.
+
+    Where several `ranks` train the run, rank 0 calls this and the others `follow`. It goes on with as many as before,
+    unless the `world_may_change`.
     """
-    return finish(attempt(run, stop=stop, hear=hear, say=say, threads=threads))
+    work = attempt(run, stop=stop, hear=hear, say=say, threads=threads, ranks=ranks, world_may_change=world_may_change)
+    return finish(work)
 
 
 def attempt(
@@ -53,13 +64,15 @@ def attempt(
     hear: Callable[[Status], None] = lambda status: None,
     say: Callable[[str], None],
     threads: int | None = None,
+    ranks: Ranks = ALONE,
+    world_may_change: bool = False,
 ) -> Work[Status]:
     """`train`, piece by piece, so that several runs can take turns in one process."""
     with run.claimed() as run:
         status = run.status().model_copy(update={"state": "running", "message": "", "traceback": ""})
         session = None
         try:
-            session = Session(run, status, stop, hear, say, threads)
+            session = Session(run, status, stop, hear, say, threads, ranks, world_may_change)
             assert run.claim
             for steps in session.work():
                 run.claim.beat()
@@ -93,6 +106,8 @@ def _explained(error: Exception, run: Run) -> Exception:
     words = text.partition("\n")[0][:100]
     if not isinstance(error, RuntimeError):
         return error
+    if what := lost(error):
+        return RankLost(f"{run.folder}: another rank is gone ({what}); the same command continues")
     if isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
         return OutOfMemory(
             f"{run.folder}: out of GPU memory; free some, or lower train.batch_size or model.width ({words})"

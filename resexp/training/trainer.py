@@ -17,6 +17,8 @@ from resexp.data import Dataset
 from resexp.data.loader import Batches, augment, normalise, pixel_mean, plan_epoch
 from resexp.errors import UserError
 from resexp.models import build_model
+from resexp.models.layers import BatchNorm, Dropout, across
+from resexp.training.checkpoint import fits, into
 from resexp.training.graph import Replayed, compile_blocks
 from resexp.training.hardware import Hardware
 from resexp.training.optim import Schedule, learning_rate, make_optimizer
@@ -55,13 +57,21 @@ class Trainer:
 
     A step reads nothing from the host: the device counts steps, finds the batch and the rate by the count, and keeps
     what is to be recorded. So it can be replayed as a CUDA graph, and the host need not wait for it.
+
+    Where several ranks train the run, each has a trainer and takes its part of every batch, and of what is evaluated.
+    What is done with that of rank 0 is done with all (see `follow`), and what it records and finds is of all.
     """
 
     def __init__(
         self, config: RunConfig, dataset: Dataset, hardware: Hardware, say: Callable[[str], None] = lambda line: None
     ) -> None:
         self.config, self.dataset, self.hardware = config, dataset, hardware
-        device, train = hardware.device, config.train
+        device, train, ranks = hardware.device, config.train, hardware.ranks
+        if train.batch_size % ranks.world:
+            raise UserError(
+                f"train.batch_size: {train.batch_size} images can't be shared out evenly among {ranks.world} "
+                f"processes; start as many as divide it"
+            )
         if train.bn_images and train.bn_images > len(dataset.train_index):
             raise UserError(
                 f"train.bn_images: {train.bn_images} asked for, but only {len(dataset.train_index)} images are trained "
@@ -71,13 +81,20 @@ class Trainer:
         self.model = build_model(config.model, len(dataset.classes)).to(memory_format=torch.channels_last).to(device)
         if train.compile:
             compile_blocks(self.model)
+        self.net: nn.Module = self.model
+        """What computes a step; see `join`."""
+        self._of_batches = [
+            module
+            for module in self.model.modules()
+            if isinstance(module, Dropout) or (train.sync_bn and isinstance(module, BatchNorm))
+        ]
         self.schedule = Schedule(train, device)
         self.optimizer = make_optimizer(train, self.model, self.schedule.rate)
         self.autocast = torch.autocast(device.type, hardware.dtype, enabled=hardware.precision != "fp32")
         self.scaler = torch.amp.GradScaler(device.type, enabled=hardware.precision == "fp16")
         self.images, self.labels = (torch.from_numpy(array).to(device) for array in dataset.train())
         self.mean = pixel_mean(self.images, torch.from_numpy(dataset.train_index).to(device))
-        self.batches = Batches(dataset.train_index, config.data, config.seed, train.batch_size, device)
+        self.batches = Batches(dataset.train_index, config.data, config.seed, train.batch_size, device, ranks)
         self.step = self.read_to = 0
         self.seconds = 0.0
         """Wall time of training, shared with the runs that were trained side by side."""
@@ -92,9 +109,14 @@ class Trainer:
         self._train_step = Replayed(self._update, hardware, say)
         self._eval_step = Replayed(self._evaluate_batch, hardware, say)
 
+    def join(self) -> None:
+        """Train with the other ranks from now on, beginning with the weights of rank 0."""
+        self.net = self.hardware.ranks.wrap(self.model)
+
     def advance(self, until: int, pause: Callable[[], bool]) -> Work[None]:
         """Train until step `until`, until `pause()`, or until the records must be read."""
         until = min(until, self.read_to + MEMORY)
+        self.hardware.ranks.order("advance", until)
         started, pace = time.perf_counter(), Pace(self.hardware)
         self.model.train()
         while self.step < until:
@@ -103,7 +125,7 @@ class Trainer:
                 self.batches.prepare(self.step)
                 self._train_step()
                 self.step += 1
-            paused = pause()
+            paused = self.hardware.ranks.agree(pause())
             yield from pace.queued(steps, ahead=0 if paused or self.step == until else 1)
             if paused:
                 break
@@ -111,24 +133,28 @@ class Trainer:
 
     def _update(self) -> None:
         """One step on one batch."""
+        ranks = self.hardware.ranks
         plan = self.batches.plan(self._counter)
         x, y = augment(self.images, self.mean, plan, self.config.data.pad), self.labels[plan.image]
         self.schedule.set_rate(self._counter)
         self.optimizer.zero_grad()
-        with self.autocast:
-            logits = self.model(x)
+        with self.autocast, across(ranks, self._of_batches):
+            logits = self.net(x)
             loss = F.cross_entropy(logits, y)
         torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         wrong = (logits.detach().argmax(1) != y).sum().float()
-        record = torch.stack((loss.detach().float(), wrong, self.schedule.warming_up.float()))
+        found = torch.stack((loss.detach().float() / ranks.world, wrong))
+        ranks.sum_(found)
+        record = torch.cat((found, self.schedule.warming_up.float()[None]))
         self._records.index_copy_(1, self._counter % MEMORY, record[:, None])
-        self.schedule.watch(wrong / len(y))
+        self.schedule.watch(found[1] / self.config.train.batch_size)
         self._counter += 1
 
     def read(self) -> list[StepRecord]:
         """The records of the steps since the last call, in one transfer."""
+        self.hardware.ranks.order("read")
         steps = range(self.read_to, self.step)
         self.read_to = self.step
         columns = self._records.cpu()[:, [step % MEMORY for step in steps]].T.tolist()
@@ -153,6 +179,9 @@ class Trainer:
 
         Raises Stopped if `pause()` between batches.
         """
+        ranks = self.hardware.ranks
+        ranks.order("evaluate", split)
+        ranks.share(self.model.state_dict().values())
         if split == "test":
             images, labels = map(torch.from_numpy, self.dataset.test())
             index = torch.arange(len(images))
@@ -162,21 +191,26 @@ class Trainer:
         pace = Pace(self.hardware)
         self.model.eval()
         self._eval_sums.zero_()
-        kept = [self._eval_logits[:0]]
-        for number, part in enumerate(torch.split(index.to(images.device), len(self._eval_labels)), 1):
+        index, places = index.to(images.device), len(self._eval_labels)
+        logits = self._eval_logits.new_zeros((len(index) if split == "test" else 0, len(self.dataset.classes)))
+        for number, start in enumerate(range(0, len(index), places * ranks.world), 1):
+            first = start + places * ranks.rank
+            part = index[first : first + places]  # in the end there may be none left for the last ranks
             self._eval_images[: len(part)].copy_(images[part])
             self._eval_labels[: len(part)].copy_(labels[part])
             self._eval_labels[len(part) :].fill_(NO_CLASS)
             self._eval_step()
             if split == "test":
-                kept.append(self._eval_logits[: len(part)].clone())
+                logits[first : first + len(part)] = self._eval_logits[: len(part)]
             if number % pace.stride == 0:
-                if pause():
+                if ranks.agree(pause()):
                     raise Stopped
                 yield from pace.queued(0, ahead=1)
+        ranks.sum_(self._eval_sums)
+        ranks.sum_(logits)
         yield from pace.queued(0, ahead=0)
         wrong, loss = self._eval_sums.tolist()
-        return Evaluation(wrong / len(index), loss / len(index), torch.cat(kept))
+        return Evaluation(wrong / len(index), loss / len(index), logits)
 
     @torch.inference_mode()
     def _evaluate_batch(self) -> None:
@@ -224,13 +258,22 @@ class Trainer:
 
     @contextlib.contextmanager
     def weights(self, weights: dict[str, Tensor]) -> Iterator[None]:
-        """Other weights, for as long as the context lasts; in place, so that what was captured holds."""
+        """Other weights, for as long as the context lasts; in place, so that what was captured holds.
+
+        Other ranks have them once something is evaluated with them.
+        """
         own = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.model.load_state_dict(weights)
+        into(self.model, weights, self.config.folder)
         try:
             yield
         finally:
             self.model.load_state_dict(own)
+            self.share()
+
+    def share(self) -> None:
+        """Give the weights and statistics of rank 0 to the other ranks."""
+        self.hardware.ranks.order("share")
+        self.hardware.ranks.share(self.model.state_dict().values())
 
     def state(self) -> dict[str, Any]:
         """All that a continuation needs; batches and rates follow from the step."""
@@ -245,14 +288,31 @@ class Trainer:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` returned; before the first step."""
+        """Continue from what `state` returned; before the first step. Raises UserError where it is of another run."""
+        momenta = state["optimizer"].get("state")
+        if not 0 <= state["step"] <= self.config.train.steps or not self._are_momenta(momenta):
+            raise UserError(f"{self.config.folder}: its checkpoint is of another run; delete it to begin anew")
         self.step = self.read_to = state["step"]
         self._counter.fill_(self.step)
-        self.model.load_state_dict(state["model"])
+        into(self.model, state["model"], self.config.folder)
         (own,) = ({**group} for group in self.optimizer.param_groups)  # of this device, and the rate it reads
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": momenta})
         self.optimizer.param_groups[0].update(own)
         self.scaler.load_state_dict(state["scaler"])
         self.schedule.warming_up.fill_(state["warming_up"])
         self.schedule.running_error.fill_(state["running_error"])
         self.seconds = state["seconds"]
+
+    def _are_momenta(self, momenta: Any) -> bool:
+        """Whether a checkpoint's state of the optimiser is, for some of the parameters, their momentum."""
+        parameters = dict(enumerate(self.optimizer.param_groups[0]["params"]))
+        return (
+            isinstance(momenta, dict)
+            and momenta.keys() <= parameters.keys()
+            and all(isinstance(kept, dict) and kept.keys() <= {"momentum_buffer"} for kept in momenta.values())
+            and all(
+                value is None or fits(value, parameters[number])
+                for number, kept in momenta.items()
+                for value in kept.values()
+            )
+        )

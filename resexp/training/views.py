@@ -183,7 +183,7 @@ def evaluate_run(run: Run, mode: Mode, say: Callable[[str], None] = lambda line:
     tune_process(last.threads)
     hardware = choose(config.train, last.precision, say)
     model = build_model(config.model, len(dataset.classes)).to(memory_format=torch.channels_last)
-    model.load_state_dict(checkpoint.final_weights(run)[1])
+    checkpoint.into(model, checkpoint.final_weights(run)[1], run.folder)
     model.to(hardware.device)
     mean = pixel_mean(train_images, torch.from_numpy(dataset.train_index)).to(hardware.device)
     batch = min(EVAL_BATCH, 4 * config.train.batch_size)

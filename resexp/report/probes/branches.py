@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from resexp.report.probes.material import Found, Material, Number, Record, Section
+from resexp.report.probes.material import MAX_LAYERS, Found, Material, Number, Part, Record, Section
 from resexp.report.probes.panels import by_family, number, profiles
 
 
-class _Block(BaseModel):
+class _Block(Part):
     block: str
     ratio: Number
 
@@ -17,7 +17,7 @@ class _Block(BaseModel):
 class Branches(Record):
     """See `resexp.probes.signals.branches`."""
 
-    blocks: list[_Block] = Field(min_length=1)
+    blocks: list[_Block] = Field(min_length=1, max_length=MAX_LAYERS)
 
     @property
     def places(self) -> list[str]:

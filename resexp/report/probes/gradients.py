@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from resexp.report.plots import MARKERS, PALETTE, Plot, styled
-from resexp.report.probes.material import INITIAL, Found, Material, Moments, Number, Record, Section
+from resexp.report.probes.material import INITIAL, MAX_LAYERS, Found, Material, Moments, Number, Part, Record, Section
 from resexp.report.probes.panels import by_family, course, each, panels, places, profiles, span
 
 NEAR = 0.1
 """The distance that the sentence is about, as a share of the image's norm."""
 
 
-class _Layer(BaseModel):
+class _Layer(Part):
     layer: str
     norm: Number
 
@@ -23,9 +23,9 @@ class _Layer(BaseModel):
 class Gradients(Record):
     """See `resexp.probes.gradients`."""
 
-    layers: list[_Layer] = Field(min_length=2)
+    layers: list[_Layer] = Field(min_length=2, max_length=MAX_LAYERS)
     snr: Number
-    distances: list[float] = Field(min_length=1)
+    distances: list[Annotated[float, Field(gt=0)]] = Field(min_length=1, max_length=1000)
     agreement: list[Number]
 
     @model_validator(mode="after")
@@ -98,9 +98,14 @@ def _agreement(found: Moments[Gradients]) -> Plot:
     return plot
 
 
+def _rise(record: Gradients) -> float:
+    """Of the norm, from the last layer before the classifier to the first."""
+    return record.norms[0] / record.norms[-2] if record.norms[-2] else math.nan
+
+
 def _sentence(moment: str, nets: list[Found[Gradients]]) -> str:
     # The classifier is left out: its gradient has another shape, and no BN behind it.
-    norms = each(nets, lambda alike: span(float(net.mean(lambda r: r.norms[0] / r.norms[-2])) for net in alike))
+    norms = each(nets, lambda alike: span(float(net.mean(_rise)) for net in alike))
     cosines = each(nets, lambda alike: course([float(net.mean(lambda r: r.near)) for net in alike]))
     return (
         f"{moment[0].upper()}{moment[1:]}, the gradient's norm at the first layer over that at the last before the "

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
+from pydantic import Field
 
-from pydantic import BaseModel, Field
-
+from resexp.errors import UserError
+from resexp.outside import MAX_RECORD, parse_json, read_file
 from resexp.report.plots import INK, PALETTE, Plot, curve, styled
-from resexp.report.probes.material import Material, Record, Section
+from resexp.report.probes.material import Material, Part, Record, Section
 from resexp.report.stats import RunRecord
 
 
-class _Member(BaseModel):
+class _Member(Part):
     run: str
     label: str
 
@@ -19,7 +19,7 @@ class _Member(BaseModel):
 class Identity(Record):
     """The record of the construction argument (section 1); errors are fractions."""
 
-    source: str = Field(alias="from")
+    source: str = Field(alias="from", pattern=r"^[^$\p{C}]+$")  # a dollar would begin a formula in the figure
     depth: int
     kind: str
     handed_error: float
@@ -34,10 +34,10 @@ def identity(material: Material) -> Section | None:
     """Training error of the continued and the fresh net over the steps, with the error that was handed down."""
     path = material.folder / "probes" / "identity.json"
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(read_file(path, MAX_RECORD))
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (UserError, ValueError):
         found = None
     record = material.checked(path, found, Identity)
     if record is None:

@@ -22,7 +22,7 @@ LEAST = 1e-6
 class Landscape(Record):
     """See `resexp.probes.landscape`."""
 
-    steps: list[float] = Field(min_length=2)
+    steps: list[float] = Field(min_length=2, max_length=501)
     loss: list[list[Number]]
 
     @model_validator(mode="after")

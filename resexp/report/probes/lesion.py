@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import statistics
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from resexp.report.plots import Plot, styled
-from resexp.report.probes.material import Found, Material, Moments, Record, Section
+from resexp.report.probes.material import MAX_LAYERS, Found, Material, Moments, Part, Record, Section
 from resexp.report.probes.panels import by_family, panels, places
 
-_NAME = r"^stages\.\d+\.\d+$"
+_NAME = r"^stages\.[0-9]\.[0-9]{1,5}$"
 
 
-class _Swapped(BaseModel):
+class _Swapped(Part):
     block: str = Field(pattern=_NAME)
     error: float
 
@@ -26,8 +26,8 @@ class Lesion(Record):
     """See `resexp.probes.lesion`; errors are fractions."""
 
     intact: float
-    without: list[_Without]
-    swapped: list[_Swapped]
+    without: list[_Without] = Field(max_length=MAX_LAYERS)
+    swapped: list[_Swapped] = Field(max_length=MAX_LAYERS)
 
     @property
     def places(self) -> list[str]:

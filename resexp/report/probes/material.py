@@ -9,14 +9,16 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, WrapValidator
 
 from resexp.errors import UserError
 from resexp.report.plots import FEW, Plot
 from resexp.report.stats import RunRecord
 
-Number = Annotated[float, BeforeValidator(lambda value: float("nan") if value is None else value)]
+Number = Annotated[float, WrapValidator(lambda value, finite: float("nan") if value is None else finite(value))]
 """What a probe found; JSON's null where it was not a number."""
+MAX_LAYERS = 20_000
+"""More than the deepest net has."""
 INITIAL, TRAINED = "at initialisation", "trained"
 
 
@@ -35,7 +37,13 @@ class Section:
     """Header and rows."""
 
 
-class Record(BaseModel):
+class Part(BaseModel):
+    """A part of what a probe found: numbers are finite, and text names a layer, a block or a net."""
+
+    model_config = ConfigDict(allow_inf_nan=False, str_max_length=200)
+
+
+class Record(Part):
     """What a probe found in one run; keys that are not shown are kept out of the way."""
 
     @property

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from resexp import paper
 from resexp.report.plots import Plot, styled
-from resexp.report.probes.material import Found, Material, Number, Record, Section
+from resexp.report.probes.material import MAX_LAYERS, Found, Material, Number, Part, Record, Section
 from resexp.report.probes.panels import MARKS, logarithmic, looks
 
 DASHES = ("--", "-", ":", "-.")
 """Of the first family, which is of plain nets where there are any, and so on: as Fig. 7 has it."""
 
 
-class _Layer(BaseModel):
+class _Layer(Part):
     layer: str
     std: Number
 
@@ -24,7 +24,7 @@ class _Layer(BaseModel):
 class Responses(Record):
     """See `resexp.probes.signals.responses`."""
 
-    layers: list[_Layer] = Field(min_length=1)
+    layers: list[_Layer] = Field(min_length=1, max_length=MAX_LAYERS)
     mean_std: Number
 
     @property

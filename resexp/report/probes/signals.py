@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from resexp.report.probes.material import Material, Number, Record, Section
+from resexp.report.probes.material import MAX_LAYERS, Material, Number, Part, Record, Section
 from resexp.report.probes.panels import each, profiles, span
 
 
-class _Layer(BaseModel):
+class _Layer(Part):
     layer: str
     variance: Number
 
@@ -16,7 +16,7 @@ class _Layer(BaseModel):
 class Signals(Record):
     """See `resexp.probes.signals`."""
 
-    layers: list[_Layer] = Field(min_length=1)
+    layers: list[_Layer] = Field(min_length=1, max_length=MAX_LAYERS)
 
     @property
     def places(self) -> list[str]:

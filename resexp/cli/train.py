@@ -1,0 +1,223 @@
+"""`resexp train` and `resexp sweep`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from resexp.cli.options import RESULTS, Config, DryRun, Eager, Results, Settings, all_settings, out
+from resexp.cli.ranks import leading
+from resexp.errors import UserError
+from resexp.signals import EXIT_FAILED, Stop
+
+if TYPE_CHECKING:
+    from resexp.distributed import Ranks
+    from resexp.store import Run
+    from resexp.study import Cell
+    from resexp.sweep import Outcome
+
+
+class Failure(Exception):
+    """A run ended in an error that is not the user's; one line, exit code 1."""
+
+
+def train(
+    run_dirs: Annotated[list[Path] | None, typer.Argument(help="Run folders to continue.")] = None,
+    config: Config = None,
+    settings: Settings = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed; default: the first of the study.")] = None,
+    eager: Eager = False,
+    dry_run: DryRun = False,
+    allow_world_change: Annotated[
+        bool, typer.Option("--allow-world-change", help="Go on with another number of processes (torchrun).")
+    ] = False,
+    results: Results = RESULTS,
+) -> None:
+    """Train one run, or continue it; or continue several. Stops safely at Ctrl-C; the same command goes on.
+
+    Under torchrun, all of its processes train one run together.
+    """
+    stop = Stop()
+    with leading(stop) as ranks:
+        chosen = _chosen(run_dirs, config, settings, seed, eager, dry_run, results)
+        if len(chosen) == 1:
+            _train(*chosen[0], stop, ranks, allow_world_change)
+        elif ranks:
+            raise UserError("train: under torchrun, all processes train one run; name one run folder")
+        elif chosen:
+            _train_several([run for run, _ in chosen], stop)
+
+
+def _chosen(
+    run_dirs: list[Path] | None,
+    config: str | None,
+    settings: list[str] | None,
+    seed: int | None,
+    eager: bool,
+    dry_run: bool,
+    results: Path,
+) -> list[tuple[Run, float]]:
+    """The runs to train, each with its cost; none where they were only to be shown."""
+    from resexp.store import Run
+    from resexp.study import load
+
+    if bool(run_dirs) == (config is not None):
+        raise UserError("train: give either a run folder or --config FILE")
+    if run_dirs:
+        if settings or seed is not None or eager or dry_run:
+            raise UserError(
+                "train: --set, --seed, --eager and --dry-run go with --config; a run folder has its configuration in "
+                "config.yaml"
+            )
+        for folder in run_dirs:
+            if not Run(folder).config_path.exists():
+                raise UserError(
+                    f"{folder}: not a run folder (no config.yaml); a run is results/STUDY/NET-SIGNATURE/seedN"
+                )
+        return [(Run(folder), 1.0) for folder in run_dirs]
+    assert config is not None
+    study, cells = load(config, all_settings(settings, eager, seeds=None if seed is None else [seed]))
+    labels = list(dict.fromkeys(cell.label for cell in cells))
+    if len(labels) > 1:
+        raise UserError(
+            f"{config}: has {len(labels)} nets ({', '.join(labels)}); train takes one: "
+            f"use `resexp sweep`, or `resexp sweep --only {labels[0]}`"
+        )
+    if dry_run:
+        _show_cells(study.name, cells[:1], results)
+        return []
+    from resexp.sweep import create
+
+    return [(create(study, cells[0], results, lambda line: out.print(line, soft_wrap=True)), cells[0].config.cost)]
+
+
+def _train_several(runs: list[Run], stop: Stop) -> None:
+    """Train existing runs, as a sweep does."""
+    from resexp.display import make_display
+    from resexp.sweep import train_runs
+
+    _tell(train_runs(runs, stop=stop.install(), display=make_display(out)), stop)
+
+
+def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_change: bool) -> None:
+    from resexp.display import make_display
+    from resexp.distributed import ALONE
+    from resexp.sweep import describe
+    from resexp.training.train import DeviceFailed
+    from resexp.training.train import train as train_run
+
+    state = run.status().state
+    if state in ("finished", "diverged"):
+        out.print(f"{run.folder}: already {state}; nothing to do", soft_wrap=True)
+        raise typer.Exit(0 if state == "finished" else EXIT_FAILED)
+    stop.install()
+    display = make_display(out)
+    try:
+        with display.sweep([(run, cost)], 0):
+            status = train_run(
+                run,
+                stop=stop,
+                hear=lambda status: display.update([run]),
+                say=display.say,
+                ranks=ranks or ALONE,
+                world_may_change=allow_world_change,
+            )
+            display.ended(run, describe(run))
+    except DeviceFailed as error:
+        raise Failure(f"{error}") from error
+    except (UserError, OSError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise Failure(f"{run.name} failed: {error} (traceback in {run.status_path})") from error
+    out.print(f"{run.folder}", soft_wrap=True)
+    if status.state != "finished":
+        raise typer.Exit(stop.exit_code if status.state == "interrupted" else EXIT_FAILED)
+
+
+def sweep(
+    config: Config = None,
+    settings: Settings = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes at a time; default: as many as keep all cores, or GPUs, busy.")
+    ] = None,
+    pack: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side on a GPU; default: as many as speed it up.")
+    ] = None,
+    eager: Eager = False,
+    only: Annotated[str | None, typer.Option(help="Train only the net with this label, such as plain-20.")] = None,
+    executor: Annotated[str | None, typer.Option(help="What trains the runs: local, ray or slurm.")] = None,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Submit to Slurm and leave; `resexp status` follows.")
+    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
+    dry_run: DryRun = False,
+    results: Results = RESULTS,
+) -> None:
+    """Train what is missing of a study: finished runs are skipped, partial ones continued.
+
+    Without --config, the embedded quickstart: ten classes of drawn shapes, a few minutes on two cores.
+    """
+    from resexp.display import make_display
+    from resexp.study import SHIPPED, load, only_label
+
+    flags = {"executor__name": executor, "executor__jobs": jobs, "executor__pack": pack}
+    study, cells = load(config or str(SHIPPED / "quickstart.yaml"), all_settings(settings, eager, **flags))
+    if no_wait and study.executor.name != "slurm":
+        raise UserError(f"--no-wait: runs of the {study.executor.name} executor end with the sweep; it is for slurm")
+    chosen = only_label(cells, only) if only is not None else cells
+    if dry_run:
+        _show_cells(study.name, chosen, results)
+        return
+    from resexp.sweep import sweep as carry_out
+
+    stop, display = Stop().install(), make_display(out)
+    outcome = carry_out(
+        study, cells, chosen, results,
+        retry_failed=retry_failed, fail_fast=fail_fast, stop=stop, display=display, wait=not no_wait,
+    )  # fmt: skip
+    _tell(outcome, stop)
+
+
+def _tell(outcome: Outcome, stop: Stop) -> None:
+    """Say how a sweep went, and exit accordingly."""
+    if outcome.problems:
+        title, style = ("stopped", "bold") if stop() else ("not finished", "bold red")
+        table = Table("run", "what happened", title=title, title_justify="left", title_style=style)
+        for run, problem in outcome.problems:
+            table.add_row(run.name, problem)
+        out.print(table)
+    counts = [
+        f"{outcome.finished} trained",
+        f"{outcome.skipped} finished before",
+        *([f"{outcome.left_to_engine} queued or at work"] if outcome.left_to_engine else []),
+        f"{len(outcome.problems)} not finished",
+        f"{outcome.not_started} not started",
+    ]
+    next_verb = "report" if outcome.finished or outcome.skipped else "status"
+    out.print(
+        f"{outcome.folder}: {', '.join(counts)}; see `resexp {next_verb} {outcome.folder}`",
+        soft_wrap=True,
+    )
+    if outcome.left_to_engine:
+        out.print(
+            f"they go on in Slurm: `resexp sweep` again follows them, "
+            f"`scancel --name=resexp-{outcome.folder.name}` ends them",
+            soft_wrap=True,
+        )
+    if outcome.problems or outcome.not_started or (stop() and outcome.left_to_engine):
+        raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)
+
+
+def _show_cells(study: str, cells: list[Cell], results: Path) -> None:
+    from resexp.store import Run
+
+    table = Table("net", "seed", "steps", "state", "folder", title=f"{study}: {len(cells)} runs", title_justify="left")
+    for cell in cells:
+        run = Run(results / study / cell.config.folder)
+        seed, steps = str(cell.config.seed), f"{cell.config.train.steps:,}"
+        table.add_row(cell.label, seed, steps, run.status().state, str(cell.config.folder))
+    out.print(table)

@@ -1,0 +1,96 @@
+"""What a job of Slurm does on its nodes: train run folders by the command a person would type there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resexp.signals import EXIT_SIGNAL
+from resexp.store import Run
+
+if TYPE_CHECKING:
+    from submitit.helpers import DelayedSubmission
+
+HELD_S = 300.0
+"""How long a run may be held by another attempt, such as that of a node that Slurm lost sight of, seconds."""
+LOOK_S = 0.5
+TORCHRUN = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Or a restart may hang (PyTorch's issue 135712)."""
+RESTARTS = 3
+"""Of all processes of a run on several nodes, when one of them dies."""
+
+
+@dataclass
+class Training:
+    """Trains runs in a process of its own. Slurm's warning before a time limit or a preemption has it save; then the
+    job is queued again, and the runs go on where they were."""
+
+    runs: tuple[Path, ...]
+    folder: Path
+    """Where to be; paths in the runs' configurations may be relative to it."""
+    environment: dict[str, str]
+    nodes: int
+    processes: int
+    """Of each run on every node, where there is more than one node."""
+
+    def __call__(self) -> None:
+        """Train, and exit as the command did: Slurm keeps the code."""
+        self._child: subprocess.Popen[bytes] | None = None
+        deadline = time.monotonic() + HELD_S
+        while any(Run(run).is_held() for run in self.runs) and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
+        worst = 0
+        for command in self.commands(os.environ):
+            print("$", *command, flush=True)
+            # The warning reaches every process of the job, and is for us.
+            self._child = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env={**os.environ, **TORCHRUN, **self.environment},
+                preexec_fn=_ignore_warnings,
+            )
+            while (code := self._child.poll()) is None:
+                time.sleep(LOOK_S)
+            worst = max(worst, code if code >= 0 else EXIT_SIGNAL - code)
+        if worst:
+            sys.exit(worst)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Have the runs saved; the same work is to be queued again. Called by submitit in its signal handler."""
+        from submitit.helpers import DelayedSubmission
+
+        if self._child:
+            self._child.terminate()
+            with contextlib.suppress(ChildProcessError):  # it ended before
+                os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)  # `wait` would need a lock that poll has
+        return DelayedSubmission(Training(self.runs, self.folder, self.environment, self.nodes, self.processes))
+
+    def commands(self, slurm: Mapping[str, str]) -> list[list[str]]:
+        """What to run on this node, one after the other; `slurm` is the environment that Slurm gave it."""
+        train = ["-m", "resexp", "train"]
+        if self.nodes == 1:
+            return [[sys.executable, *train, *map(str, self.runs)]]
+        first = "1" if slurm["SLURM_NODEID"] == "0" else "0"
+        together = [
+            *(f"--nnodes={self.nodes}", f"--nproc-per-node={self.processes}", f"--max-restarts={RESTARTS}"),
+            *("--rdzv-backend=c10d", f"--rdzv-id={slurm['SLURM_JOB_ID']}", f"--rdzv-conf=is_host={first}"),
+            f"--rdzv-endpoint={slurm['SLURM_LAUNCH_NODE_IPADDR']}:{_port(slurm['SLURM_JOB_ID'])}",
+        ]
+        return [[sys.executable, "-m", "torch.distributed.run", *together, *train, str(run)] for run in self.runs]
+
+
+def _port(job: str) -> str:
+    """A port that other jobs on the same node are not likely to use."""
+    return f"{20000 + int(job) % 10000}"
+
+
+def _ignore_warnings() -> None:
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)

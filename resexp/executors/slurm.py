@@ -1,0 +1,270 @@
+"""Job arrays on a Slurm cluster, by submitit; each job trains run folders on a shared file system.
+
+The run folders are the truth: job.json says which job was asked to train a run, status.json what became of it. Slurm
+is only asked which jobs are in its queue and, for the minutes that it remembers, how the others left it: in one call
+for all of them, and never its accounting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import getpass
+import io
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from resexp import claim
+from resexp.config import ExecutorConfig
+from resexp.errors import UserError
+from resexp.executors import schedule
+from resexp.executors.engine import End, Event, Handle, Job
+from resexp.executors.node import Training
+from resexp.records import ENDED, Submission
+from resexp.signals import EXIT_USAGE
+from resexp.store import Run
+
+if TYPE_CHECKING:
+    import submitit
+
+INHERITED = ("RESEXP_DATA", "PYTHONPATH", "OMP_NUM_THREADS")
+"""Variables that jobs have from the sweep that submitted them, whatever else the cluster lets through."""
+REQUEUES = 1_000_000
+"""Time limits that a job may run into, one after the other."""
+SQUEUE_S = 60.0
+_LEFT = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
+_LEFT |= {"REVOKED", "TIMEOUT", "FORGOTTEN"}
+
+
+class _State(NamedTuple):
+    """Slurm's word on a job, or FORGOTTEN."""
+
+    name: str
+    exit_status: int = 0
+    """As wait(2) has it."""
+
+    @property
+    def left(self) -> bool:
+        """Whether it has left the queue."""
+        return self.name in _LEFT
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is in the queue and not at work."""
+        return not self.left and self.name not in ("RUNNING", "COMPLETING")
+
+
+class Slurm:
+    """The engine of a Slurm cluster."""
+
+    outlives = True
+
+    def __init__(self, config: ExecutorConfig, say: Callable[[str], None]) -> None:
+        if find_spec("submitit") is None:
+            raise UserError("executor slurm: submitit is not installed; pip install 'resexp[slurm]'")
+        if not shutil.which("sbatch"):
+            raise UserError("executor slurm: no sbatch on this machine; submit from a login node of the cluster")
+        self._config, self._say = config, say
+        self._states: dict[str, _State] = {}
+        self._deaf = False
+
+    def state(self, job: str) -> _State:
+        """What was last heard of a job."""
+        return self._states[job]
+
+    def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
+        """Jobs of as many runs as the configuration says, longest first; Slurm sees to the room."""
+        left = [(run, cost * (1 - run.status().share)) for run, cost in todo]
+        return [Job(chunk) for chunk in schedule.in_chunks(left, self._config.runs_per_job)], sys.maxsize
+
+    def find(self, runs: Sequence[Run]) -> list[Handle]:
+        """The jobs in the queue that were asked to train these runs, and have not ended them."""
+        jobs: dict[str, list[tuple[Run, Submission]]] = {}
+        asked = _asked(runs)
+        self._states = _look({submission.user for _, submission in asked})
+        for run, submission in asked:
+            state = self._states.get(submission.job)
+            if state and not state.left and not _has_ended(run, submission.attempt):
+                jobs.setdefault(submission.job, []).append((run, submission))
+        if jobs:
+            self._say(f"{sum(map(len, jobs.values()))} of them were submitted before: {_named(jobs)}")
+        return [_Submitted(self, name, submissions) for name, submissions in jobs.items()]
+
+    def start(self, jobs: Sequence[Job]) -> list[Handle]:
+        """Submit them as one array. Raises UserError where Slurm refuses it."""
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        before = {run.folder: claim.newest(run.folder) for job in jobs for run in job.runs}
+        logs = jobs[0].runs[0].folder.absolute().parents[1] / ".slurm"
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises
+                submitted = self._submitit(logs).submit_array([self._training(job) for job in jobs])
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise UserError(_refusal(f"{error}")) from None
+        user, now = getpass.getuser(), datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        handles: list[Handle] = []
+        for job, its in zip(jobs, submitted, strict=True):
+            records = [
+                Submission(engine="slurm", job=its.job_id, user=user, submitted=now, attempt=before[run.folder])
+                for run in job.runs
+            ]
+            for run, record in zip(job.runs, records, strict=True):
+                run.write_submission(record)
+            self._states[its.job_id] = _State("PENDING")
+            handles.append(_Submitted(self, its.job_id, list(zip(job.runs, records, strict=True))))
+        self._say(f"{sum(len(job.runs) for job in jobs)} runs submitted: {_named(its.job_id for its in submitted)}")
+        self._say(f"what jobs print: {logs}")
+        return handles
+
+    def wait(self, handles: Sequence[Handle]) -> None:
+        """Look at the queue after a while. Where Slurm does not answer, nothing is known to have changed."""
+        time.sleep(self._config.slurm.poll_seconds)
+        jobs = [handle for handle in handles if isinstance(handle, _Submitted)]
+        try:
+            seen = _look({submission.user for job in jobs for _, submission in job.submissions})
+        except UserError as error:
+            if not self._deaf:
+                self._say(f"{error}; asked again until it answers")
+            self._deaf = True
+            return
+        self._deaf = False
+        for name in {job.name for job in jobs} - seen.keys():  # Slurm keeps nothing of what never began
+            seen[name] = _State("CANCELLED" if self._states[name].waits else "FORGOTTEN")
+        self._states = seen
+
+    def _submitit(self, logs: Path) -> submitit.AutoExecutor:
+        import submitit
+
+        slurm = self._config.slurm
+        executor = submitit.AutoExecutor(logs, cluster="slurm", slurm_max_num_timeout=REQUEUES)
+        executor.update_parameters(
+            name=f"resexp-{logs.parent.name}",
+            timeout_min=slurm.minutes,
+            nodes=slurm.nodes,
+            tasks_per_node=1,
+            cpus_per_task=slurm.cpus,
+            gpus_per_node=slurm.gpus or None,
+            mem_gb=slurm.memory_gb,
+            stderr_to_stdout=True,
+            slurm_partition=slurm.partition,
+            slurm_account=slurm.account,
+            slurm_setup=list(slurm.setup),
+            slurm_array_parallelism=self._config.jobs or sys.maxsize,
+            slurm_srun_args=[f"--cpus-per-task={slurm.cpus}"],  # srun does not take it over from sbatch
+            slurm_additional_parameters={"requeue": True, **slurm.options},
+        )
+        return executor
+
+    def _training(self, job: Job) -> Training:
+        slurm = self._config.slurm
+        environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        return Training(
+            runs=tuple(run.folder.absolute() for run in job.runs),
+            folder=Path.cwd(),
+            environment={"OMP_NUM_THREADS": f"{slurm.cpus}", **environment},
+            nodes=slurm.nodes,
+            processes=slurm.gpus or 1,
+        )
+
+
+class _Submitted:
+    """A job in the queue, or at work."""
+
+    def __init__(self, slurm: Slurm, name: str, submissions: list[tuple[Run, Submission]]) -> None:
+        self.name, self.submissions = name, submissions
+        self.job = Job(tuple(run for run, _ in submissions))
+        self._slurm = slurm
+        self._left = dict(submissions)
+        self._begun = set[Run]()
+
+    def poll(self) -> End | None:
+        """How it left the queue; whatever is not finished by then, and not cancelled, is the machine's fault."""
+        state = self._slurm.state(self.name)
+        return End(f"its Slurm job {self.name} is gone ({state.name})", fault=True) if state.left else None
+
+    def hear(self) -> list[Event]:
+        """What the folders of its runs tell, once it is at work."""
+        state, events = self._slurm.state(self.name), list[Event]()
+        if state.waits:
+            return events
+        for run, submission in list(self._left.items()):
+            if run not in self._begun and claim.newest(run.folder) > submission.attempt:
+                self._begun.add(run)
+                events.append(Event("began", run))
+            if _has_ended(run, submission.attempt):
+                events.append(self._over(run))
+        if state.name == "CANCELLED":
+            events += [self._over(run, f"its Slurm job {self.name} was cancelled") for run in list(self._left)]
+        elif state.left and state.exit_status == EXIT_USAGE << 8:
+            events += [self._over(run, f"refused in Slurm job {self.name}") for run in list(self._left)]
+        return events
+
+    def _over(self, run: Run, words: str = "") -> Event:
+        del self._left[run]
+        return Event("ended", run, words)
+
+    def stop(self) -> None:
+        """Cancel it; what is at work is asked to save, and has the time that Slurm gives it."""
+        subprocess.run(["scancel", self.name], check=False, timeout=SQUEUE_S)
+
+    def kill(self) -> None:
+        """Cancel it."""
+        self.stop()
+
+
+def queued(runs: Iterable[Run]) -> dict[Path, str]:
+    """The jobs in Slurm's queue that are to train these runs, by folder; none where Slurm does not answer."""
+    asked = _asked(runs)
+    try:
+        states = _look({submission.user for _, submission in asked})
+    except UserError:
+        return {}
+    jobs = {run.folder: submission.job for run, submission in asked}
+    return {folder: job for folder, job in jobs.items() if job in states and not states[job].left}
+
+
+def _asked(runs: Iterable[Run]) -> list[tuple[Run, Submission]]:
+    """The runs that a job was asked to train."""
+    return [(run, submission) for run in runs if (submission := run.submission())]
+
+
+def _has_ended(run: Run, attempt: int) -> bool:
+    """Whether an attempt after this one has ended it."""
+    return claim.newest(run.folder) > attempt and run.status().state in ENDED
+
+
+def _look(users: set[str]) -> dict[str, _State]:
+    """The jobs of these users that Slurm knows of. Raises UserError where it does not answer."""
+    if not users:
+        return {}
+    command = ["squeue", "--noheader", "--array", "--states=all", f"--user={','.join(sorted(users))}"]
+    command.append("--Format=JobArrayID:64,State:32,exit_code:16")
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SQUEUE_S)
+    except FileNotFoundError:
+        raise UserError("squeue: not on this machine") from None
+    except subprocess.TimeoutExpired:
+        raise UserError(f"squeue: no answer in {SQUEUE_S:.0f} s") from None
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"squeue: {' '.join(error.stderr.split())}") from None
+    rows = (line.split() for line in found.stdout.splitlines())
+    return {job: _State(state, int(status)) for job, state, status in rows}
+
+
+def _named(jobs: Iterable[str]) -> str:
+    """The jobs, those of an array as one: ``Slurm job 12, 14``."""
+    return f"Slurm job {', '.join(sorted({job.partition('_')[0] for job in jobs}, key=int))}"
+
+
+def _refusal(said: str) -> str:
+    """What sbatch said, in one line."""
+    words = [line.partition("error: ")[2] for line in said.splitlines() if "sbatch: error: " in line]
+    remedy = "; raise executor.runs_per_job" if "job array" in said else ""
+    return f"executor slurm: sbatch: {', '.join(words) or ' '.join(said.split())}{remedy}"

@@ -1,0 +1,99 @@
+"""What others may have written: read no further than a limit, never waited for, and checked before it is used."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from resexp.errors import UserError, visible
+
+MAX_RECORD, MAX_METRICS, MAX_LINES = 1 << 24, 1 << 28, 2_000_000
+"""Bytes of a JSON file; bytes and lines of metrics.jsonl."""
+
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
+class Record(BaseModel):
+    """What is kept in a JSON file: numbers are finite, and text can be shown as it is.
+
+    Keys that a later version may add are kept out of the way.
+    """
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _visible(cls, value: Any) -> Any:
+        return visible(value) if isinstance(value, str) else value
+
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """The content of a plain file. Raises OSError, or UserError where it is no plain file or over `limit` bytes."""
+    with open(path, "rb", opener=_at_once) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path}: not a plain file; remove it")
+        if status.st_size > limit:
+            raise UserError(f"{path}: {status.st_size:,} bytes, over the limit of {limit:,}; restore it, or delete it")
+        return file.read()
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody writes to is not waited for."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise UserError where a folder that is going to be written to holds links, which may lead elsewhere, or pipes,
+    which may be waited for."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
+                raise UserError(f"{entry.path}: a link or a pipe, in a folder of plain files; remove it")
+
+
+def read_record(path: Path, record: type[RecordT]) -> RecordT | None:
+    """The record in a JSON file, or None where there is no file. Raises UserError where it holds anything else."""
+    try:
+        return record.model_validate_json(read_file(path, MAX_RECORD))
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{path}: damaged ({where + ': ' if where else ''}{first['msg']}); restore it, or delete it"
+        ) from None
+
+
+def parse_json(content: bytes) -> Any:
+    """What a JSON text says. Raises ValueError where it is none, or holds NaN or Infinity, or is nested too deeply."""
+    try:
+        return json.loads(content, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def is_line(record: Any) -> bool:
+    """Whether a line of metrics is an event with finite numbers, or none, for what is measured."""
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("event"), str)
+        and all(
+            value is None or (isinstance(value, int | float) and abs(value) < 1 << 63)
+            for name, value in record.items()
+            if name == "step" or name.endswith(("_error", "_seconds"))
+        )
+    )
