@@ -10,8 +10,6 @@ from resexp.outside import Count, Record
 
 State = Literal["pending", "queued", "running", "interrupted", "finished", "diverged", "failed"]
 """`queued` is never written: only the cluster knows."""
-ENDED: frozenset[State] = frozenset({"finished", "diverged", "failed"})
-"""The states in which a run stays by itself."""
 
 
 class DataRecord(Record):

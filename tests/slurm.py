@@ -12,12 +12,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 MISSING = [name for name in DAEMONS if not shutil.which(name, path=f"{os.environ.get('PATH')}:/usr/sbin:/sbin")]
+MISSING += [] if find_spec("submitit") else ["submitit"]
 NODES = ("n1", "n2")
 DEADLINE_S = 120.0
 

@@ -168,8 +168,11 @@ def test_a_run_that_lost_its_device_is_tried_again_in_another_job(tmp_path: Path
     assert len(machine.started) == 2
 
 
-def test_after_a_failure_under_fail_fast_the_others_are_stopped_and_nothing_begins(tmp_path: Path) -> None:
-    machine = Machine({"a": [[begin, give_up]], "b": [[begin] + [work] * 9]}, room=2)
+@pytest.mark.parametrize("outlives", [False, True])
+def test_after_a_failure_under_fail_fast_the_others_are_stopped_and_nothing_begins(
+    tmp_path: Path, outlives: bool
+) -> None:
+    machine = Machine({"a": [[begin, give_up]], "b": [[begin] + [work] * 9]}, room=2, outlives=outlives)
     sweep = Sweep(machine, tmp_path, "abc", fail_fast=True)
     assert sweep.ended == {"a": "a mistake in the program", "b": ""}
     assert [handle.stopped for handle in machine.started] == [False, True]

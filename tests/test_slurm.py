@@ -116,12 +116,35 @@ def test_a_sweep_by_slurm_gives_the_report_of_a_local_one(write_study: Write, re
 
 def test_of_an_array_with_a_failing_cell_the_others_finish(write_study: Write, resexp: Cli, cluster: Cluster) -> None:
     study = write_study(grid={"model.depth": [8, 14]}, executor=ON_SLURM)
-    break_run(*plan(*load(str(study)), Path("results"))[0])
+    cell, broken = plan(*load(str(study)), Path("results"))[0]
+    break_run(cell, broken)
     done = resexp("sweep", "--config", study)
     assert done.returncode == 1, done.stdout + done.stderr
     assert [run.status().state for run in runs_of(study)] == ["failed", "finished"]
     assert "failed at step 0: IndexError: list index out of range" in done.stdout
     assert "tried again" not in done.stdout
+    # While it waits for another try its folder still says that it failed.
+    for path in (broken.checkpoint_path, broken.previous_checkpoint_path):
+        path.unlink()
+    retried = resexp("sweep", "--config", study, "--retry-failed")
+    assert retried.returncode == 0, retried.stdout + retried.stderr
+    assert [len(attempts(run)) for run in runs_of(study)] == [3, 1]
+
+
+def test_what_a_job_refuses_is_said_and_not_tried_again(
+    write_study: Write, cluster: Cluster, gate: Callable[[str], None]
+) -> None:
+    gate("DOWN")
+    study = write_study(executor=ON_SLURM)
+    waiting = Waiting(study)
+    waiting.until("what jobs print")
+    run = runs_of(study)[0]
+    run.config_path.write_text("train: [")
+    gate("UP")
+    code, said = waiting.end()
+    assert code == 1
+    assert f"pending at step 0: {run.config_path.absolute()}:1: YAML syntax error" in said.replace("\n", "")
+    assert "tried again" not in said
 
 
 def test_fail_fast_cancels_the_jobs_that_are_left(write_study: Write, resexp: Cli, cluster: Cluster) -> None:
@@ -217,7 +240,7 @@ def test_a_warned_job_saves_is_queued_again_and_loses_nothing(
     waiting = Waiting(study, PATH=f"{squeue.parent}:{os.environ['PATH']}")
     waiting.until("what jobs print")
     silent.touch()
-    waiting.until("squeue: squeue: error: no answer; asked again until it answers")
+    waiting.until("squeue: error: no answer; asked again until it answers")
     (job,) = jobs_of(study)
     wait_for(lambda: under_way(run), "the run")
     cluster("scancel", "--signal=USR2", job)

@@ -27,7 +27,7 @@ from resexp.errors import UserError
 from resexp.executors import schedule
 from resexp.executors.engine import End, Event, Handle, Job
 from resexp.executors.node import Training
-from resexp.records import ENDED, Submission
+from resexp.records import Submission
 from resexp.signals import EXIT_USAGE
 from resexp.store import Run
 
@@ -198,7 +198,7 @@ class _Submitted:
             if run not in self._begun and claim.newest(run.folder) > submission.attempt:
                 self._begun.add(run)
                 events.append(Event("began", run))
-            if _has_ended(run, submission.attempt):
+            if (state.left or run in self._begun) and _has_ended(run, submission.attempt):
                 events.append(self._over(run))
         if state.name == "CANCELLED":
             events += [self._over(run, f"its Slurm job {self.name} was cancelled") for run in list(self._left)]
@@ -236,8 +236,11 @@ def _asked(runs: Iterable[Run]) -> list[tuple[Run, Submission]]:
 
 
 def _has_ended(run: Run, attempt: int) -> bool:
-    """Whether an attempt after this one has ended it."""
-    return claim.newest(run.folder) > attempt and run.status().state in ENDED
+    """Whether it is finished or diverged, or an attempt after this one has failed: one that is alive may not have said
+    yet that it goes on."""
+    state = run.status().state
+    failed = state == "failed" and claim.newest(run.folder) > attempt and not run.is_held()
+    return failed or state in ("finished", "diverged")
 
 
 def _look(users: set[str]) -> dict[str, _State]:
@@ -253,7 +256,7 @@ def _look(users: set[str]) -> dict[str, _State]:
     except subprocess.TimeoutExpired:
         raise UserError(f"squeue: no answer in {SQUEUE_S:.0f} s") from None
     except subprocess.CalledProcessError as error:
-        raise UserError(f"squeue: {' '.join(error.stderr.split())}") from None
+        raise UserError(f"squeue: {' '.join(error.stderr.removeprefix('squeue: ').split())}") from None
     rows = (line.split() for line in found.stdout.splitlines())
     return {job: _State(state, int(status)) for job, state, status in rows}
 
