@@ -13,6 +13,7 @@ touches its folder, once a second while its work goes on.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import time
@@ -30,6 +31,8 @@ SILENT_S = 60.0
 """Without a sign of life for so long, an attempt on another machine is presumed dead, seconds. The clocks of the
 machines may differ by less than that."""
 _OWNER, _MAX_OWNER = "owner", 1000
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT)
+"""Another contender has made the folder, and perhaps removed ours."""
 _TRIES = 100
 
 
@@ -81,13 +84,23 @@ def claimed(folder: Path, what: str) -> Iterator[Claim]:
     claim = Claim(folder / f".attempt-{number}")
     making = folder / f".claiming-{uuid.uuid4().hex}"
     making.mkdir()
-    (making / _OWNER).write_text(f"process {os.getpid()} on {os.uname().nodename}")
     try:
+        (making / _OWNER).write_text(f"process {os.getpid()} on {os.uname().nodename}")
         making.rename(claim.folder)  # onto a folder that is not there, or is empty: one contender succeeds
-    except OSError:
+    except OSError as error:
         shutil.rmtree(making, ignore_errors=True)
+        if error.errno not in _TAKEN:
+            raise
         raise UserError(f"{what} is being claimed by another process; wait for it, or stop it first") from None
-    for older in [*earlier.values(), *folder.glob(".claiming-*")]:
+    if newest(folder) > number:  # we stood still before the rename, and others came, and removed those before them
+        _remove(claim.folder)
+        raise UserError(f"{what} was claimed by another process; wait for it, or stop it first")
+    for contender in folder.glob(".claiming-*"):
+        with contextlib.suppress(FileNotFoundError):  # it was quicker
+            # Whole: if it were emptied first, and renamed by its maker then, a third could be renamed onto it.
+            contender.rename(claim.folder / contender.name)
+            _remove(claim.folder / contender.name)
+    for older in earlier.values():
         _remove(older)
     try:
         yield claim

@@ -64,8 +64,10 @@ def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
         raise ValueError("compressed")
     with archive.open(member) as file:
         np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
         content = file.read()
     if (dtype.kind, len(shape)) != _KINDS[name] or len(content) != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{name} of another kind")
-    return np.frombuffer(content, dtype).reshape(shape).copy()  # what bytes back is read-only
+    return (
+        np.frombuffer(content, dtype).reshape(shape, order="F" if by_columns else "C").copy()
+    )  # what bytes back is read-only

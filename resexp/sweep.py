@@ -47,7 +47,6 @@ def prepare(chosen: Sequence[tuple[Cell, Run]], say: Callable[[str], None], *, h
     made.
 
     Raises UserError where this machine has not what a run asks for, or has other data than the run was begun on.
-    Of a cluster's devices nothing is known here.
     """
     devices = {hardware.choose_device(cell.config.train) for cell, _ in chosen} if here else set()
     fingerprints: dict[DataConfig, str] = {}

@@ -395,6 +395,8 @@ def test_logits_are_numbers_of_the_size_that_is_there(tmp_path: Path) -> None:
         with says(r"npz: damaged \(.*restore it, or delete"):
             logits.read(path)
     assert logits.read(_npz(tmp_path / "good.npz")).error == 0
+    by_columns = np.asfortranarray(np.arange(8, dtype=np.float32).reshape(4, 2))
+    assert np.array_equal(logits.read(_npz(tmp_path / "h.npz", logits=by_columns)).values, by_columns)
 
 
 # -- image sets -------------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ class Network:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, **environment},
+            env={**os.environ, "RAY_AUTH_MODE": "disabled", **environment},
         )
 
     def run(self, *words: object, **environment: str) -> tuple[int, str]:

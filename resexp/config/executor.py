@@ -13,11 +13,12 @@ class RayConfig(Section):
     """Tasks on a Ray cluster (extra `ray`)."""
 
     address: str | None = None
-    """Of an existing cluster, such as `auto` or `10.0.0.1:6379`. Default: $RAY_ADDRESS, or one on this machine."""
+    """Of an existing cluster, such as `auto` or `10.0.0.1:6379`. Default: $RAY_ADDRESS; without, a cluster on this
+    machine that ends with the sweep."""
     cpus: Annotated[float, Field(gt=0)] = 1
-    """CPU cores of a job."""
+    """CPU cores of a job; a run that begins has as many threads."""
     gpus: Annotated[float, Field(ge=0)] = 0
-    """GPUs of a job; a fraction shares one."""
+    """GPUs of a job; a fraction shares one with other jobs, and 0 is for runs on CPU cores."""
 
 
 class SlurmConfig(Section):

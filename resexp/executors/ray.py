@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from resexp.config import ExecutorConfig
-from resexp.data.dataset import data_home
+from resexp.data import data_home
 from resexp.errors import UserError
 from resexp.executors import schedule
 from resexp.executors.engine import End, Event, Handle, Job
@@ -70,16 +70,18 @@ class Ray:
 
     def wait(self, handles: Sequence[Handle]) -> None:
         """Wait until one of them tells something or ends."""
-        if told := [handle.told for handle in handles if isinstance(handle, _Task)]:
-            ray.wait(told, timeout=TICK_S)
+        if tasks := {handle.told: handle for handle in handles if isinstance(handle, _Task)}:
+            ray.wait([*tasks], timeout=TICK_S)
+            for told in ray.wait([*tasks], num_returns=len(tasks), timeout=0)[0]:
+                tasks[told].ready = True
 
     def _connect(self) -> None:
         address, settings = self._config.ray.address or os.environ.get("RAY_ADDRESS"), dict[str, Any]()
         if not address:
             self._say("starting Ray on this machine")
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-            if "RAY_AUTH_MODE" not in os.environ:  # Ray would leave a token in the user's home, for all later clusters
-                os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+            # Ray would leave one in the user's home, which all later clusters would ask for.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             settings = {"num_cpus": cores(), "object_store_memory": STORE_BYTES, "_node_ip_address": "127.0.0.1"}
         elif "://" in address:
             raise UserError(f"executor.ray.address: {address} is for Ray's client; run resexp on a node of the cluster")
@@ -108,15 +110,18 @@ class _Task:
 
     def __init__(self, job: Job, told: ray.ObjectRefGenerator) -> None:
         self.job, self.told = job, told
+        self.ready = False
+        """Whether it has told something, or ended; to ask each of thousands takes too long."""
         self._heard = list[Event]()
         self._end: End | None = None
 
     def poll(self) -> End | None:
         """How the task ended; a worker or a node that died is a fault of the machine."""
-        while self._end is None and ray.wait([self.told], timeout=0)[0]:
+        while self.ready and self._end is None:
             try:
                 kind, number, text = ray.get(next(self.told))
                 self._heard.append(Event(kind, self.job.runs[number], text))
+                self.ready = bool(ray.wait([self.told], timeout=0)[0])
             except StopIteration:
                 self._end = End()
             except ray.exceptions.TaskCancelledError:

@@ -28,7 +28,7 @@ ALL_THERE_IS = {
         "checkpoint_seconds": 1000.0,
     },
 }  # fmt: skip
-"""A run that keeps all that a run can keep; what it does, and in which order, does not depend on the clock."""
+"""A run that keeps all that a run can keep; the clock has little to say in what it does, and when."""
 
 
 def make(folder: Path) -> Run:
@@ -110,14 +110,16 @@ def test_a_run_that_dies_at_any_operation_equals_an_undisturbed_one(
     tmp_path: Path, before: Callable[[Run], None], every: int, survived: Survived
 ) -> None:
     whole, operations, copies = prepare(tmp_path, before)
-    fatal = range(1, len(operations) + 1, every)
-    for number, run in zip(fatal, copies, strict=False):
-        killed_at(lambda run=run: train(run), run.folder, number)
+    kills, run = 0, next(copies)
+    while killed_at(lambda run=run: train(run), run.folder, 1 + kills * every):
+        kills += 1
         assert_readable(run)
-        assert in_a_process(lambda run=run: train(run)) == 0, operations[number - 1]
+        assert in_a_process(lambda run=run: train(run)) == 0
         assert_nothing_lost(run, whole)
         shutil.rmtree(run.folder)
-    survived(f"SIGKILL at each operation of a run {before.__name__}", len(fatal))
+        run = next(copies)
+    assert kills > 0.9 * len(operations) / every  # on a busy machine a run tells more often how far it is
+    survived(f"SIGKILL at each operation of a run {before.__name__}", kills)
 
 
 def on_host(name: str, run: Run) -> None:

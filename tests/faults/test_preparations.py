@@ -33,7 +33,7 @@ def test_data_whose_decoding_died_are_decoded_again(
     fatal = range(1, len(operations_of(decode, tmp_path / "home", tmp_path / "log")) + 1, every)
     for number in fatal:
         shutil.rmtree(tmp_path / "home")
-        killed_at(decode, tmp_path / "home", number)
+        assert killed_at(decode, tmp_path / "home", number)
         assert in_a_process(decode) == 0
         found = open_dataset(config)
         assert found.fingerprint == whole.fingerprint
@@ -60,7 +60,7 @@ def test_a_study_whose_folders_were_half_made_is_made_again(
     fatal = range(1, len(operations) + 1, every)
     for number in fatal:
         results = tmp_path / f"results{number}"
-        killed_at(lambda results=results: make(results), results, number)
+        assert killed_at(lambda results=results: make(results), results, number)
         assert in_a_process(lambda results=results: make(results)) == 0
         assert made(results) == made(tmp_path / "whole")
     survived("SIGKILL at each operation of making a study", len(fatal))

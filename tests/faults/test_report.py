@@ -82,7 +82,7 @@ def test_a_report_that_dies_at_any_operation_leaves_the_one_before(
     fatal, unchanged = range(1, len(operations) + 1, every), 0
     for number in fatal:
         there_is(report, old)
-        killed_at(lambda: write_all(report, new), report, number)
+        assert killed_at(lambda: write_all(report, new), report, number)
         assert_whole(report, old, new)
         unchanged += content(report) == old
         assert in_a_process(lambda: write_all(report, new)) == 0
