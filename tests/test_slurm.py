@@ -37,7 +37,7 @@ pytestmark = [
 ]
 
 ON_SLURM = {"name": "slurm", "slurm": {"poll_seconds": 0.5}}
-LONG = {"steps": 800, "log_every": 2, "eval_every": 800, "checkpoint_seconds": 1.0, "milestones": []}
+LONG = {"steps": 600, "log_every": 2, "eval_every": 600, "checkpoint_seconds": 1.0, "milestones": []}
 """Some seconds, so that there is a middle."""
 
 
