@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -189,10 +190,18 @@ def test_a_node_that_does_not_see_the_results_is_named(write_study: Write, netwo
     assert "Traceback" not in said
 
 
-def test_a_cluster_that_does_not_answer_is_one_line(write_study: Write, network: Network) -> None:
-    code, said = network.run(*on_the_cluster(write_study()))
-    assert code == 2
-    assert f"resexp: Ray at {HEAD}: " in said.splitlines()[-1]
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1: [Errno 111] Connection refused"),
+        ("ray://head:10001", "ray://head:10001; expected auto, or HOST:PORT of a cluster that we are a node of"),
+        ("head", "head; expected auto, or HOST:PORT of a cluster that we are a node of"),
+    ],
+)
+def test_a_cluster_that_can_not_be_reached_is_one_line(tmp_path: Path, address: str, words: str) -> None:
+    config = ExecutorConfig.model_validate({"name": "ray", "ray": {"address": address}})
+    with pytest.raises(UserError, match=f"^{re.escape(f'executor.ray.address: {words}')}$"):
+        make_engine(config, set(), print).plan([(Run(tmp_path), 1.0)])
 
 
 def test_without_ray_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
