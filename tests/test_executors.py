@@ -17,8 +17,9 @@ from resexp.executors.engine import Job
 from resexp.executors.local import Local
 from resexp.signals import Stop
 from resexp.store import Run
-from resexp.training import checkpoint
+from resexp.study import Cell, load_run
 from tests.test_pack import MODELS, alone, make
+from tests.test_sweep import break_run
 from tests.test_training import assert_same
 
 
@@ -100,9 +101,9 @@ def test_a_run_whose_processes_are_killed_again_and_again_is_given_up(tmp_path: 
 
 def test_an_error_of_the_program_is_not_tried_again(tmp_path: Path) -> None:
     runs = make(tmp_path)
-    runs[0].checkpoint_path.write_bytes(checkpoint.pack({"signature": 1}))
+    break_run(Cell(runs[0].label, load_run(runs[0].config_path)), runs[0])
     sweep = Sweep([Job((run,), 1, 1) for run in runs])
-    assert sweep.ended == {runs[0].name: "'seed'", runs[1].name: "", runs[2].name: ""}
+    assert sweep.ended == {runs[0].name: "list index out of range", runs[1].name: "", runs[2].name: ""}
     assert runs[0].status().state == "failed"
     assert not sweep.said
 

@@ -77,19 +77,16 @@ class Ray:
 
     def _connect(self) -> None:
         address, settings = self._config.ray.address or os.environ.get("RAY_ADDRESS"), dict[str, Any]()
-        if not address:
+        if address:
+            _reach(address)
+        else:
             self._say("starting Ray on this machine")
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
             # Ray would leave one in the user's home, which all later clusters would ask for.
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             settings = {"num_cpus": cores(), "object_store_memory": STORE_BYTES, "_node_ip_address": "127.0.0.1"}
-        elif "://" in address:
-            raise UserError(f"executor.ray.address: {address} is for Ray's client; run resexp on a node of the cluster")
         handler = signal.getsignal(signal.SIGTERM)
         try:
-            if address and address != "auto":  # Ray itself would try for ever
-                host, _, port = address.rpartition(":")
-                socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
             ray.init(
                 address or "local", include_dashboard=None if address else False,
                 log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True, **settings,
@@ -103,6 +100,21 @@ class Ray:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
             self._say(f"no node of the Ray cluster has {cpus:g} CPUs and {gpus:g} GPUs; jobs wait until one joins it")
+
+
+def _reach(address: str) -> None:
+    """Raise UserError unless something answers at the address: Ray itself would try for ever."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        raise UserError(
+            f"executor.ray.address: {address}; expected auto, or HOST:PORT of a cluster that we are a node of"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"executor.ray.address: no Ray cluster answers at {address}: {error}") from None
 
 
 class _Task:
