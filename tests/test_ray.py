@@ -40,9 +40,12 @@ class Network:
     """Processes that see a network, process numbers and a Ray folder of their own."""
 
     def __init__(self) -> None:
-        ready = "ip link set lo up && mkdir -p /tmp/ray && mount -t tmpfs ray /tmp/ray && echo ready && sleep infinity"
+        ready = "ip link set lo up && mkdir -p /tmp/ray && mount -t tmpfs ray /tmp/ray && echo ready && exec cat"
         spaces = ["unshare", "-n", "-p", "-m", "-f", "--mount-proc", "--kill-child"]
-        self.first = subprocess.Popen([*spaces, "bash", "-c", ready], stdout=subprocess.PIPE, text=True)
+        # It ends when its input does: with us, whatever ends us.
+        self.first = subprocess.Popen(
+            [*spaces, "bash", "-c", ready], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         assert self.first.stdout
         self.usable = self.first.stdout.readline() == "ready\n"
 
