@@ -54,7 +54,9 @@ class Claim:
         try:
             yield
         except FileNotFoundError:
-            if self.folder.exists() or not self.folder.parent.exists():
+            # Its folder may still be there, and what it was to publish be removed already.
+            latest = self.folder.name == f".attempt-{newest(self.folder.parent)}"
+            if latest or not self.folder.parent.exists():
                 raise
             raise Superseded(f"{self.folder.parent}: taken over by another attempt, which goes on with it") from None
 
