@@ -85,6 +85,7 @@ def test_one_failure_neither_ends_nor_hides_the_others(write_study: Write, resex
     assert "Traceback" in broken.status().traceback
     # It is not tried again by itself; when the cause is gone, on request.
     broken.checkpoint_path.unlink()
+    broken.previous_checkpoint_path.unlink()  # the failed attempt began by saving what it had read
     again = resexp("sweep", "--config", study)
     assert (again.returncode, states(study)[1]) == (1, "failed")
     retried = resexp("sweep", "--config", study, "--retry-failed")

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import TYPE_CHECKING
@@ -52,6 +52,7 @@ class Local:
         self._context.set_forkserver_preload(["resexp.executors.worker", "resexp.cli", "torch._dynamo"])
         # A signal to the whole group is for us: workers are asked by us, and the server must outlive them. What is
         # blocked stays blocked in processes that are started; workers unblock it when they can save what they have.
+        resource_tracker.ensure_running()  # which the server would do, and unblock what we block for it
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         forkserver.ensure_running()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
