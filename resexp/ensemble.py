@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,13 @@ class Ensemble:
     runs: tuple[Run, ...]
     errors: tuple[float, ...]
     """The test error of each run."""
-    error: float
-    """The error of their mean logits."""
+    total: Logits
+    """The sum of their logits."""
+
+    @property
+    def error(self) -> float:
+        """The error of their mean logits."""
+        return self.total.error
 
     @property
     def mean(self) -> float:
@@ -57,18 +64,27 @@ def ensemble(runs: Sequence[Run]) -> Ensemble:
         if (folder := run.folder.resolve()) in seen:
             raise UserError(f"{run.folder}: named twice; name each run of an ensemble once")
         seen.add(folder)
-    first = _stored(runs[0])
-    total, errors = first.values.astype(np.float64), [first.error]
-    for run in runs[1:]:
-        member = _stored(run)
-        _check_same_images(runs[0], first, run, member)
-        total += member.values
-        errors.append(member.error)
-    wrong = int((total.argmax(1) != first.labels).sum())
-    return Ensemble(tuple(runs), tuple(errors), wrong / len(first.labels))
+    return joined(alone(run, [r["test_error"] for r in run.metrics() if "test_error" in r]) for run in runs)
 
 
-def _stored(run: Run) -> Logits:
+def alone(run: Run, recorded: Sequence[float]) -> Ensemble:
+    """A run as an ensemble of one; `recorded` are the test errors in its metrics. Raises UserError as `ensemble`."""
+    stored = _stored(run, recorded)
+    return Ensemble((run,), (stored.error,), stored)
+
+
+def joined(members: Iterable[Ensemble]) -> Ensemble:
+    """The runs of all `members` as one ensemble. Raises UserError where their test images differ."""
+    return functools.reduce(_together, members)
+
+
+def _together(some: Ensemble, others: Ensemble) -> Ensemble:
+    _check_same_images(some.runs[0], some.total, others.runs[0], others.total)
+    total = np.add(some.total.values, others.total.values, dtype=np.float64)
+    return Ensemble(some.runs + others.runs, some.errors + others.errors, replace(some.total, values=total))
+
+
+def _stored(run: Run, recorded: Sequence[float]) -> Logits:
     """The logits of a finished run, which must have the test error that its metrics have."""
     if (state := run.status().state) != "finished":
         raise UserError(
@@ -81,8 +97,7 @@ def _stored(run: Run) -> Logits:
             f"{run.folder}: no {run.logits_path.name}, as of a run that ended under an earlier version; "
             f"delete the folder and train it again"
         ) from None
-    recorded = [record["test_error"] for record in run.metrics() if "test_error" in record]
-    if recorded != [stored.error]:
+    if len(recorded) != 1 or not math.isclose(recorded[0], stored.error, abs_tol=1e-9):
         raise UserError(
             f"{run.logits_path}: its test error is {stored.error}, that of metrics.jsonl "
             f"{', '.join(map(str, recorded)) or 'missing'}; restore the files, or delete the folder and train it again"

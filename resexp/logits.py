@@ -25,7 +25,7 @@ _KINDS = {"logits": ("f", 2), "labels": ("i", 1), "fingerprint": ("U", 0)}
 class Logits:
     """The logits of one net on a test set, the images in the order of its data set."""
 
-    values: NDArray[np.float32]
+    values: NDArray[np.floating]
     """(N, classes), before the softmax."""
     labels: NDArray[np.int64]
     """(N,), indices of classes."""

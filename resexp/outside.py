@@ -35,14 +35,18 @@ class Record(BaseModel):
 RecordT = TypeVar("RecordT", bound=Record)
 
 
-def read_file(path: Path, limit: int) -> bytes:
-    """The content of a plain file. Raises OSError, or UserError where it is no plain file or over `limit` bytes."""
+def read_file(path: Path, limit: int, without: float = 0.0) -> bytes:
+    """The content of a plain file, without this share of it at its beginning.
+
+    Raises OSError, or UserError where it is no plain file or over `limit` bytes.
+    """
     with open(path, "rb", opener=_at_once) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{path}: not a plain file; remove it")
         if status.st_size > limit:
             raise UserError(f"{path}: {status.st_size:,} bytes, over the limit of {limit:,}; restore it, or delete it")
+        file.seek(int(without * status.st_size))
         return file.read()
 
 
@@ -84,16 +88,3 @@ def parse_json(content: bytes) -> Any:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
-
-
-def is_line(record: Any) -> bool:
-    """Whether a line of metrics is an event with finite numbers, or none, for what is measured."""
-    return (
-        isinstance(record, dict)
-        and isinstance(record.get("event"), str)
-        and all(
-            value is None or (isinstance(value, int | float) and abs(value) < 1 << 63)
-            for name, value in record.items()
-            if name == "step" or name.endswith(("_error", "_seconds"))
-        )
-    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal, Required
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, TypeAdapter, field_validator
+from typing_extensions import TypedDict  # pydantic can't use that of typing before Python 3.12
 
 from resexp.outside import Count, Record
 
@@ -106,7 +108,7 @@ class PlannedRun(Record):
     @field_validator("label")
     @classmethod
     def _as_a_study_makes_them(cls, label: str) -> str:
-        if not all(c.isalnum() or c in "-+._" for c in label):
+        if not re.fullmatch(r"[\w+.-]+", label):
             raise ValueError("no name of a net")
         return label
 
@@ -124,3 +126,42 @@ class Plan(Record):
         if len({run.folder for run in runs}) != len(runs):
             raise ValueError("a run is listed twice")
         return runs
+
+
+Measured = Annotated[float, Field(gt=-(1 << 63), lt=1 << 63)] | None
+
+
+class Errors(TypedDict, total=False):
+    """What a report takes of a line of metrics.jsonl; errors are fractions in [0, 1]."""
+
+    __pydantic_config__ = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)  # type: ignore[misc]
+
+    event: Required[str]
+    step: Required[Count]
+    train_error: Measured
+    clean_train_error: Measured
+    val_error: Measured
+    test_error: Measured
+    best_test_error: Measured
+    train_seconds: Measured
+
+
+class Line(Errors, total=False):
+    """A line of metrics.jsonl."""
+
+    epoch: float
+    lr: float
+    train_loss: float
+    images_per_second: float | None
+    clean_train_loss: float
+    val_loss: float
+    test_loss: float
+    best_step: Count
+    best_val_error: Measured
+    bn_images: Count
+    bn_batches: Count
+
+
+LINES: TypeAdapter[Any] = TypeAdapter(list[Line])
+"""Reads many at once: a large study has millions, and each call would cost as much as a line."""
+ERRORS: TypeAdapter[Any] = TypeAdapter(list[Errors])

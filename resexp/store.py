@@ -27,15 +27,15 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from resexp import yamlfile
 from resexp.claim import Claim, claimed, holder_elsewhere
 from resexp.config import RunConfig
 from resexp.errors import UserError
 from resexp.files import is_locked, locked, write_atomic
-from resexp.outside import MAX_LINES, MAX_METRICS, MAX_RECORD, is_line, parse_json, read_file, read_record, refuse_links
-from resexp.records import Manifest, Plan, PlannedRun, Status, Submission
+from resexp.outside import MAX_LINES, MAX_METRICS, MAX_RECORD, parse_json, read_file, read_record, refuse_links
+from resexp.records import LINES, Manifest, Plan, PlannedRun, Status, Submission
 
 
 class Run:
@@ -108,6 +108,11 @@ class Run:
         return self.folder / "log.txt"
 
     @property
+    def probe_folder(self) -> Path:
+        """What probes found."""
+        return self.folder / "probes"
+
+    @property
     def job_path(self) -> Path:
         """The cluster's job that was last asked to train it."""
         return self.folder / "job.json"
@@ -122,12 +127,12 @@ class Run:
 
     def probe_path(self, name: str, step: int) -> Path:
         """What a probe found at a step."""
-        return self.folder / "probes" / f"{name}-{step}.json"
+        return self.probe_folder / f"{name}-{step}.json"
 
     def probes(self, name: str) -> dict[int, dict[str, Any]]:
         """What a probe found, by step."""
         found = {}
-        for path in self.folder.glob(f"probes/{name}-*.json"):
+        for path in self.probe_folder.glob(f"{name}-*.json"):
             try:
                 found[int(path.stem.removeprefix(f"{name}-"))] = dict(parse_json(read_file(path, MAX_RECORD)))
             except (ValueError, TypeError):
@@ -173,26 +178,34 @@ class Run:
         """Replace the manifest."""
         self.publish(self.manifest_path, manifest.model_dump_json(indent=1))
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl; a torn last line, as a crash leaves it, is not one."""
+    def metrics(self, reader: TypeAdapter[Any] = LINES, without: float = 0.0) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl, or what `reader` takes of them; a torn last line, as a crash leaves it, is not
+        one. About the share `without` of the file is left out at its beginning."""
         try:
-            content = read_file(self.metrics_path, MAX_METRICS)
+            content = read_file(self.metrics_path, MAX_METRICS, without)
         except FileNotFoundError:
             return []
         if content.count(b"\n") > MAX_LINES:
             raise UserError(f"{self.metrics_path}: over {MAX_LINES:,} lines; restore the file or delete the run")
-        records = []
-        for number, line in enumerate(content.split(b"\n")[:-1], 1):
-            try:
-                record = parse_json(line)
-            except ValueError:
-                record = None
-            if not is_line(record):
-                raise UserError(
-                    f"{self.metrics_path}:{number}: no event with its numbers; restore it or delete the run"
-                )
-            records.append(record)
+        whole, _, _ = content.rpartition(b"\n")
+        first = whole.find(b"\n") + 1 if without else 0
+        records = _records(whole[first:], reader) if whole else []
+        if records is None and without:
+            return self.metrics(reader)  # which says where the damage is
+        if records is None:
+            lines = whole.split(b"\n")
+            damaged = next(number for number, line in enumerate(lines, 1) if _records(line, reader) is None)
+            raise UserError(f"{self.metrics_path}:{damaged}: no event with its numbers; restore it or delete the run")
         return records
+
+
+def _records(lines: bytes, reader: TypeAdapter[Any]) -> list[dict[str, Any]] | None:
+    """Those of some lines of metrics.jsonl, or None where a line is not one."""
+    try:
+        records: list[dict[str, Any]] = reader.validate_json(b"[" + lines.replace(b"\n", b",") + b"]")
+    except ValidationError:
+        return None
+    return records if len(records) == lines.count(b"\n") + 1 else None
 
 
 class StudyFolder:
@@ -244,9 +257,9 @@ class StudyFolder:
 
     def strays(self) -> list[Run]:
         """Runs in the folder that the study no longer names, such as those of an earlier configuration."""
-        named = {run.folder for run in self.runs()}
-        found = sorted(path.parent for path in self.folder.glob("*/seed*/config.yaml"))
-        return [Run(folder) for folder in found if folder not in named]
+        named = {run.folder for run in self.plan().runs}
+        found = sorted(str(path.parent.relative_to(self.folder)) for path in self.folder.glob("*/seed*/config.yaml"))
+        return [Run(self.folder / folder) for folder in found if folder not in named]
 
 
 def open_study(folder: Path | None, results: Path) -> StudyFolder:

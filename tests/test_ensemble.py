@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from resexp.config import RunConfig
-from resexp.ensemble import Ensemble, ensemble
+from resexp.ensemble import ensemble
 from resexp.errors import UserError
 from resexp.logits import Logits
 from resexp.records import Status
@@ -47,7 +47,7 @@ def test_the_surer_net_outvotes_the_other(make_run: Callable[..., Run]) -> None:
     """On the first image the right net is surer, on the second the wrong one."""
     runs = [make_run(0, RIGHT), make_run(1, WRONG_TWICE)]
     found = ensemble(runs)
-    assert found == Ensemble(tuple(runs), (0.0, 0.5), 0.25)
+    assert (found.runs, found.errors, found.error) == (tuple(runs), (0.0, 0.5), 0.25)
     assert found.to_json() == {
         "members": [
             {"run": "residual-20 seed 0", "folder": str(runs[0].folder), "test_error": 0.0},

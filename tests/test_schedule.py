@@ -54,6 +54,16 @@ def test_on_cores_the_longest_run_comes_first() -> None:
     assert {(job.cores, job.threads) for job in jobs} == {(1, 1)}
 
 
+def test_runs_of_less_than_a_hundredth_of_a_cores_work_share_a_process() -> None:
+    """On 2 cores, 1,000 equal runs are 500 for each, so 5 are a hundredth; with 4 long ones more, 7."""
+    many = [Run(Path(f"net-{i}/seed0")) for i in range(1000)]
+    jobs = on_cores([(run, 1.0) for run in many], 2, None)
+    assert {len(job.runs) for job in jobs} == {5}
+    assert [run for job in jobs for run in job.runs] == many
+    jobs = on_cores([*((run, 1.0) for run in many), *((run, 100.0) for run in RUNS[:4])], 2, None)
+    assert [len(job.runs) for job in jobs[:5]] == [1, 1, 1, 1, 7]
+
+
 def test_so_many_at_a_time_share_the_cores_evenly() -> None:
     jobs = on_cores(todo(8, 20, 14), 8, 2)
     assert [(job.runs[0], job.cores, job.threads) for job in jobs] == [(RUNS[i], 1, 4) for i in (1, 2, 0)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from itertools import permutations
 
 import pytest
 
 from resexp.records import Plan
+from resexp.report import estimates
 from resexp.report.estimates import Estimate, difference, trend
 from resexp.report.summary import summarise
 from resexp.store import StudyFolder
@@ -77,6 +79,18 @@ def test_equal_values_are_no_rise() -> None:
     found = trend({8: [0, 0], 20: [0, 0], 32: [0, 0]})
     assert found is not None
     assert (found.statistic, found.p) == (0, 1)
+
+
+def test_of_thousands_of_pairs_the_normal_distribution_is_as_near_as_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = random.Random(0)
+    values = {depth: [draw.gauss(depth / 100, 1) for _ in range(20)] for depth in (8, 20, 32, 44, 56)}
+    exact = trend(values)
+    monkeypatch.setattr(estimates, "EXACT_PAIRS", 0)
+    near = trend(values)
+    assert exact is not None
+    assert near is not None
+    assert (near.statistic, near.pairs) == (exact.statistic, exact.pairs) == (exact.statistic, 4000)
+    assert near.p == pytest.approx(exact.p, abs=0.001)
 
 
 def test_two_depths_have_no_trend() -> None:

@@ -67,6 +67,14 @@ def test_an_alias_of_itself_is_refused() -> None:
         yamlfile.parse("a: &a [*a]", "loop.yaml")
 
 
+@pytest.mark.parametrize("size", [4000, 1_000_000])
+@pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "? "])
+def test_nesting_without_end_is_refused_whatever_parses_it(opening: str, size: int) -> None:
+    """Small texts are parsed in C, which has a stack to overflow."""
+    with pytest.raises(UserError):
+        yamlfile.parse((opening * size)[:size], "deep.yaml")
+
+
 def test_extends_merges_key_by_key_and_replaces_lists(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("train: {lr: 0.1, steps: 9}\nseeds: [1, 2]\ngrid: {a: [1]}\n")
     (tmp_path / "top.yaml").write_text("extends: base.yaml\ntrain:\n  lr: 0.5\nseeds: [3]\ngrid: {b: [2]}\n")

@@ -17,7 +17,7 @@ from resexp.cli.options import RESULTS, AsJson, Results, err, out
 from resexp.errors import UserError
 from resexp.signals import EXIT_FAILED, EXIT_USAGE
 
-# Commands import what they need themselves: `--help` must not wait for torch, pydantic or pandas.
+# Commands import what they need themselves: `--help` must not wait for torch, pydantic or matplotlib.
 
 app = typer.Typer(
     name="resexp",

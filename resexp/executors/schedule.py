@@ -12,20 +12,36 @@ SPEEDUP = 0.6
 """One run on t cores is taken to be t**SPEEDUP times as fast (of two cores 1.2 to 1.9 times were measured)."""
 WORTHWHILE = 0.98
 """By how much a run on more cores must shorten the whole sweep."""
+SHORT = 0.01
+"""Of what a core has to do in all: so much of it is one process, which takes a fifth of a second to begin and end."""
 
 
 def on_cores(todo: Sequence[tuple[Run, float]], cores: int, at_a_time: int | None) -> list[Job]:
-    """A process for every run, in the order of starting; `todo` holds each run with its cost.
+    """Processes in the order of starting; `todo` holds each run with its cost.
 
     One core each, longest first, but several for the runs that would otherwise be at work alone at the end. With
-    `at_a_time`, so many share the cores evenly.
+    `at_a_time`, so many share the cores evenly. A run has a process of its own, unless it is SHORT.
     """
     if at_a_time is not None:
-        ordered = sorted(todo, key=lambda item: -item[1])
-        return [Job((run,), 1, max(1, cores // at_a_time)) for run, _ in ordered]
+        return [Job(runs, 1, max(1, cores // at_a_time)) for runs in _bundles(todo, at_a_time)]
     threads = share([cost for _, cost in todo], cores)
-    jobs = [(Job((run,), n, n), cost) for (run, cost), n in zip(todo, threads, strict=True)]
-    return [job for job, _ in sorted(jobs, key=lambda item: (-item[0].cores, -item[1]))]
+    wide = [(item, n) for item, n in zip(todo, threads, strict=True) if n > 1]
+    narrow = [item for item, n in zip(todo, threads, strict=True) if n == 1]
+    jobs = [Job((run,), n, n) for (run, _), n in sorted(wide, key=lambda job: (-job[1], -job[0][1]))]
+    return jobs + [Job(runs, 1, 1) for runs in _bundles(narrow, cores)]
+
+
+def _bundles(todo: Sequence[tuple[Run, float]], processes: int) -> list[tuple[Run, ...]]:
+    """The runs, longest first, those that are short together."""
+    most = SHORT * sum(cost for _, cost in todo) / processes
+    bundles, room = list[list[Run]](), 0.0
+    for run, cost in sorted(todo, key=lambda item: -item[1]):
+        if cost > room:
+            bundles.append([])
+            room = most
+        bundles[-1].append(run)
+        room -= cost
+    return [tuple(bundle) for bundle in bundles]
 
 
 def on_gpus(

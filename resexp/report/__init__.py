@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
+
+import numpy as np
 
 from resexp.errors import UserError
 from resexp.files import write_all
@@ -11,8 +12,10 @@ from resexp.report import page
 from resexp.report.deviations import deviations, markdown
 from resexp.report.plots import Plot, controls_plot, curves_plot, depth_plot
 from resexp.report.probes import inside
+from resexp.report.spread import spread
 from resexp.report.stats import RunRecord
 from resexp.report.summary import Summary, summarise
+from resexp.report.words import MOST
 from resexp.store import StudyFolder
 
 __all__ = ["build_report"]
@@ -30,35 +33,36 @@ def build_report(study: StudyFolder, to: Path) -> Summary:
     summary = summarise(study)
     sections, remarks = inside(study, summary)
     plots = draw(summary) | {name: plot for section in sections for name, plot in section.plots.items()}
-    files: dict[str, str | bytes] = {
-        f"figures/{name}.{kind}": plot.file(kind) for name, plot in plots.items() for kind in ("png", "svg", "pdf")
-    }
+    figures, files = dict[str, str](), dict[str, str | bytes]()
+    for (name, plot), made in zip(plots.items(), spread(Plot.files, list(plots.values()), 6), strict=True):
+        files |= {f"figures/{name}.{kind}": content for kind, content in made.items()}
+        figures[name] = plot.inline(made["svg"])
     files["summary.csv"] = page.csv(summary)
     files["summary.md"] = page.markdown(summary, sections, remarks)
     files["deviations.md"] = markdown(summary.name, deviations(summary.nets))
-    files["index.html"] = page.html(summary, plots, sections, remarks)
+    files["index.html"] = page.html(summary, figures, sections, remarks)
     write_all(to, files)
     return summary
 
 
 def draw(summary: Summary) -> dict[str, Plot]:
     """The figures of the training by name."""
+    nets = [net for net in summary.nets if net.family in summary.drawn]
+    records = [record for record in summary.records if record.whole and record.family in summary.drawn]
     plots = {
-        f"depth-{metric}": depth_plot(
-            summary.nets, metric, summary.verdict.families, LARGE if metric == "running" else SMALL
-        )
+        f"depth-{metric}": depth_plot(nets, metric, summary.verdict.families, LARGE if metric == "running" else SMALL)
         for metric in ("running", "clean", "test")
     }
     if summary.controls:
-        plots["controls"] = controls_plot(summary.controls)
-    top = min(100.0, 1.05 * max(map(_highest, summary.records))) or 100.0
-    for family in sorted({record.family for record in summary.records if len(record.metrics)}):
-        plots[f"curves-{family.replace(' ', '-')}"] = curves_plot(summary.records, family, top, SMALL)
+        plots["controls"] = controls_plot(summary.controls[:MOST])
+    top = min(100.0, 1.05 * max(map(_highest, records))) or 100.0
+    for family in sorted({record.family for record in records if len(record.metrics["train_error"].steps)}):
+        plots[f"curves-{family.replace(' ', '-')}"] = curves_plot(records, family, top, SMALL)
     return plots
 
 
 def _highest(record: RunRecord) -> float:
     """The highest error of a run after the first tenth of its steps, where every net is far from what it comes to."""
-    late = record.metrics[record.metrics["step"] > record.config.train.steps / 10]
-    highest = late[["train_error", "val_error", "test_error"]].max(axis=None)
-    return 0.0 if math.isnan(highest) else float(highest)
+    every = [record.metrics[f"{part}_error"] for part in ("train", "val", "test")]
+    late = np.concatenate([one.values[one.steps > record.config.train.steps / 10] for one in every])
+    return float(late.max(initial=0.0))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resexp.report.estimates import Difference, difference
+from resexp.report.estimates import Difference, Estimate, difference
 from resexp.report.stats import Net, running_by_depth
+from resexp.report.words import listed
 
 QUANTITIES = {
     "degradation": "deepest plain net minus shallowest",
@@ -42,15 +43,16 @@ def controls(nets: Sequence[Net]) -> list[Control]:
     have no variant.
     """
     variants = list(dict.fromkeys(net.variant for net in nets))
-    found = {variant: _changes(nets, variant) for variant in variants}
+    running = running_by_depth(nets)
+    found = {variant: _changes(running, variant) for variant in variants}
     counts = Counter(quantity for changes in found.values() for quantity in changes)
     shared = {v: {q: change for q, change in changes.items() if counts[q] > 1} for v, changes in found.items()}
     return [Control(variant or "no variant", changes) for variant, changes in shared.items() if changes]
 
 
-def _changes(nets: Sequence[Net], variant: str) -> dict[str, Change]:
-    own_plain, own_residual = (running_by_depth(nets, f"{kind} {variant}".strip()) for kind in ("plain", "residual"))
-    plain, residual = own_plain or running_by_depth(nets, "plain"), own_residual or running_by_depth(nets, "residual")
+def _changes(running: Mapping[str, dict[int, Estimate]], variant: str) -> dict[str, Change]:
+    own_plain, own_residual = (running.get(f"{kind} {variant}".strip(), {}) for kind in ("plain", "residual"))
+    plain, residual = own_plain or running.get("plain", {}), own_residual or running.get("residual", {})
     changes = {}
     if len(own_plain) > 1:
         low, high = min(own_plain), max(own_plain)
@@ -74,18 +76,18 @@ def _sentence(words: str, having: list[tuple[str, Change]]) -> str:
     (first, reference), *others = having
     one_place = len({change.at for _, change in having}) == 1
     where = f" (at {reference.at})" if one_place else ""
-    values = [f"{c.difference} with {variant}{'' if one_place else f' (at {c.at})'}" for variant, c in having]
+    values = listed([f"{c.difference} with {variant}{'' if one_place else f' (at {c.at})'}" for variant, c in having])
     apart = [variant for variant, change in others if change.difference.overlaps(reference.difference) is False]
     signs = {change.difference.sign for _, change in having}
     if any(change.difference.low is None for _, change in having):
         says = "where there is one seed there is no interval, so this is descriptive only"
     elif apart:
-        says = f"not overlapping with the interval of {first}: {', '.join(apart)}, so it makes a difference"
+        says = f"not overlapping with the interval of {first}: {listed(apart)}, so it makes a difference"
     else:
         says = f"all intervals overlap with that of {first}, so no difference is shown"
         if signs in ({1}, {-1}):
             says += f", and all lie {'above' if signs == {1} else 'below'} zero"
-    return f"{words[0].upper()}{words[1:]}{where}: {', '.join(values)}; {says}."
+    return f"{words[0].upper()}{words[1:]}{where}: {values}; {says}."
 
 
 def varied(nets: Sequence[Net]) -> str:

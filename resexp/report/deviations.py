@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from resexp.paper import Departure, Reading
 from resexp.report.stats import Net
+from resexp.report.words import listed
 
 EntryT = TypeVar("EntryT", bound=Hashable)
 
@@ -38,8 +39,8 @@ def deviations(nets: Sequence[Net]) -> Deviations:
     return Deviations(
         _shared(nets, lambda net: net.departures),
         _shared(nets, lambda net: net.readings),
-        ", ".join(net.label for net in alike if net.published),
-        ", ".join(net.label for net in alike if not net.published),
+        listed([net.label for net in alike if net.published]),
+        listed([net.label for net in alike if not net.published]),
     )
 
 
@@ -52,7 +53,7 @@ def _shared(nets: Sequence[Net], entries: Callable[[Net], list[EntryT]]) -> list
     for entry, labels in having.items():
         groups.setdefault(tuple(labels), []).append(entry)
     return [
-        Shared("all nets" if len(labels) == len(nets) else ", ".join(labels), together)
+        Shared("all nets" if len(labels) == len(nets) else listed(labels), together)
         for labels, together in groups.items()
     ]
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Sequence
+from csv import DictWriter
+from datetime import UTC, datetime
 from typing import Any
 
 import jinja2
-import pandas as pd
 
 import resexp
 from resexp.errors import visible
 from resexp.report.controls import sentences, varied
 from resexp.report.deviations import deviations
 from resexp.report.estimates import Estimate
-from resexp.report.plots import Plot
 from resexp.report.probes import Section
 from resexp.report.stats import METRICS
-from resexp.report.summary import Summary
+from resexp.report.summary import SEEDS, Summary
+from resexp.report.words import MOST, listed
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("resexp.report", "."),
@@ -29,6 +31,8 @@ _TEMPLATES = jinja2.Environment(
 )
 
 _RUNNING, *_OTHERS = METRICS
+ROWS = 200
+"""Rows of a table on the page; summary.csv and summary.md have them all."""
 INTERVAL = "95 % interval of its mean"
 """Beside the error that the verdict is about; those of the other errors stand in summary.csv."""
 HEADER = [
@@ -77,7 +81,7 @@ def comparability(summary: Summary) -> list[tuple[str, list[str]]]:
     for net in summary.nets:
         if net.differences:
             groups.setdefault(tuple(net.differences), []).append(net.label)
-    return [(", ".join(nets), list(reasons)) for reasons, nets in groups.items()]
+    return [(listed(nets), list(reasons)) for reasons, nets in groups.items()]
 
 
 def provenance(summary: Summary) -> list[tuple[str, str]]:
@@ -104,12 +108,16 @@ def _values(values: list[Any]) -> str:
     return "; ".join(shown) + ("; ..." if len(counts) > 5 else "")
 
 
-def html(summary: Summary, plots: dict[str, Plot], sections: Sequence[Section], remarks: Sequence[str]) -> str:
-    """The self-contained page; `remarks` say which records of probes can't be shown."""
+def html(summary: Summary, figures: dict[str, str], sections: Sequence[Section], remarks: Sequence[str]) -> str:
+    """The self-contained page with its `figures` as SVG; `remarks` say which records of probes can't be shown."""
     return _TEMPLATES.get_template("page.html.j2").render(
         summary=summary,
-        figures={name: plot.inline() for name, plot in plots.items()},
-        curves=[name for name in plots if name.startswith("curves")],
+        figures=figures,
+        rows=ROWS,
+        seeds=SEEDS,
+        most=MOST,
+        listed=listed,
+        curves=[name for name in figures if name.startswith("curves")],
         table=table(summary),
         sections=sections,
         remarks=remarks,
@@ -118,7 +126,7 @@ def html(summary: Summary, plots: dict[str, Plot], sections: Sequence[Section], 
         deviations=deviations(summary.nets),
         provenance=provenance(summary),
         version=resexp.__version__,
-        now=pd.Timestamp.now("UTC").strftime("%Y-%m-%d %H:%M UTC"),
+        now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
@@ -149,5 +157,9 @@ def _rows(header: list[str], rows: list[list[str]]) -> list[str]:
 
 def csv(summary: Summary) -> str:
     """One row a net; errors in percent."""
-    text: str = pd.DataFrame([net.to_json() for net in summary.nets]).to_csv(index=False)
-    return text
+    rows = [net.to_json() for net in summary.nets]
+    text = io.StringIO()
+    writer = DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

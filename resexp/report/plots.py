@@ -11,7 +11,7 @@ from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
-import pandas as pd
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter
 
 from resexp import paper
 from resexp.report.controls import QUANTITIES, Control
-from resexp.report.stats import METRICS, Net, RunRecord
+from resexp.report.stats import METRICS, Net, RunRecord, Series
 
 INK = "#1b1f24"
 """Text and axes. On the page it becomes the page's own text colour, light or dark."""
@@ -93,20 +93,19 @@ class Plot:
         return f"tip{len(self.tips) - 1}"
 
     @styled
-    def file(self, kind: str) -> bytes:
-        """The figure as a PNG, PDF or SVG file, on white."""
-        metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-        buffer = io.BytesIO()
-        self.figure.savefig(buffer, format=kind, dpi=150, facecolor="white", metadata=metadata)
-        return buffer.getvalue()
+    def files(self) -> dict[str, bytes]:
+        """The figure on white, as a PNG, an SVG and a PDF file."""
+        found = {}
+        for kind, metadata in {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}.items():
+            buffer = io.BytesIO()
+            self.figure.savefig(buffer, format=kind, dpi=150, facecolor="white", metadata=metadata)
+            found[kind] = buffer.getvalue()
+        return found
 
-    @styled
-    def inline(self) -> str:
-        """The figure as SVG for the page: in the page's text colour and font, with tooltips."""
-        buffer = io.StringIO()
-        self.figure.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None})
-        svg = buffer.getvalue()
-        svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    def inline(self, file: bytes) -> str:
+        """Its SVG `file`, for the page: without the white, in the page's text colour and font, with tooltips."""
+        svg = file.decode()
+        svg = svg[svg.index("<svg") :].replace("fill: #ffffff", "fill: none", 1).replace(INK, "currentColor")
         for attribute in ("width", "height"):  # the page decides how large it is
             svg = re.sub(rf'(<svg[^>]*?) {attribute}="[^"]*"', r"\1", svg, count=1)
         for number, text in enumerate(self.tips):
@@ -178,20 +177,20 @@ def curves_plot(records: Iterable[RunRecord], family: str, top: float, size: tup
     beside_the_paper = False
     by_net: dict[str, list[RunRecord]] = {}
     for record in sorted(records, key=lambda r: r.config.model.depth):
-        if record.family == family and len(record.metrics):
+        if record.family == family and len(record.metrics["train_error"].steps):
             by_net.setdefault(record.run.label, []).append(record)
     for (label, of_net), colour, marker in zip(
         by_net.items(), depth_colours(len(by_net)), cycle(MARKERS), strict=False
     ):
         model = of_net[0].config.model
         name = f"{model.kind}-{model.depth}"  # the title says which variant
-        metrics = pd.concat([record.metrics for record in of_net])
-        train, validation, test = (curve(metrics, f"{part}_error") for part in ("train", "val", "test"))
-        plot.axes.plot(train.index, train, color=colour, linestyle="--", linewidth=1.2, label=name)
-        plot.axes.plot(validation.index, validation, color=colour, linewidth=2.5)
-        if len(test):
-            tip = plot.tip(f"{label}: test error {test.iloc[-1]:.2f} % at the end")
-            plot.axes.plot(test.index, test, color=colour, marker=marker, markersize=7, clip_on=False, gid=tip)
+        train, validation, test = (curve(of_net, f"{part}_error") for part in ("train", "val", "test"))
+        plot.axes.plot(train.steps, train.values, color=colour, linestyle="--", linewidth=1.2, label=name)
+        plot.axes.plot(validation.steps, validation.values, color=colour, linewidth=2.5)
+        if len(test.steps):
+            tip = plot.tip(f"{label}: test error {test.values[-1]:.2f} % at the end")
+            look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 7}
+            plot.axes.plot(test.steps, test.values, clip_on=False, gid=tip, **look)
         published = {} if of_net[0].departures else paper.fig6(model.kind, model.block, model.depth)
         for split, points in published.items():
             dashes = "--" if split == "train" else "-"
@@ -201,11 +200,13 @@ def curves_plot(records: Iterable[RunRecord], family: str, top: float, size: tup
         plot.axes.plot([], [], color=INK, linewidth=0.6, label=HE_2015)
     plot.axes.set_ylim(0, top)
     plot.axes.set_xlim(left=0)
-    plot.axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda step, _: f"{step / 1000:g}k" if step >= 1000 else f"{step:g}")
-    )
+    plot.axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
     plot.figure.legend(loc="outside lower center", ncols=4, fontsize="small")
     return plot
+
+
+def _thousands(step: float, _: int | None) -> str:
+    return f"{step / 1000:g}k" if step >= 1000 else f"{step:g}"
 
 
 @styled
@@ -235,14 +236,15 @@ def controls_plot(found: Sequence[Control]) -> Plot:
     return plot
 
 
-def curve(metrics: pd.DataFrame, column: str) -> pd.Series:
-    """Mean over seeds of a column by step, at most MAX_POINTS points, each the mean of its neighbours."""
-    curve = metrics[metrics[column].notna()].groupby("step")[column].mean()
-    width = -(-len(curve) // MAX_POINTS) or 1
-    bins = [position // width for position in range(len(curve))]
-    thinned = curve.groupby(bins).mean()
-    thinned.index = curve.index.to_series().groupby(bins).last()
-    return thinned
+def curve(records: Sequence[RunRecord], error: str) -> Series:
+    """Mean over the runs of an error by step, at most MAX_POINTS points, each the mean of its neighbours."""
+    every = [record.metrics[error] for record in records]
+    steps, which = np.unique(np.concatenate([one.steps for one in every]), return_inverse=True)
+    means = np.bincount(which, np.concatenate([one.values for one in every])) / np.bincount(which)
+    width = -(-len(steps) // MAX_POINTS) or 1
+    first = np.arange(0, len(steps), width)
+    last = np.minimum(first + width, len(steps)) - 1
+    return Series(steps[last], np.add.reduceat(means, first) / (last - first + 1))
 
 
 def depth_colours(count: int) -> list[str]:

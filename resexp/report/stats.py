@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import pandas as pd
+import numpy as np
+from numpy.typing import NDArray
 
 from resexp import paper
-from resexp.config import RunConfig
+from resexp.config import RunConfig, TrainConfig
 from resexp.errors import UserError
-from resexp.records import Manifest, Status
+from resexp.records import ERRORS, Manifest, Status
 from resexp.report.estimates import Estimate
 from resexp.store import Run
 from resexp.study import load_run
@@ -34,6 +36,15 @@ _ERRORS = ("train_error", "clean_train_error", "val_error", "test_error", "best_
 
 
 @dataclass(frozen=True)
+class Series:
+    """An error over the steps of a run."""
+
+    steps: NDArray[np.float64]
+    values: NDArray[np.float64]
+    """In percent."""
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """A run as the report sees it."""
 
@@ -41,8 +52,11 @@ class RunRecord:
     config: RunConfig
     status: Status
     manifest: Manifest
-    metrics: pd.DataFrame
-    """metrics.jsonl with errors in percent; a column for every error, NaN where a line has none."""
+    metrics: dict[str, Series]
+    """What metrics.jsonl has of each error; unless the run is `whole`, from about the last milestone on."""
+    whole: bool
+    seconds: float
+    """Training time, without evaluation; NaN until it is known."""
 
     @property
     def finished(self) -> bool:
@@ -71,7 +85,6 @@ class RunRecord:
         """The errors of METRICS that the run has; of a finished run only."""
         if not self.finished:
             return {}
-        last = {name: self.metrics[name].dropna() for name in _ERRORS}
         running = self._running_error()
         found = {} if running is None else {"running": running}
         for metric, column in (
@@ -79,28 +92,21 @@ class RunRecord:
             ("test", "test_error"),
             ("best_test", "best_test_error"),
         ):
-            if len(last[column]):
-                found[metric] = float(last[column].iloc[-1])
+            if len(values := self.metrics[column].values):
+                found[metric] = float(values[-1])
         return found
-
-    @property
-    def seconds(self) -> float:
-        """Training time, without evaluation."""
-        return float(self.metrics["train_seconds"].dropna().iloc[-1])
 
     @property
     def complete(self) -> bool:
         """Whether every number of a finished run is there."""
-        return {"running", "clean", "test"} <= self.errors.keys() and bool(self.metrics["train_seconds"].notna().any())
+        return {"running", "clean", "test"} <= self.errors.keys() and not math.isnan(self.seconds)
 
     def _running_error(self) -> float | None:
-        train = self.config.train
-        start = train.milestones[-1] if train.milestones else train.steps * 3 // 4
-        lines = self.metrics[self.metrics["event"] == "train"]
+        errors = self.metrics["train_error"]
         # Each line is the mean over the steps since the line before it.
-        lengths = lines["step"].diff().fillna(lines["step"])
-        late = (lines["step"] > start) & (lengths > 0) & lines["train_error"].notna()
-        return float((lines["train_error"] * lengths)[late].sum() / lengths[late].sum()) if late.any() else None
+        lengths = np.diff(errors.steps, prepend=0)
+        late = (errors.steps > _counts_from(self.config.train)) & (lengths > 0)
+        return float((errors.values * lengths)[late].sum() / lengths[late].sum()) if late.any() else None
 
     def to_json(self) -> dict[str, Any]:
         """The run's numbers, for scripts."""
@@ -117,20 +123,38 @@ class RunRecord:
         }
 
 
-def read(run: Run) -> RunRecord | None:
-    """Read a run folder; None for a run that was not begun. Raises UserError where something in it can't be used."""
+def read(run: Run, whole: bool = True) -> RunRecord | None:
+    """Read a run folder; None for a run that was not begun. Raises UserError where something in it can't be used.
+
+    Of a finished run that need not be read `whole`, measurements from before those that count are left out.
+    """
     config, status, manifest = load_run(run.config_path), run.status(), run.manifest()
     if manifest is None:
         return None
     # The status is read before the metrics: what it says has ended, they hold.
-    numbers = ("step", "train_seconds", *_ERRORS)
-    lines = [{name: line.get(name) for name in ("event", *numbers)} for line in run.metrics()]
-    metrics = pd.DataFrame(lines, columns=["event", *numbers]).astype(dict.fromkeys(numbers, float))
-    metrics[list(_ERRORS)] *= 100
-    record = RunRecord(run, config, status, manifest, metrics)
+    lines = list[dict[str, Any]]()
+    if not whole and status.state == "finished":
+        lines = run.metrics(ERRORS, without=0.9 * _counts_from(config.train) / config.train.steps)
+    if not lines or lines[0]["step"] > _counts_from(config.train):
+        lines, whole = run.metrics(ERRORS), True
+    metrics = {name: _series(lines, name) for name in _ERRORS}
+    seconds = [line["train_seconds"] for line in lines if line.get("train_seconds") is not None]
+    record = RunRecord(run, config, status, manifest, metrics, whole, seconds[-1] if seconds else math.nan)
     if record.finished and not record.complete:
         raise UserError(f"{run.metrics_path}: the run is finished, but not all of its measurements are here")
     return record
+
+
+def _counts_from(train: TrainConfig) -> int:
+    """The step after which the running error counts."""
+    return train.milestones[-1] if train.milestones else train.steps * 3 // 4
+
+
+def _series(lines: Sequence[dict[str, Any]], name: str) -> Series:
+    """The lines that have a number for `name`."""
+    having = [line for line in lines if line.get(name) is not None]
+    steps = np.array([line["step"] for line in having], dtype=float)
+    return Series(steps, 100 * np.array([line[name] for line in having], dtype=float))
 
 
 @dataclass(frozen=True)
@@ -144,7 +168,7 @@ class Net:
         """Such as ``plain-20``."""
         return self.runs[0].run.label
 
-    @property
+    @cached_property
     def family(self) -> str:
         """The curve that the net belongs to."""
         return self.runs[0].family
@@ -180,7 +204,7 @@ class Net:
         having = [m for m in METRICS if all(m in run.errors for run in self.runs)]
         return {m: Estimate(tuple(run.errors[m] for run in self.runs)) for m in having}
 
-    @property
+    @cached_property
     def departures(self) -> list[paper.Departure]:
         """Where the net departs from the paper's data, nets and recipe."""
         return self.runs[0].departures
@@ -192,7 +216,7 @@ class Net:
         precision = " and ".join(sorted({attempt.precision for attempt in attempts}))
         return paper.readings(self.runs[0].config, precision, {attempt.world for attempt in attempts})
 
-    @property
+    @cached_property
     def differences(self) -> list[str]:
         """Why the net can't be set beside the paper; empty where it can."""
         reasons = [str(departure) for departure in self.departures]
@@ -223,7 +247,9 @@ class Net:
         return row
 
 
-def running_by_depth(nets: Iterable[Net], family: str) -> dict[int, Estimate]:
-    """The running training error of a family by depth, the shallowest first."""
-    of_family = sorted((net for net in nets if net.family == family), key=lambda net: net.depth)
-    return {net.depth: net.errors["running"] for net in of_family}
+def running_by_depth(nets: Iterable[Net]) -> dict[str, dict[int, Estimate]]:
+    """The running training error of each family by depth, the shallowest first."""
+    found: dict[str, dict[int, Estimate]] = {}
+    for net in sorted(nets, key=lambda net: net.depth):
+        found.setdefault(net.family, {})[net.depth] = net.errors["running"]
+    return found

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from resexp.errors import UserError
 from resexp.report.controls import Control, controls
+from resexp.report.spread import spread
 from resexp.report.stats import Net, RunRecord, read
 from resexp.report.verdict import Verdict, judge
-from resexp.store import StudyFolder
+from resexp.store import Run, StudyFolder
+
+SEEDS = 10
+"""Runs of a net in its training curve; more would change it by less than its line is wide."""
+DRAWN = 8
+"""Families of nets in the figures: each has one of its own, and a line in those over depth."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,16 @@ class Summary:
     controls: list[Control]
     """The verdict's differences in each variant, where the study has several."""
 
+    @cached_property
+    def families(self) -> list[str]:
+        """Those of the verdict first."""
+        return list(dict.fromkeys([*self.verdict.families, *(record.family for record in self.records)]))
+
+    @property
+    def drawn(self) -> list[str]:
+        """The families that there is room for in the figures."""
+        return self.families[:DRAWN]
+
     def to_json(self) -> dict[str, Any]:
         """The numbers, for scripts; errors in percent."""
         return {
@@ -55,12 +72,11 @@ class Summary:
 
 def summarise(study: StudyFolder) -> Summary:
     """Read a study. Raises UserError while no run has finished."""
-    records, absent = [], []
-    for run in study.runs():
-        try:
-            record = read(run)
-        except UserError as error:
-            absent.append(Absence(run.name, "unreadable", "", str(error)))
+    records, absent = list[RunRecord](), list[Absence]()
+    runs = study.runs()
+    for run, record in zip(runs, spread(_read, _with_curves(runs), 200), strict=True):
+        if isinstance(record, UserError):
+            absent.append(Absence(run.name, "unreadable", "", str(record)))
             continue
         if record is not None:
             records.append(record)
@@ -85,3 +101,20 @@ def summarise(study: StudyFolder) -> Summary:
     remarks = [f"{r.run.name}: {r.status.message}." for r in records if r.finished and r.status.message]
     verdict = judge(nets, [f"{absence.run} ({absence.state})" for absence in absent], remarks)
     return Summary(plan.name, plan.description, records, absent, strays, nets, verdict, controls(nets))
+
+
+def _with_curves(runs: list[Run]) -> list[tuple[Run, bool]]:
+    """Each run, and whether it is among those of its net whose curves are drawn."""
+    seen = Counter[str]()
+    found = []
+    for run in runs:
+        seen[run.label] += 1
+        found.append((run, seen[run.label] <= SEEDS))
+    return found
+
+
+def _read(asked: tuple[Run, bool]) -> RunRecord | UserError | None:
+    try:
+        return read(*asked)
+    except UserError as error:
+        return error

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from resexp.report.estimates import Difference, Estimate, Trend, difference, trend
 from resexp.report.stats import Net, running_by_depth
+from resexp.report.words import MOST, listed
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ def judge(nets: Sequence[Net], missing: Sequence[str] = (), remarks: Sequence[st
     families = judged(nets)
     if not families:
         return Verdict("No verdict: it takes finished plain nets of at least two depths, alike but for that.")
-    plain_nets = running_by_depth(nets, families[0])
-    residual_nets = running_by_depth(nets, families[1]) if len(families) > 1 else {}
+    running = running_by_depth(nets)
+    plain_nets = running[families[0]]
+    residual_nets = running[families[1]] if len(families) > 1 else {}
     low, high = min(plain_nets), max(plain_nets)
     plain, plain_trend = difference(plain_nets[high], plain_nets[low]), _trend(plain_nets)
     sentences = [_rise("Plain", plain_nets, low, high, plain), *_trend_sentence("Plain", plain_trend)]
@@ -57,13 +59,15 @@ def judge(nets: Sequence[Net], missing: Sequence[str] = (), remarks: Sequence[st
         sentences.append(f"At depth {high}, plain minus residual: {gap}.")
     others = [family for family in dict.fromkeys(net.family for net in nets) if family not in families]
     if others:
-        sentences.append(f"Judged: {' and '.join(families)}. No part of the verdict: {', '.join(others)}.")
+        sentences.append(f"Judged: {' and '.join(families)}. No part of the verdict: {listed(others)}.")
     headline = _headline(plain, residual, gap, plain_trend, residual_trend)
     if missing:
         headline = f"So far: {headline[0].lower()}{headline[1:]}"
-        shown = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
-        sentences.append(f"Not counted, since not finished: {shown}.")
-    return Verdict(headline, [*sentences, *remarks], families, plain, residual, gap, plain_trend, residual_trend)
+        sentences.append(f"Not counted, since not finished: {listed(missing, 6)}.")
+    sentences += remarks[:MOST]
+    if remarks[MOST:]:
+        sentences.append(f"So much must be known of {len(remarks) - MOST:,} more; `resexp status --json` says it.")
+    return Verdict(headline, sentences, families, plain, residual, gap, plain_trend, residual_trend)
 
 
 def judged(nets: Sequence[Net]) -> list[str]:
@@ -74,7 +78,8 @@ def judged(nets: Sequence[Net]) -> list[str]:
     only ones there are.
     """
     families = list(dict.fromkeys(net.family for net in nets))
-    plains = [f for f in families if f.startswith("plain") and len(running_by_depth(nets, f)) > 1]
+    running = running_by_depth(nets)
+    plains = [f for f in families if f.startswith("plain") and len(running[f]) > 1]
     residuals = [f for f in families if f.startswith("residual")]
     if not plains:
         return []

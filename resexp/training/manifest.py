@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import platform
 import shlex
 import subprocess
@@ -25,7 +24,7 @@ def new_attempt(hardware: Hardware, from_step: int) -> Attempt:
         from_step=from_step,
         command=shlex.join(["resexp", *sys.argv[1:]]),
         resexp=resexp.__version__,
-        commit=_commit(),
+        commit=COMMIT,
         python=platform.python_version(),
         torch=torch.__version__,
         cuda=torch.version.cuda if hardware.device.type == "cuda" else None,
@@ -43,7 +42,6 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-@functools.cache
 def _commit() -> str | None:
     """The commit of resexp's own source, with a plus where it was changed since; None outside a checkout."""
     source = Path(resexp.__file__).parent
@@ -56,3 +54,7 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+COMMIT = _commit()
+"""Of the code as it was imported; asked once, not by every process of a sweep."""

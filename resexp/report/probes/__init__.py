@@ -35,7 +35,6 @@ SECTIONS: dict[str, Callable[[Material], Section | None]] = {
 
 def inside(study: StudyFolder, summary: Summary) -> tuple[list[Section], list[str]]:
     """The sections that a study has records for, and a line for each thing that can't be shown."""
-    families = [*summary.verdict.families, *(record.family for record in summary.records)]
-    material = Material(study.folder, summary.records, list(dict.fromkeys(families)))
+    material = Material(study.folder, summary.records, summary.families)
     sections = [section for make in SECTIONS.values() if (section := make(material))]
     return sections, material.remarks

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from resexp.ensemble import Ensemble, ensemble
+from resexp.ensemble import Ensemble, alone, joined
 from resexp.errors import UserError
 from resexp.report.plots import MARKERS, PALETTE, Plot, styled
 from resexp.report.probes.material import Material, Section
+from resexp.report.spread import spread
 from resexp.report.stats import RunRecord
+from resexp.store import Run
 
 
 def ensembles(material: Material) -> Section | None:
@@ -17,12 +20,19 @@ def ensembles(material: Material) -> Section | None:
     for record in material.records:
         if record.finished and record.run.logits_path.exists():
             nets.setdefault(record.run.label, []).append(record)
-    found = {label: made for label, runs in nets.items() if (made := _ensemble(material, runs))}
-    for family in material.families:
-        labels = [label for label in nets if label in found and nets[label][0].family == family]
-        together = [run for label in labels for run in nets[label]]
-        if len(labels) > 1 and (made := _ensemble(material, together)):
-            found[f"all {family}"] = made
+    family_of = {label: runs[0].family for label, runs in nets.items() if len(runs) > 1}
+    shown = material.shown("ensembles", set(family_of.values()))
+    labels = [label for label, family in family_of.items() if family in shown]
+    members = [
+        [(run.run, (run.metrics["test_error"].values / 100).tolist()) for run in nets[label]] for label in labels
+    ]
+    made = dict(zip(labels, spread(_of_net, members, 10), strict=True))
+    for family in shown:
+        of_nets = [net for label in labels if family_of[label] == family and isinstance(net := made[label], Ensemble)]
+        if len(of_nets) > 1:
+            made[f"all {family}"] = _joined(of_nets)
+    material.remarks += [f"Not in an ensemble: {error}." for error in made.values() if isinstance(error, UserError)]
+    found = {name: together for name, together in made.items() if isinstance(together, Ensemble)}
     if not found:
         return None
     return Section(
@@ -34,14 +44,15 @@ def ensembles(material: Material) -> Section | None:
     )
 
 
-def _ensemble(material: Material, runs: list[RunRecord]) -> Ensemble | None:
-    if len(runs) < 2:
-        return None
+def _of_net(members: Sequence[tuple[Run, list[float]]]) -> Ensemble | UserError:
+    return _joined(alone(run, recorded) for run, recorded in members)
+
+
+def _joined(members: Iterable[Ensemble]) -> Ensemble | UserError:
     try:
-        return ensemble([record.run for record in runs])
+        return joined(members)
     except UserError as error:
-        material.remarks.append(f"Not in an ensemble: {error}.")
-        return None
+        return error
 
 
 def _change(name: str, made: Ensemble) -> str:

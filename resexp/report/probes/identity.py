@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from resexp.errors import UserError
@@ -61,8 +63,8 @@ def identity(material: Material) -> Section | None:
 
 def _clean(run: RunRecord) -> float | None:
     """The last training error in eval mode, in percent."""
-    clean = run.metrics["clean_train_error"].dropna()
-    return float(clean.iloc[-1]) if len(clean) else None
+    clean = run.metrics["clean_train_error"].values
+    return float(clean[-1]) if len(clean) else None
 
 
 def _sentence(record: Identity, runs: dict[str, RunRecord]) -> str:
@@ -84,10 +86,11 @@ def _plot(record: Identity, runs: dict[str, RunRecord]) -> Plot:
     looks = {"continued": (PALETTE[1], "s"), "fresh": (PALETTE[0], "o")}
     for name, run in runs.items():
         colour, marker = looks[name]
-        running, clean = (curve(run.metrics, f"{part}_error") for part in ("train", "clean_train"))
-        plot.axes.plot(running.index, running, color=colour, linewidth=1)
+        running, clean = (curve([run], f"{part}_error") for part in ("train", "clean_train"))
+        plot.axes.plot(running.steps, running.values, color=colour, linewidth=1)
         tip = plot.tip(f"{name}: {run.run.name}")
-        plot.axes.plot(clean.index, clean, color=colour, marker=marker, linestyle="none", gid=tip, clip_on=False)
+        marks: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": "none"}
+        plot.axes.plot(clean.steps, clean.values, gid=tip, clip_on=False, **marks)
         plot.axes.plot([], [], color=colour, marker=marker, linewidth=1, label=f"{name}: {run.run.label}")
     plot.axes.set_ylim(bottom=0)
     plot.axes.set_xlim(left=0)

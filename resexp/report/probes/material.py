@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, WrapValidator
 from resexp.errors import UserError
 from resexp.report.plots import FEW, Plot
 from resexp.report.stats import RunRecord
+from resexp.report.words import listed
 
 Number = Annotated[float, WrapValidator(lambda value, finite: float("nan") if value is None else finite(value))]
 """What a probe found; JSON's null where it was not a number."""
@@ -101,13 +103,18 @@ class Material:
     remarks: list[str] = field(default_factory=list)
     """A line for each thing that can't be shown as it should be."""
 
+    @cached_property
+    def probed(self) -> list[RunRecord]:
+        """The runs that some probe was taken of."""
+        return [record for record in self.records if record.run.probe_folder.is_dir()]
+
     def found(self, name: str, kind: type[RecordT]) -> Moments[RecordT]:
         """What the probe `name` found in each net at first and, over seeds, at the last step of each run that has one.
 
         Of more than FEW families the first are taken; a record that can't be used is left out. Both get a remark.
         """
         moments: dict[str, dict[str, Found[RecordT]]] = {INITIAL: {}, TRAINED: {}}
-        for run in self.records:
+        for run in self.probed:
             for step, record in self._of_run(run, name, kind).items():
                 nets = moments[TRAINED if step else INITIAL]
                 net = nets.setdefault(run.run.label, Found(run, []))
@@ -116,10 +123,7 @@ class Material:
                 else:
                     net.seeds.append(record)
         having = {net.family for nets in moments.values() for net in nets.values()}
-        drawn = [family for family in self.families if family in having]
-        if drawn[FEW:]:
-            self.remarks.append(f"{name}: there is room for {FEW} families; not shown: {', '.join(drawn[FEW:])}.")
-        order = {family: number for number, family in enumerate(drawn[:FEW])}
+        order = {family: number for number, family in enumerate(self.shown(name, having))}
         kept = {
             moment: sorted(
                 (net for net in nets.values() if net.family in order), key=lambda net: (order[net.family], net.depth)
@@ -127,6 +131,13 @@ class Material:
             for moment, nets in moments.items()
         }
         return {moment: nets for moment, nets in kept.items() if nets}
+
+    def shown(self, name: str, having: Collection[str]) -> list[str]:
+        """Of the families `having` something to show, the first FEW; the others get a remark."""
+        families = [family for family in self.families if family in having]
+        if families[FEW:]:
+            self.remarks.append(f"{name}: there is room for {FEW} families; not shown: {listed(families[FEW:])}.")
+        return families[:FEW]
 
     def latest(self, name: str, kind: type[RecordT]) -> tuple[str, list[Found[RecordT]]]:
         """What was found TRAINED, or else INITIAL, and which of them it is."""

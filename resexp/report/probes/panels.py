@@ -77,7 +77,11 @@ def logarithmic(axes: Axes) -> None:
     low, high = axes.get_ylim()
     if high < 100 * low:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(_plainly))
+
+
+def _plainly(value: float, _: int | None) -> str:
+    return f"{value:g}"
 
 
 def by_family(nets: Iterable[Found[RecordT]]) -> dict[str, list[Found[RecordT]]]:
