@@ -109,7 +109,8 @@ def test_an_error_of_the_program_is_not_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_gives_no_sign_of_life_is_replaced(tmp_path: Path) -> None:
-    runs = make(tmp_path / "silent", **LONG)[:1]
+    longer = {**LONG["train"], "steps": 1500, "eval_every": 1500}  # several looks of the sweep, on any machine
+    runs = make(tmp_path / "silent", train=longer)[:1]
 
     class Freezing(Sweep):
         def _tick(self, running: list[Run]) -> None:
@@ -123,7 +124,7 @@ def test_a_worker_that_gives_no_sign_of_life_is_replaced(tmp_path: Path) -> None
     silent, again = sweep.said[-2:]
     assert re.fullmatch(rf"{runs[0].name}: no sign of life for 1\d s; its job is killed", silent)
     assert again.endswith("its process was killed by signal 9; tried again (1 of 2)")
-    assert_same(runs[0], alone(tmp_path / "alone", **LONG)[0])
+    assert_same(runs[0], alone(tmp_path / "alone", train=longer)[0])
 
 
 @pytest.mark.parametrize(("cores", "at_once"), [((1, 1, 1), 2), ((2, 1, 1), 2), ((2, 2, 2), 1)])
