@@ -31,7 +31,7 @@ SILENT_S = 60.0
 """Without a sign of life for so long, an attempt on another machine is presumed dead, seconds. The clocks of the
 machines may differ by less than that."""
 _OWNER, _MAX_OWNER = "owner", 1000
-_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT)
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT, errno.ENOTDIR)
 """Another contender has made the folder, and perhaps removed ours."""
 _TRIES = 100
 

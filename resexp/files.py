@@ -7,6 +7,7 @@ of one machine, and across machines where the file system carries flock over (NF
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -17,6 +18,9 @@ from pathlib import Path
 from resexp.errors import UserError
 
 _TRIES = 20
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+"""Of a file system without locks: nothing keeps two attempts at a run from beginning there, but the later one takes it
+over from the earlier (see `claim`)."""
 
 
 @contextlib.contextmanager
@@ -92,6 +96,10 @@ def locked(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
                     holder = file.read().strip() or "another process"
                     raise UserError(f"{what} is in use by {holder}; wait for it, or stop it first") from None
                 time.sleep(0.02)  # is_locked() holds the lock for an instant
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                break
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()
@@ -107,6 +115,9 @@ def is_locked(path: Path) -> bool:
         return False
     except BlockingIOError:
         return True
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
     return False
 
 

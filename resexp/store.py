@@ -118,8 +118,11 @@ class Run:
         return self.folder / "job.json"
 
     def submission(self) -> Submission | None:
-        """What job.json says, or None if no cluster was ever asked."""
-        return read_record(self.job_path, Submission)
+        """What job.json says, or None if no cluster was ever asked, or a power failure left nothing of it."""
+        try:
+            return read_record(self.job_path, Submission)
+        except UserError:
+            return None
 
     def write_submission(self, submission: Submission) -> None:
         """Replace job.json. Not synced: without it a second job is submitted, and finds the run finished or in use."""

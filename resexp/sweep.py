@@ -183,5 +183,7 @@ def describe(run: Run, said: str = "") -> str:
     status = run.status()
     if status.state == "finished":
         return ""
-    said = f"{said}; the same command continues" if said else "its process ended without a word; see its log.txt"
-    return f"{status.state} at step {status.step}: {status.message or said}"
+    what = status.message or "its process ended without a word; see its log.txt"
+    if said and status.state != "failed" and " ".join(said.split()) != status.message:
+        what = f"{said}; the same command continues"
+    return f"{status.state} at step {status.step}: {what}"

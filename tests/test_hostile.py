@@ -60,6 +60,12 @@ _json = st.recursive(
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _every_float() -> None:
+    """Training in this process flushes the smallest numbers to zero; hypothesis wants them all."""
+    torch.set_flush_denormal(False)
+
+
 def says(line: str) -> Any:
     """That a UserError of one line is raised which holds these words."""
     return pytest.raises(UserError, match=line)

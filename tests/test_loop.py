@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from resexp.config import ExecutorConfig
+from resexp.errors import UserError
 from resexp.executors.engine import End, Event, Handle, Job
 from resexp.executors.loop import Loop
 from resexp.records import Status
@@ -210,6 +211,54 @@ def test_a_silent_job_is_killed_and_its_run_tried_again(tmp_path: Path) -> None:
     assert sweep.ended == {"a": ""}
     assert machine.started[0].killed
     assert "no sign of life for 0 s; its job is killed" in sweep.said[0]
+
+
+def here(handle: Scripted) -> None:
+    handle.events += [Event("here", handle.job.runs[0])]
+
+
+def end_run(handle: Scripted) -> None:
+    handle.events += [Event("ended", handle.job.runs[0])]
+
+
+@pytest.mark.parametrize("script", [[here], [here, begin, end_run]])
+def test_a_job_that_hangs_outside_its_runs_is_killed(tmp_path: Path, script: Script) -> None:
+    machine = Machine({"a": [[*script, *[work] * 10**6], []]})
+    sweep = Sweep(machine, tmp_path, "a", silent_seconds=0.05)
+    assert list(sweep.ended) == ["a"]
+    assert machine.started[0].killed
+    assert "its job has done nothing for 0 s; it is killed" in sweep.said[0]
+
+
+def test_a_run_that_a_pack_begins_again_is_begun_as_before(tmp_path: Path) -> None:
+    assert Sweep(Machine({"a": [[begin, begin]]}), tmp_path, "a").ended == {"a": ""}
+
+
+def test_what_cannot_be_started_beside_jobs_at_work_is_asked_again(tmp_path: Path) -> None:
+    class Refusing(Machine):
+        refusals = 2
+
+        def start(self, jobs: Sequence[Job]) -> list[Handle]:
+            if self.refusals:
+                self.refusals -= 1
+                raise UserError("sbatch: no answer")
+            return super().start(jobs)
+
+    machine = Refusing({})
+    machine.found = [Scripted(Job((Run(tmp_path / "b"),)), [begin, *[work] * 9])]
+    sweep = Sweep(machine, tmp_path, "ab")
+    assert sweep.ended == {"a": "", "b": ""}
+    assert sweep.said == ["sbatch: no answer; asked again"] * 2
+
+
+def test_on_a_mistake_of_the_sweep_itself_jobs_are_asked_to_save(tmp_path: Path) -> None:
+    def fail(handle: Scripted) -> None:
+        raise OSError("no space left on the disk of the log")
+
+    machine = Machine({"a": [[fail]]})
+    with pytest.raises(OSError, match="no space left"):
+        Sweep(machine, tmp_path, "ab")
+    assert all(handle.stopped and not handle.killed for handle in machine.started)
 
 
 def test_on_a_second_ctrl_c_all_jobs_are_killed(tmp_path: Path) -> None:

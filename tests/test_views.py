@@ -182,7 +182,7 @@ def test_a_single_view_is_the_runs_own_test(make_run: Callable[..., Run], precis
         data={"split": "holdout"}, train={"batch_size": 16, "eval_every": 1, "lr": 0.02, "precision": precision}
     )
     train(run)
-    before = {path: path.read_bytes() for path in run.folder.iterdir()}
+    before = {path: path.read_bytes() for path in run.folder.iterdir() if path.is_file()}
     last = run.metrics()[-1]
     found = evaluate_run(run, TenCrop(4))
     assert found == {
@@ -202,7 +202,7 @@ def test_a_single_view_is_the_runs_own_test(make_run: Callable[..., Run], precis
         "single_view_test_error": last["test_error"],
     }
     assert evaluate_run(run, MultiScale((8,)))["test_error"] == last["test_error"]
-    assert {path: path.read_bytes() for path in run.folder.iterdir()} == before
+    assert {path: path.read_bytes() for path in run.folder.iterdir() if path.is_file()} == before
 
 
 def test_the_test_set_of_a_run_that_is_not_finished_is_not_read(make_run: Callable[..., Run]) -> None:

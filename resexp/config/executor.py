@@ -28,7 +28,7 @@ class SlurmConfig(Section):
     """Default: the cluster's."""
     account: str | None = None
     """Whom the time is charged to."""
-    minutes: Annotated[int, Field(ge=1)] = 240
+    minutes: Annotated[int, Field(ge=5)] = 240
     """Time limit of a job; what is not finished by then is saved and queued again."""
     gpus: Annotated[int, Field(ge=0)] = 0
     """GPUs of a job, on each of its nodes."""

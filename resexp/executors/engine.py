@@ -24,8 +24,8 @@ class Job:
     """Runs side by side; None: as many as pay."""
 
 
-Kind = Literal["say", "began", "ended", "lost"]
-"""Of an event; `lost`: the run ended by a fault of the machine."""
+Kind = Literal["here", "say", "began", "ended", "lost"]
+"""Of an event; `here`: the job is at work, `lost`: the run ended by a fault of the machine."""
 
 
 class Event(NamedTuple):

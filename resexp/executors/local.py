@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
 TICK_S = 0.5
+_SERVER_DIED = 255
+"""What multiprocessing takes a process to have exited with when nobody is left to ask."""
 
 
 def visible_gpus() -> list[str]:
@@ -103,6 +105,9 @@ class _Worker:
         code = self.process.exitcode
         if code is None:
             return None
+        if code == _SERVER_DIED:
+            self._kill_orphan()
+            return End("the server that it was forked from died", fault=True)
         return End(f"its process was killed by signal {-code}", fault=True) if code < 0 else End()
 
     def hear(self) -> list[Event]:
@@ -123,6 +128,11 @@ class _Worker:
     def kill(self) -> None:
         """End it at once."""
         self._signal(signal.SIGKILL)
+
+    def _kill_orphan(self) -> None:
+        if self.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
         if self.process.pid is not None and self.process.exitcode is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from resexp import claim
 from resexp.config import ExecutorConfig
+from resexp.errors import UserError
 from resexp.executors.engine import End, Engine, Event, Handle, Job
 from resexp.signals import Stop
 from resexp.store import Run
@@ -24,6 +25,8 @@ class _Live:
     running: dict[Path, tuple[Run, float, float]]
     """By folder: the run, its last sign of life by the file system's clock, and when it was seen by ours."""
     began: bool = False
+    heard: float | None = None
+    """When it told something last; None before it is at work."""
 
 
 class Loop:
@@ -68,10 +71,11 @@ class Loop:
                 for live in list(self._live):
                     self._attend(live)
                 self._tick([run for live in self._live for run, _, _ in live.running.values()])
-        finally:
+        except BaseException as error:
             if not self._engine.outlives:
-                for live in self._live:  # only on an exception, such as a second Ctrl-C
-                    live.handle.kill()
+                for live in self._live:  # a second Ctrl-C is not to be waited for; anything else is not their fault
+                    (live.handle.kill if isinstance(error, KeyboardInterrupt) else live.handle.stop)()
+            raise
         return sum(len(live.waiting) + len(live.running) for live in self._live)
 
     def _ask(self) -> None:
@@ -87,7 +91,13 @@ class Loop:
             starting.append(self._queue.pop(0))
             room -= starting[-1].cores
         if starting:
-            self._live += map(_follow, self._engine.start(starting))
+            try:
+                self._live += map(_follow, self._engine.start(starting))
+            except UserError as error:
+                if not self._live:
+                    raise
+                self._queue[:0] = starting  # those that are at work must still be followed
+                self._say(f"{error}; asked again")
 
     def _attend(self, live: _Live) -> None:
         end = live.handle.poll()  # asked before listening: then nothing that it told can be missed
@@ -108,12 +118,15 @@ class Loop:
             self._queue.insert(0, replace(live.handle.job, runs=left))
 
     def _heard(self, live: _Live, event: Event) -> None:
-        run = event.run
+        run, live.heard = event.run, time.monotonic()
+        if event.kind == "here":
+            return
         if event.kind == "say":
             self._say(event.text)
         elif event.kind == "began":
             live.began = True
-            live.waiting.remove(run)
+            if run in live.waiting:  # or it is tried again alone, for want of memory
+                live.waiting.remove(run)
             live.running[run.folder] = (run, 0.0, time.monotonic())
         else:
             live.began = True
@@ -140,12 +153,19 @@ class Loop:
     def _listen_for_life(self, live: _Live) -> None:
         """Kill a job one of whose runs has been silent for too long."""
         now = time.monotonic()
+        if self._engine.outlives:
+            return  # its own time limit ends what hangs there
+        if live.heard and not live.running and now >= live.heard + self._config.silent_seconds:
+            name = live.handle.job.runs[0].name
+            self._say(f"{name}: its job has done nothing for {now - live.heard:.0f} s; it is killed")
+            live.handle.kill()
+            live.heard = now
         for folder, (run, beat, seen) in live.running.items():
             if now < seen + self._config.silent_seconds / 10:
                 continue  # no need to look
             if (latest := claim.last_beat(folder)) != beat:
                 live.running[folder] = (run, latest, now)
-            elif now >= seen + self._config.silent_seconds and not self._engine.outlives:
+            elif now >= seen + self._config.silent_seconds:
                 self._say(f"{run.name}: no sign of life for {now - seen:.0f} s; its job is killed")
                 live.handle.kill()
                 live.running[folder] = (run, beat, now)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from resexp.signals import EXIT_SIGNAL
@@ -46,6 +47,8 @@ class Training:
     def __call__(self) -> None:
         """Train, and exit as the command did: Slurm keeps the code."""
         self._child: subprocess.Popen[bytes] | None = None
+        self._ending = False
+        signal.signal(signal.SIGTERM, self._end)  # it reaches all processes of the job
         deadline = time.monotonic() + HELD_S
         while any(Run(run).is_held() for run in self.runs) and time.monotonic() < deadline:
             time.sleep(LOOK_S)
@@ -62,13 +65,14 @@ class Training:
             while (code := self._child.poll()) is None:
                 time.sleep(LOOK_S)
             worst = max(worst, code if code >= 0 else EXIT_SIGNAL - code)
-            if (
-                code == EXIT_SIGNAL + signal.SIGTERM
-            ):  # cancelled, or preempted: then a job that ends is not queued again
+            if code and self._ending:  # cancelled, or preempted: then a job that ends is not queued again
                 time.sleep(GRACE_S)
                 break
         if worst:
             sys.exit(worst)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self._ending = True
 
     def checkpoint(self) -> DelayedSubmission:
         """Have the runs saved; the same work is to be queued again. Called by submitit in its signal handler."""

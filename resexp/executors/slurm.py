@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import getpass
 import io
 import os
 import shutil
@@ -108,7 +107,7 @@ class Slurm:
                 submitted = self._submitit(logs).submit_array([self._training(job) for job in jobs])
         except (FailedJobError, FailedSubmissionError) as error:
             raise UserError(_refusal(f"{error}")) from None
-        user, now = getpass.getuser(), datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        user, now = f"{os.getuid()}", datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         handles: list[Handle] = []
         for job, its in zip(jobs, submitted, strict=True):
             records = [
@@ -165,12 +164,14 @@ class Slurm:
     def _training(self, job: Job) -> Training:
         slurm = self._config.slurm
         environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        processes = slurm.gpus or 1
+        threads = slurm.cpus if slurm.nodes == 1 else max(1, slurm.cpus // processes)
         return Training(
             runs=tuple(run.folder.absolute() for run in job.runs),
             folder=Path.cwd(),
-            environment={"OMP_NUM_THREADS": f"{slurm.cpus}", **environment},
+            environment={"OMP_NUM_THREADS": f"{threads}", **environment},
             nodes=slurm.nodes,
-            processes=slurm.gpus or 1,
+            processes=processes,
         )
 
 
@@ -212,7 +213,8 @@ class _Submitted:
 
     def stop(self) -> None:
         """Cancel it; what is at work is asked to save, and has the time that Slurm gives it."""
-        subprocess.run(["scancel", self.name], check=False, timeout=SQUEUE_S)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(["scancel", self.name], check=False, timeout=SQUEUE_S, start_new_session=True)
 
     def kill(self) -> None:
         """Cancel it."""
@@ -250,7 +252,10 @@ def _look(users: set[str]) -> dict[str, _State]:
     command = ["squeue", "--noheader", "--array", "--states=all", f"--user={','.join(sorted(users))}"]
     command.append("--Format=JobArrayID:64,State:32,exit_code:16")
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SQUEUE_S)
+        # Not in our session: Ctrl-C is for us.
+        found = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=SQUEUE_S, start_new_session=True
+        )
     except FileNotFoundError:
         raise UserError("squeue: not on this machine") from None
     except subprocess.TimeoutExpired:

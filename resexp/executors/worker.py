@@ -48,7 +48,13 @@ def train(job: Job, stop: Stop) -> Iterator[Told]:
     """
     if job.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = job.gpu
-    log = job.runs[0].log_path.open("a", buffering=1)
+    yield "here", 0, ""
+    try:
+        log = job.runs[0].log_path.open("a", buffering=1)
+    except OSError as error:  # its folder is gone, or the disk is full
+        for number in range(len(job.runs)):
+            yield "ended", number, f"{error.filename}: {error.strerror}"
+        return
     sys.stdout = sys.stderr = log
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)

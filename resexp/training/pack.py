@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from resexp.data import open_dataset
+from resexp.errors import UserError
 from resexp.models.summary import summarise
 from resexp.records import Status
 from resexp.store import Run
@@ -130,7 +131,10 @@ class Pack:
         if not self._waiting or self._members[0].alone or len(self._members) >= self._size.size:
             return False
         run = self._waiting[0]
-        fits = self._free is None or _need(run) <= self._free - sum(_need(member.run) for member in self._members)
+        try:
+            fits = self._free is None or _need(run) <= self._free - sum(_need(member.run) for member in self._members)
+        except (UserError, OSError):
+            return True  # to be said of the run when it begins
         if not fits and not self._told:
             self._say(run, f"{run.name} waits: there is no memory for it on the GPU beside {len(self._members)} others")
             self._told = True
@@ -187,8 +191,11 @@ def _step_cost(run: Run) -> float:
 
 def _free_memory(run: Run) -> int | None:
     """Bytes free on the GPU that the run will be on; None on a CPU."""
-    device = choose(load_run(run.config_path).train).device
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    try:
+        device = choose(load_run(run.config_path).train).device
+        return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    except (UserError, OSError, RuntimeError):
+        return None  # to be said of the run when it begins
 
 
 @functools.cache

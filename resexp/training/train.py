@@ -72,6 +72,7 @@ def attempt(
         status = run.status().model_copy(update={"state": "running", "message": "", "traceback": ""})
         session = None
         try:
+            run.write_status(status)  # what an earlier attempt came to is over
             session = Session(run, status, stop, hear, say, threads, ranks, world_may_change)
             assert run.claim
             for steps in session.work():
