@@ -1,6 +1,7 @@
 """Large studies: what grows with the number of runs stays small for each.
 
-With RESEXP_SCALE=1 in the environment also at full size: 10,000 runs, 1.3 GB of disk, some minutes.
+With RESEXP_SCALE=1 in the environment also at full size, for a machine with nothing else to do: 10,000 runs, 1.3 GB of
+disk, some minutes.
 """
 
 from __future__ import annotations
