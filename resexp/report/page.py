@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
-from csv import DictWriter
 from datetime import UTC, datetime
 from typing import Any
 
 import jinja2
+import pandas as pd
 
 import resexp
 from resexp.errors import visible
@@ -157,9 +156,5 @@ def _rows(header: list[str], rows: list[list[str]]) -> list[str]:
 
 def csv(summary: Summary) -> str:
     """One row a net; errors in percent."""
-    rows = [net.to_json() for net in summary.nets]
-    text = io.StringIO()
-    writer = DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    text: str = pd.DataFrame([net.to_json() for net in summary.nets]).to_csv(index=False)
+    return text
