@@ -204,7 +204,8 @@ class _Submitted:
         if state.name == "CANCELLED":
             events += [self._over(run, f"its Slurm job {self.name} was cancelled") for run in list(self._left)]
         elif state.left and state.exit_status == EXIT_USAGE << 8:
-            events += [self._over(run, f"refused in Slurm job {self.name}") for run in list(self._left)]
+            refused = f"refused in Slurm job {self.name}"
+            events += [self._over(run, f"{refused}: {run.status().message}") for run in list(self._left)]
         return events
 
     def _over(self, run: Run, words: str = "") -> Event:
