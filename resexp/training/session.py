@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 import math
-import os
 import time
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 from resexp.data import open_dataset
 from resexp.distributed import Ranks
 from resexp.errors import UserError
-from resexp.files import naming, sync_folder
 from resexp.logits import Logits
 from resexp.probes import PROBES
 from resexp.records import DataRecord, Manifest, State, Status
@@ -25,6 +22,7 @@ from resexp.training import checkpoint, manifest
 from resexp.training.follow import assemble
 from resexp.training.handed import hand_down
 from resexp.training.hardware import choose, tune_process, with_stream
+from resexp.training.metrics import Metrics
 from resexp.training.probing import copy_of, keep, subject_of, write_record
 from resexp.training.trainer import Stopped, Trainer
 from resexp.training.work import Work, on_stream
@@ -95,35 +93,11 @@ class Session:
         elif self.config.train.start:
             found = hand_down(self.config, subject_of(self.trainer), len(self.dataset.classes))
             write_record(run, found)
-        self.metrics = self._open_metrics(metrics_bytes, state.get("metrics_sha256") if state else None)
+        self.metrics = Metrics(run, metrics_bytes, state.get("metrics_sha256") if state else None)
         for record in run.metrics():
             self.bn_recomputed |= record["event"] == "bn"
             for name in ("train_error", "clean_train_error", "val_error", "test_error"):
                 setattr(self.status, name, record.get(name, getattr(self.status, name)))
-
-    def _open_metrics(self, kept: int, sha256: str | None) -> BinaryIO:
-        """A file of the attempt's own that begins with the first `kept` bytes of metrics.jsonl, and replaces it.
-
-        What an attempt that was taken over may still append goes to a file that nobody sees. Raises UserError where
-        those bytes are not what they were.
-        """
-        run = self.run
-        assert run.claim
-        before = run.metrics_path.read_bytes()[:kept] if run.metrics_path.exists() else b""
-        self.digest = hashlib.sha256(before)
-        if len(before) < kept or sha256 not in (None, self.digest.hexdigest()):
-            raise UserError(
-                f"{run.metrics_path}: its first {kept} bytes were changed, but the checkpoint was written after them; "
-                f"restore the file, or delete the run folder to begin anew"
-            )
-        with run.claim.guarded():
-            own = (run.claim.folder / run.metrics_path.name).open("w+b")
-            own.write(before)
-            own.flush()
-            os.fsync(own.fileno())
-            (run.claim.folder / run.metrics_path.name).rename(run.metrics_path)
-            sync_folder(run.folder)
-        return own
 
     def _begin_attempt(self, before: Manifest | None) -> None:
         dataset = self.dataset
@@ -158,7 +132,7 @@ class Session:
         self.mark = (trainer.step, trainer.seconds)  # where the speed is measured from
         self.status.steps = train.steps
         self._tell()
-        with self.metrics:
+        with contextlib.closing(self.metrics):
             yield from on_stream(self.hardware, self._loop())
 
     def _loop(self) -> Work[None]:
@@ -173,11 +147,13 @@ class Session:
                 if diverged is None and ended and not trainer.is_finite():
                     diverged = trainer.step
                 if diverged is not None:
-                    self._append("diverged", {"step": diverged})
+                    self.metrics.append("diverged", {"step": diverged})
                     return self._end("diverged", f"loss or weights not finite by step {diverged}", diverged)
                 if ended and train.bn_images and not self.bn_recomputed:
                     batches = yield from trainer.recompute_bn(train.bn_images, self.stop)
-                    self._append("bn", {"step": trainer.step, "bn_images": train.bn_images, "bn_batches": batches})
+                    self.metrics.append(
+                        "bn", {"step": trainer.step, "bn_images": train.bn_images, "bn_batches": batches}
+                    )
                     self.bn_recomputed = True
                 if trainer.step > self.evaluated and (ended or trainer.step % train.eval_every == 0):
                     yield from self._evaluate()
@@ -229,7 +205,7 @@ class Session:
                 begin, losses, wrong = self.window
                 self.window = [step, 0.0, 0]
                 self.status.train_error = wrong / ((step - begin) * batch)
-                self._append(
+                self.metrics.append(
                     "train",
                     {
                         "step": step,
@@ -264,7 +240,7 @@ class Session:
             if self.best is None or found.error < self.best["val_error"]:
                 weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
                 self.best = {"step": trainer.step, "val_error": found.error, "model": weights}
-        self._append("eval", record)
+        self.metrics.append("eval", record)
         self.evaluated = trainer.step
         self._tell()
 
@@ -291,25 +267,18 @@ class Session:
         _, labels = self.dataset.test()
         logits = Logits(final.logits.cpu().numpy(), labels, self.dataset.fingerprint)
         self.run.publish(self.run.logits_path, logits.pack())
-        self._append("test", record)
+        self.metrics.append("test", record)
         self.tested = True
         self.status.test_error = final.error
 
     # -- what the folder hears ------------------------------------------------------------------------------------
-
-    def _append(self, event: str, record: dict[str, Any]) -> None:
-        line = json.dumps({"event": event, **record}).encode() + b"\n"
-        with naming(self.run.metrics_path):
-            self.metrics.write(line)
-            self.metrics.flush()
-        self.digest.update(line)
 
     def _save(self) -> None:
         """Write a checkpoint, unless the weights are no numbers: then the last one is the last good state."""
         self.checkpoint_at = time.monotonic() + self.config.train.checkpoint_seconds
         if not self.trainer.is_finite():
             return
-        os.fsync(self.metrics.fileno())  # the checkpoint must never know of lines that a crash could take away
+        self.metrics.sync()  # the checkpoint must never know of lines that a crash could take away
         checkpoint.save(
             self.run,
             {
@@ -320,8 +289,7 @@ class Session:
                 "tested": self.tested,
                 "best": self.best,
                 "window": self.window,
-                "metrics_bytes": self.metrics.tell(),
-                "metrics_sha256": self.digest.hexdigest(),
+                **self.metrics.state(),
             },
         )
 

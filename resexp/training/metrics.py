@@ -1,0 +1,61 @@
+"""metrics.jsonl as the attempt that writes it sees it; for reading it, see `store.Run.metrics`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Any
+
+from resexp.errors import UserError
+from resexp.files import naming, sync_folder
+from resexp.store import Run
+
+
+class Metrics:
+    """A file of the attempt's own, which replaces metrics.jsonl when it is opened.
+
+    What an attempt that was taken over may still append goes to a file that nobody sees.
+    """
+
+    def __init__(self, run: Run, kept: int, sha256: str | None) -> None:
+        """Begin with the first `kept` bytes of what earlier attempts wrote; their digest, if it is known, is `sha256`.
+
+        Raises UserError where those bytes are not what they were, Superseded where the run's claim was taken away.
+        """
+        assert run.claim
+        before = run.metrics_path.read_bytes()[:kept] if run.metrics_path.exists() else b""
+        self._path, self._digest = run.metrics_path, hashlib.sha256(before)
+        if len(before) < kept or sha256 not in (None, self._digest.hexdigest()):
+            raise UserError(
+                f"{run.metrics_path}: its first {kept} bytes were changed, but the checkpoint was written after them; "
+                f"restore the file, or delete the run folder to begin anew"
+            )
+        own = run.claim.folder / run.metrics_path.name
+        with run.claim.guarded():
+            self._file = own.open("w+b")
+            self._file.write(before)
+            self.sync()
+            own.rename(run.metrics_path)
+            sync_folder(run.folder)
+
+    def append(self, event: str, record: dict[str, Any]) -> None:
+        """Add a line."""
+        line = json.dumps({"event": event, **record}).encode() + b"\n"
+        with naming(self._path):
+            self._file.write(line)
+            self._file.flush()
+        self._digest.update(line)
+
+    def sync(self) -> None:
+        """Let all lines outlast a crash."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must know to continue behind the lines so far."""
+        return {"metrics_bytes": self._file.tell(), "metrics_sha256": self._digest.hexdigest()}
+
+    def close(self) -> None:
+        """No more lines."""
+        self._file.close()
