@@ -35,8 +35,8 @@ class Record(BaseModel):
 RecordT = TypeVar("RecordT", bound=Record)
 
 
-def read_file(path: Path, limit: int, without: float = 0.0) -> bytes:
-    """The content of a plain file, without this share of it at its beginning.
+def read_file(path: Path, limit: int, last: int | None = None) -> bytes:
+    """The content of a plain file, or its `last` bytes.
 
     Raises OSError, or UserError where it is no plain file or over `limit` bytes.
     """
@@ -46,7 +46,8 @@ def read_file(path: Path, limit: int, without: float = 0.0) -> bytes:
             raise UserError(f"{path}: not a plain file; remove it")
         if status.st_size > limit:
             raise UserError(f"{path}: {status.st_size:,} bytes, over the limit of {limit:,}; restore it, or delete it")
-        file.seek(int(without * status.st_size))
+        if last is not None and status.st_size > last:
+            file.seek(-last, os.SEEK_END)
         return file.read()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Required
 
 from pydantic import ConfigDict, Field, TypeAdapter, field_validator
@@ -139,6 +140,7 @@ class Errors(TypedDict, total=False):
     event: Required[str]
     step: Required[Count]
     train_error: Measured
+    running_train_error: Measured
     clean_train_error: Measured
     val_error: Measured
     test_error: Measured
@@ -165,3 +167,17 @@ class Line(Errors, total=False):
 LINES: TypeAdapter[Any] = TypeAdapter(list[Line])
 """Reads many at once: a large study has millions, and each call would cost as much as a line."""
 ERRORS: TypeAdapter[Any] = TypeAdapter(list[Errors])
+
+
+def running_error(lines: Iterable[dict[str, Any]], final_from: int) -> float | None:
+    """The mean training error over the steps after `final_from`, as a fraction; None without a line of such steps."""
+    wrong, counted, begin = 0.0, 0, 0
+    for line in lines:
+        if line.get("train_error") is None:
+            continue
+        step = line["step"]  # the line is the mean over the steps since the line before it
+        if step > max(begin, final_from):
+            wrong += line["train_error"] * (step - begin)
+            counted += step - begin
+        begin = step
+    return wrong / counted if counted else None

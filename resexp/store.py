@@ -181,19 +181,20 @@ class Run:
         """Replace the manifest."""
         self.publish(self.manifest_path, manifest.model_dump_json(indent=1))
 
-    def metrics(self, reader: TypeAdapter[Any] = LINES, without: float = 0.0) -> list[dict[str, Any]]:
+    def metrics(self, reader: TypeAdapter[Any] = LINES, last: int | None = None) -> list[dict[str, Any]]:
         """The records of metrics.jsonl, or what `reader` takes of them; a torn last line, as a crash leaves it, is not
-        one. About the share `without` of the file is left out at its beginning."""
+        one. Of those before the `last` bytes nothing is read."""
         try:
-            content = read_file(self.metrics_path, MAX_METRICS, without)
+            content = read_file(self.metrics_path, MAX_METRICS, last)
         except FileNotFoundError:
             return []
         if content.count(b"\n") > MAX_LINES:
             raise UserError(f"{self.metrics_path}: over {MAX_LINES:,} lines; restore the file or delete the run")
         whole, _, _ = content.rpartition(b"\n")
-        first = whole.find(b"\n") + 1 if without else 0
-        records = _records(whole[first:], reader) if whole else []
-        if records is None and without:
+        if last is not None and len(content) == last:
+            _, _, whole = whole.partition(b"\n")  # it may begin within a line
+        records = _records(whole, reader) if whole else []
+        if records is None and last is not None:
             return self.metrics(reader)  # which says where the damage is
         if records is None:
             lines = whole.split(b"\n")

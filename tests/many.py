@@ -14,7 +14,7 @@ import yaml
 
 from resexp import logits
 from resexp.logits import Logits
-from resexp.records import Manifest, Plan, PlannedRun, Status
+from resexp.records import Manifest, Plan, PlannedRun, Status, running_error
 from resexp.store import Run, StudyFolder
 from resexp.study import Cell, load
 from tests.conftest import TINY, command
@@ -72,10 +72,9 @@ def _finish(run: Run, cell: Cell, trained: Run) -> None:
     manifest, steps = trained.manifest(), cell.config.train.steps
     assert manifest is not None
     said = _logits(cell, logits.read(trained.logits_path))
-    records = [
-        *_measurements(cell),
-        {"event": "test", "step": steps, "test_error": said.error, "train_seconds": 3600.0},
-    ]
+    lines = _measurements(cell)
+    end = {"test_error": said.error, "running_train_error": running_error(lines, cell.config.train.final_from)}
+    records = [*lines, {"event": "test", "step": steps, **end, "train_seconds": 3600.0}]
     last: dict[str, Any] = {key: value for record in records for key, value in record.items()}
     run.create(cell.config)
     run.metrics_path.write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -14,7 +14,7 @@ import pytest
 
 from resexp.config import ModelConfig, RunConfig, ShapesData, TrainConfig
 from resexp.errors import UserError
-from resexp.records import Attempt, DataRecord, Manifest, Plan, PlannedRun, Status
+from resexp.records import Attempt, DataRecord, Manifest, Plan, PlannedRun, Status, running_error
 from resexp.report import build_report, draw
 from resexp.report.stats import read
 from resexp.report.summary import Summary, summarise
@@ -117,6 +117,18 @@ def test_the_running_error_is_the_mean_over_the_steps_after_the_last_milestone(t
     record = read(run)
     assert record is not None
     assert record.errors["running"] == pytest.approx(100 * (10 * 0.4 + 90 * 0.2) / 100)
+    assert running_error(records, 400) is None
+
+
+def test_a_run_that_says_its_running_error_is_believed(tmp_path: Path) -> None:
+    run = Run(tmp_path / write_run(tmp_path, "plain", 8, 0, 0.5).folder)
+    run.metrics_path.write_text(
+        run.metrics_path.read_text().replace('"test_loss"', '"running_train_error": 0.4, "test_loss"')
+    )
+    for whole in (True, False):
+        record = read(run, whole)
+        assert record is not None
+        assert record.errors["running"] == pytest.approx(40)
 
 
 def test_means_and_standard_deviations_over_seeds(study: Callable[..., StudyFolder]) -> None:

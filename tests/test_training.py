@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import signal
+import statistics
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -152,6 +153,8 @@ def test_a_run_records_what_a_reader_needs(make_run: Callable[..., Run]) -> None
     ]
     last = run.metrics()[-1]
     assert (status.state, status.step, status.test_error) == ("finished", 12, last["test_error"])
+    final = [record["train_error"] for record in run.metrics() if record["event"] == "train" and record["step"] > 9]
+    assert last["running_train_error"] == pytest.approx(statistics.mean(final))
     evals = {r["step"]: r["val_error"] for r in run.metrics() if r["event"] == "eval"}
     assert last["best_val_error"] == min(evals.values()) == evals[last["best_step"]]
     manifest = run.manifest()

@@ -70,6 +70,11 @@ class TrainConfig(Section):
         fields = super().science()
         return fields | ({"start": "/".join(Path(self.start).parts[-2:])} if self.start else {})
 
+    @property
+    def final_from(self) -> int:
+        """The step after which the running training error counts: the last milestone, as Fig. 6 is read."""
+        return self.milestones[-1] if self.milestones else self.steps * 3 // 4
+
     @field_validator("milestones")
     @classmethod
     def _milestones_within_steps(cls, milestones: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:

@@ -24,5 +24,10 @@ def spread(function: Callable[[A], B], pieces: Sequence[A], enough: int) -> list
         return [function(piece) for piece in pieces]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["resexp.report"])
-    with ProcessPoolExecutor(count, context, initializer=gc.disable) as processes:  # it would visit millions of numbers
-        return list(processes.map(function, pieces, chunksize=min(100, 1 + len(pieces) // (8 * count))))
+    gc.disable()  # it would visit millions of numbers, again and again, and find nothing: a third of a large report
+    try:
+        with ProcessPoolExecutor(count, context, initializer=gc.disable) as processes:
+            return list(processes.map(function, pieces, chunksize=min(100, 1 + len(pieces) // (8 * count))))
+    finally:
+        gc.freeze()  # nor is it to visit them later
+        gc.enable()

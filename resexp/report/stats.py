@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resexp import paper
-from resexp.config import RunConfig, TrainConfig
+from resexp.config import RunConfig
 from resexp.errors import UserError
-from resexp.records import ERRORS, Manifest, Status
+from resexp.records import ERRORS, Manifest, Status, running_error
 from resexp.report.estimates import Estimate
 from resexp.store import Run
 from resexp.study import load_run
@@ -32,6 +32,14 @@ Running: augmented and in train mode, mean over the steps after the last milesto
 pass in eval mode. Final: the last weights. Best: those with the lowest validation error, with ``split: holdout`` only.
 """
 
+_COLUMNS = {
+    "running": "running_train_error",
+    "clean": "clean_train_error",
+    "test": "test_error",
+    "best_test": "best_test_error",
+}
+_END = 4096
+"""Bytes at the end of metrics.jsonl, in which its last lines lie."""
 _ERRORS = ("train_error", "clean_train_error", "val_error", "test_error", "best_test_error")
 
 
@@ -53,8 +61,10 @@ class RunRecord:
     status: Status
     manifest: Manifest
     metrics: dict[str, Series]
-    """What metrics.jsonl has of each error; unless the run is `whole`, from about the last milestone on."""
+    """What metrics.jsonl has of each error; unless the run is `whole`, only its end."""
     whole: bool
+    errors: dict[str, float]
+    """The errors of METRICS that the run has; of a finished run only."""
     seconds: float
     """Training time, without evaluation; NaN until it is known."""
 
@@ -80,33 +90,10 @@ class RunRecord:
         world = max(attempt.world for attempt in self.manifest.attempts)
         return paper.departures(self.config, self.manifest.data.name, world)
 
-    @cached_property
-    def errors(self) -> dict[str, float]:
-        """The errors of METRICS that the run has; of a finished run only."""
-        if not self.finished:
-            return {}
-        running = self._running_error()
-        found = {} if running is None else {"running": running}
-        for metric, column in (
-            ("clean", "clean_train_error"),
-            ("test", "test_error"),
-            ("best_test", "best_test_error"),
-        ):
-            if len(values := self.metrics[column].values):
-                found[metric] = float(values[-1])
-        return found
-
     @property
     def complete(self) -> bool:
         """Whether every number of a finished run is there."""
         return {"running", "clean", "test"} <= self.errors.keys() and not math.isnan(self.seconds)
-
-    def _running_error(self) -> float | None:
-        errors = self.metrics["train_error"]
-        # Each line is the mean over the steps since the line before it.
-        lengths = np.diff(errors.steps, prepend=0)
-        late = (errors.steps > _counts_from(self.config.train)) & (lengths > 0)
-        return float((errors.values * lengths)[late].sum() / lengths[late].sum()) if late.any() else None
 
     def to_json(self) -> dict[str, Any]:
         """The run's numbers, for scripts."""
@@ -126,28 +113,33 @@ class RunRecord:
 def read(run: Run, whole: bool = True) -> RunRecord | None:
     """Read a run folder; None for a run that was not begun. Raises UserError where something in it can't be used.
 
-    Of a finished run that need not be read `whole`, measurements from before those that count are left out.
+    Of a finished run that need not be read `whole`, only the end of the measurements is read: what the run came to.
     """
     config, status, manifest = load_run(run.config_path), run.status(), run.manifest()
     if manifest is None:
         return None
     # The status is read before the metrics: what it says has ended, they hold.
-    lines = list[dict[str, Any]]()
-    if not whole and status.state == "finished":
-        lines = run.metrics(ERRORS, without=0.9 * _counts_from(config.train) / config.train.steps)
-    if not lines or lines[0]["step"] > _counts_from(config.train):
+    finished = status.state == "finished"
+    lines = run.metrics(ERRORS, last=_END) if finished and not whole else []
+    if not any("running_train_error" in line for line in lines):
         lines, whole = run.metrics(ERRORS), True
-    metrics = _series(lines)
-    seconds = [line["train_seconds"] for line in lines if line.get("train_seconds") is not None]
-    record = RunRecord(run, config, status, manifest, metrics, whole, seconds[-1] if seconds else math.nan)
-    if record.finished and not record.complete:
+    end = {name: value for line in lines for name, value in line.items() if value is not None}
+    if "running_train_error" not in end:  # which the first runs did not write
+        end["running_train_error"] = running_error(lines, config.train.final_from)
+    errors = {metric: 100 * end[column] for metric, column in _COLUMNS.items() if end.get(column) is not None}
+    record = RunRecord(
+        run,
+        config,
+        status,
+        manifest,
+        _series(lines),
+        whole,
+        errors if finished else {},
+        end.get("train_seconds", math.nan),
+    )
+    if finished and not record.complete:
         raise UserError(f"{run.metrics_path}: the run is finished, but not all of its measurements are here")
     return record
-
-
-def _counts_from(train: TrainConfig) -> int:
-    """The step after which the running error counts."""
-    return train.milestones[-1] if train.milestones else train.steps * 3 // 4
 
 
 def _series(lines: Sequence[dict[str, Any]]) -> dict[str, Series]:

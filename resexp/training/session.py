@@ -15,7 +15,7 @@ from resexp.distributed import Ranks
 from resexp.errors import UserError
 from resexp.logits import Logits
 from resexp.probes import PROBES
-from resexp.records import DataRecord, Manifest, State, Status
+from resexp.records import DataRecord, Manifest, State, Status, running_error
 from resexp.store import Run
 from resexp.study import load_run
 from resexp.training import checkpoint, manifest
@@ -255,7 +255,7 @@ class Session:
     def _test(self) -> Work[None]:
         """Read the test set, once: with the final weights and, where there is validation, with the best ones."""
         final = yield from self.trainer.evaluate("test", self.stop)
-        record = {"step": self.trainer.step, "test_error": final.error, "test_loss": final.loss}
+        record: dict[str, Any] = {"step": self.trainer.step, "test_error": final.error, "test_loss": final.loss}
         if self.best:
             with self.trainer.weights(self.best["model"]):
                 if self.config.train.bn_images:
@@ -263,6 +263,7 @@ class Session:
                 best = yield from self.trainer.evaluate("test", self.stop)
             record |= {"best_step": self.best["step"], "best_val_error": self.best["val_error"]}
             record["best_test_error"] = best.error
+        record["running_train_error"] = running_error(self.run.metrics(), self.config.train.final_from)
         record["train_seconds"] = round(self.trainer.seconds, 3)
         _, labels = self.dataset.test()
         logits = Logits(final.logits.cpu().numpy(), labels, self.dataset.fingerprint)
