@@ -21,7 +21,7 @@ EVAL_BATCH = 500
 NO_CLASS = -100
 """Label of the places in an evaluation's last batch that hold no image."""
 FEW_CLASSES = 10
-"""With fewer classes, the five likeliest say little."""
+"""With no more classes, the five likeliest say little."""
 
 
 class Stopped(Exception):
@@ -92,7 +92,7 @@ class Evaluator:
         ranks.sum_(logits)
         yield from pace.queued(0, ahead=0)
         wrong, wrong5, loss = (value / len(index) for value in self._sums.tolist())
-        return Evaluation(wrong, wrong5 if classes >= FEW_CLASSES else None, loss, logits)
+        return Evaluation(wrong, wrong5 if classes > FEW_CLASSES else None, loss, logits)
 
     @torch.inference_mode()
     def _look(self) -> None:

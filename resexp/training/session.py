@@ -26,6 +26,8 @@ from resexp.training.hardware import choose, tune_process, with_stream
 from resexp.training.metrics import Metrics
 from resexp.training.probing import copy_of, keep, subject_of, write_record
 from resexp.training.trainer import Trainer
+from resexp.training.viewing import UnderTest, compare
+from resexp.training.views import usual
 from resexp.training.work import Work, on_stream
 
 LOOK_S = 1.0
@@ -163,6 +165,7 @@ class Session:
                     if not self.tested:
                         yield from self._test()
                     self._save()
+                    yield from self._test_views()
                     return self._end("finished", self._remark())
                 if self._checkpoint_due():
                     self._save()
@@ -266,8 +269,7 @@ class Session:
             record["best_test_error"] = best.error
         record["running_train_error"] = running_error(self.run.metrics(), self._final_from)
         record["train_seconds"] = round(self.trainer.seconds, 3)
-        _, labels = self.dataset.test()
-        logits = Logits(final.logits.cpu().numpy(), labels, self.dataset.fingerprint)
+        logits = Logits(final.logits.cpu().numpy(), self.dataset.test_labels, self.dataset.fingerprint)
         self.run.publish(self.run.logits_path, logits.pack())
         self.metrics.append("test", record)
         self.tested = True
@@ -278,6 +280,16 @@ class Session:
         """The step after which the running training error counts: the last milestone, in whatever way it was found."""
         found = self.trainer.schedule.milestones
         return found[-1] if found else self.config.train.final_from
+
+    def _test_views(self) -> Work[None]:
+        """Test the final weights on several views of each image, where that was asked for and is not done yet."""
+        trainer = self.trainer
+        subject = UnderTest(trainer.model, trainer.feed.mean, trainer.autocast)
+        for name in self.config.probes.views:
+            if not self.run.probe_path(name, trainer.step).exists():
+                mode = usual(self.config, name, self.dataset.size)
+                found = compare(self.config, self.dataset, trainer.feed, subject, mode)
+                yield from keep(self.run, name, trainer.step, found, self.stop)
 
     # -- what the folder hears ------------------------------------------------------------------------------------
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from resexp.config import ImageNetData
 from resexp.data.folder import MAX_BYTES
 from resexp.data.home import data_home
-from resexp.data.images import Pixels
 from resexp.data.imagenet.decode import Unreadable, decode
 from resexp.data.imagenet.prepared import Prepared, open_prepared
 from resexp.data.imagenet.tree import Part, Tree, open_tree
+from resexp.data.images import Pixels
 from resexp.errors import UserError
 from resexp.outside import read_file
 
@@ -64,6 +64,21 @@ class ImageNet:
     def val_index(self) -> NDArray[np.int64]:
         """Training images that are held out: none, there is `val/`."""
         return np.arange(0)
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are images to validate on while a run is trained: those of `val/`, which are also the test."""
+        return True
+
+    @property
+    def resident_bytes(self) -> int:
+        """Of device memory that the training images take."""
+        return 0
+
+    @property
+    def test_labels(self) -> NDArray[np.int64]:
+        """The labels of the test images, (N,)."""
+        return self.labels("val")
 
     def images(self, part: Part) -> int:
         """How many images there are."""

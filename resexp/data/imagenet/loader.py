@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resexp.config import ImageNetData
-from resexp.data.images import Pixels
 from resexp.data.imagenet.dataset import ImageNet
 from resexp.data.imagenet.decode import Unreadable
 from resexp.data.imagenet.tree import Part
 from resexp.data.imagenet.views import View, crop_resize
+from resexp.data.images import Pixels
 from resexp.errors import UserError
 
 LIGHTING = 0.1
