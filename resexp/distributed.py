@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
@@ -56,6 +57,11 @@ class Ranks:
     def wrap(self, model: nn.Module) -> nn.Module:
         """The net with its gradients averaged over the ranks."""
         return model
+
+    def joining(self, net: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+        """Around a backward pass: after the `last` of a step gradients are averaged, until then each rank adds up its
+        own."""
+        return contextlib.nullcontext()
 
 
 ALONE = Ranks()
@@ -136,6 +142,11 @@ class Torchrun(Ranks):
         names = [name for name, _ in model.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]
         return DistributedDataParallel(model)
+
+    def joining(self, net: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+        """See Ranks."""
+        assert isinstance(net, DistributedDataParallel)
+        return contextlib.nullcontext() if last else net.no_sync()
 
 
 class _Gather(torch.autograd.Function):

@@ -143,7 +143,9 @@ class Errors(TypedDict, total=False):
     running_train_error: Measured
     clean_train_error: Measured
     val_error: Measured
+    val_top5_error: Measured
     test_error: Measured
+    test_top5_error: Measured
     best_test_error: Measured
     train_seconds: Measured
 
@@ -155,6 +157,7 @@ class Line(Errors, total=False):
     lr: float
     train_loss: float
     images_per_second: float | None
+    clean_train_top5_error: float
     clean_train_loss: float
     val_loss: float
     test_loss: float

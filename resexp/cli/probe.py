@@ -32,8 +32,8 @@ def _command(name: str, what: str) -> None:
         from resexp.probing import targets
         from resexp.signals import Stop
         from resexp.study import load_run
+        from resexp.training.evaluate import Stopped
         from resexp.training.probing import probe
-        from resexp.training.trainer import Stopped
 
         chosen = targets(target, initial=initial, settings=settings or [], results=results, say=_say)
         stop, table, records = Stop().install(), Table("run", "step", name, "time"), []

@@ -56,6 +56,17 @@ class Dataset:
     unreadable: frozenset[str] = frozenset()
     """None: a set with an image that can't be read is refused."""
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of what a net sees of an image."""
+        images, _ = self.train()
+        return images.shape[1], images.shape[2]
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are images to validate on while a run is trained."""
+        return len(self.val_index) > 0
+
     def train(self) -> tuple[Pixels, NDArray[np.int64]]:
         """All training images and labels, those held out among them."""
         return self._load("train")

@@ -22,16 +22,17 @@ from resexp.probes import PROBES, Probing, Subject
 from resexp.store import Run
 from resexp.study import load_run
 from resexp.training import checkpoint
+from resexp.training.evaluate import Stopped
 from resexp.training.handed import hand_down
 from resexp.training.hardware import choose_device, tune_process
-from resexp.training.trainer import Stopped, Trainer
+from resexp.training.trainer import Trainer
 from resexp.training.work import Work, finish
 
 
 def subject_of(trainer: Trainer) -> Subject:
     """The net of a run in training itself: what is done with it is done with the run."""
-    index = trainer.dataset.train_index
-    return Subject(trainer.config.model, trainer.model, trainer.images, trainer.labels, trainer.mean, index)
+    images, labels, index = trainer.feed.sample()
+    return Subject(trainer.config.model, trainer.model, images, labels, trainer.feed.mean, index)
 
 
 def copy_of(trainer: Trainer) -> Subject:

@@ -23,8 +23,8 @@ from resexp.models import build_model
 from resexp.store import Run
 from resexp.study import load_run
 from resexp.training import checkpoint
+from resexp.training.evaluate import EVAL_BATCH
 from resexp.training.hardware import choose, tune_process
-from resexp.training.trainer import EVAL_BATCH
 
 STRIDE = 4
 """What the sides of a view must be divisible by, as those of the data."""
