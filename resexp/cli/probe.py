@@ -128,7 +128,7 @@ def _views(names: list[str], as_json: bool, mode: Callable[[int], Any]) -> None:
     table, records = Table("run", "views", "single view", "several views"), []
     for run in runs:
         config = load_run(run.config_path)
-        side = min(open_dataset(config.data, _say).test()[0].shape[1:3])
+        side = min(open_dataset(config.data, _say).size)
         record = evaluate_run(run, mode(side), _say)
         write_record(run, {"probe": record["mode"], "step": config.train.steps, **record})
         records.append({"run": run.name, "folder": str(run.folder), **record})

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from resexp.config import ImageNetData
 from resexp.data.folder import MAX_BYTES
 from resexp.data.home import data_home
-from resexp.data.images import Pixels
 from resexp.data.imagenet.decode import Unreadable, decode
 from resexp.data.imagenet.prepared import Prepared, open_prepared
 from resexp.data.imagenet.tree import Part, Tree, open_tree
+from resexp.data.images import Pixels
 from resexp.errors import UserError
 from resexp.outside import read_file
 
@@ -76,6 +76,10 @@ class ImageNet:
     def file(self, part: Part, index: int) -> Path:
         """Where an image lies, or lay when it was prepared."""
         return self.tree.file(part, index)
+
+    def shown(self, part: Part, index: int) -> str:
+        """What people know an image by: where it lies, from the folder with `train/` and `val/`."""
+        return str(self.file(part, index).relative_to(self.tree.root))
 
     def read(self, part: Part, index: int) -> bytes:
         """The bytes of an image's file. Raises Unreadable."""
