@@ -181,7 +181,8 @@ def _same_classes(root: Path, train: list[str], val: list[str]) -> None:
         if odd:
             more = f" and {len(odd) - 3:,} more" if len(odd) > 3 else ""
             raise UserError(
-                f"{root}: {', '.join(sorted(odd)[:3])}{more} in {where}/ but not in {missing}/; both need the same classes"
+                f"{root}: {', '.join(sorted(odd)[:3])}{more} in {where}/ but not in {missing}/; both need "
+                f"the same classes"
             )
 
 
