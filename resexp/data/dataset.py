@@ -55,6 +55,8 @@ class Dataset:
     """Height and width of the images."""
     unreadable: frozenset[str] = frozenset()
     """None: a set with an image that can't be read is refused."""
+    decoder: str = ""
+    """Images are kept as they were decoded."""
 
     @property
     def validates(self) -> bool:

@@ -111,6 +111,7 @@ class Session:
             classes=len(dataset.classes),
             train_images=len(dataset.train_index),
             val_images=len(dataset.val_index),
+            decoder=dataset.decoder,
         )
         if before and before.data.fingerprint != data.fingerprint:
             raise UserError(
@@ -322,6 +323,8 @@ class Session:
         """What a reader of the finished run's numbers must know."""
         if self.trainer.warming_up:
             return f"its warm-up never ended: the training error stayed over {self.config.train.warmup_until:.0%}"
+        if missing := sorted(self.dataset.unreadable):
+            return f"{len(missing):,} images could not be read, and were shown to the net as grey: {missing[0]}, ..."
         return ""
 
     def _tell(self, step: int | None = None) -> None:

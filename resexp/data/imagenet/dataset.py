@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import PIL
+import simplejpeg
 from numpy.typing import NDArray
 
 from resexp.config import ImageNetData
@@ -64,6 +66,11 @@ class ImageNet:
     def val_index(self) -> NDArray[np.int64]:
         """Training images that are held out: none, there is `val/`."""
         return np.arange(0)
+
+    @property
+    def decoder(self) -> str:
+        """What decodes the images, with its version; see `decode`."""
+        return f"simplejpeg {simplejpeg.__version__}, Pillow {PIL.__version__}"
 
     @property
     def validates(self) -> bool:
