@@ -65,6 +65,11 @@ class ImageNet:
         """Training images that are held out: none, there is `val/`."""
         return np.arange(0)
 
+    @property
+    def validates(self) -> bool:
+        """Whether there are images to validate on while a run is trained: always, `val/`."""
+        return True
+
     def images(self, part: Part) -> int:
         """How many images there are."""
         return self.tree.images(part)
