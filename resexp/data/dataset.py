@@ -51,8 +51,6 @@ class Dataset:
     """Which of the training images are trained on."""
     val_index: NDArray[np.int64]
     """Which are held out for validation; empty with ``split: full``."""
-    size: tuple[int, int]
-    """Height and width of the images."""
     unreadable: frozenset[str] = frozenset()
     """None: a set with an image that can't be read is refused."""
     decoder: str = ""
@@ -121,7 +119,7 @@ def open_dataset(config: DataConfig, say: Callable[[str], None] = lambda line: N
             f"set data.resize to {max(8, height // 4 * 4)}"
         )
     train_index, val_index = _split(meta.train_images, len(meta.classes), config)
-    return Dataset(cache, name, meta.fingerprint, meta.classes, train_index, val_index, meta.size)
+    return Dataset(cache, name, meta.fingerprint, meta.classes, train_index, val_index)
 
 
 def _split(images: int, classes: int, config: ArrayData) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

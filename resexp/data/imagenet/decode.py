@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from resexp.data.images import Pixels
 
@@ -27,6 +27,8 @@ def decode(data: bytes | Pixels, shorter_side: int | None = None) -> Pixels:
     long is then decoded at half its size or less, but not below `shorter_side`. That leaves out the frequencies that
     resizing would average away; it changes pixels slightly. Raises Unreadable.
     """
+    if not len(data):
+        raise Unreadable("empty")
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         _check_size(height, width)
@@ -47,11 +49,13 @@ def _decode_jpeg(data: bytes | Pixels, height: int, width: int, shorter_side: in
 
 def _decode_any(data: bytes | Pixels) -> Pixels:
     try:
-        with Image.open(io.BytesIO(memoryview(data)), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(bytes(data)), formats=FORMATS) as image:
             _check_size(image.height, image.width)
-            return np.asarray(image.convert("RGB"))
+            return np.array(image.convert("RGB"))  # a copy, which can be written to
     except (Unreadable, MemoryError):
         raise
+    except UnidentifiedImageError:
+        raise Unreadable("not an image") from None
     except Exception as error:  # decoders raise what they like at files that were made to break them
         raise Unreadable(str(error) or type(error).__name__) from None
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from resexp.config import ImageNetData
 from resexp.data.imagenet.dataset import ImageNet
 from resexp.data.imagenet.decode import Unreadable
-from resexp.data.imagenet.tree import Part
+from resexp.data.imagenet.tree import Part, few
 from resexp.data.imagenet.views import View, crop_resize
 from resexp.data.images import Pixels
 from resexp.errors import UserError
@@ -204,5 +204,5 @@ class Loader:
         if len(names) > share * dataset.images(part):
             raise UserError(
                 f"{dataset.tree.root}: {len(names):,} of {dataset.images(part):,} {part} images can't be read, over "
-                f"{share:.3%} (data.unreadable): {', '.join(names[:3])}, ...; `resexp data check` names them all"
+                f"{share:.3%} (data.unreadable): {few(names)}; `resexp data check` names them all"
             )

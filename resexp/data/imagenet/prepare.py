@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
 import shutil
@@ -17,12 +16,12 @@ import simplejpeg
 
 from resexp.config import PreparedConfig
 from resexp.data.home import data_home
+from resexp.data.imagenet.arrays import write_arrays
 from resexp.data.imagenet.dataset import ImageNet
 from resexp.data.imagenet.decode import Unreadable, decode
 from resexp.data.imagenet.prepared import DATA, INDEX, META, PreparedMeta, prepared_folder, read_meta
-from resexp.data.imagenet.tree import PARTS, Part
+from resexp.data.imagenet.tree import PARTS, Part, few
 from resexp.data.imagenet.views import resize
-from resexp.data.images import Pixels
 from resexp.errors import UserError
 from resexp.files import locked, naming, write_atomic
 
@@ -33,9 +32,10 @@ _SAMPLE = 200
 
 
 class _Entry(NamedTuple):
-    """An image of a cache: the bytes of a file or pixels, height and width."""
+    """An image of a cache."""
 
-    data: bytes | Pixels
+    data: bytes
+    """Of a file, or pixels."""
     size: tuple[int, int]
 
 
@@ -83,7 +83,7 @@ def prepare(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     if unreadable:
-        say(f"{len(unreadable):,} images can't be read, and are left empty: {', '.join(unreadable[:3])}, ...")
+        say(f"{len(unreadable):,} images can't be read, and are left empty: {few(unreadable)}")
     return folder
 
 
@@ -100,11 +100,11 @@ def _each(
             for image in range(count):
                 ahead.append(pool.submit(work, part, image))
                 if len(ahead) > 4 * threads:  # no more in memory than keeps them busy
-                    yield ahead.popleft().result()
                     progress(done := done + 1, total)
+                    yield ahead.popleft().result()
         while ahead:
-            yield ahead.popleft().result()
             progress(done := done + 1, total)
+            yield ahead.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -123,7 +123,7 @@ def _entry(dataset: ImageNet, config: PreparedConfig, part: Part, image: int) ->
         height, width = round(height * scale), round(width * scale)
         pixels = resize(pixels, height, width)
     if config.format == "raw":
-        return _Entry(np.ascontiguousarray(pixels), (height, width))
+        return _Entry(pixels.tobytes(), (height, width))
     if smaller:
         data = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), config.quality, colorsubsampling="420")
     return _Entry(data, (height, width))
@@ -135,7 +135,7 @@ def _check_room(dataset: ImageNet, config: PreparedConfig, folder: Path, say: Ca
     for part in PARTS:
         count = dataset.images(part)
         sample = np.unique(np.linspace(0, count - 1, min(_SAMPLE, count)).round().astype(int))
-        needed += sum(len(_bytes(_entry(dataset, config, part, int(i)))) for i in sample) * count // len(sample)
+        needed += sum(len(_entry(dataset, config, part, int(i)).data) for i in sample) * count // len(sample)
         total += count
     free = shutil.disk_usage(folder.parent).free
     say(f"{folder}: about {needed / 1e9:,.3g} GB for {total:,} images; {free / 1e9:,.3g} GB are free")
@@ -151,12 +151,13 @@ def _build(
 ) -> list[str]:
     """Write a cache; the images that can't be read."""
     entries = _each(dataset, lambda part, image: _entry(dataset, config, part, image), progress, threads)
-    unreadable, index = [], {}
+    unreadable: list[str] = []
+    index = {}
     with naming(folder / DATA), (folder / DATA).open("wb") as file:
         for part in PARTS:
             ends, sizes = [file.tell()], []
             for image, entry in enumerate(itertools.islice(entries, dataset.images(part))):
-                file.write(_bytes(entry))
+                file.write(entry.data)
                 ends.append(file.tell())
                 sizes.append(entry.size)
                 if ends[-1] == ends[-2]:
@@ -165,13 +166,7 @@ def _build(
             index[f"{part}_sizes"] = np.array(sizes, dtype=np.int32)
         file.flush()
         os.fsync(file.fileno())
-    content = io.BytesIO()
-    np.savez(content, **index)
-    write_atomic(folder / INDEX, content.getvalue())
+    write_arrays(folder / INDEX, index)
     sizes_of = {name: (folder / name).stat().st_size for name in (DATA, INDEX)}
     write_atomic(folder / META, PreparedMeta(bytes=sizes_of, unreadable=unreadable).model_dump_json())
     return unreadable
-
-
-def _bytes(entry: _Entry) -> memoryview:
-    return memoryview(entry.data).cast("B")

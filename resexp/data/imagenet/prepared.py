@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resexp.config import PreparedConfig
+from resexp.data.imagenet.arrays import read_arrays
 from resexp.data.imagenet.decode import Unreadable
 from resexp.data.imagenet.tree import PARTS, Part, Tree
 from resexp.errors import UserError
@@ -71,7 +72,8 @@ def open_prepared(memory: Path, tree: Tree, config: PreparedConfig) -> Prepared:
     folder = prepared_folder(memory, tree, config)
     if read_meta(folder) is None:
         raise UserError(f"{folder}: not there, and data.prepared asks for it; run {COMMAND} first")
-    with np.load(folder / INDEX, allow_pickle=False) as arrays:
-        ends = {part: arrays[f"{part}_ends"] for part in PARTS}
-        sizes = {part: arrays[f"{part}_sizes"] for part in PARTS}
-    return Prepared(folder, np.asarray(np.memmap(folder / DATA, mode="r")), ends, sizes, config.format == "raw")
+    arrays = read_arrays(folder / INDEX)
+    if arrays is None:
+        raise UserError(f"{folder / INDEX}: damaged; delete the folder, and run {COMMAND} again")
+    ends, sizes = ({part: arrays[f"{part}_{name}"] for part in PARTS} for name in ("ends", "sizes"))
+    return Prepared(folder, np.asarray(np.memmap(folder / DATA, mode="c")), ends, sizes, config.format == "raw")

@@ -8,8 +8,6 @@ square roots, the standard deviations along the components, and so do we.
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resexp.data.home import data_home
+from resexp.data.imagenet.arrays import read_arrays, write_arrays
 from resexp.data.imagenet.dataset import ImageNet
 from resexp.data.imagenet.loader import Loader, Want
 from resexp.data.imagenet.views import centre
 from resexp.errors import UserError
-from resexp.files import locked, write_atomic
+from resexp.files import locked
 from resexp.machine import cores
 
 IMAGES = 10_000
@@ -52,28 +51,18 @@ def statistics(dataset: ImageNet, say: Callable[[str], None] = lambda line: None
     """
     file = _file(dataset)
     with locked(file.with_name(f".{file.name}.lock"), "the mean image", wait=True):
-        found = _read(file)
-        if found is None:
-            say(f"{dataset.tree.root}: taking the mean of {min(IMAGES, dataset.images('train')):,} images, once")
-            found = _take(dataset)
-            content = io.BytesIO()
-            np.savez(content, **vars(found))
-            write_atomic(file, content.getvalue())
-    return found
+        if (known := read_arrays(file)) is not None:
+            return Statistics(**known)
+        say(f"{dataset.tree.root}: taking the mean of {min(IMAGES, dataset.images('train')):,} images, once")
+        found = _take(dataset)
+        write_arrays(file, vars(found))
+        return found
 
 
 def _file(dataset: ImageNet) -> Path:
     config = dataset.config
     source = dataset.prepared.folder.name if dataset.prepared else f"imagenet-{dataset.fingerprint}"
     return data_home() / "cache" / f"{source}-mean-v{_VERSION}-{config.crop}-{config.val_side}.npz"
-
-
-def _read(file: Path) -> Statistics | None:
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return Statistics(**arrays)
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
-        return None  # not there, or damaged
 
 
 def _take(dataset: ImageNet) -> Statistics:
