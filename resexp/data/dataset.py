@@ -57,6 +57,12 @@ class Dataset:
     """Images are kept as they were decoded."""
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        images, _ = self.train()
+        return images.shape[1], images.shape[2]
+
+    @property
     def validates(self) -> bool:
         """Whether there are images to validate on while a run is trained."""
         return len(self.val_index) > 0
