@@ -190,7 +190,7 @@ _VIEWS: dict[str, _Question] = {
         lambda run: "the whole image, its longer side in proportion, without flips",
     ),
 }
-"""Of tests on several views, by the names of their probes."""
+"""By the names of the probes that test on several views."""
 
 
 def _statistics(run: RunConfig, world: int) -> str:
@@ -206,15 +206,15 @@ def _statistics(run: RunConfig, world: int) -> str:
 
 
 def readings(
-    config: RunConfig, precision: str, worlds: Collection[int] = (1,), views: Collection[str] = ()
+    config: RunConfig, precision: str, worlds: Collection[int] = (1,), probes: Collection[str] = ()
 ) -> list[Reading]:
     """How a run reads what the paper leaves open, as far as it comes up; `precision` is what the run computed in,
-    `worlds` are the numbers of processes that trained it together, one after the other, and `views` names the tests on
-    several views that were taken of it."""
+    `worlds` are the numbers of processes that trained it together, one after the other, and `probes` names those that
+    were taken of it."""
     imagenet = config.model.layout == "imagenet"
     training = "section 3.4" if imagenet else "section 4.2, training"
     questions = [*(_IMAGENET if imagenet else _CIFAR10), *_OF_BOTH]
-    questions += [question for name, question in _VIEWS.items() if name in views]
+    questions += [question for name, question in _VIEWS.items() if name in probes]
     found = [(topic, paper, source, ours(config)) for topic, paper, source, ours in questions]
     if config.model.norm == "batch":
         says = (
