@@ -2,7 +2,7 @@
 
 from resexp.config import ModelConfig
 from resexp.paper.imagenet import ENSEMBLE_TOP5, IMAGENET, SIDES, TEN_CROP
-from resexp.paper.published import CIFAR10, FIG7, Published, Tested, fig6
+from resexp.paper.published import CIFAR10, FIG7, OnViews, Published, fig6
 from resexp.paper.readings import Reading, readings
 from resexp.paper.recipe import Departure, departures
 
@@ -14,9 +14,9 @@ __all__ = [
     "SIDES",
     "TEN_CROP",
     "Departure",
+    "OnViews",
     "Published",
     "Reading",
-    "Tested",
     "departures",
     "fig6",
     "published",

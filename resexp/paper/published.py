@@ -9,7 +9,7 @@ from importlib import resources
 
 
 @dataclass(frozen=True)
-class Tested:
+class OnViews:
     """Errors of a test on several views of each image, in percent."""
 
     top1: float
@@ -29,8 +29,8 @@ class Published:
     ImageNet: of the validation images' centre crops, the end of Fig. 4."""
     source: str
     """Of both."""
-    ten_crop: Tested | None = None
-    multi_scale: Tested | None = None
+    ten_crop: OnViews | None = None
+    multi_scale: OnViews | None = None
 
 
 CIFAR10: dict[tuple[str, str, int], Published] = {

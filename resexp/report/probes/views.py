@@ -66,7 +66,7 @@ def views(material: Material) -> Section | None:
 def _tested(mode: str, net: Found[Views]) -> list[str]:
     """Of a net with several views: the error, that of top-5, and the paper's of both with its table."""
     own = [_errors([r.test_error for r in net.seeds]), _errors([r.test_top5_error for r in net.seeds])]
-    theirs: paper.Tested | None = getattr(net.run.published, mode.replace("-", "_"), None)
+    theirs: paper.OnViews | None = getattr(net.run.published, mode.replace("-", "_"), None)
     if theirs is None or not net.seeds[0].as_in_the_paper:
         return [*own, NOTHING]
     errors = f"{theirs.top1:.2f}" if theirs.top5 is None else f"{theirs.top1:.2f}, top-5 {theirs.top5:.2f}"
