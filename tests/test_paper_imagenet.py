@@ -30,9 +30,9 @@ def config(data: dict[str, Any] | None = None, train: dict[str, Any] | None = No
     ("net", "late", "ten_crop", "multi_scale"),
     [
         ({"kind": "plain", "depth": 18}, (31.5, 31.4), OnViews(27.94, None, "Table 2"), None),
-        ({"kind": "plain", "depth": 34}, (32.7, 32.5), OnViews(28.54, 10.02, "Tables 2 and 3"), None),
+        ({"kind": "plain", "depth": 34}, (32.7, 32.5), OnViews(28.54, 10.02, "Table 3"), None),
         ({"depth": 18}, (30.0, 31.1), OnViews(27.88, None, "Table 2"), None),
-        ({"depth": 34}, (25.1, 28.3), OnViews(25.03, 7.76, "Tables 2 and 3"), None),
+        ({"depth": 34}, (25.1, 28.3), OnViews(25.03, 7.76, "Table 3"), None),
         ({"shortcut": "B"}, (None, None), OnViews(24.52, 7.46, "Table 3"), OnViews(21.84, 5.71, "Table 4")),
         ({"shortcut": "C"}, (None, None), OnViews(24.19, 7.40, "Table 3"), OnViews(21.53, 5.60, "Table 4")),
         ({"depth": 50}, (None, None), OnViews(22.85, 6.71, "Table 3"), OnViews(20.74, 5.25, "Table 4")),

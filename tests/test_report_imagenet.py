@@ -161,16 +161,17 @@ def test_several_views_stand_beside_the_papers_tables(folder: StudyFolder) -> No
     views = section(folder, "Several views")
     found = rows(views)
     assert found["net"] == [
-        "single view", "single view, top-5", "ten-crop", "ten-crop, top-5", "paper: ten-crop",
-        "multi-scale", "multi-scale, top-5", "paper: multi-scale",
+        "single view", "single view, top-5", "ten-crop", "ten-crop, top-5", "paper: ten-crop / top-5",
+        "multi-scale", "multi-scale, top-5", "paper: multi-scale / top-5",
     ]  # fmt: skip
     assert found["plain-18"] == [
-        "30.00 ± 0.00", "10.00 ± 0.00", "27.00 ± 0.00", "9.00 ± 0.00", "27.94 (Table 2)", "–", "–", "–"
+        "30.00 ± 0.00", "10.00 ± 0.00", "27.00 ± 0.00", "9.00 ± 0.00", "27.94", "–", "–", "–"
     ]  # fmt: skip
     assert found["residual-34-shortcutB"] == [
-        "30.00", "10.00", "27.00", "9.00", "24.52, top-5 7.46 (Table 3)",
-        "26.00", "8.00", "21.84, top-5 5.71 (Table 4)",
+        "30.00", "10.00", "27.00", "9.00", "24.52 / 7.46",
+        "26.00", "8.00", "21.84 / 5.71",
     ]  # fmt: skip
+    assert "The paper's numbers, of Table 2, Table 3, Table 4, stand beside nets of its recipe" in views.caption
     assert "on ten crops of 224 pixels, or on sides of 224, 256, 384, 480 and 640" in views.caption
 
 

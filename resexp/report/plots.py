@@ -159,7 +159,7 @@ def depth_plot(nets: Sequence[Net], metric: str, judged: Sequence[str], size: tu
             axes.plot(*zip(*published, strict=True), "x", **crosses)
     depths = sorted({net.depth for net in nets})
     axes.set_xticks(depths, [str(depth) for depth in depths])
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.05 * axes.dataLim.ymax or None)  # the margin of the data's range would cut marks at the top
     plot.figure.legend(loc="outside lower center", ncols=2, fontsize="medium" if len(families) <= FEW else "small")
     return plot
 

@@ -6,7 +6,7 @@ from resexp import paper
 from resexp.report.estimates import Estimate
 from resexp.report.probes.material import Found, Material, Record, Section
 from resexp.report.probes.panels import span
-from resexp.report.words import NOTHING, filled
+from resexp.report.words import NOTHING, filled, listed
 
 MODES = ("ten-crop", "multi-scale")
 
@@ -43,7 +43,7 @@ def views(material: Material) -> Section | None:
     nets = {label: next(found[mode][label] for mode in kept if label in found[mode]) for label in labels}
     header, rows = ["net", "single view", "single view, top-5"], []
     for mode in kept:
-        header += [mode, f"{mode}, top-5", f"paper: {mode}"]
+        header += [mode, f"{mode}, top-5", f"paper: {mode} / top-5"]
     for label, net in nets.items():
         row = [label, _errors([r.single_view_test_error for r in net.seeds])]
         row.append(_errors([r.single_view_test_top5_error for r in net.seeds]))
@@ -58,28 +58,37 @@ def views(material: Material) -> Section | None:
         "Several views",
         f"Against a single view, the test error changes by {' and by '.join(changes)}.",
         f"Test errors in percent, mean ± standard deviation over seeds, of the last weights. {'; '.join(how)}."
-        f"{_beside_the_paper(nets)}",
+        f"{_beside_the_paper(found)}",
         table=filled(header, rows),
     )
 
 
 def _tested(mode: str, net: Found[Views]) -> list[str]:
-    """Of a net with several views: the error, that of top-5, and the paper's of both with its table."""
-    own = [_errors([r.test_error for r in net.seeds]), _errors([r.test_top5_error for r in net.seeds])]
+    """Of a net with several views: the error, that of top-5, and the paper's of both."""
+    theirs = _published(mode, net)
+    beside = NOTHING
+    if theirs:
+        beside = f"{theirs.top1:.2f}" if theirs.top5 is None else f"{theirs.top1:.2f} / {theirs.top5:.2f}"
+    return [_errors([r.test_error for r in net.seeds]), _errors([r.test_top5_error for r in net.seeds]), beside]
+
+
+def _published(mode: str, net: Found[Views]) -> paper.OnViews | None:
+    """The paper's numbers, where it has tested the net so, and the run is not otherwise set apart from it."""
+    if not net.seeds[0].as_in_the_paper:
+        return None
     theirs: paper.OnViews | None = getattr(net.run.published, mode.replace("-", "_"), None)
-    if theirs is None or not net.seeds[0].as_in_the_paper:
-        return [*own, NOTHING]
-    errors = f"{theirs.top1:.2f}" if theirs.top5 is None else f"{theirs.top1:.2f}, top-5 {theirs.top5:.2f}"
-    return [*own, f"{errors} ({theirs.source})"]
+    return theirs
 
 
-def _beside_the_paper(nets: dict[str, Found[Views]]) -> str:
-    if all(net.run.config.model.layout != "imagenet" for net in nets.values()):
+def _beside_the_paper(found: dict[str, dict[str, Found[Views]]]) -> str:
+    if all(net.run.config.model.layout != "imagenet" for nets in found.values() for net in nets.values()):
         return ""
+    theirs = [_published(mode, net) for mode, nets in found.items() for net in nets.values()]
+    sources = sorted({one.source for one in theirs if one})
     sides = f"{', '.join(map(str, paper.SIDES[:-1]))} and {paper.SIDES[-1]}"
     return (
-        f" The paper's numbers stand beside nets of its recipe that it has tested so: on ten crops of {paper.TEN_CROP} "
-        f"pixels, or on sides of {sides}."
+        f" The paper's numbers{f', of {listed(sources)},' if sources else ''} stand beside nets of its recipe that were "
+        f"tested as it did: on ten crops of {paper.TEN_CROP} pixels, or on sides of {sides}."
     )
 
 
