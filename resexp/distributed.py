@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
@@ -33,8 +34,8 @@ class Ranks:
     """One process alone: it agrees with itself, its part is the whole, and nothing is sent anywhere."""
 
     rank, world = 0, 1
-    local = 0
-    """Number of the process among those of its machine."""
+    local, local_world = 0, 1
+    """Number of the process among those of its machine, and how many they are."""
 
     def agree(self, flag: bool) -> bool:
         """Whether any rank says yes. A signal to stop that one of them has received, all have received then."""
@@ -57,6 +58,11 @@ class Ranks:
         """The net with its gradients averaged over the ranks."""
         return model
 
+    def joining(self, net: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+        """Around a backward pass: after the `last` of a step gradients are averaged, until then each rank adds up its
+        own."""
+        return contextlib.nullcontext()
+
 
 ALONE = Ranks()
 
@@ -66,7 +72,8 @@ class Torchrun(Ranks):
 
     def __init__(self, stop: Stop) -> None:
         """`stop` hears of the signals that other ranks receive."""
-        self.rank, self.world, self.local = dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"])
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.local, self.local_world = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         self._stop = stop
         hosts = dist.new_group(backend="gloo", timeout=_PATIENCE)
         assert isinstance(hosts, dist.ProcessGroup)
@@ -136,6 +143,11 @@ class Torchrun(Ranks):
         names = [name for name, _ in model.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]
         return DistributedDataParallel(model)
+
+    def joining(self, net: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+        """See Ranks."""
+        assert isinstance(net, DistributedDataParallel)
+        return contextlib.nullcontext() if last else net.no_sync()
 
 
 class _Gather(torch.autograd.Function):

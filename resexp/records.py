@@ -24,6 +24,8 @@ class DataRecord(Record):
     classes: Annotated[int, Field(ge=2, lt=1 << 31)]
     train_images: Count
     val_images: Count
+    decoder: str = ""
+    """What decoded images that were read while a net was trained; decoders differ by a grey level here and there."""
 
 
 class Attempt(Record):
@@ -143,7 +145,9 @@ class Errors(TypedDict, total=False):
     running_train_error: Measured
     clean_train_error: Measured
     val_error: Measured
+    val_top5_error: Measured
     test_error: Measured
+    test_top5_error: Measured
     best_test_error: Measured
     train_seconds: Measured
 
@@ -155,6 +159,7 @@ class Line(Errors, total=False):
     lr: float
     train_loss: float
     images_per_second: float | None
+    clean_train_top5_error: float
     clean_train_loss: float
     val_loss: float
     test_loss: float

@@ -56,7 +56,7 @@ def prepare(chosen: Sequence[tuple[Cell, Run]], say: Callable[[str], None], *, h
         if data not in fingerprints:
             dataset = open_dataset(data, say)
             fingerprints[data] = dataset.fingerprint
-            sides[data] = min(dataset.train()[0].shape[1:3])
+            sides[data] = min(dataset.size)
         if sides[data] < cell.config.model.smallest_side:
             raise UserError(
                 f"{cell.label}: images of {sides[data]} pixels a side, and it needs {cell.config.model.smallest_side}; "

@@ -42,6 +42,8 @@ LIKE_ONE = {
     "validated": {"model": {"norm": "none"}, "data": {"split": "holdout"}},
     "warm-up": {"model": {"norm": "none"}, "train": {"warmup_lr": 0.001, "warmup_until": 0.89}},
     "left-out branches": {"model": {"norm": "none", "drop_path": 0.5}},
+    "pieces": {"train": {"microbatch": 8}},
+    "plateaus": {"model": {"norm": "none"}, "train": {"schedule": "plateau", "plateau_evals": 1, "eval_every": 3}},
     "synced BN": {"train": {"sync_bn": True}},
     "synced and recomputed BN": {"train": {"sync_bn": True, "bn_images": 150}, "data": {"split": "holdout"}},
     "dropout": {

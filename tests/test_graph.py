@@ -107,14 +107,14 @@ def test_a_step_needs_nothing_from_the_host(precision: str, recipe: dict[str, An
     config = tiny(train=recipe)
     trainer = Trainer(config, open_dataset(config.data), Hardware(CPU, precision))
     finish(trainer.advance(2, lambda: False))
-    trainer.batches.prepare(2)
+    trainer.feed.prepare(2)
     trainer.optimizer.step = lambda *_: None  # type: ignore[method-assign, assignment]
     with Spy() as spy:
         trainer._update()
     assert len(spy.operations) > 100
     assert FROM_THE_HOST.isdisjoint(spy.operations)
     with Spy() as spy:
-        trainer._evaluate_batch()
+        trainer._evaluator._look()
     assert FROM_THE_HOST.isdisjoint(spy.operations)
 
 

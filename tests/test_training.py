@@ -24,10 +24,11 @@ from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.store import Run
 from resexp.training import checkpoint
+from resexp.training.evaluate import Evaluation
 from resexp.training.hardware import Hardware, choose
 from resexp.training.optim import Schedule, learning_rate
 from resexp.training.train import train
-from resexp.training.trainer import Evaluation, Trainer
+from resexp.training.trainer import Trainer
 from resexp.training.work import Work, finish
 from tests.conftest import TINY, command, fill, wait_until
 
@@ -90,6 +91,50 @@ def test_the_papers_learning_rates(step: int, rate: float) -> None:
 def test_the_rate_while_warming_up() -> None:
     assert learning_rate(TrainConfig(warmup_lr=0.01), 0, warming_up=True) == 0.01
     assert learning_rate(TrainConfig(warmup_lr=0.01), 400, warming_up=False) == 0.1
+
+
+def test_a_plateau_is_so_many_evaluations_without_a_new_least_error() -> None:
+    schedule = Schedule(TrainConfig(schedule="plateau", plateau_evals=2, plateau_drops=2), CPU)
+    told = []
+    for step, error in enumerate([0.5, 0.4, 0.4, 0.3, 0.35, 0.31, 0.32, 0.3, 0.2, 0.2, 0.2, 0.2], 1):
+        if schedule.hear(error):
+            schedule.drop(step)
+            told.append(step)
+    assert told == [6, 8]  # and no third time
+    assert [schedule.at(step, warming_up=False) for step in (5, 6, 7, 8)] == pytest.approx([0.1, 0.01, 0.01, 0.001])
+    rates = []
+    for step in (5, 6, 8):
+        schedule.set_rate(torch.tensor([step]))
+        rates.append(schedule.rate.item())
+    assert rates == pytest.approx([0.1, 0.01, 0.001])
+
+
+def test_a_run_finds_its_own_milestones_and_finds_them_again(make_run: Callable[..., Run]) -> None:
+    """At such a rate nothing is learnt: two evaluations after the first, and two after that, bring no lesser error."""
+    settings = {"schedule": "plateau", "plateau_evals": 2, "eval_every": 1, "lr": 1e-9, "checkpoint_steps": 1}
+    run, other = (make_run(name, model={"norm": "none"}, train=settings) for name in ("one", "other"))
+    train(run)
+    while train(other, stop=after(5)).state == "interrupted":
+        pass
+    assert measured(run) == measured(other)
+    lines = run.metrics()
+    assert [line["step"] for line in lines if line["event"] == "milestone"] == [3, 5]
+    assert {line["step"]: line["lr"] for line in lines if line["event"] == "train"} == pytest.approx(
+        {step: 1e-9 * 0.1 ** ((step > 3) + (step > 5)) for step in range(1, 13)}
+    )
+    late = [line["train_error"] for line in lines if line["event"] == "train" and line["step"] > 5]
+    assert lines[-1]["running_train_error"] == pytest.approx(statistics.mean(late))
+
+
+def test_a_batch_in_pieces_is_the_batch_but_for_bn(make_run: Callable[..., Run]) -> None:
+    whole, pieces = (
+        make_run(name, model={"norm": "none"}, train={"microbatch": size}) for name, size in (("a", None), ("b", 8))
+    )
+    train(whole)
+    train(pieces)
+    ours, theirs = checkpoint.final_weights(pieces)[1], checkpoint.final_weights(whole)[1]
+    assert all(torch.allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-6) for name in ours)
+    assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_training_is_sgd_with_momentum_and_decay_on_the_streams_batches(make_run: Callable[..., Run]) -> None:

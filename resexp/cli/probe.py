@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,8 +31,8 @@ def _command(name: str, what: str) -> None:
         from resexp.probing import targets
         from resexp.signals import Stop
         from resexp.study import load_run
+        from resexp.training.evaluate import Stopped
         from resexp.training.probing import probe
-        from resexp.training.trainer import Stopped
 
         chosen = targets(target, initial=initial, settings=settings or [], results=results, say=_say)
         stop, table, records = Stop().install(), Table("run", "step", name, "time"), []
@@ -91,9 +90,9 @@ def ten_crop(
     as_json: AsJson = False,
 ) -> None:
     """Test error of finished runs over ten crops of each image: four corners, the centre, and their flips."""
-    from resexp.training.views import STRIDE, TenCrop
+    from resexp.training.views import TenCrop
 
-    _views(target, as_json, lambda side: TenCrop(crop or max(STRIDE, side * 7 // 8 // STRIDE * STRIDE)))
+    _views(target, as_json, TenCrop.name, TenCrop(crop) if crop is not None else None)
 
 
 @app.command("multi-scale", epilog="Example: resexp probe multi-scale results/figure6 --sides 28,32,36")
@@ -103,26 +102,22 @@ def multi_scale(
     as_json: AsJson = False,
 ) -> None:
     """Test error of finished runs over several sizes of each image."""
-    from resexp.training.views import STRIDE, MultiScale
+    from resexp.training.views import MultiScale
 
     try:
         named = tuple(int(side) for side in sides.split(",")) if sides else None
     except ValueError:
         raise UserError(f"--sides {sides}: expected numbers with commas between, such as 28,32,36") from None
-
-    def mode(side: int) -> MultiScale:
-        smaller, larger = side * 7 // 8 // STRIDE * STRIDE, -(-side * 9 // 8 // STRIDE) * STRIDE
-        return MultiScale(named or (smaller, side, larger))
-
-    _views(target, as_json, mode)
+    _views(target, as_json, MultiScale.name, MultiScale(named) if named else None)
 
 
-def _views(names: list[str], as_json: bool, mode: Callable[[int], Any]) -> None:
+def _views(names: list[str], as_json: bool, mode: str, asked: Any) -> None:
     from resexp.data import open_dataset
     from resexp.probing import finished_runs
     from resexp.study import load_run
     from resexp.training.probing import write_record
-    from resexp.training.views import evaluate_run
+    from resexp.training.viewing import evaluate_run
+    from resexp.training.views import usual
 
     runs = finished_runs(names)
     if not runs:
@@ -130,8 +125,7 @@ def _views(names: list[str], as_json: bool, mode: Callable[[int], Any]) -> None:
     table, records = Table("run", "views", "single view", "several views"), []
     for run in runs:
         config = load_run(run.config_path)
-        side = min(open_dataset(config.data, _say).test()[0].shape[1:3])
-        record = evaluate_run(run, mode(side), _say)
+        record = evaluate_run(run, asked or usual(config, mode, open_dataset(config.data, _say).size), _say)
         write_record(run, {"probe": record["mode"], "step": config.train.steps, **record})
         records.append({"run": run.name, "folder": str(run.folder), **record})
         table.add_row(

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 
-from resexp.config.data import Cifar10Data, DataConfig, FolderData, ShapesData
+from resexp.config.data import ArrayData, Cifar10Data, DataConfig, FolderData, ShapesData
 from resexp.config.executor import ExecutorConfig, RayConfig, SlurmConfig
+from resexp.config.imagenet import ImageNetData, PreparedConfig
 from resexp.config.model import ModelConfig
 from resexp.config.probes import ProbesConfig
 from resexp.config.section import Section
@@ -21,11 +22,14 @@ from resexp.config.train import TrainConfig
 
 __all__ = [
     "SECTIONS",
+    "ArrayData",
     "Cifar10Data",
     "DataConfig",
     "ExecutorConfig",
     "FolderData",
+    "ImageNetData",
     "ModelConfig",
+    "PreparedConfig",
     "ProbesConfig",
     "RayConfig",
     "RunConfig",
@@ -151,5 +155,7 @@ SECTIONS: dict[str, type[Section]] = {
     "cifar10": Cifar10Data,
     "folder": FolderData,
     "shapes": ShapesData,
+    "imagenet": ImageNetData,
+    "prepared": PreparedConfig,
 }
 """The section classes by the last name that pydantic's error locations use (data sections by their source)."""

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from resexp.config.imagenet import ImageNetData
 from resexp.config.section import Section
 
 
@@ -54,4 +55,7 @@ class ShapesData(_AnyData):
     """Pixels a side."""
 
 
-DataConfig = Annotated[Cifar10Data | FolderData | ShapesData, Field(discriminator="source")]
+ArrayData = Cifar10Data | FolderData | ShapesData
+"""Image sets that are decoded once, into arrays."""
+
+DataConfig = Annotated[Cifar10Data | FolderData | ShapesData | ImageNetData, Field(discriminator="source")]

@@ -11,6 +11,8 @@ from resexp.config.section import Section
 
 
 def _paper_milestones(train: dict[str, Any]) -> tuple[int, ...]:
+    if train.get("schedule") == "plateau":
+        return ()
     steps = train.get("steps", 0)  # not there if it is what is wrong
     return tuple(sorted({steps // 2, steps * 3 // 4} - {0}))
 
@@ -19,7 +21,10 @@ class TrainConfig(Section):
     """The recipe. A step is one update on one batch (the paper's iteration)."""
 
     mechanics = frozenset({"log_every", "checkpoint_steps", "checkpoint_seconds", "device", "eager", "compile"})
-    added = {"start": None, "bn_images": None, "sync_bn": False}  # noqa: RUF012 - a ClassVar of Section
+    added = {  # noqa: RUF012 - a ClassVar of Section
+        "start": None, "bn_images": None, "sync_bn": False, "microbatch": None,
+        "schedule": "milestones", "plateau_evals": 5, "plateau_drops": 2,
+    }  # fmt: skip
 
     steps: Annotated[int, Field(ge=1, lt=2**63)] = 64_000
     """Number of updates."""
@@ -27,8 +32,20 @@ class TrainConfig(Section):
     """Images per step."""
     lr: Annotated[float, Field(gt=0)] = 0.1
     """Initial learning rate."""
+    microbatch: Annotated[int, Field(ge=2, lt=2**63)] | None = None
+    """Images that go through the net at a time; the gradients of a batch are added up, and BN takes its statistics over
+    so many. Then the result is the same on any number of devices that divides batch_size / microbatch. Default: all
+    that a device has of a batch."""
+    schedule: Literal["milestones", "plateau"] = "milestones"
+    """When the rate is multiplied by gamma: at the milestones, or where the validation error (without validation
+    images: the clean training error) has stopped falling (the paper on ImageNet, section 3.4)."""
+    plateau_evals: Annotated[int, Field(ge=1, lt=2**31)] = 5
+    """A plateau: so many evaluations, one after the other, without a new least error."""
+    plateau_drops: Annotated[int, Field(ge=1, le=20)] = 2
+    """Plateaus at which the rate is lowered; at later ones it stays."""
     milestones: Annotated[tuple[int, ...], Field(strict=False)] = Field(default_factory=_paper_milestones)
-    """Steps at which the rate is multiplied by gamma. Default: at 1/2 and 3/4 of the steps (32k and 48k of 64k)."""
+    """Steps at which the rate is multiplied by gamma. Default: at 1/2 and 3/4 of the steps (32k and 48k of 64k);
+    none with `schedule: plateau`."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Factor at each milestone."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -75,10 +92,19 @@ class TrainConfig(Section):
         """The step after which the running training error counts: the last milestone, as Fig. 6 is read."""
         return self.milestones[-1] if self.milestones else self.steps * 3 // 4
 
+    @field_validator("microbatch")
+    @classmethod
+    def _microbatch_divides(cls, microbatch: int | None, info: ValidationInfo) -> int | None:
+        if microbatch and (batch := info.data.get("batch_size", microbatch)) % microbatch:
+            raise ValueError(f"must divide train.batch_size, {batch}")
+        return microbatch
+
     @field_validator("milestones")
     @classmethod
     def _milestones_within_steps(cls, milestones: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         steps = info.data.get("steps")
+        if milestones and info.data.get("schedule") == "plateau":
+            raise ValueError("a schedule of plateaus finds its own; leave them out, or set schedule to milestones")
         if any(m <= 0 for m in milestones) or list(milestones) != sorted(set(milestones)):
             raise ValueError("must be positive and increasing")
         if steps is not None and milestones and milestones[-1] >= steps:

@@ -7,14 +7,16 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from resexp.config import Cifar10Data, DataConfig, FolderData
+from resexp.config import ArrayData, Cifar10Data, DataConfig, FolderData, ImageNetData
 from resexp.data import cifar, folder, shapes
+from resexp.data.home import data_home
+from resexp.data.imagenet import ImageNet, open_imagenet
 from resexp.data.images import ImageSet, Pixels
 from resexp.errors import UserError
 from resexp.files import locked, naming, write_atomic
@@ -36,11 +38,6 @@ class _Meta(Record):
     """The size of each file."""
 
 
-def data_home() -> Path:
-    """Where downloads and decoded caches live: $RESEXP_DATA, or ~/.cache/resexp."""
-    return Path(os.environ.get("RESEXP_DATA") or Path.home() / ".cache" / "resexp")
-
-
 @dataclass(frozen=True)
 class Dataset:
     """An image set on disk, memory-mapped, with its split. Images are uint8 (N, H, W, 3), labels int64 (N,)."""
@@ -54,6 +51,27 @@ class Dataset:
     """Which of the training images are trained on."""
     val_index: NDArray[np.int64]
     """Which are held out for validation; empty with ``split: full``."""
+    size: tuple[int, int]
+    """Height and width of the images."""
+    unreadable: frozenset[str] = frozenset()
+    """None: a set with an image that can't be read is refused."""
+    decoder: str = ""
+    """Images are kept as they were decoded."""
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are images to validate on while a run is trained."""
+        return len(self.val_index) > 0
+
+    @property
+    def resident_bytes(self) -> int:
+        """Of device memory that the training images take."""
+        return self.train()[0].nbytes
+
+    @property
+    def test_labels(self) -> NDArray[np.int64]:
+        """The labels of the test images, (N,)."""
+        return self.test()[1]
 
     def train(self) -> tuple[Pixels, NDArray[np.int64]]:
         """All training images and labels, those held out among them."""
@@ -69,11 +87,17 @@ class Dataset:
         return images, np.load(self.cache / f"{split}_labels.npy")
 
 
-def open_dataset(config: DataConfig, say: Callable[[str], None] = lambda line: None) -> Dataset:
+@overload
+def open_dataset(config: ArrayData, say: Callable[[str], None] = ...) -> Dataset: ...
+@overload
+def open_dataset(config: DataConfig, say: Callable[[str], None] = ...) -> Dataset | ImageNet: ...
+def open_dataset(config: DataConfig, say: Callable[[str], None] = lambda line: None) -> Dataset | ImageNet:
     """Open the image set that `config` names, decoding it first if this is the first time.
 
     Raises UserError if it is missing, damaged, or can't be split as asked. `say` hears of slow work.
     """
+    if isinstance(config, ImageNetData):
+        return open_imagenet(config, say)
     home = data_home()
     if isinstance(config, Cifar10Data):
         name, content, decode = "cifar10", cifar.MD5, lambda: cifar.decode(cifar.archive_path(config, home))
@@ -97,10 +121,10 @@ def open_dataset(config: DataConfig, say: Callable[[str], None] = lambda line: N
             f"set data.resize to {max(8, height // 4 * 4)}"
         )
     train_index, val_index = _split(meta.train_images, len(meta.classes), config)
-    return Dataset(cache, name, meta.fingerprint, meta.classes, train_index, val_index)
+    return Dataset(cache, name, meta.fingerprint, meta.classes, train_index, val_index, meta.size)
 
 
-def _split(images: int, classes: int, config: DataConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _split(images: int, classes: int, config: ArrayData) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     if config.split == "full":
         return np.arange(images), np.arange(0)
     held_out = round(images * HOLDOUT)

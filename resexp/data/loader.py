@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from resexp.config import DataConfig
+from resexp.config import ArrayData
 from resexp.distributed import ALONE, Ranks
 
 
@@ -47,7 +47,7 @@ class Batches:
     def __init__(
         self,
         index: NDArray[np.int64],
-        config: DataConfig,
+        config: ArrayData,
         seed: int,
         size: int,
         device: torch.device,

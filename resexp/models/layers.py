@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from resexp.config import ModelConfig
 from resexp.distributed import ALONE, Ranks
 
+BN_MOMENTUM = 0.1
+"""How much of BN's moving averages a batch makes up; PyTorch's."""
+
 
 class BatchNorm(nn.BatchNorm2d):
     """BN that does not count batches: averages of fixed momentum don't need it, and it is one more kernel a layer."""

@@ -13,8 +13,9 @@ from resexp.data import open_dataset
 from resexp.distributed import Torchrun, lost
 from resexp.errors import UserError
 from resexp.signals import Stop
+from resexp.training.evaluate import Stopped
 from resexp.training.hardware import choose, tune_process, with_stream
-from resexp.training.trainer import Stopped, Trainer
+from resexp.training.trainer import Trainer
 from resexp.training.work import Work, finish, on_stream
 
 
@@ -60,6 +61,8 @@ def _follow(ranks: Torchrun, stop: Stop) -> int:
     trainer: Trainer | None = None
     while True:
         word, *arguments = ranks.next_order()
+        if word in ("end", "begin") and trainer:
+            trainer.close()
         if word == "end":
             return int(arguments[0])
         if word == "begin":
@@ -107,4 +110,4 @@ def _obey(trainer: Trainer, word: str, arguments: list[str], stop: Stop) -> Work
     elif word == "evaluate":
         yield from trainer.evaluate(arguments[0], stop)
     else:
-        {"read": trainer.read, "share": trainer.share}[word]()
+        {"read": trainer.read, "share": trainer.share, "slow_down": trainer.slow_down}[word]()

@@ -19,12 +19,15 @@ from resexp.records import DataRecord, Manifest, State, Status, running_error
 from resexp.store import Run
 from resexp.study import load_run
 from resexp.training import checkpoint, manifest
+from resexp.training.evaluate import Stopped
 from resexp.training.follow import assemble
 from resexp.training.handed import hand_down
 from resexp.training.hardware import choose, tune_process, with_stream
 from resexp.training.metrics import Metrics
 from resexp.training.probing import copy_of, keep, subject_of, write_record
-from resexp.training.trainer import Stopped, Trainer
+from resexp.training.trainer import Trainer
+from resexp.training.viewing import UnderTest, compare
+from resexp.training.views import usual
 from resexp.training.work import Work, on_stream
 
 LOOK_S = 1.0
@@ -108,6 +111,7 @@ class Session:
             classes=len(dataset.classes),
             train_images=len(dataset.train_index),
             val_images=len(dataset.val_index),
+            decoder=dataset.decoder,
         )
         if before and before.data.fingerprint != data.fingerprint:
             raise UserError(
@@ -162,6 +166,7 @@ class Session:
                     if not self.tested:
                         yield from self._test()
                     self._save()
+                    yield from self._test_views()
                     return self._end("finished", self._remark())
                 if self._checkpoint_due():
                     self._save()
@@ -201,7 +206,8 @@ class Session:
                 return step
             self.window[1] += record.loss
             self.window[2] += record.wrong
-            if step % train.log_every == 0 or step in train.milestones or step == train.steps:
+            evaluated = train.schedule == "plateau" and step % train.eval_every == 0  # it may become a milestone
+            if step % train.log_every == 0 or step in train.milestones or evaluated or step == train.steps:
                 begin, losses, wrong = self.window
                 self.window = [step, 0.0, 0]
                 self.status.train_error = wrong / ((step - begin) * batch)
@@ -227,20 +233,19 @@ class Session:
         if not trainer.is_finite():
             return  # the next loss will say so
         clean = yield from trainer.evaluate("train", self.stop)
-        record: dict[str, Any] = {
-            "step": trainer.step,
-            "clean_train_error": clean.error,
-            "clean_train_loss": clean.loss,
-        }
-        self.status.clean_train_error = clean.error
-        if len(self.dataset.val_index):
+        record: dict[str, Any] = {"step": trainer.step, **clean.record("clean_train")}
+        self.status.clean_train_error = error = clean.error
+        if self.dataset.validates:
             found = yield from trainer.evaluate("val", self.stop)
-            record |= {"val_error": found.error, "val_loss": found.loss}
-            self.status.val_error = found.error
-            if self.best is None or found.error < self.best["val_error"]:
+            record |= found.record("val")
+            self.status.val_error = error = found.error
+            if len(self.dataset.val_index) and (self.best is None or error < self.best["val_error"]):
                 weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-                self.best = {"step": trainer.step, "val_error": found.error, "model": weights}
+                self.best = {"step": trainer.step, "val_error": error, "model": weights}
         self.metrics.append("eval", record)
+        if trainer.schedule.hear(error):
+            trainer.slow_down()
+            self.metrics.append("milestone", {"step": trainer.step})
         self.evaluated = trainer.step
         self._tell()
 
@@ -255,7 +260,7 @@ class Session:
     def _test(self) -> Work[None]:
         """Read the test set, once: with the final weights and, where there is validation, with the best ones."""
         final = yield from self.trainer.evaluate("test", self.stop)
-        record: dict[str, Any] = {"step": self.trainer.step, "test_error": final.error, "test_loss": final.loss}
+        record: dict[str, Any] = {"step": self.trainer.step, **final.record("test")}
         if self.best:
             with self.trainer.weights(self.best["model"]):
                 if self.config.train.bn_images:
@@ -263,14 +268,29 @@ class Session:
                 best = yield from self.trainer.evaluate("test", self.stop)
             record |= {"best_step": self.best["step"], "best_val_error": self.best["val_error"]}
             record["best_test_error"] = best.error
-        record["running_train_error"] = running_error(self.run.metrics(), self.config.train.final_from)
+        record["running_train_error"] = running_error(self.run.metrics(), self._final_from)
         record["train_seconds"] = round(self.trainer.seconds, 3)
-        _, labels = self.dataset.test()
-        logits = Logits(final.logits.cpu().numpy(), labels, self.dataset.fingerprint)
+        logits = Logits(final.logits.cpu().numpy(), self.dataset.test_labels, self.dataset.fingerprint)
         self.run.publish(self.run.logits_path, logits.pack())
         self.metrics.append("test", record)
         self.tested = True
         self.status.test_error = final.error
+
+    @property
+    def _final_from(self) -> int:
+        """The step after which the running training error counts: the last milestone, in whatever way it was found."""
+        found = self.trainer.schedule.milestones
+        return found[-1] if found else self.config.train.final_from
+
+    def _test_views(self) -> Work[None]:
+        """Test the final weights on several views of each image, where that was asked for and is not done yet."""
+        trainer = self.trainer
+        subject = UnderTest(trainer.model, trainer.feed.mean, trainer.autocast)
+        for name in self.config.probes.views:
+            if not self.run.probe_path(name, trainer.step).exists():
+                mode = usual(self.config, name, self.dataset.size)
+                found = compare(self.config, self.dataset, trainer.feed, subject, mode)
+                yield from keep(self.run, name, trainer.step, found, self.stop)
 
     # -- what the folder hears ------------------------------------------------------------------------------------
 
@@ -303,6 +323,8 @@ class Session:
         """What a reader of the finished run's numbers must know."""
         if self.trainer.warming_up:
             return f"its warm-up never ended: the training error stayed over {self.config.train.warmup_until:.0%}"
+        if missing := sorted(self.dataset.unreadable):
+            return f"{len(missing):,} images could not be read, and were shown to the net as grey: {missing[0]}, ..."
         return ""
 
     def _tell(self, step: int | None = None) -> None:

@@ -97,6 +97,7 @@ def attempt(
             raise error from raised
         finally:
             if session:
+                session.trainer.close()
                 give_back(session.hardware)
         return status
 

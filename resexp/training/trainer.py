@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -13,26 +12,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resexp.config import RunConfig
-from resexp.data import Dataset
-from resexp.data.loader import Batches, augment, normalise, pixel_mean, plan_epoch
+from resexp.data import Dataset, ImageNet
+from resexp.data.loader import plan_epoch
 from resexp.errors import UserError
 from resexp.models import build_model
-from resexp.models.layers import BatchNorm, Dropout, across
+from resexp.models.layers import BN_MOMENTUM, BatchNorm, Dropout, across
 from resexp.training.checkpoint import fits, into
+from resexp.training.evaluate import EVAL_BATCH, Evaluation, Evaluator
+from resexp.training.feed import open_feed
 from resexp.training.graph import Replayed, compile_blocks
 from resexp.training.hardware import Hardware
-from resexp.training.optim import Schedule, learning_rate, make_optimizer
+from resexp.training.optim import Schedule, make_optimizer
 from resexp.training.work import Pace, Work
 
-EVAL_BATCH = 500
 MEMORY = 4096
 """Steps whose losses the device keeps until they are read."""
-NO_CLASS = -100
-"""Label of the places in an evaluation's last batch that hold no image."""
-
-
-class Stopped(Exception):
-    """Raised out of an evaluation that was asked to stop; nothing of it counts."""
 
 
 class StepRecord(NamedTuple):
@@ -43,17 +37,8 @@ class StepRecord(NamedTuple):
     lr: float
 
 
-class Evaluation(NamedTuple):
-    """What a pass over a split found: the error, a fraction in [0, 1], and the mean loss."""
-
-    error: float
-    loss: float
-    logits: Tensor
-    """float32 (N, classes), in the order of the images; of the test images only, else (0, classes)."""
-
-
 class Trainer:
-    """Model, optimiser and data of one run, on one device. Errors are fractions in [0, 1].
+    """Model, optimiser and images of one run, on one device. Errors are fractions in [0, 1].
 
     A step reads nothing from the host: the device counts steps, finds the batch and the rate by the count, and keeps
     what is to be recorded. So it can be replayed as a CUDA graph, and the host need not wait for it.
@@ -63,7 +48,11 @@ class Trainer:
     """
 
     def __init__(
-        self, config: RunConfig, dataset: Dataset, hardware: Hardware, say: Callable[[str], None] = lambda line: None
+        self,
+        config: RunConfig,
+        dataset: Dataset | ImageNet,
+        hardware: Hardware,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.config, self.dataset, self.hardware = config, dataset, hardware
         device, train, ranks = hardware.device, config.train, hardware.ranks
@@ -71,6 +60,13 @@ class Trainer:
             raise UserError(
                 f"train.batch_size: {train.batch_size} images can't be shared out evenly among {ranks.world} "
                 f"processes; start as many as divide it"
+            )
+        self._here = train.batch_size // ranks.world
+        self._part = min(train.microbatch or self._here, self._here)
+        if self._here % self._part:
+            raise UserError(
+                f"train.microbatch: {self._here} images on each device can't be cut into pieces of {self._part}; set "
+                f"it to a divisor of {self._here}"
             )
         if train.bn_images and train.bn_images > len(dataset.train_index):
             raise UserError(
@@ -88,26 +84,29 @@ class Trainer:
             for module in self.model.modules()
             if isinstance(module, Dropout) or (train.sync_bn and isinstance(module, BatchNorm))
         ]
+        self._norms = [module for module in self.model.modules() if isinstance(module, BatchNorm)]
         self.schedule = Schedule(train, device)
         self.optimizer = make_optimizer(train, self.model, self.schedule.rate)
         self.autocast = torch.autocast(device.type, hardware.dtype, enabled=hardware.precision != "fp32")
         self.scaler = torch.amp.GradScaler(device.type, enabled=hardware.precision == "fp16")
-        self.images, self.labels = (torch.from_numpy(array).to(device) for array in dataset.train())
-        self.mean = pixel_mean(self.images, torch.from_numpy(dataset.train_index).to(device))
-        self.batches = Batches(dataset.train_index, config.data, config.seed, train.batch_size, device, ranks)
+        self.feed = open_feed(config, dataset, hardware, say)
         self.step = self.read_to = 0
         self.seconds = 0.0
         """Wall time of training, shared with the runs that were trained side by side."""
         self._counter = torch.zeros(1, dtype=torch.int64, device=device)
         self._records = torch.zeros((3, MEMORY), device=device)
-        # Nothing is kept for a backward pass: so many images take less memory than a step does.
-        places = min(EVAL_BATCH, 4 * train.batch_size, len(self.images))
-        self._eval_images = self.images.new_zeros((places, *self.images.shape[1:]))
-        self._eval_labels = self.labels.new_zeros(places)
-        self._eval_logits = torch.zeros((places, len(dataset.classes)), device=device)
-        self._eval_sums = torch.zeros(2, device=device)
+        images = len(dataset.train_index) + len(dataset.val_index)
+        self._evaluator = Evaluator(
+            self.model,
+            self.feed,
+            hardware,
+            self.autocast,
+            # Nothing is kept for a backward pass: so many images take less memory than a step does.
+            batch=min(EVAL_BATCH, 4 * (train.microbatch or train.batch_size), images),
+            classes=len(dataset.classes),
+            say=say,
+        )
         self._train_step = Replayed(self._update, hardware, say)
-        self._eval_step = Replayed(self._evaluate_batch, hardware, say)
 
     def join(self) -> None:
         """Train with the other ranks from now on, beginning with the weights of rank 0."""
@@ -122,7 +121,7 @@ class Trainer:
         while self.step < until:
             steps = min(pace.stride if self._train_step.settled else 1, until - self.step)
             for _ in range(steps):
-                self.batches.prepare(self.step)
+                self.feed.prepare(self.step)
                 self._train_step()
                 self.step += 1
             paused = self.hardware.ranks.agree(pause())
@@ -132,36 +131,45 @@ class Trainer:
         self.seconds += time.perf_counter() - started
 
     def _update(self) -> None:
-        """One step on one batch."""
-        ranks = self.hardware.ranks
-        plan = self.batches.plan(self._counter)
-        x, y = augment(self.images, self.mean, plan, self.config.data.pad), self.labels[plan.image]
+        """One step on one batch, in pieces of `train.microbatch` images."""
+        ranks, parts = self.hardware.ranks, self._here // self._part
+        batch = [torch.split(tensor, self._part) for tensor in self.feed.batch(self._counter)]
         self.schedule.set_rate(self._counter)
         self.optimizer.zero_grad()
-        with self.autocast, across(ranks, self._of_batches):
-            logits = self.net(x)
-            loss = F.cross_entropy(logits, y)
-        torch.autograd.backward(self.scaler.scale(loss))
+        sums = torch.zeros(2, device=self._records.device)
+        for number, (x, y) in enumerate(zip(*batch, strict=True), 1):
+            for norm in self._norms:  # the averages are those of the first pieces, as they are those of rank 0
+                norm.momentum = BN_MOMENTUM if number == 1 else 0.0
+            with ranks.joining(self.net, last=number == parts):
+                with self.autocast, across(ranks, self._of_batches):
+                    logits = self.net(x)
+                    loss = F.cross_entropy(logits, y) / parts
+                torch.autograd.backward(self.scaler.scale(loss))
+            wrong = (logits.detach().argmax(1) != y).sum().float()
+            sums += torch.stack((loss.detach().float() / ranks.world, wrong))
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        wrong = (logits.detach().argmax(1) != y).sum().float()
-        found = torch.stack((loss.detach().float() / ranks.world, wrong))
-        ranks.sum_(found)
-        record = torch.cat((found, self.schedule.warming_up.float()[None]))
+        ranks.sum_(sums)
+        record = torch.cat((sums, self.schedule.warming_up.float()[None]))
         self._records.index_copy_(1, self._counter % MEMORY, record[:, None])
-        self.schedule.watch(found[1] / self.config.train.batch_size)
+        self.schedule.watch(sums[1] / self.config.train.batch_size)
         self._counter += 1
 
     def read(self) -> list[StepRecord]:
-        """The records of the steps since the last call, in one transfer."""
+        """The records of the steps since the last call, in one transfer; to be called before the rate is lowered."""
         self.hardware.ranks.order("read")
         steps = range(self.read_to, self.step)
         self.read_to = self.step
         columns = self._records.cpu()[:, [step % MEMORY for step in steps]].T.tolist()
         return [
-            StepRecord(loss, int(wrong), learning_rate(self.config.train, step, warming_up=bool(warming_up)))
+            StepRecord(loss, int(wrong), self.schedule.at(step, warming_up=bool(warming_up)))
             for step, (loss, wrong, warming_up) in zip(steps, columns, strict=True)
         ]
+
+    def slow_down(self) -> None:
+        """Multiply the rate by gamma from now on."""
+        self.hardware.ranks.order("slow_down")
+        self.schedule.drop(self.step)
 
     @property
     def warming_up(self) -> bool:
@@ -179,82 +187,17 @@ class Trainer:
 
         Raises Stopped if `pause()` between batches.
         """
-        ranks = self.hardware.ranks
-        ranks.order("evaluate", split)
-        ranks.share(self.model.state_dict().values())
-        if split == "test":
-            images, labels = map(torch.from_numpy, self.dataset.test())
-            index = torch.arange(len(images))
-        else:
-            images, labels = self.images, self.labels
-            index = torch.from_numpy(self.dataset.train_index if split == "train" else self.dataset.val_index)
-        pace = Pace(self.hardware)
-        self.model.eval()
-        self._eval_sums.zero_()
-        index, places = index.to(images.device), len(self._eval_labels)
-        logits = self._eval_logits.new_zeros((len(index) if split == "test" else 0, len(self.dataset.classes)))
-        for number, start in enumerate(range(0, len(index), places * ranks.world), 1):
-            first = start + places * ranks.rank
-            part = index[first : first + places]  # in the end there may be none left for the last ranks
-            self._eval_images[: len(part)].copy_(images[part])
-            self._eval_labels[: len(part)].copy_(labels[part])
-            self._eval_labels[len(part) :].fill_(NO_CLASS)
-            self._eval_step()
-            if split == "test":
-                logits[first : first + len(part)] = self._eval_logits[: len(part)]
-            if number % pace.stride == 0:
-                if ranks.agree(pause()):
-                    raise Stopped
-                yield from pace.queued(0, ahead=1)
-        ranks.sum_(self._eval_sums)
-        ranks.sum_(logits)
-        yield from pace.queued(0, ahead=0)
-        wrong, loss = self._eval_sums.tolist()
-        return Evaluation(wrong / len(index), loss / len(index), logits)
-
-    @torch.inference_mode()
-    def _evaluate_batch(self) -> None:
-        y = self._eval_labels
-        with self.autocast, torch.compiler.set_stance("force_eager"):  # compiling for it would not pay
-            logits = self.model(normalise(self._eval_images, self.mean)).float()
-        loss = F.cross_entropy(logits, y, reduction="sum", ignore_index=NO_CLASS)
-        wrong = ((logits.argmax(1) != y) & (y != NO_CLASS)).sum()
-        self._eval_logits.copy_(logits)
-        self._eval_sums += torch.stack((wrong.float(), loss))
+        self.hardware.ranks.order("evaluate", split)
+        self.hardware.ranks.share(self.model.state_dict().values())
+        return (yield from self._evaluator.evaluate(split, pause))
 
     def recompute_bn(self, count: int, pause: Callable[[], bool]) -> Work[int]:
-        """Replace BN's moving averages by mean and variance over `count` training images, without augmentation.
+        """Replace BN's moving averages by mean and variance over the first `count` training images of the first epoch.
 
-        They are the first of the first epoch. They go through the net in batches of nearly one size, each normalised
-        by its own statistics, whose average over the batches is kept: what was there before has no part in it. Returns
-        the number of batches. Raises Stopped if `pause()` between them, and nothing has changed.
+        Returns the number of batches; see Evaluator. Raises Stopped if `pause()` between them, and nothing has changed.
         """
         order, *_ = plan_epoch(self.dataset.train_index, self.config.seed, epoch=0, pad=0, flip=False)
-        index = torch.from_numpy(order[:count]).to(self.images.device)
-        batches = torch.tensor_split(index, math.ceil(count / len(self._eval_labels)))
-        norms = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
-        momenta = [norm.momentum for norm in norms]
-        before = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        pace, seen = Pace(self.hardware), 0
-        self.model.eval()
-        for norm in norms:
-            norm.train().reset_running_stats()
-        try:
-            for batch in batches:
-                if seen and pause():
-                    self.model.load_state_dict(before, strict=False)
-                    raise Stopped
-                seen += len(batch)
-                for norm in norms:
-                    norm.momentum = len(batch) / seen
-                with torch.no_grad(), self.autocast, torch.compiler.set_stance("force_eager"):
-                    self.model(normalise(self.images[batch], self.mean))
-                yield from pace.queued(0, ahead=1)
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-        yield from pace.queued(0, ahead=0)
-        return len(batches)
+        return (yield from self._evaluator.recompute_bn(order[:count], pause))
 
     @contextlib.contextmanager
     def weights(self, weights: dict[str, Tensor]) -> Iterator[None]:
@@ -282,8 +225,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "warming_up": self.warming_up,
-            "running_error": self.schedule.running_error.item(),
+            **self.schedule.state(),
             "seconds": self.seconds,
         }
 
@@ -299,9 +241,12 @@ class Trainer:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": momenta})
         self.optimizer.param_groups[0].update(own)
         self.scaler.load_state_dict(state["scaler"])
-        self.schedule.warming_up.fill_(state["warming_up"])
-        self.schedule.running_error.fill_(state["running_error"])
+        self.schedule.load(state)
         self.seconds = state["seconds"]
+
+    def close(self) -> None:
+        """No more is asked of it."""
+        self.feed.close()
 
     def _are_momenta(self, momenta: Any) -> bool:
         """Whether a checkpoint's state of the optimiser is, for some of the parameters, their momentum."""

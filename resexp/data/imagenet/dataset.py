@@ -1,0 +1,128 @@
+"""An image set whose images have any size and are read when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import PIL
+import simplejpeg
+from numpy.typing import NDArray
+
+from resexp.config import ImageNetData
+from resexp.data.folder import MAX_BYTES
+from resexp.data.home import data_home
+from resexp.data.imagenet.decode import Unreadable, decode
+from resexp.data.imagenet.prepared import Prepared, open_prepared
+from resexp.data.imagenet.tree import Part, Tree, open_tree
+from resexp.data.images import Pixels
+from resexp.errors import UserError
+from resexp.outside import read_file
+
+IMAGES = {"train": 1_281_167, "val": 50_000}
+"""Of ImageNet's 1,000 classes (ILSVRC 2012)."""
+
+
+@dataclass(frozen=True)
+class ImageNet:
+    """A folder of images laid out as ImageNet is, with its index. Nothing is decoded before it is asked for."""
+
+    config: ImageNetData
+    tree: Tree
+    prepared: Prepared | None
+    """Where images are read from, if not from their files."""
+    unreadable: set[str] = field(default_factory=set)
+    """The images that could not be read so far, ``train/n01440764/n01440764_18.JPEG``."""
+
+    @property
+    def name(self) -> str:
+        """``imagenet`` where it has as many classes and images, else ``imagenet-10``, by the number of classes."""
+        whole = len(self.classes) == 1000 and all(self.images(part) == IMAGES[part] for part in self.tree.files)
+        return "imagenet" if whole else f"imagenet-{len(self.classes)}"
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the files' names and sizes."""
+        return self.tree.fingerprint
+
+    @property
+    def classes(self) -> list[str]:
+        """The class folders' names, in the order of the labels."""
+        return self.tree.classes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of what a net sees."""
+        return self.config.crop, self.config.crop
+
+    @property
+    def train_index(self) -> NDArray[np.int64]:
+        """The images that are trained on: all of `train/`."""
+        return np.arange(self.images("train"))
+
+    @property
+    def val_index(self) -> NDArray[np.int64]:
+        """Training images that are held out: none, there is `val/`."""
+        return np.arange(0)
+
+    @property
+    def decoder(self) -> str:
+        """What decodes the images, with its version; see `decode`."""
+        return f"simplejpeg {simplejpeg.__version__}, Pillow {PIL.__version__}"
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are images to validate on while a run is trained: those of `val/`, which are also the test."""
+        return True
+
+    @property
+    def resident_bytes(self) -> int:
+        """Of device memory that the training images take."""
+        return 0
+
+    @property
+    def test_labels(self) -> NDArray[np.int64]:
+        """The labels of the test images, (N,)."""
+        return self.labels("val")
+
+    def images(self, part: Part) -> int:
+        """How many images there are."""
+        return self.tree.images(part)
+
+    def labels(self, part: Part) -> NDArray[np.int64]:
+        """The label of each image, (n,)."""
+        return self.tree.files[part].labels
+
+    def file(self, part: Part, index: int) -> Path:
+        """Where an image lies, or lay when it was prepared."""
+        return self.tree.file(part, index)
+
+    def read(self, part: Part, index: int) -> bytes:
+        """The bytes of an image's file. Raises Unreadable."""
+        try:
+            return read_file(self.file(part, index), MAX_BYTES)
+        except OSError as error:
+            raise Unreadable(error.strerror or str(error)) from None
+        except UserError as error:
+            raise Unreadable(str(error)) from None
+
+    def pixels(self, part: Part, index: int, shorter_side: int | None = None) -> Pixels:
+        """An image, uint8 (H, W, 3); for `shorter_side` see `decode`. Raises Unreadable."""
+        if self.prepared is None:
+            return decode(self.read(part, index), shorter_side)
+        stored = self.prepared.read(part, index)
+        return stored if stored.ndim == 3 else decode(stored, shorter_side)
+
+
+def open_imagenet(config: ImageNetData, say: Callable[[str], None] = lambda line: None) -> ImageNet:
+    """Open the image set that `config` names, listing it first if this is the first time.
+
+    Raises UserError if it is missing, or not laid out as ImageNet is, or not prepared as asked. `say` hears of slow
+    work.
+    """
+    memory = data_home() / "cache"
+    tree = open_tree(Path(config.path).expanduser(), memory, say).subset(config.classes)
+    prepared = open_prepared(memory, tree, config.prepared) if config.prepared else None
+    return ImageNet(config, tree, prepared)

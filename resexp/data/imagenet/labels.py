@@ -1,0 +1,96 @@
+"""Labels of a validation set that is not sorted into class folders: ImageNet's devkit, or Kaggle's table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from resexp.errors import UserError
+from resexp.outside import read_file
+
+TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+DEVKITS = ("ILSVRC2012_devkit_t12/data", "devkit")
+TABLE = "LOC_val_solution.csv"
+_MAX_BYTES = 1 << 26
+_SORT = "sort the images into val/<class>/"
+
+
+def label_files(root: Path) -> list[Path]:
+    """The files beside `val/` that say the labels: the devkit's two, or the table, or none."""
+    for devkit in DEVKITS:
+        files = [root / devkit / TRUTH, root / devkit / META]
+        if any(file.exists() for file in files):
+            return files
+    return [root / TABLE] if (root / TABLE).exists() else []
+
+
+def val_wnids(root: Path, names: Sequence[str]) -> list[str]:
+    """The class of each image of a flat `val/`, whose file names are given in sorted order.
+
+    Raises UserError where nothing says the labels, or what does is damaged or of other images.
+    """
+    files = label_files(root)
+    if not files:
+        raise UserError(
+            f"{root / 'val'}: images without labels; {_SORT}, or put the devkit ({DEVKITS[0]}/) or Kaggle's {TABLE} "
+            f"beside val/"
+        )
+    return _of_table(files[0], names) if len(files) == 1 else _of_devkit(files[0], files[1], len(names))
+
+
+def _of_devkit(truth: Path, meta: Path, images: int) -> list[str]:
+    try:
+        numbers = [int(line) for line in _text(truth).split()]
+    except ValueError:
+        raise UserError(f"{truth}: damaged, expected a number in each line; unpack the devkit again") from None
+    if len(numbers) != images:
+        raise UserError(f"{truth}: {len(numbers):,} labels, but val/ has {images:,} images; restore what is missing")
+    wnids = _read_meta(meta)
+    if wrong := sorted(set(numbers) - set(wnids)):
+        raise UserError(f"{truth}: label {wrong[0]} is not one of the {len(wnids)} in {meta.name}; unpack both again")
+    return [wnids[number] for number in numbers]
+
+
+def _read_meta(path: Path) -> dict[int, str]:
+    """The class of each number; ImageNet's classes are the synsets without children, numbers 1 to 1000."""
+    try:
+        import scipy.io  # only for a flat val/, and scipy is large
+    except ImportError:
+        raise UserError(
+            f"{path}: reading it needs scipy, which is not installed; pip install 'resexp[imagenet]', or {_SORT}"
+        ) from None
+    content = _read(path)
+    try:
+        synsets = scipy.io.loadmat(io.BytesIO(content), squeeze_me=True)["synsets"]
+        fields = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], synsets["num_children"], strict=True)
+        return {int(number): str(wnid) for number, wnid, children in fields if int(children) == 0}
+    except Exception as error:  # readers raise what they like at files that were made to break them
+        raise UserError(f"{path}: not the devkit's ({error}); unpack the devkit again") from None
+
+
+def _of_table(path: Path, names: Sequence[str]) -> list[str]:
+    """Of lines such as ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``: a class, then boxes."""
+    rows = list(csv.reader(io.StringIO(_text(path))))[1:]
+    wnids = {row[0]: row[1].split()[0] for row in rows if len(row) == 2 and row[1].strip()}
+    if len(wnids) != len(names):
+        raise UserError(f"{path}: {len(wnids):,} labels, but val/ has {len(names):,} images; restore what is missing")
+    missing = [name for name in names if Path(name).stem not in wnids]
+    if missing:
+        raise UserError(f"{path}: has no label for {missing[0]}; it belongs to other images")
+    return [wnids[Path(name).stem] for name in names]
+
+
+def _text(path: Path) -> str:
+    try:
+        return _read(path).decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not text; unpack it again") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_file(path, _MAX_BYTES)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there, though the rest of the devkit is; unpack the devkit again") from None

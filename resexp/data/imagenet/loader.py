@@ -1,0 +1,207 @@
+"""Threads that read, decode and crop images into the batches of a training loop.
+
+What is random is a pure function of (seed, epoch, position); nothing depends on which thread does it, or when. Threads
+and not processes: decoding and resizing release Python's lock, and pixels are written straight into the batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resexp.config import ImageNetData
+from resexp.data.imagenet.dataset import ImageNet
+from resexp.data.imagenet.decode import Unreadable
+from resexp.data.imagenet.tree import Part
+from resexp.data.imagenet.views import View, crop_resize
+from resexp.data.images import Pixels
+from resexp.errors import UserError
+
+LIGHTING = 0.1
+"""Standard deviation of the amounts of light (Krizhevsky et al. 2012, section 4.1)."""
+_LOOK_S = 1.0
+"""Between two looks at threads that may be stuck."""
+_PART_S = 2.0
+"""How long a thread is waited for at the end; one that is stuck dies with the process."""
+
+
+class Plan(NamedTuple):
+    """One epoch: for each position the image and what is done to it, arrays (n,), `lighting` (n, 3)."""
+
+    image: NDArray[np.int64]
+    side: NDArray[np.int64]
+    fy: NDArray[np.float64]
+    fx: NDArray[np.float64]
+    flip: NDArray[np.bool_]
+    lighting: NDArray[np.float32]
+    """How much of each principal component is added; zeros with ``colour: false``."""
+
+    def view(self, position: int) -> View:
+        """What is seen of the image at this position."""
+        side, fy, fx, flip = (column[position] for column in (self.side, self.fy, self.fx, self.flip))
+        return View(int(side), float(fy), float(fx), bool(flip))
+
+
+def plan(seed: int, epoch: int, n: int, data: ImageNetData) -> Plan:
+    """One epoch of `n` training images, each once; scales, crops, flips and light as `data` says.
+
+    All is drawn, whether it is used or not: so what is switched off leaves the rest as it was.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    image = rng.permutation(n)
+    side = rng.integers(*data.shorter_side, n, endpoint=True)
+    fy, fx = rng.random((2, n))
+    flip = rng.random(n) < 0.5
+    lighting = rng.normal(0, LIGHTING, (n, 3)).astype(np.float32)
+    return Plan(image, side, fy, fx, flip & data.flip, lighting * np.float32(data.colour))
+
+
+class Want(NamedTuple):
+    """An image, and what is to be seen of it."""
+
+    part: Part
+    index: int
+    view: View
+
+
+class Pending:
+    """A batch that is being read."""
+
+    def __init__(self, loader: Loader, left: int) -> None:
+        self._loader, self._left = loader, left
+        self._lock, self._done = threading.Lock(), threading.Event()
+        self._unreadable: list[int] = []
+        self._error: BaseException | None = None
+        if not left:
+            self._done.set()
+
+    def wait(self) -> NDArray[np.int64]:
+        """Wait until the whole batch is written; the places of images that could not be read, mostly none.
+
+        Raises UserError where an image does not come in time, or too many can't be read.
+        """
+        overdue: set[tuple[float, Want]] = set()
+        while not self._done.wait(min(_LOOK_S, self._loader.timeout)):
+            # Seen twice: where the process itself was stopped for a while, its threads get time to go on.
+            again = overdue & (overdue := self._loader.overdue())
+            if again:
+                raise self._loader.stuck(min(again)[1])
+        if self._error is not None:
+            raise self._error
+        return np.array(sorted(self._unreadable), dtype=np.int64)
+
+    def came(self, place: int, error: BaseException | None) -> None:
+        """Note, in a thread, that an image has come, or why it has not."""
+        with self._lock:
+            if isinstance(error, Unreadable):
+                self._unreadable.append(place)
+            elif error is not None:
+                self._error = self._error or error
+            self._left -= 1
+            if not self._left:
+                self._done.set()
+
+
+class _Job(NamedTuple):
+    want: Want
+    out: Pixels
+    pending: Pending
+    place: int
+
+
+class Loader:
+    """Threads that fill batches. To be closed, or used in a ``with``."""
+
+    def __init__(
+        self, dataset: ImageNet, workers: int, timeout: float, colour: Sequence[float] = (0.5, 0.5, 0.5)
+    ) -> None:
+        """So many threads; an image that takes longer than `timeout` seconds is reported; one that can't be read
+        becomes `colour`, in [0, 1]."""
+        self.dataset, self.timeout = dataset, timeout
+        self._colour = np.round(np.asarray(colour) * 255).astype(np.uint8)
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._busy: dict[int, tuple[float, Want]] = {}
+        # Daemons: a read that never returns must not keep the process from ending.
+        self._threads = [threading.Thread(target=self._work, name=f"images-{i}", daemon=True) for i in range(workers)]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def load(self, wants: Sequence[Want], out: Pixels) -> Pending:
+        """Begin to fill `out`, (n, crop, crop, 3), with one crop for each of the n wants."""
+        assert out.dtype == np.uint8 and out.shape == (len(wants), out.shape[1], out.shape[1], 3)
+        pending = Pending(self, len(wants))
+        for place, want in enumerate(wants):
+            self._jobs.put(_Job(want, out[place], pending, place))
+        return pending
+
+    def close(self) -> None:
+        """Forget what is queued, and let the threads end."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._jobs.get_nowait()
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join(_PART_S)
+
+    def overdue(self) -> set[tuple[float, Want]]:
+        """What has been read for too long, each with the time at which it was begun."""
+        latest = time.monotonic() - self.timeout
+        return {(since, want) for since, want in list(self._busy.values()) if since < latest}
+
+    def stuck(self, want: Want) -> UserError:
+        """What to say of an image that does not come."""
+        return UserError(
+            f"{self.dataset.file(want.part, want.index)}: did not come within {self.timeout:g} s (data.timeout); see "
+            f"whether the disk or the network's file system hangs"
+        )
+
+    def _work(self) -> None:
+        me = threading.get_ident()
+        while (job := self._jobs.get()) is not None:
+            self._busy[me] = (time.monotonic(), job.want)
+            error: BaseException | None = None
+            try:
+                self._fill(job.want, job.out)
+            except BaseException as raised:  # it is raised where the batch is waited for
+                error = raised
+            del self._busy[me]
+            job.pending.came(job.place, error)
+
+    def _fill(self, want: Want, out: Pixels) -> None:
+        try:
+            image = self.dataset.pixels(want.part, want.index, want.view.side)
+        except Unreadable:
+            out[:] = self._colour
+            self._note(want)
+            raise
+        size = len(out)
+        out[:] = crop_resize(image, want.view.box(*image.shape[:2], size), size, want.view.flip)
+
+    def _note(self, want: Want) -> None:
+        """Count an unreadable image. Raises UserError where there are too many."""
+        dataset, part = self.dataset, want.part
+        with self._lock:
+            dataset.unreadable.add(str(dataset.file(part, want.index).relative_to(dataset.tree.root)))
+            names = sorted(name for name in dataset.unreadable if name.startswith(f"{part}/"))
+        share = dataset.config.unreadable
+        if len(names) > share * dataset.images(part):
+            raise UserError(
+                f"{dataset.tree.root}: {len(names):,} of {dataset.images(part):,} {part} images can't be read, over "
+                f"{share:.3%} (data.unreadable): {', '.join(names[:3])}, ...; `resexp data check` names them all"
+            )

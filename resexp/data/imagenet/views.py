@@ -1,0 +1,61 @@
+"""What a net sees of an image: a square of it, resized."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from resexp.data.images import Pixels
+
+
+class Box(NamedTuple):
+    """A part of an image, in whole pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class View(NamedTuple):
+    """A crop of an image whose shorter side has been resized to `side`, aspect ratio kept (section 3.4)."""
+
+    side: int
+    fy: float
+    """Where the crop lies, from 0, at the top, to 1, at the bottom; drawn from [0, 1) it is anywhere, equally likely."""
+    fx: float
+    flip: bool
+
+    def box(self, height: int, width: int, crop: int) -> Box:
+        """The part of an image of this size that becomes the crop.
+
+        To resize the part alone costs less than to resize the whole. Its side is rounded to whole pixels, so that the
+        scale may be off by half a pixel in the box, some 0.2 %.
+        """
+        shorter = min(height, width)
+        side = min(max(round(crop * shorter / self.side), 1), shorter)
+        top, left = int(self.fy * (height - side + 1)), int(self.fx * (width - side + 1))
+        return Box(min(top, height - side), min(left, width - side), side, side)
+
+
+def centre(side: int) -> View:
+    """The crop in the middle."""
+    return View(side, 0.5, 0.5, False)
+
+
+def resize(image: Pixels, height: int, width: int) -> Pixels:
+    """An image (H, W, 3) in another size: bilinear, and antialiased where it gets smaller."""
+    # numpy copies where an image is a part of another: torch would start threads for it in each thread of a loader.
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    resized = F.interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)
+    return resized[0].permute(1, 2, 0).numpy()
+
+
+def crop_resize(image: Pixels, box: Box, size: int, flip: bool) -> Pixels:
+    """The part of an image as a square of `size` pixels, (size, size, 3)."""
+    part = image[box.top : box.top + box.height, box.left : box.left + box.width]
+    resized = part if part.shape[:2] == (size, size) else resize(part, size, size)
+    return resized[:, ::-1] if flip else resized

@@ -1,0 +1,140 @@
+"""What a net makes of images that are not augmented: errors, losses, logits; and BN's statistics over them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resexp.data.loader import normalise
+from resexp.training.feed import Feed
+from resexp.training.graph import Replayed
+from resexp.training.hardware import Hardware
+from resexp.training.work import Pace, Work
+
+EVAL_BATCH = 500
+NO_CLASS = -100
+"""Label of the places in an evaluation's last batch that hold no image."""
+FEW_CLASSES = 10
+"""With no more classes, the five likeliest say little."""
+
+
+class Stopped(Exception):
+    """Raised out of an evaluation that was asked to stop; nothing of it counts."""
+
+
+class Evaluation(NamedTuple):
+    """What a pass over a split found: errors, fractions in [0, 1], and the mean loss."""
+
+    error: float
+    top5_error: float | None
+    """None where there are few classes."""
+    loss: float
+    logits: Tensor
+    """float32 (N, classes), in the order of the images; of the test images only, else (0, classes)."""
+
+    def record(self, split: str) -> dict[str, float]:
+        """As lines of metrics have it."""
+        top5 = {} if self.top5_error is None else {f"{split}_top5_error": self.top5_error}
+        return {f"{split}_error": self.error, **top5, f"{split}_loss": self.loss}
+
+
+class Evaluator:
+    """Looks at a net, in eval mode, with one batch after another; every rank at its part of each."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        feed: Feed,
+        hardware: Hardware,
+        autocast: torch.autocast,
+        *,
+        batch: int,
+        classes: int,
+        say: Callable[[str], None],
+    ) -> None:
+        """`batch` images go through the net at a time."""
+        self._model, self._feed, self._hardware, self._autocast = model, feed, hardware, autocast
+        device = feed.mean.device
+        self._images = torch.zeros((batch, *feed.mean.shape), dtype=torch.uint8, device=device)
+        self._labels = torch.zeros(batch, dtype=torch.int64, device=device)
+        self._logits = torch.zeros((batch, classes), device=device)
+        self._sums = torch.zeros(3, device=device)
+        self._step = Replayed(self._look, hardware, say)
+
+    def evaluate(self, split: str, pause: Callable[[], bool]) -> Work[Evaluation]:
+        """Error, loss and logits on "train", "val" or "test". Raises Stopped if `pause()` between batches."""
+        ranks, pace = self._hardware.ranks, Pace(self._hardware)
+        index, (places, classes) = self._feed.index(split), self._logits.shape
+        starts = range(places * ranks.rank, len(index) + places * ranks.rank, places * ranks.world)
+        self._model.eval()
+        self._sums.zero_()
+        logits = self._logits.new_zeros((len(index) if split == "test" else 0, classes))
+        parts = self._feed.look(split, [index[first : first + places] for first in starts])
+        for number, (first, (images, labels)) in enumerate(zip(starts, parts, strict=True), 1):
+            count = len(labels)  # in the end there may be none left for the last ranks
+            self._images[:count].copy_(images)
+            self._labels[:count].copy_(labels)
+            self._labels[count:].fill_(NO_CLASS)
+            self._step()
+            if split == "test":
+                logits[first : first + count] = self._logits[:count]
+            if number % pace.stride == 0:
+                if ranks.agree(pause()):
+                    raise Stopped
+                yield from pace.queued(0, ahead=1)
+        ranks.sum_(self._sums)
+        ranks.sum_(logits)
+        yield from pace.queued(0, ahead=0)
+        wrong, wrong5, loss = (value / len(index) for value in self._sums.tolist())
+        return Evaluation(wrong, wrong5 if classes > FEW_CLASSES else None, loss, logits)
+
+    @torch.inference_mode()
+    def _look(self) -> None:
+        y = self._labels
+        with self._autocast, torch.compiler.set_stance("force_eager"):  # compiling for it would not pay
+            logits = self._model(normalise(self._images, self._feed.mean)).float()
+        loss = F.cross_entropy(logits, y, reduction="sum", ignore_index=NO_CLASS)
+        counts = y != NO_CLASS
+        wrong = ((logits.argmax(1) != y) & counts).sum()
+        likelier = (logits > logits.gather(1, y.clamp(min=0)[:, None])).sum(1)
+        wrong5 = ((likelier >= 5) & counts).sum()
+        self._logits.copy_(logits)
+        self._sums += torch.stack((wrong.float(), wrong5.float(), loss))
+
+    def recompute_bn(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], pause: Callable[[], bool]) -> Work[int]:
+        """Replace BN's moving averages by mean and variance over the `chosen` training images, without augmentation.
+
+        They go through the net in batches of nearly one size, each normalised by its own statistics, whose average over
+        the batches is kept: what was there before has no part in it. Returns the number of batches. Raises Stopped if
+        `pause()` between them, and nothing has changed.
+        """
+        batches = np.array_split(chosen, math.ceil(len(chosen) / len(self._labels)))
+        norms = [module for module in self._model.modules() if isinstance(module, nn.BatchNorm2d)]
+        momenta = [norm.momentum for norm in norms]
+        before = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+        pace, seen = Pace(self._hardware), 0
+        self._model.eval()
+        for norm in norms:
+            norm.train().reset_running_stats()
+        try:
+            for images, labels in self._feed.look("train", batches):
+                if seen and pause():
+                    self._model.load_state_dict(before, strict=False)
+                    raise Stopped
+                seen += len(labels)
+                for norm in norms:
+                    norm.momentum = len(labels) / seen
+                with torch.no_grad(), self._autocast, torch.compiler.set_stance("force_eager"):
+                    self._model(normalise(images, self._feed.mean))
+                yield from pace.queued(0, ahead=1)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+        yield from pace.queued(0, ahead=0)
+        return len(batches)

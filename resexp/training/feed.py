@@ -1,0 +1,96 @@
+"""Where the images of a trainer come from: all of them on its device, or decoded as they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from resexp.config import ImageNetData, RunConfig
+from resexp.data import Dataset, ImageNet
+from resexp.data.loader import Batches, augment, pixel_mean
+from resexp.training.hardware import Hardware
+from resexp.training.stream import Streamed
+
+
+class Feed(Protocol):
+    """The images of a run, as one of its ranks sees them; uint8 (B, H, W, 3), with labels int64 (B,)."""
+
+    mean: Tensor
+    """What is subtracted, float (H, W, 3) in [0, 1], on the device."""
+
+    def prepare(self, step: int) -> None:
+        """From the host, before update number `step`: have its batch ready."""
+
+    def batch(self, step: Tensor) -> tuple[Tensor, Tensor]:
+        """This rank's part of the batch of update number `step`, an int64 tensor (1,) on the device: augmented images,
+        float (B, 3, H, W) in channels_last layout, and labels. Device arithmetic with fixed shapes, for CUDA graphs."""
+
+    def index(self, split: str) -> NDArray[np.int64]:
+        """Which images the clean errors of "train", "val" and "test" are taken of; see `look`."""
+
+    def look(self, split: str, chunks: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images of `split` that each of the `chunks` of its index names, not augmented, and their labels."""
+
+    def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
+        """Training images and labels, not augmented, for probes, on the device; and which of them are trained on."""
+
+    def close(self) -> None:
+        """No more images are asked for."""
+
+
+def open_feed(
+    config: RunConfig, dataset: Dataset | ImageNet, hardware: Hardware, say: Callable[[str], None] = lambda line: None
+) -> Feed:
+    """The feed of a run; `say` hears of slow work. To be closed."""
+    if isinstance(dataset, ImageNet):
+        return Streamed(config, dataset, hardware, say)
+    return Resident(config, dataset, hardware)
+
+
+class Resident:
+    """All training images on the device, where batches are cut out of them; see `data.loader`."""
+
+    def __init__(self, config: RunConfig, dataset: Dataset, hardware: Hardware) -> None:
+        device, batch = hardware.device, config.train.batch_size
+        assert not isinstance(config.data, ImageNetData)
+        self._dataset, self._pad = dataset, config.data.pad
+        self._images, self._labels = (torch.from_numpy(array).to(device) for array in dataset.train())
+        self.mean = pixel_mean(self._images, torch.from_numpy(dataset.train_index).to(device))
+        self.batches = Batches(dataset.train_index, config.data, config.seed, batch, device, hardware.ranks)
+
+    def prepare(self, step: int) -> None:
+        """See Feed."""
+        self.batches.prepare(step)
+
+    def batch(self, step: Tensor) -> tuple[Tensor, Tensor]:
+        """See Feed."""
+        plan = self.batches.plan(step)
+        return augment(self._images, self.mean, plan, self._pad), self._labels[plan.image]
+
+    def index(self, split: str) -> NDArray[np.int64]:
+        """See Feed."""
+        if split == "test":
+            return np.arange(len(self._dataset.test()[1]))
+        return self._dataset.train_index if split == "train" else self._dataset.val_index
+
+    def look(self, split: str, chunks: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """See Feed."""
+        if split == "test":
+            images, labels = map(torch.from_numpy, self._dataset.test())
+        else:
+            images, labels = self._images, self._labels
+        for chunk in chunks:
+            chosen = torch.from_numpy(chunk).to(images.device)
+            yield images[chosen], labels[chosen]
+
+    def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
+        """See Feed."""
+        return self._images, self._labels, self._dataset.train_index
+
+    def close(self) -> None:
+        """See Feed."""
