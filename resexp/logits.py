@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from resexp.errors import UserError
 from resexp.outside import read_file
 
-TOP5_CLASSES = 10
-"""A top-5 error is taken of so many classes or more; of few it says little."""
+FEW_CLASSES = 10
+"""With no more classes, the five likeliest say little."""
 MAX_BYTES = 1 << 30
 """Of the file, which is not compressed: 200,000 images of 1,000 classes."""
 _KINDS = {"logits": ("f", 2), "labels": ("i", 1), "fingerprint": ("U", 0)}
@@ -42,7 +42,7 @@ class Logits:
     @property
     def top5_error(self) -> float | None:
         """The share of images whose class is not among the five of the largest logits; None for few classes."""
-        return self.top_error(5) if self.values.shape[1] >= TOP5_CLASSES else None
+        return self.top_error(5) if self.values.shape[1] > FEW_CLASSES else None
 
     def top_error(self, k: int) -> float:
         """The share of images whose class is not among the `k` of the largest logits, in [0, 1].

@@ -167,7 +167,15 @@ def test_a_reading_says_what_the_run_did() -> None:
     assert ours["drops of the rate"] == "at most 2 (train.plateau_drops)"
     assert ours["training error"].endswith("the steps after the last drop of the rate")
     assert ours["shorter side before the centre crop"] == "240 (data.val_side)"
-    assert ours["ten crops"].endswith("its shorter side 240")
+    assert ours["ten crops"].endswith("the central square of 240x240 (data.val_side)")
+
+
+def test_the_mean_of_each_pixel_is_stretched_to_the_size_of_a_view_and_that_of_a_colour_is_not() -> None:
+    whole = "the whole image, its longer side in proportion, without flips"
+    assert read_as(config({"mean": "channel"}), probes=("multi-scale",))["several scales"] == whole
+    assert read_as(config(), probes=("multi-scale",))["several scales"] == (
+        f"{whole}; the mean of each pixel is stretched to its size"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The paper's numbers for ImageNet: Tables 2 to 5 and Fig. 4. All but the last are on the validation images."""
+"""The paper's numbers for ImageNet: Tables 2 to 5 and Fig. 4."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ IMAGENET: dict[tuple[str, str, int, str | None], Published] = {
 }
 """By kind, block, depth and shortcut.
 
-Table 3 repeats the 10-crop errors of Table 2 at 34 layers. Training and test are late readings of Fig. 4, whose validation error is that of centre crops. VGG-16 was trained by the
-recipe of its authors, so no run here is to be set beside it.
+Table 3 repeats the 10-crop errors of Table 2 at 34 layers. Training and test are late readings of Fig. 4, whose
+validation error is that of centre crops. VGG-16 was trained by the recipe of its authors, so no run here is to be set
+beside it.
 """
 
 ENSEMBLE_TOP5 = 3.57

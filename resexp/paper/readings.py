@@ -173,7 +173,14 @@ _OF_BOTH: tuple[_Question, ...] = (
 def _ten_crop(run: RunConfig) -> str | None:
     if not isinstance(run.data, ImageNetData):
         return None
-    return f"the corners and the centre of the whole image, its shorter side {run.data.val_side}"
+    side = run.data.val_side
+    return f"the corners and the centre of the central square of {side}x{side} (data.val_side)"
+
+
+def _scales(run: RunConfig) -> str:
+    stretched = isinstance(run.data, ImageNetData) and run.data.mean == "pixel"
+    mean = "; the mean of each pixel is stretched to its size" if stretched else ""
+    return f"the whole image, its longer side in proportion, without flips{mean}"
 
 
 _VIEWS: dict[str, _Question] = {
@@ -187,7 +194,7 @@ _VIEWS: dict[str, _Question] = {
         "several scales",
         "images resized to several shorter sides; whole or square, and whether flipped too, is not said",
         "section 3.4",
-        lambda run: "the whole image, its longer side in proportion, without flips",
+        _scales,
     ),
 }
 """By the names of the probes that test on several views."""

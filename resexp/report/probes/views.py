@@ -84,11 +84,11 @@ def _beside_the_paper(found: dict[str, dict[str, Found[Views]]]) -> str:
     if all(net.run.config.model.layout != "imagenet" for nets in found.values() for net in nets.values()):
         return ""
     theirs = [_published(mode, net) for mode, nets in found.items() for net in nets.values()]
-    sources = sorted({one.source for one in theirs if one})
+    sources = listed(sorted({one.source for one in theirs if one}))
     sides = f"{', '.join(map(str, paper.SIDES[:-1]))} and {paper.SIDES[-1]}"
     return (
-        f" The paper's numbers{f', of {listed(sources)},' if sources else ''} stand beside nets of its recipe that were "
-        f"tested as it did: on ten crops of {paper.TEN_CROP} pixels, or on sides of {sides}."
+        f" The paper's numbers{sources and f', of {sources},'} stand beside nets of its recipe that were tested as it "
+        f"did: on ten crops of {paper.TEN_CROP} pixels, or on sides of {sides}."
     )
 
 
