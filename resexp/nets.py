@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from resexp import yamlfile
-from resexp.config import FolderData, ModelConfig, RunConfig, Section, ShapesData
+from resexp.config import FolderData, ImageNetData, ModelConfig, RunConfig, Section, ShapesData
 from resexp.errors import UserError
 from resexp.study import hint, load, validated
 from resexp.yamlfile import Document
@@ -111,6 +111,8 @@ def _said(config: ModelConfig) -> dict[str, Any]:
 
 
 def _pixels(config: RunConfig) -> int:
+    if isinstance(config.data, ImageNetData):
+        return config.data.crop
     if config.data.resize:
         return config.data.resize
     if isinstance(config.data, ShapesData):
@@ -120,6 +122,9 @@ def _pixels(config: RunConfig) -> int:
 
 def _classes(config: RunConfig) -> int:
     """Of a folder, as many as ImageNet or CIFAR-10 has: to know better, it would have to be read."""
+    if isinstance(config.data, ImageNetData):
+        asked = config.data.classes
+        return len(asked) if isinstance(asked, tuple) else asked or 1000
     return 1000 if isinstance(config.data, FolderData) and config.model.layout == "imagenet" else 10
 
 

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
-from resexp.cli.options import err, out
+from resexp.cli.options import Settings, err, out
+from resexp.errors import UserError
+from resexp.signals import EXIT_FAILED
 
-app = typer.Typer(help="The official CIFAR-10 archive.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from resexp.config import ImageNetData
+
+app = typer.Typer(help="CIFAR-10's archive; folders of images laid out as ImageNet is.", no_args_is_help=True)
+
+Study = Annotated[str, typer.Option("--config", "-c", help="Study file with data.source: imagenet.")]
 
 
 @app.command(epilog="Example: resexp data fetch")
@@ -54,3 +66,86 @@ def info() -> None:
     out.print(f"by hand       place {cifar.ARCHIVE} there; md5 {cifar.MD5}", soft_wrap=True)
     for mirror in cifar.MIRRORS:
         out.print(f"mirror        {mirror}", soft_wrap=True)
+
+
+@app.command(epilog="Example: resexp data example images && resexp sweep --config imagenet/example")
+def example(
+    folder: Annotated[Path, typer.Argument(help="To be made.")],
+    classes: Annotated[int, typer.Option(min=2, max=10)] = 10,
+    images: Annotated[int, typer.Option(min=1, help="Training images of each class.")] = 100,
+    val: Annotated[int, typer.Option(min=1, help="Validation images of each class.")] = 20,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    flat_val: Annotated[bool, typer.Option("--flat-val", help="Don't sort val/; a devkit says the labels.")] = False,
+    odd: Annotated[bool, typer.Option("--with-odd-files", help="Add CMYK, grey, PNG and broken files.")] = False,
+) -> None:
+    """Write a small folder laid out as ImageNet is: drawn shapes in JPEG files of many sizes."""
+    from resexp.data.imagenet.example import make_example
+
+    make_example(folder, classes, images, val, seed, flat_val=flat_val, odd=odd)
+    out.print(f"{folder}: {classes * images:,} training and {classes * val:,} validation images", soft_wrap=True)
+
+
+@app.command(epilog="Example: resexp data prepare --config imagenet/figure4 --set data.prepared.side=500")
+def prepare(config: Study, settings: Settings = None) -> None:
+    """Make the cache of smaller images that a study's data.prepared asks for."""
+    from resexp.data.imagenet import open_imagenet
+    from resexp.data.imagenet.prepare import prepare as prepare_images
+    from resexp.machine import cores
+
+    for data in _imagenet(config, settings):
+        if data.prepared is None:
+            raise UserError(f"{config}: data.prepared says what to prepare, and it is not there; add it, or --set it")
+        dataset = open_imagenet(data.model_copy(update={"prepared": None}), _say)
+        with _bar("images") as progress:
+            folder = prepare_images(dataset, data.prepared, _say, progress, data.workers or cores())
+        out.print(f"{folder}: prepared", soft_wrap=True)
+
+
+@app.command(epilog="Example: resexp data check --config imagenet/figure4 --set data.path=/data/imagenet")
+def check(config: Study, settings: Settings = None) -> None:
+    """Read every image of a study once, and name those that can't be read."""
+    from resexp.data.imagenet import open_imagenet
+    from resexp.data.imagenet.prepare import check as check_images
+    from resexp.machine import cores
+
+    faults = []
+    for data in _imagenet(config, settings):
+        dataset = open_imagenet(data, _say)
+        with _bar("images") as progress:
+            faults += check_images(dataset, progress, data.workers or cores())
+        out.print(
+            f"{data.path}: {dataset.name}, {len(dataset.classes):,} classes, {dataset.images('train'):,} training and "
+            f"{dataset.images('val'):,} validation images, fingerprint {dataset.fingerprint}",
+            soft_wrap=True,
+        )
+    for line in faults:
+        out.print(line, soft_wrap=True)
+    out.print(f"{len(faults):,} images can't be read", soft_wrap=True)
+    if faults:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _imagenet(config: str, settings: list[str] | None) -> list[ImageNetData]:
+    """The image sets of a study's grid. Raises UserError where they are others than ImageNet's."""
+    from resexp.config import ImageNetData
+    from resexp.study import load
+
+    found = list(dict.fromkeys(cell.config.data for cell in load(config, settings)[1]))
+    for data in found:
+        if not isinstance(data, ImageNetData):
+            raise UserError(f"{config}: data.source is {data.source}, and this is for imagenet")
+    return [data for data in found if isinstance(data, ImageNetData)]
+
+
+@contextlib.contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err) as bar:
+        task = bar.add_task(what)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _say(line: str) -> None:
+    err.print(line, soft_wrap=True)

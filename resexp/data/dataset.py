@@ -51,12 +51,16 @@ class Dataset:
     """Which of the training images are trained on."""
     val_index: NDArray[np.int64]
     """Which are held out for validation; empty with ``split: full``."""
-    size: tuple[int, int]
-    """Height and width of the images."""
     unreadable: frozenset[str] = frozenset()
     """None: a set with an image that can't be read is refused."""
     decoder: str = ""
     """Images are kept as they were decoded."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        images, _ = self.train()
+        return images.shape[1], images.shape[2]
 
     @property
     def validates(self) -> bool:
@@ -121,7 +125,7 @@ def open_dataset(config: DataConfig, say: Callable[[str], None] = lambda line: N
             f"set data.resize to {max(8, height // 4 * 4)}"
         )
     train_index, val_index = _split(meta.train_images, len(meta.classes), config)
-    return Dataset(cache, name, meta.fingerprint, meta.classes, train_index, val_index, meta.size)
+    return Dataset(cache, name, meta.fingerprint, meta.classes, train_index, val_index)
 
 
 def _split(images: int, classes: int, config: ArrayData) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

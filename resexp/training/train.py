@@ -73,8 +73,9 @@ def attempt(
         session = None
         try:
             run.write_status(status)  # what an earlier attempt came to is over
-            session = Session(run, status, stop, hear, say, threads, ranks, world_may_change)
             assert run.claim
+            with run.claim.beating():
+                session = Session(run, status, stop, hear, say, threads, ranks, world_may_change)
             for steps in session.work():
                 run.claim.beat()
                 yield steps

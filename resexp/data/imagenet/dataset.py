@@ -99,6 +99,10 @@ class ImageNet:
         """Where an image lies, or lay when it was prepared."""
         return self.tree.file(part, index)
 
+    def shown(self, part: Part, index: int) -> str:
+        """What people know an image by: where it lies, from the folder with `train/` and `val/`."""
+        return str(self.file(part, index).relative_to(self.tree.root))
+
     def read(self, part: Part, index: int) -> bytes:
         """The bytes of an image's file. Raises Unreadable."""
         try:

@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from resexp.data.images import Pixels
 
@@ -24,9 +24,11 @@ def decode(data: bytes | Pixels, shorter_side: int | None = None) -> Pixels:
     """The image in the bytes of a file, uint8 (H, W, 3), RGB whatever its own colours are.
 
     Of an image that is to be made smaller, `shorter_side` says how far: a JPEG whose shorter side is at least twice as
-    long is then decoded at 1/2, 1/4 or 1/8 of its size, but not below `shorter_side`. That leaves out the transforms of
-    what the resizing would average away; it changes pixels slightly. Raises Unreadable.
+    long is then decoded at half its size or less, but not below `shorter_side`. That leaves out the frequencies that
+    resizing would average away; it changes pixels slightly. Raises Unreadable.
     """
+    if not len(data):
+        raise Unreadable("empty")
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         _check_size(height, width)
@@ -38,19 +40,22 @@ def decode(data: bytes | Pixels, shorter_side: int | None = None) -> Pixels:
 
 
 def _decode_jpeg(data: bytes | Pixels, height: int, width: int, shorter_side: int | None) -> Pixels:
-    if shorter_side is None or min(height, width) < 2 * shorter_side:
-        return simplejpeg.decode_jpeg(data, fastdct=False)
-    low = {"min_height": shorter_side} if height <= width else {"min_width": shorter_side}
-    return simplejpeg.decode_jpeg(data, fastdct=False, min_factor=2, **low)
+    low = {}
+    if shorter_side is not None and min(height, width) >= 2 * shorter_side:
+        low = {"min_factor": 2, "min_height" if height <= width else "min_width": shorter_side}
+    image: Pixels = simplejpeg.decode_jpeg(data, fastdct=False, **low)
+    return image
 
 
 def _decode_any(data: bytes | Pixels) -> Pixels:
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(bytes(data)), formats=FORMATS) as image:
             _check_size(image.height, image.width)
-            return np.asarray(image.convert("RGB"))
+            return np.array(image.convert("RGB"))  # a copy, which can be written to
     except (Unreadable, MemoryError):
         raise
+    except UnidentifiedImageError:
+        raise Unreadable("not an image") from None
     except Exception as error:  # decoders raise what they like at files that were made to break them
         raise Unreadable(str(error) or type(error).__name__) from None
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from resexp.config import ImageNetData
 from resexp.data.imagenet.dataset import ImageNet
 from resexp.data.imagenet.decode import Unreadable
-from resexp.data.imagenet.tree import Part
+from resexp.data.imagenet.tree import Part, few
 from resexp.data.imagenet.views import View, crop_resize
 from resexp.data.images import Pixels
 from resexp.errors import UserError
@@ -68,7 +68,7 @@ class Want(NamedTuple):
     """An image, and what is to be seen of it."""
 
     part: Part
-    index: int
+    image: int
     view: View
 
 
@@ -143,7 +143,8 @@ class Loader:
 
     def load(self, wants: Sequence[Want], out: Pixels) -> Pending:
         """Begin to fill `out`, (n, crop, crop, 3), with one crop for each of the n wants."""
-        assert out.dtype == np.uint8 and out.shape == (len(wants), out.shape[1], out.shape[1], 3)
+        assert out.dtype == np.uint8
+        assert out.shape == (len(wants), out.shape[1], out.shape[1], 3)
         pending = Pending(self, len(wants))
         for place, want in enumerate(wants):
             self._jobs.put(_Job(want, out[place], pending, place))
@@ -167,7 +168,7 @@ class Loader:
     def stuck(self, want: Want) -> UserError:
         """What to say of an image that does not come."""
         return UserError(
-            f"{self.dataset.file(want.part, want.index)}: did not come within {self.timeout:g} s (data.timeout); see "
+            f"{self.dataset.file(want.part, want.image)}: did not come within {self.timeout:g} s (data.timeout); see "
             f"whether the disk or the network's file system hangs"
         )
 
@@ -185,23 +186,23 @@ class Loader:
 
     def _fill(self, want: Want, out: Pixels) -> None:
         try:
-            image = self.dataset.pixels(want.part, want.index, want.view.side)
+            image = self.dataset.pixels(want.part, want.image, want.view.side)
         except Unreadable:
             out[:] = self._colour
             self._note(want)
             raise
         size = len(out)
-        out[:] = crop_resize(image, want.view.box(*image.shape[:2], size), size, want.view.flip)
+        out[:] = crop_resize(image, want.view.box(image.shape, size), size, want.view.flip)
 
     def _note(self, want: Want) -> None:
         """Count an unreadable image. Raises UserError where there are too many."""
         dataset, part = self.dataset, want.part
         with self._lock:
-            dataset.unreadable.add(str(dataset.file(part, want.index).relative_to(dataset.tree.root)))
+            dataset.unreadable.add(dataset.shown(part, want.image))
             names = sorted(name for name in dataset.unreadable if name.startswith(f"{part}/"))
         share = dataset.config.unreadable
         if len(names) > share * dataset.images(part):
             raise UserError(
                 f"{dataset.tree.root}: {len(names):,} of {dataset.images(part):,} {part} images can't be read, over "
-                f"{share:.3%} (data.unreadable): {', '.join(names[:3])}, ...; `resexp data check` names them all"
+                f"{share:.3%} (data.unreadable): {few(names)}; `resexp data check` names them all"
             )

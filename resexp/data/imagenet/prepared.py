@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resexp.config import PreparedConfig
+from resexp.data.imagenet.arrays import read_arrays
 from resexp.data.imagenet.decode import Unreadable
 from resexp.data.imagenet.tree import PARTS, Part, Tree
 from resexp.errors import UserError
 from resexp.outside import Count, Record, read_record
 
 DATA, INDEX, META = "images.bin", "index.npz", "meta.json"
+COMMAND = "`resexp data prepare --config STUDY`"
 
 
 class PreparedMeta(Record):
@@ -30,11 +32,14 @@ class PreparedMeta(Record):
 class Prepared:
     """Prepared images, memory-mapped."""
 
+    folder: Path
     data: NDArray[np.uint8]
     ends: dict[Part, NDArray[np.int64]]
-    """Where each image ends in `data`, after where the first one begins: (n + 1,)."""
+    """Where the first image begins in `data`, and where each one ends: (n + 1,)."""
     sizes: dict[Part, NDArray[np.int64]]
-    """Height and width of each image, (n, 2), where pixels are kept; (0, 2) where JPEGs are."""
+    """Height and width of each image, (n, 2)."""
+    raw: bool
+    """Whether pixels are kept, not the bytes of files."""
 
     def read(self, part: Part, index: int) -> NDArray[np.uint8]:
         """An image: pixels (H, W, 3), or the bytes of a file (n,). Raises Unreadable where it was when prepared."""
@@ -42,7 +47,7 @@ class Prepared:
         if start == end:
             raise Unreadable("could not be read when it was prepared")
         stored = self.data[start:end]
-        return stored.reshape(*self.sizes[part][index], 3) if len(self.sizes[part]) else stored
+        return stored.reshape(*self.sizes[part][index], 3) if self.raw else stored
 
 
 def prepared_folder(memory: Path, tree: Tree, config: PreparedConfig) -> Path:
@@ -58,9 +63,7 @@ def read_meta(folder: Path) -> PreparedMeta | None:
         for name, size in meta.bytes.items():
             there = (folder / name).stat().st_size if (folder / name).exists() else 0
             if there != size:
-                raise UserError(
-                    f"{folder / name}: damaged, {there:,} of {size:,} bytes; run `resexp data prepare --config STUDY` again"
-                )
+                raise UserError(f"{folder / name}: damaged, {there:,} of {size:,} bytes; run {COMMAND} again")
     return meta
 
 
@@ -68,10 +71,9 @@ def open_prepared(memory: Path, tree: Tree, config: PreparedConfig) -> Prepared:
     """The images of `tree` prepared in this way. Raises UserError where they are not, or where they are damaged."""
     folder = prepared_folder(memory, tree, config)
     if read_meta(folder) is None:
-        raise UserError(
-            f"{folder}: data.prepared asks for images that are not prepared; run `resexp data prepare --config STUDY` first"
-        )
-    with np.load(folder / INDEX, allow_pickle=False) as arrays:
-        ends = {part: arrays[f"{part}_ends"] for part in PARTS}
-        sizes = {part: arrays[f"{part}_sizes"] for part in PARTS}
-    return Prepared(np.asarray(np.memmap(folder / DATA, mode="r")), ends, sizes)
+        raise UserError(f"{folder}: not there, and data.prepared asks for it; run {COMMAND} first")
+    arrays = read_arrays(folder / INDEX)
+    if arrays is None:
+        raise UserError(f"{folder / INDEX}: damaged; delete the folder, and run {COMMAND} again")
+    ends, sizes = ({part: arrays[f"{part}_{name}"] for part in PARTS} for name in ("ends", "sizes"))
+    return Prepared(folder, np.asarray(np.memmap(folder / DATA, mode="c")), ends, sizes, config.format == "raw")

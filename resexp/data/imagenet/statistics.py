@@ -1,17 +1,33 @@
-"""What is subtracted from images, and the light that is added: taken once from the training images."""
+"""What is subtracted from images, and the light that is added: taken once from the training images.
+
+Krizhevsky et al. 2012 (section 4.1) vary the light by [p1 p2 p3][a1 l1, a2 l2, a3 l3]: p are the principal components
+of the colours, l their eigenvalues, and a normal numbers of standard deviation 0.1. Read with the eigenvalues of the
+covariance, the light would vary by a thousandth of the colours' own range; implementations in common use take their
+square roots, the standard deviations along the components, and so do we.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resexp.data.home import data_home
+from resexp.data.imagenet.arrays import read_arrays, write_arrays
 from resexp.data.imagenet.dataset import ImageNet
+from resexp.data.imagenet.loader import Loader, Want
+from resexp.data.imagenet.views import centre
+from resexp.errors import UserError
+from resexp.files import locked
+from resexp.machine import cores
 
 IMAGES = 10_000
 """Training images that are looked at, drawn evenly."""
+_VERSION = 1
+_BATCH = 100
 
 
 @dataclass(frozen=True)
@@ -29,5 +45,50 @@ class Statistics:
 
 
 def statistics(dataset: ImageNet, say: Callable[[str], None] = lambda line: None) -> Statistics:
-    """The statistics of an image set, from the cache where they have been taken before."""
-    raise NotImplementedError
+    """The statistics of an image set, remembered where they have been taken before. `say` hears of slow work.
+
+    Raises UserError as a Loader does.
+    """
+    file = _file(dataset)
+    with locked(file.with_name(f".{file.name}.lock"), "the mean image", wait=True):
+        if (known := read_arrays(file)) is not None:
+            return Statistics(**known)
+        say(f"{dataset.tree.root}: taking the mean of {min(IMAGES, dataset.images('train')):,} images, once")
+        found = _take(dataset)
+        write_arrays(file, vars(found))
+        return found
+
+
+def _file(dataset: ImageNet) -> Path:
+    config = dataset.config
+    source = dataset.prepared.folder.name if dataset.prepared else f"imagenet-{dataset.fingerprint}"
+    return data_home() / "cache" / f"{source}-mean-v{_VERSION}-{config.crop}-{config.val_side}.npz"
+
+
+def _take(dataset: ImageNet) -> Statistics:
+    config, n = dataset.config, dataset.images("train")
+    chosen = np.unique(np.linspace(0, n - 1, min(IMAGES, n)).round().astype(np.int64))
+    view, buffer = centre(config.val_side), np.empty((_BATCH, config.crop, config.crop, 3), dtype=np.uint8)
+    total = np.zeros(buffer.shape[1:], dtype=np.int64)
+    products = np.zeros((3, 3))  # sums of whole numbers below 2**53, which come out the same in any order
+    images = 0
+    with Loader(dataset, config.workers or cores(), config.timeout) as loader:
+        for start in range(0, len(chosen), _BATCH):
+            wants = [Want("train", int(image), view) for image in chosen[start : start + _BATCH]]
+            unreadable = loader.load(wants, buffer[: len(wants)]).wait()
+            batch = np.delete(buffer[: len(wants)], unreadable, axis=0)
+            total += batch.sum(axis=0, dtype=np.int64)
+            colours = batch.reshape(-1, 3).astype(np.float64)
+            products += colours.T @ colours
+            images += len(batch)
+    if not images:
+        raise UserError(f"{dataset.tree.root}: of {len(chosen):,} training images none can be read")
+    pixel_mean = total / (images * 255)
+    mean = pixel_mean.mean(axis=(0, 1))
+    covariance = products / (images * config.crop**2 * 255**2) - np.outer(mean, mean)
+    variances, components = np.linalg.eigh(covariance)
+    largest_first = np.argsort(variances)[::-1]
+    deviations = np.sqrt(np.maximum(variances[largest_first], 0))  # of grey images, rounding may leave some below 0
+    components = components[:, largest_first]
+    components *= np.where(components.sum(axis=0) < 0, -1, 1)  # their signs are arbitrary
+    return Statistics(*(array.astype(np.float32) for array in (pixel_mean, mean, deviations, components)))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import io
 import os
-import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,9 +15,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from resexp.data.imagenet.arrays import read_arrays, write_arrays
 from resexp.data.imagenet.labels import label_files, val_wnids
 from resexp.errors import UserError, visible
-from resexp.files import locked, write_atomic
+from resexp.files import locked
 from resexp.study import hint
 
 Part = Literal["train", "val"]
@@ -102,6 +102,11 @@ class Tree:
         return Tree(self.root, [self.classes[i] for i in kept], {part: self.files[part].of(kept) for part in PARTS})
 
 
+def few(names: Sequence[str]) -> str:
+    """The first three, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+
+
 def open_tree(root: Path, memory: Path, say: Callable[[str], None]) -> Tree:
     """The tree below `root`, from its index in the folder `memory`, where no folder has changed since.
 
@@ -142,23 +147,16 @@ def _stamp(root: Path, folders: dict[Part, list[str]]) -> str:
 
 def _read(index: Path, root: Path, classes: list[str], stamp: str) -> Tree | None:
     """The tree in an index; None where there is none, or one of other times, or a damaged one."""
-    try:
-        with np.load(index, allow_pickle=False) as arrays:
-            if str(arrays["stamp"]) != stamp:
-                return None
-            files = {
-                part: Files(**{name: arrays[f"{part}_{name}"] for name in Files.__dataclass_fields__}) for part in PARTS
-            }
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    arrays = read_arrays(index)
+    if arrays is None or str(arrays["stamp"]) != stamp:
         return None
-    return Tree(root, classes, files)
+    fields = [field.name for field in dataclasses.fields(Files)]
+    return Tree(root, classes, {part: Files(*(arrays[f"{part}_{name}"] for name in fields)) for part in PARTS})
 
 
 def _write(index: Path, tree: Tree, stamp: str) -> None:
     arrays = {f"{part}_{name}": array for part in PARTS for name, array in vars(tree.files[part]).items()}
-    content = io.BytesIO()
-    np.savez(content, stamp=np.array(stamp), **arrays)
-    write_atomic(index, content.getvalue())
+    write_arrays(index, {"stamp": np.array(stamp), **arrays})
 
 
 def _scan(root: Path, folders: dict[Part, list[str]]) -> Tree:
@@ -179,10 +177,7 @@ def _scan(root: Path, folders: dict[Part, list[str]]) -> Tree:
 def _same_classes(root: Path, train: list[str], val: list[str]) -> None:
     for where, missing, odd in (("train", "val", set(train) - set(val)), ("val", "train", set(val) - set(train))):
         if odd:
-            more = f" and {len(odd) - 3:,} more" if len(odd) > 3 else ""
-            raise UserError(
-                f"{root}: {', '.join(sorted(odd)[:3])}{more} in {where}/ but not in {missing}/; both need the same classes"
-            )
+            raise UserError(f"{root}: {few(sorted(odd))} in {where}/ but not in {missing}/; both need the same classes")
 
 
 def _sorted_files(folder: Path, classes: list[str]) -> list[list[File]]:

@@ -25,16 +25,17 @@ class View(NamedTuple):
 
     side: int
     fy: float
-    """Where the crop lies, from 0, at the top, to 1, at the bottom; drawn from [0, 1) it is anywhere, equally likely."""
+    """Where the crop lies, from 0, at the top, to 1, at the bottom; drawn from [0, 1), all places are as likely."""
     fx: float
     flip: bool
 
-    def box(self, height: int, width: int, crop: int) -> Box:
-        """The part of an image of this size that becomes the crop.
+    def box(self, shape: tuple[int, ...], crop: int) -> Box:
+        """The part that becomes the crop, of an image of this shape (H, W, ...).
 
         To resize the part alone costs less than to resize the whole. Its side is rounded to whole pixels, so that the
         scale may be off by half a pixel in the box, some 0.2 %.
         """
+        height, width = shape[:2]
         shorter = min(height, width)
         side = min(max(round(crop * shorter / self.side), 1), shorter)
         top, left = int(self.fy * (height - side + 1)), int(self.fx * (width - side + 1))

@@ -1,0 +1,102 @@
+"""A small folder laid out as ImageNet is, of drawn shapes in JPEG files of many sizes: to try things on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from resexp.config import ShapesData
+from resexp.data import shapes
+from resexp.data.imagenet.labels import DEVKITS, META, TRUTH
+from resexp.data.images import Pixels
+from resexp.errors import UserError
+
+MAX_CLASSES = len(shapes.CLASSES)
+LONGER, RATIO = (120, 260), 0.75
+"""Pixels of the longer side, and how many times as long the shorter one is at least."""
+_SIDE = 128
+"""Pixels a side of the shapes, before they are resized."""
+
+
+def make_example(root: Path, classes: int, train: int, val: int, seed: int, *, flat_val: bool, odd: bool) -> None:
+    """Write `train` and `val` images of each class. Raises UserError where `root` holds something.
+
+    With `flat_val`, those of `val/` are not sorted, and a devkit says their labels. With `odd` the first class has some
+    files more, as they are found in ImageNet, and two that can't be read.
+    """
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UserError(f"{root}: exists; name a new folder, or remove it")
+    wnids = [f"n{i + 1:08}" for i in range(classes)]
+    rng = np.random.default_rng(seed)
+    counts = {"train": train, "val": val}
+    drawn = shapes.generate(
+        ShapesData(source="shapes", seed=seed, size=_SIDE, train_images=_enough(train), test_images=_enough(val))
+    )
+    for part, count in counts.items():
+        images, labels = (d["train" if part == "train" else "test"] for d in (drawn.images, drawn.labels))
+        for label, wnid in enumerate(wnids):
+            (root / part / wnid).mkdir(parents=True)
+            for number, image in enumerate(np.flatnonzero(labels == label)[:count]):
+                _save(root / part / wnid / f"{wnid}_{number}.JPEG", _shaped(images[image], rng), rng)
+    if odd:
+        _add_odd(root / "train" / wnids[0])
+    if flat_val:
+        _flatten(root, wnids, rng)
+
+
+def _enough(each: int) -> int:
+    """Images of all classes of shapes together: so many of each, and no fewer than ShapesData takes."""
+    return max(100, MAX_CLASSES * each)
+
+
+def _shaped(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """A square image as a part of it, portrait or landscape, in another size."""
+    longer = int(rng.integers(*LONGER, endpoint=True))
+    shorter = int(longer * rng.uniform(RATIO, 1))
+    height, width = (longer, shorter) if rng.random() < 0.5 else (shorter, longer)
+    whole = Image.fromarray(image).resize((longer, longer), Image.Resampling.BILINEAR)
+    left, top = (longer - width) // 2, (longer - height) // 2
+    return np.asarray(whole.crop((left, top, left + width, top + height)))
+
+
+def _save(path: Path, image: Pixels, rng: np.random.Generator) -> None:
+    quality = int(rng.integers(75, 96))
+    path.write_bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality, colorsubsampling="420"))
+
+
+def _add_odd(folder: Path) -> None:
+    wnid = folder.name
+    first = Image.open(folder / f"{wnid}_0.JPEG")
+    first.convert("CMYK").save(folder / f"{wnid}_cmyk.JPEG", "JPEG")
+    first.convert("L").save(folder / f"{wnid}_grey.JPEG", "JPEG")
+    first.save(folder / f"{wnid}_png.JPEG", "PNG")
+    content = (folder / f"{wnid}_0.JPEG").read_bytes()
+    (folder / f"{wnid}_truncated.JPEG").write_bytes(content[: len(content) // 2])
+    (folder / f"{wnid}_empty.JPEG").write_bytes(b"")
+
+
+def _flatten(root: Path, wnids: list[str], rng: np.random.Generator) -> None:
+    """Move the images of `val/` into one folder, in any order, and say their labels as the devkit does: by numbers,
+    which are not in the order of the names."""
+    try:
+        import scipy.io  # an extra, needed only here
+    except ImportError:
+        raise UserError("--flat-val: needs scipy, which is not installed; pip install 'resexp[imagenet]'") from None
+    numbers = rng.permutation(len(wnids)) + 1
+    files = sorted((root / "val").glob("*/*"))
+    truth = []
+    for place, i in enumerate(rng.permutation(len(files)), start=1):
+        truth.append(numbers[wnids.index(files[i].parent.name)])
+        files[i].rename(root / "val" / f"ILSVRC2012_val_{place:08}.JPEG")
+    for wnid in wnids:
+        (root / "val" / wnid).rmdir()
+    devkit = root / DEVKITS[0]
+    devkit.mkdir(parents=True)
+    (devkit / TRUTH).write_text("".join(f"{number}\n" for number in truth))
+    # As in the devkit's, a row for each class and one for what they all are.
+    rows = sorted([*zip(numbers, wnids, [0] * len(wnids), strict=True), (len(wnids) + 1, "n99999999", len(wnids))])
+    kinds = [("ILSVRC2012_ID", object), ("WNID", object), ("num_children", object)]
+    scipy.io.savemat(devkit / META, {"synsets": np.array(rows, dtype=kinds)[:, None]})

@@ -1,0 +1,172 @@
+"""Passes over all images of a set: making a cache of smaller ones, and looking for those that can't be read."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import simplejpeg
+
+from resexp.config import PreparedConfig
+from resexp.data.home import data_home
+from resexp.data.imagenet.arrays import write_arrays
+from resexp.data.imagenet.dataset import ImageNet
+from resexp.data.imagenet.decode import Unreadable, decode
+from resexp.data.imagenet.prepared import DATA, INDEX, META, PreparedMeta, prepared_folder, read_meta
+from resexp.data.imagenet.tree import PARTS, Part, few
+from resexp.data.imagenet.views import resize
+from resexp.errors import UserError
+from resexp.files import locked, naming, write_atomic
+
+ResultT = TypeVar("ResultT")
+
+_SAMPLE = 200
+"""Images that are prepared to estimate how large the cache will be."""
+
+
+class _Entry(NamedTuple):
+    """An image of a cache."""
+
+    data: bytes
+    """Of a file, or pixels."""
+    size: tuple[int, int]
+
+
+def check(dataset: ImageNet, progress: Callable[[int, int], None], threads: int) -> list[str]:
+    """Read every image once; a line for each that can't be read, with the reason. `progress` hears (done, in all)."""
+
+    def fault(part: Part, image: int) -> str | None:
+        try:
+            dataset.pixels(part, image)
+        except Unreadable as error:
+            return f"{dataset.file(part, image)}: {error}"
+        return None
+
+    return [line for line in _each(dataset, fault, progress, threads) if line]
+
+
+def prepare(
+    dataset: ImageNet,
+    config: PreparedConfig,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None],
+    threads: int,
+) -> Path:
+    """Make the cache that `data.prepared` asks for, of a set that is read from its files; the cache's folder.
+
+    It is whole or absent: made in a temporary folder, which is renamed. Raises UserError where the disk is too small.
+    `progress` hears (images done, images in all).
+    """
+    folder = prepared_folder(data_home() / "cache", dataset.tree, config)
+    with locked(folder.with_name(f".{folder.name}.lock"), f"the cache {folder}"):
+        try:
+            if read_meta(folder) is not None:
+                say(f"{folder}: there already")
+                return folder
+        except UserError as error:
+            say(f"{error}: made again")
+        _check_room(dataset, config, folder, say)
+        temporary = folder.with_name(f".building-{folder.name}")
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+        temporary.mkdir()
+        try:
+            unreadable = _build(dataset, config, temporary, progress, threads)
+            shutil.rmtree(folder, ignore_errors=True)  # damaged
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    if unreadable:
+        say(f"{len(unreadable):,} images can't be read, and are left empty: {few(unreadable)}")
+    return folder
+
+
+def _each(
+    dataset: ImageNet, work: Callable[[Part, int], ResultT], progress: Callable[[int, int], None], threads: int
+) -> Iterator[ResultT]:
+    """What `work` gives for every image, in order."""
+    counts = {part: dataset.images(part) for part in PARTS}
+    done, total = 0, sum(counts.values())
+    pool = ThreadPoolExecutor(threads)
+    ahead: deque[Future[ResultT]] = deque()
+    try:
+        for part, count in counts.items():
+            for image in range(count):
+                ahead.append(pool.submit(work, part, image))
+                if len(ahead) > 4 * threads:  # no more in memory than keeps them busy
+                    progress(done := done + 1, total)
+                    yield ahead.popleft().result()
+        while ahead:
+            progress(done := done + 1, total)
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _entry(dataset: ImageNet, config: PreparedConfig, part: Part, image: int) -> _Entry:
+    """An image as the cache holds it; nothing of one that can't be read."""
+    try:
+        data = dataset.read(part, image)
+        pixels = decode(data, config.side + 1)  # what is larger than `side` stays so
+    except Unreadable:
+        return _Entry(b"", (0, 0))
+    height, width = pixels.shape[:2]
+    smaller = min(height, width) > config.side
+    if smaller:
+        scale = config.side / min(height, width)
+        height, width = round(height * scale), round(width * scale)
+        pixels = resize(pixels, height, width)
+    if config.format == "raw":
+        return _Entry(pixels.tobytes(), (height, width))
+    if smaller:
+        data = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), config.quality, colorsubsampling="420")
+    return _Entry(data, (height, width))
+
+
+def _check_room(dataset: ImageNet, config: PreparedConfig, folder: Path, say: Callable[[str], None]) -> None:
+    """Say how large the cache will be. Raises UserError where there is less room."""
+    total = needed = 0
+    for part in PARTS:
+        count = dataset.images(part)
+        sample = np.unique(np.linspace(0, count - 1, min(_SAMPLE, count)).round().astype(int))
+        needed += sum(len(_entry(dataset, config, part, int(i)).data) for i in sample) * count // len(sample)
+        total += count
+    free = shutil.disk_usage(folder.parent).free
+    say(f"{folder}: about {needed / 1e9:,.3g} GB for {total:,} images; {free / 1e9:,.3g} GB are free")
+    if needed > free:
+        raise UserError(
+            f"{folder}: needs about {needed / 1e9:,.3g} GB, and {free / 1e9:,.3g} GB are free; make room, set "
+            f"RESEXP_DATA to another disk, or choose a smaller data.prepared.side"
+        )
+
+
+def _build(
+    dataset: ImageNet, config: PreparedConfig, folder: Path, progress: Callable[[int, int], None], threads: int
+) -> list[str]:
+    """Write a cache; the images that can't be read."""
+    entries = _each(dataset, lambda part, image: _entry(dataset, config, part, image), progress, threads)
+    unreadable: list[str] = []
+    index = {}
+    with naming(folder / DATA), (folder / DATA).open("wb") as file:
+        for part in PARTS:
+            ends, sizes = [file.tell()], []
+            for image, entry in enumerate(itertools.islice(entries, dataset.images(part))):
+                file.write(entry.data)
+                ends.append(file.tell())
+                sizes.append(entry.size)
+                if ends[-1] == ends[-2]:
+                    unreadable.append(dataset.shown(part, image))
+            index[f"{part}_ends"] = np.array(ends)
+            index[f"{part}_sizes"] = np.array(sizes, dtype=np.int32)
+        file.flush()
+        os.fsync(file.fileno())
+    write_arrays(folder / INDEX, index)
+    sizes_of = {name: (folder / name).stat().st_size for name in (DATA, INDEX)}
+    write_atomic(folder / META, PreparedMeta(bytes=sizes_of, unreadable=unreadable).model_dump_json())
+    return unreadable
