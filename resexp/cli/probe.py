@@ -72,13 +72,15 @@ def ensemble(target: Runs, as_json: AsJson = False) -> None:
     from resexp.probing import finished_runs
 
     found = average(finished_runs(target))
-    table = Table("run", "test error")
-    for run, error in zip(found.runs, found.errors, strict=True):
-        table.add_row(run.name, f"{error:.2%}")
-    table.add_section()
-    table.add_row("mean of the runs", f"{found.mean:.2%}")
-    table.add_row(f"ensemble of {len(found.runs)}", f"{found.error:.2%}")
-    _show(as_json, found.to_json(), table)
+    numbers = found.to_json()
+    rows = [(member["run"], member["test_error"], member["test_top5_error"]) for member in numbers["members"]]
+    rows.append(("mean of the runs", found.mean, found.top5_mean))
+    rows.append((f"ensemble of {len(found.runs)}", found.error, found.top5_error))
+    table = Table("run", "test error", *(["top-5"] if found.top5_errors else []))
+    for name, *errors in rows:
+        table.add_row(name, *(f"{error:.2%}" for error in errors if error is not None))
+    table.rows[-3].end_section = True
+    _show(as_json, numbers, table)
 
 
 @app.command("ten-crop", epilog="Example: resexp probe ten-crop results/figure6 --crop 28")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resexp.data.loader import normalise
+from resexp.logits import FEW_CLASSES
 from resexp.training.feed import Feed
 from resexp.training.graph import Replayed
 from resexp.training.hardware import Hardware
@@ -20,8 +21,6 @@ from resexp.training.work import Pace, Work
 EVAL_BATCH = 500
 NO_CLASS = -100
 """Label of the places in an evaluation's last batch that hold no image."""
-FEW_CLASSES = 10
-"""With no more classes, the five likeliest say little."""
 
 
 class Stopped(Exception):

@@ -18,11 +18,12 @@ from resexp.config import RunConfig
 from resexp.data import Dataset, ImageNet, open_dataset
 from resexp.data.loader import normalise
 from resexp.errors import UserError
+from resexp.logits import FEW_CLASSES
 from resexp.models import build_model
 from resexp.store import Run
 from resexp.study import load_run
 from resexp.training import checkpoint
-from resexp.training.evaluate import EVAL_BATCH, FEW_CLASSES
+from resexp.training.evaluate import EVAL_BATCH
 from resexp.training.feed import Feed, open_feed
 from resexp.training.hardware import choose, tune_process
 from resexp.training.stream import Streamed
