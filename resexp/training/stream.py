@@ -60,7 +60,7 @@ class Streamed:
         self._basis = torch.tensor(found.components * found.deviations, device=device)  # columns: components
         self.val_side = data.val_side
         self._colour = np.round(255 * found.channel_mean).astype(np.uint8)
-        self._threads = data.workers or _threads(hardware)
+        self._threads = decoders(data, hardware)
         self.loader = Loader(dataset, self._threads, data.timeout, found.channel_mean.tolist())
         self._within = np.array_split(np.arange(config.train.batch_size), ranks.world)[ranks.rank]
         self._plans: dict[int, Plan] = {}
@@ -91,6 +91,12 @@ class Streamed:
             there.copy_(here, non_blocking=True)
         if self._cuda:
             slot.copied = torch.cuda.current_stream().record_event()
+
+    def settle(self) -> None:
+        """Wait until no batch is being read."""
+        for slot in self._slots:
+            if slot.pending is not None:
+                slot.pending.wait()
 
     def _begin(self, step: int) -> None:
         """Let the threads decode this rank's part of a batch; it may reach into the next epoch."""
@@ -170,8 +176,11 @@ class Streamed:
         self.loader.close()
 
 
-def _threads(hardware: Hardware) -> int:
-    """Threads that decode: beside GPUs each process gets its part of the cores, on a CPU as many as compute."""
+def decoders(data: ImageNetData, hardware: Hardware) -> int:
+    """Threads that decode, unless `data` says how many: beside GPUs each process gets its part of the cores, on a CPU
+    as many as compute."""
+    if data.workers:
+        return data.workers
     if hardware.device.type == "cpu":
         return torch.get_num_threads()
     return max(1, cores() // max(hardware.ranks.local_world, torch.cuda.device_count()))
