@@ -25,7 +25,7 @@ class PreparedConfig(Section):
     @field_validator("quality")
     @classmethod
     def _only_jpegs_have_it(cls, quality: int, info: ValidationInfo) -> int:
-        if info.data.get("format") == "raw":
+        if info.data.get("format") == "raw" and quality != cls.model_fields["quality"].default:
             raise ValueError("is about JPEGs; leave it out, or set format to jpeg")
         return quality
 
