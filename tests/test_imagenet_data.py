@@ -548,7 +548,7 @@ def test_an_unreadable_image_becomes_the_given_colour_and_is_counted(odd: Path) 
     assert images.unreadable == set(BROKEN)
     for place in places:
         assert (out[place] == [128, 64, 255]).all()
-    assert len({image.tobytes() for image in out}) == 12
+    assert len({image.tobytes() for image in out}) == 13 - 2  # the PNG is a copy, and the colour is there twice
 
 
 def test_too_many_unreadable_images_end_it_with_their_names(odd: Path) -> None:
@@ -718,6 +718,6 @@ def test_example_check_and_prepare(resexp: Cli, write_study: Callable[..., Path]
 def test_the_drawn_example_can_be_made_again(tmp_path: Path, drawn: Path) -> None:
     make_example(tmp_path / "again", 3, 6, 4, 0, flat_val=False, odd=False)
     assert open_imagenet(data(tmp_path / "again")).fingerprint == open_imagenet(data(drawn)).fingerprint
-    sizes = {Image.open(file).size for file in drawn.rglob("*.JPEG")}
+    sizes = {simplejpeg.decode_jpeg_header(file.read_bytes())[:2] for file in drawn.rglob("*.JPEG")}
     assert len(sizes) > 20
-    assert {width > height for width, height in sizes} == {True, False}
+    assert {width > height for height, width in sizes} == {True, False}
