@@ -97,15 +97,14 @@ class Streamed:
         slot = self._slots[step % AHEAD]
         if slot.copied is not None:
             slot.copied.synchronize()
-        wants, images = [], len(self._dataset.train_index)
-        labels = self._dataset.labels("train")
-        for place, position in enumerate(step * self._config.train.batch_size + self._within):
-            epoch, within = divmod(int(position), images)
-            plan = self._plan(epoch)
-            image = int(plan.image[within])
-            wants.append(Want("train", image, plan.view(within)))
-            slot.labels[place] = int(labels[image])
-            slot.light[place] = torch.from_numpy(plan.lighting[within])
+        wants, labels = list[Want](), self._dataset.labels("train")
+        epochs, within = np.divmod(step * self._config.train.batch_size + self._within, len(self._dataset.train_index))
+        for epoch in np.unique(epochs):
+            plan, here = self._plan(int(epoch)), epochs == epoch
+            images, places = plan.image[within[here]], np.flatnonzero(here)
+            slot.labels[places] = torch.from_numpy(labels[images])
+            slot.light[places] = torch.from_numpy(plan.lighting[within[here]])
+            wants += [Want("train", int(i), plan.view(at)) for i, at in zip(images, within[here], strict=True)]
         slot.step, slot.pending = step, self.loader.load(wants, slot.images.numpy())
 
     def _plan(self, epoch: int) -> Plan:
