@@ -16,6 +16,7 @@ import contextlib
 import errno
 import os
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -72,6 +73,24 @@ class Claim:
             self._beaten = now
             with self.guarded():
                 os.utime(self.folder)
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Give signs of life from a thread, during work that has no pieces, such as decoding an image set."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            with contextlib.suppress(OSError, Superseded):  # the attempt itself will meet it
+                while not ended.wait(BEAT_S):
+                    self.beat()
+
+        thread = threading.Thread(target=beat, name="signs of life", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 @contextlib.contextmanager

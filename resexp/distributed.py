@@ -34,8 +34,8 @@ class Ranks:
     """One process alone: it agrees with itself, its part is the whole, and nothing is sent anywhere."""
 
     rank, world = 0, 1
-    local = 0
-    """Number of the process among those of its machine."""
+    local, local_world = 0, 1
+    """Number of the process among those of its machine, and how many they are."""
 
     def agree(self, flag: bool) -> bool:
         """Whether any rank says yes. A signal to stop that one of them has received, all have received then."""
@@ -72,7 +72,8 @@ class Torchrun(Ranks):
 
     def __init__(self, stop: Stop) -> None:
         """`stop` hears of the signals that other ranks receive."""
-        self.rank, self.world, self.local = dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"])
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.local, self.local_world = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         self._stop = stop
         hosts = dist.new_group(backend="gloo", timeout=_PATIENCE)
         assert isinstance(hosts, dist.ProcessGroup)

@@ -24,6 +24,8 @@ class Ensemble:
     runs: tuple[Run, ...]
     errors: tuple[float, ...]
     """The test error of each run."""
+    top5_errors: tuple[float, ...]
+    """The top-5 error of each; none where there are few classes."""
     total: Logits
     """The sum of their logits."""
 
@@ -37,15 +39,28 @@ class Ensemble:
         """The mean error of the runs: what the ensemble is to be compared with."""
         return statistics.fmean(self.errors)
 
+    @property
+    def top5_error(self) -> float | None:
+        """The top-5 error of their mean logits; None where there are few classes."""
+        return self.total.top5_error
+
+    @property
+    def top5_mean(self) -> float | None:
+        """The mean top-5 error of the runs; None where there are few classes."""
+        return statistics.fmean(self.top5_errors) if self.top5_errors else None
+
     def to_json(self) -> dict[str, Any]:
-        """The numbers, for scripts."""
+        """The numbers, for scripts; top-5 errors are null where there are few classes."""
+        top5 = self.top5_errors or (None,) * len(self.runs)
         return {
             "members": [
-                {"run": run.name, "folder": str(run.folder), "test_error": error}
-                for run, error in zip(self.runs, self.errors, strict=True)
+                {"run": run.name, "folder": str(run.folder), "test_error": error, "test_top5_error": error5}
+                for run, error, error5 in zip(self.runs, self.errors, top5, strict=True)
             ],
             "mean_test_error": self.mean,
+            "mean_test_top5_error": self.top5_mean,
             "ensemble_test_error": self.error,
+            "ensemble_test_top5_error": self.top5_error,
         }
 
 
@@ -70,7 +85,8 @@ def ensemble(runs: Sequence[Run]) -> Ensemble:
 def alone(run: Run, recorded: Sequence[float]) -> Ensemble:
     """A run as an ensemble of one; `recorded` are the test errors in its metrics. Raises UserError as `ensemble`."""
     stored = _stored(run, recorded)
-    return Ensemble((run,), (stored.error,), stored)
+    top5 = stored.top5_error
+    return Ensemble((run,), (stored.error,), () if top5 is None else (top5,), stored)
 
 
 def joined(members: Iterable[Ensemble]) -> Ensemble:
@@ -81,7 +97,12 @@ def joined(members: Iterable[Ensemble]) -> Ensemble:
 def _together(some: Ensemble, others: Ensemble) -> Ensemble:
     _check_same_images(some.runs[0], some.total, others.runs[0], others.total)
     total = np.add(some.total.values, others.total.values, dtype=np.float64)
-    return Ensemble(some.runs + others.runs, some.errors + others.errors, replace(some.total, values=total))
+    return Ensemble(
+        some.runs + others.runs,
+        some.errors + others.errors,
+        some.top5_errors + others.top5_errors,
+        replace(some.total, values=total),
+    )
 
 
 def _stored(run: Run, recorded: Sequence[float]) -> Logits:

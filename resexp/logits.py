@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from resexp.errors import UserError
 from resexp.outside import read_file
 
+FEW_CLASSES = 10
+"""With no more classes, the five likeliest say little."""
 MAX_BYTES = 1 << 30
 """Of the file, which is not compressed: 200,000 images of 1,000 classes."""
 _KINDS = {"logits": ("f", 2), "labels": ("i", 1), "fingerprint": ("U", 0)}
@@ -37,6 +39,21 @@ class Logits:
         """The share of images whose largest logit is not their class's, in [0, 1]."""
         return int((self.values.argmax(1) != self.labels).sum()) / len(self.labels)
 
+    @property
+    def top5_error(self) -> float | None:
+        """The share of images whose class is not among the five of the largest logits; None for few classes."""
+        return self.top_error(5) if self.values.shape[1] > FEW_CLASSES else None
+
+    def top_error(self, k: int) -> float:
+        """The share of images whose class is not among the `k` of the largest logits, in [0, 1].
+
+        Of equal logits those of the first classes count as larger, as they do for `error`.
+        """
+        own = np.take_along_axis(self.values, self.labels[:, None], 1)
+        tied_behind = (self.values == own) & (np.arange(self.values.shape[1]) > self.labels[:, None])
+        behind = ((self.values < own) | tied_behind).sum(1)
+        return int((behind < self.values.shape[1] - k).sum()) / len(self.labels)
+
     def pack(self) -> bytes:
         """The content of the file."""
         buffer = io.BytesIO()
@@ -52,6 +69,8 @@ def read(path: Path) -> Logits:
             arrays = {name: _array(archive, name) for name in _KINDS}
         if not arrays["logits"].size or arrays["labels"].shape != arrays["logits"].shape[:1]:
             raise ValueError("shapes that do not belong together")
+        if arrays["labels"].min() < 0 or arrays["labels"].max() >= arrays["logits"].shape[1]:
+            raise ValueError("labels of classes that there are no logits of")
         return Logits(arrays["logits"], arrays["labels"], str(arrays["fingerprint"]))
     except Exception as error:  # readers raise what they like at files that were made to break them
         raise UserError(f"{path}: damaged ({error}); restore it, or delete the run folder and train it again") from None

@@ -24,6 +24,8 @@ class DataRecord(Record):
     classes: Annotated[int, Field(ge=2, lt=1 << 31)]
     train_images: Count
     val_images: Count
+    decoder: str = ""
+    """What decoded images that were read while a net was trained; decoders differ by a grey level here and there."""
 
 
 class Attempt(Record):

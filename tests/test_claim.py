@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from resexp.claim import SILENT_S, Superseded, claimed, holder_elsewhere
 from resexp.errors import UserError
 from resexp.store import Run
 from resexp.training.train import attempt, train
+from tests.conftest import wait_until
 from tests.test_training import after, assert_same, make_run
 
 __all__ = ["make_run"]
@@ -86,6 +88,18 @@ def test_an_attempt_on_another_machine_is_alive_while_it_gives_signs_of_life(tmp
         claim.beat()
         assert holder_elsewhere(tmp_path) == "process 12 on node3"
     assert holder_elsewhere(tmp_path) == "", "it has ended"
+
+
+def test_an_attempt_gives_signs_of_life_while_it_prepares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resexp.claim.BEAT_S", 0.01)
+    with claimed(tmp_path, "it") as claim:
+        os.utime(claim.folder, (0, 0))
+        with claim.beating():
+            wait_until(None, lambda: claim.folder.stat().st_mtime > 0)
+        os.utime(claim.folder, (0, 0))
+        assert not [thread for thread in threading.enumerate() if thread.name == "signs of life"]
+        with claim.beating(), claimed(tmp_path, "another"):  # takes over: nothing is left to touch, and nothing is said
+            wait_until(None, lambda: not [thread for thread in threading.enumerate() if thread.name == "signs of life"])
 
 
 def test_an_attempt_gives_signs_of_life_while_it_works(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:

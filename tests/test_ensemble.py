@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from resexp.cli import app
 from resexp.config import RunConfig
 from resexp.ensemble import ensemble
 from resexp.errors import UserError
@@ -50,11 +52,13 @@ def test_the_surer_net_outvotes_the_other(make_run: Callable[..., Run]) -> None:
     assert (found.runs, found.errors, found.error) == (tuple(runs), (0.0, 0.5), 0.25)
     assert found.to_json() == {
         "members": [
-            {"run": "residual-20 seed 0", "folder": str(runs[0].folder), "test_error": 0.0},
-            {"run": "residual-20 seed 1", "folder": str(runs[1].folder), "test_error": 0.5},
+            {"run": "residual-20 seed 0", "folder": str(runs[0].folder), "test_error": 0.0, "test_top5_error": None},
+            {"run": "residual-20 seed 1", "folder": str(runs[1].folder), "test_error": 0.5, "test_top5_error": None},
         ],
         "mean_test_error": 0.25,
+        "mean_test_top5_error": None,
         "ensemble_test_error": 0.25,
+        "ensemble_test_top5_error": None,
     }
 
 
@@ -120,7 +124,12 @@ def test_another_number_of_images_or_classes(
     make_run: Callable[..., Run], values: list[list[float]], says: str
 ) -> None:
     with pytest.raises(UserError) as error:
-        ensemble([make_run(0, RIGHT), make_run(1, values, labels=LABELS[: len(values)])])
+        ensemble(
+            [
+                make_run(0, RIGHT),
+                make_run(1, values, labels=[label % len(values[0]) for label in LABELS][: len(values)]),
+            ]
+        )
     assert says in str(error.value)
 
 
@@ -159,3 +168,31 @@ def test_a_damaged_file_is_named(make_run: Callable[..., Run], damage: Callable[
 def test_averaging_needs_no_torch() -> None:
     program = "import sys, resexp.ensemble; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_top_5_errors_stand_beside_the_others_where_there_are_classes_enough(make_run: Callable[..., Run]) -> None:
+    """Against a loop that sorts each image's classes; of equal logits the first class counts as the larger."""
+    draw = random.Random(1)
+    labels = [draw.randrange(12) for _ in range(80)]
+    nets = [[[float(draw.randrange(6) + 2 * (k == label)) for k in range(12)] for label in labels] for _ in range(3)]
+
+    def top(net: list[list[float]], k: int) -> float:
+        best = [sorted(range(12), key=lambda c, row=row: (-row[c], c))[:k] for row in net]  # type: ignore[misc]
+        return sum(label not in kept for label, kept in zip(labels, best, strict=True)) / len(labels)
+
+    runs = [make_run(seed, net, labels) for seed, net in enumerate(nets)]
+    found = ensemble(runs)
+    together = [[sum(values) for values in zip(*rows, strict=True)] for rows in zip(*nets, strict=True)]
+    assert found.top5_errors == tuple(top(net, 5) for net in nets)
+    assert found.top5_error == top(together, 5) < found.error == top(together, 1) == found.total.top_error(1)
+    assert found.top5_mean == pytest.approx(sum(found.top5_errors) / 3)
+    said = CliRunner().invoke(app, ["probe", "ensemble", *(str(run.folder) for run in runs)]).stdout
+    assert f"{found.error:.2%}" in said
+    assert f"{found.top5_error:.2%}" in said
+
+
+def test_labels_without_a_class_are_no_labels(make_run: Callable[..., Run]) -> None:
+    run, other = make_run(0, RIGHT), make_run(1, RIGHT)
+    other.logits_path.write_bytes(Logits(np.array(RIGHT), np.array([0, 1, 2, 3]), "f").pack())
+    with pytest.raises(UserError, match="labels of classes that there are no logits of"):
+        ensemble([run, other])

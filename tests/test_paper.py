@@ -159,12 +159,12 @@ def test_the_papers_curves_are_drawn_beside_nets_of_its_recipe_alone(study: Call
     folder = study({("plain", 20): [9.0], ("plain", 26): [9.0]}, **PAPER)
     add_family(folder, "shortcutB", {("residual", 20): [9.0]}, model={"shortcut": "B"})
     records = summarise(folder).records
-    axes = curves_plot(records, "plain", 100, (6, 4)).axes
+    axes = curves_plot(records, "plain", (0, 100), (6, 4)).axes
     [ours] = [line for line in axes.lines if line.get_label() == "plain-20"]
     drawn = [line for line in axes.lines if line.get_color() == ours.get_color() and line.get_linewidth() < 1]
     assert [list(zip(*line.get_data(), strict=True)) for line in drawn] == list(
         paper.fig6("plain", "basic", 20).values()
     )
     assert axes.get_legend_handles_labels()[1] == ["plain-20", "plain-26", "He et al. 2015"]
-    other = curves_plot(records, "residual shortcutB", 100, (6, 4)).axes
+    other = curves_plot(records, "residual shortcutB", (0, 100), (6, 4)).axes
     assert other.get_legend_handles_labels()[1] == ["residual-20"]

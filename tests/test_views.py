@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
@@ -19,20 +20,19 @@ from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.store import Run
 from resexp.training.train import train
-from resexp.training.views import (
-    Mode,
-    MultiScale,
-    SingleView,
-    TenCrop,
-    evaluate_run,
-    evaluate_views,
-    rescaled,
-    ten_crop,
-)
+from resexp.training.viewing import UnderTest, Viewed, evaluate_run, resident
+from resexp.training.views import Mode, MultiScale, SingleView, TenCrop, rescaled, ten_crop
+from resexp.training.work import finish
 from tests import test_training
 from tests.test_training import after, halves
 
 make_run = test_training.make_run
+
+
+def evaluate_views(
+    model: nn.Module, images: Tensor, mean: Tensor, labels: Tensor, mode: Mode, batch: int = 500
+) -> Viewed:
+    return finish(resident(UnderTest(model, mean, contextlib.nullcontext()), images, labels, mode, batch))
 
 
 @pytest.fixture

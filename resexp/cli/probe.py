@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,13 +72,15 @@ def ensemble(target: Runs, as_json: AsJson = False) -> None:
     from resexp.probing import finished_runs
 
     found = average(finished_runs(target))
-    table = Table("run", "test error")
-    for run, error in zip(found.runs, found.errors, strict=True):
-        table.add_row(run.name, f"{error:.2%}")
-    table.add_section()
-    table.add_row("mean of the runs", f"{found.mean:.2%}")
-    table.add_row(f"ensemble of {len(found.runs)}", f"{found.error:.2%}")
-    _show(as_json, found.to_json(), table)
+    numbers = found.to_json()
+    rows = [(member["run"], member["test_error"], member["test_top5_error"]) for member in numbers["members"]]
+    rows.append(("mean of the runs", found.mean, found.top5_mean))
+    rows.append((f"ensemble of {len(found.runs)}", found.error, found.top5_error))
+    table = Table("run", "test error", *(["top-5"] if found.top5_errors else []))
+    for name, *errors in rows:
+        table.add_row(name, *(f"{error:.2%}" for error in errors if error is not None))
+    table.rows[-3].end_section = True
+    _show(as_json, numbers, table)
 
 
 @app.command("ten-crop", epilog="Example: resexp probe ten-crop results/figure6 --crop 28")
@@ -89,9 +90,9 @@ def ten_crop(
     as_json: AsJson = False,
 ) -> None:
     """Test error of finished runs over ten crops of each image: four corners, the centre, and their flips."""
-    from resexp.training.views import STRIDE, TenCrop
+    from resexp.training.views import TenCrop
 
-    _views(target, as_json, lambda side: TenCrop(crop or max(STRIDE, side * 7 // 8 // STRIDE * STRIDE)))
+    _views(target, as_json, TenCrop.name, TenCrop(crop) if crop is not None else None)
 
 
 @app.command("multi-scale", epilog="Example: resexp probe multi-scale results/figure6 --sides 28,32,36")
@@ -101,26 +102,22 @@ def multi_scale(
     as_json: AsJson = False,
 ) -> None:
     """Test error of finished runs over several sizes of each image."""
-    from resexp.training.views import STRIDE, MultiScale
+    from resexp.training.views import MultiScale
 
     try:
         named = tuple(int(side) for side in sides.split(",")) if sides else None
     except ValueError:
         raise UserError(f"--sides {sides}: expected numbers with commas between, such as 28,32,36") from None
-
-    def mode(side: int) -> MultiScale:
-        smaller, larger = side * 7 // 8 // STRIDE * STRIDE, -(-side * 9 // 8 // STRIDE) * STRIDE
-        return MultiScale(named or (smaller, side, larger))
-
-    _views(target, as_json, mode)
+    _views(target, as_json, MultiScale.name, MultiScale(named) if named else None)
 
 
-def _views(names: list[str], as_json: bool, mode: Callable[[int], Any]) -> None:
+def _views(names: list[str], as_json: bool, mode: str, asked: Any) -> None:
     from resexp.data import open_dataset
     from resexp.probing import finished_runs
     from resexp.study import load_run
     from resexp.training.probing import write_record
-    from resexp.training.views import evaluate_run
+    from resexp.training.viewing import evaluate_run
+    from resexp.training.views import usual
 
     runs = finished_runs(names)
     if not runs:
@@ -128,14 +125,17 @@ def _views(names: list[str], as_json: bool, mode: Callable[[int], Any]) -> None:
     table, records = Table("run", "views", "single view", "several views"), []
     for run in runs:
         config = load_run(run.config_path)
-        side = min(open_dataset(config.data, _say).size)
-        record = evaluate_run(run, mode(side), _say)
+        record = evaluate_run(run, asked or usual(config, mode, open_dataset(config.data, _say).size), _say)
         write_record(run, {"probe": record["mode"], "step": config.train.steps, **record})
         records.append({"run": run.name, "folder": str(run.folder), **record})
-        table.add_row(
-            run.name, str(record["views"]), f"{record['single_view_test_error']:.2%}", f"{record['test_error']:.2%}"
-        )
+        errors = [_shown(record, "single_view_test"), _shown(record, "test")]
+        table.add_row(run.name, str(record["views"]), *errors)
     _show(as_json, records, table)
+
+
+def _shown(record: dict[str, Any], what: str) -> str:
+    top5 = record.get(f"{what}_top5_error")
+    return f"{record[f'{what}_error']:.2%}" + (f", top-5 {top5:.2%}" if top5 is not None else "")
 
 
 @app.command(epilog="Example: resexp probe identity results/cpu-small/plain-8-f548436e/seed0 --depth 20")

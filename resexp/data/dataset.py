@@ -53,17 +53,29 @@ class Dataset:
     """Which are held out for validation; empty with ``split: full``."""
     unreadable: frozenset[str] = frozenset()
     """None: a set with an image that can't be read is refused."""
+    decoder: str = ""
+    """Images are kept as they were decoded."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of what a net sees of an image."""
+        """Height and width of the images."""
         images, _ = self.train()
         return images.shape[1], images.shape[2]
 
     @property
-    def validates(self) -> bool:
-        """Whether there are images to validate on while a run is trained."""
-        return len(self.val_index) > 0
+    def val_images(self) -> int:
+        """How many images there are to validate on while a run is trained."""
+        return len(self.val_index)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Of device memory that the training images take."""
+        return self.train()[0].nbytes
+
+    @property
+    def test_labels(self) -> NDArray[np.int64]:
+        """The labels of the test images, (N,)."""
+        return self.test()[1]
 
     def train(self) -> tuple[Pixels, NDArray[np.int64]]:
         """All training images and labels, those held out among them."""

@@ -1,7 +1,31 @@
-"""What He et al. 2015 (arXiv 1512.03385) published for CIFAR-10, and what sets a run apart from it."""
+"""What He et al. 2015 (arXiv 1512.03385) published, and what sets a run apart from it."""
 
-from resexp.paper.published import CIFAR10, FIG7, Published, fig6
+from resexp.config import ModelConfig
+from resexp.paper.imagenet import ENSEMBLE_TOP5, IMAGENET, SIDES, TEN_CROP
+from resexp.paper.published import CIFAR10, FIG7, OnViews, Published, fig6
 from resexp.paper.readings import Reading, readings
 from resexp.paper.recipe import Departure, departures
 
-__all__ = ["CIFAR10", "FIG7", "Departure", "Published", "Reading", "departures", "fig6", "readings"]
+__all__ = [
+    "CIFAR10",
+    "ENSEMBLE_TOP5",
+    "FIG7",
+    "IMAGENET",
+    "SIDES",
+    "TEN_CROP",
+    "Departure",
+    "OnViews",
+    "Published",
+    "Reading",
+    "departures",
+    "fig6",
+    "published",
+    "readings",
+]
+
+
+def published(model: ModelConfig) -> Published | None:
+    """The paper's numbers for a net, trained as the paper trained it; None where it has none."""
+    if model.layout == "imagenet":
+        return IMAGENET.get((model.kind, model.block, model.depth, model.shortcut))
+    return CIFAR10.get((model.kind, model.block, model.depth))

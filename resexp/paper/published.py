@@ -1,4 +1,4 @@
-"""The paper's numbers for CIFAR-10: Table 6, Fig. 6 and Fig. 7."""
+"""The paper's numbers: their form, and those for CIFAR-10 of Table 6, Fig. 6 and Fig. 7."""
 
 from __future__ import annotations
 
@@ -9,14 +9,28 @@ from importlib import resources
 
 
 @dataclass(frozen=True)
+class OnViews:
+    """Errors of a test on several views of each image, in percent."""
+
+    top1: float
+    top5: float | None
+    source: str
+
+
+@dataclass(frozen=True)
 class Published:
     """A net's numbers in the paper, in percent."""
 
     train: float | None
-    """Training error, mean over iterations 48k-64k, read from Fig. 6. How the paper measured it is not stated."""
+    """Training error: CIFAR-10, mean over iterations 48k-64k of Fig. 6; ImageNet, the end of Fig. 4. How the paper
+    measured it is not stated."""
     test: float | None
-    """Test error: Table 6; for plain nets, which no table has, the mean over iterations 48k-64k of Fig. 6."""
+    """Test error. CIFAR-10: Table 6; for plain nets, which no table has, the mean over iterations 48k-64k of Fig. 6.
+    ImageNet: of the validation images' centre crops, the end of Fig. 4."""
     source: str
+    """Of both."""
+    ten_crop: OnViews | None = None
+    multi_scale: OnViews | None = None
 
 
 CIFAR10: dict[tuple[str, str, int], Published] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resexp.errors import UserError
 from resexp.files import write_all
@@ -21,6 +22,8 @@ from resexp.store import StudyFolder
 __all__ = ["build_report"]
 
 LARGE, SMALL = (7.0, 4.2), (6.0, 4.2)
+CUT = 20
+"""Percent at which the error axis of training curves begins where none falls below it, as in Fig. 4."""
 
 
 def build_report(study: StudyFolder, to: Path) -> Summary:
@@ -55,14 +58,15 @@ def draw(summary: Summary) -> dict[str, Plot]:
     }
     if summary.controls:
         plots["controls"] = controls_plot(summary.controls[:MOST])
-    top = min(100.0, 1.05 * max(map(_highest, records))) or 100.0
+    late = np.concatenate([_late(record) for record in records])
+    top = min(100.0, 1.05 * float(late.max(initial=0.0))) or 100.0
+    bottom = float(CUT if late.min(initial=top) >= CUT else 0)
     for family in sorted({record.family for record in records if len(record.metrics["train_error"].steps)}):
-        plots[f"curves-{family.replace(' ', '-')}"] = curves_plot(records, family, top, SMALL)
+        plots[f"curves-{family.replace(' ', '-')}"] = curves_plot(records, family, (bottom, top), SMALL)
     return plots
 
 
-def _highest(record: RunRecord) -> float:
-    """The highest error of a run after the first tenth of its steps, where every net is far from what it comes to."""
+def _late(record: RunRecord) -> NDArray[np.float64]:
+    """The errors of a run after the first tenth of its steps, where every net is far from what it comes to."""
     every = [record.metrics[f"{part}_error"] for part in ("train", "val", "test")]
-    late = np.concatenate([one.values[one.steps > record.config.train.steps / 10] for one in every])
-    return float(late.max(initial=0.0))
+    return np.concatenate([one.values[one.steps > record.config.train.steps / 10] for one in every])

@@ -18,7 +18,7 @@ from resexp.report.estimates import Estimate
 from resexp.report.probes import Section
 from resexp.report.stats import METRICS
 from resexp.report.summary import SEEDS, Summary
-from resexp.report.words import MOST, listed
+from resexp.report.words import MOST, NOTHING, filled, listed
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("resexp.report", "."),
@@ -49,19 +49,18 @@ def table(summary: Summary) -> tuple[list[str], list[list[str]]]:
             str(len(net.runs)),
             str(net.errors[_RUNNING]),
             _interval(net.errors[_RUNNING]),
-            *(str(net.errors.get(metric, "–")) for metric in _OTHERS),
+            *(str(net.errors.get(metric, NOTHING)) for metric in _OTHERS),
             _time(net.seconds),
-            f"{net.published.train:.2f}" if net.published and net.published.train is not None else "–",
-            f"{net.published.test:.2f}" if net.published and net.published.test is not None else "–",
+            f"{net.published.train:.2f}" if net.published and net.published.train is not None else NOTHING,
+            f"{net.published.test:.2f}" if net.published and net.published.test is not None else NOTHING,
         ]
         for net in summary.nets
     ]
-    kept = [column for column in range(len(HEADER)) if any(row[column] != "–" for row in rows)]
-    return [HEADER[column] for column in kept], [[row[column] for column in kept] for row in rows]
+    return filled(HEADER, rows)
 
 
 def _interval(error: Estimate) -> str:
-    return "[{:.2f}, {:.2f}]".format(*error.interval) if error.interval else "–"
+    return "[{:.2f}, {:.2f}]".format(*error.interval) if error.interval else NOTHING
 
 
 def _time(seconds: float) -> str:
@@ -94,6 +93,7 @@ def provenance(summary: Summary) -> list[tuple[str, str]]:
     attempts = [attempt for manifest in manifests for attempt in manifest.attempts]
     rows = [(name, _values([getattr(attempt, field) for attempt in attempts])) for name, field in facts.items()]
     datas = [manifest.data for manifest in manifests]
+    rows.append(("decoded by", _values([d.decoder or None for d in datas])))
     rows.append(("data", _values([f"{d.name} (source {d.source}), fingerprint {d.fingerprint}" for d in datas])))
     rows.append(("images", _values([f"{d.train_images:,} trained on, {d.val_images:,} for validation" for d in datas])))
     again = len(attempts) - len(manifests)

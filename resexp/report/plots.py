@@ -28,6 +28,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 HE_2015 = "He et al. 2015"
 FEW = 4
 """Families that can be told apart in one figure, each with its bars and seeds."""
+LONG = 100_000
+"""Steps beyond which a curve counts them in tens of thousands, as the paper's figures do."""
 MAX_POINTS = 250
 """Points of a training curve; more would only make the page larger."""
 
@@ -148,16 +150,16 @@ def depth_plot(nets: Sequence[Net], metric: str, judged: Sequence[str], size: tu
                 seeds = [depth] * len(error.values)
                 axes.plot(seeds, error.values, alpha=0.3, markersize=4, linestyle="none", **look)
         published = [
-            (net.depth + shift, getattr(net.published, _PAPER[metric]))
+            (net.depth + shift, theirs)
             for net in of_family
-            if net.published and metric in _PAPER
+            if metric in _PAPER and (theirs := getattr(net.published, _PAPER[metric], None)) is not None
         ]
         if published:
             crosses = {"color": look["color"], "markersize": 9, "label": f"{family}, {HE_2015}"}
             axes.plot(*zip(*published, strict=True), "x", **crosses)
     depths = sorted({net.depth for net in nets})
     axes.set_xticks(depths, [str(depth) for depth in depths])
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.05 * axes.dataLim.ymax or None)  # the margin of the data's range would cut marks at the top
     plot.figure.legend(loc="outside lower center", ncols=2, fontsize="medium" if len(families) <= FEW else "small")
     return plot
 
@@ -167,11 +169,14 @@ _PAPER = {"running": "train", "test": "test"}
 
 
 @styled
-def curves_plot(records: Iterable[RunRecord], family: str, top: float, size: tuple[float, float]) -> Plot:
-    """Training curves in the manner of Fig. 6: training error dashed, validation bold, the final test error a mark.
+def curves_plot(
+    records: Iterable[RunRecord], family: str, ends: tuple[float, float], size: tuple[float, float]
+) -> Plot:
+    """Training curves in the manner of Figs. 4 and 6: training error dashed, validation bold, the final test error a
+    mark.
 
     Each curve is the mean over seeds. Thin lines are the paper's own, training dashed and test whole, beside the nets
-    that may be compared with them. `top` is the upper end of the error axis, shared by the families.
+    that may be compared with them. `ends` are those of the error axis, shared by the families.
     """
     plot = Plot(f"{family} nets", "step", "error (%)", size)
     beside_the_paper = False
@@ -198,9 +203,13 @@ def curves_plot(records: Iterable[RunRecord], family: str, top: float, size: tup
         beside_the_paper |= bool(published)
     if beside_the_paper:
         plot.axes.plot([], [], color=INK, linewidth=0.6, label=HE_2015)
-    plot.axes.set_ylim(0, top)
+    plot.axes.set_ylim(*ends)
     plot.axes.set_xlim(left=0)
-    plot.axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    if plot.axes.get_xlim()[1] > LONG:
+        plot.axes.set_xlabel("step (1e4)")
+        plot.axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step / 10_000:g}"))
+    else:
+        plot.axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
     plot.figure.legend(loc="outside lower center", ncols=4, fontsize="small")
     return plot
 

@@ -24,18 +24,21 @@ METRICS = {
     "running": "training error, running",
     "clean": "training error, clean",
     "test": "test error, final",
+    "test_top5": "test error, final, top-5",
     "best_test": "test error, best",
 }
 """The errors of a finished run.
 
 Running: augmented and in train mode, mean over the steps after the last milestone, as Fig. 6 is read. Clean: a separate
-pass in eval mode. Final: the last weights. Best: those with the lowest validation error, with ``split: holdout`` only.
+pass in eval mode. Final: the last weights; top-5 where there are classes enough. Best: those with the lowest validation
+error, with ``split: holdout`` only.
 """
 
 _COLUMNS = {
     "running": "running_train_error",
     "clean": "clean_train_error",
     "test": "test_error",
+    "test_top5": "test_top5_error",
     "best_test": "best_test_error",
 }
 _END = 4096
@@ -89,6 +92,11 @@ class RunRecord:
         """Where the run departs from the paper's data, nets and recipe; empty: it may be set beside the paper."""
         world = max(attempt.world for attempt in self.manifest.attempts)
         return paper.departures(self.config, self.manifest.data.name, world)
+
+    @property
+    def published(self) -> paper.Published | None:
+        """The paper's numbers, where the net, the data and the recipe are the paper's."""
+        return None if self.departures else paper.published(self.config.model)
 
     @property
     def complete(self) -> bool:
@@ -210,23 +218,20 @@ class Net:
         """How the net reads what the paper leaves open."""
         attempts = [attempt for run in self.runs for attempt in run.manifest.attempts]
         precision = " and ".join(sorted({attempt.precision for attempt in attempts}))
-        return paper.readings(self.runs[0].config, precision, {attempt.world for attempt in attempts})
+        worlds = {attempt.world for attempt in attempts}
+        taken = {path.stem.rpartition("-")[0] for run in self.runs for path in run.run.probe_folder.glob("*.json")}
+        return paper.readings(self.runs[0].config, precision, worlds, taken)
 
     @cached_property
     def differences(self) -> list[str]:
         """Why the net can't be set beside the paper; empty where it can."""
         reasons = [str(departure) for departure in self.departures]
-        return reasons or ([] if self._in_paper else ["the paper has no number for it"])
+        return reasons or ([] if self.published else ["the paper has no number for it"])
 
-    @property
+    @cached_property
     def published(self) -> paper.Published | None:
         """The paper's numbers, where the net, the data and the recipe are the paper's."""
-        return None if self.differences else self._in_paper
-
-    @property
-    def _in_paper(self) -> paper.Published | None:
-        model = self.runs[0].config.model
-        return paper.CIFAR10.get((model.kind, model.block, model.depth))
+        return self.runs[0].published
 
     def to_json(self) -> dict[str, Any]:
         """The net's numbers, for scripts and summary.csv: low and high are the ends of the mean's 95 % interval."""

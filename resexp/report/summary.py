@@ -54,6 +54,11 @@ class Summary:
         return list(dict.fromkeys([*self.verdict.families, *(record.family for record in self.records)]))
 
     @property
+    def of_imagenet(self) -> bool:
+        """Whether it is of nets on ImageNet, whose validation images are those that are tested on, too."""
+        return any(record.config.data.source == "imagenet" for record in self.records)
+
+    @property
     def drawn(self) -> list[str]:
         """The families that there is room for in the figures."""
         return self.families[:DRAWN]

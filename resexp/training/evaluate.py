@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resexp.data.loader import normalise
+from resexp.logits import FEW_CLASSES
 from resexp.training.feed import Feed
 from resexp.training.graph import Replayed
 from resexp.training.hardware import Hardware
@@ -20,8 +21,6 @@ from resexp.training.work import Pace, Work
 EVAL_BATCH = 500
 NO_CLASS = -100
 """Label of the places in an evaluation's last batch that hold no image."""
-FEW_CLASSES = 10
-"""With fewer classes, the five likeliest say little."""
 
 
 class Stopped(Exception):
@@ -92,7 +91,7 @@ class Evaluator:
         ranks.sum_(logits)
         yield from pace.queued(0, ahead=0)
         wrong, wrong5, loss = (value / len(index) for value in self._sums.tolist())
-        return Evaluation(wrong, wrong5 if classes >= FEW_CLASSES else None, loss, logits)
+        return Evaluation(wrong, wrong5 if classes > FEW_CLASSES else None, loss, logits)
 
     @torch.inference_mode()
     def _look(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resexp.config import RunConfig
-from resexp.data import Dataset
+from resexp.config import ImageNetData, RunConfig
+from resexp.data import Dataset, ImageNet
 from resexp.data.loader import Batches, augment, pixel_mean
 from resexp.training.hardware import Hardware
+from resexp.training.stream import Streamed
 
 
 class Feed(Protocol):
@@ -38,12 +39,25 @@ class Feed(Protocol):
     def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
         """Training images and labels, not augmented, for probes, on the device; and which of them are trained on."""
 
+    def close(self) -> None:
+        """No more images are asked for."""
+
+
+def open_feed(
+    config: RunConfig, dataset: Dataset | ImageNet, hardware: Hardware, say: Callable[[str], None] = lambda line: None
+) -> Feed:
+    """The feed of a run; `say` hears of slow work. To be closed."""
+    if isinstance(dataset, ImageNet):
+        return Streamed(config, dataset, hardware, say)
+    return Resident(config, dataset, hardware)
+
 
 class Resident:
     """All training images on the device, where batches are cut out of them; see `data.loader`."""
 
     def __init__(self, config: RunConfig, dataset: Dataset, hardware: Hardware) -> None:
         device, batch = hardware.device, config.train.batch_size
+        assert not isinstance(config.data, ImageNetData)
         self._dataset, self._pad = dataset, config.data.pad
         self._images, self._labels = (torch.from_numpy(array).to(device) for array in dataset.train())
         self.mean = pixel_mean(self._images, torch.from_numpy(dataset.train_index).to(device))
@@ -77,3 +91,6 @@ class Resident:
     def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
         """See Feed."""
         return self._images, self._labels, self._dataset.train_index
+
+    def close(self) -> None:
+        """See Feed."""

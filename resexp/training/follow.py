@@ -61,6 +61,8 @@ def _follow(ranks: Torchrun, stop: Stop) -> int:
     trainer: Trainer | None = None
     while True:
         word, *arguments = ranks.next_order()
+        if word in ("end", "begin") and trainer:
+            trainer.close()
         if word == "end":
             return int(arguments[0])
         if word == "begin":

@@ -203,6 +203,6 @@ def _need(run: Run) -> float:
     """About the bytes of device memory that the run will take."""
     config = load_run(run.config_path)
     dataset = open_dataset(config.data)
-    images, _ = dataset.train()
-    net = summarise(config.model, *images.shape[1:3], len(dataset.classes))
-    return images.nbytes + net.memory(config.train.batch_size, choose(config.train).dtype.itemsize)
+    net = summarise(config.model, *dataset.size, len(dataset.classes))
+    at_once = config.train.microbatch or config.train.batch_size
+    return dataset.resident_bytes + net.memory(at_once, choose(config.train).dtype.itemsize)

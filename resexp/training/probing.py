@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -14,8 +15,7 @@ import torch
 
 import resexp
 from resexp.config import RunConfig
-from resexp.data import Dataset, open_dataset
-from resexp.data.loader import pixel_mean
+from resexp.data import Dataset, ImageNet, open_dataset
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.probes import PROBES, Probing, Subject
@@ -23,8 +23,9 @@ from resexp.store import Run
 from resexp.study import load_run
 from resexp.training import checkpoint
 from resexp.training.evaluate import Stopped
+from resexp.training.feed import open_feed
 from resexp.training.handed import hand_down
-from resexp.training.hardware import choose_device, tune_process
+from resexp.training.hardware import Hardware, choose_device, tune_process
 from resexp.training.trainer import Trainer
 from resexp.training.work import Work, finish
 
@@ -93,7 +94,7 @@ def probe(
             f"{run.folder}: begun on other data (fingerprint {manifest.data.fingerprint}, now {dataset.fingerprint}); "
             f"bring the old data back"
         )
-    subject, step = _untrained(config, dataset), 0
+    subject, step = _untrained(config, dataset, say), 0
     if not initial:
         step, weights = checkpoint.final_weights(run)
         checkpoint.into(subject.model, weights, run.folder)
@@ -103,9 +104,9 @@ def probe(
     return step
 
 
-def _untrained(config: RunConfig, dataset: Dataset) -> Subject:
-    device, model = choose_device(config.train), build_model(config.model, len(dataset.classes))
-    images, labels = (torch.from_numpy(array).to(device) for array in dataset.train())
-    mean = pixel_mean(images, torch.from_numpy(dataset.train_index).to(device))
-    model = model.to(memory_format=torch.channels_last).to(device)
-    return Subject(config.model, model, images, labels, mean, dataset.train_index)
+def _untrained(config: RunConfig, dataset: Dataset | ImageNet, say: Callable[[str], None]) -> Subject:
+    hardware, model = Hardware(choose_device(config.train), "fp32"), build_model(config.model, len(dataset.classes))
+    with contextlib.closing(open_feed(config, dataset, hardware, say)) as feed:
+        images, labels, index = feed.sample()
+    model = model.to(memory_format=torch.channels_last).to(hardware.device)
+    return Subject(config.model, model, images, labels, feed.mean, index)

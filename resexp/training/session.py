@@ -26,6 +26,8 @@ from resexp.training.hardware import choose, tune_process, with_stream
 from resexp.training.metrics import Metrics
 from resexp.training.probing import copy_of, keep, subject_of, write_record
 from resexp.training.trainer import Trainer
+from resexp.training.viewing import UnderTest, compare
+from resexp.training.views import usual
 from resexp.training.work import Work, on_stream
 
 LOOK_S = 1.0
@@ -108,7 +110,8 @@ class Session:
             fingerprint=dataset.fingerprint,
             classes=len(dataset.classes),
             train_images=len(dataset.train_index),
-            val_images=len(dataset.val_index),
+            val_images=dataset.val_images,
+            decoder=dataset.decoder,
         )
         if before and before.data.fingerprint != data.fingerprint:
             raise UserError(
@@ -163,6 +166,7 @@ class Session:
                     if not self.tested:
                         yield from self._test()
                     self._save()
+                    yield from self._test_views()
                     return self._end("finished", self._remark())
                 if self._checkpoint_due():
                     self._save()
@@ -231,7 +235,7 @@ class Session:
         clean = yield from trainer.evaluate("train", self.stop)
         record: dict[str, Any] = {"step": trainer.step, **clean.record("clean_train")}
         self.status.clean_train_error = error = clean.error
-        if self.dataset.validates:
+        if self.dataset.val_images:
             found = yield from trainer.evaluate("val", self.stop)
             record |= found.record("val")
             self.status.val_error = error = found.error
@@ -266,8 +270,7 @@ class Session:
             record["best_test_error"] = best.error
         record["running_train_error"] = running_error(self.run.metrics(), self._final_from)
         record["train_seconds"] = round(self.trainer.seconds, 3)
-        _, labels = self.dataset.test()
-        logits = Logits(final.logits.cpu().numpy(), labels, self.dataset.fingerprint)
+        logits = Logits(final.logits.cpu().numpy(), self.dataset.test_labels, self.dataset.fingerprint)
         self.run.publish(self.run.logits_path, logits.pack())
         self.metrics.append("test", record)
         self.tested = True
@@ -278,6 +281,16 @@ class Session:
         """The step after which the running training error counts: the last milestone, in whatever way it was found."""
         found = self.trainer.schedule.milestones
         return found[-1] if found else self.config.train.final_from
+
+    def _test_views(self) -> Work[None]:
+        """Test the final weights on several views of each image, where that was asked for and is not done yet."""
+        trainer = self.trainer
+        subject = UnderTest(trainer.model, trainer.feed.mean, trainer.autocast)
+        for name in self.config.probes.views:
+            if not self.run.probe_path(name, trainer.step).exists():
+                mode = usual(self.config, name, self.dataset.size)
+                found = compare(self.config, self.dataset, trainer.feed, subject, mode)
+                yield from keep(self.run, name, trainer.step, found, self.stop)
 
     # -- what the folder hears ------------------------------------------------------------------------------------
 
@@ -310,6 +323,8 @@ class Session:
         """What a reader of the finished run's numbers must know."""
         if self.trainer.warming_up:
             return f"its warm-up never ended: the training error stayed over {self.config.train.warmup_until:.0%}"
+        if missing := sorted(self.dataset.unreadable):
+            return f"{len(missing):,} images could not be read, and were shown to the net as grey: {missing[0]}, ..."
         return ""
 
     def _tell(self, step: int | None = None) -> None:

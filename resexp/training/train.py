@@ -73,8 +73,9 @@ def attempt(
         session = None
         try:
             run.write_status(status)  # what an earlier attempt came to is over
-            session = Session(run, status, stop, hear, say, threads, ranks, world_may_change)
             assert run.claim
+            with run.claim.beating():
+                session = Session(run, status, stop, hear, say, threads, ranks, world_may_change)
             for steps in session.work():
                 run.claim.beat()
                 yield steps
@@ -97,6 +98,7 @@ def attempt(
             raise error from raised
         finally:
             if session:
+                session.trainer.close()
                 give_back(session.hardware)
         return status
 

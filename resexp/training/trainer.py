@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resexp.config import RunConfig
-from resexp.data import Dataset
+from resexp.data import Dataset, ImageNet
 from resexp.data.loader import plan_epoch
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.layers import BN_MOMENTUM, BatchNorm, Dropout, across
 from resexp.training.checkpoint import fits, into
 from resexp.training.evaluate import EVAL_BATCH, Evaluation, Evaluator
-from resexp.training.feed import Feed, Resident
+from resexp.training.feed import open_feed
 from resexp.training.graph import Replayed, compile_blocks
 from resexp.training.hardware import Hardware
 from resexp.training.optim import Schedule, make_optimizer
@@ -48,7 +48,11 @@ class Trainer:
     """
 
     def __init__(
-        self, config: RunConfig, dataset: Dataset, hardware: Hardware, say: Callable[[str], None] = lambda line: None
+        self,
+        config: RunConfig,
+        dataset: Dataset | ImageNet,
+        hardware: Hardware,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.config, self.dataset, self.hardware = config, dataset, hardware
         device, train, ranks = hardware.device, config.train, hardware.ranks
@@ -85,7 +89,7 @@ class Trainer:
         self.optimizer = make_optimizer(train, self.model, self.schedule.rate)
         self.autocast = torch.autocast(device.type, hardware.dtype, enabled=hardware.precision != "fp32")
         self.scaler = torch.amp.GradScaler(device.type, enabled=hardware.precision == "fp16")
-        self.feed: Feed = Resident(config, dataset, hardware)
+        self.feed = open_feed(config, dataset, hardware, say)
         self.step = self.read_to = 0
         self.seconds = 0.0
         """Wall time of training, shared with the runs that were trained side by side."""
@@ -239,6 +243,10 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.schedule.load(state)
         self.seconds = state["seconds"]
+
+    def close(self) -> None:
+        """No more is asked of it."""
+        self.feed.close()
 
     def _are_momenta(self, momenta: Any) -> bool:
         """Whether a checkpoint's state of the optimiser is, for some of the parameters, their momentum."""

@@ -8,23 +8,16 @@ which equals averaging the logits of the fully convolutional form, for the last 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from resexp.data import open_dataset
-from resexp.data.loader import normalise, pixel_mean
+from resexp.config import ImageNetData, RunConfig
 from resexp.errors import UserError
-from resexp.models import build_model
-from resexp.store import Run
-from resexp.study import load_run
-from resexp.training import checkpoint
-from resexp.training.evaluate import EVAL_BATCH
-from resexp.training.hardware import choose, tune_process
 
 STRIDE = 4
 """What the sides of a view must be divisible by, as those of the data."""
@@ -119,81 +112,13 @@ class MultiScale:
 Mode = SingleView | TenCrop | MultiScale
 
 
-class Viewed(NamedTuple):
-    """What a test on views found."""
-
-    error: float
-    """The share of wrong predictions, in [0, 1]."""
-    probabilities: Tensor
-    """float64 (N, classes) on the CPU: the mean over the views."""
-    views: int
-    """Of each image."""
-
-
-@torch.inference_mode()
-def evaluate_views(
-    model: nn.Module, images: Tensor, mean: Tensor, labels: Tensor, mode: Mode, batch: int = EVAL_BATCH
-) -> Viewed:
-    """Test `model`, in eval mode, on the views of uint8 images (N, H, W, 3) with labels (N,), `batch` images at a time.
-
-    `mean` (H, W, 3) is what is subtracted, on the model's device. Of larger views fewer go through the net at a time,
-    so that they need no more memory. Raises UserError for a mode that the images' size does not allow.
-    """
-    height, width = images.shape[1:3]
-    mode.check(height, width)
-    model.eval()
-    found, number = [], 0
-    for part in torch.split(images, batch):
-        of_views = []
-        for view in mode.views(normalise(part.to(mean.device), mean)):
-            at_once = max(1, batch * height * width // max(height * width, view[0, 0].numel()))
-            logits = torch.cat([model(few).float() for few in torch.split(view, at_once)])
-            # float64, or logits that differ in their last bit could become a tie: one view must count as no view does.
-            of_views.append(logits.cpu().double().softmax(1))
-        number = len(of_views)
-        found.append(torch.stack(of_views).mean(0))
-    probabilities = torch.cat(found)
-    wrong = int((probabilities.argmax(1) != labels.cpu()).sum())
-    return Viewed(wrong / len(labels), probabilities, number)
-
-
-def evaluate_run(run: Run, mode: Mode, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """Test the final weights of a finished run on the views of the test images, in the run's device and precision.
-
-    Returns the mode with its settings, the number of views, and the errors, fractions in [0, 1]: with the views, and
-    with a single view in the same way. `say` hears of slow work. Raises UserError where the run is not finished, its
-    weights or its data are not there any more, or the images do not allow the mode.
-    """
-    manifest, config = run.manifest(), load_run(run.config_path)
-    if (state := run.status().state) != "finished" or manifest is None:
-        raise UserError(
-            f"{run.folder}: {state}, and only a finished run is tested; finish it with resexp train {run.folder}"
-        )
-    dataset = open_dataset(config.data, say)
-    if dataset.fingerprint != manifest.data.fingerprint:
-        raise UserError(
-            f"{run.folder}: trained on other data (fingerprint {manifest.data.fingerprint}, now "
-            f"{dataset.fingerprint}); bring the old data back"
-        )
-    train_images, (images, labels) = torch.from_numpy(dataset.train()[0]), map(torch.from_numpy, dataset.test())
-    mode.check(*images.shape[1:3])
-    if not isinstance(mode, SingleView) and mode.smallest < config.model.smallest_side:
-        raise UserError(f"{run.folder}: a view of {mode.smallest} pixels; its net needs {config.model.smallest_side}")
-    last = manifest.attempts[-1]
-    tune_process(last.threads)
-    hardware = choose(config.train, last.precision, say)
-    model = build_model(config.model, len(dataset.classes)).to(memory_format=torch.channels_last)
-    checkpoint.into(model, checkpoint.final_weights(run)[1], run.folder)
-    model.to(hardware.device)
-    mean = pixel_mean(train_images, torch.from_numpy(dataset.train_index)).to(hardware.device)
-    batch = min(EVAL_BATCH, 4 * config.train.batch_size)
-    with torch.autocast(hardware.device.type, hardware.dtype, enabled=hardware.precision != "fp32"):
-        single = evaluate_views(model, images, mean, labels, SingleView(), batch)
-        several = evaluate_views(model, images, mean, labels, mode, batch)
-    return {
-        "mode": mode.name,
-        **asdict(mode),
-        "views": several.views,
-        "test_error": several.error,
-        "single_view_test_error": single.error,
-    }
+def usual(config: RunConfig, name: str, size: tuple[int, int]) -> Mode:
+    """The mode of this name with the paper's sides, or such as go with images of this `size`: 224 of 256 is 7/8."""
+    data = config.data
+    if isinstance(data, ImageNetData):
+        if name == TenCrop.name:
+            return TenCrop(data.crop)
+        return MultiScale(tuple(round(side * data.crop / 224 / STRIDE) * STRIDE for side in MultiScale.sides))
+    side = min(size)
+    smaller, larger = max(STRIDE, side * 7 // 8 // STRIDE * STRIDE), -(-side * 9 // 8 // STRIDE) * STRIDE
+    return TenCrop(smaller) if name == TenCrop.name else MultiScale((smaller, side, larger))

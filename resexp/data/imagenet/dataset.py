@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import PIL
+import simplejpeg
 from numpy.typing import NDArray
 
 from resexp.config import ImageNetData
@@ -66,9 +68,24 @@ class ImageNet:
         return np.arange(0)
 
     @property
-    def validates(self) -> bool:
-        """Whether there are images to validate on while a run is trained: always, `val/`."""
-        return True
+    def decoder(self) -> str:
+        """What decodes the images, with its version; see `decode`."""
+        return f"simplejpeg {simplejpeg.__version__}, Pillow {PIL.__version__}"
+
+    @property
+    def val_images(self) -> int:
+        """How many images there are to validate on while a run is trained: those of `val/`, which are also the test."""
+        return self.images("val")
+
+    @property
+    def resident_bytes(self) -> int:
+        """Of device memory that the training images take."""
+        return 0
+
+    @property
+    def test_labels(self) -> NDArray[np.int64]:
+        """The labels of the test images, (N,)."""
+        return self.labels("val")
 
     def images(self, part: Part) -> int:
         """How many images there are."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from resexp import paper
 from resexp.ensemble import Ensemble, alone, joined
 from resexp.errors import UserError
 from resexp.report.plots import MARKERS, PALETTE, Plot, styled
@@ -12,6 +13,12 @@ from resexp.report.probes.material import Material, Section
 from resexp.report.spread import spread
 from resexp.report.stats import RunRecord
 from resexp.store import Run
+
+_TABLE5 = (
+    "The paper's ensemble of six nets of different depth, two of them of 152 layers, has a top-5 error "
+    f"of {paper.ENSEMBLE_TOP5} % (Table 5); the test server measured it, on images whose classes are not public, so it "
+    "is not comparable."
+)
 
 
 def ensembles(material: Material) -> Section | None:
@@ -35,13 +42,27 @@ def ensembles(material: Material) -> Section | None:
     found = {name: together for name, together in made.items() if isinstance(together, Ensemble)}
     if not found:
         return None
+    imagenet = any(run.config.data.source == "imagenet" for run in material.records)
     return Section(
         "Ensembles",
         f"Mean test error of the runs, and that of their ensemble: {', '.join(map(_change, found, found.values()))}.",
         "Runs of one net that differ in seed, and all such runs of a family, each with its final weights; an ensemble "
-        "averages their logits.",
+        f"averages their logits{' of the centre crops. ' + _TABLE5 if imagenet else '.'}",
         {"probe-ensembles": _plot(found)},
+        _top5(found),
     )
+
+
+def _top5(found: dict[str, Ensemble]) -> tuple[list[str], list[list[str]]] | None:
+    """Both errors in a table, where there are classes enough for a top-5 error."""
+    header = ["ensemble", "runs", "mean of the runs", "together", "mean of the runs, top-5", "together, top-5"]
+    rows = []
+    for name, made in found.items():
+        if made.top5_mean is None or made.top5_error is None:
+            return None
+        errors = (made.mean, made.error, made.top5_mean, made.top5_error)
+        rows.append([name, str(len(made.runs)), *(f"{100 * error:.2f}" for error in errors)])
+    return header, rows
 
 
 def _of_net(members: Sequence[tuple[Run, list[float]]]) -> Ensemble | UserError:

@@ -1,0 +1,176 @@
+"""Images that are decoded while a net is trained: ImageNet's batches, a few ahead of the device."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from resexp.config import ImageNetData, RunConfig
+from resexp.data.imagenet import ImageNet
+from resexp.data.imagenet.decode import Unreadable
+from resexp.data.imagenet.loader import Loader, Pending, Plan, Want, plan
+from resexp.data.imagenet.statistics import statistics
+from resexp.data.imagenet.tree import Part
+from resexp.data.imagenet.views import centre
+from resexp.data.images import Pixels
+from resexp.data.loader import normalise
+from resexp.machine import cores
+from resexp.training.hardware import Hardware
+
+AHEAD = 4
+"""Batches that are decoded, or being decoded, while another is trained on."""
+SAMPLE = 2000
+"""Training images that probes look at."""
+
+
+@dataclass
+class _Slot:
+    """A batch on the host, on its way to the device."""
+
+    images: Tensor
+    labels: Tensor
+    light: Tensor
+    step: int = -1
+    pending: Pending | None = None
+    copied: torch.cuda.Event | None = field(default=None)
+    """When the device has got it, and it may be written anew."""
+
+
+class Streamed:
+    """Batches of images read from files; what is done to them is a pure function of (seed, epoch, position).
+
+    Threads decode, resize and crop (section 3.4: the shorter side drawn from [256, 480], a crop of 224, or its flip).
+    They go to the device as bytes, where the mean is subtracted and light is added (Krizhevsky et al. 2012).
+    """
+
+    def __init__(self, config: RunConfig, dataset: ImageNet, hardware: Hardware, say: Callable[[str], None]) -> None:
+        data, ranks, device = config.data, hardware.ranks, hardware.device
+        assert isinstance(data, ImageNetData)
+        self._dataset, self._data, self._config, self._cuda = dataset, data, config, device.type == "cuda"
+        found = statistics(dataset, say)
+        mean = found.pixel_mean if data.mean == "pixel" else np.broadcast_to(found.channel_mean, found.pixel_mean.shape)
+        self.mean = torch.tensor(mean, device=device)
+        self._basis = torch.tensor(found.components * found.deviations, device=device)  # columns: components
+        self.val_side = data.val_side
+        self._colour = np.round(255 * found.channel_mean).astype(np.uint8)
+        self._threads = data.workers or _threads(hardware)
+        self.loader = Loader(dataset, self._threads, data.timeout, found.channel_mean.tolist())
+        self._within = np.array_split(np.arange(config.train.batch_size), ranks.world)[ranks.rank]
+        self._plans: dict[int, Plan] = {}
+        self._slots = [self._slot() for _ in range(AHEAD)]
+        there = self._slot()
+        self._images, self._labels, self._light = (t.to(device) for t in (there.images, there.labels, there.light))
+
+    def _slot(self) -> _Slot:
+        count = len(self._within)
+        return _Slot(self._bytes(count), self._pinned(count, dtype=torch.int64), self._pinned(count, 3))
+
+    def _bytes(self, count: int, side: int | None = None) -> Tensor:
+        height, width = (side, side) if side else self._dataset.size
+        return self._pinned(count, height, width, 3, dtype=torch.uint8)
+
+    def _pinned(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, pin_memory=self._cuda)  # or a copy would wait for what is queued
+
+    def prepare(self, step: int) -> None:
+        """See Feed."""
+        for later in range(step, min(step + AHEAD, self._config.train.steps)):
+            if self._slots[later % AHEAD].step != later:
+                self._begin(later)
+        slot = self._slots[step % AHEAD]
+        assert slot.pending is not None
+        slot.pending.wait()
+        for there, here in ((self._images, slot.images), (self._labels, slot.labels), (self._light, slot.light)):
+            there.copy_(here, non_blocking=True)
+        if self._cuda:
+            slot.copied = torch.cuda.current_stream().record_event()
+
+    def _begin(self, step: int) -> None:
+        """Let the threads decode this rank's part of a batch; it may reach into the next epoch."""
+        slot = self._slots[step % AHEAD]
+        if slot.copied is not None:
+            slot.copied.synchronize()
+        wants, labels = list[Want](), self._dataset.labels("train")
+        epochs, within = np.divmod(step * self._config.train.batch_size + self._within, len(self._dataset.train_index))
+        for epoch in np.unique(epochs):
+            plan, here = self._plan(int(epoch)), epochs == epoch
+            images, places = plan.image[within[here]], np.flatnonzero(here)
+            slot.labels[places] = torch.from_numpy(labels[images])
+            slot.light[places] = torch.from_numpy(plan.lighting[within[here]])
+            wants += [Want("train", int(i), plan.view(at)) for i, at in zip(images, within[here], strict=True)]
+        slot.step, slot.pending = step, self.loader.load(wants, slot.images.numpy())
+
+    def _plan(self, epoch: int) -> Plan:
+        if epoch not in self._plans:
+            self._plans = {e: p for e, p in self._plans.items() if e >= epoch - 1}
+            self._plans[epoch] = plan(self._config.seed, epoch, len(self._dataset.train_index), self._data)
+        return self._plans[epoch]
+
+    def batch(self, step: Tensor) -> tuple[Tensor, Tensor]:
+        """See Feed; `step` is the one that was prepared last."""
+        light = self._light @ self._basis.T
+        return normalise(self._images, self.mean) + light[:, :, None, None], self._labels
+
+    def index(self, split: str) -> NDArray[np.int64]:
+        """See Feed: of "train" always the same images, evenly drawn; "val" and "test" are both the images of `val/`."""
+        if split != "train":
+            return np.arange(self._dataset.images("val"))
+        images = len(self._dataset.train_index)
+        return np.sort(np.random.default_rng(0).permutation(images)[: self._data.clean_images])
+
+    def look(
+        self, split: str, chunks: Sequence[NDArray[np.int64]], side: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See Feed; the centre crop, or a centre square of `side` pixels."""
+        part: Part = "train" if split == "train" else "val"
+        labels, view = torch.from_numpy(self._dataset.labels(part)), centre(self._data.val_side)
+
+        def begin(chunk: NDArray[np.int64]) -> tuple[Tensor, Pending]:
+            images = self._bytes(len(chunk), side)
+            return images, self.loader.load([Want(part, int(image), view) for image in chunk], images.numpy())
+
+        ahead = deque(map(begin, chunks[:2]))
+        for number, chunk in enumerate(chunks):
+            images, pending = ahead.popleft()
+            ahead.extend(map(begin, chunks[number + 2 : number + 3]))
+            pending.wait()
+            yield images, labels[chunk]
+
+    def whole(self, chunk: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """The images of `val/` that `chunk` names in their own sizes, those of one size together: which, and pixels
+        uint8 (b, H, W, 3)."""
+        sizes: dict[tuple[int, ...], list[tuple[int, Pixels]]] = {}
+        with ThreadPoolExecutor(self._threads) as threads:
+            for image, pixels in zip(chunk, threads.map(self._pixels, chunk), strict=True):
+                sizes.setdefault(pixels.shape, []).append((int(image), pixels))
+        for alike in sizes.values():
+            yield np.array([image for image, _ in alike]), torch.from_numpy(np.stack([pixels for _, pixels in alike]))
+
+    def _pixels(self, image: int) -> Pixels:
+        try:
+            return self._dataset.pixels("val", image)
+        except Unreadable:
+            return np.broadcast_to(self._colour, (*self._dataset.size, 3))
+
+    def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
+        """See Feed: a part of those that the clean training error is measured on."""
+        ((images, labels),) = self.look("train", [self.index("train")[:SAMPLE]])
+        return images.to(self.mean.device), labels.to(self.mean.device), np.arange(len(labels))
+
+    def close(self) -> None:
+        """See Feed."""
+        self.loader.close()
+
+
+def _threads(hardware: Hardware) -> int:
+    """Threads that decode: beside GPUs each process gets its part of the cores, on a CPU as many as compute."""
+    if hardware.device.type == "cpu":
+        return torch.get_num_threads()
+    return max(1, cores() // max(hardware.ranks.local_world, torch.cuda.device_count()))
