@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from resexp.cli import data as commands
 from resexp.config import ImageNetData, PreparedConfig
 from resexp.data import data_home, open_dataset
 from resexp.data.imagenet import ImageNet, open_imagenet
@@ -28,6 +31,7 @@ from resexp.data.imagenet.prepare import check, prepare
 from resexp.data.imagenet.statistics import statistics
 from resexp.data.imagenet.views import Box, View, centre, crop_resize
 from resexp.errors import UserError
+from resexp.study import load
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -69,6 +73,51 @@ def jpeg(image: np.ndarray, quality: int = 95) -> bytes:
     return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality, colorsubsampling="444")
 
 
+# -- its section of a study -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"classes": 1}, r"classes: expected a number of classes, 2 at least, or a list of their folders' names"),
+        ({"classes": "n1"}, r"classes: expected a number of classes"),
+        ({"classes": ["n1"]}, r"classes: expected a number of classes"),
+        ({"classes": ["n1", "n1"]}, r"classes: a class is listed twice"),
+        (
+            {"shorter_side": [96, 64]},
+            r"shorter_side: expected the shortest length, then the longest, such as \[256, 480\]",
+        ),
+        ({"crop": 68}, r"shorter_side: a crop of 68 does not fit into 64 pixels; set data.crop too"),
+        ({"val_side": 60}, r"val_side: a crop of 64 does not fit into 60 pixels; set data.crop too"),
+        ({"prepared": {"side": 60}}, r"prepared: images of 60 pixels are smaller than a crop, 64"),
+        ({"prepared": {"side": 64, "format": "raw", "quality": 90}}, r"prepared.quality: is about JPEGs; leave it out"),
+        ({"pad": 4}, r"pad: unknown key"),
+    ],
+)
+def test_settings_that_can_not_be_are_refused(
+    write_study: Callable[..., Path], settings: dict[str, object], line: str
+) -> None:
+    given = {**data(Path()).model_dump(mode="json", exclude_unset=True), **settings}
+    study = write_study(data=None)
+    with pytest.raises(UserError, match=line) as raised:
+        load(str(study), [f"data={json.dumps(given)}"])
+    assert len(raised.value.args) == 1
+
+
+@pytest.mark.parametrize("spec", [{"side": 64}, {"side": 64, "format": "raw"}])
+def test_what_a_run_folder_keeps_of_it_can_be_read_again(spec: dict[str, object]) -> None:
+    config = data(Path(), classes=["n1", "n2"], prepared=spec)
+    assert ImageNetData.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_how_images_are_read_is_no_science_and_what_they_are_is() -> None:
+    config = data(Path())
+    mechanics = {"path": "elsewhere", "workers": 7, "timeout": 3.0, "unreadable": 0.5}
+    assert config.model_copy(update=mechanics).science() == config.science()
+    for field, value in {"crop": 32, "colour": False, "classes": 2, "prepared": {"side": 64}}.items():
+        assert data(Path(), **{field: value}).science() != config.science()
+
+
 # -- the index --------------------------------------------------------------------------------------------------------
 
 
@@ -76,7 +125,7 @@ def test_a_folder_laid_out_as_imagenet(root: Path) -> None:
     images = open_dataset(data(root))
     assert isinstance(images, ImageNet)
     assert (images.name, images.classes) == ("imagenet-3", ["n00000001", "n00000002", "n00000003"])
-    assert (images.size, images.validates, images.unreadable) == ((64, 64), True, set())
+    assert (images.size, images.val_images, images.unreadable) == ((64, 64), 12, set())
     assert images.labels("train").tolist() == [0] * 6 + [1] * 6 + [2] * 6
     assert np.bincount(images.labels("val")).tolist() == [4, 4, 4]
     assert images.train_index.tolist() == list(range(18))
@@ -568,8 +617,8 @@ def test_a_file_that_is_gone_or_no_file_is_unreadable(root: Path) -> None:
     with pytest.raises(Unreadable, match="No such file"):
         images.pixels("train", 0)
     images.file("train", 1).unlink()
-    images.file("train", 1).mkdir()
-    with pytest.raises(Unreadable, match=r"directory|not a plain file"):
+    os.mkfifo(images.file("train", 1))
+    with pytest.raises(Unreadable, match=r"not a plain file"):
         images.pixels("train", 1)
 
 
@@ -690,29 +739,35 @@ def test_unreadable_images_are_left_out_of_the_mean(odd: Path) -> None:
 # -- the command line -------------------------------------------------------------------------------------------------
 
 
-def test_example_check_and_prepare(resexp: Cli, write_study: Callable[..., Path], tmp_path: Path) -> None:
+IMAGES = "data={source: imagenet, path: e, crop: 64, shorter_side: [64, 96], val_side: 64}"
+
+
+def test_example_check_and_prepare(resexp: Cli) -> None:
     made = resexp("data", "example", "e", "--classes", 2, "--images", 4, "--val", 4, "--flat-val", "--with-odd-files")
-    assert made.returncode == 0, made.stderr
-    assert resexp("data", "example", "e").stderr == "resexp: e: exists; name a new folder, or remove it\n"
-    study = write_study(data=None, model=None)
-    images = "data={source: imagenet, path: e, crop: 64, shorter_side: [64, 96], val_side: 64}"
-    checked = resexp("data", "check", "-c", study, "--set", images)
+    assert (made.returncode, made.stdout) == (0, "e: 8 training and 8 validation images\n")
+    checked = resexp("data", "check", "-c", "quickstart", "--set", IMAGES)
     assert checked.returncode == 1
     first, *faults, last = checked.stdout.splitlines()
     assert first.startswith("e: imagenet-2, 2 classes, 13 training and 8 validation images, fingerprint ")
-    assert faults == [f"e/{BROKEN[0]}: empty", f"e/{BROKEN[1]}: {faults[1].partition(': ')[2]}"]
+    assert [line.partition(": ")[0] for line in faults] == [f"e/{name}" for name in BROKEN]
     assert last == "2 images can't be read"
-    nothing = resexp("data", "prepare", "-c", study, "--set", images)
-    assert (nothing.returncode, "data.prepared says what to prepare" in nothing.stderr) == (2, True)
-    cache = ("--set", images, "--set", "data.prepared={side: 96}")
-    done = resexp("data", "prepare", "-c", study, *cache)
-    assert (done.returncode, done.stdout.endswith("-96-jpeg95: prepared\n")) == (0, True)
-    assert "there already" in resexp("data", "prepare", "-c", study, *cache).stderr
-    for name in BROKEN:
-        (tmp_path / "e" / name).unlink()
-    assert resexp("data", "check", "-c", study, "--set", images).returncode == 0
-    other = resexp("data", "check", "-c", "quickstart")
-    assert (other.returncode, "data.source is shapes, and this is for imagenet" in other.stderr) == (2, True)
+    prepared = resexp("data", "prepare", "-c", "quickstart", "--set", IMAGES, "--set", "data.prepared={side: 96}")
+    assert (prepared.returncode, prepared.stdout.endswith("-96-jpeg95: prepared\n")) == (0, True)
+
+
+def test_commands_say_what_they_are_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    commands.example(tmp_path / "e", classes=2, images=2, val=2)
+    with pytest.raises(UserError, match="e: exists; name a new folder, or remove it"):
+        commands.example(tmp_path / "e")
+    commands.check("quickstart", [IMAGES])
+    assert capsys.readouterr().out.endswith("0 images can't be read\n")
+    with pytest.raises(UserError, match=r"quickstart: data\.prepared says what to prepare, and it is not there"):
+        commands.prepare("quickstart", [IMAGES])
+    for _ in range(2):
+        commands.prepare("quickstart", [IMAGES, "data.prepared={side: 96}"])
+    assert "there already" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"quickstart: data\.source is shapes, and this is for imagenet"):
+        commands.check("quickstart")
 
 
 def test_the_drawn_example_can_be_made_again(tmp_path: Path, drawn: Path) -> None:

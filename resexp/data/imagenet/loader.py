@@ -30,7 +30,7 @@ LIGHTING = 0.1
 _LOOK_S = 1.0
 """Between two looks at threads that may be stuck."""
 _PART_S = 2.0
-"""How long a thread is waited for at the end; one that is stuck dies with the process."""
+"""How long threads are waited for at the end; one that is stuck dies with the process."""
 
 
 class Plan(NamedTuple):
@@ -157,8 +157,9 @@ class Loader:
                 self._jobs.get_nowait()
         for _ in self._threads:
             self._jobs.put(None)
+        latest = time.monotonic() + _PART_S
         for thread in self._threads:
-            thread.join(_PART_S)
+            thread.join(max(0.0, latest - time.monotonic()))
 
     def overdue(self) -> set[tuple[float, Want]]:
         """What has been read for too long, each with the time at which it was begun."""
