@@ -743,28 +743,30 @@ IMAGES = "data={source: imagenet, path: e, crop: 64, shorter_side: [64, 96], val
 
 
 def test_example_check_and_prepare(resexp: Cli) -> None:
+    Path("s.yaml").touch()
     made = resexp("data", "example", "e", "--classes", 2, "--images", 4, "--val", 4, "--flat-val", "--with-odd-files")
     assert (made.returncode, made.stdout) == (0, "e: 8 training and 8 validation images\n")
-    checked = resexp("data", "check", "-c", "quickstart", "--set", IMAGES)
+    checked = resexp("data", "check", "-c", "s.yaml", "--set", IMAGES)
     assert checked.returncode == 1
     first, *faults, last = checked.stdout.splitlines()
     assert first.startswith("e: imagenet-2, 2 classes, 13 training and 8 validation images, fingerprint ")
     assert [line.partition(": ")[0] for line in faults] == [f"e/{name}" for name in BROKEN]
     assert last == "2 images can't be read"
-    prepared = resexp("data", "prepare", "-c", "quickstart", "--set", IMAGES, "--set", "data.prepared={side: 96}")
+    prepared = resexp("data", "prepare", "-c", "s.yaml", "--set", IMAGES, "--set", "data.prepared={side: 96}")
     assert (prepared.returncode, prepared.stdout.endswith("-96-jpeg95: prepared\n")) == (0, True)
 
 
 def test_commands_say_what_they_are_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("s.yaml").touch()
     commands.example(tmp_path / "e", classes=2, images=2, val=2)
     with pytest.raises(UserError, match="e: exists; name a new folder, or remove it"):
         commands.example(tmp_path / "e")
-    commands.check("quickstart", [IMAGES])
+    commands.check("s.yaml", [IMAGES])
     assert capsys.readouterr().out.endswith("0 images can't be read\n")
-    with pytest.raises(UserError, match=r"quickstart: data\.prepared says what to prepare, and it is not there"):
-        commands.prepare("quickstart", [IMAGES])
+    with pytest.raises(UserError, match=r"s.yaml: data\.prepared says what to prepare, and it is not there"):
+        commands.prepare("s.yaml", [IMAGES])
     for _ in range(2):
-        commands.prepare("quickstart", [IMAGES, "data.prepared={side: 96}"])
+        commands.prepare("s.yaml", [IMAGES, "data.prepared={side: 96}"])
     assert "there already" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"quickstart: data\.source is shapes, and this is for imagenet"):
         commands.check("quickstart")
