@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resexp.config import RunConfig
+from resexp.config import ArrayData, ImageNetData, RunConfig
 from resexp.data import open_dataset
 from resexp.data.loader import pixel_mean
 from resexp.errors import UserError
@@ -46,6 +46,12 @@ class Case:
     def hardware(self) -> Hardware:
         """Where it runs, in this process."""
         return choose(self.config.train)
+
+    @property
+    def data(self) -> ArrayData:
+        """The images; the loops by hand have them all in arrays."""
+        assert not isinstance(self.config.data, ImageNetData)
+        return self.config.data
 
 
 def ours(case: Case, facts: dict[str, Any]) -> Loop:
@@ -80,10 +86,10 @@ def _advance(work: Work[None]) -> int | None:
 def eager_loop(case: Case, facts: dict[str, Any]) -> Loop:
     """A good loop by hand: images on the device, augmented there, autocast, nothing read back; no graph, no pack."""
     hardware, step = case.hardware, _Sgd(case)
-    train_images, train_labels = open_dataset(case.config.data).train()
+    train_images, train_labels = open_dataset(case.data).train()
     images, labels = (torch.from_numpy(a).to(hardware.device) for a in (train_images, train_labels))
     mean = 255 * pixel_mean(images, torch.arange(len(images), device=hardware.device))
-    batch, pad = case.config.train.batch_size, case.config.data.pad
+    batch, pad = case.config.train.batch_size, case.data.pad
     height, width = images.shape[1:3]
 
     def loop(steps: int) -> None:
@@ -109,11 +115,11 @@ def usual_loop(case: Case, facts: dict[str, Any]) -> Loop:
         raise UserError("the usual loop needs torchvision: pip install 'resexp[bench]'") from None
     from torch.utils.data import DataLoader, Dataset
 
-    images, labels = open_dataset(case.config.data).train()
+    images, labels = open_dataset(case.data).train()
     transform = transforms.Compose(
         [
             transforms.ToPILImage(),
-            transforms.RandomCrop(images.shape[1:3], padding=case.config.data.pad),
+            transforms.RandomCrop(images.shape[1:3], padding=case.data.pad),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
             transforms.Normalize((0.49, 0.48, 0.45), (0.25, 0.24, 0.26)),
@@ -215,8 +221,7 @@ def work_of_a_unit(case: Case, facts: dict[str, Any]) -> dict[str, float]:
     """What one unit of a process does: images, floating-point operations, and bytes of activations, or of its own."""
     if case.what in ("matmul", "copy"):
         return {"images": 0.0, "flop": facts.get("flop", 0.0), "bytes": facts.get("bytes", 0.0)}
-    images, _ = open_dataset(case.config.data).train()
-    net, batch = summarise(case.config.model, *images.shape[1:3]), case.config.train.batch_size
+    net, batch = summarise(case.config.model, *open_dataset(case.config.data).size), case.config.train.batch_size
     size = 4 if case.what == "usual loop" else case.hardware.dtype.itemsize
     flop, moved = net.step_flops(batch), net.step_bytes(batch, size)
     return {"images": float(batch * case.runs), "flop": flop * case.runs, "bytes": moved * case.runs}
