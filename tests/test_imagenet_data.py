@@ -106,7 +106,8 @@ def test_settings_that_can_not_be_are_refused(
 
 @pytest.mark.parametrize("spec", [{"side": 64}, {"side": 64, "format": "raw"}])
 def test_what_a_run_folder_keeps_of_it_can_be_read_again(spec: dict[str, object]) -> None:
-    config = data(Path(), classes=["n1", "n2"], prepared=spec)
+    config = data(Path(), classes=["n2", "n1"], prepared=spec)
+    assert config.classes == ("n1", "n2")
     assert ImageNetData.model_validate(config.model_dump(mode="json")) == config
 
 
@@ -280,6 +281,7 @@ def one_class_without_val(flat: Path) -> None:
         ),
         (one_class_without_val, rf"{TRUTH}: no image of n00000009, which is in train/"),
         (table(["a,n00000001 1 2 3 4"]), rf"{TABLE}: 1 labels, but val/ has 12 images"),
+        (table(["x" * 200_000]), rf"{TABLE}: damaged \(field larger than"),
         (table([f"a{i},n00000001" for i in range(12)]), rf"{TABLE}: has no label for ILSVRC2012_val_00000001.JPEG"),
     ],
 )
