@@ -27,8 +27,8 @@ report: $(RUN) ## write the report of the newest study, or of STUDY=results/NAME
 test: $(DEV) ## run the tests
 	$(PY) -m pytest $(if $(PYTHON),,-n auto --timeout 300) $(ARGS)
 
-test-clusters: $(DEV) ## run the tests on real clusters: Ray, and Slurm where it is installed
-	$(PY) -m pytest -m "ray or slurm" $(if $(PYTHON),,-n auto --timeout 600) $(ARGS)
+test-clusters: $(DEV) ## run the tests on real clusters: torchrun, Ray, and Slurm where it is installed
+	$(PY) -m pytest -m "torchrun or ray or slurm" $(if $(PYTHON),,-n auto --timeout 600) $(ARGS)
 
 test-faults: $(DEV) ## kill, starve and damage sweeps and reports by the hundred, and count what was survived
 	$(PY) -m pytest tests/faults -m "" $(if $(PYTHON),,-n auto --timeout 3600) $(ARGS)
