@@ -58,7 +58,7 @@ class Streamed:
         mean = found.pixel_mean if data.mean == "pixel" else np.broadcast_to(found.channel_mean, found.pixel_mean.shape)
         self.mean = torch.tensor(mean, device=device)
         self._basis = torch.tensor(found.components * found.deviations, device=device)  # columns: components
-        self.val_side = data.val_side
+        self.val_side, self._centre = data.val_side, centre(data.val_side)
         self._colour = np.round(255 * found.channel_mean).astype(np.uint8)
         self._threads = data.workers or _threads(hardware)
         self.loader = Loader(dataset, self._threads, data.timeout, found.channel_mean.tolist())
@@ -130,11 +130,11 @@ class Streamed:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See Feed; the centre crop, or a centre square of `side` pixels."""
         part: Part = "train" if split == "train" else "val"
-        labels, view = torch.from_numpy(self._dataset.labels(part)), centre(self._data.val_side)
+        labels = torch.from_numpy(self._dataset.labels(part))
 
         def begin(chunk: NDArray[np.int64]) -> tuple[Tensor, Pending]:
             images = self._bytes(len(chunk), side)
-            return images, self.loader.load([Want(part, int(image), view) for image in chunk], images.numpy())
+            return images, self.loader.load([Want(part, int(image), self._centre) for image in chunk], images.numpy())
 
         ahead = deque(map(begin, chunks[:2]))
         for number, chunk in enumerate(chunks):
@@ -147,9 +147,15 @@ class Streamed:
         """The images of `val/` that `chunk` names in their own sizes, those of one size together: which, and pixels
         uint8 (b, H, W, 3)."""
         sizes: dict[tuple[int, ...], list[tuple[int, Pixels]]] = {}
-        with ThreadPoolExecutor(self._threads) as threads:
-            for image, pixels in zip(chunk, threads.map(self._pixels, chunk), strict=True):
-                sizes.setdefault(pixels.shape, []).append((int(image), pixels))
+        threads = ThreadPoolExecutor(self._threads)
+        try:
+            for image, coming in [(int(image), threads.submit(self._pixels, int(image))) for image in chunk]:
+                pixels = coming.result(self._data.timeout)
+                sizes.setdefault(pixels.shape, []).append((image, pixels))
+        except TimeoutError:
+            raise self.loader.stuck(Want("val", image, self._centre)) from None
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
         for alike in sizes.values():
             yield np.array([image for image, _ in alike]), torch.from_numpy(np.stack([pixels for _, pixels in alike]))
 
@@ -157,6 +163,7 @@ class Streamed:
         try:
             return self._dataset.pixels("val", image)
         except Unreadable:
+            self.loader.note(Want("val", image, self._centre))
             return np.broadcast_to(self._colour, (*self._dataset.size, 3))
 
     def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:

@@ -190,12 +190,12 @@ class Loader:
             image = self.dataset.pixels(want.part, want.image, want.view.side)
         except Unreadable:
             out[:] = self._colour
-            self._note(want)
+            self.note(want)
             raise
         size = len(out)
         out[:] = crop_resize(image, want.view.box(image.shape, size), size, want.view.flip)
 
-    def _note(self, want: Want) -> None:
+    def note(self, want: Want) -> None:
         """Count an unreadable image. Raises UserError where there are too many."""
         dataset, part = self.dataset, want.part
         with self._lock:
