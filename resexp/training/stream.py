@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from resexp.config import ImageNetData, RunConfig
 from resexp.data.imagenet import ImageNet
-from resexp.data.imagenet.decode import Unreadable
 from resexp.data.imagenet.loader import Loader, Pending, Plan, Want, plan
 from resexp.data.imagenet.statistics import statistics
 from resexp.data.imagenet.tree import Part
@@ -59,9 +57,7 @@ class Streamed:
         self.mean = torch.tensor(mean, device=device)
         self._basis = torch.tensor(found.components * found.deviations, device=device)  # columns: components
         self.val_side, self._centre = data.val_side, centre(data.val_side)
-        self._colour = np.round(255 * found.channel_mean).astype(np.uint8)
-        self._threads = data.workers or _threads(hardware)
-        self.loader = Loader(dataset, self._threads, data.timeout, found.channel_mean.tolist())
+        self.loader = Loader(dataset, data.workers or _threads(hardware), data.timeout, found.channel_mean.tolist())
         self._within = np.array_split(np.arange(config.train.batch_size), ranks.world)[ranks.rank]
         self._plans: dict[int, Plan] = {}
         self._slots = [self._slot() for _ in range(AHEAD)]
@@ -146,25 +142,13 @@ class Streamed:
     def whole(self, chunk: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """The images of `val/` that `chunk` names in their own sizes, those of one size together: which, and pixels
         uint8 (b, H, W, 3)."""
+        coming = self.loader.load_whole([Want("val", int(image), self._centre) for image in chunk])
+        coming.wait()
         sizes: dict[tuple[int, ...], list[tuple[int, Pixels]]] = {}
-        threads = ThreadPoolExecutor(self._threads)
-        try:
-            for image, coming in [(int(image), threads.submit(self._pixels, int(image))) for image in chunk]:
-                pixels = coming.result(self._data.timeout)
-                sizes.setdefault(pixels.shape, []).append((image, pixels))
-        except TimeoutError:
-            raise self.loader.stuck(Want("val", image, self._centre)) from None
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
+        for image, pixels in zip(chunk, coming.images, strict=True):
+            sizes.setdefault(pixels.shape, []).append((int(image), pixels))
         for alike in sizes.values():
             yield np.array([image for image, _ in alike]), torch.from_numpy(np.stack([pixels for _, pixels in alike]))
-
-    def _pixels(self, image: int) -> Pixels:
-        try:
-            return self._dataset.pixels("val", image)
-        except Unreadable:
-            self.loader.note(Want("val", image, self._centre))
-            return np.broadcast_to(self._colour, (*self._dataset.size, 3))
 
     def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
         """See Feed: a part of those that the clean training error is measured on."""
