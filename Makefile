@@ -1,7 +1,7 @@
 # Every target works on a fresh clone with Python >= 3.11 and make. With PYTHON=python3 it uses that interpreter as it
 # is, and neither makes a virtual environment nor installs anything.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart imagenet-smoke sweep report test test-clusters test-faults test-gpu lint format benchmark benchmark-scale schema clean
+.PHONY: help quickstart imagenet-smoke sweep report test test-clusters test-faults test-gpu lint format benchmark benchmark-input benchmark-scale schema clean
 
 ifdef PYTHON
 PY := $(PYTHON)
@@ -36,8 +36,8 @@ report: $(RUN) ## write the report of the newest study, or of STUDY=results/NAME
 test: $(DEV) ## run the tests
 	$(PY) -m pytest $(if $(PYTHON),,-n auto --timeout 300) $(ARGS)
 
-test-clusters: $(DEV) ## run the tests on real clusters: Ray, and Slurm where it is installed
-	$(PY) -m pytest -m "ray or slurm" $(if $(PYTHON),,-n auto --timeout 600) $(ARGS)
+test-clusters: $(DEV) ## run the tests on real clusters: torchrun, Ray, and Slurm where it is installed
+	$(PY) -m pytest -m "torchrun or ray or slurm" $(if $(PYTHON),,-n auto --timeout 600) $(ARGS)
 
 test-faults: $(DEV) ## kill, starve and damage sweeps and reports by the hundred, and count what was survived
 	$(PY) -m pytest tests/faults -m "" $(if $(PYTHON),,-n auto --timeout 3600) $(ARGS)
@@ -56,6 +56,9 @@ format: $(DEV) ## let ruff rewrite the sources
 
 benchmark: $(DEV) ## what each choice that makes a step faster brings; see also resexp bench
 	$(PY) -m tests.benchmarks.choices
+
+benchmark-input: $(DEV) ## what an image of ImageNet costs a core: make benchmark-input IMAGES=folder-of-jpegs
+	$(PY) -m tests.benchmarks.imagenet_input $(IMAGES)
 
 benchmark-scale: $(DEV) ## what a study of 10,000 runs costs besides its training
 	$(PY) -m tests.benchmarks.scale

@@ -188,6 +188,7 @@ def test_each_part_of_a_batch_drops_what_one_process_would_drop_there() -> None:
         assert torch.equal(whole(x), torch.cat([part(half) for part, half in zip(parts, x.split(4), strict=True)]))
 
 
+@pytest.mark.torchrun
 def test_what_is_killed_and_restarted_ends_as_if_nothing_had_happened(
     together: Callable[[str], Run], tmp_path: Path
 ) -> None:
@@ -211,6 +212,7 @@ def attempts(run: Run) -> list[Any]:
     return manifest.attempts if manifest else []
 
 
+@pytest.mark.torchrun
 def test_a_signal_saves_and_another_number_of_processes_is_refused_unless_allowed(
     together: Callable[[str], Run], tmp_path: Path, resexp: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

@@ -165,7 +165,7 @@ def test_a_reading_says_what_the_run_did() -> None:
     assert ours["plateau of the error"].startswith("the validation error of centre crops, every 5,000 steps; ")
     assert "3 evaluations without a new least one" in ours["plateau of the error"]
     assert ours["drops of the rate"] == "at most 2 (train.plateau_drops)"
-    assert ours["training error"].endswith("the steps after the last drop of the rate")
+    assert ours["training error"].endswith("last drop of the rate (without one, over the last quarter)")
     assert ours["shorter side before the centre crop"] == "240 (data.val_side)"
     assert ours["ten crops"].endswith("the central square of 240x240 (data.val_side)")
 

@@ -54,6 +54,7 @@ def write_run(study: Path, kind: str, depth: int, seed: int, error: float, **opt
         classes=10,
         train_images=5000,
         val_images=0,
+        decoder=options.get("decoder", ""),
     )
     words = dict.fromkeys(Attempt.model_fields, "x") | {
         "precision": "fp32",

@@ -15,7 +15,7 @@ from resexp.logits import Logits
 from resexp.records import Plan
 from resexp.report import build_report, draw
 from resexp.report.deviations import deviations, markdown
-from resexp.report.page import table
+from resexp.report.page import provenance, table
 from resexp.report.probes import Section, inside
 from resexp.report.summary import summarise
 from resexp.store import Run, StudyFolder
@@ -37,12 +37,9 @@ def curve(end: float) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 def write(study: Path, kind: str, depth: int, seed: int, train: float, val: float, **options: Any) -> Any:
     """A finished run of one net, with top-5 errors that are a third of the others."""
-    data, model = options.get("data", IMAGENET), {"layout": "imagenet"} | options.get("model", {})
-    recipe, dataset = options.get("train", TRAIN), options.get("dataset", "imagenet")
-    variant = options.get("variant", "")
-    planned = write_run(
-        study, kind, depth, seed, 0.0, data=data, dataset=dataset, model=model, train=recipe, variant=variant
-    )
+    of_imagenet = {"data": IMAGENET, "dataset": "imagenet", "train": TRAIN}
+    model = {"layout": "imagenet"} | options.get("model", {})
+    planned = write_run(study, kind, depth, seed, 0.0, **of_imagenet | options | {"model": model})
     run = Run(study / planned.folder)
     lines: list[dict[str, Any]] = []
     for step, error, tested in zip(range(EVERY, STEPS + 1, EVERY), curve(train), curve(val), strict=True):
@@ -139,6 +136,12 @@ def test_the_curves_count_steps_in_tens_of_thousands_and_begin_at_20_percent_as_
     [validation] = [line for line in plot.axes.lines if line.get_linewidth() == 2.5 and line.get_ydata()[-1] < 30]
     assert list(validation.get_xdata()) == list(range(EVERY, STEPS + 1, EVERY))
     assert validation.get_ydata() == pytest.approx(100 * curve(28.05), abs=1e-9)
+
+
+def test_what_decoded_the_images_is_said_of_runs_that_read_them_while_they_trained(folder: StudyFolder) -> None:
+    assert "decoded by" not in dict(provenance(summarise(folder)))
+    add(folder, "residual", 34, decoder="a decoder 1.2", model={"shortcut": "C"}, variant="-shortcutC")
+    assert dict(provenance(summarise(folder)))["decoded by"] == "a decoder 1.2"
 
 
 def section(study: StudyFolder, title: str) -> Section:

@@ -158,8 +158,9 @@ def test_a_base_that_is_not_there_is_named_with_the_line_that_asks_for_it(tmp_pa
 
 def test_an_override_of_a_key_that_does_not_exist_is_refused(write_study: Write) -> None:
     assert mistakes(write_study(), "train.warmup=3") == [
-        "--set train.warmup=3: train.warmup: unknown key, got 3; allowed: steps, batch_size, lr, milestones, gamma, "
-        "momentum, weight_decay, warmup_lr, warmup_until, start, precision, eval_every, bn_images, sync_bn, device, "
+        "--set train.warmup=3: train.warmup: unknown key, got 3; allowed: steps, batch_size, lr, microbatch, schedule, "
+        "plateau_evals, plateau_drops, milestones, gamma, momentum, weight_decay, warmup_lr, warmup_until, start, "
+        "precision, eval_every, bn_images, sync_bn, device, "
         "eager, compile, log_every, checkpoint_steps, checkpoint_seconds (did you mean 'warmup_lr'?)"
     ]
 

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import DataLoader, Dataset
 
-from resexp.config import ImageNetData, RunConfig
-from resexp.data import Dataset, open_dataset
+from resexp.config import ArrayData, ImageNetData, RunConfig
+from resexp.data import open_dataset
 from resexp.data.loader import pixel_mean
 from resexp.errors import UserError
 from resexp.models import build_model
@@ -48,6 +47,12 @@ class Case:
     def hardware(self) -> Hardware:
         """Where it runs, in this process."""
         return choose(self.config.train)
+
+    @property
+    def data(self) -> ArrayData:
+        """The images; the loops by hand have them all in arrays."""
+        assert not isinstance(self.config.data, ImageNetData)
+        return self.config.data
 
 
 def ours(case: Case, facts: dict[str, Any]) -> Loop:
@@ -92,10 +97,10 @@ def _advance(work: Work[None]) -> int | None:
 def eager_loop(case: Case, facts: dict[str, Any]) -> Loop:
     """A good loop by hand: images on the device, augmented there, autocast, nothing read back; no graph, no pack."""
     hardware, step = case.hardware, Sgd(case)
-    train_images, train_labels = _resident(case).train()
+    train_images, train_labels = open_dataset(case.data).train()
     images, labels = (torch.from_numpy(a).to(hardware.device) for a in (train_images, train_labels))
     mean = 255 * pixel_mean(images, torch.arange(len(images), device=hardware.device))
-    batch, pad = case.config.train.batch_size, _pad(case)
+    batch, pad = case.config.train.batch_size, case.data.pad
     height, width = images.shape[1:3]
 
     def loop(steps: int) -> None:
@@ -116,18 +121,18 @@ def eager_loop(case: Case, facts: dict[str, Any]) -> Loop:
 def usual_loop(case: Case, facts: dict[str, Any]) -> Loop:
     """The common public recipe: torchvision transforms on PIL images, DataLoader workers, fp32, `.item()` each step."""
     transforms = import_torchvision("the usual loop").transforms
-    images, labels = _resident(case).train()
+    images, labels = open_dataset(case.data).train()
     transform = transforms.Compose(
         [
             transforms.ToPILImage(),
-            transforms.RandomCrop(images.shape[1:3], padding=_pad(case)),
+            transforms.RandomCrop(images.shape[1:3], padding=case.data.pad),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
             transforms.Normalize((0.49, 0.48, 0.45), (0.25, 0.24, 0.26)),
         ]
     )
 
-    class Images(TorchDataset[tuple[Tensor, int]]):
+    class Images(Dataset[tuple[Tensor, int]]):
         def __len__(self) -> int:
             return len(images)
 
@@ -162,17 +167,6 @@ def usual_loop(case: Case, facts: dict[str, Any]) -> Loop:
             total += step(x.to(step.device, non_blocking=True), y.to(step.device, non_blocking=True)).item()
 
     return waiting(loop, case.hardware.device)
-
-
-def _resident(case: Case) -> Dataset:
-    dataset = open_dataset(case.config.data)
-    assert isinstance(dataset, Dataset)
-    return dataset
-
-
-def _pad(case: Case) -> int:
-    assert not isinstance(case.config.data, ImageNetData)
-    return case.config.data.pad
 
 
 def import_torchvision(who: str) -> Any:

@@ -128,10 +128,14 @@ def _views(names: list[str], as_json: bool, mode: str, asked: Any) -> None:
         record = evaluate_run(run, asked or usual(config, mode, open_dataset(config.data, _say).size), _say)
         write_record(run, {"probe": record["mode"], "step": config.train.steps, **record})
         records.append({"run": run.name, "folder": str(run.folder), **record})
-        table.add_row(
-            run.name, str(record["views"]), f"{record['single_view_test_error']:.2%}", f"{record['test_error']:.2%}"
-        )
+        errors = [_shown(record, "single_view_test"), _shown(record, "test")]
+        table.add_row(run.name, str(record["views"]), *errors)
     _show(as_json, records, table)
+
+
+def _shown(record: dict[str, Any], what: str) -> str:
+    top5 = record.get(f"{what}_top5_error")
+    return f"{record[f'{what}_error']:.2%}" + (f", top-5 {top5:.2%}" if top5 is not None else "")
 
 
 @app.command(epilog="Example: resexp probe identity results/cpu-small/plain-8-f548436e/seed0 --depth 20")

@@ -25,7 +25,7 @@ class PreparedConfig(Section):
     @field_validator("quality")
     @classmethod
     def _only_jpegs_have_it(cls, quality: int, info: ValidationInfo) -> int:
-        if info.data.get("format") == "raw":
+        if info.data.get("format") == "raw" and quality != cls.model_fields["quality"].default:
             raise ValueError("is about JPEGs; leave it out, or set format to jpeg")
         return quality
 
@@ -61,7 +61,7 @@ class ImageNetData(Section):
     prepared: PreparedConfig | None = None
     """Read images from this cache. Default: from the files."""
     unreadable: Annotated[float, Field(ge=0, lt=1)] = 0.001
-    """Share of unreadable images above which a run ends; fewer are shown to the net as one grey."""
+    """Share of unreadable images above which a run ends; fewer are shown to the net as the mean colour."""
     workers: Annotated[int, Field(ge=1)] | None = None
     """Threads of a process that read images. Default: the cores it may use, shared out among its processes."""
     timeout: Annotated[float, Field(gt=0)] = 120.0
@@ -73,7 +73,7 @@ class ImageNetData(Section):
         if isinstance(classes, list | tuple) and all(isinstance(name, str) and name for name in classes):
             if len(set(classes)) != len(classes):
                 raise ValueError("a class is listed twice")
-            many = len(classes) > 1
+            many, classes = len(classes) > 1, sorted(classes)  # as their labels are
         else:
             many = classes is None or (type(classes) is int and classes > 1)
         if not many:

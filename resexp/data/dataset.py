@@ -63,9 +63,9 @@ class Dataset:
         return images.shape[1], images.shape[2]
 
     @property
-    def validates(self) -> bool:
-        """Whether there are images to validate on while a run is trained."""
-        return len(self.val_index) > 0
+    def val_images(self) -> int:
+        """How many images there are to validate on while a run is trained."""
+        return len(self.val_index)
 
     @property
     def resident_bytes(self) -> int:

@@ -30,8 +30,9 @@ def _split(run: RunConfig) -> str | None:
 
 
 def _running(run: RunConfig) -> str:
-    dropped = run.train.milestones or run.train.schedule == "plateau"
-    late = "the steps after the last drop of the rate" if dropped else "the last quarter of the steps"
+    late = "the steps after the last drop of the rate" if run.train.milestones else "the last quarter of the steps"
+    if run.train.schedule == "plateau":
+        late = "the steps after the last drop of the rate (without one, over the last quarter)"
     return f"both are recorded; figures and verdict take the running error, its mean over {late}"
 
 

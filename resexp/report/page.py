@@ -93,6 +93,7 @@ def provenance(summary: Summary) -> list[tuple[str, str]]:
     attempts = [attempt for manifest in manifests for attempt in manifest.attempts]
     rows = [(name, _values([getattr(attempt, field) for attempt in attempts])) for name, field in facts.items()]
     datas = [manifest.data for manifest in manifests]
+    rows.append(("decoded by", _values([d.decoder or None for d in datas])))
     rows.append(("data", _values([f"{d.name} (source {d.source}), fingerprint {d.fingerprint}" for d in datas])))
     rows.append(("images", _values([f"{d.train_images:,} trained on, {d.val_images:,} for validation" for d in datas])))
     again = len(attempts) - len(manifests)

@@ -110,7 +110,7 @@ class Session:
             fingerprint=dataset.fingerprint,
             classes=len(dataset.classes),
             train_images=len(dataset.train_index),
-            val_images=len(dataset.val_index),
+            val_images=dataset.val_images,
             decoder=dataset.decoder,
         )
         if before and before.data.fingerprint != data.fingerprint:
@@ -235,7 +235,7 @@ class Session:
         clean = yield from trainer.evaluate("train", self.stop)
         record: dict[str, Any] = {"step": trainer.step, **clean.record("clean_train")}
         self.status.clean_train_error = error = clean.error
-        if self.dataset.validates:
+        if self.dataset.val_images:
             found = yield from trainer.evaluate("val", self.stop)
             record |= found.record("val")
             self.status.val_error = error = found.error

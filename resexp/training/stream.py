@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from resexp.config import ImageNetData, RunConfig
 from resexp.data.imagenet import ImageNet
-from resexp.data.imagenet.decode import Unreadable
 from resexp.data.imagenet.loader import Loader, Pending, Plan, Want, plan
 from resexp.data.imagenet.statistics import statistics
 from resexp.data.imagenet.tree import Part
@@ -58,10 +56,8 @@ class Streamed:
         mean = found.pixel_mean if data.mean == "pixel" else np.broadcast_to(found.channel_mean, found.pixel_mean.shape)
         self.mean = torch.tensor(mean, device=device)
         self._basis = torch.tensor(found.components * found.deviations, device=device)  # columns: components
-        self.val_side = data.val_side
-        self._colour = np.round(255 * found.channel_mean).astype(np.uint8)
-        self._threads = decoders(data, hardware)
-        self.loader = Loader(dataset, self._threads, data.timeout, found.channel_mean.tolist())
+        self.val_side, self._centre = data.val_side, centre(data.val_side)
+        self.loader = Loader(dataset, decoders(data, hardware), data.timeout, found.channel_mean.tolist())
         self._within = np.array_split(np.arange(config.train.batch_size), ranks.world)[ranks.rank]
         self._plans: dict[int, Plan] = {}
         self._slots = [self._slot() for _ in range(AHEAD)]
@@ -103,15 +99,14 @@ class Streamed:
         slot = self._slots[step % AHEAD]
         if slot.copied is not None:
             slot.copied.synchronize()
-        wants, images = [], len(self._dataset.train_index)
-        labels = self._dataset.labels("train")
-        for place, position in enumerate(step * self._config.train.batch_size + self._within):
-            epoch, within = divmod(int(position), images)
-            plan = self._plan(epoch)
-            image = int(plan.image[within])
-            wants.append(Want("train", image, plan.view(within)))
-            slot.labels[place] = int(labels[image])
-            slot.light[place] = torch.from_numpy(plan.lighting[within])
+        wants, labels = list[Want](), self._dataset.labels("train")
+        epochs, within = np.divmod(step * self._config.train.batch_size + self._within, len(self._dataset.train_index))
+        for epoch in np.unique(epochs):
+            plan, here = self._plan(int(epoch)), epochs == epoch
+            images, places = plan.image[within[here]], np.flatnonzero(here)
+            slot.labels[places] = torch.from_numpy(labels[images])
+            slot.light[places] = torch.from_numpy(plan.lighting[within[here]])
+            wants += [Want("train", int(i), plan.view(at)) for i, at in zip(images, within[here], strict=True)]
         slot.step, slot.pending = step, self.loader.load(wants, slot.images.numpy())
 
     def _plan(self, epoch: int) -> Plan:
@@ -137,11 +132,11 @@ class Streamed:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See Feed; the centre crop, or a centre square of `side` pixels."""
         part: Part = "train" if split == "train" else "val"
-        labels, view = torch.from_numpy(self._dataset.labels(part)), centre(self._data.val_side)
+        labels = torch.from_numpy(self._dataset.labels(part))
 
         def begin(chunk: NDArray[np.int64]) -> tuple[Tensor, Pending]:
             images = self._bytes(len(chunk), side)
-            return images, self.loader.load([Want(part, int(image), view) for image in chunk], images.numpy())
+            return images, self.loader.load([Want(part, int(image), self._centre) for image in chunk], images.numpy())
 
         ahead = deque(map(begin, chunks[:2]))
         for number, chunk in enumerate(chunks):
@@ -153,18 +148,13 @@ class Streamed:
     def whole(self, chunk: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """The images of `val/` that `chunk` names in their own sizes, those of one size together: which, and pixels
         uint8 (b, H, W, 3)."""
+        coming = self.loader.load_whole([Want("val", int(image), self._centre) for image in chunk])
+        coming.wait()
         sizes: dict[tuple[int, ...], list[tuple[int, Pixels]]] = {}
-        with ThreadPoolExecutor(self._threads) as threads:
-            for image, pixels in zip(chunk, threads.map(self._pixels, chunk), strict=True):
-                sizes.setdefault(pixels.shape, []).append((int(image), pixels))
+        for image, pixels in zip(chunk, coming.images, strict=True):
+            sizes.setdefault(pixels.shape, []).append((int(image), pixels))
         for alike in sizes.values():
             yield np.array([image for image, _ in alike]), torch.from_numpy(np.stack([pixels for _, pixels in alike]))
-
-    def _pixels(self, image: int) -> Pixels:
-        try:
-            return self._dataset.pixels("val", image)
-        except Unreadable:
-            return np.broadcast_to(self._colour, (*self._dataset.size, 3))
 
     def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
         """See Feed: a part of those that the clean training error is measured on."""

@@ -73,9 +73,9 @@ class ImageNet:
         return f"simplejpeg {simplejpeg.__version__}, Pillow {PIL.__version__}"
 
     @property
-    def validates(self) -> bool:
-        """Whether there are images to validate on while a run is trained: those of `val/`, which are also the test."""
-        return True
+    def val_images(self) -> int:
+        """How many images there are to validate on while a run is trained: those of `val/`, which are also the test."""
+        return self.images("val")
 
     @property
     def resident_bytes(self) -> int:

@@ -23,9 +23,10 @@ class Unreadable(Exception):
 def decode(data: bytes | Pixels, shorter_side: int | None = None) -> Pixels:
     """The image in the bytes of a file, uint8 (H, W, 3), RGB whatever its own colours are.
 
-    Of an image that is to be made smaller, `shorter_side` says how far: a JPEG whose shorter side is at least twice as
-    long is then decoded at half its size or less, but not below `shorter_side`. That leaves out the frequencies that
-    resizing would average away; it changes pixels slightly. Raises Unreadable.
+    Of an image that is to be made smaller, `shorter_side` says how far: a JPEG whose shorter side is at least four
+    times as long is then decoded at half its size or less, but not below twice that. So frequencies are left out which
+    resizing would average away: it changes pixels by one or two in 255, and takes two thirds of the time where a
+    photograph of 3000 pixels becomes one of 256. Raises Unreadable.
     """
     if not len(data):
         raise Unreadable("empty")
@@ -41,8 +42,8 @@ def decode(data: bytes | Pixels, shorter_side: int | None = None) -> Pixels:
 
 def _decode_jpeg(data: bytes | Pixels, height: int, width: int, shorter_side: int | None) -> Pixels:
     low = {}
-    if shorter_side is not None and min(height, width) >= 2 * shorter_side:
-        low = {"min_factor": 2, "min_height" if height <= width else "min_width": shorter_side}
+    if shorter_side is not None and min(height, width) >= 4 * shorter_side:
+        low = {"min_factor": 2, "min_height" if height <= width else "min_width": 2 * shorter_side}
     image: Pixels = simplejpeg.decode_jpeg(data, fastdct=False, **low)
     return image
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from resexp.config import ShapesData
 from resexp.data import shapes
+from resexp.data.imagenet.decode import decode
 from resexp.data.imagenet.labels import DEVKITS, META, TRUTH
 from resexp.data.images import Pixels
 from resexp.errors import UserError
@@ -69,11 +70,11 @@ def _save(path: Path, image: Pixels, rng: np.random.Generator) -> None:
 
 def _add_odd(folder: Path) -> None:
     wnid = folder.name
-    first = Image.open(folder / f"{wnid}_0.JPEG")
+    content = (folder / f"{wnid}_0.JPEG").read_bytes()
+    first = Image.fromarray(decode(content))
     first.convert("CMYK").save(folder / f"{wnid}_cmyk.JPEG", "JPEG")
     first.convert("L").save(folder / f"{wnid}_grey.JPEG", "JPEG")
     first.save(folder / f"{wnid}_png.JPEG", "PNG")
-    content = (folder / f"{wnid}_0.JPEG").read_bytes()
     (folder / f"{wnid}_truncated.JPEG").write_bytes(content[: len(content) // 2])
     (folder / f"{wnid}_empty.JPEG").write_bytes(b"")
 

@@ -72,7 +72,10 @@ def _read_meta(path: Path) -> dict[int, str]:
 
 def _of_table(path: Path, names: Sequence[str]) -> list[str]:
     """Of lines such as ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``: a class, then boxes."""
-    rows = list(csv.reader(io.StringIO(_text(path))))[1:]
+    try:
+        rows = list(csv.reader(io.StringIO(_text(path))))[1:]
+    except csv.Error as error:
+        raise UserError(f"{path}: damaged ({error}); fetch it again") from None
     wnids = {row[0]: row[1].split()[0] for row in rows if len(row) == 2 and row[1].strip()}
     if len(wnids) != len(names):
         raise UserError(f"{path}: {len(wnids):,} labels, but val/ has {len(names):,} images; restore what is missing")
@@ -86,7 +89,7 @@ def _text(path: Path) -> str:
     try:
         return _read(path).decode()
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not text; unpack it again") from None
+        raise UserError(f"{path}: damaged, it is not text; unpack it again") from None
 
 
 def _read(path: Path) -> bytes:

@@ -30,7 +30,7 @@ LIGHTING = 0.1
 _LOOK_S = 1.0
 """Between two looks at threads that may be stuck."""
 _PART_S = 2.0
-"""How long a thread is waited for at the end; one that is stuck dies with the process."""
+"""How long threads are waited for at the end; one that is stuck dies with the process."""
 
 
 class Plan(NamedTuple):
@@ -79,6 +79,8 @@ class Pending:
         self._loader, self._left = loader, left
         self._lock, self._done = threading.Lock(), threading.Event()
         self._unreadable: list[int] = []
+        self.images: list[Pixels] = [np.zeros((0, 0, 3), np.uint8)] * left
+        """Of images that were asked for as they are: each in its own size."""
         self._error: BaseException | None = None
         if not left:
             self._done.set()
@@ -112,7 +114,8 @@ class Pending:
 
 class _Job(NamedTuple):
     want: Want
-    out: Pixels
+    out: Pixels | None
+    """Where the crop goes; None: the image is wanted as it is."""
     pending: Pending
     place: int
 
@@ -150,6 +153,13 @@ class Loader:
             self._jobs.put(_Job(want, out[place], pending, place))
         return pending
 
+    def load_whole(self, wants: Sequence[Want]) -> Pending:
+        """Begin to read the images themselves, whatever their sizes: see `Pending.images`."""
+        pending = Pending(self, len(wants))
+        for place, want in enumerate(wants):
+            self._jobs.put(_Job(want, None, pending, place))
+        return pending
+
     def close(self) -> None:
         """Forget what is queued, and let the threads end."""
         with contextlib.suppress(queue.Empty):
@@ -157,8 +167,9 @@ class Loader:
                 self._jobs.get_nowait()
         for _ in self._threads:
             self._jobs.put(None)
+        latest = time.monotonic() + _PART_S
         for thread in self._threads:
-            thread.join(_PART_S)
+            thread.join(max(0.0, latest - time.monotonic()))
 
     def overdue(self) -> set[tuple[float, Want]]:
         """What has been read for too long, each with the time at which it was begun."""
@@ -178,21 +189,27 @@ class Loader:
             self._busy[me] = (time.monotonic(), job.want)
             error: BaseException | None = None
             try:
-                self._fill(job.want, job.out)
+                self._do(job)
             except BaseException as raised:  # it is raised where the batch is waited for
                 error = raised
             del self._busy[me]
             job.pending.came(job.place, error)
 
-    def _fill(self, want: Want, out: Pixels) -> None:
+    def _do(self, job: _Job) -> None:
+        want, out = job.want, job.out
         try:
-            image = self.dataset.pixels(want.part, want.image, want.view.side)
+            image = self.dataset.pixels(want.part, want.image, None if out is None else want.view.side)
         except Unreadable:
-            out[:] = self._colour
+            if out is None:
+                job.pending.images[job.place] = np.broadcast_to(self._colour, (*self.dataset.size, 3))
+            else:
+                out[:] = self._colour
             self._note(want)
             raise
-        size = len(out)
-        out[:] = crop_resize(image, want.view.box(image.shape, size), size, want.view.flip)
+        if out is None:
+            job.pending.images[job.place] = image
+        else:
+            out[:] = crop_resize(image, want.view.box(image.shape, len(out)), len(out), want.view.flip)
 
     def _note(self, want: Want) -> None:
         """Count an unreadable image. Raises UserError where there are too many."""

@@ -113,7 +113,7 @@ def _entry(dataset: ImageNet, config: PreparedConfig, part: Part, image: int) ->
     """An image as the cache holds it; nothing of one that can't be read."""
     try:
         data = dataset.read(part, image)
-        pixels = decode(data, config.side + 1)  # what is larger than `side` stays so
+        pixels = decode(data, config.side)
     except Unreadable:
         return _Entry(b"", (0, 0))
     height, width = pixels.shape[:2]

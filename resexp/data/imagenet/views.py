@@ -35,9 +35,9 @@ class View(NamedTuple):
         To resize the part alone costs less than to resize the whole. Its side is rounded to whole pixels, so that the
         scale may be off by half a pixel in the box, some 0.2 %.
         """
+        assert crop <= self.side
         height, width = shape[:2]
-        shorter = min(height, width)
-        side = min(max(round(crop * shorter / self.side), 1), shorter)
+        side = max(round(crop * min(height, width) / self.side), 1)
         top, left = int(self.fy * (height - side + 1)), int(self.fx * (width - side + 1))
         return Box(min(top, height - side), min(left, width - side), side, side)
 
