@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from resexp.bench import _rows, table
+from resexp.bench import _rows, bottleneck, table
 from resexp.bench.contestants import Case, copy, eager_loop, matmul, ours, usual_loop, work_of_a_unit
 from resexp.bench.turns import Measured
 from resexp.config import ModelConfig, RunConfig, ShapesData, TrainConfig
+from resexp.data.imagenet.example import make_example
 
 Cli = Callable[..., Any]
 
@@ -114,3 +115,70 @@ def test_a_mistake_is_one_line_and_exit_code_2(resexp: Cli, arguments: list[str]
     assert (done.returncode, done.stdout) == (2, "")
     assert line in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+# -- ImageNet ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_bottleneck_is_the_slower_of_input_and_compute() -> None:
+    """The machine was half as fast in the second round; in the third, so was the input."""
+    step = {"images": 128.0, "computes": True, "flop": 1e9}
+    times = {
+        "input": [[0.1], [0.2], [0.2]], "torchvision's input": [[0.2], [0.4], [0.2]], "compute": [[0.4], [0.8], [0.4]],
+        "together": [[0.5], [1.0], [0.5]],
+    }  # fmt: skip
+    some = [measured(what, ours, step | {"computes": "input" not in what}, seconds) for what, seconds in times.items()]
+    rows = {row.what: row for row in bottleneck._rows(some)}
+    assert rows["input"].over == pytest.approx((2, 1, 2))
+    assert rows["input"].gflops is None
+    assert rows["compute"].over is None  # its rival is not there
+    assert rows["compute"].gflops == pytest.approx(2.5)
+    assert rows["compute"].ms_per_batch == pytest.approx(400)
+    (found,) = bottleneck._bottleneck(some)
+    assert found.slower == "compute"
+    assert found.times == pytest.approx((4, 2, 4))
+    assert found.images_per_second == pytest.approx({"input": 640, "compute": 320, "together": 256})
+    assert str(found) == (
+        "residual-20: the bottleneck is compute; input is 4 times as fast [2, 4]; images/s: input 640, compute 320, "
+        "together 256"
+    )
+
+
+TINY = ["data.crop=32", "data.shorter_side=[36,60]", "data.val_side=36", "train.batch_size=8", "train.device=cpu"]
+
+
+def test_bench_of_imagenet_times_input_and_compute_and_both(resexp: Cli, tmp_path: Path) -> None:
+    make_example(tmp_path / "images", 2, 20, 2, 0, flat_val=False, odd=False)
+    settings = [f"data.path={tmp_path / 'images'}", "model.width=2", "train.steps=40", "train.milestones=[30]", *TINY]
+    options = ["--depths", "18", "--kinds", "plain", "--rounds", "2", "--seconds", "0.05", "--out", tmp_path / "bench"]
+    done = resexp(
+        "bench", "--config", "imagenet/smoke", *(w for s in settings for w in ("--set", s)), *options, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "left out: usual AMP loop: torchvision has no such net" in done.stderr
+    result = json.loads(done.stdout)
+    assert result == json.loads((tmp_path / "bench/bench.json").read_text())
+    rows = {row["what"]: row for row in result["rows"]}
+    assert list(rows) == ["input", "torchvision's input", "compute", "together"]
+    assert all(row["net"] == "plain-18" and row["images_per_second"] > 0 for row in rows.values())
+    assert rows["input"]["decoders"] == rows["torchvision's input"]["decoders"] == rows["together"]["decoders"]
+    assert [rows[what]["over"] is not None for what in rows] == [True, False, False, False]
+    assert all(len(m["seconds_per_unit"]) == 2 for m in result["measured"])
+    (found,) = result["bottlenecks"]
+    assert found["slower"] in ("input", "compute")
+    page = (tmp_path / "bench/bench.md").read_text()
+    assert f"plain-18: the bottleneck is {found['slower']}; " in page
+    assert bottleneck.TABLE.note in page
+
+
+def test_the_nets_of_imagenets_bench_are_the_studys_and_its_data_must_be_there(resexp: Cli) -> None:
+    done = resexp("bench", "--config", "imagenet/figure4")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[0].startswith("plain-18 ")
+    assert "data/imagenet" in done.stderr.splitlines()[1]
+    assert len(done.stderr.splitlines()) == 2
+    done = resexp("bench", "--config", "imagenet/figure4", "--packs", "2")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "resexp: --packs: imagenet/figure4 is a study of ImageNet, and its runs are timed one by one; leave it out\n"
+    )
