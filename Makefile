@@ -1,7 +1,7 @@
 # Every target works on a fresh clone with Python >= 3.11 and make. With PYTHON=python3 it uses that interpreter as it
 # is, and neither makes a virtual environment nor installs anything.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart sweep report test test-clusters test-faults test-gpu lint format benchmark benchmark-input benchmark-scale schema clean
+.PHONY: help quickstart imagenet-smoke sweep report test test-clusters test-faults test-gpu lint format benchmark benchmark-input benchmark-scale schema clean
 
 ifdef PYTHON
 PY := $(PYTHON)
@@ -17,6 +17,15 @@ help: ## this list
 quickstart: $(RUN) ## train a small grid on drawn shapes and write its report: a few minutes on two cores
 	$(PY) -m resexp sweep
 	$(PY) -m resexp report results/quickstart
+
+imagenet-smoke: $(RUN) data/imagenet-smoke ## all that an ImageNet study does, on ten classes of small drawn images
+	$(PY) -m resexp sweep --config imagenet/smoke
+	$(PY) -m resexp report results/imagenet-smoke
+
+data/imagenet-smoke: | $(RUN)
+	rm -rf $@.part
+	$(PY) -m resexp data example $@.part
+	mv $@.part $@
 
 sweep: $(RUN) ## train a study: make sweep CONFIG=cifar10/cpu-small
 	$(PY) -m resexp sweep $(if $(CONFIG),--config $(CONFIG)) $(ARGS)

@@ -48,6 +48,12 @@ def test_the_end_of_a_sweep_by_hand() -> None:
     assert (end, last) == (4 / 2**SPEEDUP + 2, 1)
 
 
+def test_a_run_that_has_no_step_left_gets_a_process() -> None:
+    """It was stopped while it was tested at the end."""
+    assert on_cores([(RUNS[0], 0.0)], 2, None) == [Job((RUNS[0],), 1, 1)]
+    assert on_cores([(RUNS[0], 0.0)], 2, 1) == [Job((RUNS[0],), 1, 2)]
+
+
 def test_on_cores_the_longest_run_comes_first() -> None:
     jobs = on_cores(todo(8, 20, 12), 2, None)
     assert [job.runs[0] for job in jobs] == [RUNS[1], RUNS[2], RUNS[0]]

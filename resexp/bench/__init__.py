@@ -61,16 +61,15 @@ def bench(
         for line in missing:
             say(f"left out: {line}")
         rows += _rows(measured)
-        results += [_raw(m) for m in measured]
-    attempt = manifest.new_attempt(choose(configs[0].train), 0)
-    machine = attempt.model_dump(
-        include={"started", "command", "resexp", "commit", "python", "torch", "cuda", "device"}
-    )
-    return {
-        "machine": {**machine, "cores": cores()},
-        "rows": [asdict(row) for row in rows],
-        "measured": results,
-    }
+        results += [raw(m) for m in measured]
+    return {"machine": machine(configs[0]), "rows": [asdict(row) for row in rows], "measured": results}
+
+
+def machine(config: RunConfig) -> dict[str, Any]:
+    """What is timed on."""
+    attempt = manifest.new_attempt(choose(config.train), 0)
+    said = attempt.model_dump(include={"started", "command", "resexp", "commit", "python", "torch", "cuda", "device"})
+    return {**said, "cores": cores()}
 
 
 def _cases(config: RunConfig, packs: Sequence[int] | None) -> list[Case]:
@@ -93,12 +92,12 @@ def _rows(measured: Sequence[Measured]) -> list[Row]:
         images, config = m.rates(), m.case.config
         at_once = m.case.runs * m.case.processes
         shares = {
-            quantity: statistics.median(_ratios(m.rates(quantity), by_name[what].rates(quantity)))
+            quantity: statistics.median(ratios(m.rates(quantity), by_name[what].rates(quantity)))
             for quantity, what in (("flop", "matmul"), ("bytes", "copy"))
             if what in by_name
         }
         over = {
-            what: _ratios(images, by_name[what].rates())
+            what: ratios(images, by_name[what].rates())
             for what in BASELINES
             if what in by_name and m.case.what == "resexp"
         }
@@ -124,11 +123,13 @@ def _rows(measured: Sequence[Measured]) -> list[Row]:
     return rows
 
 
-def _ratios(a: Sequence[float], b: Sequence[float]) -> list[float]:
+def ratios(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    """Of the same round."""
     return [x / y for x, y in zip(a, b, strict=True)]
 
 
-def _raw(m: Measured) -> dict[str, Any]:
+def raw(m: Measured) -> dict[str, Any]:
+    """All that was measured of a contestant."""
     case = m.case
     return {
         "what": case.what,

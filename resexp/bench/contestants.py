@@ -6,13 +6,14 @@ Each is built in a process of its own and is a function that does so many units 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 from resexp.config import ArrayData, ImageNetData, RunConfig
 from resexp.data import open_dataset
@@ -56,6 +57,11 @@ class Case:
 
 def ours(case: Case, facts: dict[str, Any]) -> Loop:
     """Trainers, side by side; a unit is one step of each."""
+    return stepping(make_trainers(case, facts))
+
+
+def make_trainers(case: Case, facts: dict[str, Any]) -> list[Trainer]:
+    """The runs of a case, on streams of their own."""
     tune_process(case.threads)
     dataset = open_dataset(case.config.data)
     trainers = []
@@ -64,6 +70,12 @@ def ours(case: Case, facts: dict[str, Any]) -> Loop:
         with torch.cuda.stream(hardware.stream):
             config = case.config.model_copy(update={"seed": seed})
             trainers.append(Trainer(config, dataset, hardware, say=lambda line: facts.update(warning=line)))
+    facts["graphs"] = trainers[0].hardware.graphs
+    return trainers
+
+
+def stepping(trainers: Sequence[Trainer]) -> Loop:
+    """One step of each trainer, side by side."""
 
     def loop(steps: int) -> None:
         works = [on_stream(t.hardware, t.advance(t.step + steps, lambda: False)) for t in trainers]
@@ -75,7 +87,6 @@ def ours(case: Case, facts: dict[str, Any]) -> Loop:
         for trainer in trainers:
             trainer.read()
 
-    facts["graphs"] = trainers[0].hardware.graphs
     return loop
 
 
@@ -85,7 +96,7 @@ def _advance(work: Work[None]) -> int | None:
 
 def eager_loop(case: Case, facts: dict[str, Any]) -> Loop:
     """A good loop by hand: images on the device, augmented there, autocast, nothing read back; no graph, no pack."""
-    hardware, step = case.hardware, _Sgd(case)
+    hardware, step = case.hardware, Sgd(case)
     train_images, train_labels = open_dataset(case.data).train()
     images, labels = (torch.from_numpy(a).to(hardware.device) for a in (train_images, train_labels))
     mean = 255 * pixel_mean(images, torch.arange(len(images), device=hardware.device))
@@ -104,17 +115,12 @@ def eager_loop(case: Case, facts: dict[str, Any]) -> Loop:
             x = x[torch.arange(batch, device=hardware.device)[:, None, None], rows, columns].permute(0, 3, 1, 2)
             step(x, labels[pick])
 
-    return _waiting(loop, hardware.device)
+    return waiting(loop, hardware.device)
 
 
 def usual_loop(case: Case, facts: dict[str, Any]) -> Loop:
     """The common public recipe: torchvision transforms on PIL images, DataLoader workers, fp32, `.item()` each step."""
-    try:
-        from torchvision import transforms
-    except ImportError:
-        raise UserError("the usual loop needs torchvision: pip install 'resexp[bench]'") from None
-    from torch.utils.data import DataLoader, Dataset
-
+    transforms = import_torchvision("the usual loop").transforms
     images, labels = open_dataset(case.data).train()
     transform = transforms.Compose(
         [
@@ -131,7 +137,8 @@ def usual_loop(case: Case, facts: dict[str, Any]) -> Loop:
             return len(images)
 
         def __getitem__(self, index: int) -> tuple[Tensor, int]:
-            return transform(images[index]), int(labels[index])
+            pixels: Tensor = transform(images[index])
+            return pixels, int(labels[index])
 
     cuda = case.hardware.device.type == "cuda"
     workers = facts["workers"] = min(8, torch.get_num_threads())
@@ -151,7 +158,7 @@ def usual_loop(case: Case, facts: dict[str, Any]) -> Loop:
         while True:
             yield from loader
 
-    batches, step = endless(), _Sgd(case, usual=True)
+    batches, step = endless(), Sgd(case, usual=True)
 
     def loop(steps: int) -> None:
         total = 0.0
@@ -159,17 +166,26 @@ def usual_loop(case: Case, facts: dict[str, Any]) -> Loop:
             x, y = next(batches)
             total += step(x.to(step.device, non_blocking=True), y.to(step.device, non_blocking=True)).item()
 
-    return _waiting(loop, case.hardware.device)
+    return waiting(loop, case.hardware.device)
 
 
-class _Sgd:
-    """The update of both loops by hand."""
+def import_torchvision(who: str) -> Any:
+    """torchvision, which `who` needs. Raises UserError where it is missing."""
+    try:
+        import torchvision
+    except ImportError:
+        raise UserError(f"{who} needs torchvision: pip install 'resexp[bench]'") from None
+    return torchvision
 
-    def __init__(self, case: Case, usual: bool = False) -> None:
+
+class Sgd:
+    """The update of loops by hand, of resexp's own model where no other is given."""
+
+    def __init__(self, case: Case, usual: bool = False, model: nn.Module | None = None) -> None:
         hardware = case.hardware
         self.device = hardware.device
         torch.backends.cudnn.benchmark = True
-        self.model: nn.Module = build_model(case.config.model).to(self.device).train()
+        self.model: nn.Module = (model or build_model(case.config.model)).to(self.device).train()
         if not usual:
             self.model = self.model.to(memory_format=torch.channels_last)
         precision = "fp32" if usual else hardware.precision
@@ -178,6 +194,7 @@ class _Sgd:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """One step; returns its loss."""
         self.optimizer.zero_grad()
         with self.autocast:
             loss = F.cross_entropy(self.model(x), y)
@@ -200,7 +217,7 @@ def matmul(case: Case, facts: dict[str, Any]) -> Loop:
         for _ in range(times):
             torch.mm(a, b, out=out)
 
-    return _waiting(loop, hardware.device)
+    return waiting(loop, hardware.device)
 
 
 def copy(case: Case, facts: dict[str, Any]) -> Loop:
@@ -214,20 +231,28 @@ def copy(case: Case, facts: dict[str, Any]) -> Loop:
         for _ in range(times):
             b.copy_(a)
 
-    return _waiting(loop, device)
+    return waiting(loop, device)
 
 
 def work_of_a_unit(case: Case, facts: dict[str, Any]) -> dict[str, float]:
-    """What one unit of a process does: images, floating-point operations, and bytes of activations, or of its own."""
+    """What one unit of a process does: images, floating-point operations, and bytes of activations, or of its own.
+
+    A contestant that computes no net has `computes: False` among its facts.
+    """
     if case.what in ("matmul", "copy"):
         return {"images": 0.0, "flop": facts.get("flop", 0.0), "bytes": facts.get("bytes", 0.0)}
-    net, batch = summarise(case.config.model, *open_dataset(case.config.data).size), case.config.train.batch_size
+    dataset, batch = open_dataset(case.config.data), case.config.train.batch_size
+    if facts.get("computes") is False:
+        return {"images": float(batch), "flop": 0.0, "bytes": 0.0}
+    net = summarise(case.config.model, *dataset.size, len(dataset.classes))
     size = 4 if case.what == "usual loop" else case.hardware.dtype.itemsize
     flop, moved = net.step_flops(batch), net.step_bytes(batch, size)
     return {"images": float(batch * case.runs), "flop": flop * case.runs, "bytes": moved * case.runs}
 
 
-def _waiting(loop: Loop, device: torch.device) -> Loop:
+def waiting(loop: Loop, device: torch.device) -> Loop:
+    """The loop, which then waits for the device."""
+
     def waited(times: int) -> None:
         loop(times)
         if device.type == "cuda":

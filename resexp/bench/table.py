@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 COLUMNS = (
     "loop", "net", "at once", "ms/step", "img/s", "GFLOP/s", "GB/s", "x usual", "x eager", "start-up", "capture",
@@ -39,7 +40,19 @@ def cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def markdown(result: dict[str, Any]) -> str:
+class Table(NamedTuple):
+    """What a benchmark shows of each row of its result."""
+
+    columns: Sequence[str]
+    cells: Callable[[dict[str, Any]], list[str]]
+    """The texts of a row, one for each column."""
+    note: str
+
+
+STEPS = Table(COLUMNS, cells, NOTE)
+
+
+def markdown(result: dict[str, Any], table: Table, remarks: Sequence[str] = ()) -> str:
     """The page of a benchmark."""
     machine = result["machine"]
     lines = [
@@ -48,11 +61,12 @@ def markdown(result: dict[str, Any]) -> str:
         f"{machine['device']}, {machine['cores']} cores; PyTorch {machine['torch']}, CUDA {machine['cuda']}, Python "
         f"{machine['python']}; resexp {machine['resexp']}, commit {machine['commit']}; {machine['started']}.",
         "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "|" + "---|" * len(COLUMNS),
-        *("| " + " | ".join(cells(row)) + " |" for row in result["rows"]),
+        "| " + " | ".join(table.columns) + " |",
+        "|" + "---|" * len(table.columns),
+        *("| " + " | ".join(table.cells(row)) + " |" for row in result["rows"]),
         "",
-        NOTE,
+        *(line for remark in remarks for line in (remark, "")),
+        table.note,
         "",
     ]
     return "\n".join(lines)

@@ -15,14 +15,26 @@ from resexp.errors import UserError
 
 def bench(
     config: Annotated[
-        str, typer.Option("--config", "-c", help="Study whose recipe is timed, on drawn images of CIFAR-10's size.")
+        str,
+        typer.Option(
+            "--config",
+            "-c",
+            help="Study whose recipe is timed, on drawn images of CIFAR-10's size; a study of ImageNet, on its own.",
+        ),
     ] = "cifar10/resnet20",
     settings: Settings = None,
-    kinds: Annotated[str, typer.Option(help="Comma-separated: plain,residual.")] = "residual",
-    depths: Annotated[str | None, typer.Option(help="Comma-separated; default: 20,56,110 on a GPU, else 20.")] = None,
+    kinds: Annotated[
+        str | None, typer.Option(help="Comma-separated: plain,residual; default: residual, on ImageNet the study's.")
+    ] = None,
+    depths: Annotated[
+        str | None, typer.Option(help="Comma-separated; default: 20,56,110 on a GPU, else 20, on ImageNet the study's.")
+    ] = None,
     precisions: Annotated[str, typer.Option(help="Comma-separated: auto,fp32,bf16,fp16.")] = "auto",
     packs: Annotated[
-        str | None, typer.Option(help="Runs at once, comma-separated; default: 1,2,4,8 on a GPU, else 1 and all cores.")
+        str | None,
+        typer.Option(
+            help="Runs at once, comma-separated; default: 1,2,4,8 on a GPU, else 1 and all cores; not of ImageNet."
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Every contestant works once a round.")] = 5,
     seconds: Annotated[float, typer.Option(min=0.01, help="Of work, a contestant and round.")] = 2.0,
@@ -31,41 +43,57 @@ def bench(
     to: Annotated[Path | None, typer.Option("--out", help="Folder for bench.json and bench.md.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Time training steps beside the loops people write and beside what the device can do, in turns."""
+    """Time training steps beside the loops people write and beside what the device can do, in turns.
+
+    On ImageNet: reading its images, computing its steps, and both together; which of them is the bottleneck.
+    """
     import torch
 
     from resexp.bench import bench as time_steps
     from resexp.bench import table
+    from resexp.bench.bottleneck import TABLE, bench_streamed, remarks
+    from resexp.config import ImageNetData
     from resexp.files import write_atomic
     from resexp.study import load
 
-    depths = depths or ("20,56,110" if torch.cuda.is_available() else "20")
-    grid = f"grid={{model.kind: [{kinds}], model.depth: [{depths}], train.precision: [{precisions}]}}"
-    images = "data={source: shapes, size: 32, train_images: 50000}"
-    fusing = ["train.compile=true"] if compiled else []
-    _, cells = load(config, [images, *all_settings(settings, eager, *fusing), grid, "seeds=[0]"])
+    given = [*all_settings(settings, eager, *(["train.compile=true"] if compiled else []))]
+    if streamed := isinstance(load(config)[0].data, ImageNetData):
+        if packs:
+            raise UserError(
+                f"--packs: {config} is a study of ImageNet, and its runs are timed one by one; leave it out"
+            )
+        chosen = [f"model.{key}: [{values}]" for key, values in (("kind", kinds), ("depth", depths)) if values]
+        given += [f"grid={{{', '.join(chosen)}}}"] if chosen else []
+        varied = [[f"train.precision={precision}"] for precision in precisions.split(",")]
+    else:
+        depths = depths or ("20,56,110" if torch.cuda.is_available() else "20")
+        images = "data={source: shapes, size: 32, train_images: 50000}"
+        grid = f"grid={{model.kind: [{kinds or 'residual'}], model.depth: [{depths}], train.precision: [{precisions}]}}"
+        given, varied = [images, *given], [[grid]]
+    configs = [cell.config for some in varied for cell in load(config, [*given, *some, "seeds=[0]"])[1]]
+    say = lambda line: err.print(line, soft_wrap=True)  # noqa: E731
+    many = _numbers("--packs", packs) if packs else None
     if to:
         to.mkdir(parents=True, exist_ok=True)  # before minutes are spent
-    result = time_steps(
-        [cell.config for cell in cells],
-        packs=_numbers("--packs", packs) if packs else None,
-        rounds=rounds,
-        seconds=seconds,
-        say=lambda line: err.print(line, soft_wrap=True),
-    )
+    if streamed:
+        result = bench_streamed(configs, rounds=rounds, seconds=seconds, say=say)
+    else:
+        result = time_steps(configs, packs=many, rounds=rounds, seconds=seconds, say=say)
+    shape, remarked = (TABLE, remarks(result)) if streamed else (table.STEPS, [])
     if to:
         write_atomic(to / "bench.json", json.dumps(result, indent=1))
-        write_atomic(to / "bench.md", table.markdown(result))
+        write_atomic(to / "bench.md", table.markdown(result, shape, remarked))
     if as_json:
         print(json.dumps(result, indent=1))
         return
     shown = Table(title=result["machine"]["device"], title_justify="left")
-    for name in table.COLUMNS:
-        shown.add_column(name, no_wrap=True, justify="left" if name in ("loop", "net") else "right")
+    for name in shape.columns:
+        shown.add_column(name, no_wrap=True, justify="left" if name in ("loop", "what", "net") else "right")
     for row in result["rows"]:
-        shown.add_row(*table.cells(row))
+        shown.add_row(*shape.cells(row))
     out.print(shown)
-    out.print(table.NOTE)
+    for line in (*remarked, shape.note):
+        out.print(line)
 
 
 def _numbers(option: str, text: str) -> list[int]:

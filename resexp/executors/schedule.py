@@ -36,7 +36,7 @@ def _bundles(todo: Sequence[tuple[Run, float]], processes: int) -> list[tuple[Ru
     most = SHORT * sum(cost for _, cost in todo) / processes
     bundles, room = list[list[Run]](), 0.0
     for run, cost in sorted(todo, key=lambda item: -item[1]):
-        if cost > room:
+        if not bundles or cost > room:  # what was stopped in a last test may have no step left, and costs nothing
             bundles.append([])
             room = most
         bundles[-1].append(run)

@@ -56,7 +56,7 @@ class Streamed:
         self.mean = torch.tensor(mean, device=device)
         self._basis = torch.tensor(found.components * found.eigenvalues, device=device)  # columns: components
         self.val_side, self._centre = data.val_side, centre(data.val_side)
-        self.loader = Loader(dataset, data.workers or _threads(hardware), data.timeout, found.channel_mean.tolist())
+        self.loader = Loader(dataset, decoders(data, hardware), data.timeout, found.channel_mean.tolist())
         self._within = np.array_split(np.arange(config.train.batch_size), ranks.world)[ranks.rank]
         self._plans: dict[int, Plan] = {}
         self._slots = [self._slot() for _ in range(AHEAD)]
@@ -88,6 +88,12 @@ class Streamed:
             # Who waits for it leaves the core to a thread that decodes.
             slot.copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             slot.copied.record()
+
+    def settle(self) -> None:
+        """Wait until no batch is being read."""
+        for slot in self._slots:
+            if slot.pending is not None:
+                slot.pending.wait()
 
     def _begin(self, step: int) -> None:
         """Let the threads decode this rank's part of a batch; it may reach into the next epoch."""
@@ -172,8 +178,11 @@ class Streamed:
         self.loader.close()
 
 
-def _threads(hardware: Hardware) -> int:
-    """Threads that decode: beside GPUs each process gets its part of the cores, on a CPU as many as compute."""
+def decoders(data: ImageNetData, hardware: Hardware) -> int:
+    """Threads that decode, unless `data` says how many: beside GPUs each process gets its part of the cores, on a CPU
+    as many as compute."""
+    if data.workers:
+        return data.workers
     if hardware.device.type == "cpu":
         return torch.get_num_threads()
     return max(1, cores() // max(hardware.ranks.local_world, torch.cuda.device_count()))
