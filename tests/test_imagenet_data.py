@@ -613,15 +613,24 @@ def test_too_many_unreadable_images_end_it_with_their_names(odd: Path) -> None:
     )
 
 
-def test_a_file_that_is_gone_or_no_file_is_unreadable(root: Path) -> None:
+def test_a_file_that_is_gone_or_another_is_no_damaged_image(root: Path) -> None:
+    """Or a file system that is away for a moment would make images grey, and a cache would keep them so."""
     images = open_imagenet(data(root))
-    images.file("train", 0).unlink()
-    with pytest.raises(Unreadable, match="No such file"):
+    missing, pipe, other = (images.file("train", i) for i in range(3))
+    missing.unlink()
+    with pytest.raises(FileNotFoundError):
         images.pixels("train", 0)
-    images.file("train", 1).unlink()
-    os.mkfifo(images.file("train", 1))
-    with pytest.raises(Unreadable, match=r"not a plain file"):
+    pipe.unlink()
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match=r"not a plain file"):
         images.pixels("train", 1)
+    other.write_bytes(other.read_bytes() + b"more")
+    with pytest.raises(UserError, match=r"bytes, and had .* when the images were listed; put the old file back"):
+        images.pixels("train", 2)
+    assert [line.partition(": ")[0] for line in check(images, ignore, 2)] == list(map(str, (missing, pipe, other)))
+    with pytest.raises(FileNotFoundError):
+        prepare(images, PreparedConfig(side=100, format="raw"), ignore, ignore, 2)
+    assert not images.unreadable
 
 
 def test_caches_list_what_can_not_be_read(odd: Path) -> None:
@@ -714,12 +723,34 @@ def test_statistics_are_those_of_the_centre_crops(root: Path) -> None:
     found = statistics(images)
     assert np.allclose(found.pixel_mean, np.mean(crops, axis=0), atol=1e-6)
     assert np.allclose(found.channel_mean, colours.mean(axis=0), atol=1e-6)
-    assert list(found.deviations) == sorted(found.deviations, reverse=True)
-    rebuilt = found.components @ np.diag(found.deviations.astype(float) ** 2) @ found.components.T
+    assert list(found.eigenvalues) == sorted(found.eigenvalues, reverse=True)
+    rebuilt = found.components @ np.diag(found.eigenvalues) @ found.components.T
     assert np.allclose(rebuilt, np.cov(colours.T, bias=True), atol=1e-5)
     assert np.allclose(found.components.T @ found.components, np.eye(3), atol=1e-5)
     along = (colours - colours.mean(axis=0)) @ found.components[:, 0]
-    assert np.isclose(along.std(), found.deviations[0], rtol=1e-4)
+    assert np.isclose(along.var(), found.eigenvalues[0], rtol=1e-4)
+
+
+def test_who_waits_for_a_batch_is_called_now_and_then_and_may_end_the_wait(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, released = open_imagenet(data(root)), threading.Event()
+    monkeypatch.setattr("resexp.data.imagenet.loader._LOOK_S", 0.01)
+    monkeypatch.setattr(type(images), "read", lambda *_: released.wait() and b"")
+    calls = []
+
+    def look() -> None:
+        calls.append(None)
+        if len(calls) == 3:
+            raise InterruptedError
+
+    loader = Loader(images, 1, 60)
+    loader.waiting = look
+    with pytest.raises(InterruptedError):
+        loader.load([Want("train", 0, centre(72))], np.zeros((1, 64, 64, 3), np.uint8)).wait()
+    assert len(calls) == 3
+    released.set()
+    loader.close()
 
 
 def test_statistics_are_taken_once_for_each_crop_and_cache(root: Path) -> None:
@@ -755,7 +786,7 @@ def test_example_check_and_prepare(resexp: Cli) -> None:
     assert [line.partition(": ")[0] for line in faults] == [f"e/{name}" for name in BROKEN]
     assert last == "2 images can't be read"
     prepared = resexp("data", "prepare", "-c", "s.yaml", "--set", IMAGES, "--set", "data.prepared={side: 96}")
-    assert (prepared.returncode, prepared.stdout.endswith("-96-jpeg95: prepared\n")) == (0, True)
+    assert (prepared.returncode, prepared.stdout.endswith("-96-jpeg95-v1: prepared\n")) == (0, True)
 
 
 def test_commands_say_what_they_are_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.store import Run
 from resexp.training import checkpoint
-from resexp.training.evaluate import Evaluation
+from resexp.training.evaluate import Evaluation, rank_of
 from resexp.training.hardware import Hardware, choose
 from resexp.training.optim import Schedule, learning_rate
 from resexp.training.train import train
@@ -124,6 +124,25 @@ def test_a_run_finds_its_own_milestones_and_finds_them_again(make_run: Callable[
     )
     late = [line["train_error"] for line in lines if line["event"] == "train" and line["step"] > 5]
     assert lines[-1]["running_train_error"] == pytest.approx(statistics.mean(late))
+
+
+def test_the_last_evaluation_lowers_nothing(make_run: Callable[..., Run]) -> None:
+    settings = {"schedule": "plateau", "plateau_evals": 1, "eval_every": 6, "lr": 1e-9}
+    run = make_run(model={"norm": "none"}, train=settings)
+    train(run)
+    assert [line["step"] for line in run.metrics() if line["event"] == "milestone"] == []
+    late = [line["train_error"] for line in run.metrics() if line["event"] == "train" and line["step"] > 9]
+    assert run.metrics()[-1]["running_train_error"] == pytest.approx(statistics.mean(late))
+
+
+def test_of_equal_scores_the_first_classes_are_likelier() -> None:
+    """As `argmax` and `Logits.top_error` have it: in bf16 many scores are equal."""
+    scores = torch.tensor([[0.0, 2.0, 1.0, 2.0, 1.0]]).expand(5, 5)
+    assert rank_of(scores, torch.arange(5)).tolist() == [4, 0, 2, 1, 3]
+    labels = torch.randint(0, 20, (500,))
+    coarse = torch.randint(0, 6, (500, 20)).float()
+    wrong = (rank_of(coarse, labels) >= 5).float().mean().item()
+    assert wrong == pytest.approx(logits.Logits(coarse.numpy(), labels.numpy(), "").top_error(5))
 
 
 def test_a_batch_in_pieces_is_the_batch_but_for_bn(make_run: Callable[..., Run]) -> None:

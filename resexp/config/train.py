@@ -34,8 +34,8 @@ class TrainConfig(Section):
     """Initial learning rate."""
     microbatch: Annotated[int, Field(ge=2, lt=2**63)] | None = None
     """Images that go through the net at a time; the gradients of a batch are added up, and BN takes its statistics over
-    so many. Then the result is the same on any number of devices that divides batch_size / microbatch. Default: all
-    that a device has of a batch."""
+    so many. Then the result is the same, but for rounding, on any number of devices that divides batch_size by it.
+    Default: all that a device has of a batch."""
     schedule: Literal["milestones", "plateau"] = "milestones"
     """When the rate is multiplied by gamma: at the milestones, or where the validation error (without validation
     images: the clean training error) has stopped falling (the paper on ImageNet, section 3.4)."""

@@ -81,7 +81,7 @@ def _mean(run: RunConfig) -> str | None:
 def _colour(run: RunConfig) -> str | None:
     if not isinstance(run.data, ImageNetData) or not run.data.colour:
         return None
-    return "the square roots, a colour's standard deviation along each component, times a normal of deviation 0.1"
+    return "the eigenvalues, of pixels in [0, 1], times normal numbers of standard deviation 0.1"
 
 
 def _centre(run: RunConfig) -> str | None:
@@ -144,7 +144,7 @@ _IMAGENET: tuple[_Question, ...] = (
     ),
     (
         "colour augmentation",
-        "as AlexNet's, which names the eigenvalues of RGB's covariance; their square roots are usual",
+        "as AlexNet's, by the eigenvalues of RGB's covariance; in what units pixels are is not said",
         "section 3.4, reference 21",
         _colour,
     ),

@@ -43,6 +43,13 @@ class Evaluation(NamedTuple):
         return {f"{split}_error": self.error, **top5, f"{split}_loss": self.loss}
 
 
+def rank_of(scores: Tensor, labels: Tensor) -> Tensor:
+    """How many classes come before that of the label, (N,): of equal scores (N, classes) the first classes'."""
+    own, classes = labels[:, None], torch.arange(scores.shape[1], device=scores.device)
+    score = scores.gather(1, own)
+    return ((scores > score) | ((scores == score) & (classes < own))).sum(1)
+
+
 class Evaluator:
     """Looks at a net, in eval mode, with one batch after another; every rank at its part of each."""
 
@@ -101,8 +108,7 @@ class Evaluator:
         loss = F.cross_entropy(logits, y, reduction="sum", ignore_index=NO_CLASS)
         counts = y != NO_CLASS
         wrong = ((logits.argmax(1) != y) & counts).sum()
-        likelier = (logits > logits.gather(1, y.clamp(min=0)[:, None])).sum(1)
-        wrong5 = ((likelier >= 5) & counts).sum()
+        wrong5 = ((rank_of(logits, y.clamp(min=0)) >= 5) & counts).sum()
         self._logits.copy_(logits)
         self._sums += torch.stack((wrong.float(), wrong5.float(), loss))
 
@@ -123,6 +129,7 @@ class Evaluator:
             norm.train().reset_running_stats()
         try:
             for images, labels in self._feed.look("train", batches):
+                images = images.to(self._feed.mean.device)
                 if seen and pause():
                     self._model.load_state_dict(before, strict=False)
                     raise Stopped

@@ -39,6 +39,9 @@ class Feed(Protocol):
     def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
         """Training images and labels, not augmented, for probes, on the device; and which of them are trained on."""
 
+    def while_waiting(self, look: Callable[[], None]) -> None:
+        """Let `look` be called about once a second where images are waited for; what it raises ends the wait."""
+
     def close(self) -> None:
         """No more images are asked for."""
 
@@ -91,6 +94,9 @@ class Resident:
     def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
         """See Feed."""
         return self._images, self._labels, self._dataset.train_index
+
+    def while_waiting(self, look: Callable[[], None]) -> None:
+        """See Feed."""
 
     def close(self) -> None:
         """See Feed."""

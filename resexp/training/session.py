@@ -68,9 +68,13 @@ class Session:
         """The step at which the line of metrics in the making begins, and its sums of losses and wrong predictions."""
         with torch.cuda.stream(self.hardware.stream):
             self.trainer = Trainer(self.config, self.dataset, self.hardware, say)
-            self._continue(say)
-            assemble(self.trainer)
-        self._begin_attempt(before)
+            with contextlib.ExitStack() as undo:
+                undo.callback(self.trainer.close)
+                self._continue(say)
+                assemble(self.trainer)
+                self.trainer.feed.while_waiting(self._look)
+                self._begin_attempt(before)
+                undo.pop_all()
 
     # -- set-up ---------------------------------------------------------------------------------------------------
 
@@ -101,6 +105,13 @@ class Session:
             self.bn_recomputed |= record["event"] == "bn"
             for name in ("train_error", "clean_train_error", "val_error", "test_error"):
                 setattr(self.status, name, record.get(name, getattr(self.status, name)))
+
+    def _look(self) -> None:
+        """While images are waited for: give a sign of life, and hear of a stop, unless other ranks wait as well."""
+        assert self.run.claim
+        self.run.claim.beat()
+        if self.hardware.ranks.world == 1 and self.stop():
+            raise Stopped
 
     def _begin_attempt(self, before: Manifest | None) -> None:
         dataset = self.dataset
@@ -243,7 +254,7 @@ class Session:
                 weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
                 self.best = {"step": trainer.step, "val_error": error, "model": weights}
         self.metrics.append("eval", record)
-        if trainer.schedule.hear(error):
+        if trainer.step < self.config.train.steps and trainer.schedule.hear(error):
             trainer.slow_down()
             self.metrics.append("milestone", {"step": trainer.step})
         self.evaluated = trainer.step

@@ -17,7 +17,6 @@ from resexp.data.imagenet.loader import Loader, Pending, Plan, Want, plan
 from resexp.data.imagenet.statistics import statistics
 from resexp.data.imagenet.tree import Part
 from resexp.data.imagenet.views import centre
-from resexp.data.images import Pixels
 from resexp.data.loader import normalise
 from resexp.machine import cores
 from resexp.training.hardware import Hardware
@@ -55,7 +54,7 @@ class Streamed:
         found = statistics(dataset, say)
         mean = found.pixel_mean if data.mean == "pixel" else np.broadcast_to(found.channel_mean, found.pixel_mean.shape)
         self.mean = torch.tensor(mean, device=device)
-        self._basis = torch.tensor(found.components * found.deviations, device=device)  # columns: components
+        self._basis = torch.tensor(found.components * found.eigenvalues, device=device)  # columns: components
         self.val_side, self._centre = data.val_side, centre(data.val_side)
         self.loader = Loader(dataset, decoders(data, hardware), data.timeout, found.channel_mean.tolist())
         self._within = np.array_split(np.arange(config.train.batch_size), ranks.world)[ranks.rank]
@@ -86,7 +85,9 @@ class Streamed:
         for there, here in ((self._images, slot.images), (self._labels, slot.labels), (self._light, slot.light)):
             there.copy_(here, non_blocking=True)
         if self._cuda:
-            slot.copied = torch.cuda.current_stream().record_event()
+            # Who waits for it leaves the core to a thread that decodes.
+            slot.copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            slot.copied.record()
 
     def settle(self) -> None:
         """Wait until no batch is being read."""
@@ -145,21 +146,32 @@ class Streamed:
             pending.wait()
             yield images, labels[chunk]
 
-    def whole(self, chunk: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-        """The images of `val/` that `chunk` names in their own sizes, those of one size together: which, and pixels
-        uint8 (b, H, W, 3)."""
-        coming = self.loader.load_whole([Want("val", int(image), self._centre) for image in chunk])
-        coming.wait()
-        sizes: dict[tuple[int, ...], list[tuple[int, Pixels]]] = {}
-        for image, pixels in zip(chunk, coming.images, strict=True):
-            sizes.setdefault(pixels.shape, []).append((int(image), pixels))
-        for alike in sizes.values():
-            yield np.array([image for image, _ in alike]), torch.from_numpy(np.stack([pixels for _, pixels in alike]))
+    def whole(self, chunks: Sequence[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """The images of `val/` that `chunks` name in their own sizes, those of a chunk that have one size together:
+        which, and pixels uint8 (b, H, W, 3)."""
+
+        def begin(chunk: NDArray[np.int64]) -> Pending:
+            return self.loader.load_whole([Want("val", int(image), self._centre) for image in chunk])
+
+        ahead = deque(map(begin, chunks[:2]))
+        for number, chunk in enumerate(chunks):
+            coming = ahead.popleft()
+            ahead.extend(map(begin, chunks[number + 2 : number + 3]))
+            coming.wait()
+            sizes: dict[tuple[int, ...], list[int]] = {}
+            for place, image in enumerate(coming.images):
+                sizes.setdefault(image.shape, []).append(place)
+            for places in sizes.values():
+                yield chunk[places], torch.from_numpy(np.stack([coming.images[place] for place in places]))
 
     def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
         """See Feed: a part of those that the clean training error is measured on."""
         ((images, labels),) = self.look("train", [self.index("train")[:SAMPLE]])
         return images.to(self.mean.device), labels.to(self.mean.device), np.arange(len(labels))
+
+    def while_waiting(self, look: Callable[[], None]) -> None:
+        """See Feed."""
+        self.loader.waiting = look
 
     def close(self) -> None:
         """See Feed."""

@@ -96,17 +96,20 @@ class Trainer:
         self._counter = torch.zeros(1, dtype=torch.int64, device=device)
         self._records = torch.zeros((3, MEMORY), device=device)
         images = len(dataset.train_index) + len(dataset.val_index)
-        self._evaluator = Evaluator(
-            self.model,
-            self.feed,
-            hardware,
-            self.autocast,
-            # Nothing is kept for a backward pass: so many images take less memory than a step does.
-            batch=min(EVAL_BATCH, 4 * (train.microbatch or train.batch_size), images),
-            classes=len(dataset.classes),
-            say=say,
-        )
-        self._train_step = Replayed(self._update, hardware, say)
+        with contextlib.ExitStack() as undo:  # the device's memory may be too small
+            undo.callback(self.feed.close)
+            self._evaluator = Evaluator(
+                self.model,
+                self.feed,
+                hardware,
+                self.autocast,
+                # Nothing is kept for a backward pass: so many images take less memory than a step does.
+                batch=min(EVAL_BATCH, 4 * (train.microbatch or train.batch_size), images),
+                classes=len(dataset.classes),
+                say=say,
+            )
+            self._train_step = Replayed(self._update, hardware, say)
+            undo.pop_all()
 
     def join(self) -> None:
         """Train with the other ranks from now on, beginning with the weights of rank 0."""
@@ -118,17 +121,19 @@ class Trainer:
         self.hardware.ranks.order("advance", until)
         started, pace = time.perf_counter(), Pace(self.hardware)
         self.model.train()
-        while self.step < until:
-            steps = min(pace.stride if self._train_step.settled else 1, until - self.step)
-            for _ in range(steps):
-                self.feed.prepare(self.step)
-                self._train_step()
-                self.step += 1
-            paused = self.hardware.ranks.agree(pause())
-            yield from pace.queued(steps, ahead=0 if paused or self.step == until else 1)
-            if paused:
-                break
-        self.seconds += time.perf_counter() - started
+        try:
+            while self.step < until:
+                steps = min(pace.stride if self._train_step.settled else 1, until - self.step)
+                for _ in range(steps):
+                    self.feed.prepare(self.step)
+                    self._train_step()
+                    self.step += 1
+                paused = self.hardware.ranks.agree(pause())
+                yield from pace.queued(steps, ahead=0 if paused or self.step == until else 1)
+                if paused:
+                    break
+        finally:
+            self.seconds += time.perf_counter() - started
 
     def _update(self) -> None:
         """One step on one batch, in pieces of `train.microbatch` images."""

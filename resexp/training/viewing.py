@@ -23,7 +23,7 @@ from resexp.models import build_model
 from resexp.store import Run
 from resexp.study import load_run
 from resexp.training import checkpoint
-from resexp.training.evaluate import EVAL_BATCH
+from resexp.training.evaluate import EVAL_BATCH, rank_of
 from resexp.training.feed import Feed, open_feed
 from resexp.training.hardware import choose, tune_process
 from resexp.training.stream import Streamed
@@ -68,7 +68,7 @@ def average(subject: UnderTest, seen: Seen, labels: Tensor, pixels: int) -> Work
         of_views = []
         for view in views:
             few = torch.split(view, max(1, pixels // view[0, 0].numel()))
-            with autocast:
+            with autocast, torch.compiler.set_stance("force_eager"):  # compiling for every size would not pay
                 logits = torch.cat([model(part).float() for part in few])
             # float64, or logits that differ in their last bit could become a tie: one view must count as no view does.
             of_views.append(logits.cpu().double().softmax(1))
@@ -79,7 +79,7 @@ def average(subject: UnderTest, seen: Seen, labels: Tensor, pixels: int) -> Work
         yield 0
     labels = labels.cpu()
     wrong = int((probabilities.argmax(1) != labels).sum())
-    wrong5 = int(((probabilities > probabilities.gather(1, labels[:, None])).sum(1) >= 5).sum())
+    wrong5 = int((rank_of(probabilities, labels) >= 5).sum())
     top5 = wrong5 / len(labels) if probabilities.shape[1] > FEW_CLASSES else None
     return Viewed(wrong / len(labels), top5, probabilities, number)
 
@@ -109,7 +109,7 @@ def streamed(subject: UnderTest, feed: Streamed, labels: Tensor, mode: Mode, bat
     chunks = np.array_split(index, -(-len(index) // batch))
     parts: Iterable[tuple[NDArray[np.int64], Tensor]]
     if isinstance(mode, MultiScale):
-        parts = (part for chunk in chunks for part in feed.whole(chunk))
+        parts = feed.whole(chunks)
     else:
         squares = feed.look("test", chunks, crop if isinstance(mode, SingleView) else feed.val_side)
         parts = ((chunk, images) for chunk, (images, _) in zip(chunks, squares, strict=True))

@@ -21,6 +21,8 @@ from resexp.errors import UserError
 
 STRIDE = 4
 """What the sides of a view must be divisible by, as those of the data."""
+LONGEST = 8
+"""Of views: the longer side over the shorter."""
 
 
 def ten_crop(images: Tensor, crop: int) -> Tensor:
@@ -35,10 +37,11 @@ def ten_crop(images: Tensor, crop: int) -> Tensor:
 def rescaled(images: Tensor, side: int) -> Tensor:
     """(B, 3, H, W) -> the same images with a shorter side of `side` pixels, bilinear and antialiased.
 
-    The longer side keeps the proportion, to the nearest multiple of STRIDE.
+    The longer side keeps the proportion, to the nearest multiple of STRIDE; what is more than LONGEST times as long is
+    squeezed, for it would take all memory.
     """
     height, width = images.shape[2:]
-    longer = round(max(height, width) * side / min(height, width) / STRIDE) * STRIDE
+    longer = round(min(max(height, width) / min(height, width), LONGEST) * side / STRIDE) * STRIDE
     size = [side, longer] if height <= width else [longer, side]
     return F.interpolate(images, size, mode="bilinear", antialias=True)
 

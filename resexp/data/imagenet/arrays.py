@@ -17,7 +17,7 @@ from resexp.files import write_atomic
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Replace `path` by these arrays."""
     content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **arrays)
+    np.savez(content, **arrays)  # type: ignore[arg-type]  # numpy 1.26 has no other keyword
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, content.getvalue())
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from resexp.config import ImageNetData
 from resexp.data.folder import MAX_BYTES
 from resexp.data.home import data_home
-from resexp.data.imagenet.decode import Unreadable, decode
+from resexp.data.imagenet.decode import decode
 from resexp.data.imagenet.prepared import Prepared, open_prepared
 from resexp.data.imagenet.tree import Part, Tree, open_tree
 from resexp.data.images import Pixels
-from resexp.errors import UserError
+from resexp.errors import UserError, visible
 from resexp.outside import read_file
 
 IMAGES = {"train": 1_281_167, "val": 50_000}
@@ -101,16 +101,18 @@ class ImageNet:
 
     def shown(self, part: Part, index: int) -> str:
         """What people know an image by: where it lies, from the folder with `train/` and `val/`."""
-        return str(self.file(part, index).relative_to(self.tree.root))
+        return visible(str(self.file(part, index).relative_to(self.tree.root))).replace("\n", " ")
 
     def read(self, part: Part, index: int) -> bytes:
-        """The bytes of an image's file. Raises Unreadable."""
-        try:
-            return read_file(self.file(part, index), MAX_BYTES)
-        except OSError as error:
-            raise Unreadable(error.strerror or str(error)) from None
-        except UserError as error:
-            raise Unreadable(str(error)) from None
+        """The bytes of an image's file. Raises OSError, or UserError where it is not the file that was listed."""
+        path = self.file(part, index)
+        data = read_file(path, MAX_BYTES)
+        if len(data) != (listed := self.tree.files[part].sizes[index]):
+            raise UserError(
+                f"{path}: has {len(data):,} bytes, and had {listed:,} when the images were listed; put the old file "
+                f"back, or run `touch {path.parent}` to have them listed anew, which makes them another set"
+            )
+        return data
 
     def pixels(self, part: Part, index: int, shorter_side: int | None = None) -> Pixels:
         """An image, uint8 (H, W, 3); for `shorter_side` see `decode`. Raises Unreadable."""

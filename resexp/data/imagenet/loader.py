@@ -10,7 +10,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
@@ -96,6 +96,7 @@ class Pending:
             again = overdue & (overdue := self._loader.overdue())
             if again:
                 raise self._loader.stuck(min(again)[1])
+            self._loader.waiting()
         if self._error is not None:
             raise self._error
         return np.array(sorted(self._unreadable), dtype=np.int64)
@@ -129,6 +130,8 @@ class Loader:
         """So many threads; an image that takes longer than `timeout` seconds is reported; one that can't be read
         becomes `colour`, in [0, 1]."""
         self.dataset, self.timeout = dataset, timeout
+        self.waiting: Callable[[], None] = lambda: None
+        """Called about once a second by whoever waits for a batch; what it raises ends the wait."""
         self._colour = np.round(np.asarray(colour) * 255).astype(np.uint8)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()

@@ -45,8 +45,8 @@ def check(dataset: ImageNet, progress: Callable[[int, int], None], threads: int)
     def fault(part: Part, image: int) -> str | None:
         try:
             dataset.pixels(part, image)
-        except Unreadable as error:
-            return f"{dataset.file(part, image)}: {error}"
+        except (Unreadable, UserError, OSError) as error:
+            return f"{dataset.tree.root}/{dataset.shown(part, image)}: {' '.join(str(error).split())}"
         return None
 
     return [line for line in _each(dataset, fault, progress, threads) if line]
@@ -72,9 +72,9 @@ def prepare(
                 return folder
         except UserError as error:
             say(f"{error}: made again")
-        _check_room(dataset, config, folder, say)
         temporary = folder.with_name(f".building-{folder.name}")
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+        _check_room(dataset, config, folder, say)
         temporary.mkdir()
         try:
             unreadable = _build(dataset, config, temporary, progress, threads)

@@ -16,6 +16,8 @@ from resexp.errors import UserError
 from resexp.outside import Count, Record, read_record
 
 DATA, INDEX, META = "images.bin", "index.npz", "meta.json"
+VERSION = 1
+"""Of the way in which images are made smaller."""
 COMMAND = "`resexp data prepare --config STUDY`"
 
 
@@ -53,7 +55,7 @@ class Prepared:
 def prepared_folder(memory: Path, tree: Tree, config: PreparedConfig) -> Path:
     """Where the images of `tree` prepared in this way lie, there or not."""
     kind = f"jpeg{config.quality}" if config.format == "jpeg" else "raw"
-    return memory / f"imagenet-{tree.fingerprint}-{config.side}-{kind}"
+    return memory / f"imagenet-{tree.fingerprint}-{config.side}-{kind}-v{VERSION}"
 
 
 def read_meta(folder: Path) -> PreparedMeta | None:
