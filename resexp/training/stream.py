@@ -83,7 +83,10 @@ class Streamed:
         assert slot.pending is not None
         slot.pending.wait()
         for there, here in ((self._images, slot.images), (self._labels, slot.labels), (self._light, slot.light)):
-            there.copy_(here, non_blocking=True)
+            if there.device.type == "cpu":  # torch's threads would go on spinning, on the cores that are to decode
+                np.copyto(there.numpy(), here.numpy())
+            else:
+                there.copy_(here, non_blocking=True)
         if self._cuda:
             # Who waits for it leaves the core to a thread that decodes.
             slot.copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
