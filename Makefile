@@ -20,7 +20,7 @@ quickstart: $(RUN) ## train a small grid on drawn shapes and write its report: a
 
 imagenet-smoke: $(RUN) data/imagenet-smoke ## all that an ImageNet study does, on ten classes of small drawn images
 	$(PY) -m resexp sweep --config imagenet/smoke
-	$(PY) -m resexp report results/imagenet-smoke
+	$(PY) -m resexp report results/smoke
 
 data/imagenet-smoke: | $(RUN)
 	rm -rf $@.part

@@ -176,8 +176,8 @@ def study(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = {**os.environ, "RESEXP_DATA": str(folder / "data")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESEXP_DATA", environment["RESEXP_DATA"])
-        train(smoke(tree, "residual", folder / "results/imagenet-smoke"))
-    plain = smoke(tree, "plain", folder / "results/imagenet-smoke")
+        train(smoke(tree, "residual", folder / "results/smoke"))
+    plain = smoke(tree, "plain", folder / "results/smoke")
     words = command("sweep", "--config", "imagenet/smoke", *(w for s in settings(tree) for w in ("--set", s)))
     first = subprocess.Popen(
         words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -188,7 +188,7 @@ def study(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert (first.returncode, plain.status().state) == (130, "interrupted"), said
     second = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=100)
     assert second.returncode == 0, second.stderr
-    return folder / "results/imagenet-smoke"
+    return folder / "results/smoke"
 
 
 def test_a_study_is_trained_interrupted_resumed_and_reported(
@@ -247,7 +247,7 @@ def test_batches_are_a_function_of_seed_and_step(tree: Path, first: int) -> None
 @pytest.mark.parametrize("colour", [True, False])
 @pytest.mark.parametrize("mean", ["pixel", "channel"])
 def test_a_batch_is_what_is_said_image_by_image(tree: Path, colour: bool, mean: str) -> None:
-    """Crops of the plan's images, less the mean, with light: Σ α_i σ_i p_i (Krizhevsky et al. 2012, section 4.1)."""
+    """Crops of the plan's images, less the mean, with light: Σ α_i λ_i p_i (Krizhevsky et al. 2012, section 4.1)."""
     run = config(tree, colour=colour, mean=mean)
     dataset, found = images_of(run), statistics(images_of(run))
     subtracted = found.pixel_mean if mean == "pixel" else np.zeros((32, 32, 3)) + found.channel_mean
@@ -260,7 +260,7 @@ def test_a_batch_is_what_is_said_image_by_image(tree: Path, colour: bool, mean: 
             pixels = dataset.pixels("train", image, view.side)
             expected = crop_resize(pixels, view.box(pixels.shape, 32), 32, view.flip) / 255 - subtracted
             for component in range(3 * colour):
-                amount = drawn.lighting[within, component] * found.deviations[component]
+                amount = drawn.lighting[within, component] * found.eigenvalues[component]
                 expected += amount * found.components[:, component]
             assert np.allclose(x[place].permute(1, 2, 0).numpy(), expected, atol=1e-5)
             assert y[place] == dataset.labels("train")[image]
