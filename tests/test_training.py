@@ -20,6 +20,7 @@ from resexp import logits
 from resexp.config import RunConfig, TrainConfig
 from resexp.data import open_dataset
 from resexp.data.loader import Batches, augment, normalise, pixel_mean
+from resexp.distributed import Ranks
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.store import Run
@@ -143,6 +144,14 @@ def test_of_equal_scores_the_first_classes_are_likelier() -> None:
     coarse = torch.randint(0, 6, (500, 20)).float()
     wrong = (rank_of(coarse, labels) >= 5).float().mean().item()
     assert wrong == pytest.approx(logits.Logits(coarse.numpy(), labels.numpy(), "").top_error(5))
+
+
+def test_pieces_that_no_process_has_are_refused() -> None:
+    ranks = Ranks()
+    ranks.world = 4
+    config = tiny(train={"microbatch": 16})
+    with pytest.raises(UserError, match=r"8 images on each device can't be cut into pieces of 16; start fewer"):
+        Trainer(config, open_dataset(config.data), Hardware(CPU, "fp32", ranks=ranks))
 
 
 def test_a_batch_in_pieces_is_the_batch_but_for_bn(make_run: Callable[..., Run]) -> None:

@@ -62,11 +62,11 @@ class Trainer:
                 f"processes; start as many as divide it"
             )
         self._here = train.batch_size // ranks.world
-        self._part = min(train.microbatch or self._here, self._here)
+        self._part = train.microbatch or self._here
         if self._here % self._part:
             raise UserError(
-                f"train.microbatch: {self._here} images on each device can't be cut into pieces of {self._part}; set "
-                f"it to a divisor of {self._here}"
+                f"train.microbatch: {self._here} images on each device can't be cut into pieces of {self._part}; start "
+                f"fewer processes, or set it to a divisor of {self._here}, with BN's statistics over so many"
             )
         if train.bn_images and train.bn_images > len(dataset.train_index):
             raise UserError(
