@@ -19,6 +19,7 @@ import torch
 
 from resexp.config import RunConfig
 from resexp.data import open_dataset
+from resexp.data.imagenet.example import make_example
 from resexp.logits import read
 from resexp.records import Status
 from resexp.store import Run
@@ -28,7 +29,8 @@ from resexp.training.hardware import choose, with_stream
 from resexp.training.pack import Pack, _need
 from resexp.training.train import OutOfMemory, train
 from resexp.training.trainer import Trainer
-from resexp.training.views import SingleView, evaluate_run
+from resexp.training.viewing import evaluate_run
+from resexp.training.views import SingleView
 from resexp.training.work import finish, on_stream
 
 DEVICE = os.environ.get("RESEXP_TEST_DEVICE", "cuda")
@@ -303,3 +305,52 @@ def test_depth_1202_trains_within_16_gb(precision: str) -> None:
     advance(deep, CALLS_BEFORE_CAPTURE + 3)
     assert deep._train_step._graph is not None
     assert torch.cuda.max_memory_reserved() - before < 16e9
+
+
+# -- ImageNet: images that are decoded while a net is trained ----------------------------------------------------------
+
+
+def streamed(folder: Path, images: Path, **recipe: Any) -> Run:
+    resolved = RunConfig.model_validate(
+        {
+            "data": {
+                "source": "imagenet", "path": str(images), "crop": 64, "shorter_side": [73, 137], "val_side": 73
+            },
+            "model": {"kind": "residual", "layout": "imagenet", "depth": 18, "width": SIZE // 2},
+            "train": {
+                "steps": 20, "batch_size": 32, "milestones": [], "log_every": 5, "lr": 0.01, "device": DEVICE, **recipe
+            },
+            "probes": {"views": ["ten-crop", "multi-scale"]},
+        }
+    )  # fmt: skip
+    run = Run(folder / resolved.folder)
+    run.create(resolved)
+    return run
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("imagenet") / "images"
+    make_example(folder, 3, 20, 5, 0, flat_val=False, odd=False)
+    return folder
+
+
+@pytest.mark.parametrize("recipe", [{}, {"microbatch": 8}, {"microbatch": 8, "schedule": "plateau", "eval_every": 5}])
+def test_streamed_batches_are_the_same_replayed_and_launched_one_by_one(
+    tmp_path: Path, images: Path, recipe: dict[str, Any]
+) -> None:
+    """A batch that was overwritten before the device had it, or a graph that reads another, would show."""
+    replayed, eager = (streamed(tmp_path / str(e), images, eager=e, **recipe) for e in (False, True))
+    train(replayed)
+    train(eager)
+    assert losses(replayed) == pytest.approx(losses(eager), rel=1e-3)
+    assert {path.name for path in replayed.probe_folder.iterdir()} == {"ten-crop-20.json", "multi-scale-20.json"}
+
+
+def test_a_streamed_run_goes_on_where_it_was(tmp_path: Path, images: Path) -> None:
+    whole, halves = (streamed(tmp_path / name, images, checkpoint_steps=7) for name in ("whole", "halves"))
+    train(whole)
+    asked = itertools.count()
+    assert train(halves, stop=lambda: next(asked) >= 7).state == "interrupted"
+    train(halves)
+    assert losses(halves) == pytest.approx(losses(whole), rel=1e-3)
