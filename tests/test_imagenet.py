@@ -341,6 +341,20 @@ def test_views_against_a_loop_over_images(tree: Path, mode: Any, by_hand: Callab
     assert found.error == pytest.approx((expected.argmax(1) != labels).float().mean().item(), abs=1.01 / len(labels))
 
 
+def test_probes_and_the_clean_error_see_some_of_all_classes(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resexp.training.stream.SAMPLE", 12)
+    run = config(tree)
+    few = run.model_copy(update={"data": run.data.model_copy(update={"clean_images": 20})})
+    with fed(few) as feed:
+        clean = feed.index("train")
+        images, labels, index = feed.sample()
+        seen = torch.cat([part for part, _ in feed.look("train", [clean])])
+    assert len(clean) == 20
+    assert set(images_of(few).labels("train")[clean]) == set(range(CLASSES)) == set(labels.tolist())
+    assert (len(images), len(index)) == (12, 12)
+    assert all((seen == image).flatten(1).all(1).any() for image in images)
+
+
 # -- several processes ------------------------------------------------------------------------------------------------
 
 

@@ -128,8 +128,11 @@ class Streamed:
         """See Feed: of "train" always the same images, evenly drawn; "val" and "test" are both the images of `val/`."""
         if split != "train":
             return np.arange(self._dataset.images("val"))
-        images = len(self._dataset.train_index)
-        return np.sort(np.random.default_rng(0).permutation(images)[: self._data.clean_images])
+        return self._drawn(self._data.clean_images)
+
+    def _drawn(self, count: int) -> NDArray[np.int64]:
+        """So many training images of all classes; fewer are a part of more."""
+        return np.sort(np.random.default_rng(0).permutation(len(self._dataset.train_index))[:count])
 
     def look(
         self, split: str, chunks: Sequence[NDArray[np.int64]], side: int | None = None
@@ -169,7 +172,7 @@ class Streamed:
 
     def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
         """See Feed: a part of those that the clean training error is measured on."""
-        ((images, labels),) = self.look("train", [self.index("train")[:SAMPLE]])
+        ((images, labels),) = self.look("train", [self._drawn(min(SAMPLE, self._data.clean_images))])
         return images.to(self.mean.device), labels.to(self.mean.device), np.arange(len(labels))
 
     def while_waiting(self, look: Callable[[], None]) -> None:
