@@ -13,7 +13,9 @@ import numpy
 import torch
 
 import resexp
-from resexp.records import Attempt
+from resexp.config import RunConfig
+from resexp.data import Dataset, ImageNet
+from resexp.records import Attempt, DataRecord
 from resexp.training.hardware import Hardware
 
 
@@ -34,6 +36,19 @@ def new_attempt(hardware: Hardware, from_step: int) -> Attempt:
         precision=hardware.precision,
         threads=torch.get_num_threads(),
         world=hardware.ranks.world,
+    )
+
+
+def of_data(config: RunConfig, dataset: Dataset | ImageNet) -> DataRecord:
+    """The images that a run sees."""
+    return DataRecord(
+        source=config.data.source,
+        name=dataset.name,
+        fingerprint=dataset.fingerprint,
+        classes=len(dataset.classes),
+        train_images=len(dataset.train_index),
+        val_images=dataset.val_images,
+        decoder=dataset.decoder,
     )
 
 

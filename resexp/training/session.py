@@ -15,7 +15,7 @@ from resexp.distributed import Ranks
 from resexp.errors import UserError
 from resexp.logits import Logits
 from resexp.probes import PROBES
-from resexp.records import DataRecord, Manifest, State, Status, running_error
+from resexp.records import Manifest, State, Status, running_error
 from resexp.store import Run
 from resexp.study import load_run
 from resexp.training import checkpoint, manifest
@@ -114,16 +114,7 @@ class Session:
             raise Stopped
 
     def _begin_attempt(self, before: Manifest | None) -> None:
-        dataset = self.dataset
-        data = DataRecord(
-            source=self.config.data.source,
-            name=dataset.name,
-            fingerprint=dataset.fingerprint,
-            classes=len(dataset.classes),
-            train_images=len(dataset.train_index),
-            val_images=dataset.val_images,
-            decoder=dataset.decoder,
-        )
+        data = manifest.of_data(self.config, self.dataset)
         if before and before.data.fingerprint != data.fingerprint:
             raise UserError(
                 f"{self.run.folder}: begun on other data (fingerprint {before.data.fingerprint}, now "
