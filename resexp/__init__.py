@@ -1,3 +1,3 @@
 """resexp: the plain-versus-residual degradation study of He et al. (2015), run from one YAML file."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -28,10 +28,10 @@ class Net:
     def name(self) -> str:
         """Its kind and depth, and of the rest what they don't imply: ``residual-56-B``, ``plain-20 (width 8)``."""
         said = _said(self.config)
-        layout = f"{self.config.layout}/" if "layout" in said else ""
+        variant = f"{self.config.variant}/" if "variant" in said else ""
         words = [str(value) for field, value in said.items() if _WORDS.get(value) == field]
         numbers = [f"{field} {value}" for field, value in said.items() if field in ("width", "drop_path")]
-        name = "-".join([layout + self.config.kind, str(self.config.depth), *words])
+        name = "-".join([variant + self.config.kind, str(self.config.depth), *words])
         return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
@@ -47,8 +47,8 @@ def named(name: str, settings: list[str], size: int | None = None) -> Net:
             f"{name}: not the name of a net; expected KIND-DEPTH or KIND-DEPTH-WORD, such as plain-20, "
             "preact-164-bottleneck or imagenet/residual-34-B"
         )
-    layout, kind, depth, rest = parts.groups("")
-    model: dict[str, Any] = {"kind": kind, "depth": int(depth), **({"layout": layout} if layout else {})}
+    variant, kind, depth, rest = parts.groups("")
+    model: dict[str, Any] = {"kind": kind, "depth": int(depth), **({"variant": variant} if variant else {})}
     for word in _split(name, rest):
         field = _WORDS[word]
         if field in model:
@@ -56,7 +56,7 @@ def named(name: str, settings: list[str], size: int | None = None) -> Net:
         model[field] = word
     document = yamlfile.merge(Document({"model": model}, {(): name, ("model",): name}), yamlfile.overrides(settings))
     config = validated(_Named, document).model
-    large = config.layout == "imagenet"
+    large = config.variant == "imagenet"
     return _checked(Net(config, size or (224 if large else 32), 1000 if large else 10))
 
 
@@ -80,7 +80,7 @@ def _literals(annotation: Any) -> list[str]:
 _FIELDS = [
     (word, field)
     for field, info in ModelConfig.model_fields.items()
-    if field not in ("kind", "layout")
+    if field not in ("kind", "variant")
     for word in _literals(info.annotation)
 ]
 _WORDS = {word: field for word, field in _FIELDS if [w for w, _ in _FIELDS].count(word) == 1}
@@ -117,7 +117,7 @@ def _pixels(config: RunConfig) -> int:
         return config.data.resize
     if isinstance(config.data, ShapesData):
         return config.data.size
-    return 224 if isinstance(config.data, FolderData) and config.model.layout == "imagenet" else 32
+    return 224 if isinstance(config.data, FolderData) and config.model.variant == "imagenet" else 32
 
 
 def _classes(config: RunConfig) -> int:
@@ -125,7 +125,7 @@ def _classes(config: RunConfig) -> int:
     if isinstance(config.data, ImageNetData):
         asked = config.data.classes
         return len(asked) if isinstance(asked, tuple) else asked or 1000
-    return 1000 if isinstance(config.data, FolderData) and config.model.layout == "imagenet" else 10
+    return 1000 if isinstance(config.data, FolderData) and config.model.variant == "imagenet" else 10
 
 
 def _checked(net: Net) -> Net:

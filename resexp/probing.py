@@ -45,7 +45,7 @@ def targets(
             runs = StudyFolder(path).runs()
             begun = runs if initial else [run for run in runs if run.checkpoint_path.exists()]
             if not begun:
-                raise UserError(f"{path}: no run has a checkpoint yet; train some, or add --initial for untrained nets")
+                raise UserError(f"{path}: no run has a checkpoint yet; train some, or add --at-init for untrained nets")
             found += [Target(run, initial) for run in begun]
         elif path.is_dir():
             raise UserError(f"{path}: neither a run folder (config.yaml) nor a study folder (study.json)")
@@ -83,12 +83,12 @@ def hand_on(
     """
     shallow = load_run(start.config_path)
     recipe = shallow.model_dump(mode="json")
-    recipe["train"]["start"] = None
+    recipe["train"]["init_from"] = None
     if shallow.train.milestones == TrainConfig(steps=shallow.train.steps).milestones:
         del recipe["train"]["milestones"]  # they follow from the steps, which --set may change
     overrides = yamlfile.overrides([*settings, f"model.depth={depth}"])
     fresh = validated(RunConfig, yamlfile.merge(yamlfile.Document(recipe), overrides))
-    continued = fresh.model_copy(update={"train": fresh.train.model_copy(update={"start": str(start.folder)})})
+    continued = fresh.model_copy(update={"train": fresh.train.model_copy(update={"init_from": str(start.folder)})})
     check(start, fresh)
     net = f"{fresh.model.kind}-{depth}"
     study = Study(

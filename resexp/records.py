@@ -165,7 +165,7 @@ class Line(Errors, total=False):
     test_loss: float
     best_step: Count
     best_val_error: Measured
-    bn_images: Count
+    precise_bn_images: Count
     bn_batches: Count
 
 

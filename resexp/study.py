@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 
 from resexp import yamlfile
 from resexp.config import SECTIONS, RunConfig, Section, Study
+from resexp.config.renamed import RENAMED
 from resexp.errors import UserError
 from resexp.outside import read_file, refuse_links
 from resexp.yamlfile import Document, KeyPath
@@ -110,7 +111,8 @@ def load_run(path: Path) -> RunConfig:
     config = _read_config(path)
     if config.folder != Path(*Path(os.path.normpath(path.absolute())).parent.parts[-2:]):
         raise UserError(
-            f"{path}: was changed: it describes {config.folder}; restore it, or make a study file for the new recipe"
+            f"{path}: describes {config.folder}: it was changed, or resexp before 0.2 wrote it; restore it, or train "
+            "the run anew"
         )
     refuse_links(path.parent)
     return config
@@ -222,7 +224,9 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
     path = (loc[0], *loc[2:]) if tag else loc
     section = SECTIONS.get(str(loc[-2])) if len(loc) > 1 else model
     got, context = error["input"], error.get("ctx", {})
-    if error["type"] == "extra_forbidden":
+    if error["type"] == "extra_forbidden" and (name := RENAMED.get(yamlfile.dotted(path))):
+        says = f"was renamed; write {name}"
+    elif error["type"] == "extra_forbidden":
         allowed = list((section or Section).model_fields)
         says = f"unknown key, got {got!r}; allowed: {', '.join(allowed)}{hint(str(loc[-1]), allowed)}"
     elif error["type"] == "missing":

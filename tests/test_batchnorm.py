@@ -54,7 +54,7 @@ def statistics(model: torch.nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize(("count", "sizes"), [(50, [50]), (64, [64]), (100, [50, 50]), (190, [64, 63, 63])])
 def test_the_first_layers_statistics_are_those_of_what_it_reads(count: int, sizes: list[int]) -> None:
     """Batches of up to 64, four times those of training: the mean is that of all images, the variance its mean."""
-    config = tiny(train={"batch_size": 16, "bn_images": count})
+    config = tiny(train={"batch_size": 16, "precise_bn_images": count})
     trainer = trained(config)
     before = statistics(trainer.model)
     assert finish(trainer.recompute_bn(count, never)) == len(sizes)
@@ -69,7 +69,7 @@ def test_the_first_layers_statistics_are_those_of_what_it_reads(count: int, size
 
 def test_with_the_statistics_of_one_batch_a_net_says_of_it_what_it_says_while_training() -> None:
     """In every layer; but for the variance's n - 1, and n is 64 images of 2x2 pixels in the last."""
-    config = tiny(train={"bn_images": 64})
+    config = tiny(train={"precise_bn_images": 64})
     trainer = trained(config)
     x = inputs(config, 64)
     finish(trainer.recompute_bn(64, never))
@@ -79,7 +79,7 @@ def test_with_the_statistics_of_one_batch_a_net_says_of_it_what_it_says_while_tr
 
 
 def test_nothing_but_the_statistics_changes_and_nothing_before_is_left_in_them() -> None:
-    config = tiny(train={"bn_images": 150})
+    config = tiny(train={"precise_bn_images": 150})
     trainer = trained(config)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     finish(trainer.recompute_bn(150, never))
@@ -98,7 +98,7 @@ def test_nothing_but_the_statistics_changes_and_nothing_before_is_left_in_them()
 def test_a_run_is_evaluated_with_the_recomputed_statistics(make_run: Callable[..., Run], split: str) -> None:
     """Training is the same without them; the errors at its end are those of the stored weights."""
     usual = make_run("usual", data={"split": split}, train={"eval_every": 3})
-    run = make_run("recomputed", data={"split": split}, train={"eval_every": 3, "bn_images": 150})
+    run = make_run("recomputed", data={"split": split}, train={"eval_every": 3, "precise_bn_images": 150})
     train(usual)
     train(run)
     ours, theirs = weights(run), weights(usual)
@@ -106,7 +106,7 @@ def test_a_run_is_evaluated_with_the_recomputed_statistics(make_run: Callable[..
         name for name in ours if name.endswith(STATISTICS)
     }
     assert [record for record in run.metrics() if record["event"] == "bn"] == [
-        {"event": "bn", "step": 12, "bn_images": 150, "bn_batches": 2}
+        {"event": "bn", "step": 12, "precise_bn_images": 150, "bn_batches": 2}
     ]
     events = [record["event"] for record in run.metrics()]
     assert events[-3:] == ["bn", "eval", "test"]
@@ -119,7 +119,7 @@ def test_a_run_is_evaluated_with_the_recomputed_statistics(make_run: Callable[..
 
 
 def test_the_best_weights_are_tested_with_statistics_of_their_own(make_run: Callable[..., Run]) -> None:
-    run = make_run(data={"split": "holdout"}, train={"eval_every": 1, "bn_images": 150})
+    run = make_run(data={"split": "holdout"}, train={"eval_every": 1, "precise_bn_images": 150})
     tested: list[dict[str, Tensor]] = []
     evaluate = Trainer.evaluate
 
@@ -143,7 +143,7 @@ def test_the_best_weights_are_tested_with_statistics_of_their_own(make_run: Call
 
 def test_wherever_a_run_is_stopped_its_statistics_are_recomputed_once(make_run: Callable[..., Run]) -> None:
     """A stop between two of their batches, in the evaluation after them, and in each pass over the test set."""
-    sections = {"data": {"split": "holdout"}, "train": {"batch_size": 16, "bn_images": 150, "eval_every": 6}}
+    sections = {"data": {"split": "holdout"}, "train": {"batch_size": 16, "precise_bn_images": 150, "eval_every": 6}}
     whole, questions = make_run("whole", **sections), itertools.count()
     train(whole, stop=lambda: next(questions) < 0)
     last_lines = set()
@@ -158,7 +158,7 @@ def test_wherever_a_run_is_stopped_its_statistics_are_recomputed_once(make_run: 
 
 
 def test_more_images_than_are_trained_on_are_refused_before_the_first_step(make_run: Callable[..., Run]) -> None:
-    run = make_run(data={"split": "holdout"}, train={"bn_images": 200})
-    with pytest.raises(UserError, match="200 asked for, but only 180 images are trained on; set it to 180 or"):
+    run = make_run(data={"split": "holdout"}, train={"precise_bn_images": 200})
+    with pytest.raises(UserError, match="200 asked for, but only 180 are trained on; set it to 180 or"):
         train(run)
     assert run.metrics() == []

@@ -144,7 +144,7 @@ def test_the_bottleneck_is_the_slower_of_input_and_compute() -> None:
     )
 
 
-TINY = ["data.crop=32", "data.shorter_side=[36,60]", "data.val_side=36", "train.batch_size=8", "train.device=cpu"]
+TINY = ["data.crop=32", "data.resize_range=[36,60]", "data.val_resize=36", "train.batch_size=8", "train.device=cpu"]
 
 
 def test_bench_of_imagenet_times_input_and_compute_and_both(resexp: Cli, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_the_schema_is_printed(resexp: Cli) -> None:
         (["train"], "train: give either a run folder or --config FILE"),
         (["sweep", "--only", ""], "--only : no such net in this study"),
         (["train", "nowhere"], "nowhere: not a run folder (no config.yaml)"),
-        (["train", "x", "--seed", "3"], "train: --set, --seed, --eager and --dry-run go with --config"),
+        (["train", "x", "--seed", "3"], "train: --set, --seed, --no-cuda-graphs and --dry-run go with --config"),
         (["status"], "results: no study here yet; run `resexp sweep` first"),
         (["status", "nowhere"], "nowhere: not a study folder"),
         (["report"], "results: no study here yet"),

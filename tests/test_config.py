@@ -6,6 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from resexp.config import FolderData, ModelConfig, RunConfig, ShapesData, TrainConfig
+from resexp.config.renamed import RENAMED
+from resexp.errors import UserError
+from resexp.study import load
 
 
 def test_the_defaults_are_the_papers_recipe() -> None:
@@ -57,14 +60,49 @@ def test_values_of_the_wrong_type_or_out_of_range_are_refused(wrong: dict[str, o
         TrainConfig.model_validate(wrong)
 
 
+PINNED: dict[str, dict[str, dict[str, object]]] = {
+    "45bd6307": {},
+    "5ab95296": {"model": {"kind": "plain", "depth": 56}},
+    "ee200da3": {"model": {"depth": 110}, "train": {"warmup_lr": 0.01}},
+    "226f6cb7": {"model": {"depth": 20, "shortcut": "B"}},
+    "9674b6e4": {"model": {"kind": "preact", "depth": 164, "block": "bottleneck"}},
+    "ce19bff7": {"model": {"norm": "none", "residual_init": "rezero"}, "train": {"lr": 0.05}},
+    "6ee543e6": {"data": {"source": "cifar10", "split": "holdout"}},
+    "7741be2f": {"data": {"source": "folder", "path": "images", "resize": 16, "pad": 2}, "model": {"width": 8}},
+    "2336c535": {"data": {"source": "shapes"}, "train": {"steps": 400, "batch_size": 64}},
+    "6fbdc547": {"train": {"precise_bn_images": 1000, "sync_bn": True, "precision": "fp32"}},
+    "fbc52086": {
+        "data": {"source": "imagenet", "path": "x", "cache": {"side": 480}},
+        "model": {"variant": "imagenet", "depth": 34, "kind": "plain"},
+        "train": {"steps": 600_000, "batch_size": 256, "microbatch": 32, "schedule": "plateau"},
+    },
+    "7eb818e7": {"model": {"depth": 56}, "train": {"init_from": "results/s/residual-20-01234567/seed0"}},
+}
+
+
 def test_signatures_are_pinned() -> None:
-    """A changed default changes these, so that it can't silently reuse the folder of an older run."""
-    assert RunConfig().signature == "daa7e441"
-    assert RunConfig(data=ShapesData(source="shapes")).signature == PINNED_SHAPES
-    assert RunConfig(model=ModelConfig(kind="plain", depth=56)).signature == "b659d094"
+    """A key that is added later changes none of these; a default that is changed would, and is not allowed to."""
+    found = {RunConfig.model_validate(config).signature: config for config in PINNED.values()}
+    assert found == PINNED
 
 
-PINNED_SHAPES = "90368743"
+def test_a_signature_leaves_out_what_is_at_its_default() -> None:
+    """A default that is written out is the same run, and so is one that depends on other keys."""
+    written = {"train": {"steps": 64_000, "milestones": [32_000, 48_000], "lr": 0.1}, "model": {"shortcut": "A"}}
+    assert RunConfig.model_validate(written).signature == RunConfig().signature
+    assert RunConfig(model=ModelConfig(width=16)).signature == RunConfig().signature
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_earlier_key_is_refused_with_its_name_of_today(old: str, new: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("data: {source: imagenet, path: x}\nmodel: {variant: imagenet}\n")
+    with pytest.raises(UserError) as error:
+        load(str(path), [f"{old}=1"])
+    assert f"{old}: was renamed; write {new}" in str(error.value)
+    section = new.split(",")[0].rsplit(".", 1)
+    known: dict[str, Any] = {"executor.slurm": SECTIONS["slurm"], "data": SECTIONS["imagenet"], **SECTIONS}
+    assert section[1] in known[section[0]].model_fields
 
 
 def test_the_signature_is_of_the_science_and_not_of_the_mechanics() -> None:

@@ -49,11 +49,16 @@ def describe(*arguments: object) -> str:
         ("plain-20", {"kind": "plain", "depth": 20}, 32, 10),
         ("residual-110", {"kind": "residual", "depth": 110}, 32, 10),
         ("preact-164-bottleneck", {"kind": "preact", "depth": 164, "block": "bottleneck"}, 32, 10),
-        ("residual-20-C-none-rezero", {"depth": 20, "shortcut": "C", "norm": "none", "branch": "rezero"}, 32, 10),
-        ("residual-56-zero-gamma", {"depth": 56, "branch": "zero-gamma"}, 32, 10),
+        (
+            "residual-20-C-none-rezero",
+            {"depth": 20, "shortcut": "C", "norm": "none", "residual_init": "rezero"},
+            32,
+            10,
+        ),
+        ("residual-56-zero-gamma", {"depth": 56, "residual_init": "zero-gamma"}, 32, 10),
         ("residual-20-fixup", {"depth": 20, "norm": "fixup"}, 32, 10),
-        ("imagenet/residual-34-B", {"layout": "imagenet", "depth": 34, "shortcut": "B"}, 224, 1000),
-        ("imagenet/residual-50-3x3", {"layout": "imagenet", "depth": 50, "stride_in": "3x3"}, 224, 1000),
+        ("imagenet/residual-34-B", {"variant": "imagenet", "depth": 34, "shortcut": "B"}, 224, 1000),
+        ("imagenet/residual-50-3x3", {"variant": "imagenet", "depth": 50, "stride_conv": "3x3"}, 224, 1000),
         ("vgg-16", {"kind": "vgg", "depth": 16}, 224, 1000),
         ("vgg-19-batch", {"kind": "vgg", "depth": 19, "norm": "batch"}, 224, 1000),
     ],
@@ -89,7 +94,7 @@ def test_settings_and_the_size_apply_too() -> None:
         ("resnet", [], "resnet: not the name of a net; expected KIND-DEPTH or KIND-DEPTH-WORD, such as plain-20"),
         ("plain20", [], "plain20: not the name of a net"),
         ("plian-20", [], "model.kind: got 'plian'; allowed: plain, residual, preact, vgg (did you mean 'plain'?)"),
-        ("imagnet/plain-18", [], "model.layout: got 'imagnet'; allowed: cifar, imagenet (did you mean 'imagenet'?)"),
+        ("imagnet/plain-18", [], "model.variant: got 'imagnet'; allowed: cifar, imagenet (did you mean 'imagenet'?)"),
         ("plain-21", [], "plain-21: model.depth: must be 6n+2; the nearest are 20 and 26, got 21"),
         ("plain-20-A", [], "plain-20-A: model.shortcut: a plain net has no shortcut"),
         (
@@ -118,7 +123,7 @@ def test_the_nets_of_a_study_with_the_images_of_its_data(tmp_path: Path) -> None
     assert {net.size for net in of_study("quickstart", ["data.size=24"])} == {24}
     assert {net.size for net in of_study("quickstart", ["data.size=24"], 48)} == {48}
     study = tmp_path / "own.yaml"
-    study.write_text("data: {source: folder, path: images}\nmodel: {layout: imagenet}\ngrid: {train.lr: [0.1, 0.2]}\n")
+    study.write_text("data: {source: folder, path: images}\nmodel: {variant: imagenet}\ngrid: {train.lr: [0.1, 0.2]}\n")
     assert [(net.name, net.size, net.classes) for net in of_study(str(study), [])] == [
         ("imagenet/residual-18", 224, 1000)
     ]
@@ -212,7 +217,7 @@ def test_a_receptive_field_is_what_has_a_gradient(name: str) -> None:
     for at, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(lambda module, inputs, output, at=at: outputs.update({at: output}))
-    size = 512 if config.layout == "imagenet" else 128
+    size = 512 if config.variant == "imagenet" else 128
     image = torch.rand(1, 3, size, size, dtype=torch.double, requires_grad=True)
     model(image)
     seen = {}

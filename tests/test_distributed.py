@@ -40,12 +40,12 @@ LIKE_ONE = {
     "no BN": {"model": {"norm": "none"}},
     "fixup": {"model": {"norm": "fixup"}},
     "validated": {"model": {"norm": "none"}, "data": {"split": "holdout"}},
-    "warm-up": {"model": {"norm": "none"}, "train": {"warmup_lr": 0.001, "warmup_until": 0.89}},
+    "warm-up": {"model": {"norm": "none"}, "train": {"warmup_lr": 0.001, "warmup_until_error": 0.89}},
     "left-out branches": {"model": {"norm": "none", "drop_path": 0.5}},
     "pieces": {"train": {"microbatch": 8}},
-    "plateaus": {"model": {"norm": "none"}, "train": {"schedule": "plateau", "plateau_evals": 1, "eval_every": 3}},
+    "plateaus": {"model": {"norm": "none"}, "train": {"schedule": "plateau", "patience": 1, "eval_every": 3}},
     "synced BN": {"train": {"sync_bn": True}},
-    "synced and recomputed BN": {"train": {"sync_bn": True, "bn_images": 150}, "data": {"split": "holdout"}},
+    "synced and recomputed BN": {"train": {"sync_bn": True, "precise_bn_images": 150}, "data": {"split": "holdout"}},
     "dropout": {
         "model": {"kind": "vgg", "depth": 16, "width": 1},
         "data": {"size": 32, "train_images": 100},
@@ -231,9 +231,9 @@ def test_a_signal_saves_and_another_number_of_processes_is_refused_unless_allowe
     assert refused.returncode == 2
     assert refused.stderr == (
         f"resexp: {run.folder}: trained by 2 processes so far, now by 1; start as many as before, or add "
-        "--allow-world-change\n"
+        "--allow-world-size-change\n"
     )
-    assert resexp("train", run.folder, "--allow-world-change").returncode == 0
+    assert resexp("train", run.folder, "--allow-world-size-change").returncode == 0
     assert [(attempt.world, attempt.state) for attempt in attempts(run)] == [(2, "interrupted"), (1, "finished")]
     assert attempts(run)[1].from_step == stopped.to_step
 

@@ -119,7 +119,7 @@ def test_a_worker_that_gives_no_sign_of_life_is_replaced(tmp_path: Path) -> None
                 self.killed.add(pid)
                 os.kill(pid, signal.SIGSTOP)
 
-    sweep = Freezing([Job((runs[0],), 1, 1)], silent_seconds=12.0)
+    sweep = Freezing([Job((runs[0],), 1, 1)], heartbeat_timeout=12.0)
     assert sweep.ended == {runs[0].name: ""}
     silent, again = sweep.said[-2:]
     assert re.fullmatch(rf"{runs[0].name}: no sign of life for 1\d s; its job is killed", silent)

@@ -66,13 +66,13 @@ def reading() -> list[str]:
 def config(tree: Path, **data: Any) -> RunConfig:
     sections = {
         "data": {
-            "source": "imagenet", "path": str(tree), "crop": 32, "shorter_side": [36, 60], "val_side": 130, **data,
+            "source": "imagenet", "path": str(tree), "crop": 32, "resize_range": [36, 60], "val_resize": 130, **data,
         },
-        "model": {"layout": "imagenet", "depth": 18, "width": 2},
+        "model": {"variant": "imagenet", "depth": 18, "width": 2},
         "train": {
             "steps": 12, "batch_size": BATCH, "lr": 0.02, "log_every": 4, "eval_every": 6, "device": "cpu",
         },
-        "probes": {"views": ["ten-crop", "multi-scale"]},
+        "probes": {"tta": ["ten-crop", "multi-scale"]},
     }  # fmt: skip
     return RunConfig.model_validate(sections)
 
@@ -112,7 +112,7 @@ def test_the_studies_of_the_paper_have_its_recipe() -> None:
         assert isinstance(data, ImageNetData)
         assert (recipe.steps, recipe.batch_size, recipe.lr, recipe.gamma) == (600_000, 256, 0.1, 0.1)
         assert (recipe.momentum, recipe.weight_decay, recipe.schedule) == (0.9, 1e-4, "plateau")
-        assert (data.crop, data.shorter_side, data.flip, data.colour, data.mean) == (
+        assert (data.crop, data.resize_range, data.flip, data.pca_lighting, data.mean) == (
             224,
             (256, 480),
             True,
@@ -149,7 +149,7 @@ def test_what_the_study_of_fig4_offers_instead_loads() -> None:
 # -- a study from end to end ------------------------------------------------------------------------------------------
 
 SMALL = [
-    "model.width=2", "data.crop=32", "data.shorter_side=[36, 60]", "data.val_side=36", "train.steps=40",
+    "model.width=2", "data.crop=32", "data.resize_range=[36, 60]", "data.val_resize=36", "train.steps=40",
     "train.milestones=[30]", "train.batch_size=8", "train.eval_every=20", "train.log_every=10", "train.lr=0.02",
     "train.checkpoint_steps=5", "train.device=cpu",
 ]  # fmt: skip
@@ -248,7 +248,7 @@ def test_batches_are_a_function_of_seed_and_step(tree: Path, first: int) -> None
 @pytest.mark.parametrize("mean", ["pixel", "channel"])
 def test_a_batch_is_what_is_said_image_by_image(tree: Path, colour: bool, mean: str) -> None:
     """Crops of the plan's images, less the mean, with light: Σ α_i λ_i p_i (Krizhevsky et al. 2012, section 4.1)."""
-    run = config(tree, colour=colour, mean=mean)
+    run = config(tree, pca_lighting=colour, mean=mean)
     dataset, found = images_of(run), statistics(images_of(run))
     subtracted = found.pixel_mean if mean == "pixel" else np.zeros((32, 32, 3)) + found.channel_mean
     seen: list[int] = []
@@ -321,7 +321,7 @@ def test_views_against_a_loop_over_images(tree: Path, mode: Any, by_hand: Callab
     run = config(tree)
     dataset, mean = images_of(run), statistics(images_of(run)).pixel_mean
     torch.manual_seed(0)
-    net: nn.Module = build_model(ModelConfig(layout="imagenet", depth=18, width=8), CLASSES).eval()
+    net: nn.Module = build_model(ModelConfig(variant="imagenet", depth=18, width=8), CLASSES).eval()
     labels = torch.from_numpy(dataset.test_labels)
     with fed(run) as feed:
         subject = UnderTest(net, feed.mean, contextlib.nullcontext())
@@ -344,7 +344,7 @@ def test_views_against_a_loop_over_images(tree: Path, mode: Any, by_hand: Callab
 def test_probes_and_the_clean_error_see_some_of_all_classes(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resexp.training.stream.SAMPLE", 12)
     run = config(tree)
-    few = run.model_copy(update={"data": run.data.model_copy(update={"clean_images": 20})})
+    few = run.model_copy(update={"data": run.data.model_copy(update={"train_eval_images": 20})})
     with fed(few) as feed:
         clean = feed.index("train")
         images, labels, index = feed.sample()

@@ -37,7 +37,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def data(root: Path, **settings: object) -> ImageNetData:
-    small = {"crop": 64, "shorter_side": [64, 96], "val_side": 72}
+    small = {"crop": 64, "resize_range": [64, 96], "val_resize": 72}
     return ImageNetData.model_validate({"source": "imagenet", "path": str(root), **small, **settings})
 
 
@@ -84,13 +84,13 @@ def jpeg(image: np.ndarray, quality: int = 95) -> bytes:
         ({"classes": ["n1"]}, r"classes: expected a number of classes"),
         ({"classes": ["n1", "n1"]}, r"classes: a class is listed twice"),
         (
-            {"shorter_side": [96, 64]},
-            r"shorter_side: expected the shortest length, then the longest, such as \[256, 480\]",
+            {"resize_range": [96, 64]},
+            r"resize_range: expected the shortest length, then the longest, such as \[256, 480\]",
         ),
-        ({"crop": 68}, r"shorter_side: a crop of 68 does not fit into 64 pixels; set data.crop too"),
-        ({"val_side": 60}, r"val_side: a crop of 64 does not fit into 60 pixels; set data.crop too"),
-        ({"prepared": {"side": 60}}, r"prepared: images of 60 pixels are smaller than a crop, 64"),
-        ({"prepared": {"side": 64, "format": "raw", "quality": 90}}, r"prepared.quality: is about JPEGs; leave it out"),
+        ({"crop": 68}, r"resize_range: a crop of 68 does not fit into 64 pixels; set data.crop too"),
+        ({"val_resize": 60}, r"val_resize: a crop of 64 does not fit into 60 pixels; set data.crop too"),
+        ({"cache": {"side": 60}}, r"cache: images of 60 pixels are smaller than a crop, 64"),
+        ({"cache": {"side": 64, "format": "raw", "quality": 90}}, r"cache.quality: is about JPEGs; leave it out"),
         ({"pad": 4}, r"pad: unknown key"),
     ],
 )
@@ -106,16 +106,16 @@ def test_settings_that_can_not_be_are_refused(
 
 @pytest.mark.parametrize("spec", [{"side": 64}, {"side": 64, "format": "raw"}])
 def test_what_a_run_folder_keeps_of_it_can_be_read_again(spec: dict[str, object]) -> None:
-    config = data(Path(), classes=["n2", "n1"], prepared=spec)
+    config = data(Path(), classes=["n2", "n1"], cache=spec)
     assert config.classes == ("n1", "n2")
     assert ImageNetData.model_validate(config.model_dump(mode="json")) == config
 
 
 def test_how_images_are_read_is_no_science_and_what_they_are_is() -> None:
     config = data(Path())
-    mechanics = {"path": "elsewhere", "workers": 7, "timeout": 3.0, "unreadable": 0.5}
+    mechanics = {"path": "elsewhere", "workers": 7, "timeout": 3.0, "max_unreadable": 0.5}
     assert config.model_copy(update=mechanics).science() == config.science()
-    for field, value in {"crop": 32, "colour": False, "classes": 2, "prepared": {"side": 64}}.items():
+    for field, value in {"crop": 32, "pca_lighting": False, "classes": 2, "cache": {"side": 64}}.items():
         assert data(Path(), **{field: value}).science() != config.science()
 
 
@@ -481,7 +481,7 @@ def test_an_epoch_is_a_pure_function_of_seed_and_number_and_has_every_image_once
 
 
 def test_what_is_switched_off_leaves_the_rest_as_it_was() -> None:
-    on, off = plan(0, 0, 50, data(Path())), plan(0, 0, 50, data(Path(), flip=False, colour=False))
+    on, off = plan(0, 0, 50, data(Path())), plan(0, 0, 50, data(Path(), flip=False, pca_lighting=False))
     assert not off.flip.any()
     assert not off.lighting.any()
     assert all(np.array_equal(a, b) for a, b in zip(on[:4], off[:4], strict=True))
@@ -495,7 +495,7 @@ def prepared(root: Path, **spec: object) -> tuple[ImageNet, ImageNet]:
     files = open_imagenet(data(root))
     config = PreparedConfig.model_validate(spec)
     prepare(files, config, ignore, ignore, 2)
-    return files, open_imagenet(data(root, prepared=config.model_dump()))
+    return files, open_imagenet(data(root, cache=config.model_dump()))
 
 
 def test_a_jpeg_cache_keeps_small_images_as_they_are_and_makes_large_ones_smaller(root: Path) -> None:
@@ -529,14 +529,14 @@ def test_a_cache_is_of_its_own_data_and_settings_only(root: Path) -> None:
     prepared(root, side=100)
     for other in ({"side": 101}, {"side": 100, "quality": 90}, {"side": 100, "format": "raw"}):
         with pytest.raises(
-            UserError, match=r"not there, and data\.prepared asks for it; run `resexp data prepare --config"
+            UserError, match=r"not there, and data\.cache asks for it; run `resexp data prepare --config"
         ):
-            open_imagenet(data(root, prepared=other))
-    with pytest.raises(UserError, match=r"data\.prepared asks for it"):
-        open_imagenet(data(root, prepared={"side": 100}, classes=2))
+            open_imagenet(data(root, cache=other))
+    with pytest.raises(UserError, match=r"data\.cache asks for it"):
+        open_imagenet(data(root, cache={"side": 100}, classes=2))
     (root / "train/n00000001/n00000001_0.JPEG").rename(root / "train/n00000001/new.JPEG")
-    with pytest.raises(UserError, match=r"data\.prepared asks for it"):
-        open_imagenet(data(root, prepared={"side": 100}))
+    with pytest.raises(UserError, match=r"data\.cache asks for it"):
+        open_imagenet(data(root, cache={"side": 100}))
 
 
 def test_a_damaged_cache_is_refused_until_it_is_made_again(root: Path) -> None:
@@ -548,7 +548,7 @@ def test_a_damaged_cache_is_refused_until_it_is_made_again(root: Path) -> None:
     with pytest.raises(
         UserError, match=r"images.bin: damaged, [\d,]+ of [\d,]+ bytes; run `resexp data prepare --conf"
     ):
-        open_imagenet(data(root, prepared={"side": 100}))
+        open_imagenet(data(root, cache={"side": 100}))
     prepared(root, side=100)
     assert file.read_bytes() == whole
 
@@ -589,7 +589,7 @@ def wants(dataset: ImageNet, part: str = "train") -> list[Want]:
 
 
 def test_an_unreadable_image_becomes_the_given_colour_and_is_counted(odd: Path) -> None:
-    images = open_imagenet(data(odd, unreadable=0.5))
+    images = open_imagenet(data(odd, max_unreadable=0.5))
     out = np.zeros((13, 64, 64, 3), dtype=np.uint8)
     with Loader(images, 2, 60, (0.5, 0.25, 1)) as loader:
         places = loader.load(wants(images), out).wait()
@@ -603,12 +603,12 @@ def test_an_unreadable_image_becomes_the_given_colour_and_is_counted(odd: Path) 
 
 
 def test_too_many_unreadable_images_end_it_with_their_names(odd: Path) -> None:
-    images = open_imagenet(data(odd, unreadable=0.1))
+    images = open_imagenet(data(odd, max_unreadable=0.1))
     out = np.zeros((13, 64, 64, 3), dtype=np.uint8)
     with Loader(images, 1, 60) as loader, pytest.raises(UserError) as raised:
         loader.load(wants(images), out).wait()
     assert str(raised.value) == (
-        f"{odd}: 2 of 13 train images can't be read, over 10.000% (data.unreadable): {', '.join(BROKEN)}; "
+        f"{odd}: 2 of 13 train images can't be read, over 10.000% (data.max_unreadable): {', '.join(BROKEN)}; "
         f"`resexp data check` names them all"
     )
 
@@ -639,7 +639,7 @@ def test_caches_list_what_can_not_be_read(odd: Path) -> None:
     folder = prepare(files, PreparedConfig(side=100, format="raw"), heard.append, ignore, 2)
     assert heard[-1] == f"2 images can't be read, and are left empty: {', '.join(BROKEN)}"
     assert all(name in (folder / "meta.json").read_text() for name in BROKEN)
-    cache = open_imagenet(data(odd, prepared={"side": 100, "format": "raw"}))
+    cache = open_imagenet(data(odd, cache={"side": 100, "format": "raw"}))
     lines = check(cache, ignore, 2)
     assert lines == [f"{odd / name}: could not be read when it was prepared" for name in BROKEN]
 
@@ -756,14 +756,14 @@ def test_who_waits_for_a_batch_is_called_now_and_then_and_may_end_the_wait(
 def test_statistics_are_taken_once_for_each_crop_and_cache(root: Path) -> None:
     heard: list[str] = []
     prepared(root, side=80)
-    for settings in ({}, {}, {"val_side": 64}, {"prepared": {"side": 80}}, {"prepared": {"side": 80}}):
+    for settings in ({}, {}, {"val_resize": 64}, {"cache": {"side": 80}}, {"cache": {"side": 80}}):
         statistics(open_imagenet(data(root, **settings)), heard.append)
     assert len(heard) == 3
     assert heard[0] == f"{root}: taking the mean of 18 images, once"
 
 
 def test_unreadable_images_are_left_out_of_the_mean(odd: Path) -> None:
-    with_faults = statistics(open_imagenet(data(odd, unreadable=0.5)))
+    with_faults = statistics(open_imagenet(data(odd, max_unreadable=0.5)))
     for name in BROKEN:
         (odd / name).unlink()
     assert np.array_equal(with_faults.pixel_mean, statistics(open_imagenet(data(odd))).pixel_mean)
@@ -772,7 +772,7 @@ def test_unreadable_images_are_left_out_of_the_mean(odd: Path) -> None:
 # -- the command line -------------------------------------------------------------------------------------------------
 
 
-IMAGES = "data={source: imagenet, path: e, crop: 64, shorter_side: [64, 96], val_side: 64}"
+IMAGES = "data={source: imagenet, path: e, crop: 64, resize_range: [64, 96], val_resize: 64}"
 
 
 def test_example_check_and_prepare(resexp: Cli) -> None:
@@ -785,7 +785,7 @@ def test_example_check_and_prepare(resexp: Cli) -> None:
     assert first.startswith("e: imagenet-2, 2 classes, 13 training and 8 validation images, fingerprint ")
     assert [line.partition(": ")[0] for line in faults] == [f"e/{name}" for name in BROKEN]
     assert last == "2 images can't be read"
-    prepared = resexp("data", "prepare", "-c", "s.yaml", "--set", IMAGES, "--set", "data.prepared={side: 96}")
+    prepared = resexp("data", "prepare", "-c", "s.yaml", "--set", IMAGES, "--set", "data.cache={side: 96}")
     assert (prepared.returncode, prepared.stdout.endswith("-96-jpeg95-v1: prepared\n")) == (0, True)
 
 
@@ -796,12 +796,14 @@ def test_commands_say_what_they_are_for(tmp_path: Path, capsys: pytest.CaptureFi
         commands.example(tmp_path / "e")
     commands.check("s.yaml", [IMAGES])
     assert capsys.readouterr().out.endswith("0 images can't be read\n")
-    with pytest.raises(UserError, match=r"s.yaml: data\.prepared says what to prepare, and it is not there"):
+    with pytest.raises(UserError, match=r"s.yaml: data\.cache says what to prepare, and it is not there"):
         commands.prepare("s.yaml", [IMAGES])
     for _ in range(2):
-        commands.prepare("s.yaml", [IMAGES, "data.prepared={side: 96}"])
+        commands.prepare("s.yaml", [IMAGES, "data.cache={side: 96}"])
     assert "there already" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"quickstart: data\.source is shapes, and this is for imagenet"):
+    with pytest.raises(
+        UserError, match=r"quickstart: data\.source is shapes, and this is for imagenet and imagefolder"
+    ):
         commands.check("quickstart")
 
 

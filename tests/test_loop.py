@@ -207,7 +207,7 @@ def test_jobs_of_an_earlier_sweep_are_followed_and_not_started_again(tmp_path: P
 
 def test_a_silent_job_is_killed_and_its_run_tried_again(tmp_path: Path) -> None:
     machine = Machine({"a": [[begin] + [work] * 10**6, []]})
-    sweep = Sweep(machine, tmp_path, "a", silent_seconds=0.05)
+    sweep = Sweep(machine, tmp_path, "a", heartbeat_timeout=0.05)
     assert sweep.ended == {"a": ""}
     assert machine.started[0].killed
     assert "no sign of life for 0 s; its job is killed" in sweep.said[0]
@@ -224,7 +224,7 @@ def end_run(handle: Scripted) -> None:
 @pytest.mark.parametrize("script", [[here], [here, begin, end_run]])
 def test_a_job_that_hangs_outside_its_runs_is_killed(tmp_path: Path, script: Script) -> None:
     machine = Machine({"a": [[*script, *[work] * 10**6], []]})
-    sweep = Sweep(machine, tmp_path, "a", silent_seconds=0.05)
+    sweep = Sweep(machine, tmp_path, "a", heartbeat_timeout=0.05)
     assert list(sweep.ended) == ["a"]
     assert machine.started[0].killed
     assert "its job has done nothing for 0 s; it is killed" in sweep.said[0]

@@ -51,7 +51,7 @@ def blocks(model: nn.Module) -> list[Block]:
 )
 def test_imagenet_nets_cost_what_the_paper_says(config: dict[str, Any], parameters: int, gflops: float) -> None:
     """Tables 1 and 3. The paper's 3.8 and 15.3 are 3.86 and 15.47 when counted, all others agree when rounded."""
-    counted = summarise(ModelConfig(**{"layout": "imagenet", **config}), 224, 224, classes=1000)
+    counted = summarise(ModelConfig(**{"variant": "imagenet", **config}), 224, 224, classes=1000)
     assert counted.parameters == parameters
     assert counted.multiply_adds / 1e9 == pytest.approx(gflops, abs=0.18 if config.get("kind") == "vgg" else 0.06)
 
@@ -87,10 +87,10 @@ def test_depth_counts_the_weighted_layers_of_the_main_path(kind: str, block: str
     assert len(weighted) == depth
 
 
-@pytest.mark.parametrize(("layout", "size"), [("cifar", 32), ("imagenet", 64)])
+@pytest.mark.parametrize(("variant", "size"), [("cifar", 32), ("imagenet", 64)])
 @pytest.mark.parametrize("kind", ["plain", "residual", "preact"])
-def test_output_shape(kind: str, layout: str, size: int) -> None:
-    model = net(kind=kind, layout=layout, width=4)
+def test_output_shape(kind: str, variant: str, size: int) -> None:
+    model = net(kind=kind, variant=variant, width=4)
     assert model(torch.randn(2, 3, size, size)).shape == (2, 10)
 
 
@@ -102,9 +102,9 @@ def test_output_shape(kind: str, layout: str, size: int) -> None:
     [
         ("resnet18", {"depth": 18, "shortcut": "B"}),
         ("resnet34", {"depth": 34, "shortcut": "B"}),
-        ("resnet50", {"depth": 50, "stride_in": "3x3"}),
-        ("resnet101", {"depth": 101, "stride_in": "3x3"}),
-        ("resnet152", {"depth": 152, "stride_in": "3x3"}),
+        ("resnet50", {"depth": 50, "stride_conv": "3x3"}),
+        ("resnet101", {"depth": 101, "stride_conv": "3x3"}),
+        ("resnet152", {"depth": 152, "stride_conv": "3x3"}),
         ("vgg16", {"kind": "vgg", "depth": 16}),
         ("vgg19", {"kind": "vgg", "depth": 19}),
     ],
@@ -117,7 +117,7 @@ def test_torchvisions_weights_load_and_give_its_outputs(name: str, config: dict[
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)
     with torch.device("meta"):
-        ours = build_model(ModelConfig(**{"layout": "imagenet", **config}), 1000)
+        ours = build_model(ModelConfig(**{"variant": "imagenet", **config}), 1000)
     ours = ours.to_empty(device="cpu").eval()
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(1, 3, 96, 96)
@@ -129,12 +129,12 @@ def test_torchvisions_weights_load_and_give_its_outputs(name: str, config: dict[
 # -- blocks -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stride_in", ["1x1", "3x3"])
-def test_a_bottleneck_halves_in_its_first_1x1_or_in_its_3x3(stride_in: str) -> None:
-    config = ModelConfig(layout="imagenet", depth=50, stride_in=stride_in)
+@pytest.mark.parametrize("stride_conv", ["1x1", "3x3"])
+def test_a_bottleneck_halves_in_its_first_1x1_or_in_its_3x3(stride_conv: str) -> None:
+    config = ModelConfig(variant="imagenet", depth=50, stride_conv=stride_conv)
     block = Bottleneck(config, Place(256, 128, 2, number=4, of=16))
     strides = [block.conv1.stride, block.conv2.stride, block.conv3.stride]
-    assert strides == ([(2, 2), (1, 1), (1, 1)] if stride_in == "1x1" else [(1, 1), (2, 2), (1, 1)])
+    assert strides == ([(2, 2), (1, 1), (1, 1)] if stride_conv == "1x1" else [(1, 1), (2, 2), (1, 1)])
     assert block(torch.randn(1, 256, 8, 8)).shape == (1, 512, 4, 4)
 
 
@@ -159,11 +159,11 @@ def test_a_projection_takes_the_activated_input() -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        {"branch": "zero-gamma"},
-        {"branch": "rezero"},
-        {"branch": "rezero", "norm": "none"},
-        {"branch": "rezero", "kind": "preact"},
-        {"branch": "zero-gamma", "block": "bottleneck"},
+        {"residual_init": "zero-gamma"},
+        {"residual_init": "rezero"},
+        {"residual_init": "rezero", "norm": "none"},
+        {"residual_init": "rezero", "kind": "preact"},
+        {"residual_init": "zero-gamma", "block": "bottleneck"},
         {"norm": "fixup"},
         {"norm": "fixup", "block": "bottleneck"},
     ],
@@ -254,17 +254,17 @@ def test_draws_are_uniform_and_uncorrelated() -> None:
     [
         ({"depth": 57}, "must be 6n+2; the nearest are 56 and 62"),
         ({"depth": 60, "block": "bottleneck"}, "must be 9n+2; the nearest are 56 and 65"),
-        ({"layout": "imagenet", "depth": 20}, "of basic blocks, ImageNet's nets have 18, 34 layers"),
-        ({"layout": "imagenet", "depth": 34, "block": "bottleneck"}, "have 50, 101, 152 layers"),
+        ({"variant": "imagenet", "depth": 20}, "of basic blocks, ImageNet's nets have 18, 34 layers"),
+        ({"variant": "imagenet", "depth": 34, "block": "bottleneck"}, "have 50, 101, 152 layers"),
         ({"kind": "vgg", "depth": 20}, "VGG has 16 or 19 layers"),
-        ({"kind": "vgg", "layout": "cifar"}, "VGG has one layout"),
+        ({"kind": "vgg", "variant": "cifar"}, "VGG has one variant"),
         ({"kind": "vgg", "shortcut": "A"}, "a vgg net has no shortcut"),
-        ({"kind": "plain", "branch": "rezero"}, "this net has none"),
+        ({"kind": "plain", "residual_init": "rezero"}, "this net has none"),
         ({"kind": "plain", "drop_path": 0.5}, "this net has none"),
         ({"kind": "plain", "norm": "fixup"}, "Fixup initialises residual branches"),
-        ({"norm": "none", "branch": "zero-gamma"}, "the BN that ends a branch"),
-        ({"kind": "preact", "branch": "zero-gamma"}, "the BN that ends a branch"),
-        ({"stride_in": "3x3"}, "goes with block: bottleneck"),
+        ({"norm": "none", "residual_init": "zero-gamma"}, "the BN that ends a branch"),
+        ({"kind": "preact", "residual_init": "zero-gamma"}, "the BN that ends a branch"),
+        ({"stride_conv": "3x3"}, "goes with block: bottleneck"),
     ],
 )
 def test_a_net_that_makes_no_sense_is_refused(config: dict[str, Any], says: str) -> None:
@@ -273,16 +273,16 @@ def test_a_net_that_makes_no_sense_is_refused(config: dict[str, Any], says: str)
 
 
 def test_what_is_not_said_fits_what_is() -> None:
-    assert ModelConfig(layout="imagenet", depth=50).block == "bottleneck"
-    assert ModelConfig(layout="imagenet", depth=50).shortcut == "B"
-    assert ModelConfig(layout="imagenet").depth == 18
+    assert ModelConfig(variant="imagenet", depth=50).block == "bottleneck"
+    assert ModelConfig(variant="imagenet", depth=50).shortcut == "B"
+    assert ModelConfig(variant="imagenet").depth == 18
     assert ModelConfig(kind="vgg").norm == "none"
-    assert ModelConfig(kind="preact", block="bottleneck", depth=164).stride_in == "1x1"
+    assert ModelConfig(kind="preact", block="bottleneck", depth=164).stride_conv == "1x1"
 
 
 def test_a_run_is_refused_where_its_net_does_not_allow_it(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="this net has no BN"):
-        RunConfig(model=ModelConfig(norm="none"), train=TrainConfig(bn_images=100))
+        RunConfig(model=ModelConfig(norm="none"), train=TrainConfig(precise_bn_images=100))
     study = {"data": {"source": "shapes", "size": 16}, "model": {"kind": "vgg", "width": 4}, "train": {"device": "cpu"}}
     (tmp_path / "vgg.yaml").write_text(yaml.safe_dump(study))
     loaded, (cell,) = load(str(tmp_path / "vgg.yaml"))

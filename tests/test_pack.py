@@ -65,7 +65,7 @@ def alone(folder: Path, **sections: dict[str, Any]) -> list[Run]:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_packed_runs_equal_runs_alone_bit_for_bit(tmp_path: Path, size: int) -> None:
-    sections = {"data": {"split": "holdout"}, "train": {"warmup_lr": 0.02, "warmup_until": 0.95}}
+    sections = {"data": {"split": "holdout"}, "train": {"warmup_lr": 0.02, "warmup_until_error": 0.95}}
     runs = make(tmp_path / "packed", **sections)
     packed = Packed(runs, size)
     assert packed.states == ["finished"] * 3

@@ -15,7 +15,7 @@ RECIPE = {"steps": 600_000, "batch_size": 256, "schedule": "plateau"}
 
 def config(data: dict[str, Any] | None = None, train: dict[str, Any] | None = None, **model: Any) -> RunConfig:
     """The paper's own run, of ResNet-34 where nothing else is said, but for what is."""
-    net = {"kind": "residual", "layout": "imagenet", "depth": 34} | model
+    net = {"kind": "residual", "variant": "imagenet", "depth": 34} | model
     return RunConfig(
         data=ImageNetData.model_validate({"source": "imagenet", "path": "ilsvrc"} | (data or {})),
         model=ModelConfig.model_validate(net),
@@ -64,19 +64,19 @@ def test_nets_of_one_depth_that_are_of_different_layout_have_different_numbers()
     ("section", "change", "says"),
     [
         ("data", {"crop": 64}, "crop 64 instead of 224"),
-        ("data", {"shorter_side": [256, 256]}, "shorter side 256, 256 instead of 256, 480"),
+        ("data", {"resize_range": [256, 256]}, "shorter side 256, 256 instead of 256, 480"),
         ("data", {"flip": False}, "flips off instead of on"),
-        ("data", {"colour": False}, "colour augmentation off instead of on"),
+        ("data", {"pca_lighting": False}, "colour augmentation off instead of on"),
         ("data", {"mean": "channel"}, "mean channel instead of pixel"),
         (
             "data",
-            {"prepared": {"side": 500, "format": "jpeg"}},
+            {"cache": {"side": 500, "format": "jpeg"}},
             "prepared images jpeg with a shorter side of 500 instead of none",
         ),
         ("model", {"width": 32}, "width 32 instead of 64"),
         ("model", {"norm": "none"}, "norm none instead of batch"),
-        ("model", {"branch": "zero-gamma"}, "start of a branch zero-gamma instead of standard"),
-        ("model", {"depth": 50, "stride_in": "3x3"}, "stride of a bottleneck 3x3 instead of 1x1"),
+        ("model", {"residual_init": "zero-gamma"}, "start of a branch zero-gamma instead of standard"),
+        ("model", {"depth": 50, "stride_conv": "3x3"}, "stride of a bottleneck 3x3 instead of 1x1"),
         ("model", {"depth": 50, "shortcut": "C"}, "shortcut C instead of B"),
         ("model", {"depth": 18, "shortcut": "C"}, "shortcut C instead of A"),
         ("model", {"drop_path": 0.5}, "dropped paths 0.5 instead of 0.0"),
@@ -103,11 +103,11 @@ def test_each_key_that_is_changed_is_a_departure_and_the_only_one(
 @pytest.mark.parametrize(
     "change",
     [
-        {"data": {"val_side": 240}},
-        {"data": {"clean_images": 10_000}},
+        {"data": {"val_resize": 240}},
+        {"data": {"train_eval_images": 10_000}},
         {"data": {"timeout": 5.0, "workers": 2}},
         {"train": {"microbatch": 32}},
-        {"train": {"plateau_evals": 3, "plateau_drops": 3}},
+        {"train": {"patience": 3, "max_lr_drops": 3}},
     ],
 )
 def test_what_the_paper_does_not_say_is_no_departure(change: dict[str, Any]) -> None:
@@ -149,7 +149,7 @@ def test_only_the_readings_that_apply_are_listed() -> None:
     usual |= {"colour augmentation", "shorter side before the centre crop", "BN statistics in a test"}
     usual |= {"initial weights", "BN statistics in training"}
     assert set(read_as(config())) == usual
-    bare = config({"mean": "channel", "colour": False}, {"schedule": "milestones"}, norm="none")
+    bare = config({"mean": "channel", "pca_lighting": False}, {"schedule": "milestones"}, norm="none")
     assert set(read_as(bare)) == {
         "training error", "weight decay", "shorter side before the centre crop", "initial weights"
     }  # fmt: skip
@@ -161,13 +161,13 @@ def test_only_the_readings_that_apply_are_listed() -> None:
 
 
 def test_a_reading_says_what_the_run_did() -> None:
-    ours = read_as(config({"val_side": 240}, {"eval_every": 5000, "plateau_evals": 3}), probes=("ten-crop",))
+    ours = read_as(config({"val_resize": 240}, {"eval_every": 5000, "patience": 3}), probes=("ten-crop",))
     assert ours["plateau of the error"].startswith("the validation error of centre crops, every 5,000 steps; ")
     assert "3 evaluations without a new least one" in ours["plateau of the error"]
-    assert ours["drops of the rate"] == "at most 2 (train.plateau_drops)"
+    assert ours["drops of the rate"] == "at most 2 (train.max_lr_drops)"
     assert ours["training error"].endswith("last drop of the rate (without one, over the last quarter)")
-    assert ours["shorter side before the centre crop"] == "240 (data.val_side)"
-    assert ours["ten crops"].endswith("the central square of 240x240 (data.val_side)")
+    assert ours["shorter side before the centre crop"] == "240 (data.val_resize)"
+    assert ours["ten crops"].endswith("the central square of 240x240 (data.val_resize)")
 
 
 def test_the_mean_of_each_pixel_is_stretched_to_the_size_of_a_view_and_that_of_a_colour_is_not() -> None:

@@ -209,7 +209,7 @@ def test_neighbours_lose_the_same_branches() -> None:
 def test_what_is_not_a_number_is_written_as_none(make: Callable[..., Run], call: Resexp) -> None:
     """Fixup begins with a classifier of zeros: no gradient comes through it."""
     run = make(model={"norm": "fixup"})
-    done = call("probe", "gradients", run.folder, "--initial", "--json")
+    done = call("probe", "gradients", run.folder, "--at-init", "--json")
     assert done.returncode == 0
     (record,) = json.loads(done.stdout, parse_constant=pytest.fail)
     assert record["agreement"] == [None] * 5
@@ -226,7 +226,7 @@ def test_what_is_not_a_number_is_written_as_none(make: Callable[..., Run], call:
         {"kind": "plain", "norm": "none"},
         {"kind": "residual"},
         {"kind": "residual", "shortcut": "B"},
-        {"kind": "residual", "branch": "rezero", "norm": "none"},
+        {"kind": "residual", "residual_init": "rezero", "norm": "none"},
         {"kind": "residual", "norm": "fixup"},
         {"kind": "preact"},
         {"kind": "residual", "block": "bottleneck", "depth": 11},
@@ -344,7 +344,9 @@ def test_a_run_stopped_in_a_probe_takes_it_again(make: Callable[..., Run]) -> No
     assert metrics(run) == metrics(whole)
 
 
-@pytest.mark.parametrize("model", [{"drop_path": 0.5}, {"norm": "fixup"}, {"branch": "rezero"}, {"kind": "preact"}])
+@pytest.mark.parametrize(
+    "model", [{"drop_path": 0.5}, {"norm": "fixup"}, {"residual_init": "rezero"}, {"kind": "preact"}]
+)
 def test_every_kind_of_net_resumes_bit_for_bit(model: dict[str, Any], make: Callable[..., Run]) -> None:
     whole, parts = (make(results, model=model, train={"checkpoint_steps": 5}) for results in ("whole", "parts"))
     assert train(whole).state == "finished"
@@ -422,12 +424,12 @@ def test_identity_blocks_handed_on_and_trained(call: Resexp, trained: dict[str, 
     study = StudyFolder(folder)
     assert [run.label for run in study.runs()] == ["plain-14-continued", "plain-14-fresh"]
     continued, fresh = (load_run(run.config_path).train for run in study.runs())
-    assert continued.model_copy(update={"start": None}) == fresh
+    assert continued.model_copy(update={"init_from": None}) == fresh
     again = call("probe", "identity", study.runs()[0].folder, "--depth", 20, "--set", "train.steps=6")
     assert again.returncode == 0, again.stderr
     (second,) = Path("results").glob("identity-plain-14-*")
     handed, anew = (load_run(run.config_path).train for run in StudyFolder(second).runs())
-    assert (handed.start, anew.start) == (str(study.runs()[0].folder), None)
+    assert (handed.init_from, anew.init_from) == (str(study.runs()[0].folder), None)
     assert handed.milestones == (3, 4)  # the default's, of the new number of steps
 
 
@@ -483,8 +485,8 @@ def test_a_probe_of_other_images_than_the_run_saw_is_refused(call: Resexp, train
 
 def test_a_start_is_the_same_however_its_folder_is_spelled() -> None:
     spelled = ["results/study/plain-8-0123/seed0", "./results/study/plain-8-0123/seed0/", "/else/plain-8-0123/seed0"]
-    assert len({RunConfig(train=TrainConfig(start=name)).signature for name in spelled}) == 1
-    assert RunConfig().signature != RunConfig(train=TrainConfig(start=spelled[0])).signature
+    assert len({RunConfig(train=TrainConfig(init_from=name)).signature for name in spelled}) == 1
+    assert RunConfig().signature != RunConfig(train=TrainConfig(init_from=spelled[0])).signature
 
 
 def test_a_run_without_a_checkpoint(call: Resexp, trained: dict[str, Path]) -> None:
@@ -497,7 +499,7 @@ def test_a_run_without_a_checkpoint(call: Resexp, trained: dict[str, Path]) -> N
 def test_a_start_that_is_not_finished_is_refused_before_training(
     call: Resexp, write_study: Callable[..., Path], trained: dict[str, Path]
 ) -> None:
-    study = write_study(model={"depth": 14, "kind": "plain"}, train={"start": "results/nowhere"})
+    study = write_study(model={"depth": 14, "kind": "plain"}, train={"init_from": "results/nowhere"})
     done = call("train", "--config", study)
     assert done.returncode == 2
     assert "results/nowhere: no run folder to start from" in done.stderr

@@ -38,7 +38,7 @@ def curve(end: float) -> np.ndarray[Any, np.dtype[np.float64]]:
 def write(study: Path, kind: str, depth: int, seed: int, train: float, val: float, **options: Any) -> Any:
     """A finished run of one net, with top-5 errors that are a third of the others."""
     of_imagenet = {"data": IMAGENET, "dataset": "imagenet", "train": TRAIN}
-    model = {"layout": "imagenet"} | options.get("model", {})
+    model = {"variant": "imagenet"} | options.get("model", {})
     planned = write_run(study, kind, depth, seed, 0.0, **of_imagenet | options | {"model": model})
     run = Run(study / planned.folder)
     lines: list[dict[str, Any]] = []

@@ -165,11 +165,11 @@ def test_what_waits_in_the_queue_is_submitted_once_shown_and_left_alone(
 ) -> None:
     gate("DOWN")
     study = write_study(grid={"model.depth": [8, 14]}, executor=ON_SLURM)
-    left = resexp("sweep", "--config", study, "--no-wait")
+    left = resexp("sweep", "--config", study, "--detach")
     assert left.returncode == 0, left.stdout + left.stderr
     assert "2 queued or at work, 0 not finished, 0 not started" in left.stdout.replace("\n", " ")
     first, second = jobs_of(study)
-    again = resexp("sweep", "--config", study, "--no-wait")
+    again = resexp("sweep", "--config", study, "--detach")
     assert again.returncode == 0
     assert "2 of them were submitted before" in again.stdout
     assert cluster.queue() == {first: "PENDING", second: "PENDING"}
@@ -203,7 +203,7 @@ def test_what_waits_in_the_queue_is_submitted_once_shown_and_left_alone(
 def test_a_login_node_needs_no_gpu(write_study: Write, resexp: Cli, gate: Callable[[str], None]) -> None:
     gate("DOWN")
     study = write_study(train={"device": "cuda:7"}, executor={**ON_SLURM, "slurm": {"gpus": 1}})
-    done = resexp("sweep", "--config", study, "--no-wait")
+    done = resexp("sweep", "--config", study, "--detach")
     assert done.returncode == 0, done.stderr
     assert "1 runs submitted" in done.stdout
 
@@ -307,7 +307,7 @@ def test_of_two_jobs_for_one_run_one_trains_it(
     run, undisturbed = runs_of(study)[0], alone(study)[0]
     for _ in range(2):
         run.job_path.unlink(missing_ok=True)
-        assert resexp("sweep", "--config", study, "--no-wait").returncode == 0
+        assert resexp("sweep", "--config", study, "--detach").returncode == 0
     assert len(cluster.queue()) == 2
     gate("UP")
     wait_for(lambda: not cluster.queue(), "both jobs")

@@ -14,7 +14,7 @@ from resexp.study import SHIPPED, json_schema, load, load_run, only_label
 
 Write = Callable[..., Path]
 
-MODEL_KEYS = "kind, layout, block, depth, width, shortcut, stride_in, norm, branch, drop_path"
+MODEL_KEYS = "kind, variant, block, depth, width, shortcut, stride_conv, norm, residual_init, drop_path"
 
 
 def labels(path: Path, *settings: str) -> list[str]:
@@ -89,7 +89,7 @@ def test_every_mistake_is_said_at_once_with_its_place(tmp_path: Path) -> None:
     ("text", "line"),
     [
         ("grid:\n  model.depth: [20,\n    21]", "2: model.depth: must be 6n+2; the nearest are 20 and 26, got 21"),
-        ("grid:\n  model.deph: 20", "2: model.deph: unknown key, got 20; allowed: kind, layout, block, depth, width"),
+        ("grid:\n  model.deph: 20", "2: model.deph: unknown key, got 20; allowed: kind, variant, block, depth, width"),
         (
             "grid:\n- {model.depth: 20}\n- {model.kind: plain,\n   model.shortcut: B}",
             "4: model.shortcut: a plain net has no",
@@ -159,9 +159,9 @@ def test_a_base_that_is_not_there_is_named_with_the_line_that_asks_for_it(tmp_pa
 def test_an_override_of_a_key_that_does_not_exist_is_refused(write_study: Write) -> None:
     assert mistakes(write_study(), "train.warmup=3") == [
         "--set train.warmup=3: train.warmup: unknown key, got 3; allowed: steps, batch_size, lr, microbatch, schedule, "
-        "plateau_evals, plateau_drops, milestones, gamma, momentum, weight_decay, warmup_lr, warmup_until, start, "
-        "precision, eval_every, bn_images, sync_bn, device, "
-        "eager, compile, log_every, checkpoint_steps, checkpoint_seconds (did you mean 'warmup_lr'?)"
+        "patience, max_lr_drops, milestones, gamma, momentum, weight_decay, warmup_lr, warmup_until_error, init_from, "
+        "precision, eval_every, precise_bn_images, sync_bn, device, "
+        "cuda_graphs, compile, log_every, checkpoint_steps, checkpoint_seconds (did you mean 'warmup_lr'?)"
     ]
 
 

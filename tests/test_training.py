@@ -95,7 +95,7 @@ def test_the_rate_while_warming_up() -> None:
 
 
 def test_a_plateau_is_so_many_evaluations_without_a_new_least_error() -> None:
-    schedule = Schedule(TrainConfig(schedule="plateau", plateau_evals=2, plateau_drops=2), CPU)
+    schedule = Schedule(TrainConfig(schedule="plateau", patience=2, max_lr_drops=2), CPU)
     told = []
     for step, error in enumerate([0.5, 0.4, 0.4, 0.3, 0.35, 0.31, 0.32, 0.3, 0.2, 0.2, 0.2, 0.2], 1):
         if schedule.hear(error):
@@ -112,7 +112,7 @@ def test_a_plateau_is_so_many_evaluations_without_a_new_least_error() -> None:
 
 def test_a_run_finds_its_own_milestones_and_finds_them_again(make_run: Callable[..., Run]) -> None:
     """At such a rate nothing is learnt: two evaluations after the first, and two after that, bring no lesser error."""
-    settings = {"schedule": "plateau", "plateau_evals": 2, "eval_every": 1, "lr": 1e-9, "checkpoint_steps": 1}
+    settings = {"schedule": "plateau", "patience": 2, "eval_every": 1, "lr": 1e-9, "checkpoint_steps": 1}
     run, other = (make_run(name, model={"norm": "none"}, train=settings) for name in ("one", "other"))
     train(run)
     while train(other, stop=after(5)).state == "interrupted":
@@ -128,7 +128,7 @@ def test_a_run_finds_its_own_milestones_and_finds_them_again(make_run: Callable[
 
 
 def test_the_last_evaluation_lowers_nothing(make_run: Callable[..., Run]) -> None:
-    settings = {"schedule": "plateau", "plateau_evals": 1, "eval_every": 6, "lr": 1e-9}
+    settings = {"schedule": "plateau", "patience": 1, "eval_every": 6, "lr": 1e-9}
     run = make_run(model={"norm": "none"}, train=settings)
     train(run)
     assert [line["step"] for line in run.metrics() if line["event"] == "milestone"] == []
@@ -290,7 +290,7 @@ def test_the_logits_of_the_final_weights_are_stored_when_a_run_ends(make_run: Ca
 
 def test_warm_up_ends_for_good_when_the_running_error_is_low_enough(make_run: Callable[..., Run]) -> None:
     """At an error of 90 % the average is 0.9 + 0.1 * 0.99**n: above 0.99 at n = 10, below at n = 11."""
-    schedule = Schedule(TrainConfig(warmup_lr=0.02, warmup_until=0.99), CPU)
+    schedule = Schedule(TrainConfig(warmup_lr=0.02, warmup_until_error=0.99), CPU)
     for _ in range(10):
         schedule.watch(torch.tensor(0.9))
     assert schedule.warming_up
@@ -298,7 +298,7 @@ def test_warm_up_ends_for_good_when_the_running_error_is_low_enough(make_run: Ca
     assert not schedule.warming_up
     schedule.watch(torch.tensor(1.0))
     assert not schedule.warming_up
-    run = make_run(train={"warmup_lr": 0.02, "warmup_until": 0.1, "log_every": 1})
+    run = make_run(train={"warmup_lr": 0.02, "warmup_until_error": 0.1, "log_every": 1})
     train(run)
     assert {r["lr"] for r in run.metrics() if r["event"] == "train"} == {0.02}
 
@@ -328,7 +328,7 @@ def test_cuda_asked_for_where_there_is_none() -> None:
 @pytest.mark.parametrize("stops", [[1], [4], [6], [12], [3, 1, 1, 5]], ids=str)
 def test_an_interrupted_run_equals_an_uninterrupted_one(make_run: Callable[..., Run], stops: list[int]) -> None:
     """Stopped at a log, at an evaluation, at the end, mid-epoch, and again and again; with warm-up and validation."""
-    sections = {"data": {"split": "holdout"}, "train": {"warmup_lr": 0.02, "warmup_until": 0.95}}
+    sections = {"data": {"split": "holdout"}, "train": {"warmup_lr": 0.02, "warmup_until_error": 0.95}}
     whole, pieces = make_run("whole", **sections), make_run("pieces", **sections)
     train(whole)
     for calls in stops:
@@ -583,7 +583,7 @@ def test_a_failed_attempt_is_closed_in_the_manifest(make_run: Callable[..., Run]
 
 
 def test_a_warm_up_that_never_ended_is_remarked(make_run: Callable[..., Run]) -> None:
-    run = make_run(train={"warmup_lr": 0.02, "warmup_until": 0.1})
+    run = make_run(train={"warmup_lr": 0.02, "warmup_until_error": 0.1})
     assert train(run).message == "its warm-up never ended: the training error stayed over 10%"
     assert make_run("other").status().message == ""
 

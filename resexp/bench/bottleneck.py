@@ -112,7 +112,7 @@ def _cases(config: RunConfig) -> tuple[list[Case], list[str]]:
 
 
 def _is_torchvisions(model: ModelConfig) -> bool:
-    return model.kind in ("residual", "vgg") and model.layout == "imagenet" and model.width == 64
+    return model.kind in ("residual", "vgg") and model.variant == "imagenet" and model.width == 64
 
 
 def _net(config: RunConfig) -> str:

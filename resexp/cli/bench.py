@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from resexp.cli.options import AsJson, Eager, Settings, all_settings, err, out
+from resexp.cli.options import AsJson, NoGraphs, Settings, all_settings, err, out
 from resexp.errors import UserError
 
 
@@ -38,7 +38,7 @@ def bench(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Every contestant works once a round.")] = 5,
     seconds: Annotated[float, typer.Option(min=0.01, help="Of work, a contestant and round.")] = 2.0,
-    eager: Eager = False,
+    no_graphs: NoGraphs = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile blocks with torch.compile.")] = False,
     to: Annotated[Path | None, typer.Option("--out", help="Folder for bench.json and bench.md.")] = None,
     as_json: AsJson = False,
@@ -56,7 +56,7 @@ def bench(
     from resexp.files import write_atomic
     from resexp.study import load
 
-    given = [*all_settings(settings, eager, *(["train.compile=true"] if compiled else []))]
+    given = [*all_settings(settings, no_graphs, *(["train.compile=true"] if compiled else []))]
     if streamed := isinstance(load(config)[0].data, ImageNetData):
         if packs:
             raise UserError(

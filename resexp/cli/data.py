@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="CIFAR-10's archive; folders of images laid out as ImageNet is.", no_args_is_help=True)
 
-Study = Annotated[str, typer.Option("--config", "-c", help="Study file with data.source: imagenet.")]
+Study = Annotated[str, typer.Option("--config", "-c", help="Study file with data.source: imagenet or imagefolder.")]
 
 
 @app.command(epilog="Example: resexp data fetch")
@@ -85,19 +85,19 @@ def example(
     out.print(f"{folder}: {classes * images:,} training and {classes * val:,} validation images", soft_wrap=True)
 
 
-@app.command(epilog="Example: resexp data prepare --config imagenet/figure4 --set data.prepared.side=500")
+@app.command(epilog="Example: resexp data prepare --config imagenet/figure4 --set data.cache.side=500")
 def prepare(config: Study, settings: Settings = None) -> None:
-    """Make the cache of smaller images that a study's data.prepared asks for."""
+    """Make the cache of smaller images that a study's data.cache asks for."""
     from resexp.data.imagenet import open_imagenet
     from resexp.data.imagenet.prepare import prepare as prepare_images
     from resexp.machine import cores
 
     for data in _imagenet(config, settings):
-        if data.prepared is None:
-            raise UserError(f"{config}: data.prepared says what to prepare, and it is not there; add it, or --set it")
-        dataset = open_imagenet(data.model_copy(update={"prepared": None}), _say)
+        if data.cache is None:
+            raise UserError(f"{config}: data.cache says what to prepare, and it is not there; add it, or --set it")
+        dataset = open_imagenet(data.model_copy(update={"cache": None}), _say)
         with _bar("images") as progress:
-            folder = prepare_images(dataset, data.prepared, _say, progress, data.workers or cores())
+            folder = prepare_images(dataset, data.cache, _say, progress, data.workers or cores())
         out.print(f"{folder}: prepared", soft_wrap=True)
 
 
@@ -133,7 +133,7 @@ def _imagenet(config: str, settings: list[str] | None) -> list[ImageNetData]:
     found = list(dict.fromkeys(cell.config.data for cell in load(config, settings)[1]))
     for data in found:
         if not isinstance(data, ImageNetData):
-            raise UserError(f"{config}: data.source is {data.source}, and this is for imagenet")
+            raise UserError(f"{config}: data.source is {data.source}, and this is for imagenet and imagefolder")
     return [data for data in found if isinstance(data, ImageNetData)]
 
 

@@ -15,7 +15,9 @@ err = Console(markup=False, highlight=False, stderr=True)
 
 Config = Annotated[str | None, typer.Option("--config", "-c", help="Study file, or a shipped study: cifar10/figure6.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a value: --set train.lr=0.05. Repeatable.")]
-Eager = Annotated[bool, typer.Option("--eager", help="On a GPU: no CUDA graphs, every kernel launched from Python.")]
+NoGraphs = Annotated[
+    bool, typer.Option("--no-cuda-graphs", help="On a GPU: launch every kernel from Python; replay no CUDA graph.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, and train nothing.")]
 Results = Annotated[Path, typer.Option("--results", envvar="RESEXP_RESULTS", help="Where study folders lie.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -23,7 +25,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")
 RESULTS = Path("results")
 
 
-def all_settings(settings: list[str] | None, eager: bool, **flags: object) -> list[str]:
+def all_settings(settings: list[str] | None, no_graphs: bool, **flags: object) -> list[str]:
     """What --set and the flags that stand for settings say; `flags` by key, with `__` for the dot, None: not given."""
     given = [f"{key.replace('__', '.')}={value}" for key, value in flags.items() if value is not None]
-    return [*(settings or []), *(["train.eager=true"] if eager else []), *given]
+    return [*(settings or []), *(["train.cuda_graphs=false"] if no_graphs else []), *given]

@@ -19,7 +19,7 @@ app = typer.Typer(
 
 Targets = Annotated[list[str], typer.Argument(metavar="RUN_OR_CONFIG...", help="Run folders, study folders, studies.")]
 Runs = Annotated[list[str], typer.Argument(metavar="RUN_OR_STUDY...", help="Folders of finished runs, or of studies.")]
-Initial = Annotated[bool, typer.Option("--initial", help="The net as it was before training, made again by its seed.")]
+Initial = Annotated[bool, typer.Option("--at-init", help="The net as it was before training, made again by its seed.")]
 
 
 def _command(name: str, what: str) -> None:

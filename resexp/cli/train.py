@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from resexp.cli.options import RESULTS, Config, DryRun, Eager, Results, Settings, all_settings, out
+from resexp.cli.options import RESULTS, Config, DryRun, NoGraphs, Results, Settings, all_settings, out
 from resexp.cli.ranks import leading
 from resexp.errors import UserError
 from resexp.signals import EXIT_FAILED, Stop
@@ -29,10 +29,10 @@ def train(
     config: Config = None,
     settings: Settings = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed; default: the first of the study.")] = None,
-    eager: Eager = False,
+    no_graphs: NoGraphs = False,
     dry_run: DryRun = False,
-    allow_world_change: Annotated[
-        bool, typer.Option("--allow-world-change", help="Go on with another number of processes (torchrun).")
+    allow_world_size_change: Annotated[
+        bool, typer.Option("--allow-world-size-change", help="Go on with another number of processes (torchrun).")
     ] = False,
     results: Results = RESULTS,
 ) -> None:
@@ -42,9 +42,9 @@ def train(
     """
     stop = Stop()
     with leading(stop) as ranks:
-        chosen = _chosen(run_dirs, config, settings, seed, eager, dry_run, results)
+        chosen = _chosen(run_dirs, config, settings, seed, no_graphs, dry_run, results)
         if len(chosen) == 1:
-            _train(*chosen[0], stop, ranks, allow_world_change)
+            _train(*chosen[0], stop, ranks, allow_world_size_change)
         elif ranks:
             raise UserError("train: under torchrun, all processes train one run; name one run folder")
         elif chosen:
@@ -56,7 +56,7 @@ def _chosen(
     config: str | None,
     settings: list[str] | None,
     seed: int | None,
-    eager: bool,
+    no_graphs: bool,
     dry_run: bool,
     results: Path,
 ) -> list[tuple[Run, float]]:
@@ -67,10 +67,10 @@ def _chosen(
     if bool(run_dirs) == (config is not None):
         raise UserError("train: give either a run folder or --config FILE")
     if run_dirs:
-        if settings or seed is not None or eager or dry_run:
+        if settings or seed is not None or no_graphs or dry_run:
             raise UserError(
-                "train: --set, --seed, --eager and --dry-run go with --config; a run folder has its configuration in "
-                "config.yaml"
+                "train: --set, --seed, --no-cuda-graphs and --dry-run go with --config; a run folder has its "
+                "configuration in config.yaml"
             )
         for folder in run_dirs:
             if not Run(folder).config_path.exists():
@@ -79,7 +79,7 @@ def _chosen(
                 )
         return [(Run(folder), 1.0) for folder in run_dirs]
     assert config is not None
-    study, cells = load(config, all_settings(settings, eager, seeds=None if seed is None else [seed]))
+    study, cells = load(config, all_settings(settings, no_graphs, seeds=None if seed is None else [seed]))
     labels = list(dict.fromkeys(cell.label for cell in cells))
     if len(labels) > 1:
         raise UserError(
@@ -102,7 +102,7 @@ def _train_several(runs: list[Run], stop: Stop) -> None:
     _tell(train_runs(runs, stop=stop.install(), display=make_display(out)), stop)
 
 
-def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_change: bool) -> None:
+def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_size_change: bool) -> None:
     from resexp.display import make_display
     from resexp.distributed import ALONE
     from resexp.sweep import describe
@@ -123,7 +123,7 @@ def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_c
                 hear=lambda status: display.update([run]),
                 say=display.say,
                 ranks=ranks or ALONE,
-                world_may_change=allow_world_change,
+                world_may_change=allow_world_size_change,
             )
             display.ended(run, describe(run))
     except DeviceFailed as error:
@@ -146,11 +146,11 @@ def sweep(
     pack: Annotated[
         int | None, typer.Option(min=1, help="Runs side by side on a GPU; default: as many as speed it up.")
     ] = None,
-    eager: Eager = False,
+    no_graphs: NoGraphs = False,
     only: Annotated[str | None, typer.Option(help="Train only the net with this label, such as plain-20.")] = None,
     executor: Annotated[str | None, typer.Option(help="What trains the runs: local, ray or slurm.")] = None,
     no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Submit to Slurm and leave; `resexp status` follows.")
+        bool, typer.Option("--detach", help="Submit to Slurm and leave; `resexp status` follows.")
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
@@ -164,10 +164,10 @@ def sweep(
     from resexp.display import make_display
     from resexp.study import SHIPPED, load, only_label
 
-    flags = {"executor__name": executor, "executor__jobs": jobs, "executor__pack": pack}
-    study, cells = load(config or str(SHIPPED / "quickstart.yaml"), all_settings(settings, eager, **flags))
+    flags = {"executor__name": executor, "executor__jobs": jobs, "executor__runs_per_gpu": pack}
+    study, cells = load(config or str(SHIPPED / "quickstart.yaml"), all_settings(settings, no_graphs, **flags))
     if no_wait and study.executor.name != "slurm":
-        raise UserError(f"--no-wait: runs of the {study.executor.name} executor end with the sweep; it is for slurm")
+        raise UserError(f"--detach: runs of the {study.executor.name} executor end with the sweep; it is for slurm")
     chosen = only_label(cells, only) if only is not None else cells
     if dry_run:
         _show_cells(study.name, chosen, results)

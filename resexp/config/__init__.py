@@ -55,8 +55,8 @@ class RunConfig(Section):
     @field_validator("train")
     @classmethod
     def _only_bn_has_statistics(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
-        if train.bn_images and "model" in info.data and info.data["model"].norm != "batch":
-            raise ValueError("bn_images is about BN's statistics, and this net has no BN; leave it out")
+        if train.precise_bn_images and "model" in info.data and info.data["model"].norm != "batch":
+            raise ValueError("precise_bn_images is about BN's statistics, and this net has no BN; leave it out")
         if train.sync_bn and "model" in info.data and info.data["model"].norm != "batch":
             raise ValueError("sync_bn is about BN's statistics, and this net has no BN; leave it out")
         return train
@@ -70,8 +70,8 @@ class RunConfig(Section):
 
     @property
     def signature(self) -> str:
-        """Eight hex digits over the fields that change the science: defaults included, mechanics and seed left out."""
-        science = {"data": self.data.science(), "model": self.model.science(), "train": self.train.science()}
+        """Eight hex digits over what the run measures: see `Section.canonical`. Mechanics and seed are left out."""
+        science = {name: getattr(self, name).canonical() for name in ("data", "model", "train")}
         return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
@@ -156,6 +156,7 @@ SECTIONS: dict[str, type[Section]] = {
     "folder": FolderData,
     "shapes": ShapesData,
     "imagenet": ImageNetData,
-    "prepared": PreparedConfig,
+    "imagefolder": ImageNetData,
+    "cache": PreparedConfig,
 }
 """The section classes by the last name that pydantic's error locations use (data sections by their source)."""

@@ -21,7 +21,7 @@ _LAYERS = {"basic": 2, "bottleneck": 3}
 """Weighted layers of a block."""
 
 
-def stages(kind: str, layout: str, block: str, depth: int) -> tuple[int, ...]:
+def stages(kind: str, variant: str, block: str, depth: int) -> tuple[int, ...]:
     """The number of blocks (VGG: convolutions) in each stage of a net.
 
     Raises ValueError that names the depths there are.
@@ -30,7 +30,7 @@ def stages(kind: str, layout: str, block: str, depth: int) -> tuple[int, ...]:
         if depth not in VGG:
             raise ValueError(f"VGG has {' or '.join(map(str, VGG))} layers")
         return VGG[depth]
-    if layout == "imagenet":
+    if variant == "imagenet":
         known = [known for known, (its_block, _) in IMAGENET.items() if its_block == block]
         if depth not in known:
             raise ValueError(f"of {block} blocks, ImageNet's nets have {', '.join(map(str, known))} layers")
@@ -42,10 +42,10 @@ def stages(kind: str, layout: str, block: str, depth: int) -> tuple[int, ...]:
     return ((depth - 2) // per_n,) * 3
 
 
-def smallest(kind: str, layout: str, block: str) -> int:
+def smallest(kind: str, variant: str, block: str) -> int:
     """The depth of a net whose depth is not said: of CIFAR's nets the first of Fig. 6, else the shallowest."""
     if kind == "vgg":
         return min(VGG)
-    if layout == "imagenet":
+    if variant == "imagenet":
         return min(depth for depth, (its_block, _) in IMAGENET.items() if its_block == block)
     return 20

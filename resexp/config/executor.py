@@ -28,11 +28,11 @@ class SlurmConfig(Section):
     """Default: the cluster's."""
     account: str | None = None
     """Whom the time is charged to."""
-    minutes: Annotated[int, Field(ge=5)] = 240
+    time_limit_minutes: Annotated[int, Field(ge=5)] = 240
     """Time limit of a job; what is not finished by then is saved and queued again."""
     gpus: Annotated[int, Field(ge=0)] = 0
     """GPUs of a job, on each of its nodes."""
-    cpus: Annotated[int, Field(ge=1)] = 1
+    cpus_per_task: Annotated[int, Field(ge=1)] = 1
     """CPU cores of a job, on each of its nodes."""
     memory_gb: Annotated[float, Field(gt=0)] | None = None
     """Main memory of a job, on each of its nodes. Default: the cluster's."""
@@ -53,14 +53,14 @@ class ExecutorConfig(Section):
     """`local`: processes on this machine."""
     jobs: Annotated[int, Field(ge=1)] | None = None
     """Jobs at a time. Default: as many as keep all cores, or GPUs, busy; as many as Ray or Slurm let in."""
-    pack: Annotated[int, Field(ge=1)] | None = None
+    runs_per_gpu: Annotated[int, Field(ge=1)] | None = None
     """Runs side by side on a GPU. Default: as many as speed it up."""
     runs_per_job: Annotated[int, Field(ge=1)] = 1
     """Runs that a job of Ray or Slurm trains."""
     retries: Annotated[int, Field(ge=0)] = 2
     """How often a run is tried again after a fault of the machine: a killed process, a lost GPU or node. An error in
     the program is not tried again."""
-    silent_seconds: Annotated[float, Field(gt=0)] = 600.0
+    heartbeat_timeout: Annotated[float, Field(gt=0)] = 600.0
     """A job whose runs give no sign of life for so long is killed, and they are tried again."""
     ray: RayConfig = RayConfig()
     slurm: SlurmConfig = SlurmConfig()

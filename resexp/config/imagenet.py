@@ -33,9 +33,10 @@ class PreparedConfig(Section):
 class ImageNetData(Section):
     """ImageNet, or images that lie as it does: `train/<class>/*`, and `val/`, sorted too or with the labels beside."""
 
-    mechanics = frozenset({"path", "unreadable", "workers", "timeout"})
+    mechanics = frozenset({"path", "max_unreadable", "workers", "timeout"})
 
-    source: Literal["imagenet"]
+    source: Literal["imagenet", "imagefolder"]
+    """`imagenet`: ILSVRC 2012. `imagefolder`: other images in the same folders, which the paper has no numbers for."""
     path: str
     """The folder with `train/` and `val/`, relative to where the command is run."""
     classes: (
@@ -43,24 +44,24 @@ class ImageNetData(Section):
         | Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
         | None
     ) = None
-    """So many classes, the first in sorted order, or these. Default: all."""
+    """Number of classes to keep (the first in sorted order), or a list of class folders. Default: all."""
     crop: Annotated[int, Field(ge=32, le=1024, multiple_of=4)] = 224
     """Pixels a side of what the net sees."""
-    shorter_side: Annotated[tuple[Side, Side], Field(strict=False)] = (256, 480)
+    resize_range: Annotated[tuple[Side, Side], Field(strict=False)] = (256, 480)
     """Scale augmentation: each time, an image's shorter side is resized to a length drawn from here, ends included."""
-    val_side: Side = 256
+    val_resize: Side = 256
     """What the shorter side is resized to for the centre crop that errors are measured on."""
     flip: bool = True
     """Flip half of the training images horizontally."""
-    colour: bool = True
+    pca_lighting: bool = True
     """Vary the light of training images along the principal components of their colours (Krizhevsky et al. 2012)."""
     mean: Literal["pixel", "channel"] = "pixel"
     """What is subtracted: the mean of each pixel (the paper), or of each colour."""
-    clean_images: Annotated[int, Field(ge=1)] = 50_000
+    train_eval_images: Annotated[int, Field(ge=1)] = 50_000
     """Training images that the clean training error is measured on: always the same; all, where there are fewer."""
-    prepared: PreparedConfig | None = None
+    cache: PreparedConfig | None = None
     """Read images from this cache. Default: from the files."""
-    unreadable: Annotated[float, Field(ge=0, lt=1)] = 0.001
+    max_unreadable: Annotated[float, Field(ge=0, lt=1)] = 0.001
     """Share of unreadable images above which a run ends; fewer are shown to the net as the mean colour."""
     workers: Annotated[int, Field(ge=1)] | None = None
     """Threads of a process that read images. Default: the cores it may use, shared out among its processes."""
@@ -80,7 +81,7 @@ class ImageNetData(Section):
             raise ValueError("expected a number of classes, 2 at least, or a list of their folders' names")
         return classes
 
-    @field_validator("shorter_side")
+    @field_validator("resize_range")
     @classmethod
     def _sides_hold_a_crop(cls, sides: tuple[int, int], info: ValidationInfo) -> tuple[int, int]:
         if sides[0] > sides[1]:
@@ -89,16 +90,16 @@ class ImageNetData(Section):
             raise ValueError(f"a crop of {info.data['crop']} does not fit into {sides[0]} pixels; set data.crop too")
         return sides
 
-    @field_validator("val_side")
+    @field_validator("val_resize")
     @classmethod
     def _val_side_holds_a_crop(cls, side: int, info: ValidationInfo) -> int:
         if side < info.data.get("crop", 0):
             raise ValueError(f"a crop of {info.data['crop']} does not fit into {side} pixels; set data.crop too")
         return side
 
-    @field_validator("prepared")
+    @field_validator("cache")
     @classmethod
-    def _prepared_holds_a_crop(cls, prepared: PreparedConfig | None, info: ValidationInfo) -> PreparedConfig | None:
-        if prepared and prepared.side < info.data.get("crop", 0):
-            raise ValueError(f"images of {prepared.side} pixels are smaller than a crop, {info.data['crop']}")
-        return prepared
+    def _cache_holds_a_crop(cls, cache: PreparedConfig | None, info: ValidationInfo) -> PreparedConfig | None:
+        if cache and cache.side < info.data.get("crop", 0):
+            raise ValueError(f"images of {cache.side} pixels are smaller than a crop, {info.data['crop']}")
+        return cache

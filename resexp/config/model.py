@@ -20,14 +20,10 @@ def _of_residual(model: dict[str, Any]) -> Literal["A", "B"] | None:
 class ModelConfig(Section):
     """A net of He et al. 2015, for CIFAR (section 4.2) or ImageNet (4.1); pre-activated (arXiv 1603.05027); or VGG."""
 
-    added = {  # noqa: RUF012 - a ClassVar of Section
-        "layout": "cifar", "block": "basic", "stride_in": None, "norm": "batch", "branch": "standard", "drop_path": 0.0
-    }  # fmt: skip
-
     kind: Literal["plain", "residual", "preact", "vgg"] = "residual"
     """`plain` has no shortcuts; `residual` adds one around each block; `preact` has BN and ReLU before the
     convolutions of its residual blocks; `vgg` is the ImageNet baseline."""
-    layout: Literal["cifar", "imagenet"] = Field(
+    variant: Literal["cifar", "imagenet"] = Field(
         default_factory=lambda m: "imagenet" if m.get("kind") == "vgg" else "cifar"
     )
     """`cifar`: a 3x3 stem and three stages. `imagenet`: a 7x7 stem of stride 2, pooling, and four stages."""
@@ -35,17 +31,17 @@ class ModelConfig(Section):
     """`basic`: two 3x3 convolutions. `bottleneck`: 1x1, 3x3, 1x1, the last four times as wide; the default where the
     depth is of ImageNet's nets with bottlenecks."""
     depth: Annotated[int, Field(le=10_000)] = Field(
-        default_factory=lambda m: depths.smallest(m.get("kind", ""), m.get("layout", ""), m.get("block", ""))
+        default_factory=lambda m: depths.smallest(m.get("kind", ""), m.get("variant", ""), m.get("block", ""))
     )
     """Number of weighted layers: 6n+2, or 9n+2 with bottlenecks; on ImageNet 18, 34, 50, 101, 152; VGG 16, 19."""
     width: Annotated[int, Field(ge=1, le=1024)] = Field(
-        default_factory=lambda m: 64 if m.get("layout") == "imagenet" else 16
+        default_factory=lambda m: 64 if m.get("variant") == "imagenet" else 16
     )
     """Filters in the first stage; each later stage has twice as many. Paper: 16 on CIFAR, 64 on ImageNet."""
     shortcut: Literal["A", "B", "C"] | None = Field(default_factory=_of_residual)
     """Where dimensions change: `A` identity with zero padding (the paper's choice on CIFAR), `B` projection; `C`
     projects everywhere. A plain net has none."""
-    stride_in: Literal["1x1", "3x3"] | None = Field(
+    stride_conv: Literal["1x1", "3x3"] | None = Field(
         default_factory=lambda m: "1x1" if m.get("block") == "bottleneck" else None
     )
     """Which convolution of a bottleneck halves the size: the first 1x1 (the paper), or the 3x3 (torchvision)."""
@@ -53,7 +49,7 @@ class ModelConfig(Section):
         default_factory=lambda m: "none" if m.get("kind") == "vgg" else "batch"
     )
     """What follows each convolution: `batch` BN; `none` only a bias; `fixup` scalars (arXiv 1901.09321)."""
-    branch: Literal["standard", "zero-gamma", "rezero"] = "standard"
+    residual_init: Literal["standard", "zero-gamma", "rezero"] = "standard"
     """How a residual branch begins: `zero-gamma` with the gain of its last BN at zero (arXiv 1706.02677); `rezero`
     behind a learned scalar that is zero at first (arXiv 2003.04887; with norm none, SkipInit, arXiv 2002.10444)."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -67,19 +63,19 @@ class ModelConfig(Section):
     @property
     def stages(self) -> tuple[int, ...]:
         """Blocks in each stage."""
-        return depths.stages(self.kind, self.layout, self.block, self.depth)
+        return depths.stages(self.kind, self.variant, self.block, self.depth)
 
-    @field_validator("layout")
+    @field_validator("variant")
     @classmethod
-    def _vgg_is_for_imagenet(cls, layout: str, info: ValidationInfo) -> str:
-        if info.data.get("kind") == "vgg" and layout != "imagenet":
-            raise ValueError("VGG has one layout; leave it out")
-        return layout
+    def _vgg_is_for_imagenet(cls, variant: str, info: ValidationInfo) -> str:
+        if info.data.get("kind") == "vgg" and variant != "imagenet":
+            raise ValueError("VGG has one variant; leave it out")
+        return variant
 
     @model_validator(mode="before")
     @classmethod
     def _block_of_the_depth(cls, model: Any) -> Any:
-        if isinstance(model, dict) and model.get("layout") == "imagenet" and "block" not in model:
+        if isinstance(model, dict) and model.get("variant") == "imagenet" and "block" not in model:
             depth = model.get("depth")
             known = depths.IMAGENET.get(depth) if isinstance(depth, int) else None
             return {**model, "block": known[0]} if known else model
@@ -90,9 +86,9 @@ class ModelConfig(Section):
     def _depth_is_possible(cls, depth: int, info: ValidationInfo) -> int:
         if info.data.get("kind") == "vgg" and info.data.get("block") == "bottleneck":
             raise ValueError("VGG has no bottlenecks; leave model.block out")
-        kind, layout, block = (info.data.get(name) for name in ("kind", "layout", "block"))
-        if kind and layout and block:
-            depths.stages(kind, layout, block, depth)
+        kind, variant, block = (info.data.get(name) for name in ("kind", "variant", "block"))
+        if kind and variant and block:
+            depths.stages(kind, variant, block, depth)
         return depth
 
     @field_validator("shortcut")
@@ -105,12 +101,12 @@ class ModelConfig(Section):
             raise ValueError(f"a {kind} net needs a shortcut: 'A', 'B' or 'C'")
         return shortcut
 
-    @field_validator("stride_in")
+    @field_validator("stride_conv")
     @classmethod
-    def _only_bottlenecks_choose(cls, stride_in: str | None, info: ValidationInfo) -> str | None:
-        if "block" in info.data and (stride_in is None) == (info.data["block"] == "bottleneck"):
+    def _only_bottlenecks_choose(cls, stride_conv: str | None, info: ValidationInfo) -> str | None:
+        if "block" in info.data and (stride_conv is None) == (info.data["block"] == "bottleneck"):
             raise ValueError("goes with block: bottleneck, and there it is '1x1' or '3x3'")
-        return stride_in
+        return stride_conv
 
     @field_validator("norm")
     @classmethod
@@ -119,13 +115,13 @@ class ModelConfig(Section):
             raise ValueError("Fixup initialises residual branches; set model.kind to residual, or norm to none")
         return norm
 
-    @field_validator("branch", "drop_path")
+    @field_validator("residual_init", "drop_path")
     @classmethod
     def _only_branches_begin(cls, value: str | float, info: ValidationInfo) -> str | float:
         if value not in ("standard", 0.0) and info.data.get("kind") not in ("residual", "preact"):
             raise ValueError("is about residual branches, and this net has none; leave it out")
         if value == "zero-gamma" and (info.data.get("norm"), info.data.get("kind")) != ("batch", "residual"):
             raise ValueError("zero-gamma is about the BN that ends a branch, and this net has none; use rezero")
-        if value != "standard" and info.field_name == "branch" and info.data.get("norm") == "fixup":
+        if value != "standard" and info.field_name == "residual_init" and info.data.get("norm") == "fixup":
             raise ValueError("Fixup sets how a branch begins; leave it out")
         return value

@@ -27,13 +27,13 @@ class ProbesConfig(Section):
     landscape: Steps = ()
     """Loss around the net, along two random directions."""
 
-    views: Annotated[tuple[Literal["ten-crop", "multi-scale"], ...], Field(strict=False)] = ()
+    tta: Annotated[tuple[Literal["ten-crop", "multi-scale"], ...], Field(strict=False)] = ()
     """Tests of the trained net on several views of each image, at the end (section 3.4)."""
 
     def due(self, steps: int) -> dict[int, list[str]]:
         """For each step of a run of `steps` steps, the probes that are taken there."""
         found: dict[int, list[str]] = {}
-        for name in (name for name in type(self).model_fields if name != "views"):
+        for name in (name for name in type(self).model_fields if name != "tta"):
             for step in getattr(self, name):
                 found.setdefault(steps if step == -1 else step, []).append(name)
         return found

@@ -18,9 +18,6 @@ class Section(BaseModel):
 
     mechanics: ClassVar[frozenset[str]] = frozenset()
     """Fields that say how to run, not what is measured; they stay out of the signature."""
-    added: ClassVar[dict[str, Any]] = {}
-    """Fields that came after the first release, each with the value that means "as before": a run that has it keeps the
-    signature, and so the folder, that it always had."""
 
     @field_validator("*")
     @classmethod
@@ -31,5 +28,18 @@ class Section(BaseModel):
 
     def science(self) -> dict[str, Any]:
         """The fields that change what is measured."""
-        fields = self.model_dump(mode="json", exclude=set(self.mechanics))
-        return {name: value for name, value in fields.items() if name not in self.added or value != self.added[name]}
+        return self.model_dump(mode="json", exclude=set(self.mechanics))
+
+    def canonical(self) -> dict[str, Any]:
+        """The science that is not at its default: what a signature is computed from.
+
+        A key that is added later leaves every signature as it was while the key is at its default. So the default of a
+        key never changes. A default that depends on other fields is written out, since these may change.
+        """
+        fields = type(self).model_fields
+        told: dict[str, Any] = {}
+        for name, value in self.science().items():
+            own = getattr(self, name)
+            if fields[name].default_factory is not None or own != fields[name].default:
+                told[name] = own.canonical() if isinstance(own, Section) else value
+        return told

@@ -20,11 +20,7 @@ def _paper_milestones(train: dict[str, Any]) -> tuple[int, ...]:
 class TrainConfig(Section):
     """The recipe. A step is one update on one batch (the paper's iteration)."""
 
-    mechanics = frozenset({"log_every", "checkpoint_steps", "checkpoint_seconds", "device", "eager", "compile"})
-    added = {  # noqa: RUF012 - a ClassVar of Section
-        "start": None, "bn_images": None, "sync_bn": False, "microbatch": None,
-        "schedule": "milestones", "plateau_evals": 5, "plateau_drops": 2,
-    }  # fmt: skip
+    mechanics = frozenset({"log_every", "checkpoint_steps", "checkpoint_seconds", "device", "cuda_graphs", "compile"})
 
     steps: Annotated[int, Field(ge=1, lt=2**63)] = 64_000
     """Number of updates."""
@@ -39,9 +35,9 @@ class TrainConfig(Section):
     schedule: Literal["milestones", "plateau"] = "milestones"
     """When the rate is multiplied by gamma: at the milestones, or where the validation error (without validation
     images: the clean training error) has stopped falling (the paper on ImageNet, section 3.4)."""
-    plateau_evals: Annotated[int, Field(ge=1, lt=2**31)] = 5
+    patience: Annotated[int, Field(ge=1, lt=2**31)] = 5
     """A plateau: so many evaluations, one after the other, without a new least error."""
-    plateau_drops: Annotated[int, Field(ge=1, le=20)] = 2
+    max_lr_drops: Annotated[int, Field(ge=1, le=20)] = 2
     """Plateaus at which the rate is lowered; at later ones it stays."""
     milestones: Annotated[tuple[int, ...], Field(strict=False)] = Field(default_factory=_paper_milestones)
     """Steps at which the rate is multiplied by gamma. Default: at 1/2 and 3/4 of the steps (32k and 48k of 64k);
@@ -53,17 +49,18 @@ class TrainConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """L2 penalty on all parameters."""
     warmup_lr: Annotated[float, Field(gt=0)] | None = None
-    """Train at this rate until the running training error is under `warmup_until`. Paper: 0.01, for depth 110 only."""
-    warmup_until: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    """Warm-up: train at this rate until the running training error is under `warmup_until_error`. Default: no warm-up.
+    Paper: 0.01, for depth 110 only."""
+    warmup_until_error: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """Running training error (a fraction) that ends the warm-up."""
-    start: Annotated[str, Field(min_length=1)] | None = None
+    init_from: Annotated[str, Field(min_length=1)] | None = None
     """Folder, relative to where the command is run, of a finished run of a shallower net: the net begins as that one,
     with identity blocks inserted (section 1). Default: He's random weights."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 on a GPU that has it, else fp32. fp16 trains with a loss scaler."""
     eval_every: Annotated[int, Field(ge=1, lt=2**63)] = 4000
     """Steps between evaluations (clean training error; validation error with `split: holdout`). Always at the end."""
-    bn_images: Annotated[int, Field(ge=2, lt=2**63)] | None = None
+    precise_bn_images: Annotated[int, Field(ge=2, lt=2**63)] | None = None
     """Recompute BN's statistics over this many training images once training has ended, as for the paper's released
     models. Default: keep the moving averages."""
     sync_bn: bool = False
@@ -71,8 +68,8 @@ class TrainConfig(Section):
     one's part of it, and rank 0's moving averages count."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = "auto"
     """`auto` takes cuda, else mps, else cpu."""
-    eager: bool = False
-    """Launch every kernel from Python instead of replaying a step as one CUDA graph. For debugging and comparison."""
+    cuda_graphs: bool = True
+    """Replay a step as one CUDA graph. `false` launches every kernel from Python, for debugging and comparison."""
     compile: bool = False
     """Compile each shape of block with torch.compile. Slower on a CPU; on a GPU see `resexp bench --compile`."""
     log_every: Annotated[int, Field(ge=1, lt=2**63)] = 100
@@ -83,9 +80,9 @@ class TrainConfig(Section):
     """Seconds between checkpoints."""
 
     def science(self) -> dict[str, Any]:
-        """The fields that change what is measured; of `start` the net and the seed, wherever they lie."""
+        """The fields that change what is measured; of `init_from` the net and the seed, wherever they lie."""
         fields = super().science()
-        return fields | ({"start": "/".join(Path(self.start).parts[-2:])} if self.start else {})
+        return fields | ({"init_from": "/".join(Path(self.init_from).parts[-2:])} if self.init_from else {})
 
     @property
     def final_from(self) -> int:

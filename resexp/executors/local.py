@@ -46,8 +46,8 @@ class Local:
         """`devices` are those that the runs ask for."""
         self._config, self._devices = config, devices
         self._on_cpu = all(device.type == "cpu" for device in devices)
-        if config.pack and self._on_cpu:
-            say("--pack is for GPUs; on CPU cores every run has a process of its own")
+        if config.runs_per_gpu and self._on_cpu:
+            say("--runs-per-gpu is for GPUs; on CPU cores every run has a process of its own")
         # Processes are forked from a server that has torch imported and nothing running: each starts in milliseconds.
         # The first optimizer of a process would import torch._dynamo, which takes seconds.
         self._context = multiprocessing.get_context("forkserver")
@@ -62,7 +62,7 @@ class Local:
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
         """Jobs for the runs, and for how many of their cores, or processes with a GPU, there is room."""
         left = [(run, cost * (1 - run.status().share)) for run, cost in todo]
-        jobs, pack = self._config.jobs, self._config.pack
+        jobs, pack = self._config.jobs, self._config.runs_per_gpu
         if self._on_cpu:
             return schedule.on_cores(left, cores(), jobs), jobs or cores()
         # A device that was named is not shared out, and only CUDA has a stream for every run.

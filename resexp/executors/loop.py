@@ -155,17 +155,17 @@ class Loop:
         now = time.monotonic()
         if self._engine.outlives:
             return  # its own time limit ends what hangs there
-        if live.heard and not live.running and now >= live.heard + self._config.silent_seconds:
+        if live.heard and not live.running and now >= live.heard + self._config.heartbeat_timeout:
             name = live.handle.job.runs[0].name
             self._say(f"{name}: its job has done nothing for {now - live.heard:.0f} s; it is killed")
             live.handle.kill()
             live.heard = now
         for folder, (run, beat, seen) in live.running.items():
-            if now < seen + self._config.silent_seconds / 10:
+            if now < seen + self._config.heartbeat_timeout / 10:
                 continue  # no need to look
             if (latest := claim.last_beat(folder)) != beat:
                 live.running[folder] = (run, latest, now)
-            elif now >= seen + self._config.silent_seconds:
+            elif now >= seen + self._config.heartbeat_timeout:
                 self._say(f"{run.name}: no sign of life for {now - seen:.0f} s; its job is killed")
                 live.handle.kill()
                 live.running[folder] = (run, beat, now)

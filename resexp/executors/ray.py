@@ -47,7 +47,7 @@ class Ray:
         """A job for every so many runs, longest first; as many at a time as Ray finds room for."""
         settings = self._config.ray
         threads, gpu = max(1, int(settings.cpus)), None if settings.gpus else ""
-        pack = self._config.pack if settings.gpus else 1
+        pack = self._config.runs_per_gpu if settings.gpus else 1
         left = [(run, cost * (1 - run.status().share)) for run, cost in todo]
         chunks = schedule.in_chunks(left, self._config.runs_per_job)
         if chunks:

@@ -145,10 +145,10 @@ class Slurm:
         executor = submitit.AutoExecutor(logs, cluster="slurm", slurm_max_num_timeout=REQUEUES)
         executor.update_parameters(
             name=f"resexp-{logs.parent.name}",
-            timeout_min=slurm.minutes,
+            timeout_min=slurm.time_limit_minutes,
             nodes=slurm.nodes,
             tasks_per_node=1,
-            cpus_per_task=slurm.cpus,
+            cpus_per_task=slurm.cpus_per_task,
             gpus_per_node=slurm.gpus or None,
             mem_gb=slurm.memory_gb,
             stderr_to_stdout=True,
@@ -156,7 +156,7 @@ class Slurm:
             slurm_account=slurm.account,
             slurm_setup=list(slurm.setup),
             slurm_array_parallelism=self._config.jobs or sys.maxsize,
-            slurm_srun_args=[f"--cpus-per-task={slurm.cpus}"],  # srun does not take it over from sbatch
+            slurm_srun_args=[f"--cpus-per-task={slurm.cpus_per_task}"],  # srun does not take it over from sbatch
             slurm_additional_parameters={"requeue": True, **slurm.options},
         )
         return executor
@@ -165,7 +165,7 @@ class Slurm:
         slurm = self._config.slurm
         environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
         processes = slurm.gpus or 1
-        threads = slurm.cpus if slurm.nodes == 1 else max(1, slurm.cpus // processes)
+        threads = slurm.cpus_per_task if slurm.nodes == 1 else max(1, slurm.cpus_per_task // processes)
         return Training(
             runs=tuple(run.folder.absolute() for run in job.runs),
             folder=Path.cwd(),

@@ -107,7 +107,7 @@ class Bottleneck(Block):
     layers = 3
 
     def _make_branch(self, config: ModelConfig, place: Place) -> None:
-        first, second = (place.stride, 1) if config.stride_in == "1x1" else (1, place.stride)
+        first, second = (place.stride, 1) if config.stride_conv == "1x1" else (1, place.stride)
         self.conv1 = conv(config, 1, place.channels_in, place.channels, first)
         self.bn1 = norm(config, place.channels)
         self.conv2 = conv(config, 3, place.channels, place.channels, second)
@@ -153,7 +153,7 @@ class PreactBottleneck(PreactBlock):
     layers = 3
 
     def _make_branch(self, config: ModelConfig, place: Place) -> None:
-        first, second = (place.stride, 1) if config.stride_in == "1x1" else (1, place.stride)
+        first, second = (place.stride, 1) if config.stride_conv == "1x1" else (1, place.stride)
         self.bn1 = nn.Identity() if place.number == 1 else norm(config, place.channels_in)
         self.conv1 = conv(config, 1, place.channels_in, place.channels, first)
         self.bn2 = norm(config, place.channels)
@@ -182,7 +182,7 @@ BLOCKS: dict[tuple[str, str], type[Block]] = {
 def make_gate(config: ModelConfig, place: Place) -> nn.Module:
     """What F(x) goes through before it is added; nothing, as a rule."""
     gates: list[nn.Module] = []
-    if config.branch == "rezero":
+    if config.residual_init == "rezero":
         gates.append(Scalar(0.0, multiply=True))
     if config.norm == "fixup":
         gates.append(Scalar(1.0, multiply=True))
@@ -194,7 +194,7 @@ def make_gate(config: ModelConfig, place: Place) -> nn.Module:
 def init_branch(config: ModelConfig, block: Block, blocks: int) -> None:
     """Let the branch of a He-initialised block begin as `config` says; `blocks` is how many the net has."""
     *earlier, last = (block.get_submodule(f"conv{number + 1}") for number in range(block.layers))
-    if config.branch == "zero-gamma":
+    if config.residual_init == "zero-gamma":
         last_norm = block.get_submodule(f"bn{block.layers}")
         assert isinstance(last_norm, BatchNorm)
         nn.init.zeros_(last_norm.weight)

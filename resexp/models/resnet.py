@@ -18,12 +18,12 @@ class ResNet(nn.Module):
 
     Plain nets and residual nets with option A have the same parameters in the same order, so the same seed gives both
     the same initial weights. State dicts of torchvision's resnets load, into nets with `shortcut: B` and
-    `stride_in: 3x3`.
+    `stride_conv: 3x3`.
     """
 
     def __init__(self, config: ModelConfig, classes: int) -> None:
         super().__init__()
-        width, large = config.width, config.layout == "imagenet"
+        width, large = config.width, config.variant == "imagenet"
         self.conv = conv(config, 7, 3, width, stride=2) if large else conv(config, 3, 3, width)
         self.bn = norm(config, width)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()

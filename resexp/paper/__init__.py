@@ -26,6 +26,6 @@ __all__ = [
 
 def published(model: ModelConfig) -> Published | None:
     """The paper's numbers for a net, trained as the paper trained it; None where it has none."""
-    if model.layout == "imagenet":
+    if model.variant == "imagenet":
         return IMAGENET.get((model.kind, model.block, model.depth, model.shortcut))
     return CIFAR10.get((model.kind, model.block, model.depth))

@@ -43,9 +43,8 @@ def _decay(run: RunConfig) -> str | None:
 def _warmup(run: RunConfig) -> str | None:
     if run.train.warmup_lr is None:
         return None
-    return (
-        f"a moving average of the batches' error, over about the last 100 steps, is under {run.train.warmup_until:.0%}"
-    )
+    threshold = f"{run.train.warmup_until_error:.0%}"
+    return f"a moving average of the batches' error, over about the last 100 steps, is under {threshold}"
 
 
 def _crops(run: RunConfig) -> str | None:
@@ -60,15 +59,15 @@ def _plateau(run: RunConfig) -> str | None:
         return None
     error = "validation error of centre crops" if isinstance(run.data, ImageNetData) else "validation error"
     return (
-        f"the {error}, every {train.eval_every:,} steps; a plateau is {train.plateau_evals} evaluations without a new "
-        "least one (train.plateau_evals)"
+        f"the {error}, every {train.eval_every:,} steps; a plateau is {train.patience} evaluations without a new "
+        "least one (train.patience)"
     )
 
 
 def _drops(run: RunConfig) -> str | None:
     if run.train.schedule != "plateau":
         return None
-    return f"at most {run.train.plateau_drops} (train.plateau_drops)"
+    return f"at most {run.train.max_lr_drops} (train.max_lr_drops)"
 
 
 def _mean(run: RunConfig) -> str | None:
@@ -79,21 +78,21 @@ def _mean(run: RunConfig) -> str | None:
 
 
 def _colour(run: RunConfig) -> str | None:
-    if not isinstance(run.data, ImageNetData) or not run.data.colour:
+    if not isinstance(run.data, ImageNetData) or not run.data.pca_lighting:
         return None
     return "the eigenvalues, of pixels in [0, 1], times normal numbers of standard deviation 0.1"
 
 
 def _centre(run: RunConfig) -> str | None:
-    return f"{run.data.val_side} (data.val_side)" if isinstance(run.data, ImageNetData) else None
+    return f"{run.data.val_resize} (data.val_resize)" if isinstance(run.data, ImageNetData) else None
 
 
 def _bn_in_tests(run: RunConfig) -> str | None:
     if run.model.norm != "batch":
         return None
-    if not run.train.bn_images:
+    if not run.train.precise_bn_images:
         return "moving averages kept while training"
-    return f"computed anew over {run.train.bn_images:,} images (train.bn_images)"
+    return f"computed anew over {run.train.precise_bn_images:,} images (train.precise_bn_images)"
 
 
 _Question = tuple[str, str, str, Callable[[RunConfig], str | None]]
@@ -174,8 +173,8 @@ _OF_BOTH: tuple[_Question, ...] = (
 def _ten_crop(run: RunConfig) -> str | None:
     if not isinstance(run.data, ImageNetData):
         return None
-    side = run.data.val_side
-    return f"the corners and the centre of the central square of {side}x{side} (data.val_side)"
+    side = run.data.val_resize
+    return f"the corners and the centre of the central square of {side}x{side} (data.val_resize)"
 
 
 def _scales(run: RunConfig) -> str:
@@ -219,7 +218,7 @@ def readings(
     """How a run reads what the paper leaves open, as far as it comes up; `precision` is what the run computed in,
     `worlds` are the numbers of processes that trained it together, one after the other, and `probes` names those that
     were taken of it."""
-    imagenet = config.model.layout == "imagenet"
+    imagenet = config.model.variant == "imagenet"
     training = "section 3.4" if imagenet else "section 4.2, training"
     questions = [*(_IMAGENET if imagenet else _CIFAR10), *_OF_BOTH]
     questions += [question for name, question in _VIEWS.items() if name in probes]

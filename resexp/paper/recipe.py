@@ -52,7 +52,7 @@ def _image_size(config: RunConfig) -> int:
 
 def _prepared(config: RunConfig) -> Value:
     """How a copy of ImageNet that the images are read from was made; None for the images themselves."""
-    cache = config.data.prepared if isinstance(config.data, ImageNetData) else None
+    cache = config.data.cache if isinstance(config.data, ImageNetData) else None
     return f"{cache.format} with a shorter side of {cache.side}" if cache else None
 
 
@@ -69,7 +69,7 @@ def _shortcut(config: RunConfig) -> Value:
     model = config.model
     if model.kind in ("plain", "vgg"):
         return None
-    if (model.layout, model.depth) == ("imagenet", 34):
+    if (model.variant, model.depth) == ("imagenet", 34):
         return model.shortcut
     return "A" if model.block == "basic" else "B"
 
@@ -95,9 +95,9 @@ def _has_warmup(config: RunConfig) -> bool:
 def _of_both(source: str) -> tuple[_Entry, ...]:
     """What CIFAR-10's nets and ImageNet's have in common, with the section that says so."""
     return (
-        _Entry("start of a branch", "model.branch", "standard", source),
+        _Entry("start of a branch", "model.residual_init", "standard", source),
         _Entry("dropped paths", "model.drop_path", 0.0, source),
-        _Entry("start", "train.start", None, source),
+        _Entry("start", "train.init_from", None, source),
         _Entry("learning rate", "train.lr", 0.1, source),
         _Entry("gamma", "train.gamma", 0.1, source),
         _Entry("momentum", "train.momentum", 0.9, source),
@@ -111,7 +111,7 @@ CIFAR10_RECIPE = (
     _Entry("flips", "data.flip", True, "section 4.2, augmentation"),
     _Entry("width", "model.width", 16, _NET),
     _Entry("norm", "model.norm", "batch", _RECIPE),
-    _Entry("stride of a bottleneck", "model.stride_in", _stride, _NET),
+    _Entry("stride of a bottleneck", "model.stride_conv", _stride, _NET),
     _Entry("shortcut", "model.shortcut", _shortcut, "section 4.2, nets"),
     *_of_both(_TRAINING),
     _Entry("steps", "train.steps", 64_000, _TRAINING),
@@ -121,25 +121,25 @@ CIFAR10_RECIPE = (
     _Entry("warm-up rate", "train.warmup_lr", lambda run: 0.01 if _has_warmup(run) else None, "section 4.2, n = 18"),
     _Entry(
         "end of the warm-up",
-        "train.warmup_until",
+        "train.warmup_until_error",
         0.8,
         "section 4.2, n = 18",
-        lambda run: 0.8 if run.train.warmup_lr is None else run.train.warmup_until,
+        lambda run: 0.8 if run.train.warmup_lr is None else run.train.warmup_until_error,
     ),
 )
 """The recipe of section 4.2. The split is not in it: whether the paper trained on 45k or 50k images is ambiguous."""
 
 IMAGENET_RECIPE = (
     _Entry("crop", "data.crop", 224, _RECIPE),
-    _Entry("shorter side", "data.shorter_side", (256, 480), _RECIPE),
+    _Entry("shorter side", "data.resize_range", (256, 480), _RECIPE),
     _Entry("flips", "data.flip", True, _RECIPE),
-    _Entry("colour augmentation", "data.colour", True, _RECIPE),
+    _Entry("colour augmentation", "data.pca_lighting", True, _RECIPE),
     _Entry("mean", "data.mean", "pixel", _RECIPE),
-    _Entry("prepared images", "data.prepared", None, _RECIPE, _prepared),
+    _Entry("prepared images", "data.cache", None, _RECIPE, _prepared),
     _Entry("recipe", "model.kind", _of_vgg("its authors'"), "section 4.1, Table 3", _of_vgg("the residual nets'")),
     _Entry("width", "model.width", 64, _TABLE1),
     _Entry("norm", "model.norm", lambda run: "none" if run.model.kind == "vgg" else "batch", _RECIPE),
-    _Entry("stride of a bottleneck", "model.stride_in", _stride, _TABLE1),
+    _Entry("stride of a bottleneck", "model.stride_conv", _stride, _TABLE1),
     _Entry("shortcut", "model.shortcut", _shortcut, "section 4.1, Tables 2 and 3"),
     *_of_both(_RECIPE),
     _Entry("steps", "train.steps", 600_000, _RECIPE),
@@ -164,7 +164,7 @@ def departures(config: RunConfig, dataset: str, world: int = 1) -> list[Departur
     What the net is decides which of the paper's recipes it is held against. `dataset` is what the images are, whatever
     they were read from; `world` is how many processes trained it together.
     """
-    imagenet = config.model.layout == "imagenet"
+    imagenet = config.model.variant == "imagenet"
     found = []
     if not imagenet and config.model.norm == "batch" and sharing(config, world) < min(64, config.train.batch_size):
         parts = f"{sharing(config, world)} of {config.train.batch_size}"

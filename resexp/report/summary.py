@@ -56,7 +56,7 @@ class Summary:
     @property
     def of_imagenet(self) -> bool:
         """Whether it is of nets on ImageNet, whose validation images are those that are tested on, too."""
-        return any(record.config.data.source == "imagenet" for record in self.records)
+        return any(record.config.data.source in ("imagenet", "imagefolder") for record in self.records)
 
     @property
     def drawn(self) -> list[str]:

@@ -38,8 +38,8 @@ def hand_down(deep_config: RunConfig, subject: Subject, classes: int) -> dict[st
     Returns how well it does, on all images that are trained on: see `probes.identity.compare`. Raises UserError where
     it can't be done.
     """
-    assert deep_config.train.start
-    run = Run(Path(deep_config.train.start))
+    assert deep_config.train.init_from
+    run = Run(Path(deep_config.train.init_from))
     config = check(run, deep_config)
     _, weights = checkpoint.final_weights(run)
     shallow, deep = build_model(config.model, classes), subject.model

@@ -81,7 +81,7 @@ def choose(
     elif precision == "bf16" and not has_bf16:
         say(f"{torch.cuda.get_device_name(device)} has no bf16; training in fp16 with a loss scaler")
         precision = "fp16"
-    return Hardware(device, precision, graphs=not config.eager and ranks.world == 1, ranks=ranks)
+    return Hardware(device, precision, graphs=config.cuda_graphs and ranks.world == 1, ranks=ranks)
 
 
 _idle_streams: list[torch.cuda.Stream] = []

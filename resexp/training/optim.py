@@ -36,7 +36,7 @@ class Schedule:
         """Steps at which the rate goes down, as far as they are known."""
         self.rate = torch.tensor(config.lr, device=device)
         """What the optimiser reads, a float32 scalar."""
-        places = config.plateau_drops if config.schedule == "plateau" else len(self.milestones)
+        places = config.max_lr_drops if config.schedule == "plateau" else len(self.milestones)
         self._milestones = torch.full((places,), NEVER, dtype=torch.int64, device=device)
         self._rates = torch.tensor([config.lr * config.gamma**drops for drops in range(places + 1)], device=device)
         self._warmup_rate = torch.tensor(config.warmup_lr or config.lr, device=device)
@@ -62,11 +62,11 @@ class Schedule:
 
     def hear(self, error: float) -> bool:
         """Whether the error of an evaluation shows a plateau at which the rate is to be lowered (section 3.4)."""
-        if self.config.schedule != "plateau" or len(self.milestones) == self.config.plateau_drops:
+        if self.config.schedule != "plateau" or len(self.milestones) == self.config.max_lr_drops:
             return False
         self._stale = 0 if error < self._least else self._stale + 1
         self._least = min(error, self._least)
-        if self._stale < self.config.plateau_evals:
+        if self._stale < self.config.patience:
             return False
         self._stale = 0
         return True
@@ -98,7 +98,7 @@ class Schedule:
         """End the warm-up when the running training error is low enough, for good (section 4.2, n = 18)."""
         if self.config.warmup_lr is not None:
             self.running_error.lerp_(error, 1 - RUNNING_DECAY)
-            self.warming_up.logical_and_(self.running_error >= self.config.warmup_until)
+            self.warming_up.logical_and_(self.running_error >= self.config.warmup_until_error)
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module, rate: Tensor) -> torch.optim.SGD:

@@ -98,7 +98,7 @@ def probe(
     if not initial:
         step, weights = checkpoint.final_weights(run)
         checkpoint.into(subject.model, weights, run.folder)
-    elif config.train.start:
+    elif config.train.init_from:
         hand_down(config, subject, len(dataset.classes))
     finish(keep(run, name, step, PROBES[name].take(subject), stop))
     return step

@@ -54,7 +54,7 @@ class Session:
         if before and (began := before.attempts[-1].world) != ranks.world and not world_may_change:
             raise UserError(
                 f"{run.folder}: trained by {began} process{'es' * (began > 1)} so far, now by {ranks.world}; "
-                f"start as many as before, or add --allow-world-change"
+                f"start as many as before, or add --allow-world-size-change"
             )
         # What sums are rounded to, and in which order, must not change in the middle of a run.
         tune_process(before.attempts[-1].threads if before else threads)
@@ -97,7 +97,7 @@ class Session:
             self.evaluated, self.tested, self.best = state["evaluated"], state["tested"], state["best"]
             self.window = state["window"]
             metrics_bytes = state["metrics_bytes"]
-        elif self.config.train.start:
+        elif self.config.train.init_from:
             found = hand_down(self.config, subject_of(self.trainer), len(self.dataset.classes))
             write_record(run, found)
         self.metrics = Metrics(run, metrics_bytes, state.get("metrics_sha256") if state else None)
@@ -155,10 +155,11 @@ class Session:
                 if diverged is not None:
                     self.metrics.append("diverged", {"step": diverged})
                     return self._end("diverged", f"loss or weights not finite by step {diverged}", diverged)
-                if ended and train.bn_images and not self.bn_recomputed:
-                    batches = yield from trainer.recompute_bn(train.bn_images, self.stop)
+                if ended and train.precise_bn_images and not self.bn_recomputed:
+                    batches = yield from trainer.recompute_bn(train.precise_bn_images, self.stop)
                     self.metrics.append(
-                        "bn", {"step": trainer.step, "bn_images": train.bn_images, "bn_batches": batches}
+                        "bn",
+                        {"step": trainer.step, "precise_bn_images": train.precise_bn_images, "bn_batches": batches},
                     )
                     self.bn_recomputed = True
                 if trainer.step > self.evaluated and (ended or trainer.step % train.eval_every == 0):
@@ -265,8 +266,8 @@ class Session:
         record: dict[str, Any] = {"step": self.trainer.step, **final.record("test")}
         if self.best:
             with self.trainer.weights(self.best["model"]):
-                if self.config.train.bn_images:
-                    yield from self.trainer.recompute_bn(self.config.train.bn_images, self.stop)
+                if self.config.train.precise_bn_images:
+                    yield from self.trainer.recompute_bn(self.config.train.precise_bn_images, self.stop)
                 best = yield from self.trainer.evaluate("test", self.stop)
             record |= {"best_step": self.best["step"], "best_val_error": self.best["val_error"]}
             record["best_test_error"] = best.error
@@ -288,7 +289,7 @@ class Session:
         """Test the final weights on several views of each image, where that was asked for and is not done yet."""
         trainer = self.trainer
         subject = UnderTest(trainer.model, trainer.feed.mean, trainer.autocast)
-        for name in self.config.probes.views:
+        for name in self.config.probes.tta:
             if not self.run.probe_path(name, trainer.step).exists():
                 mode = usual(self.config, name, self.dataset.size)
                 found = compare(self.config, self.dataset, trainer.feed, subject, mode)
@@ -324,7 +325,7 @@ class Session:
     def _remark(self) -> str:
         """What a reader of the finished run's numbers must know."""
         if self.trainer.warming_up:
-            return f"its warm-up never ended: the training error stayed over {self.config.train.warmup_until:.0%}"
+            return f"its warm-up never ended: the training error stayed over {self.config.train.warmup_until_error:.0%}"
         if missing := sorted(self.dataset.unreadable):
             return f"{len(missing):,} images could not be read, and were shown to the net as grey: {missing[0]}, ..."
         return ""

@@ -55,7 +55,7 @@ class Streamed:
         mean = found.pixel_mean if data.mean == "pixel" else np.broadcast_to(found.channel_mean, found.pixel_mean.shape)
         self.mean = torch.tensor(mean, device=device)
         self._basis = torch.tensor(found.components * found.eigenvalues, device=device)  # columns: components
-        self.val_side, self._centre = data.val_side, centre(data.val_side)
+        self.val_resize, self._centre = data.val_resize, centre(data.val_resize)
         self.loader = Loader(dataset, decoders(data, hardware), data.timeout, found.channel_mean.tolist())
         self._within = np.array_split(np.arange(config.train.batch_size), ranks.world)[ranks.rank]
         self._plans: dict[int, Plan] = {}
@@ -128,7 +128,7 @@ class Streamed:
         """See Feed: of "train" always the same images, evenly drawn; "val" and "test" are both the images of `val/`."""
         if split != "train":
             return np.arange(self._dataset.images("val"))
-        return self._drawn(self._data.clean_images)
+        return self._drawn(self._data.train_eval_images)
 
     def _drawn(self, count: int) -> NDArray[np.int64]:
         """So many training images of all classes; fewer are a part of more."""
@@ -172,7 +172,7 @@ class Streamed:
 
     def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
         """See Feed: a part of those that the clean training error is measured on."""
-        ((images, labels),) = self.look("train", [self._drawn(min(SAMPLE, self._data.clean_images))])
+        ((images, labels),) = self.look("train", [self._drawn(min(SAMPLE, self._data.train_eval_images))])
         return images.to(self.mean.device), labels.to(self.mean.device), np.arange(len(labels))
 
     def while_waiting(self, look: Callable[[], None]) -> None:

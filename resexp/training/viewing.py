@@ -98,20 +98,20 @@ def resident(subject: UnderTest, images: Tensor, labels: Tensor, mode: Mode, bat
 
 
 def streamed(subject: UnderTest, feed: Streamed, labels: Tensor, mode: Mode, batch: int) -> Work[Viewed]:
-    """`resident` for the validation images of ImageNet: crops of the centre square of `data.val_side` pixels, or whole
-    images in their own shape.
+    """`resident` for the validation images of ImageNet: crops of the centre square of `data.val_resize` pixels, or
+    whole images in their own shape.
 
     From a view of another size than the crop that was trained on, the mean is subtracted in the view's size.
     """
     mean, crop = subject.mean, len(subject.mean)
-    mode.check(feed.val_side, feed.val_side)
+    mode.check(feed.val_resize, feed.val_resize)
     index = feed.index("test")
     chunks = np.array_split(index, -(-len(index) // batch))
     parts: Iterable[tuple[NDArray[np.int64], Tensor]]
     if isinstance(mode, MultiScale):
         parts = feed.whole(chunks)
     else:
-        squares = feed.look("test", chunks, crop if isinstance(mode, SingleView) else feed.val_side)
+        squares = feed.look("test", chunks, crop if isinstance(mode, SingleView) else feed.val_resize)
         parts = ((chunk, images) for chunk, (images, _) in zip(chunks, squares, strict=True))
     seen = (
         (torch.from_numpy(chunk), (_less_mean(view, mean) for view in mode.views(_in_floats(images, mean))))

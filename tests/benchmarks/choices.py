@@ -70,7 +70,7 @@ def relu_in_place(case: Case, facts: dict[str, Any]) -> Loop:
 def main() -> None:
     """Measure, and print how long a step takes without each choice, as a ratio to a step as it is."""
     config = CONFIG
-    eager = config.model_copy(update={"train": config.train.model_copy(update={"eager": True})})
+    eager = config.model_copy(update={"train": config.train.model_copy(update={"cuda_graphs": False})})
     compiled = config.model_copy(update={"train": config.train.model_copy(update={"compile": True})})
     gpu = choose(config.train).device.type == "cuda"
     cases = [

@@ -24,7 +24,7 @@ Survived = Callable[..., None]
 ALL_THERE_IS = {
     "data": {"split": "holdout"},
     "train": {
-        "warmup_lr": 0.02, "warmup_until": 0.95, "bn_images": 100, "log_every": 2, "checkpoint_steps": 4,
+        "warmup_lr": 0.02, "warmup_until_error": 0.95, "precise_bn_images": 100, "log_every": 2, "checkpoint_steps": 4,
         "checkpoint_seconds": 1000.0,
     },
 }  # fmt: skip

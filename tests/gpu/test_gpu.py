@@ -96,8 +96,8 @@ def advance(one: Trainer, steps: int) -> list[float]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_replayed_step_is_the_step(precision: str) -> None:
     """With a milestone and an epoch's end on the way: rate and batches come from the device's own count."""
-    recipe = {"precision": precision, "milestones": [20], "warmup_lr": 0.001, "warmup_until": 0.85}
-    replayed, eager = trainer(config(**recipe)), trainer(config(eager=True, **recipe))
+    recipe = {"precision": precision, "milestones": [20], "warmup_lr": 0.001, "warmup_until_error": 0.85}
+    replayed, eager = trainer(config(**recipe)), trainer(config(cuda_graphs=False, **recipe))
     assert advance(replayed, 40) == pytest.approx(advance(eager, 40), rel=1e-3)
     if DEVICE == "cuda":
         assert replayed._train_step._graph is not None
@@ -105,7 +105,7 @@ def test_a_replayed_step_is_the_step(precision: str) -> None:
 
 
 def test_a_replayed_evaluation_is_the_evaluation() -> None:
-    replayed, eager = trainer(config()), trainer(config(eager=True))
+    replayed, eager = trainer(config()), trainer(config(cuda_graphs=False))
     results = []
     for one in (replayed, eager):
         advance(one, 5)
@@ -118,7 +118,10 @@ def test_a_replayed_evaluation_is_the_evaluation() -> None:
 
 def test_the_end_of_a_run_is_the_same_replayed_and_eager(tmp_path: Path) -> None:
     """The graph of evaluation reads the statistics that BN was given since it was captured; logits outlive a replay."""
-    runs = [make(tmp_path / str(eager), precision="fp32", bn_images=2000, eager=eager) for eager in (False, True)]
+    runs = [
+        make(tmp_path / str(eager), precision="fp32", precise_bn_images=2000, cuda_graphs=not eager)
+        for eager in (False, True)
+    ]
     for run in runs:
         train(run, say=pytest.fail)
     replayed, eager = (read(run.logits_path) for run in runs)
@@ -132,7 +135,7 @@ def test_what_is_dropped_is_drawn_anew_in_every_replay(tmp_path: Path) -> None:
     """The device counts the draws: after 60 steps every block has made 60, captured or not, and the losses agree."""
     found = []
     for eager in (False, True):
-        resolved = config(precision="fp32", eager=eager)
+        resolved = config(precision="fp32", cuda_graphs=not eager)
         model = resolved.model.model_copy(update={"drop_path": 0.5})
         resolved = resolved.model_copy(update={"model": model})
         run = Run(tmp_path / str(eager) / resolved.folder)
@@ -248,7 +251,7 @@ def test_a_sweep_packs_its_runs(tmp_path: Path, resexp: Callable[..., Any]) -> N
         f"train: {{steps: 40, log_every: 10, device: {DEVICE}}}\n"
         "grid: {model.kind: [plain, residual], model.depth: [8, 14]}\n"
     )
-    done = resexp("sweep", "--config", study, "--pack", 4)
+    done = resexp("sweep", "--config", study, "--runs-per-gpu", 4)
     assert done.returncode == 0, done.stderr
     assert "4 trained" in done.stdout
     assert "no CUDA graph" not in done.stdout
@@ -314,13 +317,13 @@ def streamed(folder: Path, images: Path, **recipe: Any) -> Run:
     resolved = RunConfig.model_validate(
         {
             "data": {
-                "source": "imagenet", "path": str(images), "crop": 64, "shorter_side": [73, 137], "val_side": 73
+                "source": "imagenet", "path": str(images), "crop": 64, "resize_range": [73, 137], "val_resize": 73
             },
-            "model": {"kind": "residual", "layout": "imagenet", "depth": 18, "width": SIZE // 2},
+            "model": {"kind": "residual", "variant": "imagenet", "depth": 18, "width": SIZE // 2},
             "train": {
                 "steps": 20, "batch_size": 32, "milestones": [], "log_every": 5, "lr": 0.01, "device": DEVICE, **recipe
             },
-            "probes": {"views": ["ten-crop", "multi-scale"]},
+            "probes": {"tta": ["ten-crop", "multi-scale"]},
         }
     )  # fmt: skip
     run = Run(folder / resolved.folder)
@@ -340,7 +343,7 @@ def test_streamed_batches_are_the_same_replayed_and_launched_one_by_one(
     tmp_path: Path, images: Path, recipe: dict[str, Any]
 ) -> None:
     """A batch that was overwritten before the device had it, or a graph that reads another, would show."""
-    replayed, eager = (streamed(tmp_path / str(e), images, eager=e, **recipe) for e in (False, True))
+    replayed, eager = (streamed(tmp_path / str(e), images, cuda_graphs=not e, **recipe) for e in (False, True))
     train(replayed)
     train(eager)
     assert losses(replayed) == pytest.approx(losses(eager), rel=1e-3)

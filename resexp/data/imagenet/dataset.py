@@ -38,9 +38,14 @@ class ImageNet:
 
     @property
     def name(self) -> str:
-        """``imagenet`` where it has as many classes and images, else ``imagenet-10``, by the number of classes."""
-        whole = len(self.classes) == 1000 and all(self.images(part) == IMAGES[part] for part in self.tree.files)
-        return "imagenet" if whole else f"imagenet-{len(self.classes)}"
+        """``imagenet`` where that was asked for and it has as many classes and images, else ``imagenet-10``, by the
+        number of classes."""
+        whole = (
+            self.config.source == "imagenet"
+            and len(self.classes) == 1000
+            and all(self.images(part) == IMAGES[part] for part in self.tree.files)
+        )
+        return "imagenet" if whole else f"{self.config.source}-{len(self.classes)}"
 
     @property
     def fingerprint(self) -> str:
@@ -130,5 +135,5 @@ def open_imagenet(config: ImageNetData, say: Callable[[str], None] = lambda line
     """
     memory = data_home() / "cache"
     tree = open_tree(Path(config.path).expanduser(), memory, say).subset(config.classes)
-    prepared = open_prepared(memory, tree, config.prepared) if config.prepared else None
+    prepared = open_prepared(memory, tree, config.cache) if config.cache else None
     return ImageNet(config, tree, prepared)

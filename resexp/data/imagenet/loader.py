@@ -42,7 +42,7 @@ class Plan(NamedTuple):
     fx: NDArray[np.float64]
     flip: NDArray[np.bool_]
     lighting: NDArray[np.float32]
-    """How much of each principal component is added; zeros with ``colour: false``."""
+    """How much of each principal component is added; zeros with ``pca_lighting: false``."""
 
     def view(self, position: int) -> View:
         """What is seen of the image at this position."""
@@ -57,11 +57,11 @@ def plan(seed: int, epoch: int, n: int, data: ImageNetData) -> Plan:
     """
     rng = np.random.default_rng((seed, epoch))
     image = rng.permutation(n)
-    side = rng.integers(*data.shorter_side, n, endpoint=True)
+    side = rng.integers(*data.resize_range, n, endpoint=True)
     fy, fx = rng.random((2, n))
     flip = rng.random(n) < 0.5
     lighting = rng.normal(0, LIGHTING, (n, 3)).astype(np.float32)
-    return Plan(image, side, fy, fx, flip & data.flip, lighting * np.float32(data.colour))
+    return Plan(image, side, fy, fx, flip & data.flip, lighting * np.float32(data.pca_lighting))
 
 
 class Want(NamedTuple):
@@ -220,9 +220,9 @@ class Loader:
         with self._lock:
             dataset.unreadable.add(dataset.shown(part, want.image))
             names = sorted(name for name in dataset.unreadable if name.startswith(f"{part}/"))
-        share = dataset.config.unreadable
+        share = dataset.config.max_unreadable
         if len(names) > share * dataset.images(part):
             raise UserError(
                 f"{dataset.tree.root}: {len(names):,} of {dataset.images(part):,} {part} images can't be read, over "
-                f"{share:.3%} (data.unreadable): {few(names)}; `resexp data check` names them all"
+                f"{share:.3%} (data.max_unreadable): {few(names)}; `resexp data check` names them all"
             )

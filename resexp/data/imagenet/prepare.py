@@ -59,7 +59,7 @@ def prepare(
     progress: Callable[[int, int], None],
     threads: int,
 ) -> Path:
-    """Make the cache that `data.prepared` asks for, of a set that is read from its files; the cache's folder.
+    """Make the cache that `data.cache` asks for, of a set that is read from its files; the cache's folder.
 
     It is whole or absent: made in a temporary folder, which is renamed. Raises UserError where the disk is too small.
     `progress` hears (images done, images in all).
@@ -142,7 +142,7 @@ def _check_room(dataset: ImageNet, config: PreparedConfig, folder: Path, say: Ca
     if needed > free:
         raise UserError(
             f"{folder}: needs about {needed / 1e9:,.3g} GB, and {free / 1e9:,.3g} GB are free; make room, set "
-            f"RESEXP_DATA to another disk, or choose a smaller data.prepared.side"
+            f"RESEXP_DATA to another disk, or choose a smaller data.cache.side"
         )
 
 

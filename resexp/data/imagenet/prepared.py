@@ -73,7 +73,7 @@ def open_prepared(memory: Path, tree: Tree, config: PreparedConfig) -> Prepared:
     """The images of `tree` prepared in this way. Raises UserError where they are not, or where they are damaged."""
     folder = prepared_folder(memory, tree, config)
     if read_meta(folder) is None:
-        raise UserError(f"{folder}: not there, and data.prepared asks for it; run {COMMAND} first")
+        raise UserError(f"{folder}: not there, and data.cache asks for it; run {COMMAND} first")
     arrays = read_arrays(folder / INDEX)
     if arrays is None:
         raise UserError(f"{folder / INDEX}: damaged; delete the folder, and run {COMMAND} again")

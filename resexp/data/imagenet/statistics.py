@@ -61,13 +61,13 @@ def statistics(dataset: ImageNet, say: Callable[[str], None] = lambda line: None
 def _file(dataset: ImageNet) -> Path:
     config = dataset.config
     source = dataset.prepared.folder.name if dataset.prepared else f"imagenet-{dataset.fingerprint}"
-    return data_home() / "cache" / f"{source}-mean-v{_VERSION}-{config.crop}-{config.val_side}.npz"
+    return data_home() / "cache" / f"{source}-mean-v{_VERSION}-{config.crop}-{config.val_resize}.npz"
 
 
 def _take(dataset: ImageNet) -> Statistics:
     config, n = dataset.config, dataset.images("train")
     chosen = np.unique(np.linspace(0, n - 1, min(IMAGES, n)).round().astype(np.int64))
-    view, buffer = centre(config.val_side), np.empty((_BATCH, config.crop, config.crop, 3), dtype=np.uint8)
+    view, buffer = centre(config.val_resize), np.empty((_BATCH, config.crop, config.crop, 3), dtype=np.uint8)
     total = np.zeros(buffer.shape[1:], dtype=np.int64)
     products = np.zeros((3, 3))  # sums of whole numbers below 2**53, which come out the same in any order
     images = 0

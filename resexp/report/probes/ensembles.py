@@ -42,7 +42,7 @@ def ensembles(material: Material) -> Section | None:
     found = {name: together for name, together in made.items() if isinstance(together, Ensemble)}
     if not found:
         return None
-    imagenet = any(run.config.data.source == "imagenet" for run in material.records)
+    imagenet = any(run.config.data.source in ("imagenet", "imagefolder") for run in material.records)
     return Section(
         "Ensembles",
         f"Mean test error of the runs, and that of their ensemble: {', '.join(map(_change, found, found.values()))}.",

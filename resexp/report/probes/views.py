@@ -81,7 +81,7 @@ def _published(mode: str, net: Found[Views]) -> paper.OnViews | None:
 
 
 def _beside_the_paper(found: dict[str, dict[str, Found[Views]]]) -> str:
-    if all(net.run.config.model.layout != "imagenet" for nets in found.values() for net in nets.values()):
+    if all(net.run.config.model.variant != "imagenet" for nets in found.values() for net in nets.values()):
         return ""
     theirs = [_published(mode, net) for mode, nets in found.items() for net in nets.values()]
     sources = listed(sorted({one.source for one in theirs if one}))
