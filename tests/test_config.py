@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
-from resexp.config import FolderData, ModelConfig, RunConfig, ShapesData, TrainConfig
+from resexp.config import SECTIONS, FolderData, ModelConfig, RunConfig, ShapesData, TrainConfig
 from resexp.config.renamed import RENAMED
 from resexp.errors import UserError
 from resexp.study import load

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resexp.config import ModelConfig
@@ -38,13 +42,72 @@ def test_depth_counts_the_weighted_layers(depth: int) -> None:
     assert sum(isinstance(m, torch.nn.Conv2d | torch.nn.Linear) for m in net.modules()) == depth
 
 
-def test_the_same_seed_gives_plain_and_residual_the_same_weights() -> None:
-    nets = []
-    for kind in ("plain", "residual"):
-        torch.manual_seed(3)
-        nets.append(build_model(ModelConfig(kind=kind, depth=20)))
-    plain, residual = (list(net.parameters()) for net in nets)
-    assert all(torch.equal(a, b) for a, b in zip(plain, residual, strict=True))
+def drawn(seed: int, **config: Any) -> dict[str, Tensor]:
+    """The initial state of a net, by name."""
+    torch.manual_seed(seed)
+    return build_model(ModelConfig.model_validate(config)).state_dict()
+
+
+@pytest.mark.parametrize("kind", ["plain", "residual"])
+def test_weights_are_drawn_layer_by_layer(kind: str) -> None:
+    """PyTorch's own initialisation of each layer, then He's of each: runs of earlier versions began like this."""
+    channels = [3, 4, 4, 4, 8, 8, 16, 16]
+    torch.manual_seed(3)
+    layers: list[nn.Module] = [nn.Conv2d(i, o, 3, bias=False) for i, o in itertools.pairwise(channels)]
+    layers.append(nn.Linear(16, 10))
+    expected = [nn.init.kaiming_normal_(layer.weight, nonlinearity="relu") for layer in layers]
+    weights = [value for value in drawn(3, kind=kind, depth=8, width=4).values() if value.dim() > 1]
+    assert len(weights) == len(expected) == 8
+    assert all(torch.equal(weight, own) for weight, own in zip(weights, expected, strict=True))
+
+
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+@pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.parametrize("layout", ["cifar", "imagenet"])
+def test_one_seed_gives_the_same_weights_whatever_the_shortcut(layout: str, norm: str, block: str) -> None:
+    """Kinds and options A, B and C differ in their shortcuts alone."""
+    common = {"layout": layout, "block": block, "norm": norm, "depth": _DEPTHS[layout, block], "width": 3}
+    plain = drawn(3, kind="plain", **common)
+    for kind in ("residual", "preact"):
+        for option in "ABC":
+            net = drawn(3, kind=kind, shortcut=option, **common)
+            projections = {name for name in net if ".shortcut." in name}
+            assert bool(projections) == (option != "A")
+            shared = {name for name in net.keys() - projections if net[name].dim() > 1}
+            assert shared == {name for name in plain if plain[name].dim() > 1}
+            assert all(torch.equal(net[name], plain[name]) for name in shared), (kind, option)
+
+
+_DEPTHS = {
+    ("cifar", "basic"): 20,
+    ("cifar", "bottleneck"): 20,
+    ("imagenet", "basic"): 18,
+    ("imagenet", "bottleneck"): 50,
+}
+
+
+@pytest.mark.parametrize("option", ["A", "B", "C"])
+def test_where_a_branch_begins_does_not_change_the_weights(option: str) -> None:
+    """Zero-gamma and ReZero draw nothing; Fixup scales what is drawn, by a number of each layer."""
+    usual = drawn(3, depth=14, width=4, shortcut=option)
+    convolutions = [name for name in usual if usual[name].dim() == 4]
+    for branch in ("zero-gamma", "rezero"):
+        other = drawn(3, depth=14, width=4, shortcut=option, branch=branch)
+        assert all(torch.equal(other[name], usual[name]) for name in (*convolutions, "fc.weight"))
+    fixup = drawn(3, depth=14, width=4, shortcut=option, norm="fixup")
+    for name in convolutions:
+        scaled = fixup[name.replace(".weight", ".1.weight")]
+        factor = 0 if "conv2" in name else 6**-0.5 if "conv1" in name else 1
+        torch.testing.assert_close(scaled, usual[name] * factor)
+
+
+def test_projections_are_drawn_by_he_too() -> None:
+    torch.manual_seed(0)
+    net = build_model(ModelConfig(depth=20, width=64, shortcut="B"))
+    weight = net.stages[2][0].shortcut[0].weight  # 128 channels in
+    assert weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.01)
+    other = net.stages[1][0].shortcut[0].weight
+    assert not torch.equal(weight[:128, :64], other)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional as F
 
-from resexp.config import Cifar10Data, ModelConfig, RunConfig, TrainConfig
+from resexp.config import ModelConfig, RunConfig, TrainConfig
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.blocks import Block, Bottleneck, Place, PreactBlock
@@ -289,10 +289,3 @@ def test_a_run_is_refused_where_its_net_does_not_allow_it(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"vgg-16: images of 16 pixels a side, and it needs 32; set data.resize"):
         create(loaded, cell, tmp_path / "results", print)
     assert not (tmp_path / "results").exists()
-
-
-def test_options_that_came_later_leave_old_signatures_alone() -> None:
-    """Those of the runs that were published before there were any."""
-    old = RunConfig(data=Cifar10Data(resize=16, pad=2), model=ModelConfig(kind="plain", depth=56, width=8))
-    assert old.model.science() == {"kind": "plain", "depth": 56, "width": 8, "shortcut": None}
-    assert ModelConfig(norm="none").science().keys() - old.model.science().keys() == {"norm"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,10 +26,14 @@ class ZeroPad(nn.Module):
 
 
 class Projection(nn.Sequential):
-    """A 1x1 convolution, followed by BN but in a pre-activated block, where BN and ReLU came before it."""
+    """A 1x1 convolution, followed by BN but in a pre-activated block, where BN and ReLU came before it.
+
+    Making one leaves torch's random state as it was, so the rest of the net is drawn as if there were no projections.
+    """
 
     def __init__(self, config: ModelConfig, channels_in: int, channels_out: int, stride: int) -> None:
-        layers = [conv(config, 1, channels_in, channels_out, stride)]
+        with torch.random.fork_rng(devices=[]):
+            layers = [conv(config, 1, channels_in, channels_out, stride)]
         super().__init__(*layers, *([] if config.kind == "preact" else [norm(config, channels_out)]))
 
 

@@ -176,9 +176,10 @@ def across(ranks: Ranks, modules: Iterable[BatchNorm | Dropout]) -> Iterator[Non
             module.ranks = ALONE
 
 
-def he_init(model: nn.Module) -> None:
-    """He initialisation of all convolutions and fully connected layers (arXiv 1502.01852); biases are zero."""
-    for module in model.modules():
+def he_init(modules: Iterable[nn.Module]) -> None:
+    """He initialisation of the convolutions and fully connected layers among `modules`, drawn in their order (arXiv
+    1502.01852); biases are zero."""
+    for module in modules:
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:

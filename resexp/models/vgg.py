@@ -38,7 +38,7 @@ class VGG(nn.Module):
             Dropout(),
             nn.Linear(hidden, classes),
         )
-        he_init(self)
+        he_init(self.modules())
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W), H and W at least 32 -> logits (B, classes)."""

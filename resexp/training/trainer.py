@@ -68,10 +68,10 @@ class Trainer:
                 f"train.microbatch: {self._here} images on each device can't be cut into pieces of {self._part}; start "
                 f"fewer processes, or set it to a divisor of {self._here}, with BN's statistics over so many"
             )
-        if train.precise_bn_images and train.precise_bn_images > len(dataset.train_index):
+        if train.precise_bn_images and train.precise_bn_images > (images := len(dataset.train_index)):
             raise UserError(
-                f"train.precise_bn_images: {train.precise_bn_images} asked for, but only {len(dataset.train_index)} are "
-                f"trained on; set it to {len(dataset.train_index)} or less"
+                f"train.precise_bn_images: {train.precise_bn_images} asked for, but only {images} are trained on; set it "
+                f"to {images} or less"
             )
         torch.manual_seed(config.seed)  # initial weights are made on the CPU: the same on every device
         self.model = build_model(config.model, len(dataset.classes)).to(memory_format=torch.channels_last).to(device)
