@@ -16,18 +16,12 @@ from resexp.models.layers import conv, he_init, norm, weighted
 class ResNet(nn.Module):
     """A plain, residual or pre-activated net, for CIFAR (section 4.2) or ImageNet (section 4.1, Table 1).
 
-    <<<<<<< HEAD
-        Plain nets and residual nets with option A have the same parameters in the same order, so the same seed gives both
-        the same initial weights. State dicts of torchvision's resnets load, into nets with `shortcut: B` and
-        `stride_conv: 3x3`.
-    =======
-        One seed gives plain, residual and pre-activated nets of one depth, width and block, with shortcut A, B or C, the
-        same initial convolutions and fully connected layer; projections are drawn after all of these. That holds for
-        zero-gamma and rezero, which draw nothing, and for Fixup up to its scaling. It does not hold between `norm: none`
-        and BN, or with and without stochastic depth: their biases and counters take random numbers of their own.
+    One seed gives plain, residual and pre-activated nets of one depth, width and block, with shortcut A, B or C, the
+    same initial convolutions and fully connected layer; projections are drawn after all of these. That holds for
+    zero-gamma and rezero, which draw nothing, and for Fixup up to its scaling. It does not hold between `norm: none`
+    and BN, or with and without stochastic depth: their biases and counters take random numbers of their own.
 
-        State dicts of torchvision's resnets load, into nets with `shortcut: B` and `stride_in: 3x3`.
-    >>>>>>> 6ba9646 (Draw projections last: A, B and C of one seed begin alike)
+    State dicts of torchvision's resnets load, into nets with `shortcut: B` and `stride_conv: 3x3`.
     """
 
     def __init__(self, config: ModelConfig, classes: int) -> None:

@@ -70,8 +70,8 @@ class Trainer:
             )
         if train.precise_bn_images and train.precise_bn_images > (images := len(dataset.train_index)):
             raise UserError(
-                f"train.precise_bn_images: {train.precise_bn_images} asked for, but only {images} are trained on; set it "
-                f"to {images} or less"
+                f"train.precise_bn_images: {train.precise_bn_images} asked for, but only {images} are trained on; set "
+                f"it to {images} or less"
             )
         torch.manual_seed(config.seed)  # initial weights are made on the CPU: the same on every device
         self.model = build_model(config.model, len(dataset.classes)).to(memory_format=torch.channels_last).to(device)
