@@ -63,10 +63,10 @@ def test_weights_are_drawn_layer_by_layer(kind: str) -> None:
 
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
 @pytest.mark.parametrize("norm", ["batch", "none"])
-@pytest.mark.parametrize("layout", ["cifar", "imagenet"])
+@pytest.mark.parametrize("variant", ["cifar", "imagenet"])
 def test_one_seed_gives_the_same_weights_whatever_the_shortcut(layout: str, norm: str, block: str) -> None:
     """Kinds and options A, B and C differ in their shortcuts alone."""
-    common = {"layout": layout, "block": block, "norm": norm, "depth": _DEPTHS[layout, block], "width": 3}
+    common = {"variant": layout, "block": block, "norm": norm, "depth": _DEPTHS[layout, block], "width": 3}
     plain = drawn(3, kind="plain", **common)
     for kind in ("residual", "preact"):
         for option in "ABC":
@@ -92,7 +92,7 @@ def test_where_a_branch_begins_does_not_change_the_weights(option: str) -> None:
     usual = drawn(3, depth=14, width=4, shortcut=option)
     convolutions = [name for name in usual if usual[name].dim() == 4]
     for branch in ("zero-gamma", "rezero"):
-        other = drawn(3, depth=14, width=4, shortcut=option, branch=branch)
+        other = drawn(3, depth=14, width=4, shortcut=option, residual_init=branch)
         assert all(torch.equal(other[name], usual[name]) for name in (*convolutions, "fc.weight"))
     fixup = drawn(3, depth=14, width=4, shortcut=option, norm="fixup")
     for name in convolutions:
