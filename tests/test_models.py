@@ -64,9 +64,9 @@ def test_weights_are_drawn_layer_by_layer(kind: str) -> None:
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
 @pytest.mark.parametrize("norm", ["batch", "none"])
 @pytest.mark.parametrize("variant", ["cifar", "imagenet"])
-def test_one_seed_gives_the_same_weights_whatever_the_shortcut(layout: str, norm: str, block: str) -> None:
+def test_one_seed_gives_the_same_weights_whatever_the_shortcut(variant: str, norm: str, block: str) -> None:
     """Kinds and options A, B and C differ in their shortcuts alone."""
-    common = {"variant": layout, "block": block, "norm": norm, "depth": _DEPTHS[layout, block], "width": 3}
+    common = {"variant": variant, "block": block, "norm": norm, "depth": _DEPTHS[variant, block], "width": 3}
     plain = drawn(3, kind="plain", **common)
     for kind in ("residual", "preact"):
         for option in "ABC":

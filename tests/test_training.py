@@ -520,7 +520,7 @@ def test_a_damaged_checkpoint_is_never_kept_as_the_previous(make_run: Callable[.
 def test_a_changed_config_is_noticed(make_run: Callable[..., Run]) -> None:
     run = make_run()
     run.config_path.write_text(run.config_path.read_text().replace("lr: 0.1", "lr: 0.2"))
-    with pytest.raises(UserError, match=r"config.yaml: was changed: it describes residual-8-\w+/seed0; restore it"):
+    with pytest.raises(UserError, match=r"config.yaml: describes residual-8-\w+/seed0: it was changed, .*; restore it"):
         train(run)
 
 
