@@ -178,12 +178,18 @@ def test_views_that_the_nets_or_the_images_do_not_allow_are_refused(net: nn.Modu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_single_view_is_the_runs_own_test(make_run: Callable[..., Run], precision: str) -> None:
     """With the final weights, not with the best ones, and with the mean of the images that were trained on."""
-    run = make_run(
-        data={"split": "holdout"}, train={"batch_size": 16, "eval_every": 1, "lr": 0.02, "precision": precision}
-    )
-    train(run)
+    for lr in (0.02, 0.3, 0.05, 0.2):  # errors of 100 images are equal by chance on one CPU or another
+        run = make_run(
+            f"lr{lr}",
+            data={"split": "holdout"},
+            train={"batch_size": 16, "eval_every": 1, "lr": lr, "precision": precision},
+        )
+        train(run)
+        last = run.metrics()[-1]
+        if last["test_error"] != last["best_test_error"]:
+            break
+    assert last["test_error"] != last["best_test_error"], "no run tells the final weights from the best ones"
     before = {path: path.read_bytes() for path in run.folder.iterdir() if path.is_file()}
-    last = run.metrics()[-1]
     found = evaluate_run(run, TenCrop(4))
     assert found == {
         "mode": "ten-crop",
@@ -192,7 +198,7 @@ def test_a_single_view_is_the_runs_own_test(make_run: Callable[..., Run], precis
         "test_error": found["test_error"],
         "single_view_test_error": last["test_error"],
     }
-    assert found["test_error"] != last["test_error"] != last["best_test_error"]
+    assert found["test_error"] != last["test_error"]
     scales = evaluate_run(run, MultiScale((8, 12)))
     assert json.loads(json.dumps(scales)) == {
         "mode": "multi-scale",
