@@ -121,6 +121,8 @@ class Plan(Record):
 
     name: str = ""
     description: str = ""
+    margin: float | None = Field(default=None, gt=0, le=100)
+    """See `ReportConfig.margin`."""
     runs: list[PlannedRun] = Field(default=[], max_length=100_000)
 
     @field_validator("runs")

@@ -35,7 +35,7 @@ from resexp.config import RunConfig
 from resexp.errors import UserError
 from resexp.files import is_locked, locked, write_atomic
 from resexp.outside import MAX_LINES, MAX_METRICS, MAX_RECORD, parse_json, read_file, read_record, refuse_links
-from resexp.records import LINES, Manifest, Plan, PlannedRun, Status, Submission
+from resexp.records import LINES, Manifest, Plan, Status, Submission
 
 
 class Run:
@@ -242,11 +242,12 @@ class StudyFolder:
         with self._plan_lock:
             write_atomic(self.plan_path, plan.model_dump_json(indent=1))
 
-    def add_to_plan(self, name: str, description: str, run: PlannedRun) -> None:
-        """Record one more run, trained on its own, without dropping the others."""
+    def add_to_plan(self, more: Plan) -> None:
+        """Record runs that are trained on their own, without dropping the others."""
         with self._plan_lock:
-            others = [other for other in self.plan().runs if other.folder != run.folder]
-            plan = Plan(name=name, description=description, runs=[*others, run])
+            named = {run.folder for run in more.runs}
+            others = [run for run in self.plan().runs if run.folder not in named]
+            plan = more.model_copy(update={"runs": [*others, *more.runs]})
             write_atomic(self.plan_path, plan.model_dump_json(indent=1))
 
     def runs(self) -> list[Run]:

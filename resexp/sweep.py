@@ -76,7 +76,7 @@ def create(study: Study, cell: Cell, results: Path, say: Callable[[str], None]) 
     ((_, run),) = chosen = plan(study, [cell], results)
     prepare(chosen, say)
     run.create(cell.config)
-    StudyFolder(results / study.name).add_to_plan(study.name, study.description, _planned(cell))
+    StudyFolder(results / study.name).add_to_plan(_record(study, [cell]))
     return run
 
 
@@ -105,8 +105,7 @@ def sweep(
         outcome = Outcome(folder.folder)
         for cell, run in plan(study, cells, results):
             run.create(cell.config)
-        runs = [_planned(cell) for cell in cells]
-        folder.write_plan(Plan(name=study.name, description=study.description, runs=runs))
+        folder.write_plan(_record(study, cells))
         todo: list[tuple[Run, float]] = []
         for cell, run in plan(study, chosen, results):
             state = run.status().state
@@ -173,8 +172,9 @@ def train_all(
     outcome.not_started = len(todo) - ran - outcome.left_to_engine
 
 
-def _planned(cell: Cell) -> PlannedRun:
-    return PlannedRun(folder=str(cell.config.folder), label=cell.label)
+def _record(study: Study, cells: list[Cell]) -> Plan:
+    runs = [PlannedRun(folder=str(cell.config.folder), label=cell.label) for cell in cells]
+    return Plan(name=study.name, description=study.description, margin=study.report.margin, runs=runs)
 
 
 def describe(run: Run, said: str = "") -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from scipy import stats
 
 from resexp.report import build_report
-from resexp.report.controls import controls, sentences, varied
+from resexp.report.controls import sentences
 from resexp.report.plots import controls_plot, depth_plot
 from resexp.report.summary import summarise
 from resexp.store import StudyFolder
@@ -34,26 +35,36 @@ def test_the_differences_of_the_verdict_are_given_for_every_variant(study: Make)
     assert [control.variant for control in found] == ["precisionfp32", "precisionbf16"]
     assert [control.changes["degradation"].difference.value for control in found] == pytest.approx([50, 52])
     assert [control.changes["gap"].difference.value for control in found] == pytest.approx([55, 57])
+    assert [control.changes["interaction"].difference.value for control in found] == pytest.approx([55, 57])
     assert [control.changes["gap"].at for control in found] == ["depth 44", "depth 44"]
 
 
-def test_overlapping_intervals_show_no_difference(study: Make) -> None:
-    """Standard errors 1/sqrt(3) and 2/sqrt(3), t(2) = 4.303: plus and minus 5.6."""
-    nets = summarise(precisions(study, shifted(DEGRADES, 2))).nets
-    assert sentences(controls(nets))[0] == (
-        "Deepest plain net minus shallowest (at depths 8 and 44): +50.0 points [+44.4, +55.6] with precisionfp32, "
-        "+52.0 points [+46.4, +57.6] with precisionbf16; "
-        "all intervals overlap with that of precisionfp32, so no difference is shown, and all lie above zero."
+def test_a_difference_between_variants_is_tested_by_the_contrast_of_their_means(study: Make) -> None:
+    """Variances 1, 4, 1 and 4 of three seeds each: 10/3 in all, with 100 / 17 degrees of freedom."""
+    found = summarise(precisions(study, shifted(DEGRADES, 2))).controls
+    half = stats.t(100 / 17).ppf(0.975) * (10 / 3) ** 0.5
+    assert sentences(found)[0] == (
+        "Deepest plain net minus shallowest (at depths 8 and 44): +50.0 points [+45.8, +54.2] with precisionfp32, "
+        "+52.0 points [+47.8, +56.2] with precisionbf16; "
+        f"no difference from precisionfp32 is shown: +2.0 points [{2 - half:+.1f}, {2 + half:+.1f}] with precisionbf16."
     )
 
 
-def test_intervals_apart_show_one(study: Make) -> None:
+def test_an_interval_that_leaves_zero_out_shows_a_difference(study: Make) -> None:
     said = sentences(summarise(precisions(study, shifted(DEGRADES, 20))).controls)
-    assert len(said) == 2
+    assert len(said) == 3
     for sentence in said:
-        assert sentence.endswith(
-            "; not overlapping with the interval of precisionfp32: precisionbf16, so it makes a difference."
-        )
+        assert "; against precisionfp32 it changes by +20.0 points [+1" in sentence
+
+
+def test_of_several_variants_each_needs_more_to_differ(study: Make) -> None:
+    """Bonferroni: of three others, each at 98.3 %."""
+    folder = precisions(study, shifted(DEGRADES, 5))
+    alone = sentences(summarise(folder).controls)[0]
+    for name in ("fp16", "auto"):
+        add_family(folder, f"precision{name}", DEGRADES, train={"precision": name, "gamma": 0.5})
+    assert "it changes by +5.0 points" in alone
+    assert "no difference from precisionfp32 is shown" in sentences(summarise(folder).controls)[0]
 
 
 def test_one_seed_a_net_has_no_interval_and_no_bar(study: Make) -> None:
@@ -62,7 +73,7 @@ def test_one_seed_a_net_has_no_interval_and_no_bar(study: Make) -> None:
     assert sentences(found)[0].endswith("where there is one seed there is no interval, so this is descriptive only.")
     bars = [line for line in controls_plot(found).axes.lines if len(line.get_xdata()) == 2]
     with_seeds = summarise(precisions(study, DEGRADES)).controls
-    assert len([line for line in controls_plot(with_seeds).axes.lines if len(line.get_xdata()) == 2]) == len(bars) + 4
+    assert len([line for line in controls_plot(with_seeds).axes.lines if len(line.get_xdata()) == 2]) == len(bars) + 6
 
 
 def test_a_variant_of_one_kind_is_set_beside_the_other_kind_without_one(study: Make) -> None:
@@ -73,20 +84,20 @@ def test_a_variant_of_one_kind_is_set_beside_the_other_kind_without_one(study: M
         add_family(folder, f"shortcut{option}", residual, model={"shortcut": option})
     found = summarise(folder).controls
     assert [(control.variant, list(control.changes)) for control in found] == [
-        ("shortcutA", ["gap"]), ("shortcutB", ["gap"]),
+        ("shortcutA", ["gap", "interaction"]), ("shortcutB", ["gap", "interaction"]),
     ]  # fmt: skip
 
 
 def test_differences_between_other_depths_say_so(study: Make) -> None:
     shallower = {net: values for net, values in DEGRADES.items() if net[1] == 8}
     folder = precisions(study, {**shallower, ("plain", 20): [30, 31], ("residual", 20): [8, 9]})
-    first, _ = sentences(summarise(folder).controls)
+    first, *_ = sentences(summarise(folder).controls)
     assert "with precisionfp32 (at depths 8 and 44)" in first
     assert "with precisionbf16 (at depths 8 and 20)" in first
 
 
 def test_what_varies_is_named(study: Make) -> None:
-    assert varied(summarise(precisions(study, DEGRADES)).nets) == "precision"
+    assert summarise(precisions(study, DEGRADES)).varied == "precision"
 
 
 def test_the_page_has_a_section_and_a_figure(study: Make) -> None:
@@ -94,7 +105,7 @@ def test_the_page_has_a_section_and_a_figure(study: Make) -> None:
     build_report(folder, folder.folder / "report")
     page = (folder.folder / "report/index.html").read_text()
     assert "<h2>Does it depend on precision?</h2>" in page
-    tip = "precisionbf16, plain minus residual, deepest (at depth 44): +55.0 points [+49.4, +60.6]"
+    tip = "precisionbf16, plain minus residual, deepest (at depth 44): +55.0 points [+50.8, +59.2]"
     assert f"<title>{tip}</title>" in page
     assert (folder.folder / "report/figures/controls.png").exists()
     assert "Does it depend on precision?" in (folder.folder / "report/summary.md").read_text()

@@ -292,14 +292,6 @@ def test_labels_that_are_wrong_are_named(flat: Path, change: Callable[[Path], No
     assert len(raised.value.args) == 1
 
 
-def test_without_scipy_there_is_another_way(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(
-        UserError, match=r"needs scipy.*pip install 'resexp\[imagenet\]', or sort the images into val/<cl"
-    ):
-        open_imagenet(data(flat))
-
-
 # -- folders that are not laid out so ---------------------------------------------------------------------------------
 
 

@@ -57,7 +57,7 @@ def write_run(study: Path, kind: str, depth: int, seed: int, error: float, **opt
         decoder=options.get("decoder", ""),
     )
     words = dict.fromkeys(Attempt.model_fields, "x") | {
-        "precision": "fp32",
+        "precision": "fp32" if config.train.precision == "auto" else config.train.precision,
         "world": 1,
         "command": options.get("command", "resexp sweep"),
     }
@@ -177,13 +177,13 @@ def test_the_report_writes_a_page_figures_and_tables(study: Callable[..., StudyF
     assert table.set_index("net")["running_mean"].to_dict() == pytest.approx(
         {"plain-8": 10.0, "plain-44": 60.0, "residual-8": 10.0, "residual-44": 5.0}
     )
-    # Standard error 2 / sqrt(3), 2 degrees of freedom: 60 ± 4.303 * 1.1547.
+    # Logits of 58, 60 and 62 %, 2 degrees of freedom.
     deep = table.set_index("net").loc["plain-44"]
     assert (deep.seeds, deep.running_std, deep.running_low, deep.running_high) == pytest.approx(
-        (3, 2, 55.0313, 64.9687)
+        (3, 2, 54.9532, 64.8642)
     )
     assert (
-        "| plain-44 | 44,000 | 3 | 60.00 ± 2.00 | [55.03, 64.97] |" in (folder.folder / "report/summary.md").read_text()
+        "| plain-44 | 44,000 | 3 | 60.00 ± 2.00 | [54.95, 64.86] |" in (folder.folder / "report/summary.md").read_text()
     )
 
 
@@ -237,7 +237,7 @@ def test_a_variant_is_a_family_of_its_own_and_no_part_of_the_verdict(study: Call
     summary, page = built(folder)
     assert {net.family for net in summary.nets} == {"plain", "residual", "residual shortcutB"}
     assert summary.verdict.residual is not None
-    assert summary.verdict.residual.value == pytest.approx(-5.0)
+    assert summary.verdict.residual.overall.value == pytest.approx(-5.0)
     assert "residual shortcutB" in page
 
 
@@ -264,7 +264,7 @@ def test_damaged_files_get_a_line(study: Callable[..., StudyFolder]) -> None:
     assert says[1] == "metrics.jsonl: the run is finished, but not all of its measurements are here"
     assert says[2] == "metrics.jsonl:1: no event with its numbers; restore it or delete the run"
     assert "it was changed, or resexp before 0.2 wrote it" in summary.absent[3].message
-    assert summary.verdict.headline.startswith("So far: plain nets degrade")
+    assert summary.verdict.headline.startswith("So far: depth costs plain nets")
     for damage in ("[]", '{"runs": 5}', '{"runs": [5]}', "{"):
         folder.plan_path.write_text(damage)
         with pytest.raises(UserError, match=r"study.json: damaged"):

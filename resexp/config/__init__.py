@@ -17,6 +17,7 @@ from resexp.config.executor import ExecutorConfig, RayConfig, SlurmConfig
 from resexp.config.imagenet import ImageNetData, PreparedConfig
 from resexp.config.model import ModelConfig
 from resexp.config.probes import ProbesConfig
+from resexp.config.report import ReportConfig
 from resexp.config.section import Section
 from resexp.config.train import TrainConfig
 
@@ -32,6 +33,7 @@ __all__ = [
     "PreparedConfig",
     "ProbesConfig",
     "RayConfig",
+    "ReportConfig",
     "RunConfig",
     "Section",
     "ShapesData",
@@ -114,6 +116,7 @@ class Study(Section):
     seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = (0,)
     """Each cell of the grid is trained once per seed."""
     executor: ExecutorConfig = ExecutorConfig()
+    report: ReportConfig = ReportConfig()
 
     @field_validator("grid", mode="before")
     @classmethod
@@ -150,6 +153,7 @@ SECTIONS: dict[str, type[Section]] = {
     "train": TrainConfig,
     "probes": ProbesConfig,
     "executor": ExecutorConfig,
+    "report": ReportConfig,
     "ray": RayConfig,
     "slurm": SlurmConfig,
     "cifar10": Cifar10Data,

@@ -30,6 +30,16 @@ class Section(BaseModel):
         """The fields that change what is measured."""
         return self.model_dump(mode="json", exclude=set(self.mechanics))
 
+    def chosen(self) -> dict[str, Any]:
+        """The science that is not at its default, be the default a value or computed from other fields."""
+        fields = type(self).model_fields
+        given = dict(self)
+        return {
+            name: value
+            for name, value in self.science().items()
+            if given[name] != fields[name].get_default(call_default_factory=True, validated_data=given)
+        }
+
     def canonical(self) -> dict[str, Any]:
         """The science that is not at its default: what a signature is computed from.
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from resexp.report.estimates import Difference, Estimate, difference
-from resexp.report.stats import Net, running_by_depth
+from resexp.report.estimates import CONFIDENCE, Difference, Term, contrast
+from resexp.report.families import Family, recipe
 from resexp.report.words import listed
 
 QUANTITIES = {
     "degradation": "deepest plain net minus shallowest",
+    "interaction": "the same, plain minus residual",
     "gap": "plain minus residual, deepest",
 }
 """The differences of running training error that a Control may have, in words."""
@@ -20,10 +20,12 @@ QUANTITIES = {
 
 @dataclass(frozen=True)
 class Change:
-    """A difference and the depths that it is between."""
+    """A difference of means and the depths that it is between."""
 
     difference: Difference
     at: str
+    terms: tuple[Term, ...]
+    """The means that it is made of."""
 
 
 @dataclass(frozen=True)
@@ -36,35 +38,53 @@ class Control:
     """By the names of QUANTITIES."""
 
 
-def controls(nets: Sequence[Net]) -> list[Control]:
+def controls(families: Sequence[Family]) -> list[Control]:
     """The differences that two variants or more have, in the order of the study; empty where none are.
 
-    Where a variant is of one kind alone, as a kind of shortcut is, it is set beside the nets of the other kind that
-    have no variant.
+    A variant is a family of plain nets and the one of residual nets that may be compared with it. Residual nets that
+    differ in their branches alone, as in their shortcuts, are set beside the same plain nets.
     """
-    variants = list(dict.fromkeys(net.variant for net in nets))
-    running = running_by_depth(nets)
-    found = {variant: _changes(running, variant) for variant in variants}
+    plains, residuals = ([family for family in families if family.kind == kind] for kind in ("plain", "residual"))
+    found: dict[str, dict[str, Change]] = {}
+    for plain in plains:
+        partner = plain.beside(residuals)
+        name = plain.variant or (partner.variant if partner else "")
+        found[name or "no variant"] = _degradation(plain) | (_beside(plain, partner) if partner else {})
+    for residual in residuals:
+        partner = residual.beside(plains)
+        if partner and partner.beside(residuals) is not residual:
+            found[residual.variant or "no variant"] = _beside(partner, residual)
     counts = Counter(quantity for changes in found.values() for quantity in changes)
-    shared = {v: {q: change for q, change in changes.items() if counts[q] > 1} for v, changes in found.items()}
-    return [Control(variant or "no variant", changes) for variant, changes in shared.items() if changes]
+    kept = {v: {q: change for q, change in changes.items() if counts[q] > 1} for v, changes in found.items()}
+    return [Control(variant, changes) for variant, changes in kept.items() if changes]
 
 
-def _changes(running: Mapping[str, dict[int, Estimate]], variant: str) -> dict[str, Change]:
-    own_plain, own_residual = (running.get(f"{kind} {variant}".strip(), {}) for kind in ("plain", "residual"))
-    plain, residual = own_plain or running.get("plain", {}), own_residual or running.get("residual", {})
-    changes = {}
-    if len(own_plain) > 1:
-        low, high = min(own_plain), max(own_plain)
-        changes["degradation"] = Change(difference(own_plain[high], own_plain[low]), f"depths {low} and {high}")
-    if common := plain.keys() & residual.keys():
-        deepest = max(common)
-        changes["gap"] = Change(difference(plain[deepest], residual[deepest]), f"depth {deepest}")
+def _change(at: str, *terms: Term) -> Change:
+    return Change(contrast(terms), at, terms)
+
+
+def _degradation(plain: Family) -> dict[str, Change]:
+    errors = plain.running
+    low, high = min(errors), max(errors)
+    if low == high:
+        return {}
+    return {"degradation": _change(f"depths {low} and {high}", (1, errors[high]), (-1, errors[low]))}
+
+
+def _beside(plain: Family, residual: Family) -> dict[str, Change]:
+    a, b = plain.running, residual.running
+    if not (common := sorted(a.keys() & b.keys())):
+        return {}
+    low, high = common[0], common[-1]
+    gap = ((1, a[high]), (-1, b[high]))
+    changes = {"gap": _change(f"depth {high}", *gap)}
+    if low < high:
+        changes["interaction"] = _change(f"depths {low} and {high}", *gap, (-1, a[low]), (1, b[low]))
     return changes
 
 
 def sentences(found: Sequence[Control]) -> list[str]:
-    """For each quantity, its value in every variant and whether the intervals tell them apart."""
+    """For each quantity, its value in every variant and whether it differs from that in the first."""
     having = {
         quantity: [(control.variant, control.changes[quantity]) for control in found if quantity in control.changes]
         for quantity in QUANTITIES
@@ -77,26 +97,29 @@ def _sentence(words: str, having: list[tuple[str, Change]]) -> str:
     one_place = len({change.at for _, change in having}) == 1
     where = f" (at {reference.at})" if one_place else ""
     values = listed([f"{c.difference} with {variant}{'' if one_place else f' (at {c.at})'}" for variant, c in having])
-    apart = [variant for variant, change in others if change.difference.overlaps(reference.difference) is False]
-    signs = {change.difference.sign for _, change in having}
-    if any(change.difference.low is None for _, change in having):
+    corrected = 1 - (1 - CONFIDENCE) / max(1, len(others))
+    shifts = {variant: contrast([*c.terms, *((-w, m) for w, m in reference.terms)], corrected) for variant, c in others}
+    apart = [f"{shift} with {variant}" for variant, shift in shifts.items() if shift.sign]
+    if any(shift.low is None for shift in shifts.values()):
         says = "where there is one seed there is no interval, so this is descriptive only"
     elif apart:
-        says = f"not overlapping with the interval of {first}: {listed(apart)}, so it makes a difference"
+        says = f"against {first} it changes by {listed(apart)}"
     else:
-        says = f"all intervals overlap with that of {first}, so no difference is shown"
-        if signs in ({1}, {-1}):
-            says += f", and all lie {'above' if signs == {1} else 'below'} zero"
+        widest = listed([f"{shift} with {variant}" for variant, shift in shifts.items()])
+        says = f"no difference from {first} is shown: {widest}"
     return f"{words[0].upper()}{words[1:]}{where}: {values}; {says}."
 
 
-def varied(nets: Sequence[Net]) -> str:
+def varied(families: Sequence[Family]) -> str:
     """What the study varies besides kind, depth and seed, such as ``precision and width``."""
-    values: dict[tuple[str, int, str], set[str]] = defaultdict(set)
-    for net in nets:
-        config = net.runs[0].config
-        fields: dict[str, Any] = {**config.data.science(), **config.model.science(), **config.train.science()}
-        for name, value in fields.items():
-            values[net.kind, net.depth, name].add(str(value))
-    names = dict.fromkeys(name for (_, _, name), different in values.items() if len(different) > 1)
-    return " and ".join(name.replace("_", " ") for name in names)
+    values: dict[tuple[str, int, str], set[str | None]] = defaultdict(set)
+    recipes = [(net.kind, net.depth, recipe(net.runs)) for family in families for net in family.nets]
+    keys = sorted({key for _, _, fields in recipes for key in fields})
+    for kind, depth, fields in recipes:
+        for key in keys:
+            values[kind, depth, key].add(fields.get(key))
+    for family in families:
+        for key in keys:
+            values[family.kind, 0, key].add(family.recipe.get(key))
+    names = [key for key in keys if any(len(different) > 1 for (_, _, of), different in values.items() if of == key)]
+    return " and ".join(dict.fromkeys(name.rpartition(".")[2].replace("_", " ") for name in names))

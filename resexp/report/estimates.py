@@ -6,19 +6,21 @@ import math
 import statistics
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 
-# Two-sided 95 % quantiles of Student's t by degrees of freedom; between two, the smaller (wider interval) is taken.
-_T95 = {
-    1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228,
-    12: 2.179, 15: 2.131, 20: 2.086, 30: 2.042, 60: 2.000, 120: 1.980,
-}  # fmt: skip
+from scipy import special, stats
+
+CONFIDENCE = 0.95
+"""Of every interval."""
+FEWEST = 3
+"""Seeds that the interval of a mean takes: of two it is so wide that it says nothing."""
 
 
-def _t95(freedom: float) -> float:
-    return _T95[max(df for df in _T95 if df <= max(freedom, 1))]
+def _quantile(freedom: float, confidence: float) -> float:
+    """The two-sided quantile of Student's t; degrees of freedom may be fractional."""
+    return float(stats.t.ppf((1 + confidence) / 2, freedom))
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,18 @@ class Estimate:
         """The standard deviation over seeds; None for one seed."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
-    @property
+    @cached_property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the mean by Student's t; None for one seed."""
-        if self.std is None:
+        """The 95 % interval by Student's t of the logits, so it lies within 0 and 100 %.
+
+        None for fewer than FEWEST seeds, and where a value is 0 or 100 %, which has no logit.
+        """
+        if len(self.values) < FEWEST or not all(0 < value < 100 for value in self.values):
             return None
-        half = _t95(len(self.values) - 1) * self.std / math.sqrt(len(self.values))
-        return self.mean - half, self.mean + half
+        logits = [float(special.logit(value / 100)) for value in self.values]
+        half = _quantile(len(logits) - 1, CONFIDENCE) * statistics.stdev(logits) / math.sqrt(len(logits))
+        middle = statistics.fmean(logits)
+        return 100 * float(special.expit(middle - half)), 100 * float(special.expit(middle + half))
 
     def __str__(self) -> str:
         return f"{self.mean:.2f}" if self.std is None else f"{self.mean:.2f} ± {self.std:.2f}"
@@ -51,11 +58,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of two means, in points, with its 95 % interval by Welch's t test where there are seeds enough."""
+    """A difference between means, in points, with its 95 % interval where there are seeds enough."""
 
     value: float
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
 
     @property
     def sign(self) -> int:
@@ -64,27 +71,92 @@ class Difference:
             return 0
         return 1 if self.low > 0 else -1 if self.high < 0 else 0
 
-    def overlaps(self, other: Difference) -> bool | None:
-        """Whether the two intervals have a point in common; None where one of them has no interval."""
-        if self.low is None or self.high is None or other.low is None or other.high is None:
-            return None
-        return self.low <= other.high and other.low <= self.high
+    @property
+    def range(self) -> str:
+        """The interval in words."""
+        return "" if self.low is None else f"between {self.low:+.1f} and {self.high:+.1f} points"
+
+    def __neg__(self) -> Difference:
+        if self.low is None or self.high is None:
+            return Difference(-self.value)
+        return Difference(-self.value, -self.high, -self.low)
 
     def __str__(self) -> str:
         points = f"{self.value:+.1f} points"
         return points if self.low is None else f"{points} [{self.low:+.1f}, {self.high:+.1f}]"
 
 
-def difference(a: Estimate, b: Estimate) -> Difference:
-    """a - b with Welch's interval; none with fewer than two seeds on a side."""
-    value = a.mean - b.mean
-    if a.std is None or b.std is None:
-        return Difference(value, None, None)
-    (m, n), (var_a, var_b) = (len(a.values), len(b.values)), (a.std**2 / len(a.values), b.std**2 / len(b.values))
-    squares = var_a**2 / (m - 1) + var_b**2 / (n - 1)
-    freedom = (var_a + var_b) ** 2 / squares if squares > 0 else m + n - 2
-    half = _t95(freedom) * math.sqrt(var_a + var_b)
-    return Difference(value, value - half, value + half)
+Term = tuple[float, Estimate]
+"""A mean and what it is multiplied by."""
+
+
+def contrast(terms: Sequence[Term], confidence: float = CONFIDENCE) -> Difference:
+    """A weighted sum of independent means with the interval of Welch (1947) and Satterthwaite (1946).
+
+    Of two means it is Welch's t interval. A mean that occurs several times counts once, with the sum of its weights.
+    No interval where a mean is of one seed. The ends are cut where no percentages could give more.
+    """
+    weights: dict[int, float] = {}
+    for weight, mean in terms:
+        weights[id(mean)] = weights.get(id(mean), 0.0) + weight
+    means = {id(mean): mean for _, mean in terms}
+    used = [(weight, means[key]) for key, weight in weights.items() if weight]
+    value = math.fsum(weight * mean.mean for weight, mean in used)
+    if any(mean.std is None for _, mean in used):
+        return Difference(value)
+    parts = [(weight**2 * (mean.std or 0.0) ** 2 / len(mean.values), len(mean.values) - 1) for weight, mean in used]
+    variance = math.fsum(part for part, _ in parts)
+    squares = math.fsum(part**2 / freedom for part, freedom in parts)
+    half = _quantile(variance**2 / squares, confidence) * math.sqrt(variance) if squares > 0 else 0.0
+    most = 100 * math.fsum(weight for weight, _ in used if weight > 0)
+    least = 100 * math.fsum(weight for weight, _ in used if weight < 0)
+    return Difference(value, max(value - half, least), min(value + half, most))
+
+
+def difference(a: Estimate, b: Estimate, confidence: float = CONFIDENCE) -> Difference:
+    """a - b with Welch's interval."""
+    return contrast([(1, a), (-1, b)], confidence)
+
+
+@dataclass(frozen=True)
+class Rise:
+    """How much the error of a family of nets rises to its deepest net."""
+
+    shallowest: int
+    best: int
+    """The shallower depth with the lowest error."""
+    deepest: int
+    overall: Difference
+    """Deepest minus shallowest."""
+    from_best: Difference
+    """Deepest minus best, with an interval that allows for the choice of the best."""
+    depths: int
+    """How many there are."""
+
+    def under(self, margin: float) -> bool:
+        """Whether the whole interval of the rise, from whichever depth, lies under a margin in points."""
+        return self.from_best.high is not None and self.from_best.high < margin
+
+
+def rise(by_depth: Mapping[int, Estimate]) -> Rise:
+    """The rise of a family's error to its deepest net, from the shallowest and from the best; of two depths or more.
+
+    The interval of the rise from the best holds whichever depth is truly the best. Its lower end is the highest lower
+    end of the deepest net's differences from all others, corrected for their number (Bonferroni). Its upper end is the
+    highest upper end, which needs no correction: all differences must lie under it at once.
+    """
+    shallowest, *_, deepest = depths = sorted(by_depth)
+    others = depths[:-1]
+    best = min(others, key=lambda depth: by_depth[depth].mean)
+    corrected = 1 - (1 - CONFIDENCE) / len(others)
+    wide = [difference(by_depth[deepest], by_depth[depth], corrected).low for depth in others]
+    plain = [difference(by_depth[deepest], by_depth[depth]).high for depth in others]
+    lows, highs = [low for low in wide if low is not None], [high for high in plain if high is not None]
+    from_best = Difference(by_depth[deepest].mean - by_depth[best].mean)
+    if len(lows) == len(highs) == len(others):
+        from_best = replace(from_best, low=max(lows), high=max(highs))
+    overall = difference(by_depth[deepest], by_depth[shallowest])
+    return Rise(shallowest, best, deepest, overall, from_best, len(depths))
 
 
 EXACT_PAIRS = 5000
@@ -96,17 +168,15 @@ class Trend:
     """Does a quantity rise with depth? The Jonckheere-Terpstra test, one-sided."""
 
     depths: tuple[int, ...]
+    """The depths over which it rises most clearly."""
     statistic: int
     """Pairs of runs of different depth in which the deeper one has the higher value."""
     pairs: int
     """Pairs of runs of different depth."""
     p: float
-    """The share of all ways to deal the values out to the runs that have as many such pairs, or more."""
-
-    @property
-    def rises(self) -> bool:
-        """Whether p < 0.05."""
-        return self.p < 0.05
+    """The share of the ways to deal the values out to the runs that have as many such pairs, times `choices`."""
+    choices: int = 1
+    """Depths from which the trend might have been taken."""
 
     def __str__(self) -> str:
         return f"p {f'= {self.p:.3f}' if self.p >= 0.001 else '< 0.001'}"
@@ -115,24 +185,35 @@ class Trend:
 def trend(by_depth: Mapping[int, Sequence[float]]) -> Trend | None:
     """The Jonckheere-Terpstra test of "the values rise with depth" over the values of each depth, one a seed.
 
-    None for fewer than three depths. Up to EXACT_PAIRS pairs the p value counts every arrangement of the values and
-    draws none at random, so one seed a depth will do; of more it is the normal approximation. The same values always
-    give the same p. Two equal values count as no rise: that can make p larger, never smaller.
+    An error that first falls with depth and then rises has its trend from the depth on where it is clearest; p is
+    corrected for the number of depths to choose from (Bonferroni). None for fewer than three depths.
     """
     depths = tuple(sorted(by_depth))
-    if len(depths) < 3:
+    tails = [_trend({depth: by_depth[depth] for depth in depths[first:]}) for first in range(len(depths) - 2)]
+    if not tails:
         return None
-    groups = [sorted(by_depth[depth]) for depth in depths]
+    clearest = min(tails, key=lambda tail: tail.p)
+    return replace(clearest, p=min(1.0, len(tails) * clearest.p), choices=len(tails))
+
+
+def _trend(by_depth: Mapping[int, Sequence[float]]) -> Trend:
+    """The test over these depths.
+
+    Up to EXACT_PAIRS pairs the p value counts every arrangement of the values and draws none at random, so one seed a
+    depth will do; of more it is the normal approximation. The same values always give the same p. Two equal values
+    count as no rise: that can make p larger, never smaller.
+    """
+    groups = [sorted(values) for values in by_depth.values()]
     sizes = [len(group) for group in groups]
     statistic = sum(bisect_left(below, y) for below, above in combinations(groups, 2) for y in above)
     pairs = sum(m * n for m, n in combinations(sizes, 2))
     if pairs <= EXACT_PAIRS:
         counts = _arrangements(sizes, pairs)
-        return Trend(depths, statistic, pairs, sum(counts[statistic:]) / sum(counts))
+        return Trend(tuple(by_depth), statistic, pairs, sum(counts[statistic:]) / sum(counts))
     total = sum(sizes)
     variance = (total**2 * (2 * total + 3) - sum(n**2 * (2 * n + 3) for n in sizes)) / 72
     chance = statistics.NormalDist(pairs / 2, math.sqrt(variance))
-    return Trend(depths, statistic, pairs, 1 - chance.cdf(statistic - 0.5))
+    return Trend(tuple(by_depth), statistic, pairs, 1 - chance.cdf(statistic - 0.5))
 
 
 def _arrangements(sizes: Sequence[int], pairs: int) -> list[int]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 import resexp
 from resexp.errors import visible
-from resexp.report.controls import sentences, varied
+from resexp.report.controls import sentences
 from resexp.report.deviations import deviations
 from resexp.report.estimates import Estimate
 from resexp.report.probes import Section
@@ -32,7 +32,7 @@ _TEMPLATES = jinja2.Environment(
 _RUNNING, *_OTHERS = METRICS
 ROWS = 200
 """Rows of a table on the page; summary.csv and summary.md have them all."""
-INTERVAL = "95 % interval of its mean"
+INTERVAL = "95 % interval"
 """Beside the error that the verdict is about; those of the other errors stand in summary.csv."""
 HEADER = [
     *("net", "parameters", "seeds", METRICS[_RUNNING], INTERVAL, *(METRICS[metric] for metric in _OTHERS)),
@@ -120,7 +120,7 @@ def html(summary: Summary, figures: dict[str, str], sections: Sequence[Section],
         table=table(summary),
         sections=sections,
         remarks=remarks,
-        varied=varied(summary.nets),
+        varied=summary.varied,
         controls=sentences(summary.controls),
         deviations=deviations(summary.nets),
         provenance=provenance(summary),
@@ -133,7 +133,7 @@ def markdown(summary: Summary, sections: Sequence[Section], remarks: Sequence[st
     """Verdict, table and what probes found as Markdown; errors in percent, mean ± standard deviation over seeds."""
     lines = [f"# {summary.name}", "", f"**{summary.verdict.headline}**", "", *summary.verdict.sentences, ""]
     if summary.controls:
-        lines += [f"Does it depend on {varied(summary.nets)}?", *sentences(summary.controls), ""]
+        lines += [f"Does it depend on {summary.varied}?", *sentences(summary.controls), ""]
     header, rows = table(summary)
     lines += [
         *_rows(header, rows),

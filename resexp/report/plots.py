@@ -230,7 +230,7 @@ def controls_plot(found: Sequence[Control]) -> Plot:
         for row, control in enumerate(found):
             if quantity not in control.changes:
                 continue
-            change, y = control.changes[quantity], row + 0.24 * number - 0.12
+            change, y = control.changes[quantity], row + 0.2 * (number - 1)
             points = change.difference
             if points.low is not None and points.high is not None:
                 axes.plot([points.low, points.high], [y, y], color=look["color"], linewidth=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -70,6 +70,8 @@ class RunRecord:
     """The errors of METRICS that the run has; of a finished run only."""
     seconds: float
     """Training time, without evaluation; NaN until it is known."""
+    family: str = ""
+    """The curve that the run belongs to: ``plain``, ``residual``, ``residual shortcutB``; see `families`."""
 
     @property
     def finished(self) -> bool:
@@ -81,11 +83,6 @@ class RunRecord:
         """What tells the net apart from others of its kind and depth, if anything does."""
         model = self.config.model
         return self.run.label.removeprefix(f"{model.kind}-{model.depth}").strip("-")
-
-    @property
-    def family(self) -> str:
-        """The curve that the run belongs to: ``plain``, ``residual``, ``residual shortcutB``."""
-        return f"{self.config.model.kind} {self.variant}".strip()
 
     @property
     def departures(self) -> list[paper.Departure]:
@@ -172,7 +169,7 @@ class Net:
         """Such as ``plain-20``."""
         return self.runs[0].run.label
 
-    @cached_property
+    @property
     def family(self) -> str:
         """The curve that the net belongs to."""
         return self.runs[0].family
@@ -181,11 +178,6 @@ class Net:
     def kind(self) -> str:
         """``plain`` or ``residual``."""
         return self.runs[0].config.model.kind
-
-    @property
-    def variant(self) -> str:
-        """What tells the net apart from others of its kind and depth, if anything does."""
-        return self.runs[0].variant
 
     @property
     def depth(self) -> int:
@@ -234,7 +226,7 @@ class Net:
         return self.runs[0].published
 
     def to_json(self) -> dict[str, Any]:
-        """The net's numbers, for scripts and summary.csv: low and high are the ends of the mean's 95 % interval."""
+        """The net's numbers, for scripts and summary.csv: low and high are the ends of `Estimate.interval`."""
         row: dict[str, Any] = {"net": self.label, "family": self.family, "depth": self.depth}
         row |= {"parameters": self.parameters, "seeds": len(self.runs), "seconds": self.seconds}
         for metric in METRICS:
@@ -246,11 +238,3 @@ class Net:
         if self.published:
             row |= {"paper_train": self.published.train, "paper_test": self.published.test}
         return row
-
-
-def running_by_depth(nets: Iterable[Net]) -> dict[str, dict[int, Estimate]]:
-    """The running training error of each family by depth, the shallowest first."""
-    found: dict[str, dict[int, Estimate]] = {}
-    for net in sorted(nets, key=lambda net: net.depth):
-        found.setdefault(net.family, {})[net.depth] = net.errors["running"]
-    return found

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from resexp.errors import UserError
-from resexp.report.controls import Control, controls
+from resexp.report.controls import Control, controls, varied
+from resexp.report.families import families, named
 from resexp.report.spread import spread
 from resexp.report.stats import Net, RunRecord, read
 from resexp.report.verdict import Verdict, judge
@@ -47,6 +49,8 @@ class Summary:
     verdict: Verdict
     controls: list[Control]
     """The verdict's differences in each variant, where the study has several."""
+    varied: str
+    """What the study varies besides kind, depth and seed, such as ``precision and width``."""
 
     @cached_property
     def families(self) -> list[str]:
@@ -68,7 +72,11 @@ class Summary:
         return {
             "study": self.name,
             "verdict": asdict(self.verdict),
-            "controls": [asdict(control) for control in self.controls],
+            "controls": [
+                {"variant": control.variant}
+                | {name: asdict(change.difference) | {"at": change.at} for name, change in control.changes.items()}
+                for control in self.controls
+            ],
             "nets": [net.to_json() for net in self.nets],
             "runs": [record.to_json() for record in self.records],
             "absent": [asdict(absence) for absence in self.absent],
@@ -89,23 +97,28 @@ def summarise(study: StudyFolder) -> Summary:
             status = run.status()
             step = f"{status.step:,}/{status.steps:,}" if status.steps else ""
             absent.append(Absence(run.name, status.state, step, status.message))
-    by_label: dict[str, list[RunRecord]] = defaultdict(list)
+    names = named(records)
+    records = [replace(record, family=names[record.run.folder.parent]) for record in records]
+    by_net: dict[Path, list[RunRecord]] = defaultdict(list)
     for record in records:
         if record.finished:
-            by_label[record.run.label].append(record)
-    if not by_label:
+            by_net[record.run.folder.parent].append(record)
+    if not by_net:
         states = ", ".join(f"{n} {state}" for state, n in Counter(absence.state for absence in absent).items())
         raise UserError(f"{study.folder}: no finished run to report yet ({states or 'no runs'}); see `resexp status`")
-    variants = list(dict.fromkeys(record.variant for record in records))  # as the study names them
+    order = list(dict.fromkeys(names.values()))
     nets = sorted(
-        (Net(tuple(runs)) for runs in by_label.values()),
-        key=lambda net: (net.kind, variants.index(net.variant), net.depth),
+        (Net(tuple(runs)) for runs in by_net.values()), key=lambda net: (net.kind, order.index(net.family), net.depth)
     )
     plan = study.plan()
     strays = [str(run.folder.relative_to(study.folder)) for run in study.strays()]
     remarks = [f"{r.run.name}: {r.status.message}." for r in records if r.finished and r.status.message]
-    verdict = judge(nets, [f"{absence.run} ({absence.state})" for absence in absent], remarks)
-    return Summary(plan.name, plan.description, records, absent, strays, nets, verdict, controls(nets))
+    judged = families(nets)
+    missing = [f"{absence.run} ({absence.state})" for absence in absent]
+    verdict = judge(judged, missing, remarks, plan.margin)
+    return Summary(
+        plan.name, plan.description, records, absent, strays, nets, verdict, controls(judged), varied(judged)
+    )
 
 
 def _with_curves(runs: list[Run]) -> list[tuple[Run, bool]]:

@@ -1,13 +1,18 @@
-"""The verdict: does training error rise with depth by more than seed noise, and do shortcuts reverse that?"""
+"""The verdict: does depth cost plain nets more than residual nets, and does the error of either rise with it?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from resexp.report.estimates import Difference, Estimate, Trend, difference, trend
-from resexp.report.stats import Net, running_by_depth
+from resexp.report.estimates import Difference, Estimate, Rise, Trend, contrast, difference, rise, trend
+from resexp.report.families import Family, differences
 from resexp.report.words import MOST, listed
+
+PAPER_MARGIN = 1.0
+"""Points that a rise may have at the paper's recipe and count as none, where the study does not say."""
+SHARE = 0.1
+"""The same elsewhere, as a part of the plain nets' rise."""
 
 
 @dataclass(frozen=True)
@@ -18,138 +23,218 @@ class Verdict:
     sentences: list[str] = field(default_factory=list)
     families: list[str] = field(default_factory=list)
     """The families judged: one of plain nets, and one of residual nets where there is one to set beside it."""
-    plain: Difference | None = None
-    """Running training error, deepest plain net minus shallowest."""
-    residual: Difference | None = None
-    """The same for the residual nets of those depths."""
+    interaction: Difference | None = None
+    """The rise of the running training error with depth in plain nets minus that in residual nets."""
+    plain: Rise | None = None
+    """The rise in plain nets."""
+    residual: Rise | None = None
+    """The rise in residual nets."""
     gap: Difference | None = None
     """Plain minus residual at the deepest depth that both have."""
+    margin: float | None = None
+    """The rise in points that counts as none; see `ReportConfig.margin`."""
     plain_trend: Trend | None = None
-    """Whether the running training error rises over all depths of the plain nets; None for fewer than three depths."""
+    """Whether the error rises over the depths of the plain nets; None for fewer than three depths."""
     residual_trend: Trend | None = None
     """The same for the residual nets."""
 
 
-def judge(nets: Sequence[Net], missing: Sequence[str] = (), remarks: Sequence[str] = ()) -> Verdict:
-    """Does training error rise with depth for plain nets by more than seed noise, and do shortcuts reverse that?
+def judge(
+    families: Sequence[Family],
+    missing: Sequence[str] = (),
+    remarks: Sequence[str] = (),
+    margin: float | None = None,
+) -> Verdict:
+    """What the running training errors of the families show.
 
-    The deepest plain net against the shallowest, the residual nets of the same two depths, and plain against residual
-    at the deepest: differences of mean running training errors with a 95 % interval by Welch's t test over seeds. Plain
-    nets are only said to degrade where the trend over all depths agrees, so that no one pair of depths decides. Of a
-    kind with several variants one is judged (see `judged`). `missing` are the runs that could not be, `remarks` what
-    must be known of those that were.
+    The paper's claim is an interaction, and leads: the error of plain nets rises more from the shallowest depth to the
+    deepest than that of residual nets. Nets are said to degrade where the interval of their rise, from the shallowest
+    or from the best depth, lies above zero. They are said not to degrade where it lies below the `margin`, from every
+    depth. `missing` are the runs that are not in the numbers, `remarks` what a reader must know of those that are.
     """
-    families = judged(nets)
-    if not families:
-        return Verdict("No verdict: it takes finished plain nets of at least two depths, alike but for that.")
-    running = running_by_depth(nets)
-    plain_nets = running[families[0]]
-    residual_nets = running[families[1]] if len(families) > 1 else {}
-    low, high = min(plain_nets), max(plain_nets)
-    plain, plain_trend = difference(plain_nets[high], plain_nets[low]), _trend(plain_nets)
-    sentences = [_rise("Plain", plain_nets, low, high, plain), *_trend_sentence("Plain", plain_trend)]
-    residual = gap = None
-    residual_trend = _trend(residual_nets)
-    if low in residual_nets and high in residual_nets:
-        residual = difference(residual_nets[high], residual_nets[low])
-        gap = difference(plain_nets[high], residual_nets[high])
-        sentences.append(_rise("Residual", residual_nets, low, high, residual))
-    sentences += _trend_sentence("Residual", residual_trend)
-    if gap is not None:
+    plain, residual, obstacle = judged(families)
+    if plain is None:
+        return Verdict(f"No verdict: {obstacle}.")
+    plain_errors, lone = _with_seeds(plain)
+    residual_errors: dict[int, Estimate] = {}
+    if residual:
+        residual_errors, more = _with_seeds(residual)
+        lone += more
+    of_plain = rise(plain_errors)
+    of_residual = rise(residual_errors) if len(residual_errors) > 1 else None
+    plain_trend = trend({depth: error.values for depth, error in plain_errors.items()})
+    residual_trend = trend({depth: error.values for depth, error in residual_errors.items()})
+    common = sorted(plain_errors.keys() & residual_errors.keys())
+    interaction = gap = None
+    if len(common) > 1:
+        low, high = common[0], common[-1]
+        of_kinds = [(1, plain_errors), (-1, residual_errors)]
+        interaction = contrast([(s * (1, -1)[d == low], e[d]) for s, e in of_kinds for d in (high, low)])
+        gap = difference(plain_errors[high], residual_errors[high])
+    elif residual:
+        obstacle = "plain and residual nets have not finished at two depths in common"
+    margin, reason = _margin(margin, plain, residual, of_plain)
+
+    sentences = []
+    if interaction:
+        names = [f"({kind}-{high} minus {kind}-{low})" for kind in ("plain", "residual")]
+        sentences.append(f"{' minus '.join(names)}: {interaction}.")
+    for family, errors, found, tested in (
+        (plain, plain_errors, of_plain, plain_trend),
+        (residual, residual_errors, of_residual, residual_trend),
+    ):
+        if family and found:
+            sentences += _rise(family, errors, found, tested)
+    if gap:
         sentences.append(f"At depth {high}, plain minus residual: {gap}.")
-    others = [family for family in dict.fromkeys(net.family for net in nets) if family not in families]
+    if margin is not None:
+        sentences.append(f"A rise counts as none where its whole interval lies below {margin:.1f} points: {reason}.")
+    if lone:
+        sentences.append(f"Not judged, since of one seed: {listed(lone)}.")
+    others = [family for family in families if family not in (plain, residual)]
     if others:
-        sentences.append(f"Judged: {' and '.join(families)}. No part of the verdict: {listed(others)}.")
-    headline = _headline(plain, residual, gap, plain_trend, residual_trend)
+        names = [family.name for family in (plain, residual) if family]
+        apart = [f"{family.name}{_apart(family, plain)}" for family in others]
+        sentences.append(f"Judged: {' and '.join(names)}. No part of the verdict: {listed(apart)}.")
+    headline = _headline(interaction, of_plain, of_residual, margin, obstacle, plain_trend, common)
     if missing:
         headline = f"So far: {headline[0].lower()}{headline[1:]}"
         sentences.append(f"Not counted, since not finished: {listed(missing, 6)}.")
     sentences += remarks[:MOST]
     if remarks[MOST:]:
-        sentences.append(f"So much must be known of {len(remarks) - MOST:,} more; `resexp status --json` says it.")
-    return Verdict(headline, sentences, families, plain, residual, gap, plain_trend, residual_trend)
+        sentences.append(f"{len(remarks) - MOST:,} more runs have a message; `resexp status --json` shows it.")
+    names = [family.name for family in (plain, residual) if family]
+    return Verdict(
+        headline, sentences, names, interaction, of_plain, of_residual, gap, margin, plain_trend, residual_trend
+    )
 
 
-def judged(nets: Sequence[Net]) -> list[str]:
-    """The plain family that is judged and, behind it, the residual one beside it; empty without a plain one.
+def judged(families: Sequence[Family]) -> tuple[Family | None, Family | None, str]:
+    """The plain family that is judged, the residual one beside it, and why one of them is missing.
 
-    Plain: the nets without a variant, else the variant that the study names first, of those with two depths or more.
-    Residual: the nets of the same variant, else those without one, else those with the paper's shortcut A, else the
-    only ones there are.
+    Of plain families of two depths or more the first that has residual nets of its depths beside it, else the first.
     """
-    families = list(dict.fromkeys(net.family for net in nets))
-    running = running_by_depth(nets)
-    plains = [f for f in families if f.startswith("plain") and len(running[f]) > 1]
-    residuals = [f for f in families if f.startswith("residual")]
+    plains, residuals = ([family for family in families if family.kind == kind] for kind in ("plain", "residual"))
     if not plains:
-        return []
-    plain = "plain" if "plain" in plains else plains[0]
-    beside = (plain.replace("plain", "residual", 1), "residual", "residual shortcutA")
-    chosen = [family for family in beside if family in residuals] or (residuals if len(residuals) == 1 else [])
-    return [plain, *chosen[:1]]
+        return None, None, "no plain net has finished"
+    deep = [plain for plain in plains if len(plain.nets) > 1]
+    if not deep:
+        return None, None, _one_depth(plains)
+    pairs = [(plain, plain.beside(residuals)) for plain in deep]
+    for plain, residual in pairs:
+        if residual and len(plain.running.keys() & residual.running.keys()) > 1:
+            return plain, residual, ""
+    plain, residual = pairs[0]
+    if residual or not residuals:
+        return plain, residual, "no residual net has finished"
+    return plain, None, _differ(plain, residuals[0])
 
 
-def _trend(nets: dict[int, Estimate]) -> Trend | None:
-    return trend({depth: error.values for depth, error in nets.items()})
+def _one_depth(plains: Sequence[Family]) -> str:
+    first = plains[0]
+    for other in plains[1:]:
+        if first.nets[0].depth != other.nets[0].depth:
+            return _differ(*sorted((first, other), key=lambda family: family.nets[0].depth))
+    return f"it takes plain nets of two depths, and all that have finished have depth {first.nets[0].depth}"
 
 
-def _rise(kind: str, nets: dict[int, Estimate], low: int, high: int, change: Difference) -> str:
-    a, b = nets[low], nets[high]
-    seeds = f"{len(a.values)} and {len(b.values)} seeds"
-    errors = f"{a.mean:.1f} % at depth {low}, {b.mean:.1f} % at depth {high}"
-    return f"{kind} nets: training error {errors}: {change}, {seeds}."
+def _differ(a: Family, b: Family) -> str:
+    return f"{a.nets[0].label} and {b.nets[0].label} differ in {listed(differences(a.recipe, b.recipe))}"
 
 
-def _trend_sentence(kind: str, found: Trend | None) -> list[str]:
-    if found is None:
-        return []
-    depths = f"{', '.join(map(str, found.depths[:-1]))} and {found.depths[-1]}"
-    pairs = f"the deeper has the higher error in {found.statistic} of {found.pairs} pairs of runs"
-    return [f"{kind} nets, trend over depths {depths}: {pairs}, {found} (Jonckheere-Terpstra, one-sided)."]
+def _apart(family: Family, plain: Family) -> str:
+    fields = differences(family.recipe, plain.recipe)
+    return f" (differs in {listed(fields)})" if fields else ""
+
+
+def _with_seeds(family: Family) -> tuple[dict[int, Estimate], list[str]]:
+    """The errors of the nets of several seeds, and the other nets; all errors if fewer than two nets have several."""
+    several = {depth: error for depth, error in family.running.items() if len(error.values) > 1}
+    if len(several) < 2:
+        return family.running, []
+    return several, [net.label for net in family.nets if net.depth not in several]
+
+
+def _margin(margin: float | None, plain: Family, residual: Family | None, found: Rise) -> tuple[float | None, str]:
+    if margin is not None:
+        return margin, "report.margin of the study"
+    nets = [net for family in (plain, residual) if family for net in family.nets]
+    if not any(net.departures for net in nets):
+        return PAPER_MARGIN, "the default at the paper's recipe"
+    if found.from_best.value <= 0:
+        return None, ""
+    return SHARE * found.from_best.value, "a tenth of the plain nets' rise"
+
+
+def _rise(family: Family, errors: Mapping[int, Estimate], found: Rise, tested: Trend | None) -> list[str]:
+    a, b = errors[found.shallowest], errors[found.deepest]
+    seeds = _seeds(len(a.values), len(b.values))
+    ends = f"{a.mean:.1f} % at depth {found.shallowest}, {b.mean:.1f} % at depth {found.deepest}"
+    name = f"{family.kind[0].upper()}{family.kind[1:]} nets"
+    sentences = [f"{name}: training error {ends}: {found.overall}, {seeds}."]
+    if found.depths > 2:
+        corrected = "" if found.from_best.low is None else ", corrected for the choice of the depth"
+        sentences.append(f"{name}, from their best depth, {found.best}: {found.from_best}{corrected}.")
+    if tested:
+        depths = f"{', '.join(map(str, tested.depths[:-1]))} and {tested.depths[-1]}"
+        pairs = f"the deeper has the higher error in {tested.statistic} of {tested.pairs} pairs of runs"
+        choice = f", corrected for {tested.choices} first depths" if tested.choices > 1 else ""
+        test = f"Jonckheere-Terpstra, one-sided{choice}"
+        sentences.append(f"{name}, trend over depths {depths}: {pairs}, {tested} ({test}).")
+    if family.excused:
+        sentences.append(f"{name} of different depth differ in {listed(family.excused)}, too, as in the paper.")
+    return sentences
+
+
+def _seeds(a: int, b: int) -> str:
+    if a != b:
+        return f"{a} and {b} seeds"
+    return f"{a} seeds each" if a > 1 else "one seed each"
 
 
 def _headline(
-    plain: Difference,
-    residual: Difference | None,
-    gap: Difference | None,
+    interaction: Difference | None,
+    plain: Rise,
+    residual: Rise | None,
+    margin: float | None,
+    obstacle: str,
     plain_trend: Trend | None,
-    residual_trend: Trend | None,
+    common: Sequence[int],
 ) -> str:
-    if plain.low is None:
-        direction = "rises" if plain.value > 0 else "does not rise"
-        over_all = f" (trend: {plain_trend})" if plain_trend else ""
-        return f"One seed, descriptive only: the plain nets' training error {direction} with depth{over_all}."
-    if plain_trend and plain_trend.rises != (plain.sign > 0):
-        return f"Inconclusive: {_disagreement('plain', plain, plain_trend)}."
-    if plain.sign == 0:
-        return "Inconclusive: the plain nets' training error does not change with depth by more than seed noise."
-    if plain.sign < 0:
-        return "No degradation: the deepest plain net has a lower training error than the shallowest."
-    if residual is None or gap is None:
-        return "Plain nets degrade with depth; no one family of residual nets has finished at the same depths."
-    if residual.low is None or gap.low is None:
-        return "Plain nets degrade with depth; for residual nets of the same depths there are not seeds enough to say."
-    if residual_trend and residual_trend.rises and residual.sign <= 0:
-        why = _disagreement("residual", residual, residual_trend)
-        return f"Plain nets degrade with depth; for residual nets it is inconclusive: {why}."
-    if residual.sign < 0:
-        return "Plain nets degrade with depth; residual nets gain from it."
-    if gap.sign < 0:
-        return "Plain nets degrade with depth; residual nets are worse still."
-    if gap.sign == 0:
-        return "Plain nets degrade with depth; whether shortcuts prevent it is inconclusive."
-    if residual.sign == 0:
-        return "Plain nets degrade with depth; residual nets do not, within seed noise."
-    if residual.value >= plain.value:
-        return "Plain nets degrade with depth, and residual nets no less, from a lower level."
-    share = 100 * (1 - residual.value / plain.value)
-    return f"Plain nets degrade with depth; shortcuts take away {share:.0f} % of it."
+    if plain.overall.low is None or (interaction and interaction.low is None):
+        return _few_seeds(plain, residual if interaction else None, obstacle, plain_trend)
+    of_plain = f"plain nets {_direction(plain, margin)}"
+    if interaction is None or residual is None:
+        return f"{of_plain[0].upper()}{of_plain[1:]}. No verdict on residual nets: {obstacle}."
+    both = f"{of_plain}; residual nets {_direction(residual, margin)}"
+    depths = f"from {common[0]} to {common[-1]} layers"
+    if interaction.sign > 0:
+        return f"Depth costs plain nets {interaction} more than residual nets, {depths}: {both}."
+    if interaction.sign < 0:
+        return f"Depth costs residual nets {-interaction} more than plain nets, {depths}: {both}."
+    return f"Whether depth costs plain nets more than residual nets is not shown ({interaction.range}): {both}."
 
 
-def _disagreement(kind: str, change: Difference, over_all: Trend) -> str:
-    trend_says = "rises" if over_all.rises else "is not shown to rise"
-    pair_says = {1: "above", 0: "not above", -1: "below"}[change.sign]
-    return (
-        f"the {kind} nets' training error {trend_says} over all depths ({over_all}), but the deepest is {pair_says} "
-        "the shallowest by more than seed noise"
-    )
+def _direction(found: Rise, margin: float | None) -> str:
+    """What the interval of a rise allows to say of nets."""
+    if margin is not None and found.under(margin):
+        return "gain from it" if found.overall.sign < 0 else f"do not degrade (by less than {margin:.1f} points)"
+    if found.overall.sign > 0:
+        return "degrade"
+    if found.from_best.sign > 0:
+        return f"degrade from depth {found.best} on"
+    if found.overall.sign < 0:
+        return "have a lower error at the deepest than at the shallowest depth"
+    return f"are not shown to rise ({found.from_best.range})"
+
+
+def _few_seeds(plain: Rise, residual: Rise | None, obstacle: str, plain_trend: Trend | None) -> str:
+    """Both changes, without a claim."""
+    several = any(found and found.overall.low is not None for found in (plain, residual))
+    seeds = "Too few seeds" if several else "One seed"
+    rises = {"plain": plain, "residual": residual}
+    told = [f"by {found.overall.value:+.1f} points in {kind} nets" for kind, found in rises.items() if found]
+    over_all = f" (plain trend: {plain_trend})" if plain_trend else ""
+    without = "" if residual else f". No verdict on residual nets: {obstacle}"
+    depths = f"from depth {plain.shallowest} to {plain.deepest}"
+    return f"{seeds}, descriptive only: {depths} the training error changes {' and '.join(told)}{over_all}{without}."

@@ -82,10 +82,8 @@ def _add_odd(folder: Path) -> None:
 def _flatten(root: Path, wnids: list[str], rng: np.random.Generator) -> None:
     """Move the images of `val/` into one folder, in any order, and say their labels as the devkit does: by numbers,
     which are not in the order of the names."""
-    try:
-        import scipy.io  # an extra, needed only here
-    except ImportError:
-        raise UserError("--flat-val: needs scipy, which is not installed; pip install 'resexp[imagenet]'") from None
+    import scipy.io  # slow to load, and needed only here
+
     numbers = rng.permutation(len(wnids)) + 1
     files = sorted((root / "val").glob("*/*"))
     truth = []

@@ -55,12 +55,8 @@ def _of_devkit(truth: Path, meta: Path, images: int) -> list[str]:
 
 def _read_meta(path: Path) -> dict[int, str]:
     """The class of each number; ImageNet's classes are the synsets without children, numbers 1 to 1000."""
-    try:
-        import scipy.io  # only for a flat val/, and scipy is large
-    except ImportError:
-        raise UserError(
-            f"{path}: reading it needs scipy, which is not installed; pip install 'resexp[imagenet]', or {_SORT}"
-        ) from None
+    import scipy.io  # slow to load, and only a flat val/ needs it
+
     content = _read(path)
     try:
         synsets = scipy.io.loadmat(io.BytesIO(content), squeeze_me=True)["synsets"]

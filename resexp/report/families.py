@@ -1,0 +1,157 @@
+"""Which nets may be compared: a family differs in depth alone, two families that are judged together in kind alone.
+
+What a net is comes from its configuration, the images that it saw and the precision that it was trained in, never from
+what a study calls it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from resexp.config import RunConfig
+from resexp.report.estimates import Estimate
+from resexp.report.stats import Net, RunRecord
+
+BRANCH = ("model.shortcut", "model.residual_init", "model.drop_path")
+"""What a plain net has none of, so that a plain and a residual net may be compared whatever it is."""
+
+Recipe = Mapping[str, str]
+"""Fields of the configuration that are not at their defaults, by dotted key, but for kind and depth."""
+
+
+def recipe(records: Sequence[RunRecord]) -> Recipe:
+    """What the runs of one net have in common, so far as it matters to what they measure."""
+    config = records[0].config
+    sections = {"data": config.data, "model": config.model, "train": config.train}
+    fields = {f"{name}.{key}": str(v) for name, section in sections.items() for key, v in section.chosen().items()}
+    for key in ("model.kind", "model.depth"):
+        fields.pop(key, None)
+    if config.model.norm == "fixup":  # a norm that plain nets can't have: theirs is none
+        fields |= {"model.norm": "none", "model.residual_init": "fixup"}
+    fields["images"] = _together(record.manifest.data.fingerprint for record in records)
+    fields["train.precision"] = _together(a.precision for record in records for a in record.manifest.attempts)
+    return fields
+
+
+def _together(values: Iterable[str]) -> str:
+    return " and ".join(sorted(set(values)))
+
+
+def varied_by_the_paper(config: RunConfig) -> tuple[str, ...]:
+    """The fields that the paper itself varies with depth, where they are as in the paper at this depth.
+
+    The warm-up at depth 110 (section 4.2); on ImageNet, blocks and shortcuts (Table 1).
+    """
+    if config.model.variant == "imagenet":
+        return "model.block", "model.shortcut", "model.stride_conv"
+    warmup = (config.model.depth, config.train.warmup_lr, config.train.warmup_until_error)
+    return ("train.warmup_lr",) if warmup == (110, 0.01, 0.8) else ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """Nets of one kind that differ in depth alone, and in what the paper varies with it."""
+
+    name: str
+    """Such as ``plain`` or ``residual shortcutB``."""
+    nets: tuple[Net, ...]
+    """Those with finished runs, the shallowest first."""
+    recipe: Recipe
+    """What they share."""
+    excused: tuple[str, ...]
+    """Fields in which they differ, as the paper's nets do."""
+
+    @property
+    def kind(self) -> str:
+        """``plain`` or ``residual``."""
+        return self.nets[0].kind
+
+    @property
+    def variant(self) -> str:
+        """What tells the family apart from others of its kind, if anything does."""
+        return self.name.removeprefix(self.kind).strip()
+
+    @cached_property
+    def running(self) -> dict[int, Estimate]:
+        """Its running training errors by depth."""
+        return {net.depth: net.errors["running"] for net in self.nets}
+
+    def beside(self, others: Iterable[Family]) -> Family | None:
+        """The family among the `others` that differs in kind alone, or else in the residual branches, too."""
+        others = list(others)
+        for left_out in ((), BRANCH):
+            for other in others:
+                if not differences(self.recipe, other.recipe, left_out):
+                    return other
+        return None
+
+
+def without(fields: Recipe, left_out: Sequence[str]) -> Recipe:
+    """A recipe without some of its fields."""
+    return {key: value for key, value in fields.items() if key not in left_out}
+
+
+def differences(a: Recipe, b: Recipe, left_out: Sequence[str] = ()) -> list[str]:
+    """The fields in which two recipes differ."""
+    return [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key) and key not in left_out]
+
+
+def named(records: Sequence[RunRecord]) -> dict[Path, str]:
+    """The name of the family of each net, by the folder of the net, in the order of the records.
+
+    Nets of one recipe are a family. Nets whose recipes differ in what the paper varies with depth join it, unless it
+    has a net of their depth already.
+    """
+    nets: dict[Path, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        nets[record.run.folder.parent].append(record)
+    recipes = {folder: recipe(runs) for folder, runs in nets.items()}
+    models = {folder: runs[0].config.model for folder, runs in nets.items()}
+    alike: dict[tuple[str, frozenset[str]], dict[frozenset[str], list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for folder, runs in nets.items():
+        shared = without(recipes[folder], varied_by_the_paper(runs[0].config))
+        alike[models[folder].kind, _key(shared)][_key(recipes[folder])].append(folder)
+    joined: dict[str, list[list[Path]]] = defaultdict(list)
+    for parts in alike.values():
+        families: list[list[Path]] = []
+        for part in parts.values():
+            depths = {models[folder].depth for folder in part}
+            room = (other for other in families if not depths & {models[folder].depth for folder in other})
+            if other := next(room, None):
+                other += part
+            else:
+                families.append(part)
+        for family in families:
+            first = nets[family[0]][0]
+            joined[f"{first.config.model.kind} {first.variant}".strip()].append(family)
+    names: dict[Path, str] = {}
+    for name, families in joined.items():
+        of_first = [recipes[family[0]] for family in families]
+        apart = sorted({key for other in of_first for key in differences(of_first[0], other)})
+        for family, own in zip(families, of_first, strict=True):
+            told = [f"{key.rpartition('.')[2]}{own.get(key, 'default')}" for key in apart]
+            names |= dict.fromkeys(family, " ".join([name, *told]))
+    return names
+
+
+def _key(fields: Recipe) -> frozenset[str]:
+    return frozenset(f"{key}: {value}" for key, value in fields.items())
+
+
+def families(nets: Sequence[Net]) -> list[Family]:
+    """The families of the nets, in the order of the nets."""
+    grouped: dict[str, list[Net]] = defaultdict(list)
+    for net in nets:
+        grouped[net.family].append(net)
+    found = []
+    for name, alike in grouped.items():
+        alike.sort(key=lambda net: net.depth)
+        excused = tuple(dict.fromkeys(key for net in alike for key in varied_by_the_paper(net.runs[0].config)))
+        recipes = [recipe(net.runs) for net in alike]
+        differing = tuple(key for key in excused if len({own.get(key) for own in recipes}) > 1)
+        found.append(Family(name, tuple(alike), without(recipes[0], excused), differing))
+    return found
