@@ -58,9 +58,27 @@ def test_shapes_have_ten_balanced_classes_and_no_image_twice() -> None:
     assert len({image.tobytes() for image in everything}) == 300
 
 
+DEFAULT, SMALL, LARGE = "b6c8c39bd88c8514", "aed25cf9b71b05e9", "e4073264b203fa49"
+"""Fingerprints of the shapes: of the default set, of SHAPES, and of 100 and 100 images of 128 pixels a side."""
+
+
 def test_the_pixels_of_the_shapes_are_pinned() -> None:
-    """Whoever changes them raises shapes.VERSION, so that no cache is mistaken for them, and then this number."""
-    assert (shapes.VERSION, shapes.generate(SHAPES).fingerprint()) == (1, "f6a0774e849fff4a")
+    """Whoever changes them raises shapes.VERSION, so that no cache is mistaken for them, and then these numbers."""
+    large = ShapesData(source="shapes", size=128, train_images=100, test_images=100)
+    found = [shapes.generate(config).fingerprint() for config in (ShapesData(source="shapes"), SHAPES, large)]
+    assert (shapes.VERSION, *found) == (2, DEFAULT, SMALL, LARGE)
+
+
+def test_the_shapes_are_the_same_on_a_cpu_without_vector_instructions() -> None:
+    """NumPy's sine and cosine are other functions there. In float32 that changed pixels of the default set."""
+    vector = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
+    code = (
+        "from resexp.config import ShapesData; from resexp.data import shapes;"
+        "print(shapes.generate(ShapesData(source='shapes')).fingerprint())"
+    )
+    environment = {**os.environ, "NPY_DISABLE_CPU_FEATURES": " ".join(vector)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == DEFAULT
 
 
 # -- folders and archives ---------------------------------------------------------------------------------------------
