@@ -44,6 +44,9 @@ class Attempt(Record):
     device: str
     precision: str = Field(pattern=r"^(fp32|bf16|fp16)$")
     threads: Annotated[int, Field(ge=1, lt=1 << 15)]
+    cpu_capability: str | None = None
+    """The vector instructions that torch used on the CPU, such as AVX2. Rounding depends on them and on `threads`.
+    None in older records."""
     world: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
     """Processes that trained the run together."""
     ended: str | None = None

@@ -16,6 +16,7 @@ from resexp.config import ModelConfig, RunConfig, ShapesData, TrainConfig
 from resexp.errors import UserError
 from resexp.records import Attempt, DataRecord, Manifest, Plan, PlannedRun, Status, running_error
 from resexp.report import build_report, draw
+from resexp.report.page import provenance
 from resexp.report.stats import read
 from resexp.report.summary import Summary, summarise
 from resexp.store import Run, StudyFolder
@@ -290,3 +291,17 @@ def test_the_same_study_gives_the_same_figures(study: Callable[..., StudyFolder]
     before = {p.name: p.read_bytes() for p in (folder.folder / "report/figures").iterdir()}
     built(folder)
     assert {p.name: p.read_bytes() for p in (folder.folder / "report/figures").iterdir()} == before
+
+
+def test_the_page_says_on_what_kind_of_cpu_runs_were_trained_where_that_is_known(
+    study: Callable[..., StudyFolder],
+) -> None:
+    folder = study({("plain", 8): [30.0, 31.0, 32.0], ("plain", 20): [40.0]})
+    for run, capability in zip(folder.runs(), ("AVX512", "AVX512", "AVX2", None), strict=True):
+        record = json.loads(run.manifest_path.read_text())
+        if capability:
+            record["attempts"][0]["cpu_capability"] = capability
+        else:
+            del record["attempts"][0]["cpu_capability"]  # an older record
+        run.manifest_path.write_text(json.dumps(record))
+    assert dict(provenance(summarise(folder)))["CPU capability"] == "AVX512 (2x); AVX2 (1x)"

@@ -235,6 +235,7 @@ def test_a_run_records_what_a_reader_needs(make_run: Callable[..., Run]) -> None
     assert manifest.data.fingerprint == open_dataset(tiny().data).fingerprint
     assert manifest.attempts[0].to_step == 12
     assert manifest.attempts[0].torch == torch.__version__
+    assert manifest.attempts[0].cpu_capability == torch.backends.cpu.get_cpu_capability()
 
 
 def test_the_test_set_is_read_once_at_the_end(make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
