@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from statistics import fmean
+from typing import Any, Literal
 
 import pytest
+from pydantic import Field
 
 from resexp import paper
-from resexp.config import Cifar10Data, ModelConfig, RunConfig, ShapesData, TrainConfig
+from resexp.config import (
+    Cifar10Data,
+    FolderData,
+    ImageNetData,
+    ModelConfig,
+    PreparedConfig,
+    RunConfig,
+    Section,
+    ShapesData,
+    TrainConfig,
+)
+from resexp.paper.recipe import CIFAR10 as CIFAR10_RECIPE
+from resexp.paper.recipe import IDENTITIES, recipe
 from resexp.records import Plan
 from resexp.report import build_report
 from resexp.report.plots import curves_plot
@@ -62,9 +76,117 @@ def test_a_departure_names_its_key_both_values_and_where_the_paper_says_so() -> 
     assert departure.source.startswith("section 4.2")
 
 
-def test_of_drawn_images_the_size_is_the_drawn_one() -> None:
-    said = [str(d) for d in paper.departures(RunConfig(data=ShapesData(source="shapes", size=16)), "shapes")]
-    assert said == ["images shapes instead of cifar10", "image size 16 instead of 32"]
+def test_synthetic_images_depart_in_size_and_number() -> None:
+    data = ShapesData(source="shapes", size=16, test_images=10_000)
+    assert [str(d) for d in paper.departures(RunConfig(data=data), "shapes")] == [
+        "images shapes instead of cifar10",
+        "seed of the images 0 instead of none",
+        "train images 5,000 instead of 50,000",
+        "image size 16 instead of 32",
+    ]
+
+
+def test_images_resized_to_the_size_that_they_have_are_the_papers() -> None:
+    assert paper.departures(RunConfig(data=Cifar10Data(resize=32)), "cifar10") == []
+
+
+def test_the_papers_value_of_every_field_is_known() -> None:
+    """A field that the recipe does not list has its default in the paper. These are the values that the paper gives."""
+    science = {part: getattr(RunConfig(), part).science() for part in ("data", "model", "train")}
+    told = {f"{part}.{name}": value for part in science for name, value in science[part].items()}
+    assert {key: value for key, value in told.items() if key not in IDENTITIES | CIFAR10_RECIPE.open.keys()} == {
+        "data.resize": None, "data.pad": 4, "data.flip": True,
+        "model.width": 16, "model.shortcut": "A", "model.stride_conv": None, "model.norm": "batch",
+        "model.residual_init": "standard", "model.drop_path": 0.0,
+        "train.steps": 64_000, "train.batch_size": 128, "train.lr": 0.1, "train.schedule": "milestones",
+        "train.milestones": [32_000, 48_000], "train.gamma": 0.1, "train.momentum": 0.9, "train.weight_decay": 1e-4,
+        "train.warmup_lr": None, "train.warmup_until_error": 0.8, "train.init_from": None,
+    }  # fmt: skip
+
+
+class OtherOptimiser(TrainConfig):
+    """A recipe with a field that no list of the paper's knows."""
+
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+
+
+class OtherNet(ModelConfig):
+    """A net with a field whose default depends on another."""
+
+    groups: int = Field(default_factory=lambda m: 1 if m["kind"] == "residual" else 2)
+
+
+def test_a_field_that_is_added_to_the_schema_is_a_departure_where_it_is_not_at_its_default() -> None:
+    def said(**sections: Section) -> list[tuple[str, str, str]]:
+        found = paper.departures(RunConfig().model_copy(update=sections), "cifar10")
+        return [(str(d), d.key, d.source) for d in found]
+
+    assert said(train=OtherOptimiser(), model=OtherNet()) == said(model=OtherNet(kind="plain")) == []
+    assert said(train=OtherOptimiser(optimiser="adamw")) == [
+        ("optimiser adamw instead of sgd", "train.optimiser", "section 4.2, training")
+    ]
+    assert said(model=OtherNet(groups=4)) == [("groups 4 instead of 1", "model.groups", "section 4.2, nets")]
+
+
+OTHER = {
+    "data": {
+        "split": "holdout", "split_seed": 1, "resize": 16, "pad": 2, "flip": False,
+        "seed": 1, "train_images": 200, "test_images": 200, "size": 16,
+        "crop": 64, "resize_range": (256, 256), "val_resize": 240, "pca_lighting": False, "mean": "channel",
+        "train_eval_images": 10_000, "cache": PreparedConfig(side=500),
+    },
+    "model": {
+        "width": 8, "shortcut": "C", "stride_conv": "3x3", "norm": "none", "residual_init": "rezero", "drop_path": 0.5,
+    },
+    "train": {
+        "steps": 500_000, "batch_size": 1024, "lr": 0.2, "microbatch": 64, "schedule": "other", "patience": 3,
+        "max_lr_drops": 3, "milestones": (50_000,), "gamma": 0.2, "momentum": 0.8, "weight_decay": 5e-4,
+        "warmup_lr": 0.05, "warmup_until_error": 0.5, "init_from": "plain-20/seed0", "precision": "bf16",
+        "eval_every": 500, "precise_bn_images": 1000, "sync_bn": True,
+    },
+}  # fmt: skip
+"""For each field, a value that is not the paper's."""
+BESIDE: dict[str, dict[str, Any]] = {
+    "split_seed": {"split": "holdout"},
+    "patience": {"schedule": "plateau", "milestones": ()},
+    "max_lr_drops": {"schedule": "plateau", "milestones": ()},
+    "warmup_until_error": {"warmup_lr": 0.01},
+}
+"""What a field needs to have an effect."""
+RUNS = {
+    "cifar10": RunConfig(),
+    "folder": RunConfig(data=FolderData(source="folder", path="images")),
+    "shapes": RunConfig(data=ShapesData(source="shapes", size=32, train_images=50_000, test_images=10_000)),
+    "imagenet": RunConfig(
+        data=ImageNetData(source="imagenet", path="ilsvrc"),
+        model=ModelConfig(variant="imagenet", depth=50),
+        train=TrainConfig(steps=600_000, batch_size=256, schedule="plateau"),
+    ),
+    "cifar10 in a net of imagenet": RunConfig(model=ModelConfig(variant="imagenet", depth=18)),
+    "imagenet in a net of cifar10": RunConfig(data=ImageNetData(source="imagenet", path="ilsvrc")),
+}
+"""Runs with every section that there is."""
+FIELDS = [
+    (run, part, name)
+    for run, config in RUNS.items()
+    for part in ("data", "model", "train")
+    for name in getattr(config, part).science()
+    if f"{part}.{name}" not in IDENTITIES
+]
+
+
+def changed(config: RunConfig, part: str, **values: Any) -> RunConfig:
+    """The run with other values in one section, unchecked: the schema refuses some of them together."""
+    return config.model_copy(update={part: getattr(config, part).model_copy(update=values)})
+
+
+@pytest.mark.parametrize(("run", "part", "name"), FIELDS, ids=[".".join(field) for field in FIELDS])
+def test_no_field_differs_from_the_paper_in_silence(run: str, part: str, name: str) -> None:
+    """It is a departure, or the recipe names the reading that tells it."""
+    key, config = f"{part}.{name}", changed(RUNS[run], part, **BESIDE.get(name, {}))
+    other = changed(config, part, **{name: OTHER[part][name]})
+    dataset = recipe(config).dataset
+    assert key in recipe(config).open.keys() ^ {departure.key for departure in paper.departures(other, dataset)}
 
 
 def test_the_deviations_are_grouped_by_the_nets_that_share_them(study: Callable[..., StudyFolder]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from resexp import paper
 from resexp.config import Cifar10Data, ImageNetData, ModelConfig, RunConfig, TrainConfig
 from resexp.paper import OnViews
+from tests.test_paper import changed
 
 RECIPE = {"steps": 600_000, "batch_size": 256, "schedule": "plateau"}
 
@@ -68,22 +69,17 @@ def test_nets_of_one_depth_that_are_of_different_layout_have_different_numbers()
         ("data", {"flip": False}, "flips off instead of on"),
         ("data", {"pca_lighting": False}, "colour augmentation off instead of on"),
         ("data", {"mean": "channel"}, "mean channel instead of pixel"),
-        (
-            "data",
-            {"cache": {"side": 500, "format": "jpeg"}},
-            "prepared images jpeg with a shorter side of 500 instead of none",
-        ),
+        ("data", {"cache": {"side": 500}}, "cache side 500, format jpeg, quality 95 instead of none"),
         ("model", {"width": 32}, "width 32 instead of 64"),
         ("model", {"norm": "none"}, "norm none instead of batch"),
         ("model", {"residual_init": "zero-gamma"}, "start of a branch zero-gamma instead of standard"),
         ("model", {"depth": 50, "stride_conv": "3x3"}, "stride of a bottleneck 3x3 instead of 1x1"),
         ("model", {"depth": 50, "shortcut": "C"}, "shortcut C instead of B"),
         ("model", {"depth": 18, "shortcut": "C"}, "shortcut C instead of A"),
-        ("model", {"drop_path": 0.5}, "dropped paths 0.5 instead of 0.0"),
+        ("model", {"drop_path": 0.5}, "stochastic depth 0.5 instead of 0.0"),
         ("train", {"steps": 60_000}, "steps 60,000 instead of 600,000"),
         ("train", {"batch_size": 128}, "batch size 128 instead of 256"),
         ("train", {"lr": 0.2}, "learning rate 0.2 instead of 0.1"),
-        ("train", {"schedule": "milestones"}, "schedule milestones instead of plateau"),
         ("train", {"gamma": 0.2}, "gamma 0.2 instead of 0.1"),
         ("train", {"momentum": 0.8}, "momentum 0.8 instead of 0.9"),
         ("train", {"weight_decay": 5e-5}, "weight decay 5e-05 instead of 0.0001"),
@@ -98,6 +94,13 @@ def test_each_key_that_is_changed_is_a_departure_and_the_only_one(
     assert str(departure) == says
     assert departure.key == f"{section}.{list(change)[-1]}"
     assert departure.source.startswith(("section 3.4", "section 4.1"))
+
+
+def test_milestones_are_a_departure_and_the_schedule_too() -> None:
+    assert [str(d) for d in paper.departures(config(train={"schedule": "milestones"}), "imagenet")] == [
+        "schedule milestones instead of plateau",
+        "milestones 300,000, 450,000 instead of none",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +125,7 @@ def test_other_images_depart_whether_they_are_some_of_the_classes_or_of_another_
 
 def test_a_net_of_cifar_on_imagenet_is_held_against_section_4_2() -> None:
     said = [str(d) for d in paper.departures(RunConfig(data=config().data), "imagenet")]
-    assert said == ["images imagenet instead of cifar10", "image size 224 instead of 32"]
+    assert said == ["images imagenet instead of cifar10", "crop 224 instead of 32"]
 
 
 def test_vgg_departs_in_its_recipe_for_the_paper_quotes_that_of_its_authors() -> None:
@@ -130,11 +133,21 @@ def test_vgg_departs_in_its_recipe_for_the_paper_quotes_that_of_its_authors() ->
     assert str(departure) == "recipe the residual nets' instead of its authors'"
 
 
-def test_on_cifar_few_images_that_share_bn_statistics_are_a_departure_however_they_come_about() -> None:
-    """The paper had 64 or 128, on two GPUs."""
-    assert paper.departures(RunConfig(train=TrainConfig(microbatch=64)), "cifar10") == []
-    [departure] = paper.departures(RunConfig(train=TrainConfig(microbatch=32)), "cifar10")
-    assert (departure.key, departure.ours) == ("train.microbatch", "32 of 128")
+@pytest.mark.parametrize(
+    ("run", "dataset", "fewer", "says"),
+    [
+        (RunConfig(train=TrainConfig(microbatch=64)), "cifar10", 32, "32 of 128 instead of 128, or 64 on each GPU"),
+        (config(train={"microbatch": 32}), "imagenet", 16, "16 of 256 instead of 256, or 32 on each GPU"),
+    ],
+)
+def test_bn_statistics_over_fewer_images_than_on_each_of_the_papers_gpus_are_a_departure(
+    run: RunConfig, dataset: str, fewer: int, says: str
+) -> None:
+    """The paper has 128 images on two GPUs. The authors' released models had 256 on eight."""
+    assert paper.departures(run, dataset) == []
+    [departure] = paper.departures(changed(run, "train", microbatch=fewer), dataset)
+    assert str(departure) == f"images that share BN's statistics {says}"
+    assert departure.key == "train.microbatch"
 
 
 # -- what the paper leaves open ---------------------------------------------------------------------------------------

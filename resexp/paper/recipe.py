@@ -1,16 +1,17 @@
-"""The paper's data, nets and recipes, for CIFAR-10 and for ImageNet, and where a run departs from them."""
+"""The paper's recipes for CIFAR-10 and ImageNet, and where a run departs from them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from resexp.config import ImageNetData, RunConfig, ShapesData
+from resexp.config import ImageNetData, RunConfig, Section
 
 
 @dataclass(frozen=True)
 class Departure:
-    """One thing that a run does otherwise than the paper."""
+    """One difference between a run and the paper."""
 
     what: str
     key: str
@@ -24,131 +25,144 @@ class Departure:
         return f"{self.what} {self.ours} instead of {self.paper}"
 
 
-Value = str | int | float | bool | tuple[int, ...] | None
+IDENTITIES = frozenset({"model.kind", "model.variant", "model.block", "model.depth", "data.source", "data.classes"})
+"""Fields that say which net and which images.
 
-_IMAGES, _NET, _TRAINING = "section 4.2", "section 4.2, the table of nets", "section 4.2, training"
-_TABLE1, _RECIPE = "section 4.1, Table 1", "section 3.4"
+The net chooses the paper's numbers. The name of the data set says what the images are.
+"""
+
+_OPEN = {
+    "train.microbatch": "BN statistics in training",
+    "train.sync_bn": "BN statistics in training",
+    "train.precise_bn_images": "BN statistics in a test",
+    "train.precision": "precision",
+    "train.eval_every": "training error",
+    "train.patience": "plateau of the error",
+    "train.max_lr_drops": "drops of the rate",
+}
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """A line of the recipe: what a run has under `key`, and what it would have in the paper."""
+class Recipe:
+    """How the paper trains the nets of one data set.
 
-    what: str
-    key: str
-    paper: Value | Callable[[RunConfig], Value]
-    source: str
-    ours: Callable[[RunConfig], Value] | None = None
-    """The run's value where the key alone does not say it."""
-
-
-def _image_size(config: RunConfig) -> int:
-    """Pixels a side; files in a folder are taken to have the paper's unless they are resized."""
-    data = config.data
-    if isinstance(data, ImageNetData):
-        return data.crop
-    return data.resize or (data.size if isinstance(data, ShapesData) else 32)
-
-
-def _prepared(config: RunConfig) -> Value:
-    """How a copy of ImageNet that the images are read from was made; None for the images themselves."""
-    cache = config.data.cache if isinstance(config.data, ImageNetData) else None
-    return f"{cache.format} with a shorter side of {cache.side}" if cache else None
-
-
-def _of_vgg(says: str) -> Callable[[RunConfig], Value]:
-    """What can be said of VGG alone, whose numbers in the paper are those that its authors trained it to."""
-    return lambda config: says if config.model.kind == "vgg" else None
-
-
-def _shortcut(config: RunConfig) -> Value:
-    """Option A; bottlenecks change dimensions in their first block, which takes a projection (arXiv 1603.05027).
-
-    ImageNet's net of 34 layers has its numbers with each of the options (Table 3).
+    Every field of a run that changes what is measured is held against it. The paper's value of a field is its default,
+    unless it is in `values`. So a field that is added to the schema is a departure wherever it is not at its default.
     """
+
+    dataset: str
+    batch: int
+    gpu_batch: int
+    """Images on each GPU."""
+    values: dict[str, Any | Callable[[RunConfig], Any]]
+    """By key, the paper's value where it is not the default."""
+    open: dict[str, str]
+    """By key, the topic of the reading that tells the run's value: the paper does not give one."""
+    sources: dict[str, str]
+    """Where the paper gives a value: by key, or for the other keys of a section by its name."""
+
+
+def _resize(config: RunConfig) -> int | None:
+    """CIFAR-10's images have 32 pixels a side as they are."""
+    return 32 if not isinstance(config.data, ImageNetData) and config.data.resize else None
+
+
+def of_identity_mappings(config: RunConfig) -> bool:
+    """Whether the net is one of arXiv 1603.05027: pre-activated, or with bottlenecks on CIFAR-10."""
     model = config.model
-    if model.kind in ("plain", "vgg"):
-        return None
-    if (model.variant, model.depth) == ("imagenet", 34):
-        return model.shortcut
-    return "A" if model.block == "basic" else "B"
+    bottlenecks = (model.variant, model.kind, model.block) == ("cifar", "residual", "bottleneck")
+    return model.kind == "preact" or bottlenecks
 
 
-def _stride(config: RunConfig) -> Value:
-    """Bottlenecks halve in their first convolution."""
-    return "1x1" if config.model.block == "bottleneck" else None
-
-
-def _milestones(config: RunConfig) -> Value:
-    """A schedule of plateaus has none, which needs no line of its own."""
-    return (32_000, 48_000) if config.train.schedule == "milestones" else ()
-
-
-def _has_warmup(config: RunConfig) -> bool:
-    """The original ResNet-110; in arXiv 1603.05027 all nets, which are pre-activated or of bottlenecks."""
+def _warmup_lr(config: RunConfig) -> float | None:
+    """0.01 for ResNet-110, and for all nets of arXiv 1603.05027."""
     model = config.model
-    return (model.kind, model.depth) == ("residual", 110) or (
-        model.kind == "preact" or (model.kind == "residual" and model.block == "bottleneck")
-    )
+    return 0.01 if (model.kind, model.depth) == ("residual", 110) or of_identity_mappings(config) else None
 
 
-def _of_both(source: str) -> tuple[_Entry, ...]:
-    """What CIFAR-10's nets and ImageNet's have in common, with the section that says so."""
-    return (
-        _Entry("start of a branch", "model.residual_init", "standard", source),
-        _Entry("dropped paths", "model.drop_path", 0.0, source),
-        _Entry("start", "train.init_from", None, source),
-        _Entry("learning rate", "train.lr", 0.1, source),
-        _Entry("gamma", "train.gamma", 0.1, source),
-        _Entry("momentum", "train.momentum", 0.9, source),
-        _Entry("weight decay", "train.weight_decay", 1e-4, source),
-    )
+def _warmup_until_error(config: RunConfig) -> float:
+    """Without a warm-up it has no effect."""
+    return 0.8 if config.train.warmup_lr else config.train.warmup_until_error
 
 
-CIFAR10_RECIPE = (
-    _Entry("image size", "data.resize", 32, _IMAGES, _image_size),
-    _Entry("crop padding", "data.pad", 4, "section 4.2, augmentation"),
-    _Entry("flips", "data.flip", True, "section 4.2, augmentation"),
-    _Entry("width", "model.width", 16, _NET),
-    _Entry("norm", "model.norm", "batch", _RECIPE),
-    _Entry("stride of a bottleneck", "model.stride_conv", _stride, _NET),
-    _Entry("shortcut", "model.shortcut", _shortcut, "section 4.2, nets"),
-    *_of_both(_TRAINING),
-    _Entry("steps", "train.steps", 64_000, _TRAINING),
-    _Entry("batch size", "train.batch_size", 128, _TRAINING),
-    _Entry("schedule", "train.schedule", "milestones", _TRAINING),
-    _Entry("milestones", "train.milestones", _milestones, _TRAINING),
-    _Entry("warm-up rate", "train.warmup_lr", lambda run: 0.01 if _has_warmup(run) else None, "section 4.2, n = 18"),
-    _Entry(
-        "end of the warm-up",
-        "train.warmup_until_error",
-        0.8,
-        "section 4.2, n = 18",
-        lambda run: 0.8 if run.train.warmup_lr is None else run.train.warmup_until_error,
-    ),
+def _shortcut(config: RunConfig) -> str | None:
+    """ImageNet's net of 34 layers has numbers with each option (Table 3)."""
+    model = config.model
+    shortcut: str | None = model.shortcut if model.depth == 34 else _default(model, "shortcut")
+    return shortcut
+
+
+CIFAR10 = Recipe(
+    "cifar10",
+    batch=128,
+    gpu_batch=64,
+    values={
+        "data.resize": _resize,
+        "data.crop": 32,
+        "data.size": 32,
+        "data.seed": None,
+        "data.train_images": 50_000,
+        "data.test_images": 10_000,
+        "train.milestones": (32_000, 48_000),
+        "train.warmup_lr": _warmup_lr,
+        "train.warmup_until_error": _warmup_until_error,
+    },
+    open=_OPEN | {"data.split": "images trained on", "data.split_seed": "images held out"},
+    sources={
+        "data": "section 4.2",
+        "data.pad": "section 4.2, augmentation",
+        "data.flip": "section 4.2, augmentation",
+        "model": "section 4.2, nets",
+        "model.norm": "section 3.4",
+        "train": "section 4.2, training",
+        "train.warmup_lr": "section 4.2, n = 18",
+        "train.warmup_until_error": "section 4.2, n = 18",
+    },
 )
-"""The recipe of section 4.2. The split is not in it: whether the paper trained on 45k or 50k images is ambiguous."""
-
-IMAGENET_RECIPE = (
-    _Entry("crop", "data.crop", 224, _RECIPE),
-    _Entry("shorter side", "data.resize_range", (256, 480), _RECIPE),
-    _Entry("flips", "data.flip", True, _RECIPE),
-    _Entry("colour augmentation", "data.pca_lighting", True, _RECIPE),
-    _Entry("mean", "data.mean", "pixel", _RECIPE),
-    _Entry("prepared images", "data.cache", None, _RECIPE, _prepared),
-    _Entry("recipe", "model.kind", _of_vgg("its authors'"), "section 4.1, Table 3", _of_vgg("the residual nets'")),
-    _Entry("width", "model.width", 64, _TABLE1),
-    _Entry("norm", "model.norm", lambda run: "none" if run.model.kind == "vgg" else "batch", _RECIPE),
-    _Entry("stride of a bottleneck", "model.stride_conv", _stride, _TABLE1),
-    _Entry("shortcut", "model.shortcut", _shortcut, "section 4.1, Tables 2 and 3"),
-    *_of_both(_RECIPE),
-    _Entry("steps", "train.steps", 600_000, _RECIPE),
-    _Entry("batch size", "train.batch_size", 256, _RECIPE),
-    _Entry("schedule", "train.schedule", "plateau", _RECIPE),
-    _Entry("warm-up rate", "train.warmup_lr", None, _RECIPE),
+IMAGENET = Recipe(
+    "imagenet",
+    batch=256,
+    gpu_batch=32,
+    values={
+        "model.shortcut": _shortcut,
+        "train.steps": 600_000,
+        "train.batch_size": 256,
+        "train.schedule": "plateau",
+        "train.milestones": (),
+        "train.warmup_until_error": _warmup_until_error,
+    },
+    open=_OPEN | {"data.val_resize": "shorter side before the centre crop", "data.train_eval_images": "training error"},
+    sources={
+        "data": "section 3.4",
+        "model": "section 4.1, Table 1",
+        "model.norm": "section 3.4",
+        "model.shortcut": "section 4.1, Tables 2 and 3",
+        "train": "section 3.4",
+    },
 )
-"""The recipe of sections 3.4 and 4.1. Not in it, for the paper does not say them: how many images share BN's
-statistics, and which error at a plateau, how often."""
+
+_WORDS = {
+    "data.resize": "image size",
+    "data.size": "image size",
+    "data.seed": "seed of the images",
+    "data.pad": "crop padding",
+    "data.flip": "flips",
+    "data.resize_range": "shorter side",
+    "data.pca_lighting": "colour augmentation",
+    "model.stride_conv": "stride of a bottleneck",
+    "model.residual_init": "start of a branch",
+    "model.drop_path": "stochastic depth",
+    "train.lr": "learning rate",
+    "train.warmup_lr": "warm-up rate",
+    "train.warmup_until_error": "end of the warm-up",
+    "train.init_from": "start",
+}
+"""Names of keys in prose, where the key's own name does not do."""
+
+
+def recipe(config: RunConfig) -> Recipe:
+    """The recipe that a run is held against: its net decides, not its images."""
+    return IMAGENET if config.model.variant == "imagenet" else CIFAR10
 
 
 def sharing(config: RunConfig, world: int) -> int:
@@ -159,35 +173,52 @@ def sharing(config: RunConfig, world: int) -> int:
 
 
 def departures(config: RunConfig, dataset: str, world: int = 1) -> list[Departure]:
-    """Where a run departs from the paper's data, nets and recipe; empty: it may be set beside the paper's numbers.
+    """Where a run departs from the paper's data, net and recipe. Without any, the paper's numbers may stand beside it.
 
-    What the net is decides which of the paper's recipes it is held against. `dataset` is what the images are, whatever
-    they were read from; `world` is how many processes trained it together.
+    `dataset` names the images, whatever they were read from. `world` processes trained the run together.
     """
-    imagenet = config.model.variant == "imagenet"
+    paper = recipe(config)
     found = []
-    if not imagenet and config.model.norm == "batch" and sharing(config, world) < min(64, config.train.batch_size):
-        parts = f"{sharing(config, world)} of {config.train.batch_size}"
+    if dataset != paper.dataset:
+        found.append(Departure("images", "data.source", paper.dataset, dataset, paper.sources["data"]))
+    if config.model.kind == "vgg":
+        vgg = Departure("recipe", "model.kind", "its authors'", "the residual nets'", "section 4.1, Table 3")
+        found.append(vgg)
+    shared = sharing(config, world)
+    if config.model.norm == "batch" and shared < min(paper.gpu_batch, config.train.batch_size):
+        what, theirs = "images that share BN's statistics", f"{paper.batch}, or {paper.gpu_batch} on each GPU"
         key = "train.microbatch" if config.train.microbatch else "train.sync_bn"
-        found.append(Departure("images that share BN's statistics", key, "128, or 64 on each GPU", parts, _TRAINING))
-    images = "imagenet" if imagenet else "cifar10"
-    if dataset != images:
-        found.append(Departure("images", "data.source", images, dataset, "section 4.1" if imagenet else _IMAGES))
-    for entry in IMAGENET_RECIPE if imagenet else CIFAR10_RECIPE:
-        section, _, name = entry.key.partition(".")
-        values = getattr(config, section)
-        if not (entry.ours or hasattr(values, name)):
-            continue  # other images have other keys: that they are others is said above
-        ours = entry.ours(config) if entry.ours else getattr(values, name)
-        theirs = entry.paper(config) if callable(entry.paper) else entry.paper
-        if ours != theirs:
-            found.append(Departure(entry.what, entry.key, _shown(theirs), _shown(ours), entry.source))
+        ours = f"{shared} of {config.train.batch_size}"
+        found.append(Departure(what, key, theirs, ours, paper.sources["train"]))
+    for part in ("data", "model", "train"):
+        section: Section = getattr(config, part)
+        for name, shown in section.science().items():
+            key = f"{part}.{name}"
+            if key in IDENTITIES or key in paper.open:
+                continue
+            value = paper.values[key] if key in paper.values else _default(section, name)
+            value = value(config) if callable(value) else value
+            if getattr(section, name) != value:
+                source = paper.sources.get(key, paper.sources[part])
+                found.append(Departure(_WORDS.get(key, _words(name)), key, _shown(value), _shown(shown), source))
     return found
 
 
-def _shown(value: Value) -> str:
+def _default(section: Section, name: str) -> Any:
+    """A field's default, given the fields that it depends on."""
+    field = type(section).model_fields[name]
+    return field.get_default(call_default_factory=True, validated_data=dict(section))
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _shown(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "on", False: "off", None: "none"}[value]
-    if isinstance(value, tuple):
+    if isinstance(value, dict):
+        return ", ".join(f"{_words(name)} {_shown(part)}" for name, part in value.items())
+    if isinstance(value, list | tuple):
         return ", ".join(map(_shown, value)) or "none"
     return f"{value:,}" if isinstance(value, int) else f"{value}"
