@@ -66,8 +66,45 @@ def test_every_departure_from_the_recipe_is_named() -> None:
 @pytest.mark.parametrize("split", ["full", "holdout"])
 def test_both_readings_of_the_papers_split_are_comparable(split: str) -> None:
     assert paper.departures(RunConfig(data=Cifar10Data(split=split)), "cifar10") == []
-    deep = RunConfig(model=ModelConfig(depth=110), train=TrainConfig(warmup_lr=0.01))
-    assert paper.departures(deep, "cifar10") == []
+
+
+@pytest.mark.parametrize(
+    ("net", "rate", "is_open", "says"),
+    [
+        ({"depth": 110}, 0.01, False, []),
+        ({"depth": 110}, None, False, ["warm-up rate none instead of 0.01"]),
+        ({"depth": 110}, 0.05, False, ["warm-up rate 0.05 instead of 0.01"]),
+        ({"depth": 56}, None, False, []),
+        ({"depth": 56}, 0.01, False, ["warm-up rate 0.01 instead of none"]),
+        ({"kind": "plain", "depth": 56}, 0.01, False, ["warm-up rate 0.01 instead of none"]),
+        ({"kind": "plain", "depth": 110}, 0.01, True, []),
+        ({"kind": "plain", "depth": 110}, None, True, []),
+        ({"kind": "plain", "depth": 110}, 0.05, True, ["warm-up rate 0.05 instead of 0.01"]),
+        ({"depth": 1202}, 0.01, True, []),
+        ({"depth": 1202}, None, True, []),
+        ({"kind": "preact", "depth": 110}, 0.01, False, []),
+        ({"block": "bottleneck", "depth": 164}, None, False, ["warm-up rate none instead of 0.01"]),
+        ({"kind": "plain", "block": "bottleneck", "depth": 110}, 0.01, False, ["warm-up rate 0.01 instead of none"]),
+    ],
+)
+def test_the_warm_up_is_that_of_resnet_110(
+    net: dict[str, Any], rate: float | None, is_open: bool, says: list[str]
+) -> None:
+    """The paper does not say whether plain-110 and ResNet-1202 had it: a reading, with it or without."""
+    run = RunConfig(model=ModelConfig(**net), train=TrainConfig(warmup_lr=rate))
+    assert [str(departure) for departure in paper.departures(run, "cifar10")] == says
+    ours = "none" if rate is None else f"one, at a rate of {rate} (train.warmup_lr)"
+    assert read_as(run).get("warm-up") == (ours if is_open else None)
+
+
+@pytest.mark.parametrize("kind", ["plain", "residual"])
+def test_a_warm_up_ends_under_80_percent(kind: Any) -> None:
+    train = TrainConfig(warmup_lr=0.01, warmup_until_error=0.7)
+    run = RunConfig(model=ModelConfig(kind=kind, depth=110), train=train)
+    [departure] = paper.departures(run, "cifar10")
+    assert str(departure) == "end of the warm-up 0.7 instead of 0.8"
+    without = changed(run, "train", warmup_lr=None)
+    assert "train.warmup_until_error" not in {d.key for d in paper.departures(without, "cifar10")}
 
 
 def test_a_departure_names_its_key_both_values_and_where_the_paper_says_so() -> None:

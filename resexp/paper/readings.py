@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from resexp.config import ImageNetData, RunConfig
-from resexp.paper.recipe import sharing
+from resexp.paper.recipe import maybe_warmed_up, sharing
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,12 @@ def _decay(run: RunConfig) -> str | None:
 
 
 def _warmup(run: RunConfig) -> str | None:
+    if not maybe_warmed_up(run):
+        return None
+    return f"one, at a rate of {run.train.warmup_lr} (train.warmup_lr)" if run.train.warmup_lr else "none"
+
+
+def _end_of_warmup(run: RunConfig) -> str | None:
     if run.train.warmup_lr is None:
         return None
     threshold = f"{run.train.warmup_until_error:.0%}"
@@ -113,10 +119,16 @@ _CIFAR10: tuple[_Question, ...] = (
     ),
     ("weight decay", "1e-4; on which parameters is not said", "section 4.2, training", _decay),
     (
+        "warm-up",
+        "ResNet-110 had one; the paper does not say whether this net had one too",
+        "section 4.2, n = 18",
+        _warmup,
+    ),
+    (
         "end of the warm-up",
         "until the training error is under 80 %, about 400 iterations; over what it is measured is not said",
         "section 4.2, n = 18",
-        _warmup,
+        _end_of_warmup,
     ),
     (
         "crops",
