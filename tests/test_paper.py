@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 import pytest
+import torch
 from pydantic import Field
 
 from resexp import paper
@@ -21,6 +22,7 @@ from resexp.config import (
     ShapesData,
     TrainConfig,
 )
+from resexp.models.layers import BatchNorm
 from resexp.paper.recipe import CIFAR10 as CIFAR10_RECIPE
 from resexp.paper.recipe import IDENTITIES, recipe
 from resexp.records import Plan
@@ -28,7 +30,7 @@ from resexp.report import build_report
 from resexp.report.plots import curves_plot
 from resexp.report.summary import summarise
 from resexp.store import StudyFolder
-from resexp.training.optim import RUNNING_DECAY
+from resexp.training.optim import RUNNING_DECAY, make_optimizer
 from tests.test_report import add_family, study, write_run
 
 __all__ = ["study"]
@@ -219,11 +221,21 @@ def changed(config: RunConfig, part: str, **values: Any) -> RunConfig:
 
 @pytest.mark.parametrize(("run", "part", "name"), FIELDS, ids=[".".join(field) for field in FIELDS])
 def test_no_field_differs_from_the_paper_in_silence(run: str, part: str, name: str) -> None:
-    """It is a departure, or the recipe names the reading that tells it."""
+    """It is a departure, or it changes the reading that the recipe names."""
     key, config = f"{part}.{name}", changed(RUNS[run], part, **BESIDE.get(name, {}))
     other = changed(config, part, **{name: OTHER[part][name]})
-    dataset = recipe(config).dataset
-    assert key in recipe(config).open.keys() ^ {departure.key for departure in paper.departures(other, dataset)}
+    departures = paper.departures(other, recipe(config).dataset)
+    if topic := recipe(config).open.get(key):
+        assert departures == paper.departures(config, recipe(config).dataset)
+        assert read(other)[topic] != read(config).get(topic)
+    else:
+        assert key in {departure.key for departure in departures}
+
+
+def read(config: RunConfig) -> dict[str, str]:
+    """As on two processes, in the precision that is asked for."""
+    precision = config.train.precision.replace("auto", "fp32")
+    return {reading.topic: reading.ours for reading in paper.readings(config, precision, (2,))}
 
 
 def test_the_deviations_are_grouped_by_the_nets_that_share_them(study: Callable[..., StudyFolder]) -> None:
@@ -255,14 +267,94 @@ def read_as(config: RunConfig, precision: str = "fp32") -> dict[str, str]:
     return {reading.topic: reading.ours for reading in paper.readings(config, precision)}
 
 
-def test_only_the_readings_that_apply_are_listed() -> None:
-    usual = {"images trained on", "training error", "weight decay", "BN statistics in a test"}
-    usual |= {"BN statistics in training", "initial weights", "crops"}
-    assert set(read_as(RunConfig())) == usual
-    bare = RunConfig(data=Cifar10Data(pad=0), train=TrainConfig(weight_decay=0.0))
-    assert set(read_as(bare)) == usual - {"weight decay", "crops"}
-    deep = RunConfig(model=ModelConfig(depth=110), train=TrainConfig(warmup_lr=0.01))
-    assert set(read_as(deep, "bf16")) == usual | {"end of the warm-up", "precision"}
+USUAL = {
+    "images trained on", "training error", "test error", "runs of a net", "momentum", "weight decay", "crops",
+    "BN statistics in training", "BN statistics in a test", "BN's moving averages", "initial weights",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "precision", "more", "less"),
+    [
+        (RunConfig(), "fp32", set(), set()),
+        (RunConfig(), "bf16", {"precision"}, set()),
+        (RunConfig(data=Cifar10Data(split="holdout")), "fp32", {"images held out"}, set()),
+        (RunConfig(data=Cifar10Data(pad=0)), "fp32", set(), {"crops"}),
+        (RunConfig(train=TrainConfig(weight_decay=0.0)), "fp32", set(), {"weight decay"}),
+        (RunConfig(train=TrainConfig(momentum=0.0)), "fp32", set(), {"momentum"}),
+        (RunConfig(train=TrainConfig(milestones=[])), "fp32", set(), {"momentum"}),
+        (
+            RunConfig(train=TrainConfig(milestones=[], warmup_lr=0.01)), "fp32", {"end of the warm-up"}, set()
+        ),
+        (
+            RunConfig(train=TrainConfig(schedule="plateau")),
+            "fp32", {"plateau of the error", "drops of the rate"}, set(),
+        ),
+        (RunConfig(train=TrainConfig(precise_bn_images=1000)), "fp32", set(), {"BN's moving averages"}),
+        (
+            RunConfig(model=ModelConfig(norm="none")),
+            "fp32", set(), {"BN statistics in training", "BN statistics in a test", "BN's moving averages"},
+        ),
+        (RunConfig(train=TrainConfig(init_from="plain-20/seed0")), "fp32", set(), {"initial weights"}),
+        (RunConfig(model=ModelConfig(kind="preact")), "fp32", set(), {"test error", "runs of a net"}),
+    ],
+)  # fmt: skip
+def test_only_the_readings_that_apply_are_listed(
+    config: RunConfig, precision: str, more: set[str], less: set[str]
+) -> None:
+    assert set(read_as(config, precision)) == (USUAL | more) - less
+
+
+def test_each_reading_is_asked_once_and_says_where_it_stands() -> None:
+    found = paper.readings(RunConfig(data=Cifar10Data(split="holdout")), "bf16", (1, 2), ("ten-crop", "multi-scale"))
+    assert len({reading.topic for reading in found}) == len(found)
+    assert all(reading.paper.endswith(".") and reading.source for reading in found)
+
+
+def test_numbers_of_the_paper_are_of_single_runs_and_of_late_iterations_and_ours_are_not() -> None:
+    def of(**net: Any) -> dict[str, tuple[str, str]]:
+        found = paper.readings(RunConfig(model=ModelConfig(**net)), "fp32")
+        return {reading.topic: (reading.paper, reading.ours) for reading in found}
+
+    says, ours = of(kind="plain", depth=56)["test error"]
+    assert says.endswith("Their numbers are means over iterations 48k to 64k of Fig. 6.")
+    assert ours == "of the weights after the last step"
+    assert of(depth=56)["test error"][0] == "Table 6. The paper does not say after which iteration."
+    says, ours = of(depth=56)["runs of a net"]
+    assert says == "One, so its number has no spread. ResNet-110 has five, and 6.61 is their mean."
+    assert ours == "one for each seed; numbers are means over seeds"
+    held_out = read_as(RunConfig(data=Cifar10Data(split="holdout", split_seed=3)))
+    assert held_out["images held out"] == "10 %, drawn with seed 3, the same in all runs (data.split_seed)"
+    assert held_out["test error"].endswith("; those with the lowest validation error beside it")
+
+
+def test_pytorchs_momentum_differs_from_caffes_where_the_rate_drops_and_nowhere_else() -> None:
+    """Gradient 1 at each step; the rate is 0.1 twice and then 0.01. The authors' update is that of Caffe."""
+    weight, rate = torch.nn.Parameter(torch.zeros((), dtype=torch.float64)), torch.tensor(0.1)
+    net = torch.nn.Module()
+    net.weight = weight
+    optimizer = make_optimizer(TrainConfig(weight_decay=0.0), net, rate)
+    caffe, velocity, seen = 0.0, 0.0, []
+    for lr in (0.1, 0.1, 0.01):
+        rate.fill_(lr)
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        velocity = 0.9 * velocity + lr
+        caffe -= velocity
+        seen.append((weight.item(), caffe))
+    assert seen == [pytest.approx(both, abs=1e-7) for both in ((-0.1, -0.1), (-0.29, -0.29), (-0.3171, -0.471))]
+    says = read_as(RunConfig())["momentum"]
+    assert says.startswith("PyTorch's update: v = 0.9 v + g, then w = w - lr v; the same at a constant rate;")
+    assert says.endswith("Caffe's over about 10 steps")
+
+
+def test_bns_moving_averages_keep_nine_tenths_and_the_unbiased_variance() -> None:
+    norm = BatchNorm(1)
+    norm(torch.tensor([1.0, 2.0, 3.0, 6.0]).view(4, 1, 1, 1))
+    assert norm.momentum == pytest.approx(1 - 0.9)
+    assert norm.running_mean.item() == pytest.approx(0.1 * 3)
+    assert norm.running_var.item() == pytest.approx(0.9 + 0.1 * 14 / 3)
+    assert read_as(RunConfig())["BN's moving averages"].startswith("PyTorch's default keeps 0.9; ")
 
 
 def test_processes_that_train_a_run_together_take_bn_statistics_apart_unless_they_are_synced() -> None:
@@ -287,7 +379,8 @@ def test_a_reading_says_what_the_run_did() -> None:
     assert "45k" in ours["images trained on"]
     assert "50k" in read_as(RunConfig())["images trained on"]
     assert ours["BN statistics in training"] == "over all 64 images of a batch"
-    assert ours["training error"].endswith("over the last quarter of the steps")
+    assert "its mean over the last quarter of the steps; the separate pass" in ours["training error"]
+    assert ours["training error"].endswith("over all training images, every 4,000 steps (train.eval_every)")
     assert ours["precision"] == "bf16"
     warm = read_as(RunConfig(train=TrainConfig(warmup_lr=0.01)))["end of the warm-up"]
     assert f"about the last {1 / (1 - RUNNING_DECAY):.0f} steps, is under 80%" in warm

@@ -158,36 +158,41 @@ def read_as(run: RunConfig, *worlds: int, probes: tuple[str, ...] = ()) -> dict[
 
 
 def test_only_the_readings_that_apply_are_listed() -> None:
-    usual = {"training error", "plateau of the error", "drops of the rate", "weight decay", "mean subtracted"}
-    usual |= {"colour augmentation", "shorter side before the centre crop", "BN statistics in a test"}
-    usual |= {"initial weights", "BN statistics in training"}
+    usual = {"training error", "runs of a net", "momentum", "weight decay", "plateau of the error", "drops of the rate"}
+    of_images = {"mean subtracted", "colour augmentation", "shorter side before the centre crop"}
+    of_bn = {"BN statistics in training", "BN statistics in a test", "BN's moving averages"}
+    usual |= of_images | of_bn | {"initial weights"}
     assert set(read_as(config())) == usual
     bare = config({"mean": "channel", "pca_lighting": False}, {"schedule": "milestones"}, norm="none")
-    assert set(read_as(bare)) == {
-        "training error", "weight decay", "shorter side before the centre crop", "initial weights"
+    assert set(read_as(bare)) == usual - of_bn - {
+        "mean subtracted", "colour augmentation", "plateau of the error", "drops of the rate",
     }  # fmt: skip
     assert set(read_as(config(), probes=("ten-crop", "lesion"))) == usual | {"ten crops"}
     assert set(read_as(config(), probes=("multi-scale",))) == usual | {"several scales"}
-    of_images = {"mean subtracted", "colour augmentation", "shorter side before the centre crop"}
     assert set(read_as(config().model_copy(update={"data": Cifar10Data()}))) == usual - of_images
     assert not {"images trained on", "crops"} & set(read_as(RunConfig(data=config().data)))
 
 
 def test_a_reading_says_what_the_run_did() -> None:
-    ours = read_as(config({"val_resize": 240}, {"eval_every": 5000, "patience": 3}), probes=("ten-crop",))
+    data, train = {"val_resize": 240, "train_eval_images": 9000}, {"eval_every": 5000, "patience": 3}
+    ours = read_as(config(data, train), probes=("ten-crop",))
     assert ours["plateau of the error"].startswith("the validation error of centre crops, every 5,000 steps; ")
-    assert "3 evaluations without a new least one" in ours["plateau of the error"]
+    assert "3 evaluations without a new minimum" in ours["plateau of the error"]
     assert ours["drops of the rate"] == "at most 2 (train.max_lr_drops)"
-    assert ours["training error"].endswith("last drop of the rate (without one, over the last quarter)")
+    assert ours["training error"] == (
+        "both are recorded; figures and verdict show the running error, its mean over the steps after the last drop of "
+        "the rate, or the last quarter without a drop; the separate pass is over 9,000 training images "
+        "(data.train_eval_images), every 5,000 steps (train.eval_every)"
+    )
     assert ours["shorter side before the centre crop"] == "240 (data.val_resize)"
     assert ours["ten crops"].endswith("the central square of 240x240 (data.val_resize)")
 
 
-def test_the_mean_of_each_pixel_is_stretched_to_the_size_of_a_view_and_that_of_a_colour_is_not() -> None:
+def test_the_mean_image_is_stretched_to_the_size_of_a_view_and_the_mean_colour_is_not() -> None:
     whole = "the whole image, its longer side in proportion, without flips"
     assert read_as(config({"mean": "channel"}), probes=("multi-scale",))["several scales"] == whole
     assert read_as(config(), probes=("multi-scale",))["several scales"] == (
-        f"{whole}; the mean of each pixel is stretched to its size"
+        f"{whole}; the mean image is stretched to its size"
     )
 
 

@@ -1,43 +1,81 @@
-"""Where the paper leaves open how it was done, and how resexp reads it."""
+"""What the paper leaves open, and what a run does there."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 
 from resexp.config import ImageNetData, RunConfig
-from resexp.paper.recipe import maybe_warmed_up, sharing
+from resexp.paper.recipe import maybe_warmed_up, of_identity_mappings, recipe, sharing
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One thing that the paper does not settle."""
+    """One thing that the paper leaves open, or that its framework did otherwise."""
 
     topic: str
     paper: str
-    """What it says, and what it does not."""
+    """What the paper says, and what it does not."""
     source: str
     ours: str
-    """What the run did."""
+    """What the run does."""
 
 
 def _split(run: RunConfig) -> str | None:
     if isinstance(run.data, ImageNetData):
         return None
     if run.data.split == "holdout":
-        return "90 % of the training images (45k of CIFAR-10); the others are held out (data.split: holdout)"
-    return "all training images (50k of CIFAR-10; data.split: full)"
+        return "90 % of the training images, 45k of CIFAR-10 (data.split: holdout)"
+    return "all training images, 50k of CIFAR-10 (data.split: full)"
 
 
-def _running(run: RunConfig) -> str:
-    late = "the steps after the last drop of the rate" if run.train.milestones else "the last quarter of the steps"
-    if run.train.schedule == "plateau":
-        late = "the steps after the last drop of the rate (without one, over the last quarter)"
-    return f"both are recorded; figures and verdict take the running error, its mean over {late}"
+def _held_out(run: RunConfig) -> str | None:
+    if isinstance(run.data, ImageNetData) or run.data.split == "full":
+        return None
+    return f"10 %, drawn with seed {run.data.split_seed}, the same in all runs (data.split_seed)"
 
 
-def _decay(run: RunConfig) -> str | None:
-    return "all parameters, BN's and the bias among them" if run.train.weight_decay else None
+def _training_error(run: RunConfig) -> str:
+    train, images = run.train, "all training images"
+    late = "the steps after the last drop of the rate" if train.milestones else "the last quarter of the steps"
+    if train.schedule == "plateau":
+        late = "the steps after the last drop of the rate, or the last quarter without a drop"
+    if isinstance(run.data, ImageNetData):
+        images = f"{run.data.train_eval_images:,} training images (data.train_eval_images)"
+    return (
+        f"both are recorded; figures and verdict show the running error, its mean over {late}; the separate pass is "
+        f"over {images}, every {train.eval_every:,} steps (train.eval_every)"
+    )
+
+
+def _test_error(run: RunConfig) -> str | None:
+    if of_identity_mappings(run):
+        return None
+    best = "; those with the lowest validation error beside it" if _held_out(run) else ""
+    return f"of the weights after the last step{best}"
+
+
+def _runs(run: RunConfig) -> str | None:
+    return None if of_identity_mappings(run) else "one for each seed; numbers are means over seeds"
+
+
+def _momentum(run: RunConfig) -> str | None:
+    train = run.train
+    if not (train.momentum and (train.milestones or train.schedule == "plateau" or train.warmup_lr)):
+        return None
+    return (
+        f"PyTorch's update: v = {train.momentum} v + g, then w = w - lr v; the same at a constant rate; when the rate "
+        f"drops, PyTorch's steps shrink at once, Caffe's over about {1 / (1 - train.momentum):.0f} steps"
+    )
+
+
+def _weight_decay(run: RunConfig) -> str | None:
+    if not run.train.weight_decay:
+        return None
+    return "all, biases too" + (", and BN's scale and shift" if run.model.norm == "batch" else "")
 
 
 def _warmup(run: RunConfig) -> str | None:
@@ -47,16 +85,10 @@ def _warmup(run: RunConfig) -> str | None:
 
 
 def _end_of_warmup(run: RunConfig) -> str | None:
-    if run.train.warmup_lr is None:
+    if not run.train.warmup_lr:
         return None
     threshold = f"{run.train.warmup_until_error:.0%}"
     return f"a moving average of the batches' error, over about the last 100 steps, is under {threshold}"
-
-
-def _crops(run: RunConfig) -> str | None:
-    if isinstance(run.data, ImageNetData) or not run.data.pad:
-        return None
-    return "zeros are padded after the mean is subtracted, so the border is the mean image"
 
 
 def _plateau(run: RunConfig) -> str | None:
@@ -66,153 +98,44 @@ def _plateau(run: RunConfig) -> str | None:
     error = "validation error of centre crops" if isinstance(run.data, ImageNetData) else "validation error"
     return (
         f"the {error}, every {train.eval_every:,} steps; a plateau is {train.patience} evaluations without a new "
-        "least one (train.patience)"
+        "minimum (train.patience)"
     )
 
 
 def _drops(run: RunConfig) -> str | None:
-    if run.train.schedule != "plateau":
+    return f"at most {run.train.max_lr_drops} (train.max_lr_drops)" if run.train.schedule == "plateau" else None
+
+
+def _crops(run: RunConfig) -> str | None:
+    if isinstance(run.data, ImageNetData) or not run.data.pad:
         return None
-    return f"at most {run.train.max_lr_drops} (train.max_lr_drops)"
+    return "zeros, after the mean is subtracted, so the border is the mean image"
 
 
 def _mean(run: RunConfig) -> str | None:
     if not isinstance(run.data, ImageNetData) or run.data.mean != "pixel":
         return None
     crop = run.data.crop
-    return f"{crop}x{crop}, of the training images' centre crops: the same at each place of a crop"
+    return f"the mean of the training images' centre crops, {crop}x{crop}, from every crop"
 
 
 def _colour(run: RunConfig) -> str | None:
     if not isinstance(run.data, ImageNetData) or not run.data.pca_lighting:
         return None
-    return "the eigenvalues, of pixels in [0, 1], times normal numbers of standard deviation 0.1"
+    return "pixels in [0, 1]; the eigenvalues times normal numbers of standard deviation 0.1"
 
 
 def _centre(run: RunConfig) -> str | None:
     return f"{run.data.val_resize} (data.val_resize)" if isinstance(run.data, ImageNetData) else None
 
 
-def _bn_in_tests(run: RunConfig) -> str | None:
+def _statistics(run: RunConfig, worlds: Collection[int]) -> str | None:
     if run.model.norm != "batch":
         return None
-    if not run.train.precise_bn_images:
-        return "moving averages kept while training"
-    return f"computed anew over {run.train.precise_bn_images:,} images (train.precise_bn_images)"
+    return ", and ".join(dict.fromkeys(_statistics_on(run, world) for world in sorted(worlds)))
 
 
-_Question = tuple[str, str, str, Callable[[RunConfig], str | None]]
-"""Topic, what the paper says, where, and what a run did: None where the question does not come up."""
-
-_CIFAR10: tuple[_Question, ...] = (
-    (
-        "images trained on",
-        "the schedule was found on a 45k/5k split; whether the nets shown saw 45k or 50k images is not said",
-        "section 4.2, training",
-        _split,
-    ),
-    (
-        "training error",
-        "whether it is the running error of the batches or that of a separate pass is not said",
-        "section 4.2, Fig. 6",
-        _running,
-    ),
-    ("weight decay", "1e-4; on which parameters is not said", "section 4.2, training", _decay),
-    (
-        "warm-up",
-        "ResNet-110 had one; the paper does not say whether this net had one too",
-        "section 4.2, n = 18",
-        _warmup,
-    ),
-    (
-        "end of the warm-up",
-        "until the training error is under 80 %, about 400 iterations; over what it is measured is not said",
-        "section 4.2, n = 18",
-        _end_of_warmup,
-    ),
-    (
-        "crops",
-        "4 pixels are padded; with what, and before or after the mean, is not said",
-        "section 4.2, training",
-        _crops,
-    ),
-)
-_IMAGENET: tuple[_Question, ...] = (
-    (
-        "training error",
-        "whether Fig. 4 has the running error of the batches or that of a separate pass is not said",
-        "section 4.1, Fig. 4",
-        _running,
-    ),
-    ("plateau of the error", "of which error, and how long one is, is not said", "section 3.4", _plateau),
-    ("drops of the rate", "divided by 10 at plateaus; at how many is not said", "section 3.4", _drops),
-    ("weight decay", "1e-4; on which parameters is not said", "section 3.4", _decay),
-    (
-        "mean subtracted",
-        "per pixel; of which crops of images of different size is not said",
-        "section 3.4, reference 21",
-        _mean,
-    ),
-    (
-        "colour augmentation",
-        "as AlexNet's, by the eigenvalues of RGB's covariance; in what units pixels are is not said",
-        "section 3.4, reference 21",
-        _colour,
-    ),
-    (
-        "shorter side before the centre crop",
-        "centre crops are validated on; of images of which size is not said",
-        "section 4.1, Fig. 4",
-        _centre,
-    ),
-)
-_OF_BOTH: tuple[_Question, ...] = (
-    (
-        "BN statistics in a test",
-        "not said; those of the authors' released models were computed anew after training",
-        "the authors' released models",
-        _bn_in_tests,
-    ),
-    (
-        "initial weights",
-        "He's (reference 13); fan-in or fan-out, and those of the last layer, are not said",
-        "section 3.4",
-        lambda run: "normal, standard deviation sqrt(2 / fan-in), the last layer too; its bias zero",
-    ),
-)
-
-
-def _ten_crop(run: RunConfig) -> str | None:
-    if not isinstance(run.data, ImageNetData):
-        return None
-    side = run.data.val_resize
-    return f"the corners and the centre of the central square of {side}x{side} (data.val_resize)"
-
-
-def _scales(run: RunConfig) -> str:
-    stretched = isinstance(run.data, ImageNetData) and run.data.mean == "pixel"
-    mean = "; the mean of each pixel is stretched to its size" if stretched else ""
-    return f"the whole image, its longer side in proportion, without flips{mean}"
-
-
-_VIEWS: dict[str, _Question] = {
-    "ten-crop": (
-        "ten crops",
-        "the standard test, after AlexNet's; of the whole image or of its central square is not said",
-        "section 3.4, reference 21",
-        _ten_crop,
-    ),
-    "multi-scale": (
-        "several scales",
-        "images resized to several shorter sides; whole or square, and whether flipped too, is not said",
-        "section 3.4",
-        _scales,
-    ),
-}
-"""By the names of the probes that test on several views."""
-
-
-def _statistics(run: RunConfig, world: int) -> str:
+def _statistics_on(run: RunConfig, world: int) -> str:
     batch, shared = run.train.batch_size, sharing(run, world)
     if shared == batch:
         together = f", which {world} processes share (train.sync_bn)" if world > 1 else ""
@@ -224,25 +147,90 @@ def _statistics(run: RunConfig, world: int) -> str:
     return f"{apart}; the moving averages are those of the first"
 
 
+def _statistics_in_a_test(run: RunConfig) -> str | None:
+    if run.model.norm != "batch":
+        return None
+    if not run.train.precise_bn_images:
+        return "moving averages kept in training"
+    return f"recomputed over {run.train.precise_bn_images:,} images (train.precise_bn_images)"
+
+
+def _moving_averages(run: RunConfig) -> str | None:
+    if run.model.norm != "batch" or run.train.precise_bn_images:
+        return None
+    return "PyTorch's default keeps 0.9; both average the unbiased variance"
+
+
+def _initial_weights(run: RunConfig) -> str | None:
+    if run.model.norm == "fixup" or run.train.init_from:
+        return None
+    return "normal, standard deviation sqrt(2 / fan-in), the last layer too; its bias is zero"
+
+
+def _ten_crop(run: RunConfig) -> str | None:
+    if not isinstance(run.data, ImageNetData):
+        return None
+    side = run.data.val_resize
+    return f"the corners and the centre of the central square of {side}x{side} (data.val_resize)"
+
+
+def _scales(run: RunConfig) -> str:
+    stretched = isinstance(run.data, ImageNetData) and run.data.mean == "pixel"
+    mean = "; the mean image is stretched to its size" if stretched else ""
+    return f"the whole image, its longer side in proportion, without flips{mean}"
+
+
+_OURS: dict[str, Callable[[RunConfig], str | None]] = {
+    "images trained on": _split,
+    "images held out": _held_out,
+    "training error": _training_error,
+    "test error": _test_error,
+    "runs of a net": _runs,
+    "momentum": _momentum,
+    "weight decay": _weight_decay,
+    "warm-up": _warmup,
+    "end of the warm-up": _end_of_warmup,
+    "plateau of the error": _plateau,
+    "drops of the rate": _drops,
+    "crops": _crops,
+    "mean subtracted": _mean,
+    "colour augmentation": _colour,
+    "shorter side before the centre crop": _centre,
+    "BN statistics in a test": _statistics_in_a_test,
+    "BN's moving averages": _moving_averages,
+    "initial weights": _initial_weights,
+    "ten crops": _ten_crop,
+    "several scales": _scales,
+}
+"""By topic, what a run does: None where the question does not arise."""
+
+
 def readings(
     config: RunConfig, precision: str, worlds: Collection[int] = (1,), probes: Collection[str] = ()
 ) -> list[Reading]:
-    """How a run reads what the paper leaves open, as far as it comes up; `precision` is what the run computed in,
-    `worlds` are the numbers of processes that trained it together, one after the other, and `probes` names those that
-    were taken of it."""
-    imagenet = config.model.variant == "imagenet"
-    training = "section 3.4" if imagenet else "section 4.2, training"
-    questions = [*(_IMAGENET if imagenet else _CIFAR10), *_OF_BOTH]
-    questions += [question for name, question in _VIEWS.items() if name in probes]
-    found = [(topic, paper, source, ours(config)) for topic, paper, source, ours in questions]
-    if config.model.norm == "batch":
-        says = (
-            "batches of 256; on how many GPUs, and so over how many images on each, is not said"
-            if imagenet
-            else "batches of 128 on two GPUs; whether over 64 images on each or over all 128 is not said"
-        )
-        ours = ", and ".join(dict.fromkeys(_statistics(config, world) for world in sorted(worlds)))
-        found.append(("BN statistics in training", says, training, ours))
-    if precision != "fp32":
-        found.append(("precision", "not said; the Caffe of its time computes in fp32", training, precision))
-    return [Reading(topic, paper, source, ours) for topic, paper, source, ours in found if ours is not None]
+    """What a run does where the paper leaves a choice, as far as the question arises.
+
+    `precision` is what the run computed in. `worlds` are the numbers of processes that trained it together, one after
+    the other. `probes` names the probes that were taken.
+    """
+    answers = {topic: ours(config) for topic, ours in _OURS.items()}
+    answers["BN statistics in training"] = _statistics(config, worlds)
+    answers["precision"] = None if precision == "fp32" else precision
+    here: dict[str, Collection[str]] = {
+        "recipe": {recipe(config).dataset},
+        "kind": {config.model.kind},
+        "probe": probes,
+    }
+    found = []
+    for entry in _entries():
+        ours = answers[entry["topic"]]
+        if ours is not None and all(entry[key] in values for key, values in here.items() if key in entry):
+            found.append(Reading(entry["topic"], entry["paper"], entry["source"], ours))
+    return found
+
+
+@cache
+def _entries() -> list[dict[str, str]]:
+    text = (resources.files("resexp.paper") / "readings.toml").read_text()
+    entries: list[dict[str, str]] = tomllib.loads(text)["reading"]
+    return entries
