@@ -248,8 +248,8 @@ def test_the_deviations_are_grouped_by_the_nets_that_share_them(study: Callable[
     build_report(folder, folder.folder / "report")
     text = (folder.folder / "report/deviations.md").read_text()
     assert "Comparable with the paper: plain-20, plain-56." in text
-    assert "By the paper's recipe, but it has no number for them: plain-26." in text
-    departures, _, readings = text.partition("## Where the paper is open to readings")
+    assert "By the paper's recipe, but without a number in the paper: plain-26." in text
+    departures, _, readings = text.partition("## What the paper leaves open, or Caffe does otherwise")
     assert "For residual-20:" in departures
     assert "| shortcut (`model.shortcut`) | A | B | section 4.2, nets |" in departures
     assert "| warm-up rate (`train.warmup_lr`) | none | 0.05 | section 4.2, n = 18 |" in departures

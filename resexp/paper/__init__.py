@@ -1,4 +1,4 @@
-"""What He et al. 2015 (arXiv 1512.03385) published, and what sets a run apart from it."""
+"""The numbers of He et al. 2015 (arXiv 1512.03385), and how a run differs from the paper."""
 
 from resexp.config import ModelConfig
 from resexp.paper.imagenet import ENSEMBLE_TOP5, IMAGENET, SIDES, TEN_CROP
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def published(model: ModelConfig) -> Published | None:
-    """The paper's numbers for a net, trained as the paper trained it; None where it has none."""
+    """The paper's numbers for a net, where it has any; they stand beside a run only if it has no departures."""
     if model.variant == "imagenet":
         return IMAGENET.get((model.kind, model.block, model.depth, model.shortcut))
     return CIFAR10.get((model.kind, model.block, model.depth))

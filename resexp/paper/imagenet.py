@@ -28,16 +28,15 @@ IMAGENET: dict[tuple[str, str, int, str | None], Published] = {
 }
 """By kind, block, depth and shortcut.
 
-Table 3 repeats the 10-crop errors of Table 2 at 34 layers. Training and test are late readings of Fig. 4, whose
-validation error is that of centre crops. VGG-16 was trained by the recipe of its authors, so no run here is to be set
-beside it.
+Table 3 repeats the 10-crop errors of Table 2 at 34 layers. Training and test errors are late readings of Fig. 4. Its
+validation error is measured on centre crops. VGG-16 was trained by its authors' recipe, so no run here is comparable.
 """
 
 ENSEMBLE_TOP5 = 3.57
 """Top-5 error in percent of six nets of different depth, two of them ResNet-152 (Table 5).
 
-Measured by the test server on images whose classes are not public: not comparable with errors on the validation images.
+The test server measured it on images whose classes are not public. Errors on the validation images are not comparable.
 """
 
 TEN_CROP, SIDES = 224, (224, 256, 384, 480, 640)
-"""Pixels a side of the ten crops of Tables 2 and 3, and the shorter sides that Table 4 averages over (section 3.4)."""
+"""Sides in pixels: the ten crops of Tables 2 and 3, and the shorter sides that Table 4 averages over (section 3.4)."""

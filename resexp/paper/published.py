@@ -22,13 +22,13 @@ class Published:
     """A net's numbers in the paper, in percent."""
 
     train: float | None
-    """Training error: CIFAR-10, mean over iterations 48k-64k of Fig. 6; ImageNet, the end of Fig. 4. How the paper
-    measured it is not stated."""
+    """Training error. CIFAR-10: mean over iterations 48k to 64k of Fig. 6. ImageNet: the end of Fig. 4. The paper does
+    not say how it was measured."""
     test: float | None
-    """Test error. CIFAR-10: Table 6; for plain nets, which no table has, the mean over iterations 48k-64k of Fig. 6.
-    ImageNet: of the validation images' centre crops, the end of Fig. 4."""
+    """Test error. CIFAR-10: Table 6; for plain nets, which no table has, the mean over iterations 48k to 64k of Fig. 6.
+    ImageNet: the end of Fig. 4, on the validation images' centre crops."""
     source: str
-    """Of both."""
+    """Where both stand."""
     ten_crop: OnViews | None = None
     multi_scale: OnViews | None = None
 
@@ -60,16 +60,16 @@ FIG7: dict[tuple[str, str, int], float] = {
     ("residual", "basic", 56): 1.13,
     ("residual", "basic", 110): 0.99,
 }
-"""The standard deviation of the responses of 3x3 layers, mean over layers, by kind, block and depth.
+"""Standard deviation of the responses of 3x3 layers, mean over layers, by kind, block and depth.
 
-Read from the vector paths of the published PDF's Fig. 7; over which axes the paper takes it is not said.
+Read from the vector paths of Fig. 7 in the published PDF. The paper does not say over which axes it is taken.
 """
 
 
 def fig6(kind: str, block: str, depth: int) -> dict[str, list[tuple[int, float]]]:
-    """A net's curves in Fig. 6, "train" and "test": points (iteration, error in percent). Empty where it has none.
+    """A net's curves in Fig. 6, "train" and "test": points (iteration, error in percent). Empty for a net without any.
 
-    1,183 points in all, read from the vector paths of the published PDF; the figure is cut off at 20 %.
+    The file has 1,183 points, read from the vector paths of the published PDF. The figure ends at 20 %.
     """
     return _fig6().get((kind, block, depth), {})
 

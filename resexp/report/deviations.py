@@ -1,4 +1,4 @@
-"""What sets a study apart from the paper: departures from its recipe, and readings of what it leaves open."""
+"""How a study differs from the paper: departures from its recipe, and readings of what it leaves open."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EntryT = TypeVar("EntryT", bound=Hashable)
 
 @dataclass(frozen=True)
 class Shared(Generic[EntryT]):
-    """Entries, and the nets that have them all."""
+    """Entries that several nets share."""
 
     nets: str
     entries: list[EntryT]
@@ -28,9 +28,9 @@ class Deviations:
     departures: list[Shared[Departure]]
     readings: list[Shared[Reading]]
     comparable: str
-    """The nets that may be set beside the paper's numbers; empty for none."""
+    """Nets that the paper's numbers may stand beside. Empty: none."""
     unpublished: str
-    """Of the nets that follow the recipe, those for which the paper has no number."""
+    """Nets that follow the recipe but have no number in the paper. Empty: none."""
 
 
 def deviations(nets: Sequence[Net]) -> Deviations:
@@ -64,13 +64,13 @@ def markdown(name: str, found: Deviations) -> str:
     if found.comparable:
         lines += [f"Comparable with the paper: {found.comparable}.", ""]
     if found.unpublished:
-        lines += [f"By the paper's recipe, but it has no number for them: {found.unpublished}.", ""]
-    lines += ["## What is not as in the paper", ""]
-    lines += [] if found.departures else ["Nothing.", ""]
+        lines += [f"By the paper's recipe, but without a number in the paper: {found.unpublished}.", ""]
+    lines += ["## Departures from the paper", ""]
+    lines += [] if found.departures else ["None.", ""]
     for group in found.departures:
         rows = [(f"{d.what} (`{d.key}`)", d.paper, d.ours, d.source) for d in group.entries]
         lines += _table(group.nets, rows)
-    lines += ["## Where the paper is open to readings", ""]
+    lines += ["## What the paper leaves open, or Caffe does otherwise", ""]
     for reading in found.readings:
         rows = [(r.topic, r.paper, r.ours, r.source) for r in reading.entries]
         lines += _table(reading.nets, rows)
