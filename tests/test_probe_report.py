@@ -14,6 +14,7 @@ import pytest
 from resexp.logits import Logits
 from resexp.report import build_report
 from resexp.report.probes import Section, inside
+from resexp.report.probes.panels import digits
 from resexp.report.summary import summarise
 from resexp.store import Run, StudyFolder
 from resexp.training.probing import write_record
@@ -47,8 +48,18 @@ def shown(folder: StudyFolder) -> tuple[dict[str, Section], list[str]]:
     return {section.title: section for section in sections}, remarks
 
 
-def gradients(norms: list[float], near: float, snr: float = 0.5) -> dict[str, Any]:
-    layers = [{"layer": f"layer{n}", "norm": norm, "snr": 0.1, "weight_norm": 1.0} for n, norm in enumerate(norms)]
+def gradients(
+    norms: list[float],
+    near: float,
+    snr: float = 0.5,
+    weights: list[float] | None = None,
+    snrs: list[float] | None = None,
+) -> dict[str, Any]:
+    rows = zip(norms, weights or [1.0] * len(norms), snrs or [0.1] * len(norms), strict=True)
+    layers = [
+        {"layer": f"layer{n}", "norm": norm, "snr": ratio, "weight_norm": weight}
+        for n, (norm, weight, ratio) in enumerate(rows)
+    ]
     return {"layers": layers, "norm": 1.0, "snr": snr, "distances": [0.01, 0.1, 1.0], "agreement": [0.9, near, 0.0]}
 
 
@@ -61,25 +72,68 @@ def lines_of(section: Section, figure: str, panel: tuple[int, int] = (0, 0)) -> 
 # -- sentences ---------------------------------------------------------------------------------------------------------
 
 
-def test_gradients_over_seeds_at_initialisation_before_the_classifier(folder: StudyFolder) -> None:
-    for seed in (0, 1):
-        put(folder, "plain-8", seed, "gradients", 0, **gradients([2.0 + 2 * seed, 5.0, 1.0, 9.0], 0.8 - 0.2 * seed))
-        put(folder, "plain-20", seed, "gradients", 0, **gradients([50.0, 5.0, 0.5, 9.0], 0.1))
+def test_gradients_times_weights_at_both_moments_before_the_classifier(folder: StudyFolder) -> None:
+    """Seeds of 2 x 1 and 8 x 4 have a geometric mean of 8; six layers lie between those of plain-8, 18 of plain-20."""
+    for seed, weight in ((0, 1.0), (1, 4.0)):
+        record = gradients([2.0 + 6 * seed, 5.0, 1.0, 9.0], 0.8 - 0.2 * seed, weights=[weight, 1.0, 1.0, 1.0])
+        put(folder, "plain-8", seed, "gradients", 0, **record)
+        put(folder, "plain-20", seed, "gradients", 0, **gradients([100.0**seed * 50, 5.0, 0.5, 9.0], 0.1))
     put(folder, "residual-8", 0, "gradients", 0, **gradients([1.0, 5.0, 2.0, 9.0], 0.9))
-    put(folder, "residual-8", 0, "gradients", END, **gradients([7.0, 5.0, 1.0, 9.0], 0.3))
+    put(folder, "plain-20", 0, "gradients", END, **gradients([0.1, 5, 1.0, 9.0], 0.1, weights=[300.0, 9.0, 2.0, 1.0]))
     sections, remarks = shown(folder)
     assert remarks == []
-    assert sections["Gradients"].says == (
-        "At initialisation, the gradient's norm at the first layer over that at the last before the classifier is 3 to "
-        "100 in plain nets of 8 to 20 layers, 0.5 in residual nets of 8 layers; the cosine between gradients of "
-        "neighbours at a distance of 0.1 is, from the shallowest net to the deepest, 0.7 to 0.1 in plain nets of 8 to "
-        "20 layers, 0.9 in residual nets of 8 layers."
+    section = sections["Gradients"]
+    assert section.says == (
+        "|g| |w| at the first layer over that at the last before the classifier is at initialisation 1,000 (100 to "
+        "1.0e4; 1.47 a layer) in plain-20, 0.50 (0.89 a layer) in residual-8; trained 15 (1.16 a layer) in plain-20. "
+        "The largest |w| of a layer is at initialisation 1.0 in plain-20, 1.0 in residual-8; trained 300 in plain-20 "
+        "(1 to 2 seeds). The cosine between gradients of neighbours at a distance of 0.1 is at initialisation, from "
+        "the shallowest net to the deepest, 0.7 to 0.1 in plain nets of 8 to 20 layers, 0.9 in residual nets of 8 "
+        "layers."
     )
-    figures = sections["Gradients"]
-    assert lines_of(figures, "probe-gradients-norm") == [[3, 5, 1, 9], [50, 5, 0.5, 9]]
-    assert lines_of(figures, "probe-gradients-norm", (1, 0)) == []  # no trained plain net was looked at
-    assert lines_of(figures, "probe-gradients-norm", (1, 1)) == [[7, 5, 1, 9]]
-    assert lines_of(figures, "probe-gradients-agreement") == [[0.9, pytest.approx(0.7), 0], [0.9, 0.1, 0]]
+    assert section.table is not None
+    header, rows = section.table
+    assert header[3:7] == [
+        "norm of g, first / last", "times norm of w, first / last", "growth a layer", "largest norm of w"
+    ]  # fmt: skip
+    assert [row[:7] for row in rows] == [
+        ["plain-8", "at initialisation", "2", "4.0 (2.0 to 8.0)", "8.0 (2.0 to 32)", "1.41", "2.0 (1.0 to 4.0)"],
+        ["plain-20", "at initialisation", "2", "1,000 (100 to 1.0e4)", "1,000 (100 to 1.0e4)", "1.47", "1.0"],
+        ["residual-8", "at initialisation", "1", "0.50", "0.50", "0.89", "1.0"],
+        ["plain-20", "trained", "1", "0.10", "15", "1.16", "300"],
+    ]
+    assert lines_of(section, "probe-gradients-norm")[0] == pytest.approx([4, 5, 1, 9])
+    assert lines_of(section, "probe-gradients-product")[0] == pytest.approx([8, 5, 1, 9])
+    assert lines_of(section, "probe-gradients-weights") == pytest.approx(np.array([[2, 1, 1, 1], [1, 1, 1, 1]]))
+    assert lines_of(section, "probe-gradients-product", (1, 0)) == [pytest.approx([30, 45, 2, 9])]
+    assert lines_of(section, "probe-gradients-norm", (1, 1)) == []  # no trained residual net was looked at
+    assert lines_of(section, "probe-gradients-agreement") == [[0.9, pytest.approx(0.7), 0], [0.9, 0.1, 0]]
+
+
+def test_signal_to_noise_with_and_without_the_classifier(folder: StudyFolder) -> None:
+    """A layer's |g|^2 is its signal and its noise: 3 and 1 make 4 with a ratio of 3, 4 and 5 make 9 with one of 0.8.
+
+    Together they have 7 of signal and 6 of noise; the layer without a gradient has no part in it.
+    """
+    record = gradients([2.0, 3.0, 0.0, 9.0], 0.5, snr=50.0, snrs=[3.0, 0.8, math.nan, 99.0])
+    put(folder, "plain-8", 0, "gradients", END, **record)
+    section = shown(folder)[0]["Gradients"]
+    whole, rest = (lines_of(section, "probe-gradients-snr", (0, panel)) for panel in (0, 1))
+    assert (whole, rest) == ([[50.0]], [[pytest.approx(7 / 6)]])
+    assert section.table is not None
+    assert section.table[1][0][7:] == ["50", "1.2"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown_as"),
+    [
+        (0.0123, "0.012"), (0.1, "0.10"), (0.996, "1.0"), (4.04, "4.0"), (9.96, "10"), (746.2, "750"),
+        (1594.0, "1,600"), (9960.0, "1.0e4"), (38_095_315.0, "3.8e7"), (-0.0042, "-0.0042"), (4.2e-5, "4.2e-5"),
+        (math.nan, "nan"), (math.inf, "inf"),
+    ],
+)  # fmt: skip
+def test_numbers_that_span_decades_have_two_digits(value: float, shown_as: str) -> None:
+    assert digits(value) == shown_as
 
 
 def test_signals_at_both_moments(folder: StudyFolder) -> None:
@@ -248,12 +302,12 @@ def test_a_damaged_or_foreign_record_is_a_line_and_the_others_are_shown(folder: 
     torn.write_text('{"layers": [')
     build_report(folder, folder.folder / "report")
     page = (folder.folder / "report/index.html").read_text()
-    assert "0.5 in residual nets of 20 layers" in page
+    assert "0.50 (0.96 a layer) in residual-20" in page
     for path in (*paths, torn):
         assert page.count(str(path)) == 1
         assert str(path) in (folder.folder / "report/summary.md").read_text()
     figures = {file.name for file in (folder.folder / "report/figures").glob("probe-*")}
-    names = ("norm", "snr", "agreement")
+    names = ("product", "weights", "norm", "snr", "agreement")
     assert figures == {f"probe-gradients-{name}.{kind}" for name in names for kind in ("png", "svg", "pdf")}
 
 

@@ -110,6 +110,7 @@ class Plot:
         svg = svg[svg.index("<svg") :].replace("fill: #ffffff", "fill: none", 1).replace(INK, "currentColor")
         for attribute in ("width", "height"):  # the page decides how large it is
             svg = re.sub(rf'(<svg[^>]*?) {attribute}="[^"]*"', r"\1", svg, count=1)
+        svg = re.sub(r"(\.\d)\d{2,}", r"\1", svg)  # a tenth of a point is finer than a screen shows
         for number, text in enumerate(self.tips):
             mark = f'<g id="tip{number}">'
             svg = svg.replace(mark, f"<g><title>{escape(text)}</title>", 1)

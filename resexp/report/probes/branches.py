@@ -44,10 +44,10 @@ def branches(material: Material) -> Section | None:
         "Residual branches",
         f"The median over blocks of |F(x)| / |x| is {'; '.join(medians)}.",
         "Norms of what a block adds, F(x), and of what its shortcut passes on, root mean square over 1,000 training "
-        "images, in eval mode. Means over seeds.",
+        "images, in eval mode. Means over seeds are geometric.",
         {"probe-branches": profiles("Size of F(x) beside x", "|F(x)| / |x|", found, lambda r: r.ratios, "block")},
     )
 
 
 def _median(net: Found[Branches]) -> str:
-    return f"{number(float(np.median(net.mean(lambda r: r.ratios))))} at depth {net.depth}"
+    return f"{number(float(np.median(net.geometric(lambda r: r.ratios))))} at depth {net.depth}"

@@ -85,6 +85,13 @@ class Found(Generic[RecordT]):
         mean: NDArray[np.float64] = np.mean([values(record) for record in self.seeds], axis=0, dtype=float)
         return mean
 
+    def geometric(self, values: Callable[[RecordT], Any]) -> NDArray[np.float64]:
+        """The geometric mean over seeds, for what spans decades; NaN where a number is not positive and finite."""
+        found = np.array([values(record) for record in self.seeds], dtype=float)
+        found[~np.isfinite(found) | (found <= 0)] = np.nan
+        mean: NDArray[np.float64] = np.exp(np.log(found).mean(axis=0))
+        return mean
+
 
 Moments = dict[str, list[Found[RecordT]]]
 """What was found INITIAL and TRAINED, as far as it was looked for, the shallowest net of each family first."""

@@ -59,11 +59,13 @@ def places(plot: Plot, found: Moments[RecordT]) -> Iterator[tuple[Axes, Found[Re
 def profiles(
     title: str, ylabel: str, found: Moments[RecordT], values: Callable[[RecordT], Sequence[float]], what: str = "layer"
 ) -> Plot:
-    """A positive number by layer (or block), on a logarithmic axis, over the layer's place between first and last."""
+    """A positive number by layer (or block), on a logarithmic axis, over the layer's place between first and last.
+
+    Over seeds the mean is geometric; a number that is not positive has no place on the axis.
+    """
     plot = panels(title, f"place of the {what} (0 first, 1 last)", ylabel, found)
     for axes, net, look in places(plot, found):
-        mean = net.mean(values)
-        mean[~np.isfinite(mean) | (mean <= 0)] = np.nan  # it has no place on the axis
+        mean = net.geometric(values)
         x = np.linspace(0, 1, len(mean))
         axes.plot(x, mean, markevery=-(-len(mean) // MARKS), gid=plot.tip(net.label), **look)
     logarithmic(plot.axes)
@@ -106,6 +108,37 @@ def _nets(family: str, nets: Sequence[Found[RecordT]]) -> str:
 def number(value: float) -> str:
     """To two digits, or to the last before the point: ``0.012``, ``1,230``."""
     return f"{value:,.0f}" if math.isfinite(value) and abs(value) >= 100 else f"{value:.2g}"
+
+
+def digits(value: float) -> str:
+    """To two digits, however large or small: ``0.53``, ``4.0``, ``1,600``, ``3.8e7``."""
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    if not exponent:  # NaN or infinite
+        return mantissa
+    power = int(exponent)
+    if -4 < power < 4:
+        return f"{float(f'{value:.1e}'):,.{max(0, 1 - power)}f}"
+    return f"{mantissa}e{power}"
+
+
+def decades(net: Found[RecordT], value: Callable[[RecordT], float], also: str = "") -> str:
+    """The geometric mean over seeds of a number that spans decades, its range, and what else is in the brackets:
+    ``380 (190 to 770; 1.12 a layer)``."""
+    values = sorted(map(value, net.seeds))
+    ends = list(dict.fromkeys(digits(end) for end in (values[0], values[-1])))
+    brackets = "; ".join(filter(None, (" to ".join(ends) if ends[1:] else "", also)))
+    return digits(float(net.geometric(value))) + (f" ({brackets})" if brackets else "")
+
+
+def seeds(nets: Iterable[Found[RecordT]]) -> str:
+    """How many seeds the nets have: ``2 seeds``, ``1 to 2 seeds``."""
+    counts = [len(net.seeds) for net in nets]
+    return f"{span(counts)} seed{'s' * (max(counts) != 1)}"
+
+
+def deepest(nets: Iterable[Found[RecordT]]) -> list[Found[RecordT]]:
+    """The deepest net of each family."""
+    return [alike[-1] for alike in by_family(nets).values()]
 
 
 def span(values: Iterable[float]) -> str:
