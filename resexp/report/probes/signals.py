@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from resexp.report.probes.material import MAX_LAYERS, Material, Number, Part, Record, Section
-from resexp.report.probes.panels import each, profiles, span
+from resexp.report.probes.panels import decades, deepest, profiles, seeds
 
 
 class _Layer(Part):
@@ -34,14 +34,32 @@ def signals(material: Material) -> Section | None:
     found = material.found("signals", Signals)
     if not found:
         return None
-    ranges = [
-        f"{moment} {each(nets, lambda alike: span(v for net in alike for v in net.mean(lambda r: r.variances)))}"
+    largest = [
+        f"{moment} {', '.join(f'{decades(net, _largest)} in {net.label}' for net in deepest(nets))}"
         for moment, nets in found.items()
     ]
     return Section(
         "Signals",
-        f"The variance of a layer's output is {'; '.join(ranges)}.",
-        "Of each convolution and of the last layer, before BN, in train mode, over 1,000 images, all positions and "
-        "channels. Means over seeds.",
+        f"The largest variance of a layer's output is {'; '.join(largest)} "
+        f"({seeds(net for nets in found.values() for net in deepest(nets))}).",
+        "Variance of the output of each convolution and of the last layer, before BN, in train mode, over 1,000 "
+        "images, all positions and channels. It grows with the square of the layer's weights, and BN divides it out: "
+        "where it is huge, the first steps have blown up the weights (see Gradients). Means over seeds are geometric.",
         {"probe-signals": profiles("Variance of each layer's output", "variance", found, lambda r: r.variances)},
+        (
+            ["net", "moment", "seeds", "smallest variance", "largest variance"],
+            [
+                [net.label, moment, str(len(net.seeds)), decades(net, _smallest), decades(net, _largest)]
+                for moment, nets in found.items()
+                for net in nets
+            ],
+        ),
     )
+
+
+def _smallest(record: Signals) -> float:
+    return min(record.variances)
+
+
+def _largest(record: Signals) -> float:
+    return max(record.variances)
