@@ -137,12 +137,21 @@ def test_numbers_that_span_decades_have_two_digits(value: float, shown_as: str) 
 
 
 def test_signals_at_both_moments(folder: StudyFolder) -> None:
-    for step, variances in ((0, [0.1, 1.0]), (END, [2.0, 300.0])):
+    """Variances of 1.41e6 and 7.48e7 have a geometric mean of 1.0e7; their mean, 3.8e7, is half the second."""
+    for seed, step, variances in ((0, 0, [0.1, 1.0]), (0, END, [2.0, 1.41e6]), (1, END, [8.0, 7.48e7])):
         layers = [{"layer": f"layer{n}", "mean": 0.0, "variance": v} for n, v in enumerate(variances)]
-        put(folder, "plain-8", 0, "signals", step, layers=layers, blocks=[])
-    assert shown(folder)[0]["Signals"].says == (
-        "The variance of a layer's output is at initialisation 0.1 to 1 in plain nets of 8 layers; trained 2 to 300 in "
-        "plain nets of 8 layers."
+        put(folder, "plain-20", seed, "signals", step, layers=layers, blocks=[])
+    section = shown(folder)[0]["Signals"]
+    assert section.says == (
+        "The largest variance of a layer's output is at initialisation 1.0 in plain-20; trained 1.0e7 (1.4e6 to 7.5e7) "
+        "in plain-20 (1 to 2 seeds)."
+    )
+    assert section.table == (
+        ["net", "moment", "seeds", "smallest variance", "largest variance"],
+        [
+            ["plain-20", "at initialisation", "1", "0.10", "1.0"],
+            ["plain-20", "trained", "2", "4.0 (2.0 to 8.0)", "1.0e7 (1.4e6 to 7.5e7)"],
+        ],
     )
 
 
@@ -172,7 +181,9 @@ def test_branches_at_both_ends_of_the_axis(folder: StudyFolder) -> None:
     ]
 
 
-def test_lesions_count_the_blocks_that_keep_their_dimensions_in_the_deepest_nets(folder: StudyFolder) -> None:
+def test_lesions_at_all_depths_beside_what_is_left_up_to_guessing(folder: StudyFolder) -> None:
+    """Of ten classes, guessing is wrong in 90 %; only blocks that keep their dimensions are counted."""
+
     def without(same: dict[str, float], changing: dict[str, float]) -> list[dict[str, Any]]:
         return [
             {"block": f"stages.{block}", "same": kept, "error": error}
@@ -181,30 +192,34 @@ def test_lesions_count_the_blocks_that_keep_their_dimensions_in_the_deepest_nets
         ]
 
     put(folder, "plain-8", 0, "lesion", END, intact=0.1, without=without({"0.0": 0.9}, {}), swapped=[])
-    blocks = {"0.0": 0.2, "0.1": 0.4, "1.1": 0.9}
-    swapped = [{"block": "stages.0.1", "error": 0.6}]
-    put(folder, "plain-20", 0, "lesion", END, intact=0.1, without=without(blocks, {}), swapped=swapped)
-    put(folder, "plain-20", 1, "lesion", END, intact=0.2, without=without(blocks, {}), swapped=swapped)
+    blocks = {"0.0": 0.8, "0.1": 0.82, "1.1": 0.9}
+    swapped = [{"block": "stages.0.1", "error": 0.85}]
+    put(folder, "plain-20", 0, "lesion", END, intact=0.7, without=without(blocks, {}), swapped=swapped)
+    put(folder, "plain-20", 1, "lesion", END, intact=0.8, without=without(blocks, {}), swapped=swapped)
     put(folder, "residual-8", 0, "lesion", END, intact=0.1, without=without({"0.0": 0.12}, {"1.0": 0.8}), swapped=[])
     section = shown(folder)[0]["Nets without one of their blocks"]
     assert section.says == (
-        "In the median over blocks, the training error rises by 25.0 points in plain-20, 2.0 points in residual-8 "
-        "without one block that keeps its dimensions; by 45.0 points in plain-20 with two neighbours exchanged."
+        "Without one block that keeps its dimensions the training error rises, in the median over blocks, by 80.0 of "
+        "80.0 points in plain-8, 2.0 of 80.0 points in residual-8, 7.0 of 15.0 points in plain-20. With two neighbours "
+        "exchanged the training error rises, in the median over blocks, by 10.0 of 15.0 points in plain-20. Little is "
+        "left to lose in plain-20."
     )
+    assert "guessing (90.0 %)" in section.caption
     deep = next(line for line in section.plots["probe-lesion"].axes.lines if len(line.get_xdata()) == 3)
     assert list(deep.get_xdata()) == pytest.approx([0, 1 / 8, 4 / 8])  # of nine blocks
 
 
-def test_the_landscape_is_counted_under_the_loss_of_guessing(folder: StudyFolder) -> None:
+def test_the_landscape_is_counted_from_each_nets_own_loss(folder: StudyFolder) -> None:
+    """2.2 is under ln 10, the loss of guessing, whatever the net's own; within a nat of 1.5, but not of 0.5."""
     steps = [-1.0, 0.0, 1.0]
-    for label, low in (("plain-8", 5), ("plain-20", 1), ("residual-20", 3)):
+    for label, low, own in (("plain-8", 5, 1.5), ("plain-20", 2, 1.5), ("residual-20", 3, 0.5)):
         loss = np.full(9, 50.0)
-        loss[4] = 0.5
-        loss[: low - 1] = 2.2  # just under ln 10
+        loss[4] = own
+        loss[:low] = 2.2
         put(folder, label, 0, "landscape", END, steps=steps, loss=loss.reshape(3, 3).tolist(), error=[])
     assert shown(folder)[0]["The loss around the nets"].says == (
-        "The loss is under that of guessing (ln 10 = 2.30) on this share of the grid around the net, trained: 11 % for "
-        "plain-20, 33 % for residual-20."
+        "The loss is less than 1 nat above the net's own on this share of the grid around it, trained: 33 % for "
+        "plain-20 (its own loss: 1.50), 11 % for residual-20 (its own loss: 0.50) (1 seed)."
     )
 
 
@@ -315,7 +330,7 @@ def test_steps_that_are_not_the_end_are_named_and_the_last_is_shown(folder: Stud
     for step, variance in ((100, 3.0), (200, 5.0)):
         put(folder, "plain-8", 0, "signals", step, layers=[{"layer": "conv", "variance": variance}], blocks=[])
     sections, remarks = shown(folder)
-    assert "trained 5 in plain nets" in sections["Signals"].says
+    assert "trained 5.0 in plain-8" in sections["Signals"].says
     assert remarks == [f"plain-8 seed 0: signals at step 200 of {END}."]
 
 
@@ -342,5 +357,6 @@ def test_a_net_whose_numbers_are_no_numbers_is_still_reported(folder: StudyFolde
     put(folder, "residual-8", 0, "branches", END, blocks=[{"block": "stages.0.0", "ratio": nan}])
     build_report(folder, folder.folder / "report")
     page = (folder.folder / "report/index.html").read_text()
+    assert "trained nan in plain-8" in page
     assert "nan in plain nets of 8 layers" in page
     assert "the net itself has no finite loss" in page

@@ -10,11 +10,13 @@ from pydantic import Field, model_validator
 
 from resexp.report.plots import Plot, styled
 from resexp.report.probes.material import Found, Material, Number, Record, Section
-from resexp.report.probes.panels import by_family
+from resexp.report.probes.panels import deepest, seeds
 
 LEVELS, TICKS = 16, (-1, -0.5, 0, 0.5, 1)
 FAR = 10
 """Times the loss of guessing: where it is more than that, one colour says so."""
+NEAR = 1.0
+"""The rise of the loss, in nats, that the sentence and the black line are about."""
 LEAST = 1e-6
 """The smallest loss that is told from none."""
 
@@ -29,7 +31,7 @@ class Landscape(Record):
     def _square(self) -> Landscape:
         if {len(self.loss), *map(len, self.loss)} != {len(self.steps)}:
             raise ValueError("the loss is not a square of as many points a side as there are steps")
-        if not math.isfinite(self.loss[len(self.loss) // 2][len(self.loss) // 2]):
+        if not math.isfinite(self.own):
             raise ValueError("the net itself has no finite loss")
         return self
 
@@ -38,9 +40,15 @@ class Landscape(Record):
         """Points of the grid, along a side."""
         return list(map(str, self.steps))
 
-    def share_under(self, loss: float) -> float:
-        """The share of the grid's points that have less."""
-        return float(np.mean(np.array(self.loss) < loss))
+    @property
+    def own(self) -> float:
+        """The loss of the net itself, in the middle."""
+        return self.loss[len(self.loss) // 2][len(self.loss) // 2]
+
+    @property
+    def share_near(self) -> float:
+        """The share of the grid's points that have less than NEAR more than the net itself."""
+        return float(np.mean(np.array(self.loss) < self.own + NEAR))
 
 
 def landscape(material: Material) -> Section | None:
@@ -48,22 +56,21 @@ def landscape(material: Material) -> Section | None:
     moment, nets = material.latest("landscape", Landscape)
     if not nets:
         return None
-    deepest = [alike[-1] for alike in by_family(nets).values()]
-    shares = ", ".join(_share(net) for net in deepest)
-    guess = ", ".join(dict.fromkeys(f"ln {net.run.manifest.data.classes} = {_guessing(net):.2f}" for net in deepest))
+    deep = deepest(nets)
     return Section(
         "The loss around the nets",
-        f"The loss is under that of guessing ({guess}) on this share of the grid around the net, {moment}: {shares}.",
+        f"The loss is less than {NEAR:g} nat above the net's own on this share of the grid around it, {moment}: "
+        f"{', '.join(map(_share, deep))} ({seeds(deep)}).",
         "Training loss on 500 images in eval mode along two random directions, in units of the weights' own norm "
-        "filter by filter (Li et al. 2018); the net itself is in the middle. Black line: the loss of guessing. Means "
-        "over seeds are geometric.",
-        {"probe-landscape": _plot(moment, deepest)},
+        "filter by filter (Li et al. 2018); the net itself is in the middle. Black line: a nat above its own loss. "
+        "Nets differ in their own loss, so each is compared with itself. Means over seeds are geometric.",
+        {"probe-landscape": _plot(moment, deep)},
     )
 
 
 def _share(net: Found[Landscape]) -> str:
-    guessing = _guessing(net)
-    return f"{100 * float(net.mean(lambda r: r.share_under(guessing))):.0f} % for {net.label}"
+    own = float(net.mean(lambda r: r.own))
+    return f"{100 * float(net.mean(lambda r: r.share_near)):.0f} % for {net.label} (its own loss: {own:.2f})"
 
 
 def _guessing(net: Found[Landscape]) -> float:
@@ -85,9 +92,9 @@ def _plot(moment: str, nets: Sequence[Found[Landscape]]) -> Plot:
             steps, steps, seen, levels=np.linspace(bottom, top, LEVELS), cmap="cividis_r", extend="max"
         )
         colours.set_edgecolor("face")  # or SVG shows the page through the seams
-        guessing = math.log10(_guessing(net))
-        if seen.min() < guessing < seen.max():
-            axes.contour(steps, steps, seen, levels=[guessing], colors=["black"], linewidths=1)
+        near = math.log10(10 ** log[len(log) // 2][len(log) // 2] + NEAR)
+        if near < seen.max():
+            axes.contour(steps, steps, seen, levels=[near], colors=["black"], linewidths=1)
         axes.plot([0], [0], "+", color="black")
         axes.set(aspect="equal", xticks=TICKS, yticks=TICKS)
         axes.grid(visible=False)

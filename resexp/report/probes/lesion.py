@@ -8,8 +8,11 @@ from pydantic import Field
 
 from resexp.report.plots import Plot, styled
 from resexp.report.probes.material import MAX_LAYERS, Found, Material, Moments, Part, Record, Section
-from resexp.report.probes.panels import by_family, panels, places
+from resexp.report.probes.panels import panels, places, seeds
+from resexp.report.words import listed
 
+FEW_LEFT = 20
+"""Points up to guessing: a net that has fewer left is named as one that has little to lose."""
 _NAME = r"^stages\.[0-9]\.[0-9]{1,5}$"
 
 
@@ -58,10 +61,15 @@ def lesion(material: Material) -> Section | None:
         "Nets without one of their blocks",
         _sentence(nets),
         f"Training error on 1,000 images in eval mode, {moment}; nothing is trained again. Thin lines: the whole net. "
-        "Hollow marks: blocks that change dimensions, which a plain net can't be without. After Veit et al. 2016. "
-        "Means over seeds.",
+        "Hollow marks: blocks that change dimensions, which a plain net can't be without. A rise is set beside what is "
+        f"left up to the error of guessing ({_guessing(nets)}). After Veit et al. 2016. Means over {seeds(nets)}.",
         {"probe-lesion": _plot({moment: nets})},
     )
+
+
+def _guessing(nets: list[Found[Lesion]]) -> str:
+    classes = dict.fromkeys(net.run.manifest.data.classes for net in nets)
+    return ", ".join(f"{100 * (1 - 1 / number):.1f} %" for number in classes)
 
 
 @styled
@@ -91,17 +99,30 @@ def _place(block: str, stages: tuple[int, ...]) -> float:
 
 
 def _sentence(nets: list[Found[Lesion]]) -> str:
-    deepest = [alike[-1] for alike in by_family(nets).values()]
+    """All depths, the families side by side: where a net is nearly as bad as guessing, it has little left to lose."""
+    ordered = sorted(nets, key=lambda net: net.depth)  # stable: the families keep their order
     done = {
-        "without one block that keeps its dimensions": [_points(net, [r.rise for r in net.seeds]) for net in deepest],
-        "with two neighbours exchanged": [_points(net, [r.rise_swapped for r in net.seeds]) for net in deepest],
+        "Without one block that keeps its dimensions": [_points(net, [r.rise for r in net.seeds]) for net in ordered],
+        "With two neighbours exchanged": [_points(net, [r.rise_swapped for r in net.seeds]) for net in ordered],
     }
-    rises = [f"{', '.join(filter(None, points))} {what}" for what, points in done.items() if any(points)]
-    if not rises:
-        return "None of the deepest nets has a block that keeps its dimensions."
-    return f"In the median over blocks, the training error rises by {'; by '.join(rises)}."
+    said = [
+        f"{what} the training error rises, in the median over blocks, by {', '.join(filter(None, points))}."
+        for what, points in done.items()
+        if any(points)
+    ]
+    if not said:
+        return "None of the nets has a block that keeps its dimensions."
+    poor = [net.label for net in ordered if _left(net) < FEW_LEFT]
+    if poor:
+        said.append(f"Little is left to lose in {listed(poor)}.")
+    return " ".join(said)
+
+
+def _left(net: Found[Lesion]) -> float:
+    """The points between the error of the whole net and that of guessing."""
+    return 100 * (1 - 1 / net.run.manifest.data.classes - float(net.mean(lambda r: r.intact)))
 
 
 def _points(net: Found[Lesion], rises: list[float | None]) -> str:
     known = [rise for rise in rises if rise is not None]
-    return f"{statistics.fmean(known):.1f} points in {net.label}" if known else ""
+    return f"{statistics.fmean(known):.1f} of {_left(net):.1f} points in {net.label}" if known else ""
