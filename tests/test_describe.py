@@ -118,7 +118,7 @@ def test_a_mistake_in_a_name_is_one_line(name: str, settings: list[str], says: s
 
 def test_the_nets_of_a_study_with_the_images_of_its_data(tmp_path: Path) -> None:
     nets = of_study("cifar10/cpu-small", [])
-    assert [net.name for net in nets] == [f"{k}-{d} (width 8)" for k in ("plain", "residual") for d in (8, 20, 32, 56)]
+    assert [net.name for net in nets] == [f"{k}-{d} (width 8)" for k in ("plain", "residual") for d in (20, 32, 44, 56)]
     assert {(net.size, net.classes) for net in nets} == {(16, 10)}
     assert {net.size for net in of_study("quickstart", ["data.size=24"])} == {24}
     assert {net.size for net in of_study("quickstart", ["data.size=24"], 48)} == {48}

@@ -76,3 +76,10 @@ def test_the_block_shown_is_the_block_that_trains() -> None:
 def test_every_shipped_study_is_named() -> None:
     for path in SHIPPED.rglob("*.yaml"):
         assert f"`{path.relative_to(SHIPPED).with_suffix('')}`" in README
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_a_study_without_a_committed_result_says_so(path: Path) -> None:
+    study, _ = load(str(path))
+    published = (REPOSITORY / "results/published" / study.name).is_dir()
+    assert ("# No committed result yet.\n" in path.read_text()) != published

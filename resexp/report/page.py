@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import jinja2
@@ -125,7 +124,6 @@ def html(summary: Summary, figures: dict[str, str], sections: Sequence[Section],
         deviations=deviations(summary.nets),
         provenance=provenance(summary),
         version=resexp.__version__,
-        now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 

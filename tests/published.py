@@ -1,0 +1,107 @@
+"""Rebuild the published pages, and what the README quotes of their records: python -m tests.published.
+
+A quotation in the README stands between ``<!-- quickstart: verdict -->`` and ``<!-- end -->``: the study under
+results/published and what of it. So every number there comes from a committed record.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from resexp.errors import UserError
+from resexp.report import build_report
+from resexp.report.probes import inside
+from resexp.report.stats import Net
+from resexp.report.summary import Summary, summarise
+from resexp.store import StudyFolder
+
+REPOSITORY = Path(__file__).parent.parent
+PUBLISHED = REPOSITORY / "results/published"
+README = REPOSITORY / "README.md"
+QUOTATION = re.compile(r"(<!-- ([\w-]+): ([\w' -]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def studies() -> list[StudyFolder]:
+    """The studies that are published."""
+    return [StudyFolder(plan.parent) for plan in sorted(PUBLISHED.glob("*/study.json"))]
+
+
+@cache
+def summary(name: str) -> Summary:
+    """The numbers of a published study."""
+    if not (PUBLISHED / name / "study.json").is_file():
+        raise UserError(f"{README.name}: {name}: no such study in {PUBLISHED.relative_to(REPOSITORY)}")
+    return summarise(StudyFolder(PUBLISHED / name))
+
+
+@cache
+def sections(name: str) -> dict[str, str]:
+    """What the probes of a published study found, by the title of the section."""
+    found, _ = inside(StudyFolder(PUBLISHED / name), summary(name))
+    return {section.title: section.says for section in found}
+
+
+def verdict(name: str) -> str:
+    """The verdict with its sentences."""
+    found = summary(name).verdict
+    return "\n".join([f"**{found.headline}**", "", *(f"- {sentence}" for sentence in found.sentences)])
+
+
+def errors(name: str) -> str:
+    """The running training error of each kind by depth."""
+    nets = summary(name).nets
+    depths = sorted({net.depth for net in nets})
+    at: dict[tuple[str, int], Net] = {(net.family, net.depth): net for net in nets}
+    head = ["training error, %", *(f"depth {depth}" for depth in depths)]
+    rows = [
+        [family, *(str(at[family, d].errors["running"]) if (family, d) in at else "–" for d in depths)]
+        for family in dict.fromkeys(net.family for net in nets)
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def cost(name: str) -> str:
+    """How long its runs took."""
+    runs = [run for net in summary(name).nets for run in net.runs]
+    hours = sum(run.seconds * run.manifest.attempts[-1].threads for run in runs) / 3600
+    return f"{len(runs)} runs, {hours:.1f} core-hours of training."
+
+
+def bench(name: str) -> str:
+    """What `resexp bench` measured on a CPU."""
+    rows = json.loads((PUBLISHED / name / "bench.json").read_text())["rows"]
+    row = max((row for row in rows if row["what"] == "resexp"), key=lambda row: row["at_once"])
+    usual, eager = (row["over"][f"{loop} loop"][0] for loop in ("usual", "eager"))
+    return (
+        f"{row['at_once']} runs of {row['net']} side by side train {usual:.2f} times the images/s of the usual loop and "
+        f"{eager:.2f} times those of a good eager loop. They reach {row['of_matmul']:.0%} of the GFLOP/s of a large "
+        "matrix product on the same cores."
+    )
+
+
+PARTS: dict[str, Callable[[str], str]] = {"verdict": verdict, "errors": errors, "cost": cost, "bench": bench}
+
+
+def quoted(name: str, part: str) -> str:
+    """What a published study has to say: one of PARTS, or the section of a probe."""
+    if part in PARTS:
+        return PARTS[part](name)
+    if part not in sections(name):
+        known = ", ".join([*PARTS, *sections(name)])
+        raise UserError(f"{README.name}: {name}: {part}: no record has it; there are {known}")
+    return sections(name)[part]
+
+
+def filled(text: str) -> str:
+    """The README with what its quotations say today."""
+    return QUOTATION.sub(lambda found: f"{found[1]}{quoted(found[2], found[3])}\n{found[5]}", text)
+
+
+if __name__ == "__main__":
+    for study in studies():
+        build_report(study, study.folder / "report")
+    README.write_text(filled(README.read_text()))
