@@ -19,11 +19,11 @@ EVIDENCE_FOLDER := $(HOME)/resexp-evidence/results
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-quickstart: $(RUN) ## train a small grid on drawn shapes and write its report: a few minutes on two cores
+quickstart: $(RUN) ## train a small grid on synthetic shapes and write its report: a few minutes on two cores
 	$(PY) -m resexp sweep
 	$(PY) -m resexp report results/quickstart
 
-imagenet-smoke: $(RUN) data/imagenet-smoke ## all that an ImageNet study does, on ten classes of small drawn images
+imagenet-smoke: $(RUN) data/imagenet-smoke ## all that an ImageNet study does, on ten classes of small synthetic images
 	$(PY) -m resexp sweep --config imagenet/smoke
 	$(PY) -m resexp report results/smoke
 
