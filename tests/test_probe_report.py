@@ -293,8 +293,37 @@ def test_several_views_are_a_table(folder: StudyFolder) -> None:
         [["plain-8", "33.00 ± 0.00", "31.00 ± 1.41", "–"], ["residual-8", "40.00", "–", "50.00"]],
     )
     assert section.says == (
-        "Against a single view, the test error changes by -2 points with ten-crop and by 10 points with multi-scale."
+        "Against a single view, the test error changes by -2 points with ten-crop and by 10 points with multi-scale. "
+        "With multi-scale it rises in every net, because the nets know objects in the sizes of training only."
     )
+
+
+@pytest.mark.parametrize(
+    ("crop", "why", "how"),
+    [
+        (
+            {"crop": 12},
+            "crops of 12 pixels are smaller than the images that the nets were trained on",
+            "10 views, crops of 12 pixels.",
+        ),
+        (
+            {"crop": 16, "pad": 2},
+            "a corner shows less of an object than the centre",
+            "10 views, crops of 16 pixels from images padded by 2.",
+        ),
+    ],
+)
+def test_a_table_of_views_that_are_worse_says_why(
+    folder: StudyFolder, crop: dict[str, int], why: str, how: str
+) -> None:
+    for label, error in (("plain-8", 0.4), ("plain-20", 0.3), ("residual-8", 0.5)):
+        put(folder, label, 0, "ten-crop", END, views=10, test_error=error, single_view_test_error=0.35, **crop)
+    section = shown(folder)[0]["Several views"]
+    assert section.says == (
+        "Against a single view, the test error changes by -5 to 15 points with ten-crop. With ten-crop it rises in "
+        f"plain-8, residual-8, because {why}."
+    )
+    assert section.caption.endswith(how)
 
 
 # -- what is not there, or not what it should be -----------------------------------------------------------------------

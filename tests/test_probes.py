@@ -437,7 +437,7 @@ def test_views_and_ensembles(call: Resexp, trained: dict[str, Path]) -> None:
     assert "4 pixels" not in call("probe", "ten-crop", "results/tiny").stdout
     run = Run(trained["plain"])
     record = run.probes("ten-crop")[12]
-    assert (record["crop"], record["views"]) == (4, 10)
+    assert (record["crop"], record["pad"], record["views"]) == (8, 1, 10)
     assert record["single_view_test_error"] == run.status().test_error
     assert call("probe", "multi-scale", trained["plain"], "--sides", "8,12").returncode == 0
     assert run.probes("multi-scale")[12]["sides"] == [8, 12]

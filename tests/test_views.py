@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from resexp.config import ModelConfig
-from resexp.data.loader import normalise
+from resexp.config import ModelConfig, RunConfig
+from resexp.data.loader import Plan, augment, normalise
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.store import Run
 from resexp.training.train import train
 from resexp.training.viewing import UnderTest, Viewed, evaluate_run, resident
-from resexp.training.views import Mode, MultiScale, SingleView, TenCrop, rescaled, ten_crop
+from resexp.training.views import Mode, MultiScale, SingleView, TenCrop, rescaled, ten_crop, usual
 from resexp.training.work import finish
 from tests import test_training
 from tests.test_training import after, halves
@@ -74,6 +74,16 @@ def test_images_are_rescaled_as_pillow_does_it(height: int, width: int, side: in
         assert np.allclose(scaled.numpy(), np.asarray(theirs), atol=1e-5)
 
 
+def test_ten_crops_of_the_padded_image_are_crops_of_training() -> None:
+    """Zeros around the image, as `augment` puts them there: each view is what a random crop with its offset gives."""
+    images, mean, _ = some_images(count=2)
+    views = list(TenCrop(16, pad=2).views(normalise(images, mean)))
+    offsets = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
+    for number, (view, (dy, dx), flip) in enumerate(zip(views, offsets * 2, [0] * 5 + [1] * 5, strict=True)):
+        plan = Plan(*(torch.full((2,), value) for value in (0, dy, dx, flip)))._replace(image=torch.arange(2))
+        assert torch.equal(view, augment(images, mean, plan, pad=2)), number
+
+
 def averaged_by_loops(net: nn.Module, views_of: Callable[[Tensor], list[Tensor]], images: Tensor) -> Tensor:
     """One image and one view at a time: the probabilities, added up."""
     rows = []
@@ -88,9 +98,10 @@ def averaged_by_loops(net: nn.Module, views_of: Callable[[Tensor], list[Tensor]]
 
 
 def crops_by_hand(image: Tensor) -> list[Tensor]:
-    corners = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
-    crops = [image[:, y : y + 12, x : x + 12] for y, x in corners]
-    return crops + [torch.stack([crop[:, :, 11 - x] for x in range(12)], dim=2) for crop in crops]
+    """Of 13 of 16 pixels: a side that the nets halve to 7 and to 4."""
+    corners = [(0, 0), (0, 3), (3, 0), (3, 3), (1, 1)]
+    crops = [image[:, y : y + 13, x : x + 13] for y, x in corners]
+    return crops + [torch.stack([crop[:, :, 12 - x] for x in range(13)], dim=2) for crop in crops]
 
 
 def scales_by_hand(image: Tensor) -> list[Tensor]:
@@ -103,7 +114,11 @@ def scales_by_hand(image: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize(
     ("mode", "by_hand", "views"),
-    [(TenCrop(12), crops_by_hand, 10), (MultiScale((8, 16, 24)), scales_by_hand, 3), (SingleView(), lambda x: [x], 1)],
+    [
+        (TenCrop(13), crops_by_hand, 10),
+        (MultiScale((8, 16, 24)), scales_by_hand, 3),
+        (SingleView(), lambda x: [x], 1),
+    ],
     ids=lambda value: getattr(value, "name", None),
 )
 @pytest.mark.parametrize("batch", [3, 100])
@@ -156,9 +171,10 @@ def test_one_view_has_no_ties_that_the_logits_have_not() -> None:
 @pytest.mark.parametrize(
     ("mode", "says"),
     [
-        (TenCrop(224), r"a crop of 224 pixels from images of 20x16; name a multiple of 4 up to 16, such as 12 "),
-        (TenCrop(10), "name a multiple of 4"),
-        (TenCrop(0), "name a multiple of 4"),
+        (TenCrop(224), r"a crop of 224 pixels from images of 20x16; name 4 to 16, such as 14 \(the paper's 224 of 256"),
+        (TenCrop(17), "name 4 to 16"),
+        (TenCrop(21, pad=2), "name 4 to 16"),
+        (TenCrop(0), "name 4 to 16"),
         (MultiScale((16, 18)), "sides 16, 18; name different multiples of 4, such as 16"),
         (MultiScale((16, 16)), "name different multiples"),
         (MultiScale((-4,)), "name different multiples"),
@@ -194,6 +210,7 @@ def test_a_single_view_is_the_runs_own_test(make_run: Callable[..., Run], precis
     assert found == {
         "mode": "ten-crop",
         "crop": 4,
+        "pad": 0,
         "views": 10,
         "test_error": found["test_error"],
         "single_view_test_error": last["test_error"],
@@ -249,5 +266,25 @@ def test_other_test_images_than_the_runs_are_refused(make_run: Callable[..., Run
 
 
 def test_the_papers_views_are_the_defaults() -> None:
-    assert dataclasses.astuple(TenCrop()) == (224,)
+    assert dataclasses.astuple(TenCrop()) == (224, 0)
     assert dataclasses.astuple(MultiScale()) == ((224, 256, 384, 480, 640),)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "size", "mode"),
+    [
+        ("ten-crop", {"source": "cifar10"}, (32, 32), TenCrop(32, pad=4)),
+        ("ten-crop", {"source": "cifar10", "resize": 16, "pad": 2}, (16, 16), TenCrop(16, pad=2)),
+        ("ten-crop", {"source": "cifar10", "resize": 16, "pad": 0}, (16, 16), TenCrop(14)),
+        ("multi-scale", {"source": "cifar10", "resize": 16, "pad": 2}, (16, 16), MultiScale((12, 16, 20))),
+        ("multi-scale", {"source": "cifar10"}, (32, 32), MultiScale((28, 32, 36))),
+        ("ten-crop", {"source": "imagenet", "path": "."}, (256, 256), TenCrop(224)),
+    ],
+)
+def test_views_of_small_images_have_the_size_of_training(
+    name: str, data: dict[str, Any], size: tuple[int, int], mode: Mode
+) -> None:
+    """7/8 of 16 pixels is 14; where training crops padded images, so does the test."""
+    variant = {"variant": "imagenet", "depth": 18} if data["source"] == "imagenet" else {"depth": 8}
+    config = RunConfig.model_validate({"data": data, "model": variant, "seed": 0})
+    assert usual(config, name, size) == mode

@@ -86,10 +86,14 @@ def ensemble(target: Runs, as_json: AsJson = False) -> None:
 @app.command("ten-crop", epilog="Example: resexp probe ten-crop results/figure6 --crop 28")
 def ten_crop(
     target: Runs,
-    crop: Annotated[int | None, typer.Option(help="Pixels a side; default: 7/8 of the image, as 224 of 256.")] = None,
+    crop: Annotated[int | None, typer.Option(help="Pixels a side of crops from the image without padding.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Test error of finished runs over ten crops of each image: four corners, the centre, and their flips."""
+    """Test error of finished runs over ten crops of each image: four corners, the centre, and their flips.
+
+    By default, crops of the training size from images that are padded as in training; without padding, 7/8 of the
+    image, as the paper's 224 of 256.
+    """
     from resexp.training.views import TenCrop
 
     _views(target, as_json, TenCrop.name, TenCrop(crop) if crop is not None else None)

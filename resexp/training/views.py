@@ -19,8 +19,11 @@ from torch.nn import functional as F
 from resexp.config import ImageNetData, RunConfig
 from resexp.errors import UserError
 
+SMALLEST = 4
+"""Pixels a side that a crop has at least."""
 STRIDE = 4
-"""What the sides of a view must be divisible by, as those of the data."""
+"""What the sides of a rescaled image are divisible by, as those of the data: a net that halves an odd side sees zeros
+at a border where it has seen none in training."""
 LONGEST = 8
 """Of views: the longer side over the shorter."""
 
@@ -62,9 +65,14 @@ class SingleView:
 
 @dataclass(frozen=True)
 class TenCrop:
-    """The four corners and the centre of `crop` pixels a side, and their flips (Krizhevsky et al. 2012)."""
+    """The four corners and the centre of `crop` pixels a side, and their flips (Krizhevsky et al. 2012).
+
+    The image is first padded with `pad` zeros on each side, as for the random crops of training: crops of small images
+    are then as large as those that the net was trained on, and show objects of the size that it knows.
+    """
 
     crop: int = 224
+    pad: int = 0
     name: ClassVar[str] = "ten-crop"
 
     @property
@@ -74,16 +82,16 @@ class TenCrop:
 
     def check(self, height: int, width: int) -> None:
         """Raise UserError unless images of `height` x `width` pixels have such crops."""
-        limit = min(height, width)
-        if self.crop < STRIDE or self.crop % STRIDE or self.crop > limit:
+        side = min(height, width)
+        if not SMALLEST <= self.crop <= side + 2 * self.pad:
             raise UserError(
-                f"ten-crop: a crop of {self.crop} pixels from images of {width}x{height}; name a multiple of {STRIDE} "
-                f"up to {limit}, such as {max(limit * 7 // 8 // STRIDE, 1) * STRIDE} (the paper's 224 of 256 is 7/8)"
+                f"ten-crop: a crop of {self.crop} pixels from images of {width}x{height}; name {SMALLEST} to {side}, "
+                f"such as {_seven_eighths(side)} (the paper's 224 of 256 is 7/8)"
             )
 
     def views(self, images: Tensor) -> Iterable[Tensor]:
         """(B, 3, H, W) -> ten views (B, 3, crop, crop)."""
-        return ten_crop(images, self.crop)
+        return ten_crop(F.pad(images, (self.pad,) * 4), self.crop)
 
 
 @dataclass(frozen=True)
@@ -116,12 +124,22 @@ Mode = SingleView | TenCrop | MultiScale
 
 
 def usual(config: RunConfig, name: str, size: tuple[int, int]) -> Mode:
-    """The mode of this name with the paper's sides, or such as go with images of this `size`: 224 of 256 is 7/8."""
+    """The mode of this name with the paper's sides on ImageNet, else with sides that suit images of this `size`.
+
+    Nets that are trained on padded crops get crops of that size from the padded images; without padding, a crop is 7/8
+    of the image, as the paper's 224 of 256.
+    """
     data = config.data
     if isinstance(data, ImageNetData):
         if name == TenCrop.name:
             return TenCrop(data.crop)
         return MultiScale(tuple(round(side * data.crop / 224 / STRIDE) * STRIDE for side in MultiScale.sides))
     side = min(size)
-    smaller, larger = max(STRIDE, side * 7 // 8 // STRIDE * STRIDE), -(-side * 9 // 8 // STRIDE) * STRIDE
-    return TenCrop(smaller) if name == TenCrop.name else MultiScale((smaller, side, larger))
+    if name == MultiScale.name:
+        smaller, larger = max(STRIDE, side * 7 // 8 // STRIDE * STRIDE), -(-side * 9 // 8 // STRIDE) * STRIDE
+        return MultiScale((smaller, side, larger))
+    return TenCrop(side, data.pad) if data.pad else TenCrop(_seven_eighths(side))
+
+
+def _seven_eighths(side: int) -> int:
+    return max(SMALLEST, side * 7 // 8)

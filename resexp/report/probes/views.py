@@ -16,6 +16,7 @@ class Views(Record):
 
     views: int
     crop: int | None = None
+    pad: int = 0
     sides: tuple[int, ...] = ()
     test_error: float
     test_top5_error: float | None = None
@@ -30,7 +31,7 @@ class Views(Record):
     @property
     def as_in_the_paper(self) -> bool:
         """Whether ImageNet's images were so tested for the paper's tables."""
-        return self.sides == paper.SIDES if self.sides else self.crop == paper.TEN_CROP
+        return self.sides == paper.SIDES if self.sides else (self.crop, self.pad) == (paper.TEN_CROP, 0)
 
 
 def views(material: Material) -> Section | None:
@@ -51,12 +52,13 @@ def views(material: Material) -> Section | None:
             row += _tested(mode, found[mode][label]) if label in found[mode] else [NOTHING] * 3
         rows.append(row)
     changes = [f"{span(map(_change, found[mode].values()))} points with {mode}" for mode in kept]
+    worse = [sentence for mode in kept for sentence in _worse(mode, list(found[mode].values()))]
     how = [
         f"{mode}: {span_of}" for mode in kept if (span_of := ", ".join(dict.fromkeys(map(_how, found[mode].values()))))
     ]
     return Section(
         "Several views",
-        f"Against a single view, the test error changes by {' and by '.join(changes)}.",
+        " ".join([f"Against a single view, the test error changes by {' and by '.join(changes)}.", *worse]),
         f"Test errors in percent, mean ± standard deviation over seeds, of the last weights. {'; '.join(how)}."
         f"{_beside_the_paper(found)}",
         table=filled(header, rows),
@@ -101,7 +103,29 @@ def _change(net: Found[Views]) -> float:
     return 100 * float(net.mean(lambda r: r.test_error - r.single_view_test_error))
 
 
+def _worse(mode: str, nets: list[Found[Views]]) -> list[str]:
+    """A sentence for each reason why a mode raises the error of some nets."""
+    reasons: dict[str, list[str]] = {}
+    for net in nets:
+        if _change(net) > 0:
+            reasons.setdefault(_reason(net), []).append(net.label)
+    return [
+        f"With {mode} it rises in {'every net' if len(labels) == len(nets) else listed(labels)}, because {reason}."
+        for reason, labels in reasons.items()
+    ]
+
+
+def _reason(net: Found[Views]) -> str:
+    first = net.seeds[0]
+    if first.sides:
+        return "the nets know objects in the sizes of training only"
+    if first.pad or net.run.config.model.variant == "imagenet":
+        return "a corner shows less of an object than the centre"
+    return f"crops of {first.crop} pixels are smaller than the images that the nets were trained on"
+
+
 def _how(net: Found[Views]) -> str:
     first = net.seeds[0]
     scale = f"sides of {', '.join(map(str, first.sides))}" if first.sides else f"crops of {first.crop}"
-    return f"{first.views} views, {scale} pixels"
+    padded = f" from images padded by {first.pad}" if first.pad else ""
+    return f"{first.views} views, {scale} pixels{padded}"
