@@ -72,49 +72,114 @@ def finished_runs(names: list[str]) -> list[Run]:
     return found
 
 
-def hand_on(
-    start: Run, depth: int, settings: list[str], results: Path, *, jobs: int | None, stop: Stop, display: Display
-) -> tuple[Path, dict[str, Any] | None]:
-    """Train a deeper net that begins as the finished run `start` with identity blocks inserted, and one that begins
-    anew, by the same recipe: a study of two runs (He et al. 2015, section 1).
+PARTS = ("continued", "trained_on", "fresh")
+"""What is trained for each donor of `hand_on`."""
 
-    Returns the study's folder, and what came of it; None where the runs did not both finish. Raises UserError where it
+
+def hand_on(
+    donors: list[Run], depth: int, settings: list[str], results: Path, *, jobs: int | None, stop: Stop, display: Display
+) -> tuple[Path, dict[str, Any] | None]:
+    """Carry out the argument by construction (He et al. 2015, section 1): a study of three runs for each donor.
+
+    The donors are finished runs of one net that differ in seed. A deeper net begins as the donor with identity blocks
+    inserted and is trained by the donor's recipe; the donor's own net is trained on for as long; a deeper net that
+    begins at random gets the steps of the donor and of the continuation.
+
+    Returns the study's folder, and what came of it; None where the runs did not all finish. Raises UserError where it
     can't be done.
     """
-    shallow = load_run(start.config_path)
-    recipe = shallow.model_dump(mode="json")
-    recipe["train"]["init_from"] = None
-    if shallow.train.milestones == TrainConfig(steps=shallow.train.steps).milestones:
-        del recipe["train"]["milestones"]  # they follow from the steps, which --set may change
-    overrides = yamlfile.overrides([*settings, f"model.depth={depth}"])
-    fresh = validated(RunConfig, yamlfile.merge(yamlfile.Document(recipe), overrides))
-    continued = fresh.model_copy(update={"train": fresh.train.model_copy(update={"init_from": str(start.folder)})})
-    check(start, fresh)
-    net = f"{fresh.model.kind}-{depth}"
+    plans = {donor: _continuation(donor, depth, settings) for donor in donors}
+    first, *others = (load_run(donor.config_path) for donor in donors)
+    for donor, other in zip(donors[1:], others, strict=True):
+        if _signature_of_recipe(other) != _signature_of_recipe(first):
+            raise UserError(f"{donor.folder}: not the net and recipe of {donors[0].folder}; donors differ in seed only")
+    if len({first.seed, *(other.seed for other in others)}) < len(donors):
+        raise UserError("two donors have the same seed; name each once")
+    shallow, deep = (f"{first.model.kind}-{layers}" for layers in (first.model.depth, depth))
+    labels = (f"{deep}-continued", f"{shallow}-trained-on", f"{deep}-fresh")
+    cells = {donor: list(map(Cell, labels, configs)) for donor, configs in plans.items()}
+    fresh = plans[donors[0]][-1]
     study = Study(
-        name=f"identity-{start.folder.absolute().parent.name}-seed{shallow.seed}-to-{fresh.folder.parent.name}",
-        description=f"{start.name}, and nets of {depth} layers: handed what it learnt, and fresh.",
-        seeds=(fresh.seed,),
+        name=f"identity-{donors[0].folder.absolute().parent.name}-to-{fresh.folder.parent.name}",
+        description=f"{shallow} trained on as it is and with identity blocks, and fresh nets of {depth} layers.",
+        seeds=tuple(configs[-1].seed for configs in plans.values()),
         executor=ExecutorConfig(jobs=jobs),
     )
-    cells = [Cell(f"{net}-continued", continued), Cell(f"{net}-fresh", fresh)]
+    every = [cell for of_donor in cells.values() for cell in of_donor]
     sweep(
-        study, cells, cells, results,
+        study, every, every, results,
         retry_failed=False, fail_fast=False, stop=stop, display=display,
     )  # fmt: skip
     folder = StudyFolder(results / study.name)
-    runs = [Run(folder.folder / cell.config.folder, cell.label) for cell in cells]
-    if any(run.status().state != "finished" for run in runs):
+    runs = {donor: [Run(folder.folder / c.config.folder, c.label) for c in mine] for donor, mine in cells.items()}
+    if any(run.status().state != "finished" for mine in runs.values() for run in mine):
         return folder.folder, None
-    record = {**runs[0].probes("identity")[0], "kind": fresh.model.kind, "depth": depth, "from": start.name}
-    for part, run in zip(("continued", "fresh"), runs, strict=True):
-        record[part] = {
-            "run": str(run.folder.relative_to(folder.folder)),
-            "label": run.label,
-            "clean_train_error": run.status().clean_train_error,
-            "test_error": run.status().test_error,
-        }
+    record = {
+        "kind": first.model.kind,
+        "depth": depth,
+        "shallow": shallow,
+        "steps": budget(donors[0]),
+        "donors": [
+            {
+                **mine[0].probes("identity")[0],
+                "from": donor.name,
+                **{part: _came_to(run, folder.folder) for part, run in zip(PARTS, mine, strict=True)},
+            }
+            for donor, mine in runs.items()
+        ],
+    }
     path = folder.folder / "probes" / "identity.json"
     path.parent.mkdir(exist_ok=True)
     write_atomic(path, json.dumps(record))
     return folder.folder, record
+
+
+def _continuation(donor: Run, depth: int, settings: list[str]) -> list[RunConfig]:
+    """The runs that follow from a donor, one for each of PARTS."""
+    shallow = load_run(donor.config_path)
+    if depth <= shallow.model.depth:
+        raise UserError(f"{donor.folder}: {depth} layers are not deeper than {shallow.model.depth}; name another depth")
+    recipe = shallow.model_dump(mode="json")
+    recipe["train"]["init_from"] = str(donor.folder)
+    if shallow.train.milestones == _usual_milestones(shallow.train):
+        del recipe["train"]["milestones"]  # they follow from the steps, which --set may change
+
+    def of(layers: int) -> RunConfig:
+        overrides = yamlfile.overrides([*settings, f"model.depth={layers}"])
+        return validated(RunConfig, yamlfile.merge(yamlfile.Document(recipe), overrides))
+
+    continued, trained_on = of(depth), of(shallow.model.depth)
+    for config in (continued, trained_on):
+        check(donor, config)
+    train = continued.train
+    steps = budget(donor) + train.steps
+    milestones = tuple(milestone * steps // train.steps for milestone in train.milestones)
+    if train.milestones == _usual_milestones(train):
+        milestones = _usual_milestones(train.model_copy(update={"steps": steps}))
+    whole = train.model_copy(update={"init_from": None, "steps": steps, "milestones": milestones})
+    return [continued, trained_on, continued.model_copy(update={"train": whole})]
+
+
+def _usual_milestones(train: TrainConfig) -> tuple[int, ...]:
+    return TrainConfig(steps=train.steps, schedule=train.schedule).milestones
+
+
+def budget(run: Run) -> int:
+    """The steps behind a run's net: its own, and those of the runs that it goes back to."""
+    train = load_run(run.config_path).train
+    return train.steps + (budget(Run(Path(train.init_from))) if train.init_from else 0)
+
+
+def _signature_of_recipe(config: RunConfig) -> str:
+    """The signature of a run, wherever its net began."""
+    return config.model_copy(update={"train": config.train.model_copy(update={"init_from": None})}).signature
+
+
+def _came_to(run: Run, study: Path) -> dict[str, Any]:
+    status = run.status()
+    return {
+        "run": str(run.folder.relative_to(study)),
+        "label": run.label,
+        "clean_train_error": status.clean_train_error,
+        "test_error": status.test_error,
+    }

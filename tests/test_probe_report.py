@@ -252,31 +252,100 @@ def test_ensembles_of_nets_and_of_families(folder: StudyFolder) -> None:
     assert [remark.split("(")[0].rpartition("/")[2] for remark in remarks] == ["logits.npz: damaged "]
 
 
-def test_the_net_that_was_handed_its_weights(folder: StudyFolder) -> None:
-    continued, fresh = (str(run_of(folder, "plain-20", seed).folder.relative_to(folder.folder)) for seed in (0, 1))
+def put_identity(folder: StudyFolder, record: dict[str, Any]) -> Path:
+    path = folder.folder / "probes/identity.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record))
+    return path
+
+
+def member(folder: StudyFolder, label: str, seed: int) -> dict[str, str]:
+    return {"run": str(run_of(folder, label, seed).folder.relative_to(folder.folder)), "label": label}
+
+
+IDENTITY = "Deeper nets that begin as a shallower one"
+
+
+def test_nets_that_were_handed_their_weights_beside_others_of_the_same_budget(study: Study) -> None:
+    """Three donors of 1,000 steps; what follows them has 400, and the fresh nets have 1,400.
+
+    Welch's interval of two means of three seeds with a standard deviation of 2 each: 2.776 x sqrt(8 / 3) = 4.53.
+    """
+    folder = study({("plain", 8): [14.0, 15.0, 16.0], ("plain", 20): [10.0, 12.0, 14.0]})
+    add_family(folder, "fresh", {("plain", 20): [20.0, 22.0, 24.0]}, train={"steps": 1400})
+    donors = [
+        {
+            **{"from": f"donor seed {seed}", "handed_error": 0.1 + seed / 100, "constructed_error": 0.11 + seed / 100},
+            **{"changed_predictions": seed, "largest_logit_difference": 1e-6 * (seed + 1)},
+            **{"trained_on": member(folder, "plain-8", seed), "continued": member(folder, "plain-20", seed)},
+            "fresh": member(folder, "plain-20-fresh", seed),
+        }
+        for seed in range(3)
+    ]
+    record = {"kind": "plain", "depth": 20, "shallow": "plain-8", "steps": 1000, "donors": donors}
+    put_identity(folder, record)
+    sections, remarks = shown(folder)
+    assert remarks == []
+    section = sections[IDENTITY]
+    assert section.says == (
+        "donor seed 0, donor seed 1, donor seed 2 hand a training error of 11.0 % to plain nets of 20 layers, which "
+        "begin at 12.0 % (2 predictions changed, logits at most 3e-06 apart). After 1,400 steps in all, the shallower "
+        "net, trained on, is at 15.0 %, the net of 20 layers that began as the shallower one is at 12.0 %, one of 20 "
+        "layers that began at random is at 22.0 %. Beginning at random costs +10.0 points [+5.5, +14.5] against the "
+        "net that began as the shallower one."
+    )
+    assert section.table == (
+        ["net", "steps in all", "clean training error (3 donors)"],
+        [
+            ["plain-8", "1,000", "11.00 ± 1.00"],
+            ["plain-20: plain-8 with identity blocks", "1,000", "12.00 ± 1.00"],
+            ["plain-8, trained on", "1,400", "15.00 ± 1.00"],
+            ["plain-20: plain-8 with identity blocks, trained on", "1,400", "12.00 ± 2.00"],
+            ["plain-20, fresh", "1,400", "22.00 ± 2.00"],
+        ],
+    )
+    drawn = [line for line in section.plots["probe-identity"].axes.lines if line.get_linestyle() == "-"]
+    assert [list(line.get_xdata())[-1] for line in drawn if len(line.get_xdata())] == [1400] * 3
+
+
+def test_unequal_budgets_are_not_set_against_each_other(folder: StudyFolder) -> None:
+    """Such as those of a record whose runs were trained again with other steps."""
+    donor = {
+        **{"from": "plain-8 seed 0", "handed_error": 0.1, "constructed_error": 0.1, "changed_predictions": 0},
+        **{"largest_logit_difference": 0.0, "continued": member(folder, "plain-20", 0)},
+        "fresh": member(folder, "plain-20", 1),
+    }
+    put_identity(folder, {"kind": "plain", "depth": 20, "shallow": "plain-8", "steps": 1000, "donors": [donor]})
+    assert shown(folder)[0][IDENTITY].says.endswith(
+        "These budgets are not equal: the fresh net had 400 steps, the other 1,400."
+    )
+
+
+def test_the_first_records_say_that_their_budgets_are_not_equal(folder: StudyFolder) -> None:
     record = {
         **{"from": "plain-8 seed 0", "depth": 20, "kind": "plain", "handed_error": 0.1, "constructed_error": 0.101},
         **{"changed_predictions": 1, "largest_logit_difference": 0.00002},
-        **{"continued": {"run": continued, "label": "plain-20"}, "fresh": {"run": fresh, "label": "plain-20"}},
+        **{"continued": member(folder, "plain-20", 0), "fresh": member(folder, "plain-20", 1)},
     }
-    path = folder.folder / "probes/identity.json"
-    path.parent.mkdir()
-    path.write_text(json.dumps(record))
+    path = put_identity(folder, record)
     sections, remarks = shown(folder)
-    title = "A deeper net that begins as a shallower one"
-    assert sections[title].says == (
-        "plain-8 seed 0 hands a training error of 10.0 % to a plain net of 20 layers, which begins at 10.1 % (1 "
-        "prediction changed, logits at most 2e-05 apart); trained on, it is at 10.0 %; a net of that depth that begins "
-        "at random reaches 12.0 %."
+    assert sections[IDENTITY].says == (
+        "plain-8 seed 0 hands a training error of 10.0 % to plain nets of 20 layers, which begin at 10.1 % (1 "
+        "prediction changed, logits at most 2e-05 apart). The net of 20 layers that began as the shallower one is at "
+        "10.0 %, one of 20 layers that began at random is at 12.0 %. These budgets are not equal: the fresh net had "
+        f"{END:,} steps, the other those of its donor and {END:,} more."
     )
+    table = sections[IDENTITY].table
+    assert table is not None
+    assert [row[1] for row in table[1]] == ["–", "–", f"{END:,} more", f"{END:,}"]
     assert remarks == []
     path.write_text(json.dumps({**record, "fresh": {"run": "gone/seed0", "label": "plain-20"}}))
     sections, remarks = shown(folder)
-    assert sections[title].says.endswith("trained on, it is at 10.0 %.")
+    assert sections[IDENTITY].says.endswith("The net of 20 layers that began as the shallower one is at 10.0 %.")
     assert remarks == [f"{path}: plain-20 (gone/seed0) is no run of this study that was begun."]
     path.write_text("[]")
     sections, remarks = shown(folder)
-    assert title not in sections
+    assert IDENTITY not in sections
     assert len(remarks) == 1
     assert str(path) in remarks[0]
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -270,7 +271,8 @@ def test_what_cannot_be_an_identity() -> None:
     assert "squeezes" in why_not(ModelConfig(**plain, depth=11), ModelConfig(**plain, depth=20))
     assert "every shortcut is a projection" in why_not(ModelConfig(depth=8, shortcut="C"), ModelConfig(shortcut="C"))
     assert "stochastic depth" in why_not(ModelConfig(depth=8, drop_path=0.5), ModelConfig(drop_path=0.5))
-    assert "not deeper" in why_not(ModelConfig(depth=20), ModelConfig(depth=20))
+    assert why_not(ModelConfig(depth=20), ModelConfig(depth=20)) == ""  # none are inserted
+    assert why_not(ModelConfig(depth=20), ModelConfig(depth=14)) == "14 layers are fewer than 20"
     assert "more than depth" in why_not(ModelConfig(depth=8), ModelConfig(depth=20, width=8))
 
 
@@ -414,23 +416,39 @@ def test_probe_of_a_study_file_looks_at_untrained_nets(call: Resexp, write_study
     assert (record["run"], record["step"], len(record["layers"])) == ("residual-14 seed 0", 0, 14)
 
 
-def test_identity_blocks_handed_on_and_trained(call: Resexp, trained: dict[str, Path]) -> None:
-    done = call("probe", "identity", trained["plain"], "--depth", 14, "--json")
+def test_identity_blocks_handed_on_and_trained_at_equal_budgets(
+    call: Resexp, trained: dict[str, Path], write_study: Callable[..., Path]
+) -> None:
+    """Donors of 12 steps, trained on for 6: a net of the donor's depth goes on as long, and a fresh one gets all 18."""
+    donors = [trained["plain"], Path("results/tiny", trained["plain"].parent.name, "seed1")]
+    assert call("sweep", "--config", write_study(grid={"model.kind": "plain"}, seeds=[1])).returncode == 0
+    done = call("probe", "identity", *donors, "--depth", 14, "--set", "train.steps=6", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["handed_error"] == Run(trained["plain"]).status().clean_train_error
-    assert found["constructed_error"] == found["handed_error"]
-    (folder,) = Path("results").glob("identity-plain-8-*-seed0-to-plain-14-*")
+    assert (found["shallow"], found["depth"], found["steps"]) == ("plain-8", 14, 12)
+    for donor, of_donor in zip(donors, found["donors"], strict=True):
+        assert of_donor["handed_error"] == Run(donor).status().clean_train_error
+        assert of_donor["constructed_error"] == of_donor["handed_error"]
+    (folder,) = Path("results").glob("identity-plain-8-*-to-plain-14-*")
     study = StudyFolder(folder)
-    assert [run.label for run in study.runs()] == ["plain-14-continued", "plain-14-fresh"]
-    continued, fresh = (load_run(run.config_path).train for run in study.runs())
-    assert continued.model_copy(update={"init_from": None}) == fresh
-    again = call("probe", "identity", study.runs()[0].folder, "--depth", 20, "--set", "train.steps=6")
+    labels = ["plain-14-continued", "plain-8-trained-on", "plain-14-fresh"]
+    for run, (seed, label) in zip(study.runs(), product((0, 1), labels), strict=True):
+        assert run.label.startswith(label)  # runs that begin as other donors are told apart by their signatures
+        assert run.name.endswith(f"seed {seed}")
+    configs = [load_run(run.config_path) for run in study.runs()]
+    assert [config.train.init_from for config in configs] == [
+        origin and str(origin) for donor in donors for origin in (donor, donor, None)
+    ]
+    assert [config.train.steps for config in configs] == [6, 6, 18] * 2
+    assert [config.train.milestones for config in configs] == [(3, 4), (3, 4), (9, 13)] * 2  # the default's
+    again = call(
+        *("probe", "identity", study.runs()[0].folder, "--depth", 20),
+        *("--set", "train.steps=6", "--set", "train.milestones=[2]"),
+    )
     assert again.returncode == 0, again.stderr
     (second,) = Path("results").glob("identity-plain-14-*")
-    handed, anew = (load_run(run.config_path).train for run in StudyFolder(second).runs())
-    assert (handed.init_from, anew.init_from) == (str(study.runs()[0].folder), None)
-    assert handed.milestones == (3, 4)  # the default's, of the new number of steps
+    *_, fresh = (load_run(run.config_path).train for run in StudyFolder(second).runs())
+    assert (fresh.steps, fresh.milestones) == (12 + 6 + 6, (8,))  # a third of the way, as 2 is of 6
 
 
 def test_views_and_ensembles(call: Resexp, trained: dict[str, Path]) -> None:
@@ -461,7 +479,9 @@ def test_views_and_ensembles(call: Resexp, trained: dict[str, Path]) -> None:
         (["identity", "{plain}", "--depth", "8"], "8 layers are not deeper than 8"),
         (["identity", "{plain}", "--depth", "15"], "must be 6n+2"),
         (["identity", "{plain}", "--depth", "14", "--set", "data.pad=2"], "trained on other data"),
-        (["identity", "results/nowhere", "--depth", "14"], "results/nowhere/config.yaml"),
+        (["identity", "results/nowhere", "--depth", "14"], "results/nowhere: neither a run folder (config.yaml) nor"),
+        (["identity", "{plain}", "{plain}", "--depth", "14"], "two donors have the same seed; name each once"),
+        (["identity", "{plain}", "{residual}", "--depth", "14"], "donors differ in seed only"),
     ],
 )
 def test_bad_input_is_one_line(call: Resexp, trained: dict[str, Path], arguments: list[str], says: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -142,39 +141,37 @@ def _shown(record: dict[str, Any], what: str) -> str:
     return f"{record[f'{what}_error']:.2%}" + (f", top-5 {top5:.2%}" if top5 is not None else "")
 
 
-@app.command(epilog="Example: resexp probe identity results/cpu-small/plain-8-f548436e/seed0 --depth 20")
+@app.command(epilog="Example: resexp probe identity results/cpu-small/plain-8-*/seed* --depth 20")
 def identity(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Finished runs of one net, a seed each.")],
     depth: Annotated[int, typer.Option(help="Layers of the deeper net.")],
     settings: Settings = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time.")] = None,
     as_json: AsJson = False,
     results: Results = RESULTS,
 ) -> None:
-    """Insert identity blocks into a trained net and go on training it, beside a fresh one: is what it had kept?
+    """Insert identity blocks into trained nets and train them on: do they keep what they were, and do better ones form?
 
-    The deeper net computes what the shallower one does. Both are trained by the recipe of the run, but for --set.
+    The deeper net computes what the shallower one does. Beside it, the shallower net is trained on for as many steps,
+    and a deeper one that begins at random for as many as both together; by the recipe of the runs, but for --set.
     """
     from resexp.display import make_display
-    from resexp.probing import hand_on
+    from resexp.probing import PARTS, finished_runs, hand_on
     from resexp.signals import EXIT_FAILED, Stop
-    from resexp.store import Run
 
-    stop = Stop().install()
-    run = Run(run_dir)
-    folder, found = hand_on(run, depth, settings or [], results, jobs=jobs, stop=stop, display=make_display(err))
+    stop, donors = Stop().install(), finished_runs(runs)
+    if not donors:
+        raise UserError(f"{', '.join(runs)}: no finished run there")
+    folder, found = hand_on(donors, depth, settings or [], results, jobs=jobs, stop=stop, display=make_display(err))
     if found is None:
         err.print(f"{folder}: not finished; the same command continues, `resexp status {folder}` says more")
         raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)
-    table = Table("clean training error of", "", title=f"{folder}", title_justify="left")
-    table.add_row(run.name, f"{found['handed_error']:.2%}")
-    table.add_row(
-        f"the same with identity blocks, depth {depth}",
-        f"{found['constructed_error']:.2%} ({found['changed_predictions']} of {found['images']:,} predictions changed, "
-        f"logits by {found['largest_logit_difference']:.1e} at most)",
-    )
-    table.add_row("that, trained on", f"{found['continued']['clean_train_error']:.2%}")
-    table.add_row("a fresh net of this depth", f"{found['fresh']['clean_train_error']:.2%}")
+    titles = ("identity blocks", "identity blocks, trained on", "trained on as it is", "fresh")
+    table = Table("clean training error of", "as it was", *titles, title=f"{folder}", title_justify="left")
+    for donor in found["donors"]:
+        errors = [donor["handed_error"], donor["constructed_error"]]
+        errors += [donor[part]["clean_train_error"] for part in PARTS]
+        table.add_row(donor["from"], *(f"{error:.2%}" for error in errors))
     _show(as_json, found, table)
 
 

@@ -54,8 +54,8 @@ class TrainConfig(Section):
     warmup_until_error: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """Running training error (a fraction) that ends the warm-up."""
     init_from: Annotated[str, Field(min_length=1)] | None = None
-    """Folder, relative to where the command is run, of a finished run of a shallower net: the net begins as that one,
-    with identity blocks inserted (section 1). Default: He's random weights."""
+    """Folder, relative to where the command is run, of a finished run: the net begins as that one, with identity blocks
+    inserted if it is deeper (section 1). Default: He's random weights."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 on a GPU that has it, else fp32. fp16 trains with a loss scaler."""
     eval_every: Annotated[int, Field(ge=1, lt=2**63)] = 4000

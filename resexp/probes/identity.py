@@ -23,7 +23,7 @@ Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
 
 def why_not(shallow: ModelConfig, deep: ModelConfig) -> str:
-    """Why `deep` can't be `shallow` with identity blocks inserted; empty if it can."""
+    """Why `deep` can't be `shallow` with identity blocks inserted, or as it is; empty if it can."""
     if shallow.kind == "vgg":
         return "VGG has no blocks"
     if shallow.kind == "plain" and shallow.block == "bottleneck":
@@ -34,8 +34,8 @@ def why_not(shallow: ModelConfig, deep: ModelConfig) -> str:
         return "with stochastic depth a block's weight in the net depends on how many there are"
     if shallow.model_dump(exclude={"depth"}) != deep.model_dump(exclude={"depth"}):
         return "the two nets differ in more than depth"
-    if shallow.depth >= deep.depth:
-        return f"{deep.depth} layers are not deeper than {shallow.depth}"
+    if shallow.depth > deep.depth:
+        return f"{deep.depth} layers are fewer than {shallow.depth}"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""A run that begins where a shallower one ended: its net is the shallower one's with identity blocks inserted."""
+"""A run that begins where another one ended: with the same net, or a deeper one with identity blocks inserted."""
 
 from __future__ import annotations
 

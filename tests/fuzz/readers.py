@@ -211,7 +211,8 @@ def _study(to: Path) -> StudyFolder:
         "from": "plain-8 seed 0", "depth": 14, "kind": "plain", "handed_error": 0.1, "constructed_error": 0.1,
         "changed_predictions": 0, "largest_logit_difference": 1e-6, "continued": member, "fresh": member,
     }  # fmt: skip
-    (to / "probes/identity.json").write_text(json.dumps(identity))
+    record = {"kind": "plain", "depth": 14, "shallow": "plain-8", "steps": 10, "donors": [identity, identity]}
+    (to / "probes/identity.json").write_text(json.dumps(record))
     return study
 
 
