@@ -83,11 +83,27 @@ def weighted(config: ModelConfig, layer: nn.Module) -> nn.Module:
     return nn.Sequential(Scalar(0.0, multiply=False), layer) if config.norm == "fixup" else layer
 
 
+class NarrowPointwise(nn.Conv2d):
+    """A 1x1 convolution of few channels and stride 2, computed as one of stride 1 on every second pixel.
+
+    On CPUs with AVX2 and without AVX-512, oneDNN's backward pass of the strided one writes past a buffer if the layout
+    is channels_last and x has fewer than `SAFE` channels (3.13, in PyTorch 2.15). That corrupts or kills the process.
+    """
+
+    SAFE = 8
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H/2, W/2)."""
+        vertical, horizontal = self.stride
+        return F.conv2d(x[:, :, ::vertical, ::horizontal], self.weight, self.bias)
+
+
 def conv(config: ModelConfig, size: int, channels_in: int, channels_out: int, stride: int = 1) -> nn.Module:
     """A convolution of `size` x `size` that keeps height and width (stride 1) or halves them (stride 2); it has a bias
     only where nothing else adds one."""
-    bias = config.norm == "none"
-    return weighted(config, nn.Conv2d(channels_in, channels_out, size, stride, padding=size // 2, bias=bias))
+    narrow = size == 1 and stride > 1 and channels_in < NarrowPointwise.SAFE
+    layer, bias = NarrowPointwise if narrow else nn.Conv2d, config.norm == "none"
+    return weighted(config, layer(channels_in, channels_out, size, stride, padding=size // 2, bias=bias))
 
 
 class Draws(nn.Module):
