@@ -43,8 +43,8 @@ def signals(material: Material) -> Section | None:
         f"The largest variance of a layer's output is {'; '.join(largest)} "
         f"({seeds(net for nets in found.values() for net in deepest(nets))}).",
         "Variance of the output of each convolution and of the last layer, before BN, in train mode, over 1,000 "
-        "images, all positions and channels. It grows with the square of the layer's weights, and BN divides it out: "
-        "where it is huge, the first steps have blown up the weights (see Gradients). Means over seeds are geometric.",
+        "images, all positions and channels. It grows with the layer's weights, and BN divides it out: where it is "
+        "huge, the first steps have blown up the weights (see Gradients). Means over seeds are geometric.",
         {"probe-signals": profiles("Variance of each layer's output", "variance", found, lambda r: r.variances)},
         (
             ["net", "moment", "seeds", "smallest variance", "largest variance"],
