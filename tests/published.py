@@ -12,10 +12,11 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from resexp import paper
 from resexp.errors import UserError
 from resexp.report import build_report
 from resexp.report.probes import inside
-from resexp.report.stats import Net
+from resexp.report.stats import Net, read
 from resexp.report.summary import Summary, summarise
 from resexp.store import StudyFolder
 
@@ -26,8 +27,9 @@ QUOTATION = re.compile(r"(<!-- ([\w-]+): ([\w' -]+) -->\n)(.*?)(<!-- end -->)", 
 
 
 def studies() -> list[StudyFolder]:
-    """The studies that are published."""
-    return [StudyFolder(plan.parent) for plan in sorted(PUBLISHED.glob("*/study.json"))]
+    """The published studies that have a finished run to report."""
+    found = [StudyFolder(plan.parent) for plan in sorted(PUBLISHED.glob("*/study.json"))]
+    return [study for study in found if any(run.status().state == "finished" for run in study.runs())]
 
 
 @cache
@@ -71,19 +73,44 @@ def cost(name: str) -> str:
     return f"{len(runs)} runs, {hours:.1f} core-hours of training."
 
 
+SPAN = 500
+"""Steps that an error beside Fig. 6 is the mean of."""
+
+
+def progress(name: str) -> str:
+    """The running training error so far beside the paper's curve, at its own points, and how far each run has come."""
+    rows = [["net", "step", "training error, %", "Fig. 6, %"], ["---"] * 4]
+    so_far = []
+    for record in filter(None, map(read, StudyFolder(PUBLISHED / name).runs())):
+        model, error = record.config.model, record.metrics["train_error"]
+        so_far.append(f"{record.run.name} is at step {record.status.step:,} of {record.config.train.steps:,}")
+        for step, theirs in paper.fig6(model.kind, model.block, model.depth)["train"]:
+            if SPAN <= step <= error.steps[-1]:
+                ours = error.values[(error.steps > step - SPAN) & (error.steps <= step)].mean()
+                rows.append([record.run.label, f"{step:,}", f"{ours:.1f}", f"{theirs:.1f}"])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"{table}\n\n{'; '.join(so_far)}. Errors are means over the {SPAN} steps before."
+
+
 def bench(name: str) -> str:
     """What `resexp bench` measured on a CPU."""
     rows = json.loads((PUBLISHED / name / "bench.json").read_text())["rows"]
     row = max((row for row in rows if row["what"] == "resexp"), key=lambda row: row["at_once"])
     usual, eager = (row["over"][f"{loop} loop"][0] for loop in ("usual", "eager"))
     return (
-        f"{row['at_once']} runs of {row['net']} side by side train {usual:.2f} times the images/s of the usual loop and "
-        f"{eager:.2f} times those of a good eager loop. They reach {row['of_matmul']:.0%} of the GFLOP/s of a large "
+        f"{row['at_once']} runs of {row['net']} side by side train {usual:.2f} times the images/s of the usual loop "
+        f"and {eager:.2f} times those of a good eager loop. They reach {row['of_matmul']:.0%} of the GFLOP/s of a large "
         "matrix product on the same cores."
     )
 
 
-PARTS: dict[str, Callable[[str], str]] = {"verdict": verdict, "errors": errors, "cost": cost, "bench": bench}
+PARTS: dict[str, Callable[[str], str]] = {
+    "verdict": verdict,
+    "errors": errors,
+    "cost": cost,
+    "progress": progress,
+    "bench": bench,
+}
 
 
 def quoted(name: str, part: str) -> str:
