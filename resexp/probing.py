@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from resexp.config import ExecutorConfig, RunConfig, Study, TrainConfig
 from resexp.display import Display
 from resexp.errors import UserError
 from resexp.files import write_atomic
+from resexp.records import json_text
 from resexp.signals import Stop
 from resexp.store import Run, StudyFolder
 from resexp.study import Cell, load, load_run, validated
@@ -130,7 +130,7 @@ def hand_on(
     }
     path = folder.folder / "probes" / "identity.json"
     path.parent.mkdir(exist_ok=True)
-    write_atomic(path, json.dumps(record))
+    write_atomic(path, json_text(record))
     return folder.folder, record
 
 

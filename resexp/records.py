@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Required
@@ -13,6 +15,19 @@ from resexp.outside import Count, Record
 
 State = Literal["pending", "queued", "running", "interrupted", "finished", "diverged", "failed"]
 """`queued` is never written: only the cluster knows."""
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON; a number that is NaN or infinite becomes null, as in the records below."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class DataRecord(Record):
@@ -158,16 +173,17 @@ class Errors(TypedDict, total=False):
 
 
 class Line(Errors, total=False):
-    """A line of metrics.jsonl."""
+    """A line of metrics.jsonl. A number that was NaN or infinite, such as the loss of a net whose moving averages lag
+    behind its weights, is null."""
 
-    epoch: float
-    lr: float
-    train_loss: float
+    epoch: float | None
+    lr: float | None
+    train_loss: float | None
     images_per_second: float | None
-    clean_train_top5_error: float
-    clean_train_loss: float
-    val_loss: float
-    test_loss: float
+    clean_train_top5_error: float | None
+    clean_train_loss: float | None
+    val_loss: float | None
+    test_loss: float | None
     best_step: Count
     best_val_error: Measured
     precise_bn_images: Count

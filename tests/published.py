@@ -99,8 +99,8 @@ def bench(name: str) -> str:
     usual, eager = (row["over"][f"{loop} loop"][0] for loop in ("usual", "eager"))
     return (
         f"{row['at_once']} runs of {row['net']} side by side train {usual:.2f} times the images/s of the usual "
-        f"loop and {eager:.2f} times those of a good eager loop. They reach {row['of_matmul']:.0%} of the GFLOP/s of a large "
-        "matrix product on the same cores."
+        f"loop and {eager:.2f} times those of a good eager loop. They reach {row['of_matmul']:.0%} of the "
+        "GFLOP/s of a large matrix product on the same cores."
     )
 
 

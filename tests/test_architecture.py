@@ -73,6 +73,12 @@ def test_imports_stand_at_the_top(path: Path) -> None:
     assert not hidden or own in ALLOWED_IN_FUNCTIONS, f"{path}: {[f.name for f in hidden]}"
 
 
+def test_json_is_written_in_one_place_which_knows_what_to_do_with_nan() -> None:
+    """The other makes the text that a signature is a digest of."""
+    writing = {str(path.relative_to(PACKAGE)) for path in modules() if "json.dump" in path.read_text()}
+    assert writing == {"records.py", "config/__init__.py"}
+
+
 def test_every_file_can_be_read_in_one_sitting() -> None:
     assert {p.name: n for p in modules() if (n := len(p.read_text().splitlines())) > 350} == {}
 

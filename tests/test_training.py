@@ -23,7 +23,9 @@ from resexp.data.loader import Batches, augment, normalise, pixel_mean
 from resexp.distributed import Ranks
 from resexp.errors import UserError
 from resexp.models import build_model
-from resexp.store import Run
+from resexp.records import Plan, PlannedRun, json_text
+from resexp.report.summary import summarise
+from resexp.store import Run, StudyFolder
 from resexp.training import checkpoint
 from resexp.training.evaluate import Evaluation, rank_of
 from resexp.training.hardware import Hardware, choose
@@ -410,6 +412,37 @@ def test_divergence_ends_the_run_and_keeps_the_last_good_state(make_run: Callabl
     assert run.metrics()[-1] == {"event": "diverged", "step": status.step}
     assert all(torch.isfinite(w).all() for w in weights(run).values())
     assert all(record["train_loss"] < float("inf") for record in run.metrics() if "train_loss" in record)
+
+
+def test_a_run_whose_evaluation_loss_overflows_is_continued_finished_and_reported(make_run: Callable[..., Run]) -> None:
+    """A step at rate 1 makes weights large; BN's moving averages lag behind, so evaluation grows layer by layer."""
+    model = {"kind": "plain", "depth": 122}
+    run = make_run(model=model, train={"steps": 4, "log_every": 1, "eval_every": 1, "lr": 1.0})
+    assert train(run, stop=after(10)).state == "interrupted"
+    first = next(record for record in run.metrics() if record["event"] == "eval")
+    assert first == {"event": "eval", "step": 1, "clean_train_error": 0.9, "clean_train_loss": None}
+    assert train(run).state == "finished"
+    evaluations = [record for record in run.metrics() if record["event"] != "train"]
+    losses = [value for record in evaluations for name, value in record.items() if name.endswith("_loss")]
+    assert losses == [None] * 5
+    study = StudyFolder(run.folder.parents[1])
+    study.write_plan(Plan(name="deep", runs=[PlannedRun(folder=str(run.folder.relative_to(study.folder)), label="p")]))
+    (net,) = summarise(study).nets
+    assert net.errors["clean"].mean == 90.0
+
+
+def test_no_record_holds_nan(make_run: Callable[..., Run]) -> None:
+    bad = float("nan")
+    assert json_text({"a": bad, "b": [float("inf"), 1.5], "c": {"d": (-bad, "NaN")}}) == (
+        '{"a": null, "b": [null, 1.5], "c": {"d": [null, "NaN"]}}'
+    )
+    run = make_run()
+    with run.claimed() as held:
+        status = held.status()
+        status.train_error, status.images_per_second = bad, float("inf")
+        held.write_status(status)
+    assert '"train_error": null' in run.status_path.read_text()
+    assert (run.status().train_error, run.status().images_per_second) == (None, None)
 
 
 def halves(run: Run) -> None:

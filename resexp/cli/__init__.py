@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import webbrowser
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.table import Table
 
 import resexp
 from resexp.cli import bench, data, describe, probe, train
-from resexp.cli.options import RESULTS, AsJson, Results, err, out
+from resexp.cli.options import RESULTS, AsJson, Results, err, out, print_json
 from resexp.errors import UserError
 from resexp.signals import EXIT_FAILED, EXIT_USAGE
 
@@ -75,7 +74,7 @@ def status(
             {"run": run.name, "folder": str(run.folder), **state.model_dump(exclude={"traceback"}), "eta": state.eta}
             for run, state in rows
         ]
-        print(json.dumps(records, indent=1))
+        print_json(records)
         return
     table = Table(title=str(study.folder), title_justify="left")
     for column in ("run", "state", "step", "train", "clean", "test", "speed", "left"):
@@ -111,7 +110,7 @@ def report(
     summary = build_report(study, target)
     page = target / "index.html"
     if as_json:
-        print(json.dumps(summary.to_json(), indent=1))
+        print_json(summary.to_json())
     else:
         out.print(summary.verdict.headline, style="bold", soft_wrap=True)
         out.print(str(page), soft_wrap=True)
@@ -128,7 +127,7 @@ def schema() -> None:
     """Print the JSON Schema of a study file; editors complete and check YAML with it."""
     from resexp.study import json_schema
 
-    print(json.dumps(json_schema(), indent=2))
+    print_json(json_schema(), indent=2)
 
 
 def main() -> NoReturn:

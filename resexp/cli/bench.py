@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from resexp.cli.options import AsJson, NoGraphs, Settings, all_settings, err, out
+from resexp.cli.options import AsJson, NoGraphs, Settings, all_settings, err, out, print_json
 from resexp.errors import UserError
 
 
@@ -54,6 +53,7 @@ def bench(
     from resexp.bench.bottleneck import TABLE, bench_streamed, remarks
     from resexp.config import ImageNetData
     from resexp.files import write_atomic
+    from resexp.records import json_text
     from resexp.study import load
 
     given = [*all_settings(settings, no_graphs, *(["train.compile=true"] if compiled else []))]
@@ -81,10 +81,10 @@ def bench(
         result = time_steps(configs, packs=many, rounds=rounds, seconds=seconds, say=say)
     shape, remarked = (TABLE, remarks(result)) if streamed else (table.STEPS, [])
     if to:
-        write_atomic(to / "bench.json", json.dumps(result, indent=1))
+        write_atomic(to / "bench.json", json_text(result, indent=1))
         write_atomic(to / "bench.md", table.markdown(result, shape, remarked))
     if as_json:
-        print(json.dumps(result, indent=1))
+        print_json(result)
         return
     shown = Table(title=result["machine"]["device"], title_justify="left")
     for name in shape.columns:

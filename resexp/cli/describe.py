@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from resexp.cli.options import AsJson, Config, Settings, out
+from resexp.cli.options import AsJson, Config, Settings, out, print_json
 from resexp.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def describe(
     if svg:
         _draw(svg, described, full)
     if as_json:
-        print(json.dumps([_record(net, summary) for net, summary in described], indent=1))
+        print_json([_record(net, summary) for net, summary in described])
         return
     if len(described) == 1:
         out.print(_layers(*described[0], full))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,6 +23,13 @@ Results = Annotated[Path, typer.Option("--results", envvar="RESEXP_RESULTS", hel
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 RESULTS = Path("results")
+
+
+def print_json(value: Any, indent: int = 1) -> None:
+    """Print `value` for scripts; a number that is NaN or infinite is null."""
+    from resexp.records import json_text
+
+    print(json_text(value, indent))
 
 
 def all_settings(settings: list[str] | None, no_graphs: bool, **flags: object) -> list[str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from resexp.cli.options import RESULTS, AsJson, Results, Settings, err, out
+from resexp.cli.options import RESULTS, AsJson, Results, Settings, err, out, print_json
 from resexp.errors import UserError
 
 app = typer.Typer(
@@ -181,6 +180,6 @@ def _say(line: str) -> None:
 
 def _show(as_json: bool, records: Any, table: Table) -> None:
     if as_json:
-        print(json.dumps(records, indent=1))
+        print_json(records)
     else:
         out.print(table)

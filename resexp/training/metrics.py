@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from typing import Any
 
 from resexp.errors import UserError
 from resexp.files import naming, sync_folder
+from resexp.records import json_text
 from resexp.store import Run
 
 
@@ -41,7 +41,7 @@ class Metrics:
 
     def append(self, event: str, record: dict[str, Any]) -> None:
         """Add a line."""
-        line = json.dumps({"event": event, **record}).encode() + b"\n"
+        line = json_text({"event": event, **record}).encode() + b"\n"
         with naming(self._path):
             self._file.write(line)
             self._file.flush()

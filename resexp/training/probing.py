@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +17,7 @@ from resexp.data import Dataset, ImageNet, open_dataset
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.probes import PROBES, Probing, Subject
+from resexp.records import json_text
 from resexp.store import Run
 from resexp.study import load_run
 from resexp.training import checkpoint
@@ -58,16 +57,7 @@ def write_record(run: Run, record: dict[str, Any]) -> None:
     """Keep what was found in the run folder."""
     path = run.probe_path(record["probe"], record["step"])
     path.parent.mkdir(exist_ok=True)
-    run.publish(path, json.dumps(_without_nan({"resexp": resexp.__version__, **record})))
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no word for what is not a number."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    run.publish(path, json_text({"resexp": resexp.__version__, **record}))
 
 
 def probe(
