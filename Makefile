@@ -11,8 +11,8 @@ RUN := .venv/.run
 DEV := .venv/.dev
 endif
 
-# What the README rests on, in this order. It lies outside the checkout and outlives it. The official archive may be
-# replaced: make evidence ARGS='--set data.source=folder --set data.path=cifar10-png.tar.gz'
+# What the README rests on, in this order. It lies outside the checkout, outlives it, and begins with what is published.
+# The official archive may be replaced: make evidence ARGS='--set data.source=folder --set data.path=cifar10-png.tar.gz'
 EVIDENCE := cpu-small warmup-plain cpu-small-long figure6-ends
 EVIDENCE_FOLDER := $(HOME)/resexp-evidence/results
 
@@ -39,6 +39,7 @@ report: $(RUN) ## write the report of the newest study, or of STUDY=results/NAME
 	$(PY) -m resexp report $(STUDY)
 
 evidence: $(RUN) ## train what is unfinished of the evidence, one run a core, behind all other work: tens of core-hours
+	mkdir -p $(EVIDENCE_FOLDER) && cp -rn results/published/. $(EVIDENCE_FOLDER)
 	for study in $(EVIDENCE); do \
 	  nice -n 19 $(PY) -m resexp sweep --config cifar10/$$study --results $(EVIDENCE_FOLDER) --jobs $$(nproc) $(ARGS) || exit; \
 	done
