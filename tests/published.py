@@ -81,7 +81,8 @@ def progress(name: str) -> str:
     """The running training error so far beside the paper's curve, at its own points, and how far each run has come."""
     rows = [["net", "step", "training error, %", "Fig. 6, %"], ["---"] * 4]
     so_far = []
-    for record in filter(None, map(read, StudyFolder(PUBLISHED / name).runs())):
+    begun = [run for run in StudyFolder(PUBLISHED / name).runs() if run.config_path.is_file()]
+    for record in filter(None, map(read, begun)):
         model, error = record.config.model, record.metrics["train_error"]
         so_far.append(f"{record.run.name} is at step {record.status.step:,} of {record.config.train.steps:,}")
         for step, theirs in paper.fig6(model.kind, model.block, model.depth)["train"]:
