@@ -1,0 +1,31 @@
+"""What a process of resexp does with the machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `code` in a process of its own, with these variables about how threads wait and no others."""
+    others = {name: value for name, value in os.environ.items() if name not in WAITING}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, env={**others, **environment}, check=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch has another OpenMP there")
+def test_waiting_threads_sleep_soon() -> None:
+    """libgomp itself says what it has understood."""
+    said = python("import resexp.training.train", OMP_DISPLAY_ENV="VERBOSE").stderr
+    assert "GOMP_SPINCOUNT = '2000'" in said
+
+
+@pytest.mark.parametrize("given", [{"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}])
+def test_the_user_decides_how_threads_wait(given: dict[str, str]) -> None:
+    code = f"import os, resexp; print({{name: os.environ[name] for name in {WAITING} if name in os.environ}})"
+    assert python(code, **given).stdout.strip() == str(given)
