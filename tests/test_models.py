@@ -36,6 +36,13 @@ def test_projections_add_their_parameters() -> None:
     assert parameters(depth=20, shortcut="C") == 272_474 + 3 * (16**2 + 32) + 2 * (32**2 + 64) + 2 * (64**2 + 128)
 
 
+@pytest.mark.parametrize(("depth", "more"), [(29, 16), (56, 8), (83, 5), (110, 4)])
+def test_projections_make_residual_bottleneck_nets_larger_by_what_the_study_says(depth: int, more: int) -> None:
+    """In percent; see configs/cifar10/bottleneck.yaml."""
+    plain, residual = (parameters(depth=depth, block="bottleneck", kind=kind) for kind in ("plain", "residual"))
+    assert (residual - plain, round(100 * (residual / plain - 1))) == (42_880, more)
+
+
 @pytest.mark.parametrize("depth", [8, 20, 56])
 def test_depth_counts_the_weighted_layers(depth: int) -> None:
     net = build_model(ModelConfig(depth=depth))
