@@ -471,6 +471,17 @@ def test_an_error_that_falls_and_then_rises_degrades_from_its_best_depth_on(stud
     assert verdict.sentences[1].startswith("Plain nets, from their best depth, 32: +26.0 points [+20.")
 
 
+def test_unequal_numbers_of_parameters_are_named(study: Callable[..., StudyFolder]) -> None:
+    folder = study(DEGRADES)
+    for run in folder.runs():
+        record = run.manifest()
+        assert record is not None
+        if "residual-8" in str(run.folder):
+            run.write_manifest(record.model_copy(update={"parameters": 9_280}))
+    sentence = "Residual nets have other numbers of parameters: +16.0% at depth 8, +0.0% at depth 44."
+    assert sentence in summarise(folder).verdict.sentences
+
+
 def test_nets_of_one_seed_are_left_out_where_others_have_several(study: Callable[..., StudyFolder]) -> None:
     verdict = summarise(study(DEGRADES | {("plain", 56): [90]})).verdict
     assert verdict.plain is not None

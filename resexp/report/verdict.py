@@ -87,6 +87,8 @@ def judge(
             sentences += _rise(family, errors, found, tested)
     if gap:
         sentences.append(f"At depth {high}, plain minus residual: {gap}.")
+    if residual:
+        sentences += _parameters(plain, residual)
     if margin is not None:
         sentences.append(f"A rise counts as none where its whole interval lies below {margin:.1f} points: {reason}.")
     if lone:
@@ -184,6 +186,17 @@ def _rise(family: Family, errors: Mapping[int, Estimate], found: Rise, tested: T
     if family.excused:
         sentences.append(f"{name} of different depth differ in {listed(family.excused)}, too, as in the paper.")
     return sentences
+
+
+def _parameters(plain: Family, residual: Family) -> list[str]:
+    """Where plain and residual nets of a depth are not equal in parameters, as with projections."""
+    counts = {net.depth: net.parameters for net in plain.nets}
+    more = {net.depth: net.parameters / counts[net.depth] - 1 for net in residual.nets if net.depth in counts}
+    if not any(more.values()):
+        return []
+    return [
+        f"Residual nets have other numbers of parameters: {listed([f'{v:+.1%} at depth {d}' for d, v in more.items()])}."
+    ]
 
 
 def _seeds(a: int, b: int) -> str:
