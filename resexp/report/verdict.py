@@ -194,9 +194,8 @@ def _parameters(plain: Family, residual: Family) -> list[str]:
     more = {net.depth: net.parameters / counts[net.depth] - 1 for net in residual.nets if net.depth in counts}
     if not any(more.values()):
         return []
-    return [
-        f"Residual nets have other numbers of parameters: {listed([f'{v:+.1%} at depth {d}' for d, v in more.items()])}."
-    ]
+    shares = listed([f"{share:+.1%} at depth {depth}" for depth, share in more.items()])
+    return [f"Residual nets have other numbers of parameters: {shares}."]
 
 
 def _seeds(a: int, b: int) -> str:
