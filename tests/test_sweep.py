@@ -60,7 +60,7 @@ def test_a_sweep_and_single_runs_give_the_same_numbers(write_study: Write, resex
 def test_plain_output_is_bounded(write_study: Write, resexp: Cli) -> None:
     study = write_study(grid=GRID, train={"steps": 80, "log_every": 1})
     lines = resexp("sweep", "--config", study).stdout.splitlines()
-    runs = [line.partition(":")[0] for line in lines if " seed 0:" in line]
+    runs = [line.partition(":")[0].rpartition("] ")[2] for line in lines if " seed 0:" in line]
     assert len(set(runs)) == 4
     assert max(map(runs.count, runs)) <= 5  # begun, a quarter, half, three quarters, ended
     assert len(lines) - len(runs) == 3  # decoding, how many are to be trained, how it went
