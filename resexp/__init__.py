@@ -1,7 +1,9 @@
 """resexp: the plain-versus-residual degradation study of He et al. (2015), run from one YAML file."""
 
-from resexp.machine import limit_spinning
+from resexp.machine import limit_spinning, widen_queues
 
 __version__ = "0.2.0"
 
-limit_spinning()  # here, since no process may import torch before
+# Here, since no process may import torch before.
+limit_spinning()
+widen_queues()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from resexp.models.blocks import Block
-from resexp.probes.subject import Moments, Probing, Subject, hooked, wide
+from resexp.probes.subject import Moments, Probing, Subject, hooked, look, wide
 
 IMAGES = 1000
 
@@ -23,9 +23,9 @@ def signals(subject: Subject) -> Probing:
         module.register_forward_hook(lambda module, inputs, output, moments=found[name]: moments.add(output))
         for name, module in watched.items()
     ]
-    with hooked(handles), torch.no_grad():
+    with hooked(handles):
         for x, _ in subject.split(IMAGES):
-            model(x)
+            look(model, x)
             yield 0
     rows = [{"layer": name, "mean": moments.mean, "variance": moments.variance} for name, moments in found.items()]
     return {
@@ -51,9 +51,9 @@ def responses(subject: Subject) -> Probing:
             moments = found[own] = Moments()
             after = modules["bn".join(own.rsplit("conv", 1))]
             handles.append(after.register_forward_hook(lambda m, i, output, moments=moments: moments.add(output)))
-    with hooked(handles), torch.no_grad():
+    with hooked(handles):
         for x, _ in subject.split(IMAGES):
-            model(x)
+            look(model, x)
             yield 0
     layers = [
         {"layer": name, "std": moments.variance**0.5, "channel_std": moments.channel_std}
@@ -81,9 +81,9 @@ def branches(subject: Subject) -> Probing:
         watch(name, "branch", block.gate)
         watch(name, "shortcut", block.shortcut)
     images = 0
-    with hooked(handles), torch.no_grad():
+    with hooked(handles):
         for x, _ in subject.split(IMAGES):
-            model(x)
+            look(model, x)
             images += len(x)
             yield 0
 

@@ -58,6 +58,15 @@ class Subject:
 
 
 @torch.no_grad()
+def look(model: nn.Module, x: Tensor) -> None:
+    """A forward pass for what hooks see of it.
+
+    A probe must not hold gradients off while another run has its turn: they belong to the thread.
+    """
+    model(x)
+
+
+@torch.no_grad()
 def error_and_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
     """Training error, a fraction, and mean loss in eval mode."""
     model.eval()

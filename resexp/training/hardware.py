@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -55,8 +54,6 @@ def tune_process(threads: int | None) -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
         libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
-
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # queues; with 8, streams of a larger pack share them
     torch.backends.cudnn.benchmark = True  # shapes never change: the search for the fastest kernels pays
     torch.backends.cudnn.allow_tf32 = False  # "fp32" is fp32, or there is nothing to check bf16 and fp16 against
 

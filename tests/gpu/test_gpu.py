@@ -173,7 +173,7 @@ def test_what_can_not_be_captured_goes_on_eagerly() -> None:
 UNCAPTURABLE = """
 import torch
 from resexp.config import TrainConfig
-from resexp.training.graph import CALLS_BEFORE_CAPTURE
+from resexp.training.graph import CALLS_BEFORE_CAPTURE, Replayed
 from resexp.training.hardware import choose, with_stream
 
 hardware = with_stream(choose(TrainConfig(device="cuda")))

@@ -1,0 +1,133 @@
+"""`make gpu-day`: all that is asked of a GPU, in so many seconds, and what is worth keeping of it in a few small files.
+
+Each part runs until it is done or its time is up. The same command goes on where the last one stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PIECE = 15 << 20
+"""Bytes of a file to take home, at most."""
+GRACE_S = 10.0
+"""For a part that is asked to stop, to save what it has."""
+RESEXP = (sys.executable, "-m", "resexp")
+MINIATURE = ("data={source: shapes, train_images: 256, test_images: 128, size: 16}", "model.width=8", "train.steps=24")
+"""What a machine without a GPU does of a study."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A command and the seconds it may take."""
+
+    name: str
+    command: Sequence[str]
+    most: float
+
+
+def parts(folder: Path, device: str, data: str | None, studies: Sequence[str]) -> list[Part]:
+    """What is done, in this order."""
+    settings = [f"train.device={device}", *(MINIATURE if device == "cpu" else ())]
+    if data:
+        settings += ["data.source=folder", f"data.path={data}"]
+    given = [word for setting in settings for word in ("--set", setting)]
+    sized = "1" if device == "cpu" else "1,4,9"
+    seconds = ("--rounds", "1", "--seconds", "0.05") if device == "cpu" else ("--rounds", "3", "--seconds", "0.5")
+    depths = ("8",) if device == "cpu" else ("20", "56")
+    sweeps = [
+        Part(
+            study,
+            (*RESEXP, "sweep", "--config", f"cifar10/{study}", "--results", str(folder / "results"), *given),
+            3600.0,
+        )
+        for study in studies
+    ]
+    benches = [
+        Part(
+            f"bench-{depth}",
+            (*RESEXP, "bench", "--depths", depth, "--packs", sized, *seconds, "--set", f"train.device={device}")
+            + ("--set", "data.train_images=2000", *(("--set", "model.width=8") if device == "cpu" else ()))
+            + ("--out", str(folder / "results" / f"bench-{depth}")),
+            150.0,
+        )
+        for depth in depths
+    ]
+    tests = Part("tests", (sys.executable, "-m", "pytest", "-q", "--durations=10", "tests/gpu/test_gpu.py"), 180.0)
+    return [tests, *sweeps, *benches]
+
+
+def run(part: Part, folder: Path, device: str, seconds: float) -> dict[str, object]:
+    """Let it work for so long at most; what it prints goes to a file of its name."""
+    began = time.monotonic()
+    with (folder / f"{part.name}.log").open("ab") as log:
+        environment = {**os.environ, "RESEXP_TEST_DEVICE": device}
+        process = subprocess.Popen(part.command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        try:
+            code: int | None = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(GRACE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            code = None
+    return {"part": part.name, "code": code, "seconds": round(time.monotonic() - began, 1)}
+
+
+def take_home(folder: Path, out: Path) -> list[Path]:
+    """All that was written, but for images, in files that are small enough."""
+    out.mkdir(parents=True, exist_ok=True)
+    whole = out / "day.tar.gz"
+    with tarfile.open(whole, "w:gz") as archive:
+        archive.add(folder, "day")
+    content = whole.read_bytes()
+    whole.unlink()
+    pieces = []
+    for number, begin in enumerate(range(0, len(content), PIECE)):
+        pieces.append(out / f"day.tar.gz.{number}")
+        pieces[-1].write_bytes(content[begin : begin + PIECE])
+    return pieces
+
+
+def main() -> None:
+    """Do what is not done yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--budget", type=float, default=600, help="seconds in all")
+    parser.add_argument("--folder", type=Path, required=True, help="where the work is done, and continued")
+    parser.add_argument("--out", type=Path, required=True, help="for files to take home")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--data", help="CIFAR-10 as an archive of images; default: what resexp data fetch has fetched")
+    parser.add_argument("--studies", default="figure6-ends,figure6", help="of configs/cifar10, with commas between")
+    parser.add_argument("--only", help="parts, with commas between")
+    args = parser.parse_args()
+    until = time.monotonic() + args.budget
+    args.folder.mkdir(parents=True, exist_ok=True)
+    told = args.folder / "day.json"
+    done = json.loads(told.read_text()) if told.exists() else []
+    for part in parts(args.folder, args.device, args.data, args.studies.split(",")):
+        if args.only and part.name not in args.only.split(","):
+            continue
+        if any(one["part"] == part.name and one["code"] is not None for one in done):
+            continue
+        if (left := until - time.monotonic() - GRACE_S) <= 0:
+            break
+        done.append(run(part, args.folder, args.device, min(part.most, left)))
+        told.write_text(json.dumps(done, indent=1))
+        print(done[-1], flush=True)
+    for piece in take_home(args.folder, args.out):
+        print(piece, piece.stat().st_size)
+
+
+if __name__ == "__main__":
+    main()
