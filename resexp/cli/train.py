@@ -143,7 +143,7 @@ def sweep(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes at a time; default: as many as keep all cores, or GPUs, busy.")
     ] = None,
-    pack: Annotated[
+    runs_per_gpu: Annotated[
         int | None, typer.Option(min=1, help="Runs side by side on a GPU; default: as many as speed it up.")
     ] = None,
     no_graphs: NoGraphs = False,
@@ -164,7 +164,7 @@ def sweep(
     from resexp.display import make_display
     from resexp.study import SHIPPED, load, only_label
 
-    flags = {"executor__name": executor, "executor__jobs": jobs, "executor__runs_per_gpu": pack}
+    flags = {"executor__name": executor, "executor__jobs": jobs, "executor__runs_per_gpu": runs_per_gpu}
     study, cells = load(config or str(SHIPPED / "quickstart.yaml"), all_settings(settings, no_graphs, **flags))
     if no_wait and study.executor.name != "slurm":
         raise UserError(f"--detach: runs of the {study.executor.name} executor end with the sweep; it is for slurm")

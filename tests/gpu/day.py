@@ -62,7 +62,7 @@ def parts(folder: Path, device: str, data: str | None, studies: Sequence[str]) -
         )
         for depth in depths
     ]
-    tests = Part("tests", (sys.executable, "-m", "pytest", "-q", "--durations=10", "tests/gpu/test_gpu.py"), 180.0)
+    tests = Part("tests", (sys.executable, "-m", "pytest", "-n", "6", "--durations=10", "tests/gpu/test_gpu.py"), 180.0)
     return [tests, *sweeps, *benches]
 
 
