@@ -75,22 +75,46 @@ def cost(name: str) -> str:
 
 SPAN = 500
 """Steps that an error beside Fig. 6 is the mean of."""
+LOOKED_AT = (4000, 8000, 16000, 31000, 34000, 47000, 63000)
+"""Steps near which the curves of Fig. 6 are read."""
 
 
-def progress(name: str) -> str:
-    """The running training error so far beside the paper's curve, at its own points, and how far each run has come."""
-    rows = [["net", "step", "training error, %", "Fig. 6, %"], ["---"] * 4]
-    so_far = []
-    begun = [run for run in StudyFolder(PUBLISHED / name).runs() if run.config_path.is_file()]
-    for record in filter(None, map(read, begun)):
+def curve(name: str) -> str:
+    """The running training error beside the paper's curve, at points of the curve itself."""
+    records = [record for record in map(read, StudyFolder(PUBLISHED / name).runs()) if record]
+    rows = [["net", *(f"step {step:,}" for step in LOOKED_AT)], ["---"] * (1 + len(LOOKED_AT))]
+    for record in records:
         model, error = record.config.model, record.metrics["train_error"]
-        so_far.append(f"{record.run.name} is at step {record.status.step:,} of {record.config.train.steps:,}")
-        for step, theirs in paper.fig6(model.kind, model.block, model.depth)["train"]:
-            if SPAN <= step <= error.steps[-1]:
-                ours = error.values[(error.steps > step - SPAN) & (error.steps <= step)].mean()
-                rows.append([record.run.label, f"{step:,}", f"{ours:.1f}", f"{theirs:.1f}"])
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"{table}\n\n{'; '.join(so_far)}. Errors are means over the {SPAN} steps before."
+        theirs = paper.fig6(model.kind, model.block, model.depth)["train"]
+        row = [record.run.label]
+        for wanted in LOOKED_AT:
+            step, percent = min(theirs, key=lambda point: abs(point[0] - wanted))
+            ours = error.values[(error.steps > step - SPAN) & (error.steps <= step)].mean()
+            row.append(f"{ours:.1f} ({percent:.1f})" if abs(step - wanted) < SPAN else "–")
+        rows.append(row)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def beside(name: str) -> str:
+    """The errors of each net beside the paper's."""
+    rows = [["net", "training error, %", "Fig. 6", "test error, %", "paper"], ["---"] * 5]
+    for net in summary(name).nets:
+        theirs = paper.published(net.runs[0].config.model)
+        assert theirs
+        rows.append([net.label, str(net.errors["running"]), f"{theirs.train}", str(net.errors["test"]), f"{theirs.test}"])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def pace(name: str) -> str:
+    """How fast runs that were trained side by side were, all together."""
+    runs = [run for net in summary(name).nets for run in net.runs]
+    images = sum(run.config.train.steps * run.config.train.batch_size for run in runs)
+    seconds = max(run.seconds for run in runs)
+    on = runs[0].manifest.attempts[-1]
+    return (
+        f"{len(runs)} runs of {runs[0].config.train.steps:,} steps, side by side on one {on.device} in {on.precision}: "
+        f"{seconds / 60:.1f} minutes, {images / seconds:,.0f} images/s in all."
+    )
 
 
 def bench(name: str) -> str:
@@ -109,7 +133,9 @@ PARTS: dict[str, Callable[[str], str]] = {
     "verdict": verdict,
     "errors": errors,
     "cost": cost,
-    "progress": progress,
+    "curve": curve,
+    "beside": beside,
+    "pace": pace,
     "bench": bench,
 }
 
