@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -133,9 +134,15 @@ class Torchrun(Ranks):
         return gathered
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """See Ranks."""
+        """See Ranks. One message for each type of number."""
+        alike = defaultdict[torch.dtype, list[Tensor]](list)
         for tensor in tensors:
-            dist.broadcast(tensor, 0)
+            alike[tensor.dtype].append(tensor)
+        for group in alike.values():
+            together = torch.cat([tensor.flatten() for tensor in group])
+            dist.broadcast(together, 0)
+            for tensor, values in zip(group, torch.split(together, [t.numel() for t in group]), strict=True):
+                tensor.copy_(values.view_as(tensor))
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """See Ranks. BN's averages stay each rank's own."""

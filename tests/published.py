@@ -101,7 +101,9 @@ def beside(name: str) -> str:
     for net in summary(name).nets:
         theirs = paper.published(net.runs[0].config.model)
         assert theirs
-        rows.append([net.label, str(net.errors["running"]), f"{theirs.train}", str(net.errors["test"]), f"{theirs.test}"])
+        rows.append(
+            [net.label, str(net.errors["running"]), f"{theirs.train}", str(net.errors["test"]), f"{theirs.test}"]
+        )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

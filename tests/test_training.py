@@ -40,7 +40,9 @@ CPU = torch.device("cpu")
 
 def tiny(**sections: dict[str, Any]) -> RunConfig:
     base: dict[str, Any] = {name: TINY[name] for name in ("data", "model", "train")}
-    return RunConfig.model_validate({**base, **{name: {**base[name], **value} for name, value in sections.items()}})
+    return RunConfig.model_validate(
+        {**base, **{name: {**base.get(name, {}), **value} for name, value in sections.items()}}
+    )
 
 
 @pytest.fixture

@@ -69,8 +69,8 @@ class Dataset:
 
     @property
     def resident_bytes(self) -> int:
-        """Of device memory that the training images take."""
-        return self.train()[0].nbytes
+        """Of device memory that the images take, those for a test included."""
+        return self.train()[0].nbytes + self.test()[0].nbytes
 
     @property
     def test_labels(self) -> NDArray[np.int64]:

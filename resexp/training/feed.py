@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -55,6 +55,12 @@ def open_feed(
     return Resident(config, dataset, hardware)
 
 
+def there(array: NDArray[Any], device: torch.device) -> Tensor:
+    """The array on the device. A GPU's copy from pinned memory does not wait for what is queued."""
+    here = torch.from_numpy(array)
+    return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here.to(device)
+
+
 class Resident:
     """All training images on the device, where batches are cut out of them; see `data.loader`."""
 
@@ -63,6 +69,7 @@ class Resident:
         assert not isinstance(config.data, ImageNetData)
         self._dataset, self._pad = dataset, config.data.pad
         self._images, self._labels = (torch.from_numpy(array).to(device) for array in dataset.train())
+        self._test: tuple[Tensor, Tensor] | None = None
         self.mean = pixel_mean(self._images, torch.from_numpy(dataset.train_index).to(device))
         self.batches = Batches(dataset.train_index, config.data, config.seed, batch, device, hardware.ranks)
 
@@ -83,12 +90,12 @@ class Resident:
 
     def look(self, split: str, chunks: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
         """See Feed."""
-        if split == "test":
-            images, labels = map(torch.from_numpy, self._dataset.test())
-        else:
-            images, labels = self._images, self._labels
-        for chunk in chunks:
-            chosen = torch.from_numpy(chunk).to(images.device)
+        device = self._images.device
+        if split == "test" and self._test is None:
+            images, labels = (there(array, device) for array in self._dataset.test())
+            self._test = images, labels
+        images, labels = (self._test if split == "test" else None) or (self._images, self._labels)
+        for chosen in torch.split(there(np.concatenate(chunks), device), [len(chunk) for chunk in chunks]):
             yield images[chosen], labels[chosen]
 
     def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:

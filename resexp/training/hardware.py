@@ -29,6 +29,8 @@ class Hardware:
     """Whether steps are replayed as CUDA graphs."""
     ranks: Ranks = ALONE
     """The processes that train the run, each on a device of its own."""
+    threads: int | None = None
+    """CPU threads of the run. None: those that the process has."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -43,10 +45,15 @@ class Hardware:
         return f"{platform.machine()} {self.device.type}"
 
 
+def use_threads(threads: int | None) -> None:
+    """Let PyTorch compute on so many CPU threads. None: as many as it does."""
+    if threads and threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
+
+
 def tune_process(threads: int | None) -> None:
     """Settings of the whole process: CPU threads (None: as they are), and what makes a CPU step faster."""
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     torch.set_flush_denormal(True)  # a vanishing gradient must not be a slow one
     # glibc gives activations back to the system after every step and has them zeroed again in the next, which costs
     # some 6 % of it; keep them.
@@ -71,6 +78,8 @@ def choose(
     device, precision = choose_device(config, ranks), begun_in or config.precision
     if device.type != "cuda":
         return Hardware(device, "fp32" if precision == "auto" else precision, ranks=ranks)
+    if ranks.world > 1:
+        torch.cuda.set_device(device)  # or pinned memory, which names no device, makes a context on the first GPU
     with torch.cuda.device(device):
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "auto":

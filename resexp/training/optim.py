@@ -102,7 +102,7 @@ class Schedule:
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module, rate: Tensor) -> torch.optim.SGD:
-    """SGD with momentum at `rate`; weight decay on every parameter, as in the paper's Caffe."""
+    """SGD with momentum at `rate`; weight decay on every parameter, which is Caffe's default."""
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=rate,

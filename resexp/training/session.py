@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,9 +58,10 @@ class Session:
                 f"start as many as before, or add --allow-world-size-change"
             )
         # What sums are rounded to, and in which order, must not change in the middle of a run.
-        tune_process(before.attempts[-1].threads if before else threads)
+        threads = before.attempts[-1].threads if before else threads
+        tune_process(threads)
         precision = before.attempts[-1].precision if before else None
-        self.hardware = with_stream(choose(self.config.train, precision, say, ranks))
+        self.hardware = replace(with_stream(choose(self.config.train, precision, say, ranks)), threads=threads)
         self.dataset = open_dataset(self.config.data, say)
         self.probes = self.config.probes.due(self.config.train.steps)
         self.evaluated, self.bn_recomputed, self.tested = 0, False, False

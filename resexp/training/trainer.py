@@ -91,6 +91,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=hardware.precision == "fp16")
         self.feed = open_feed(config, dataset, hardware, say)
         self.step = self.read_to = 0
+        self._alike_at: int | None = None
+        """The step since which BN's averages are the same on all ranks. The weights always are."""
         self.seconds = 0.0
         """Wall time of training, shared with the runs that were trained side by side."""
         self._counter = torch.zeros(1, dtype=torch.int64, device=device)
@@ -193,7 +195,9 @@ class Trainer:
         Raises Stopped if `pause()` between batches.
         """
         self.hardware.ranks.order("evaluate", split)
-        self.hardware.ranks.share(self.model.state_dict().values())
+        if self._alike_at != self.step:
+            self.hardware.ranks.share(self.model.buffers())
+            self._alike_at = self.step
         return (yield from self._evaluator.evaluate(split, pause))
 
     def recompute_bn(self, count: int, pause: Callable[[], bool]) -> Work[int]:
@@ -202,16 +206,16 @@ class Trainer:
         Returns the number of batches; see Evaluator. Raises Stopped if `pause()` between them, and nothing has changed.
         """
         order, *_ = plan_epoch(self.dataset.train_index, self.config.seed, epoch=0, pad=0, flip=False)
-        return (yield from self._evaluator.recompute_bn(order[:count], pause))
+        batches = yield from self._evaluator.recompute_bn(order[:count], pause)
+        self.share()
+        return batches
 
     @contextlib.contextmanager
     def weights(self, weights: dict[str, Tensor]) -> Iterator[None]:
-        """Other weights, for as long as the context lasts; in place, so that what was captured holds.
-
-        Other ranks have them once something is evaluated with them.
-        """
+        """Other weights, for as long as the context lasts; in place, so that what was captured holds."""
         own = {name: value.clone() for name, value in self.model.state_dict().items()}
         into(self.model, weights, self.config.folder)
+        self.share()
         try:
             yield
         finally:
@@ -222,6 +226,7 @@ class Trainer:
         """Give the weights and statistics of rank 0 to the other ranks."""
         self.hardware.ranks.order("share")
         self.hardware.ranks.share(self.model.state_dict().values())
+        self._alike_at = self.step
 
     def state(self) -> dict[str, Any]:
         """All that a continuation needs; batches and rates follow from the step."""

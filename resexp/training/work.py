@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from resexp.training.hardware import Hardware
+from resexp.training.hardware import Hardware, use_threads
 
 AHEAD = 16
 """Steps that are queued at once; twice as many at most wait on the device, so that a stop is not late."""
@@ -47,8 +47,13 @@ class Pace:
 
 
 def on_stream(hardware: Hardware, work: Work[ResultT]) -> Work[ResultT]:
-    """Do every piece of `work` on the stream of `hardware`, and leave the stream in between."""
+    """Do every piece of `work` on the stream and the threads of `hardware`, and leave the stream in between.
+
+    Whatever else PyTorch keeps for a thread or the process, such as whether gradients are recorded, a piece of work
+    must leave as it found it: between two pieces other runs have their turn.
+    """
     while True:
+        use_threads(hardware.threads)
         with torch.cuda.stream(hardware.stream):
             try:
                 steps = next(work)

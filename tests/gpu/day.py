@@ -41,9 +41,13 @@ def parts(folder: Path, device: str, data: str | None, studies: Sequence[str]) -
     if data:
         settings += ["data.source=folder", f"data.path={data}"]
     given = [word for setting in settings for word in ("--set", setting)]
-    sized = "1" if device == "cpu" else "1,4,9"
-    seconds = ("--rounds", "1", "--seconds", "0.05") if device == "cpu" else ("--rounds", "3", "--seconds", "0.5")
-    depths = ("8",) if device == "cpu" else ("20", "56")
+    bench = [*RESEXP, "bench", "--set", f"train.device={device}", "--set", "data.train_images=2000"]
+    if device == "cpu":
+        bench += ["--packs", "1", "--rounds", "1", "--seconds", "0.05", "--set", "model.width=8"]
+        depths = ["8"]
+    else:
+        bench += ["--packs", "1,4,9", "--rounds", "3", "--seconds", "0.5"]
+        depths = ["20", "56"]
     sweeps = [
         Part(
             study,
@@ -55,9 +59,7 @@ def parts(folder: Path, device: str, data: str | None, studies: Sequence[str]) -
     benches = [
         Part(
             f"bench-{depth}",
-            (*RESEXP, "bench", "--depths", depth, "--packs", sized, *seconds, "--set", f"train.device={device}")
-            + ("--set", "data.train_images=2000", *(("--set", "model.width=8") if device == "cpu" else ()))
-            + ("--out", str(folder / "results" / f"bench-{depth}")),
+            (*bench, "--depths", depth, "--out", str(folder / "results" / f"bench-{depth}")),
             150.0,
         )
         for depth in depths
