@@ -1,7 +1,7 @@
 """A CUDA graph on a CPU: the operations of one call are written down, and done again with the same tensors.
 
-As on a GPU, capturing has no effect of its own, no Python runs in a replay, and every replay reads and writes the tensors
-of the captured call.
+As on a GPU, capturing has no effect of its own, no Python runs in a replay, and every replay reads and writes the
+tensors of the captured call.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from resexp.config import RunConfig
 from resexp.data import open_dataset
@@ -48,9 +48,7 @@ class Tape(TorchDispatchMode):
         new = [None if tensor.untyped_storage()._cdata in there else tensor for tensor in tensors]
         self._made |= {tensor.untyped_storage()._cdata for tensor in new if tensor is not None}
         writes = any(argument.alias_info and argument.alias_info.is_write for argument in function._schema.arguments)
-        if writes or any(
-            tensor is not None for tensor in new
-        ):  # else a view, which shows what its tensor holds, always
+        if writes or any(tensor is not None for tensor in new):  # else a view: it shows what its tensor holds
             self._calls.append((function, args, kwargs, new))
         return out
 
@@ -138,7 +136,7 @@ def test_replayed_steps_of_every_kind_are_steps_to_the_last_bit(model: dict[str,
     assert life(replayed)[0] == life(eager)[0]
 
 
-# -- what must fail ------------------------------------------------------------------------------------------------------
+# -- what must fail
 
 
 def outcomes(change: Callable[[Trainer], None], **recipe: Any) -> tuple[Any, Any]:
