@@ -62,12 +62,12 @@ def test_at_1_6_degrees_of_freedom_the_quantile_is_students() -> None:
 
 
 def test_an_interaction_is_the_contrast_of_four_means() -> None:
-    """The published study cpu-small: Welch-Satterthwaite's interval of (plain 56 - 8) - (residual 56 - 8)."""
+    """The published study cpu-small: Welch-Satterthwaite's interval of (plain 56 - 20) - (residual 56 - 20)."""
     summary = summarise(StudyFolder(REPOSITORY / "results/published/cpu-small"))
     errors = {net.label: net.errors["running"] for net in summary.nets}
-    four = [errors[name] for name in ("plain-56", "plain-8", "residual-56", "residual-8")]
-    parts = [statistics.variance(one.values) / 2 for one in four]
-    freedom = sum(parts) ** 2 / sum(part**2 for part in parts)
+    four = [errors[name] for name in ("plain-56", "plain-20", "residual-56", "residual-20")]
+    parts = [statistics.variance(one.values) / 5 for one in four]
+    freedom = sum(parts) ** 2 / sum(part**2 / 4 for part in parts)
     half = stats.t(freedom).ppf(0.975) * sum(parts) ** 0.5
     value = four[0].mean - four[1].mean - four[2].mean + four[3].mean
     found = summary.verdict.interaction
