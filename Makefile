@@ -1,7 +1,7 @@
 # Every target works on a fresh clone with Python >= 3.11 and make. With PYTHON=python3 it uses that interpreter as it
 # is, and neither makes a virtual environment nor installs anything.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart imagenet-smoke sweep report evidence published test test-clusters test-faults test-gpu lint format benchmark benchmark-input benchmark-scale schema clean
+.PHONY: help quickstart imagenet-smoke sweep report evidence published test test-clusters test-faults test-gpu gpu-day lint format benchmark benchmark-input benchmark-scale schema clean
 
 ifdef PYTHON
 PY := $(PYTHON)
@@ -58,6 +58,13 @@ test-faults: $(DEV) ## kill, starve and damage sweeps and reports by the hundred
 
 test-gpu: $(DEV) ## run the tests that need a CUDA GPU
 	$(PY) -m pytest tests/gpu $(ARGS)
+
+DEVICE := cuda
+BUDGET := 600
+OUT := results/gpu-day
+
+gpu-day: $(DEV) ## all that is asked of a GPU, in BUDGET seconds, continued by the next call; DEVICE=cpu tries it in miniature
+	$(PY) -m tests.gpu.day --device $(DEVICE) --budget $(BUDGET) --folder $(OUT)/work --out $(OUT) $(ARGS)
 
 lint: $(DEV) ## ruff and strict mypy
 	$(PY) -m ruff check .

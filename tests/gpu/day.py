@@ -64,7 +64,8 @@ def parts(folder: Path, device: str, data: str | None, studies: Sequence[str]) -
         )
         for depth in depths
     ]
-    tests = Part("tests", (sys.executable, "-m", "pytest", "-n", "6", "--durations=10", "tests/gpu/test_gpu.py"), 180.0)
+    chosen = ("-n", "6") if device == "cuda" else ("-n", "2", "-k", "replayed or streamed")
+    tests = Part("tests", (sys.executable, "-m", "pytest", *chosen, "--durations=10", "tests/gpu/test_gpu.py"), 180.0)
     return [tests, *sweeps, *benches]
 
 
