@@ -15,6 +15,21 @@ from resexp.errors import UserError, visible
 MAX_RECORD, MAX_METRICS, MAX_LINES = 1 << 24, 1 << 28, 2_000_000
 """Bytes of a JSON file; bytes and lines of metrics.jsonl."""
 
+_RECOGNISED = {
+    b"version https://git-lfs": "a pointer of Git LFS; run `git lfs pull`",
+    b"<!doctype html": "a web page; open it in a browser to see why the download failed",
+    b"<html": "a web page; open it in a browser to see why the download failed",
+    b"<svg": "an SVG drawing",
+    b"%pdf": "a PDF",
+    b"8bps": "a Photoshop file",
+    b"\0\0\0\x0cjxl": "a JPEG XL",
+    b"\0\0\0\x0cjp  ": "a JPEG 2000",
+    b"\x89hdf": "an HDF5 file",
+    b"\x93numpy": "a NumPy array",
+    b"pk\x03\x04": "a zip archive",
+}
+"""What the first bytes of a file say that it is, in lower case."""
+
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
@@ -43,9 +58,11 @@ def read_file(path: Path, limit: int, last: int | None = None) -> bytes:
     with open(path, "rb", opener=_at_once) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path}: not a plain file; remove it")
+            raise UserError(f"{path}: not a plain file; move it elsewhere")
         if status.st_size > limit:
-            raise UserError(f"{path}: {status.st_size:,} bytes, over the limit of {limit:,}; restore it, or delete it")
+            raise UserError(
+                f"{path}: {status.st_size:,} bytes, over the limit of {limit:,}; put a smaller file in its place"
+            )
         if last is not None and status.st_size > last:
             file.seek(-last, os.SEEK_END)
         return file.read()
@@ -89,3 +106,11 @@ def parse_json(content: bytes) -> Any:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+def recognised(head: bytes) -> str:
+    """What a file is that should have been another, by its first bytes; empty where they say nothing."""
+    start = head[:64].lstrip().lower()
+    if start[4:8] == b"ftyp":
+        return f"of the kind {start[8:12].decode('ascii', 'replace').upper()}, which is not read"
+    return next((what for known, what in _RECOGNISED.items() if start.startswith(known)), "")

@@ -12,6 +12,7 @@ from resexp.config import ExecutorConfig, RunConfig, Study, TrainConfig
 from resexp.display import Display
 from resexp.errors import UserError
 from resexp.files import write_atomic
+from resexp.paths import expanded
 from resexp.records import json_text
 from resexp.signals import Stop
 from resexp.store import Run, StudyFolder
@@ -38,7 +39,7 @@ def targets(
     """
     found = []
     for name in names:
-        path = Path(name)
+        path = expanded(name)
         if (path / "config.yaml").exists():
             found.append(Target(Run(path), initial))
         elif (path / "study.json").exists():
@@ -62,7 +63,7 @@ def finished_runs(names: list[str]) -> list[Run]:
     """The runs in the run and study folders that the user named; of a study, those that have finished."""
     found = []
     for name in names:
-        path = Path(name)
+        path = expanded(name)
         if (path / "config.yaml").exists():
             found.append(Run(path))
         elif (path / "study.json").exists():
@@ -167,7 +168,7 @@ def _usual_milestones(train: TrainConfig) -> tuple[int, ...]:
 def budget(run: Run) -> int:
     """The steps behind a run's net: its own, and those of the runs that it goes back to."""
     train = load_run(run.config_path).train
-    return train.steps + (budget(Run(Path(train.init_from))) if train.init_from else 0)
+    return train.steps + (budget(Run(expanded(train.init_from))) if train.init_from else 0)
 
 
 def _signature_of_recipe(config: RunConfig) -> str:

@@ -30,6 +30,17 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+class Findings(Record):
+    """What is odd about a set of images."""
+
+    left_out: dict[str, Count] = Field(default_factory=dict)
+    """Files that are not among the images, by the reason: their suffix, or where they lie."""
+    test_in_train: Count = 0
+    """Test images that are training images too, pixel by pixel."""
+    conflicting_labels: Count = 0
+    """Images whose pixels are found in several classes."""
+
+
 class DataRecord(Record):
     """The images of a run."""
 
@@ -41,6 +52,8 @@ class DataRecord(Record):
     val_images: Count
     decoder: str = ""
     """What decoded images that were read while a net was trained; decoders differ by a grey level here and there."""
+    findings: Findings = Findings()
+    """Nothing in older records."""
 
 
 class Attempt(Record):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import threading
+from collections.abc import Iterator
 from types import FrameType
 
 EXIT_FAILED = 1
@@ -11,6 +14,42 @@ EXIT_SIGNAL = 128
 """Added to the number of the signal that stopped us: 130 after Ctrl-C, 143 after SIGTERM; all is saved by then."""
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 """What asks a process to stop."""
+
+
+class Interrupted(BaseException):
+    """Asked to stop while nothing had to be saved; Typer would turn a KeyboardInterrupt into exit code 130."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = EXIT_SIGNAL + number
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the work inside by raising Interrupted: for work that can be thrown away.
+
+    Who handled them before is told, too. In other threads than the main one nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in STOPPING}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        for again in STOPPING:  # once is enough: nothing is to interrupt the cleaning up
+            signal.signal(again, signal.SIG_IGN)
+        if callable(told := before[signal.Signals(number)]) and told is not signal.default_int_handler:
+            told(number, frame)
+        raise Interrupted(number)
+
+    for number in STOPPING:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Stop:

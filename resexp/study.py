@@ -19,10 +19,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from resexp import yamlfile
-from resexp.config import SECTIONS, RunConfig, Section, Study
+from resexp.config import SECTIONS, SOURCES, RunConfig, Section, Study
 from resexp.config.renamed import RENAMED
 from resexp.errors import UserError
 from resexp.outside import read_file, refuse_links
+from resexp.paths import expanded
 from resexp.yamlfile import Document, KeyPath
 
 _HERE = Path(__file__).parent
@@ -50,7 +51,7 @@ class Cell:
 
 def find(name: str) -> Path:
     """The study file `name`: a path, or a shipped study such as ``cifar10/figure6``."""
-    path = Path(name)
+    path = expanded(name)
     shipped = SHIPPED / (name if name.endswith(".yaml") else f"{name}.yaml")
     if path.is_file() or not shipped.exists():
         if not path.exists() and not path.suffix:
@@ -232,13 +233,10 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
     elif error["type"] == "missing":
         says = "missing"
     elif error["type"] == "union_tag_not_found":
-        path, says = (*path, "source"), "missing; allowed: cifar10, folder, shapes"
+        path, says = (*path, "source"), f"missing; allowed: {', '.join(SOURCES)}"
     elif error["type"] == "union_tag_invalid":
-        tags = ["cifar10", "folder", "shapes"]
-        path, says = (
-            (*path, "source"),
-            f"got {context['tag']!r}; allowed: {', '.join(tags)}{hint(context['tag'], tags)}",
-        )
+        near = hint(context["tag"], list(SOURCES))
+        path, says = (*path, "source"), f"got {context['tag']!r}; allowed: {', '.join(SOURCES)}{near}"
     elif error["type"] == "literal_error":
         choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         says = f"got {got!r}; allowed: {', '.join(choices)}{hint(str(got), choices)}"

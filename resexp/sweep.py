@@ -55,6 +55,8 @@ def prepare(chosen: Sequence[tuple[Cell, Run]], say: Callable[[str], None], *, h
         data = cell.config.data
         if data not in fingerprints:
             dataset = open_dataset(data, say)
+            for line in dataset.remarks:
+                say(line)
             fingerprints[data] = dataset.fingerprint
             sides[data] = min(dataset.size)
         if sides[data] < cell.config.model.smallest_side:

@@ -18,6 +18,7 @@ import yaml
 
 from resexp.errors import UserError, visible
 from resexp.outside import read_file
+from resexp.paths import expanded
 
 KeyPath = tuple[str | int, ...]
 
@@ -181,8 +182,8 @@ def _read(path: Path, find: Callable[[str], Path], chain: tuple[Path, ...]) -> D
         return document
     if not isinstance(base, str) or visible(base) != base:
         raise UserError(f"{document.place(('extends',))}: extends: expected the path of one YAML file, got {base!r}")
-    beside = path.parent / base
     try:
+        beside = path.parent / expanded(base)
         target = beside if beside.exists() else find(base)
         if not target.exists():
             raise UserError(f"{base}: no such file beside it")

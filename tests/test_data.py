@@ -203,10 +203,17 @@ def damage_tar_without_its_end(folder: Path) -> Path:
 
 
 def damage_image_twice(folder: Path) -> Path:
-    path = folder.parent / "twice.tar"
+    path = archives_of(folder)[0]
+    with tarfile.open(path, "a") as tar:
+        tar.add(folder / "train/cat/0.png", "train/cat/0.png")
+    return path
+
+
+def damage_two_sets(folder: Path) -> Path:
+    path = folder.parent / "two.tar"
     with tarfile.open(path, "w") as tar:
         for top in ("x", "y"):
-            tar.add(folder / "train/cat/0.png", f"{top}/train/cat/0.png")
+            tar.add(folder, top)
     return path
 
 
@@ -215,12 +222,10 @@ def damage_not_an_archive(folder: Path) -> Path:
     return folder.parent / "a.tar"
 
 
-def _tar_with(folder: Path, name: str, kind: bytes = tarfile.REGTYPE) -> Path:
+def _tar_with(folder: Path, name: str) -> Path:
     path = folder.parent / "evil.tar"
     with tarfile.open(path, "w") as tar:
-        member = tarfile.TarInfo(name)
-        member.type, member.linkname = kind, "/etc/passwd"
-        tar.addfile(member, io.BytesIO())
+        tar.addfile(tarfile.TarInfo(name), io.BytesIO())
     return path
 
 
@@ -233,7 +238,12 @@ def damage_absolute(folder: Path) -> Path:
 
 
 def damage_link(folder: Path) -> Path:
-    return _tar_with(folder, "train/cat/a.png", tarfile.SYMTYPE)
+    path = archives_of(folder)[0]
+    with tarfile.open(path, "a") as tar:
+        member = tarfile.TarInfo("train/cat/a.png")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(member)
+    return path
 
 
 def damage_zip_escape(folder: Path) -> Path:
@@ -258,13 +268,14 @@ def damage_odd_size(folder: Path) -> Path:
         (damage_missing_test, "no images in test/<class>/"),
         (damage_one_class, "only one class, cat"),
         (damage_odd_class, "class dog is in train/ but not in test/"),
-        (damage_truncated_image, "train/dog/3.png: unreadable image"),
-        (damage_not_an_image, "train/dog/3.png: unreadable image"),
+        (damage_truncated_image, "1 image can't be read: train/dog/3.png"),
+        (damage_not_an_image, "1 image can't be read: train/dog/3.png"),
         (damage_truncated_archive, "truncated or damaged archive"),
         (damage_truncated_zip, "truncated or damaged archive"),
         (damage_tar_without_its_end, "truncated or damaged archive.*it has no end"),
+        (damage_two_sets, "holds several sets of images, x, y; name the folder of one"),
         (damage_image_twice, "holds train/cat/0.png twice"),
-        (damage_not_an_archive, "truncated or damaged archive, or not a .tar"),
+        (damage_not_an_archive, "not a .zip, .tar, .* or damaged from its beginning"),
         (damage_escape, "would leave its folder"),
         (damage_absolute, "would leave its folder"),
         (damage_link, "is a link"),
@@ -357,6 +368,10 @@ def small_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
+    with tarfile.open(path) as tar:
+        tar.extractall(tmp_path / "unpacked", filter="data")
+    files = (tmp_path / "unpacked").glob("*/*")
+    monkeypatch.setattr(cifar, "BATCHES", {f.name: hashlib.md5(f.read_bytes()).hexdigest() for f in sorted(files)})
     monkeypatch.setattr(cifar, "MD5", hashlib.md5(path.read_bytes()).hexdigest())
     return path
 
@@ -374,13 +389,59 @@ def test_the_official_archive_is_read_in_its_own_order(small_cifar: Path) -> Non
     assert images[0, 1, 2].tolist() == [row[34], row[1024 + 34], row[2048 + 34]]
 
 
+def test_the_unpacked_archive_is_the_same_images(small_cifar: Path) -> None:
+    """As torchvision leaves it: named itself, or the folder above it."""
+    packed = open_dataset(Cifar10Data(path=str(small_cifar)))
+    unpacked = small_cifar.parent / "unpacked"
+    for path in (unpacked, unpacked / "cifar-10-batches-py"):
+        assert cifar.decode(cifar.find(Cifar10Data(path=str(path)), data_home())).fingerprint() == packed.fingerprint
+
+
+def test_no_pickle_of_the_unpacked_archive_is_opened_before_its_md5_is_right(
+    small_cifar: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = small_cifar.parent / "unpacked/cifar-10-batches-py"
+    monkeypatch.setattr(pickle, "loads", lambda *a, **k: pytest.fail("opened a pickle"))
+    (folder / "data_batch_1").write_bytes(b"somebody else's")
+    with pytest.raises(UserError, match=r"data_batch_1: damaged or another file"):
+        cifar.decode(folder)
+    (folder / "data_batch_1").unlink()
+    with pytest.raises(UserError, match=r"data_batch_1: not here, though other batches are"):
+        cifar.decode(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("cifar-10-binary.tar.gz", b"", "called as CIFAR-10's binary version is"),
+        ("cifar-100-python.tar.gz", b"", "called as CIFAR-100 is"),
+        ("cifar-10-python.tar.gz", b"<!DOCTYPE html><html>", "not an archive but a web page"),
+        ("cifar-10-python.tar.gz", b"version https://git-lfs.github.com/spec/v1", "run `git lfs pull`"),
+        ("cifar-10-python.tar.gz", None, "another archive, which holds other"),
+    ],
+)
+def test_a_good_file_of_another_kind_is_named_and_never_to_be_deleted(
+    tmp_path: Path, name: str, content: bytes | None, says: str
+) -> None:
+    path = tmp_path / name
+    if content is None:
+        with tarfile.open(path, "w:gz") as tar:
+            tar.addfile(tarfile.TarInfo("other/file"))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=says) as error:
+        cifar.verify(path)
+    assert "delete" not in f"{error.value}"
+    assert "fetch it again" not in f"{error.value}"
+
+
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:500] + bytes([b[500] ^ 1]) + b[501:], lambda b: b""])
 def test_no_pickle_is_opened_before_the_md5_is_right(
     small_cifar: Path, damage: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pickle, "load", lambda *a, **k: pytest.fail("opened a pickle"))
+    monkeypatch.setattr(pickle, "loads", lambda *a, **k: pytest.fail("opened a pickle"))
     small_cifar.write_bytes(damage(small_cifar.read_bytes()))  # type: ignore[operator]
-    with pytest.raises(UserError, match=r"wrong md5 .* delete it and run `resexp data fetch`"):
+    with pytest.raises(UserError, match=r"damaged.*: move this file elsewhere and run `resexp data fetch`"):
         open_dataset(Cifar10Data(path=str(small_cifar)))
 
 
@@ -418,16 +479,15 @@ def test_the_split_depends_on_its_own_seed_alone() -> None:
 
 
 def test_all_cores_decode_what_one_decodes(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of one image: those after the first eight are decoded by helpers, in processes of their own."""
+    monkeypatch.setattr(folder, "cores", lambda: 1)
     one = folder.decode(image_folder)
-    assert sum(map(len, one.images.values())) > 10
-    monkeypatch.setattr(folder, "BATCH", 1)
+    monkeypatch.setattr(folder, "cores", lambda: 3)
     all_cores = folder.decode(image_folder)
     assert all_cores.fingerprint() == one.fingerprint()
     assert all(np.array_equal(a, b) for a, b in zip(one.images["train"], all_cores.images["train"], strict=True))
     last = sorted(image_folder.glob("test/*/*"))[-1]
     last.write_bytes(b"no image")
-    with pytest.raises(UserError, match=rf"{last.name}: unreadable image .* restore or remove it"):
+    with pytest.raises(UserError, match=rf"{last.name} \(not an image\); restore it, or move it out of"):
         folder.decode(image_folder)
 
 

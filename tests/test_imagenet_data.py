@@ -317,11 +317,11 @@ def empty(name: str) -> Callable[[Path], None]:
         (without("train"), {}, r"images/train: no such folder; data.path is to hold train/<class>/\* and val/"),
         (without("val"), {}, r"images/val: no such folder"),
         (empty("train"), {}, r"images/train: no class folders; expected train/<class>/\*.JPEG"),
-        (empty("val"), {}, r"images/val: no images \(.JPEG, .jpg, .png\) and no class folders"),
+        (empty("val"), {}, r"images/val: no images and no class folders \(.jpeg, "),
         (
             empty("train/n00000002"),
             {},
-            r"train/n00000002: no images \(.JPEG, .jpg, .png\); fill the folder, or remove it",
+            r"train/n00000002: no images \(.jpeg, .jpg, .*\); fill the folder, or move it elsewhere",
         ),
         (empty("val/n00000003"), {}, r"val/n00000003: no images"),
         (without("val/n00000002"), {}, r"images: n00000002 in train/ but not in val/; both need the same classes"),
@@ -619,7 +619,7 @@ def test_a_file_that_is_gone_or_another_is_no_damaged_image(root: Path) -> None:
     other.write_bytes(other.read_bytes() + b"more")
     with pytest.raises(UserError, match=r"bytes, and had .* when the images were listed; put the old file back"):
         images.pixels("train", 2)
-    assert [line.partition(": ")[0] for line in check(images, ignore, 2)] == list(map(str, (missing, pipe, other)))
+    assert [line.partition(": ")[0] for line in check(images, ignore, 2)[0]] == list(map(str, (missing, pipe, other)))
     with pytest.raises(FileNotFoundError):
         prepare(images, PreparedConfig(side=100, format="raw"), ignore, ignore, 2)
     assert not images.unreadable
@@ -632,7 +632,7 @@ def test_caches_list_what_can_not_be_read(odd: Path) -> None:
     assert heard[-1] == f"2 images can't be read, and are left empty: {', '.join(BROKEN)}"
     assert all(name in (folder / "meta.json").read_text() for name in BROKEN)
     cache = open_imagenet(data(odd, cache={"side": 100, "format": "raw"}))
-    lines = check(cache, ignore, 2)
+    lines, _ = check(cache, ignore, 2)
     assert lines == [f"{odd / name}: could not be read when it was prepared" for name in BROKEN]
 
 
@@ -778,7 +778,7 @@ def test_example_check_and_prepare(resexp: Cli) -> None:
     assert [line.partition(": ")[0] for line in faults] == [f"e/{name}" for name in BROKEN]
     assert last == "2 images can't be read"
     prepared = resexp("data", "prepare", "-c", "s.yaml", "--set", IMAGES, "--set", "data.cache={side: 96}")
-    assert (prepared.returncode, prepared.stdout.endswith("-96-jpeg95-v1: prepared\n")) == (0, True)
+    assert (prepared.returncode, prepared.stdout.endswith("-96-jpeg95-v2: prepared\n")) == (0, True)
 
 
 def test_commands_say_what_they_are_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -796,7 +796,9 @@ def test_commands_say_what_they_are_for(tmp_path: Path, capsys: pytest.CaptureFi
     with pytest.raises(
         UserError, match=r"quickstart: data\.source is shapes, and this is for imagenet and imagefolder"
     ):
-        commands.check("quickstart")
+        commands.prepare("quickstart")
+    commands.check("quickstart")
+    assert "shapes, 10 classes, 5,000 training and 1,000 test images" in capsys.readouterr().out
 
 
 def test_the_drawn_example_can_be_made_again(tmp_path: Path, drawn: Path) -> None:

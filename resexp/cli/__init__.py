@@ -12,9 +12,9 @@ from rich.table import Table
 
 import resexp
 from resexp.cli import bench, data, describe, probe, train
-from resexp.cli.options import RESULTS, AsJson, Results, err, out, print_json
+from resexp.cli.options import PATH, RESULTS, AsJson, Results, err, out, print_json
 from resexp.errors import UserError
-from resexp.signals import EXIT_FAILED, EXIT_USAGE
+from resexp.signals import EXIT_FAILED, EXIT_USAGE, Interrupted
 
 # Commands import what they need themselves: `--help` must not wait for torch, pydantic or matplotlib.
 
@@ -51,7 +51,7 @@ app.command(epilog="Example: resexp sweep --config cifar10/cpu-small --set data.
 
 @app.command(epilog="Example: resexp status results/quickstart --json")
 def status(
-    folder: Annotated[Path | None, typer.Argument(help="A study folder; default: the newest.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="A study folder; default: the newest.", **PATH)] = None,
     as_json: AsJson = False,
     results: Results = RESULTS,
 ) -> None:
@@ -95,8 +95,8 @@ def status(
 
 @app.command(epilog="Example: resexp report results/quickstart --open")
 def report(
-    folder: Annotated[Path | None, typer.Argument(help="A study folder; default: the newest.")] = None,
-    to: Annotated[Path | None, typer.Option("--out", help="Where to write; default: FOLDER/report.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="A study folder; default: the newest.", **PATH)] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Where to write; default: FOLDER/report.", **PATH)] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     as_json: AsJson = False,
     results: Results = RESULTS,
@@ -145,6 +145,9 @@ def main() -> NoReturn:
         where = f"{error.filename}: " if error.filename else ""
         err.print(f"resexp: {where}{error.strerror or error}", soft_wrap=True)
         sys.exit(EXIT_USAGE)
+    except Interrupted as interrupted:
+        err.print("resexp: stopped while the images were prepared; the same command begins again")
+        sys.exit(interrupted.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from resexp.cli.options import AsJson, NoGraphs, Settings, all_settings, err, out, print_json
+from resexp.cli.options import PATH, AsJson, NoGraphs, Settings, all_settings, err, out, print_json
 from resexp.errors import UserError
 
 
@@ -39,7 +39,7 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0.01, help="Of work, a contestant and round.")] = 2.0,
     no_graphs: NoGraphs = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile blocks with torch.compile.")] = False,
-    to: Annotated[Path | None, typer.Option("--out", help="Folder for bench.json and bench.md.")] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Folder for bench.json and bench.md.", **PATH)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Time training steps beside the loops people write and beside what the device can do, in turns.

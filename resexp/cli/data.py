@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resexp.cli.options import Settings, err, out
+from resexp.cli.options import PATH, Settings, err, out
 from resexp.errors import UserError
 from resexp.signals import EXIT_FAILED
 
 if TYPE_CHECKING:
-    from resexp.config import ImageNetData
+    from resexp.config import DataConfig, ImageNetData
 
 app = typer.Typer(help="CIFAR-10's archive; folders of images laid out as ImageNet is.", no_args_is_help=True)
 
 Study = Annotated[str, typer.Option("--config", "-c", help="Study file with data.source: imagenet or imagefolder.")]
+AnyStudy = Annotated[str, typer.Option("--config", "-c", help="Study file.")]
 
 
 @app.command(epilog="Example: resexp data fetch")
@@ -70,7 +71,7 @@ def info() -> None:
 
 @app.command(epilog="Example: resexp data example images && resexp sweep --config imagenet/example")
 def example(
-    folder: Annotated[Path, typer.Argument(help="To be made.")],
+    folder: Annotated[Path, typer.Argument(help="To be made.", **PATH)],
     classes: Annotated[int, typer.Option(min=2, max=10)] = 10,
     images: Annotated[int, typer.Option(min=1, help="Training images of each class.")] = 100,
     val: Annotated[int, typer.Option(min=1, help="Validation images of each class.")] = 20,
@@ -102,35 +103,57 @@ def prepare(config: Study, settings: Settings = None) -> None:
 
 
 @app.command(epilog="Example: resexp data check --config imagenet/figure4 --set data.path=/data/imagenet")
-def check(config: Study, settings: Settings = None) -> None:
-    """Read every image of a study once, and name those that can't be read."""
-    from resexp.data.imagenet import open_imagenet
+def check(config: AnyStudy, settings: Settings = None) -> None:
+    """Read every image of a study once, and name those that can't be read, are twice there or are left out."""
+    from resexp.config import FolderData
+    from resexp.data import folder, open_dataset
+    from resexp.data.imagenet import ImageNet
     from resexp.data.imagenet.prepare import check as check_images
     from resexp.machine import cores
+    from resexp.paths import expanded
 
     faults = []
-    for data in _imagenet(config, settings):
-        dataset = open_imagenet(data, _say)
-        with _bar("images") as progress:
-            faults += check_images(dataset, progress, data.workers or cores())
-        out.print(
-            f"{data.path}: {dataset.name}, {len(dataset.classes):,} classes, {dataset.images('train'):,} training and "
-            f"{dataset.images('val'):,} validation images, fingerprint {dataset.fingerprint}",
-            soft_wrap=True,
-        )
+    for data in _sets(config, settings):
+        if isinstance(data, FolderData):
+            with _bar("images") as progress:
+                unreadable = folder.check(expanded(data.path), progress)
+            faults += unreadable
+            if unreadable:
+                continue
+        dataset = open_dataset(data, _say)
+        remarks = list(dataset.remarks)
+        if isinstance(dataset, ImageNet):
+            with _bar("images") as progress:
+                unreadable, duplicates = check_images(dataset, progress, dataset.config.workers or cores())
+            faults += unreadable
+            remarks += [f"{dataset.config.path}: {line}" for line in duplicates.remarks]
+            train, test = (dataset.images(part) for part in dataset.tree.files)
+        else:
+            train, test = len(dataset.train()[1]), len(dataset.test_labels)
+        for line in remarks:
+            out.print(line, soft_wrap=True)
+        where, name = getattr(data, "path", None) or data.source, f"{dataset.name}, {len(dataset.classes):,} classes"
+        images = f"{train:,} training and {test:,} {'validation' if isinstance(dataset, ImageNet) else 'test'} images"
+        out.print(f"{where}: {name}, {images}, fingerprint {dataset.fingerprint}", soft_wrap=True)
     for line in faults:
         out.print(line, soft_wrap=True)
-    out.print(f"{len(faults):,} images can't be read", soft_wrap=True)
+    out.print(f"{len(faults):,} image{'' if len(faults) == 1 else 's'} can't be read", soft_wrap=True)
     if faults:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _sets(config: str, settings: list[str] | None) -> list[DataConfig]:
+    """The image sets of a study's grid."""
+    from resexp.study import load
+
+    return list(dict.fromkeys(cell.config.data for cell in load(config, settings)[1]))
 
 
 def _imagenet(config: str, settings: list[str] | None) -> list[ImageNetData]:
     """The image sets of a study's grid. Raises UserError where they are others than ImageNet's."""
     from resexp.config import ImageNetData
-    from resexp.study import load
 
-    found = list(dict.fromkeys(cell.config.data for cell in load(config, settings)[1]))
+    found = _sets(config, settings)
     for data in found:
         if not isinstance(data, ImageNetData):
             raise UserError(f"{config}: data.source is {data.source}, and this is for imagenet and imagefolder")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from resexp.cli.options import AsJson, Config, Settings, out, print_json
+from resexp.cli.options import PATH, AsJson, Config, Settings, out, print_json
 from resexp.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def describe(
     settings: Settings = None,
     size: Annotated[int | None, typer.Option(min=1, max=4096, help="Pixels a side of an image.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Show every block, also where many are alike.")] = False,
-    svg: Annotated[Path | None, typer.Option(help="Draw the nets into this file, side by side.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="Draw the nets into this file, side by side.", **PATH)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the layers of a net and what they cost, or compare several; draw them as in the paper's Fig. 3."""

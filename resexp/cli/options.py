@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from resexp.paths import expanded
+
 # Paths and messages are shown as they are; where nobody looks at a terminal, tables need not fit one.
 out = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 160)
 err = Console(markup=False, highlight=False, stderr=True)
@@ -19,7 +21,9 @@ NoGraphs = Annotated[
     bool, typer.Option("--no-cuda-graphs", help="On a GPU: launch every kernel from Python; replay no CUDA graph.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, and train nothing.")]
-Results = Annotated[Path, typer.Option("--results", envvar="RESEXP_RESULTS", help="Where study folders lie.")]
+PATH: Any = {"parser": expanded, "metavar": "PATH"}
+"""For options and arguments that are paths: `~` and `$NAME` are replaced, which a shell does not do in --option=~/x."""
+Results = Annotated[Path, typer.Option("--results", envvar="RESEXP_RESULTS", help="Where study folders lie.", **PATH)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 RESULTS = Path("results")

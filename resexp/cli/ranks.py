@@ -12,7 +12,7 @@ import typer
 
 from resexp.cli.options import err
 from resexp.errors import UserError
-from resexp.signals import EXIT_FAILED, EXIT_SIGNAL, EXIT_USAGE, Stop
+from resexp.signals import EXIT_FAILED, EXIT_SIGNAL, EXIT_USAGE, Interrupted, Stop
 
 if TYPE_CHECKING:
     from resexp.distributed import Ranks
@@ -52,4 +52,6 @@ def exit_code(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, UserError | OSError):
         return EXIT_USAGE
+    if isinstance(error, Interrupted):
+        return error.exit_code
     return EXIT_SIGNAL + signal.SIGINT if isinstance(error, KeyboardInterrupt) else EXIT_FAILED

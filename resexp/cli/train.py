@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from resexp.cli.options import RESULTS, Config, DryRun, NoGraphs, Results, Settings, all_settings, out
+from resexp.cli.options import PATH, RESULTS, Config, DryRun, NoGraphs, Results, Settings, all_settings, out
 from resexp.cli.ranks import leading
 from resexp.errors import UserError
 from resexp.signals import EXIT_FAILED, Stop
@@ -25,7 +25,7 @@ class Failure(Exception):
 
 
 def train(
-    run_dirs: Annotated[list[Path] | None, typer.Argument(help="Run folders to continue.")] = None,
+    run_dirs: Annotated[list[Path] | None, typer.Argument(help="Run folders to continue.", **PATH)] = None,
     config: Config = None,
     settings: Settings = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed; default: the first of the study.")] = None,
@@ -134,7 +134,7 @@ def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_s
         raise Failure(f"{run.name} failed: {error} (traceback in {run.status_path})") from error
     out.print(f"{run.folder}", soft_wrap=True)
     if status.state != "finished":
-        raise typer.Exit(stop.exit_code if status.state == "interrupted" else EXIT_FAILED)
+        raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)
 
 
 def sweep(

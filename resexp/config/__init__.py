@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 
-from resexp.config.data import ArrayData, Cifar10Data, DataConfig, FolderData, ShapesData
+from resexp.config.data import SOURCES, ArrayData, Cifar10Data, DataConfig, FolderData, ShapesData
 from resexp.config.executor import ExecutorConfig, RayConfig, SlurmConfig
 from resexp.config.imagenet import ImageNetData, PreparedConfig
 from resexp.config.model import ModelConfig
@@ -23,6 +23,7 @@ from resexp.config.train import TrainConfig
 
 __all__ = [
     "SECTIONS",
+    "SOURCES",
     "ArrayData",
     "Cifar10Data",
     "DataConfig",
@@ -156,11 +157,7 @@ SECTIONS: dict[str, type[Section]] = {
     "report": ReportConfig,
     "ray": RayConfig,
     "slurm": SlurmConfig,
-    "cifar10": Cifar10Data,
-    "folder": FolderData,
-    "shapes": ShapesData,
-    "imagenet": ImageNetData,
-    "imagefolder": ImageNetData,
     "cache": PreparedConfig,
+    **SOURCES,
 }
 """The section classes by the last name that pydantic's error locations use (data sections by their source)."""

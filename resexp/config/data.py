@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -30,11 +30,11 @@ class Cifar10Data(_AnyData):
 
     source: Literal["cifar10"] = "cifar10"
     path: str | None = None
-    """Where cifar-10-python.tar.gz lies, if not in the data folder."""
+    """Where cifar-10-python.tar.gz or the unpacked cifar-10-batches-py lies, if not in the data folder."""
 
 
 class FolderData(_AnyData):
-    """Images in `train/<class>/` and `test/<class>/`, in a folder or a .tar, .tar.gz or .zip of one."""
+    """Images in `train/<class>/` and `test/<class>/`, in a folder, or a .zip or (compressed) .tar of one."""
 
     source: Literal["folder"]
     path: str
@@ -59,3 +59,10 @@ ArrayData = Cifar10Data | FolderData | ShapesData
 """Image sets that are decoded once, into arrays."""
 
 DataConfig = Annotated[Cifar10Data | FolderData | ShapesData | ImageNetData, Field(discriminator="source")]
+
+SOURCES: dict[str, type[Section]] = {
+    source: section
+    for section in get_args(get_args(DataConfig)[0])
+    for source in get_args(section.model_fields["source"].annotation)
+}
+"""The data sections by their source."""

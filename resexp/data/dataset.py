@@ -15,12 +15,17 @@ from pydantic import Field
 
 from resexp.config import ArrayData, Cifar10Data, DataConfig, FolderData, ImageNetData
 from resexp.data import cifar, folder, shapes
+from resexp.data.duplicates import find_duplicates, of_set
 from resexp.data.home import data_home
 from resexp.data.imagenet import ImageNet, open_imagenet
-from resexp.data.images import ImageSet, Pixels
+from resexp.data.images import ImageSet
+from resexp.data.pixels import Pixels
 from resexp.errors import UserError
 from resexp.files import locked, naming, write_atomic
 from resexp.outside import Count, Record, read_record
+from resexp.paths import expanded
+from resexp.records import Findings
+from resexp.signals import at_once
 
 HOLDOUT = 0.1
 """Share of the training images kept for validation: the paper's 5k of 50k."""
@@ -36,6 +41,10 @@ class _Meta(Record):
     """Height and width of the images."""
     bytes: dict[str, Count]
     """The size of each file."""
+    test_in_train: Count
+    conflicting_labels: Count
+    remarks: list[str]
+    """See `ImageSet.remarks` and `find_duplicates`."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,9 @@ class Dataset:
     """Which of the training images are trained on."""
     val_index: NDArray[np.int64]
     """Which are held out for validation; empty with ``split: full``."""
+    findings: Findings
+    remarks: tuple[str, ...]
+    """A line for everything about the set that a person might not expect."""
     unreadable: frozenset[str] = frozenset()
     """None: a set with an image that can't be read is refused."""
     decoder: str = ""
@@ -100,15 +112,19 @@ def open_dataset(config: DataConfig, say: Callable[[str], None] = lambda line: N
 
     Raises UserError if it is missing, damaged, or can't be split as asked. `say` hears of slow work.
     """
-    if isinstance(config, ImageNetData):
-        return open_imagenet(config, say)
+    with at_once():  # whatever is done here can be done again
+        return open_imagenet(config, say) if isinstance(config, ImageNetData) else _open_arrays(config, say)
+
+
+def _open_arrays(config: ArrayData, say: Callable[[str], None]) -> Dataset:
     home = data_home()
+    survey = folder.Survey()
     if isinstance(config, Cifar10Data):
-        name, content, decode = "cifar10", cifar.MD5, lambda: cifar.decode(cifar.archive_path(config, home))
+        name, content, decode = "cifar10", cifar.MD5, lambda: cifar.decode(cifar.find(config, home))
     elif isinstance(config, FolderData):
-        path = Path(config.path).expanduser()
-        content = folder.content_key(path, home / "cache")
-        name, decode = f"folder {path.name}", lambda: folder.decode(path)
+        path = expanded(config.path)
+        survey = folder.survey(path, home / "cache")
+        name, content, decode = f"folder {path.name}", survey.content, lambda: folder.decode(path, config.resize)
     else:
         name, content, decode = "shapes", shapes.content_key(config), lambda: shapes.generate(config)
     cache = home / "cache" / f"{config.source}-{content}-{config.resize or 'native'}"
@@ -125,7 +141,11 @@ def open_dataset(config: DataConfig, say: Callable[[str], None] = lambda line: N
             f"set data.resize to {max(8, height // 4 * 4)}"
         )
     train_index, val_index = _split(meta.train_images, len(meta.classes), config)
-    return Dataset(cache, name, meta.fingerprint, meta.classes, train_index, val_index)
+    return Dataset(
+        cache, name, meta.fingerprint, meta.classes, train_index, val_index,
+        Findings(left_out=survey.left_out, **meta.model_dump(include={"test_in_train", "conflicting_labels"})),
+        tuple(f"{getattr(config, 'path', None) or name}: {line}" for line in [*survey.remarks, *meta.remarks]),
+    )  # fmt: skip
 
 
 def _split(images: int, classes: int, config: ArrayData) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -166,12 +186,16 @@ def _build(cache: Path, decode: Callable[[], ImageSet], size: int | None) -> _Me
                 images = image_set.stacked(split, size)
                 _save(temporary / f"{split}_images.npy", images)
                 _save(temporary / f"{split}_labels.npy", image_set.labels[split])
+            duplicates = find_duplicates(of_set(image_set))
             meta = _Meta(
                 classes=image_set.classes,
                 fingerprint=image_set.fingerprint(),
                 train_images=len(image_set.images["train"]),
                 size=images.shape[1:3],
                 bytes={file.name: file.stat().st_size for file in temporary.iterdir()},
+                test_in_train=duplicates.test_in_train,
+                conflicting_labels=duplicates.conflicting_labels,
+                remarks=[*image_set.remarks, *duplicates.remarks],
             )
             write_atomic(temporary / "meta.json", meta.model_dump_json())
             temporary.rename(cache)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from resexp.paths import expanded
+
 
 def data_home() -> Path:
     """Where downloads and decoded caches live: $RESEXP_DATA, or ~/.cache/resexp."""
-    return Path(os.environ.get("RESEXP_DATA") or Path.home() / ".cache" / "resexp")
+    return expanded(os.environ.get("RESEXP_DATA") or "~/.cache/resexp")

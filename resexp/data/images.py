@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from resexp.data.pixels import Pixels
 from resexp.errors import UserError
 
-Pixels = NDArray[np.uint8]
+
+class Digests(NamedTuple):
+    """What is kept of an image's pixels where the image itself is not."""
+
+    in_set: bytes
+    """Of its split, class and pixels: what the set's fingerprint is made of."""
+    pixels: bytes
+    """Of its pixels alone."""
+
+
+def digests(split: str, class_name: str, image: Pixels) -> Digests:
+    """The digests of an image (H, W, 3) in a set."""
+    content = np.ascontiguousarray(image).data
+    in_set = hashlib.sha256(f"{split}/{class_name}/{image.shape}".encode())
+    pixels = hashlib.sha256(f"{image.shape}".encode())
+    in_set.update(content)
+    pixels.update(content)
+    return Digests(in_set.digest(), pixels.digest()[:16])
 
 
 @dataclass(frozen=True)
@@ -21,23 +41,35 @@ class ImageSet:
     classes: list[str]
     images: dict[str, list[Pixels]]
     labels: dict[str, NDArray[np.int64]]
+    names: dict[str, list[str]] = field(default_factory=dict)
+    """What people know the images by, where they have more than numbers."""
+    known: dict[str, list[Digests]] = field(default_factory=dict)
+    """The digests of images that were resized when they were decoded, as they were before."""
+    remarks: list[str] = field(default_factory=list)
+    """A line for everything that is not in the pixels."""
+
+    @cached_property
+    def digests(self) -> dict[str, list[Digests]]:
+        """Those of every image."""
+        return self.known or {
+            split: [
+                digests(split, self.classes[label], image)
+                for image, label in zip(images, self.labels[split].tolist(), strict=True)
+            ]
+            for split, images in self.images.items()
+        }
 
     def fingerprint(self) -> str:
         """A digest of what is in the set, whatever its order or file format: split, class name and pixels."""
-        digests = []
-        for split, images in self.images.items():
-            for image, label in zip(images, self.labels[split], strict=True):
-                digest = hashlib.sha256(f"{split}/{self.classes[label]}/{image.shape}".encode())
-                digest.update(np.ascontiguousarray(image).data)
-                digests.append(digest.digest())
-        return hashlib.sha256(b"".join(sorted(digests))).hexdigest()[:16]
+        found = sorted(digest.in_set for of_split in self.digests.values() for digest in of_split)
+        return hashlib.sha256(b"".join(found)).hexdigest()[:16]
 
     def stacked(self, split: str, size: int | None) -> Pixels:
         """The images of a split as one (N, H, W, 3) array, resized to `size` pixels a side if given."""
         images = self.images[split]
         if size is not None:
             # Resizing is antialiased; a picture that is not square keeps its central square.
-            return np.stack([image if image.shape[:2] == (size, size) else _resize(image, size) for image in images])
+            return np.stack([image if image.shape[:2] == (size, size) else resized(image, size) for image in images])
         shapes = {image.shape for image in images}
         if len(shapes) > 1:
             sizes = ", ".join(sorted(f"{w}x{h}" for h, w, _ in shapes)[:3])
@@ -45,7 +77,8 @@ class ImageSet:
         return np.stack(images)
 
 
-def _resize(image: Pixels, size: int) -> Pixels:
+def resized(image: Pixels, size: int) -> Pixels:
+    """The central square of an image, made `size` pixels a side."""
     height, width = image.shape[:2]
     side = min(height, width)
     left, top = (width - side) // 2, (height - side) // 2

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resexp.config import ShapesData
-from resexp.data.images import ImageSet, Pixels
+from resexp.data.images import ImageSet
+from resexp.data.pixels import Pixels
 
 VERSION = 2
 """To be raised with every change to the pixels, so that no cache outlives the code that made it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from resexp.config import RunConfig
 from resexp.errors import UserError
 from resexp.models import ResNet, build_model
+from resexp.paths import expanded
 from resexp.probes import Subject
 from resexp.probes.identity import compare, deepen, why_not
 from resexp.store import Run
@@ -39,7 +39,7 @@ def hand_down(deep_config: RunConfig, subject: Subject, classes: int) -> dict[st
     it can't be done.
     """
     assert deep_config.train.init_from
-    run = Run(Path(deep_config.train.init_from))
+    run = Run(expanded(deep_config.train.init_from))
     config = check(run, deep_config)
     _, weights = checkpoint.final_weights(run)
     shallow, deep = build_model(config.model, classes), subject.model

@@ -50,6 +50,7 @@ def of_data(config: RunConfig, dataset: Dataset | ImageNet) -> DataRecord:
         train_images=len(dataset.train_index),
         val_images=dataset.val_images,
         decoder=dataset.decoder,
+        findings=dataset.findings,
     )
 
 

@@ -12,6 +12,7 @@ from resexp.claim import Superseded
 from resexp.distributed import ALONE, Ranks, lost
 from resexp.errors import UserError
 from resexp.records import Status
+from resexp.signals import Interrupted
 from resexp.store import Run
 from resexp.training.hardware import give_back
 from resexp.training.session import Session
@@ -79,6 +80,10 @@ def attempt(
             for steps in session.work():
                 run.claim.beat()
                 yield steps
+        except Interrupted:  # while the images were decoded
+            status.state = "interrupted" if run.checkpoint_path.exists() else "pending"
+            run.write_status(status)
+            hear(status)
         except Exception as raised:
             error = _explained(raised, run)
             status.message = " ".join(f"{error}".split()) or type(error).__name__

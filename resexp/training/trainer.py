@@ -243,7 +243,10 @@ class Trainer:
         """Continue from what `state` returned; before the first step. Raises UserError where it is of another run."""
         momenta = state["optimizer"].get("state")
         if not 0 <= state["step"] <= self.config.train.steps or not self._are_momenta(momenta):
-            raise UserError(f"{self.config.folder}: its checkpoint is of another run; delete it to begin anew")
+            raise UserError(
+                f"{self.config.folder}: its checkpoint is of other training settings, such as another optimiser; give "
+                f"the study another name to begin anew"
+            )
         self.step = self.read_to = state["step"]
         self._counter.fill_(self.step)
         into(self.model, state["model"], self.config.folder)

@@ -22,7 +22,9 @@ from resexp import logits
 from resexp.config import RunConfig, ShapesData
 from resexp.data import folder, open_dataset
 from resexp.data.dataset import _read_meta
+from resexp.data.pixels import Unreadable, read_image
 from resexp.display import duration, percent, speed
+from resexp.errors import UserError
 from resexp.records import Plan, PlannedRun
 from resexp.report import draw, page
 from resexp.report.plots import Plot
@@ -123,7 +125,7 @@ def readers(scratch: Path) -> dict[str, Reader]:
         "archive": Reader(
             8, [_tar(), _zip()], _archive_mutated, at(scratch / "archive", lambda: folder.decode(scratch / "archive"))
         ),
-        "image": Reader(10, _images(), mutations.of_bytes, lambda c: folder._decode_image("image", c)),
+        "image": Reader(10, _images(), mutations.of_bytes, _image),
         "report": Reader(
             0.1,
             [str(path).encode() + b"\n" + whole[path] for path in texts],
@@ -290,6 +292,13 @@ def _shared(levels: int) -> list[Any]:
     for _ in range(levels):
         value = [value, value]
     return value
+
+
+def _image(content: bytes) -> None:
+    try:
+        read_image(content)
+    except Unreadable as error:
+        raise UserError(f"{error}") from None
 
 
 def _continue(path: Path, trainer: Trainer) -> None:

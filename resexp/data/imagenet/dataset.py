@@ -12,14 +12,16 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from resexp.config import ImageNetData
-from resexp.data.folder import MAX_BYTES
+from resexp.data.archive import MAX_BYTES
 from resexp.data.home import data_home
 from resexp.data.imagenet.decode import decode
 from resexp.data.imagenet.prepared import Prepared, open_prepared
 from resexp.data.imagenet.tree import Part, Tree, open_tree
-from resexp.data.images import Pixels
+from resexp.data.pixels import Pixels
 from resexp.errors import UserError, visible
 from resexp.outside import read_file
+from resexp.paths import expanded
+from resexp.records import Findings
 
 IMAGES = {"train": 1_281_167, "val": 50_000}
 """Of ImageNet's 1,000 classes (ILSVRC 2012)."""
@@ -51,6 +53,16 @@ class ImageNet:
     def fingerprint(self) -> str:
         """A digest of the files' names and sizes."""
         return self.tree.fingerprint
+
+    @property
+    def findings(self) -> Findings:
+        """The files that are not among the images; duplicates are looked for by `resexp data check` alone."""
+        return Findings(left_out=self.tree.left_out)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """A line for everything about the set that a person might not expect."""
+        return tuple(f"{self.config.path}: {line}" for line in self.tree.remarks)
 
     @property
     def classes(self) -> list[str]:
@@ -134,6 +146,6 @@ def open_imagenet(config: ImageNetData, say: Callable[[str], None] = lambda line
     work.
     """
     memory = data_home() / "cache"
-    tree = open_tree(Path(config.path).expanduser(), memory, say).subset(config.classes)
+    tree = open_tree(expanded(config.path), memory, say).subset(config.classes)
     prepared = open_prepared(memory, tree, config.cache) if config.cache else None
     return ImageNet(config, tree, prepared)

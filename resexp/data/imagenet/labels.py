@@ -1,4 +1,4 @@
-"""Labels of a validation set that is not sorted into class folders: ImageNet's devkit, or Kaggle's table."""
+"""Labels of an unsorted validation set: of ImageNet's devkit, Kaggle's table or Tiny ImageNet's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from resexp.data.layout import TABLE as TINY
+from resexp.data.layout import read_table
 from resexp.errors import UserError
 from resexp.outside import read_file
 
@@ -17,25 +19,28 @@ _MAX_BYTES = 1 << 26
 _SORT = "sort the images into val/<class>/"
 
 
-def label_files(root: Path) -> list[Path]:
-    """The files beside `val/` that say the labels: the devkit's two, or the table, or none."""
-    for devkit in DEVKITS:
-        files = [root / devkit / TRUTH, root / devkit / META]
-        if any(file.exists() for file in files):
-            return files
-    return [root / TABLE] if (root / TABLE).exists() else []
+def label_files(*roots: Path) -> list[Path]:
+    """The files beside `val/`, or in it, that say the labels: the devkit's two, or a table, or none."""
+    for root in roots:
+        for devkit in DEVKITS:
+            files = [root / devkit / TRUTH, root / devkit / META]
+            if any(file.exists() for file in files):
+                return files
+        for table in (root / TABLE, root / "val" / TINY):
+            if table.exists():
+                return [table]
+    return []
 
 
-def val_wnids(root: Path, names: Sequence[str]) -> list[str]:
-    """The class of each image of a flat `val/`, whose file names are given in sorted order.
+def val_wnids(files: Sequence[Path], val: Path, names: Sequence[str]) -> list[str]:
+    """The class of each image of the flat folder `val`, whose file names are given in sorted order.
 
-    Raises UserError where nothing says the labels, or what does is damaged or of other images.
+    `files` are those of `label_files`. Raises UserError where nothing says the labels, or what does is damaged or of
+    other images.
     """
-    files = label_files(root)
     if not files:
         raise UserError(
-            f"{root / 'val'}: images without labels; {_SORT}, or put the devkit ({DEVKITS[0]}/) or Kaggle's {TABLE} "
-            f"beside val/"
+            f"{val}: images without labels; {_SORT}, or put the devkit ({DEVKITS[0]}/) or Kaggle's {TABLE} beside val/"
         )
     return _of_table(files[0], names) if len(files) == 1 else _of_devkit(files[0], files[1], len(names))
 
@@ -67,12 +72,15 @@ def _read_meta(path: Path) -> dict[int, str]:
 
 
 def _of_table(path: Path, names: Sequence[str]) -> list[str]:
-    """Of lines such as ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``: a class, then boxes."""
-    try:
-        rows = list(csv.reader(io.StringIO(_text(path))))[1:]
-    except csv.Error as error:
-        raise UserError(f"{path}: damaged ({error}); fetch it again") from None
-    wnids = {row[0]: row[1].split()[0] for row in rows if len(row) == 2 and row[1].strip()}
+    """Kaggle's table has lines such as ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``: a class, then boxes."""
+    if path.name == TINY:
+        wnids = {Path(name).stem: wnid for name, wnid in read_table(f"{path}", _text(path)).items()}
+    else:
+        try:
+            rows = list(csv.reader(io.StringIO(_text(path))))[1:]
+        except csv.Error as error:
+            raise UserError(f"{path}: damaged ({error}); fetch it again") from None
+        wnids = {row[0]: row[1].split()[0] for row in rows if len(row) == 2 and row[1].strip()}
     if len(wnids) != len(names):
         raise UserError(f"{path}: {len(wnids):,} labels, but val/ has {len(names):,} images; restore what is missing")
     missing = [name for name in names if Path(name).stem not in wnids]

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from resexp.config import ImageNetData
 from resexp.data.imagenet.dataset import ImageNet
 from resexp.data.imagenet.decode import Unreadable
-from resexp.data.imagenet.tree import Part, few
+from resexp.data.imagenet.tree import Part
 from resexp.data.imagenet.views import View, crop_resize
-from resexp.data.images import Pixels
+from resexp.data.layout import few
+from resexp.data.pixels import Pixels
 from resexp.errors import UserError
 
 LIGHTING = 0.1

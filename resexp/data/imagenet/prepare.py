@@ -5,9 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -15,13 +13,17 @@ import numpy as np
 import simplejpeg
 
 from resexp.config import PreparedConfig
+from resexp.data.ahead import ahead
+from resexp.data.duplicates import Duplicates, Seen, find_duplicates
 from resexp.data.home import data_home
 from resexp.data.imagenet.arrays import write_arrays
 from resexp.data.imagenet.dataset import ImageNet
 from resexp.data.imagenet.decode import Unreadable, decode
 from resexp.data.imagenet.prepared import DATA, INDEX, META, PreparedMeta, prepared_folder, read_meta
-from resexp.data.imagenet.tree import PARTS, Part, few
+from resexp.data.imagenet.tree import PARTS, Part
 from resexp.data.imagenet.views import resize
+from resexp.data.images import digests
+from resexp.data.layout import few
 from resexp.errors import UserError
 from resexp.files import locked, naming, write_atomic
 
@@ -39,17 +41,23 @@ class _Entry(NamedTuple):
     size: tuple[int, int]
 
 
-def check(dataset: ImageNet, progress: Callable[[int, int], None], threads: int) -> list[str]:
-    """Read every image once; a line for each that can't be read, with the reason. `progress` hears (done, in all)."""
+def check(dataset: ImageNet, progress: Callable[[int, int], None], threads: int) -> tuple[list[str], Duplicates]:
+    """Read every image once; a line for each that can't be read, with the reason, and what is there more than once.
 
-    def fault(part: Part, image: int) -> str | None:
+    `progress` hears (images done, images in all).
+    """
+
+    def look(part: Part, image: int) -> str | Seen:
+        shown, label = dataset.shown(part, image), int(dataset.labels(part)[image])
         try:
-            dataset.pixels(part, image)
+            found = digests(part, dataset.classes[label], dataset.pixels(part, image))
         except (Unreadable, UserError, OSError) as error:
-            return f"{dataset.tree.root}/{dataset.shown(part, image)}: {' '.join(str(error).split())}"
-        return None
+            return f"{dataset.tree.root}/{shown}: {' '.join(str(error).split())}"
+        return Seen(found.pixels, part == "train", label, shown)
 
-    return [line for line in _each(dataset, fault, progress, threads) if line]
+    looked = list(_each(dataset, look, progress, threads))
+    duplicates = find_duplicates(found for found in looked if isinstance(found, Seen))
+    return [line for line in looked if isinstance(line, str)], duplicates
 
 
 def prepare(
@@ -92,21 +100,10 @@ def _each(
 ) -> Iterator[ResultT]:
     """What `work` gives for every image, in order."""
     counts = {part: dataset.images(part) for part in PARTS}
-    done, total = 0, sum(counts.values())
-    pool = ThreadPoolExecutor(threads)
-    ahead: deque[Future[ResultT]] = deque()
-    try:
-        for part, count in counts.items():
-            for image in range(count):
-                ahead.append(pool.submit(work, part, image))
-                if len(ahead) > 4 * threads:  # no more in memory than keeps them busy
-                    progress(done := done + 1, total)
-                    yield ahead.popleft().result()
-        while ahead:
-            progress(done := done + 1, total)
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    images = ((part, image) for part, count in counts.items() for image in range(count))
+    for done, result in enumerate(ahead(lambda image: work(*image), images, threads), 1):
+        progress(done, sum(counts.values()))
+        yield result
 
 
 def _entry(dataset: ImageNet, config: PreparedConfig, part: Part, image: int) -> _Entry:

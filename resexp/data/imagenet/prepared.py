@@ -16,8 +16,8 @@ from resexp.errors import UserError
 from resexp.outside import Count, Record, read_record
 
 DATA, INDEX, META = "images.bin", "index.npz", "meta.json"
-VERSION = 1
-"""Of the way in which images are made smaller."""
+VERSION = 2
+"""Of the way in which images are decoded and made smaller."""
 COMMAND = "`resexp data prepare --config STUDY`"
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,14 +20,18 @@ from numpy.typing import NDArray
 
 from resexp.data.imagenet.arrays import read_arrays, write_arrays
 from resexp.data.imagenet.labels import label_files, val_wnids
+from resexp.data.layout import TEST, TRAIN, few, is_hidden, left_out_line, suffix
 from resexp.errors import UserError, visible
 from resexp.files import locked
 from resexp.study import hint
 
 Part = Literal["train", "val"]
 PARTS: tuple[Part, Part] = ("train", "val")
-SUFFIXES = (b".jpeg", b".jpg", b".png")
-_VERSION = 1
+SUFFIXES = (".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".gif")
+_SUFFIXES = ", ".join(SUFFIXES)
+_VERSION = 2
+_DEPTH = 4
+"""Levels of folders in which `train/` and `val/` are looked for; Kaggle's lie in ILSVRC/Data/CLS-LOC."""
 _SCANNERS = 16
 """Class folders that are read at once: on a network's file system each is waited for."""
 
@@ -65,6 +72,12 @@ class Tree:
     classes: list[str]
     """Names of the class folders (ImageNet's wnids), sorted; labels are places in this list."""
     files: dict[Part, Files]
+    folders: list[str]
+    """All folders that were looked into, from `root`."""
+    left_out: dict[str, int]
+    """How many files are not among the images, by their suffix."""
+    remarks: list[str]
+    """A line for what a person might not expect."""
 
     def images(self, part: Part) -> int:
         """How many images there are."""
@@ -99,125 +112,214 @@ class Tree:
             if wnid not in place:
                 raise UserError(f"{self.root / 'train'}: no class {wnid} (data.classes){hint(wnid, self.classes)}")
         kept = np.array(sorted(place[wnid] for wnid in asked))
-        return Tree(self.root, [self.classes[i] for i in kept], {part: self.files[part].of(kept) for part in PARTS})
+        files = {part: self.files[part].of(kept) for part in PARTS}
+        return dataclasses.replace(self, classes=[self.classes[i] for i in kept], files=files)
 
 
-def few(names: Sequence[str]) -> str:
-    """The first three, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+def open_tree(given: Path, memory: Path, say: Callable[[str], None]) -> Tree:
+    """The images below `given`, or a folder in it that holds `train/` and `val/`.
 
-
-def open_tree(root: Path, memory: Path, say: Callable[[str], None]) -> Tree:
-    """The tree below `root`, from its index in the folder `memory`, where no folder has changed since.
-
-    Raises UserError where it is not laid out as ImageNet is. `say` hears of slow work.
+    Their index lies in the folder `memory`, and is read where no folder has changed since. Raises UserError where the
+    images are not laid out as ImageNet's are. `say` hears of slow work.
     """
-    for part in PARTS:
-        if not (root / part).is_dir():
-            raise UserError(f"{root / part}: no such folder; data.path is to hold train/<class>/* and val/")
-    folders = {part: _class_folders(root / part) for part in PARTS}
-    stamp = _stamp(root, folders)
+    root = _root(given)
+    labels = label_files(root, given)
     index = memory / f"imagenet-index-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}.npz"
     with locked(index.with_name(f".{index.name}.lock"), "the index", wait=True):
-        tree = _read(index, root, folders["train"], stamp)
+        tree = _read(index, root, labels)
         if tree is None:
             say(f"{root}: listing all images, once")
-            tree = _scan(root, folders)
-            _write(index, tree, stamp)
+            tree = _scan(root, labels)
+            _write(index, tree, labels)
     return tree
 
 
-def _class_folders(folder: Path) -> list[str]:
+def _root(given: Path) -> Path:
+    """The folder that holds `train/` and `val/`: this, or the only one below it. Raises UserError without one."""
+    if not given.is_dir():
+        what = "a file; unpack it, and name the folder" if given.exists() else "no such folder"
+        raise UserError(f"{given}: {what}: data.path is the folder with train/<class>/* and val/")
+    level = [given]
+    for _ in range(_DEPTH):
+        if found := [folder for folder in level if all((folder / part).is_dir() for part in PARTS)]:
+            if len(found) > 1:
+                raise UserError(f"{given}: train/ and val/ are in {few(list(map(str, found)))}; name one in data.path")
+            return found[0]
+        # Where one of them is, the other is missed, and not looked for among the classes.
+        level = [child for folder in level for child in _children(folder) if child.name not in PARTS]
+    missing = next(part for part in PARTS if not (given / part).is_dir())
+    here = [child.name for child in _children(given)]
+    near = [name for name in here if name not in PARTS and name.casefold() in (TRAIN if missing == "train" else TEST)]
+    holds = f"; it holds {few([f'{name}/' for name in here])}" if here else ""
+    remedy = f": rename {near[0]}/ to {missing}/, or link it (`ln -s {near[0]} {missing}`)" if near else ""
+    raise UserError(f"{given / missing}: no such folder; data.path is to hold train/<class>/* and val/{holds}{remedy}")
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return [Path(entry.path) for entry in _entries(folder) if entry.is_dir() and not is_hidden([entry.name])]
+    except PermissionError:  # such as lost+found
+        return []
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    for name in names:
-        if visible(name) != name:
-            raise UserError(f"{folder}: the name of the class {name!r} can't be shown; rename it")
-    return names
+        return sorted(entries, key=lambda entry: entry.name)
 
 
-def _stamp(root: Path, folders: dict[Part, list[str]]) -> str:
+def _stamp(root: Path, folders: Sequence[str], labels: Sequence[Path]) -> str:
     """What changes when a file is added, removed or renamed: the times of all folders, and of the labels' files."""
     stamp = hashlib.sha256(f"v{_VERSION}".encode())
-    places = [root / part / name for part in PARTS for name in ("", *folders[part])]
-    for place in [*places, *filter(Path.exists, label_files(root))]:
-        stamp.update(os.fsencode(place.relative_to(root)) + f"\0{place.stat().st_mtime_ns}\0".encode())
+    for place in [*(root / name for name in folders), *filter(Path.exists, labels)]:
+        try:
+            time = place.stat().st_mtime_ns
+        except OSError:  # gone
+            time = 0
+        stamp.update(os.fsencode(place) + f"\0{time}\0".encode())
     return stamp.hexdigest()
 
 
-def _read(index: Path, root: Path, classes: list[str], stamp: str) -> Tree | None:
+def _read(index: Path, root: Path, labels: Sequence[Path]) -> Tree | None:
     """The tree in an index; None where there is none, or one of other times, or a damaged one."""
     arrays = read_arrays(index)
-    if arrays is None or str(arrays["stamp"]) != stamp:
+    if arrays is None or "about" not in arrays:
+        return None
+    about = json.loads(str(arrays["about"]))
+    if str(arrays["stamp"]) != _stamp(root, about["folders"], labels):
         return None
     fields = [field.name for field in dataclasses.fields(Files)]
-    return Tree(root, classes, {part: Files(*(arrays[f"{part}_{name}"] for name in fields)) for part in PARTS})
+    files: dict[Part, Files] = {part: Files(*(arrays[f"{part}_{name}"] for name in fields)) for part in PARTS}
+    return Tree(root, files=files, **about)
 
 
-def _write(index: Path, tree: Tree, stamp: str) -> None:
+def _write(index: Path, tree: Tree, labels: Sequence[Path]) -> None:
     arrays = {f"{part}_{name}": array for part in PARTS for name, array in vars(tree.files[part]).items()}
-    write_arrays(index, {"stamp": np.array(stamp), **arrays})
+    about = {name: getattr(tree, name) for name in ("classes", "folders", "left_out", "remarks")}
+    stamp = _stamp(tree.root, tree.folders, labels)
+    write_arrays(index, {"stamp": np.array(stamp), "about": np.array(json.dumps(about)), **arrays})
 
 
-def _scan(root: Path, folders: dict[Part, list[str]]) -> Tree:
-    classes = folders["train"]
-    if not classes:
-        raise UserError(f"{root / 'train'}: no class folders; expected train/<class>/*.JPEG")
-    if len(classes) < 2:
-        raise UserError(f"{root / 'train'}: only one class, {classes[0]}; a classifier needs at least two")
-    flat = not folders["val"]
-    if not flat:
-        _same_classes(root, classes, folders["val"])
-    val = _flat_files(root, classes) if flat else _sorted_files(root / "val", classes)
-    return Tree(
-        root, classes, {"train": _files(_sorted_files(root / "train", classes), False), "val": _files(val, flat)}
-    )
+@dataclass
+class _Found:
+    """What lies in a folder and below it, by names from there."""
+
+    files: list[File] = dataclasses.field(default_factory=list)
+    """The images."""
+    folders: list[str] = dataclasses.field(default_factory=list)
+    others: list[str] = dataclasses.field(default_factory=list)
+    """Files that are no images."""
 
 
-def _same_classes(root: Path, train: list[str], val: list[str]) -> None:
-    for where, missing, odd in (("train", "val", set(train) - set(val)), ("val", "train", set(val) - set(train))):
-        if odd:
-            raise UserError(f"{root}: {few(sorted(odd))} in {where}/ but not in {missing}/; both need the same classes")
-
-
-def _sorted_files(folder: Path, classes: list[str]) -> list[list[File]]:
-    with ThreadPoolExecutor(_SCANNERS) as pool:
-        found = list(pool.map(lambda wnid: _images(folder / wnid), classes))
-    for wnid, files in zip(classes, found, strict=True):
-        if not files:
-            raise UserError(f"{folder / wnid}: no images (.JPEG, .jpg, .png); fill the folder, or remove it")
+def _look(folder: Path) -> _Found:
+    """The images in a folder and in those inside it, sorted by name. Links are followed, but not to folders above."""
+    found = _Found()
+    _look_into(folder, "", found, ())
+    found.files.sort()
     return found
 
 
-def _flat_files(root: Path, classes: list[str]) -> list[list[File]]:
-    files = _images(root / "val")
-    if not files:
-        raise UserError(f"{root / 'val'}: no images (.JPEG, .jpg, .png) and no class folders")
-    wnids = val_wnids(root, [os.fsdecode(name) for name, _ in files])
+def _look_into(folder: Path, within: str, found: _Found, above: tuple[str, ...]) -> None:
+    if (here := os.path.realpath(folder)) in above:
+        return
+    for entry in _entries(folder):
+        name = within + entry.name
+        if entry.is_dir() and not is_hidden([entry.name]):
+            found.folders.append(name)
+            _look_into(folder / entry.name, f"{name}/", found, (*above, here))
+        elif entry.name.lower().endswith(SUFFIXES) and not is_hidden([entry.name]) and entry.is_file():
+            found.files.append((os.fsencode(name), entry.stat().st_size))
+        else:
+            found.others.append(name)
+
+
+def _scan(root: Path, labels: Sequence[Path]) -> Tree:
+    top = {part: _entries(root / part) for part in PARTS}
+    folders = {part: [e.name for e in top[part] if e.is_dir() and not is_hidden([e.name])] for part in PARTS}
+    for part, names in folders.items():
+        for name in names:
+            if visible(name) != name:
+                raise UserError(f"{root / part}: the name of the class {name!r} can't be shown; rename it")
+    classes = folders["train"]
+    others = [f"{part}/{entry.name}" for part in PARTS for entry in top[part] if entry.name not in folders[part]]
+    if not classes:
+        raise UserError(
+            f"{root / 'train'}: no class folders; expected train/<class>/*.JPEG{_instead(others, 'train/')}"
+        )
+    if len(classes) < 2:
+        raise UserError(f"{root / 'train'}: only one class, {classes[0]}; a classifier needs at least two")
+    flat = not set(folders["val"]) & set(classes) and (not folders["val"] or bool(labels))
+    if not flat:
+        _same_classes(root, classes, folders["val"])
+    with ThreadPoolExecutor(_SCANNERS) as pool:
+        looked: dict[str, _Found] = dict(
+            zip(
+                places := [f"train/{wnid}" for wnid in classes] + ([] if flat else [f"val/{wnid}" for wnid in classes]),
+                pool.map(lambda place: _look(root / place), places),
+                strict=True,
+            )
+        )
+    if flat:
+        looked["val"] = _look(root / "val")
+        others = [name for name in others if not name.startswith("val/")]
+    for place, found in looked.items():
+        if not found.files:
+            raise UserError(
+                f"{root / place}: no images{' and no class folders' if place == 'val' else ''} ({_SUFFIXES})"
+                f"{_instead(found.others)}; fill the folder, or move it elsewhere"
+            )
+        others += [f"{place}/{name}" for name in found.others]
+    by_class = {"train": [looked[f"train/{wnid}"].files for wnid in classes]}
+    by_class["val"] = (
+        _by_labels(root, classes, labels, looked["val"].files)
+        if flat else [looked[f"val/{wnid}"].files for wnid in classes]
+    )  # fmt: skip
+    others = [name for name in others if root / name not in labels]
+    left_out = Counter("hidden" if is_hidden([Path(name).name]) else suffix(name) for name in others)
+    return Tree(
+        root,
+        classes,
+        {"train": _files(by_class["train"], False), "val": _files(by_class["val"], flat)},
+        [*PARTS, *looked, *(f"{place}/{name}" for place, found in looked.items() for name in found.folders)],
+        dict(left_out),
+        [left_out_line(left_out, list(map(visible, others)))] if others else [],
+    )
+
+
+def _instead(others: Sequence[str], within: str = "") -> str:
+    """What a folder holds instead of images."""
+    counts = Counter(suffix(name) for name in others if name.startswith(within))
+    return f", but it holds {', '.join(f'{count:,} {of}' for of, count in counts.most_common(3))}" if counts else ""
+
+
+def _same_classes(root: Path, train: list[str], val: list[str]) -> None:
+    nfc = [{unicodedata.normalize("NFC", name) for name in names} for names in (train, val)]
+    if nfc[0] == nfc[1] and set(train) != set(val):
+        odd = few(sorted(set(val) - set(train)))
+        raise UserError(
+            f"{root}: {odd} in val/: spelt in another Unicode form than in train/; rename them as in train/"
+        )
+    for where, missing, only in (("train", "val", set(train) - set(val)), ("val", "train", set(val) - set(train))):
+        if only:
+            raise UserError(
+                f"{root}: {few(sorted(only))} in {where}/ but not in {missing}/; both need the same classes"
+            )
+
+
+def _by_labels(root: Path, classes: list[str], labels: Sequence[Path], files: list[File]) -> list[list[File]]:
+    """The images of a flat `val/`, by class."""
+    wnids = val_wnids(labels, root / "val", [os.fsdecode(name) for name, _ in files])
     known = set(classes)
     if odd := sorted(set(wnids) - known):
         raise UserError(
-            f"{label_files(root)[0]}: class {odd[0]} is not in train/ ({len(odd):,} of {len(set(wnids)):,} are not); "
+            f"{labels[0]}: class {odd[0]} is not in train/ ({len(odd):,} of {len(set(wnids)):,} are not); "
             f"the labels are of other images"
         )
     found: dict[str, list[File]] = {wnid: [] for wnid in classes}
     for file, wnid in zip(files, wnids, strict=True):
         found[wnid].append(file)
     if empty := [wnid for wnid, of_class in found.items() if not of_class]:
-        raise UserError(
-            f"{label_files(root)[0]}: no image of {empty[0]}, which is in train/; both need the same classes"
-        )
+        raise UserError(f"{labels[0]}: no image of {empty[0]}, which is in train/; both need the same classes")
     return list(found.values())
-
-
-def _images(folder: Path) -> list[File]:
-    """The images in a folder, sorted by name."""
-    with os.scandir(os.fsencode(folder)) as entries:
-        return sorted((entry.name, entry.stat().st_size) for entry in entries if _is_image(entry))
-
-
-def _is_image(entry: os.DirEntry[bytes]) -> bool:
-    return entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(b".") and entry.is_file()
 
 
 def _files(by_class: list[list[File]], flat: bool) -> Files:

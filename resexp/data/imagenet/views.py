@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from resexp.data.images import Pixels
+from resexp.data.pixels import Pixels
 
 
 class Box(NamedTuple):

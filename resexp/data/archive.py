@@ -1,0 +1,222 @@
+"""The files of a folder, a zip or a tar, which is not unpacked."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import lzma
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from resexp.errors import UserError
+from resexp.outside import read_file, recognised
+
+MAX_BYTES = 1 << 27
+"""Of one file, packed or not."""
+RATIO, ROOM = 100, 1 << 30
+"""How many times its own size an archive may be unpacked, beyond so many bytes: images can't be packed so well."""
+READ = ".zip, .tar, .tar.gz, .tar.bz2 or .tar.xz"
+
+_ZIP = b"PK\x03\x04"
+_COMPRESSED: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\0": lzma.LZMAFile,
+}
+"""How a tar is read, by its first bytes."""
+_OTHERS = {
+    b"\x28\xb5\x2f\xfd": "compressed with Zstandard (.zst)",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive (.7z)",
+    b"Rar!\x1a\x07": "a RAR archive (.rar)",
+    b"\x04\x22\x4d\x18": "compressed with LZ4 (.lz4)",
+    b"LZIP": "compressed with lzip (.lz)",
+    b"\x1f\x9d": "compressed with compress (.Z)",
+}
+"""What is not read, by its first bytes."""
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+
+
+def members(path: Path) -> Iterator[str]:
+    """The names of all files in a folder or archive; those of folders end with a slash.
+
+    Raises UserError where it is no archive that is read, or a damaged one.
+    """
+    if path.is_dir():
+        yield from _walk(path)
+    elif _is_zip(path):
+        with _zip(path) as archive:
+            for info in archive.infolist():
+                yield _inside(path, info.filename)
+    else:
+        for member, _ in _tar(path):
+            yield _inside(path, member.name) + ("/" if member.isdir() else "")
+
+
+def contents(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """The name and the bytes of each of the `wanted` files.
+
+    Raises UserError where one is too large, is no plain file, or is damaged.
+    """
+    if path.is_dir():
+        for name in wanted:
+            yield name, read_file(path / name, MAX_BYTES)
+    elif _is_zip(path):
+        with _zip(path) as archive:
+            for info in archive.infolist():
+                if info.filename in wanted:
+                    yield info.filename, _unzipped(path, archive, info)
+    else:
+        for member, archive_ in _tar(path):
+            if member.name in wanted:
+                yield member.name, _untarred(path, archive_, member)
+
+
+def _walk(folder: Path, within: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
+    """The names below a folder, links followed; a link to a folder that it lies in is not."""
+    status = folder.stat()
+    if (here := (status.st_dev, status.st_ino)) in above:
+        return
+    with os.scandir(folder) as entries:
+        found = sorted((entry.name, entry.is_dir()) for entry in entries)
+    for name, is_folder in found:
+        if not is_folder:
+            yield within + name
+        elif not within and not os.access(folder / name, os.R_OK | os.X_OK):
+            yield name  # such as lost+found
+        else:
+            yield f"{within}{name}/"
+            yield from _walk(folder / name, f"{within}{name}/", (*above, here))
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == _ZIP or zipfile.is_zipfile(file)
+
+
+@contextlib.contextmanager
+def _zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        if sum(info.file_size for info in archive.infolist()) > _limit(path):
+            raise _bomb(path)
+        yield archive
+
+
+def _unzipped(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    if info.flag_bits & 1:
+        raise UserError(f"{path}: {info.filename} is encrypted; unpack it with its password, and name the folder")
+    if info.compress_type not in _ZIP_METHODS:
+        raise UserError(
+            f"{path}: {info.filename} is compressed by method {info.compress_type}, which is not read; unpack it, and "
+            f"name the folder"
+        )
+    _check_size(path, info.filename, info.file_size)
+    with archive.open(info) as stream:
+        return stream.read(info.file_size)
+
+
+def _tar(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
+    with path.open("rb") as file:
+        head = file.read(64)
+    for start, what in _OTHERS.items():
+        if head.startswith(start):
+            raise UserError(f"{path}: {what}, which is not read; unpack it and name the folder, or pack it as {READ}")
+    if what := recognised(head):
+        raise UserError(f"{path}: not an archive but {what}")
+    if not any(map(head.startswith, _COMPRESSED)) and not tarfile.is_tarfile(path):
+        raise UserError(f"{path}: not a {READ}, or damaged from its beginning; name a folder, or an archive of these")
+    unpack = next((unpack for start, unpack in _COMPRESSED.items() if head.startswith(start)), None)
+    with (
+        _reading(path),
+        unpack(path) if unpack else path.open("rb") as stream,
+        tarfile.open(fileobj=cast(BinaryIO, _Limited(path, cast(BinaryIO, stream))), mode="r:") as archive,
+    ):
+        before = -1
+        while member := archive.next():
+            if archive.offset <= before:  # a negative size leads back, for ever
+                raise _damaged(path, f"{member.name} has a size of {member.size}")
+            before = archive.offset
+            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
+            yield member, archive
+        # Iteration ends quietly where the file does; only a block of zeros says that this is the archive's end.
+        assert archive.fileobj is not None, "an open archive has a file"
+        archive.fileobj.seek(archive.offset)
+        if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+            raise _damaged(path, "it has no end")
+
+
+def _untarred(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if not member.isfile():
+        raise UserError(
+            f"{path}: {member.name} is a link or a device; pack plain files only, with `tar --dereference "
+            f"--hard-dereference`"
+        )
+    _check_size(path, member.name, member.size)
+    content = archive.extractfile(member)
+    assert content is not None, "a plain file has a stream"
+    data = content.read()
+    if len(data) != member.size:
+        raise _damaged(path, f"{member.name} is cut short")
+    return data
+
+
+class _Limited:
+    """An unpacked archive of which no more is read than `_limit` allows, and no more than MAX_BYTES at once: tarfile
+    reads names and extended headers whole, as long as they say they are."""
+
+    def __init__(self, path: Path, stream: BinaryIO) -> None:
+        self.path, self.stream, self.limit = path, stream, _limit(path)
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= MAX_BYTES or self.tell() + size > self.limit:
+            raise _bomb(self.path)
+        return self.stream.read(size)
+
+    def seek(self, position: int) -> int:
+        if position > self.limit:
+            raise _bomb(self.path)
+        return self.stream.seek(position)
+
+    def tell(self) -> int:
+        return self.stream.tell()
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say of whatever an archive's reader raises that the archive is damaged; but the file system speaks for itself."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # readers raise what they like at archives that were made to break them
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise _damaged(path, error) from None
+
+
+def _limit(path: Path) -> int:
+    return ROOM + RATIO * path.stat().st_size
+
+
+def _bomb(path: Path) -> UserError:
+    return UserError(f"{path}: unpacks to over {RATIO} times its size; unpack it into a folder if it is well meant")
+
+
+def _check_size(path: Path, name: str, size: int) -> None:
+    if size > MAX_BYTES:
+        raise UserError(f"{path}: {name} is over {MAX_BYTES:,} bytes; make it smaller, or leave it out of the archive")
+
+
+def _inside(path: Path, name: str) -> str:
+    """`name`, unless it would lead out of the archive's folder; nothing is unpacked, but such an archive is no data."""
+    if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or os.path.splitdrive(name)[0]:
+        raise UserError(f"{path}: member {name!r} would leave its folder; this is not a well-meant archive")
+    return name
+
+
+def _damaged(path: Path, error: object) -> UserError:
+    return UserError(f"{path}: truncated or damaged archive, or not a {READ} ({error}); fetch or pack it again")

@@ -1,0 +1,170 @@
+"""From the bytes of an image file to RGB pixels: upright, of 8 bits a channel."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from resexp.outside import recognised
+
+Pixels = NDArray[np.uint8]
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+"""What is decoded, whatever a file is called; Pillow knows others, one of which is a language."""
+MAX_PIXELS = 80_000_000
+"""Of one image; ImageNet has photographs of 40 million."""
+
+_MAX_SEGMENTS, _MAX_METADATA, _MAX_SCANS, _MAX_CHUNKS, _MAX_SLOW_PPM = 1_000, 1 << 24, 100, 100_000, 1 << 22
+"""What a file may hold beside its pixels; whatever takes Pillow longer than the pixels do is limited."""
+_GAP = rb"(?:\s|#[^\n]*\n)+"
+_PPM = re.compile(rb"P[1-6]" + _GAP + rb"\d+" + _GAP + rb"\d+(?:" + _GAP + rb"(\d+))?\s")
+_ORIENTATION = 0x0112
+_BITS, _PHOTOMETRIC = 258, 262
+"""TIFF's tags BitsPerSample and PhotometricInterpretation, which is 0 where the largest value is black."""
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is below Pillow's limit
+
+
+class Unreadable(Exception):
+    """An image that can't be decoded, and why."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image, and what of its file is not in its pixels."""
+
+    pixels: Pixels
+    """(H, W, 3), which can be written to."""
+    transparent: bool = False
+    """Whether some pixels are not opaque; their colours are those that the file holds."""
+    frames: bool = False
+    """Whether there are more images in the file; the first is taken."""
+
+
+def read_image(data: bytes) -> Decoded:
+    """The image in the bytes of a file.
+
+    Pixels are turned as the EXIF orientation says. Grey values of 16 bits are divided by 257 and rounded. Raises
+    Unreadable, also where 32-bit values leave open what is white.
+    """
+    try:
+        check_work(data)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            check_size(image.height, image.width)
+            # The other picture in a phone's JPEG (MPO) is a preview.
+            frames = getattr(image, "is_animated", False) and image.format != "MPO"
+            transparent = image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255
+            pixels = _rgb(image)
+            return Decoded(upright(pixels, _orientation(image)), bool(transparent), frames)
+    except (Unreadable, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise Unreadable(recognised(data) or "not an image") from None
+    except Exception as error:  # decoders raise what they like at files that were made to break them
+        raise Unreadable(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def orientation(data: bytes) -> int:
+    """EXIF's orientation of a JPEG file, from 1 to 8."""
+    head = data[: 1 << 16]
+    if b"Exif\0\0" not in head and b"http://ns.adobe.com/xap/" not in head:
+        return 1
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+        return _orientation(image)
+    return 1
+
+
+def upright(pixels: Pixels, orientation: int) -> Pixels:
+    """The image (H, W, 3) as it is to be seen: a camera writes its rows as they left the sensor."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(pixels[::rows, ::columns])
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise Unreadable where an image has too many pixels."""
+    if height * width > MAX_PIXELS:
+        raise Unreadable(f"{width}x{height} pixels is over the limit of {MAX_PIXELS:,}; make it smaller")
+
+
+def check_work(data: bytes) -> None:
+    """Raise Unreadable where a file is made so that it takes minutes to decode."""
+    if not len(data):
+        raise Unreadable("empty")
+    if data[:2] == b"\xff\xd8":
+        _check_jpeg(data)
+    elif data[:8] == b"\x89PNG\r\n\x1a\n":
+        _check_png(data)
+    elif data[:1] == b"P" and data[1:2] in b"123456":
+        _check_ppm(data)
+
+
+def _check_jpeg(data: bytes) -> None:
+    at = 2
+    for _ in range(_MAX_SEGMENTS):
+        if data[at : at + 1] != b"\xff" or data[at + 1 : at + 2] == b"\xda":  # the pixels begin, or it is damaged
+            break
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if at > _MAX_METADATA:
+            raise Unreadable(f"over {_MAX_METADATA:,} bytes of metadata; save it without")
+    else:
+        raise Unreadable(f"over {_MAX_SEGMENTS:,} segments of metadata; save it without")
+    if data.count(b"\xff\xda", at) > _MAX_SCANS:
+        raise Unreadable(f"a progressive JPEG of over {_MAX_SCANS} scans; save it with fewer")
+
+
+def _check_png(data: bytes) -> None:
+    at = 8
+    for _ in range(_MAX_CHUNKS):
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+        if at >= len(data):
+            return
+    raise Unreadable(f"a PNG of over {_MAX_CHUNKS:,} chunks; save it anew")
+
+
+def _check_ppm(data: bytes) -> None:
+    header = _PPM.match(data[:4096])
+    if header is None:
+        raise Unreadable("a PPM without width, height and largest value in its first 4,096 bytes")
+    kind, white = data[:2], header[1]
+    fast = kind == b"P4" or (kind in (b"P5", b"P6") and white == b"255") or (kind == b"P5" and white == b"65535")
+    if not fast and len(data) > _MAX_SLOW_PPM:
+        raise Unreadable(
+            f"a PPM of over {_MAX_SLOW_PPM:,} bytes as text or with another largest value than 255; save it as PNG"
+        )
+
+
+def _rgb(image: Image.Image) -> Pixels:
+    bits = 16
+    inverted = False
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        bits, inverted = max(tags.get(_BITS, (1,))), tags.get(_PHOTOMETRIC) == 0
+    wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if wide and bits in (12, 16):
+        values = np.asarray(image).astype(np.uint32)
+        white = 2**bits - 1
+        grey = ((values * 255 + white // 2) // white).astype(np.uint8)
+        return np.repeat((255 - grey if inverted else grey)[..., None], 3, axis=2)
+    if image.mode in ("I", "F") or wide:
+        what = "floating-point" if image.mode == "F" else "signed or 32-bit"
+        raise Unreadable(f"{what} values, which leave open what is white; save it with 8 or 16 bits a channel")
+    if image.mode in ("La", "RGBa"):  # colours that were multiplied by their opacity
+        image = image.convert(image.mode.upper())
+    return np.array(image.convert("RGB"))
+
+
+def _orientation(image: Image.Image) -> int:
+    with contextlib.suppress(Exception):  # damaged metadata leave the pixels as they are
+        found = image.getexif().get(_ORIENTATION, 1)
+        return found if found in range(1, 9) else 1
+    return 1

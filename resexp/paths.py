@@ -1,0 +1,26 @@
+"""Paths as people write them: with `~` for a home folder and `$NAME` for a variable of the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from resexp.errors import UserError
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
+
+
+def expanded(path: str | Path) -> Path:
+    """`path` with `~`, `~user`, `$NAME` and `${NAME}` replaced. An unset `$NAME` may be part of a file's name.
+
+    Raises UserError where a variable is not set and no file is called so, or where a user has no home folder.
+    """
+    text = os.fspath(path)
+    names = [match[1] or match[2] for match in _VARIABLE.finditer(text)]
+    if (unset := [name for name in names if name not in os.environ]) and not os.path.lexists(text):
+        raise UserError(f"{text}: the environment variable {unset[0]} is not set; set it, or write the path out")
+    try:
+        return Path(os.path.expandvars(text)).expanduser()
+    except RuntimeError:
+        raise UserError(f"{text}: no home folder for {Path(text).parts[0]}; write the path out") from None

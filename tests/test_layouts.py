@@ -1,0 +1,301 @@
+"""Folders and archives as people have them: what is read, what is left out and said, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import unicodedata
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resexp.config import FolderData
+from resexp.data import open_dataset
+from resexp.data.dataset import Dataset
+from resexp.data.imagenet.tree import open_tree
+from resexp.data.layout import find_layout
+from resexp.errors import UserError
+from resexp.paths import expanded
+
+PLAIN = [f"{split}/{name}/{i}.png" for split in ("train", "test") for name in ("cat", "dog") for i in range(2)]
+
+
+def layout(names: Iterable[str], **texts: str) -> dict[str, tuple[str, str, str]]:
+    return find_layout(Path("set"), names, lambda name: texts[Path(name).stem].encode()).entries
+
+
+def remarks(names: Iterable[str], **texts: str) -> list[str]:
+    return find_layout(Path("set"), names, lambda name: texts[Path(name).stem].encode()).remarks
+
+
+def renamed(old: str, new: str) -> list[str]:
+    return [name.replace(old, new) for name in PLAIN]
+
+
+def write(root: Path, names: Iterable[str] = PLAIN, size: int = 8) -> Path:
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".png"):
+            pixels = np.random.default_rng(number).integers(0, 256, (size, size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name)
+        else:
+            (root / name).write_text("text")
+    return root
+
+
+def opened(path: Path) -> Dataset:
+    return open_dataset(FolderData(source="folder", path=str(path)))
+
+
+# -- what is read -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (PLAIN, None),
+        ([f"outer/set/{name}" for name in PLAIN], None),
+        (renamed("test/", "val/"), "val/ is read as the test images"),
+        (renamed("test/", "Validation/"), "Validation/ is read as the test images"),
+        ([name.replace("train", "Train").replace("test", "Test") for name in PLAIN], None),
+        ([name.replace("/", "\\") for name in PLAIN], None),
+        ([f"./{name}" for name in PLAIN], None),
+        ([name.replace("cat/", "cat/images/") for name in PLAIN], "4 images lie in folders inside classes"),
+    ],
+)
+def test_a_layout_that_is_near_is_read_where_it_is_unambiguous(names: list[str], said: str | None) -> None:
+    found = sorted(layout(names).values())
+    assert [(split, name) for split, name, _ in found] == sorted((n.split("/")[0], n.split("/")[1]) for n in PLAIN)
+    assert [line for line in remarks(names) if said and said in line] == ([] if said is None else remarks(names))
+
+
+def test_tiny_imagenet_is_read_with_its_table() -> None:
+    names = [f"train/{wnid}/images/{wnid}_{i}.JPEG" for wnid in ("n1", "n2") for i in range(2)]
+    names += ["val/images/val_0.JPEG", "val/images/val_1.JPEG", "val/val_annotations.txt", "test/images/test_0.JPEG"]
+    table = "val_0.JPEG\tn2\t0\t0\t1\t1\nval_1.JPEG\tn1\t0\t0\t1\t1\n"
+    found = layout(names, val_annotations=table)
+    assert found["val/images/val_0.JPEG"] == ("test", "n2", "val_0.JPEG")
+    assert found["val/images/val_1.JPEG"] == ("test", "n1", "val_1.JPEG")
+    assert len(found) == 6
+    assert any("1 in test/" in line and "left out" in line for line in remarks(names, val_annotations=table))
+    with pytest.raises(UserError, match=r"labels 1 images that are not there, such as val_9\.JPEG"):
+        layout(names, val_annotations=table + "val_9.JPEG\tn1\t0\n")
+
+
+def test_two_unicode_forms_of_a_name_are_one_class() -> None:
+    composed, apart = "café", unicodedata.normalize("NFD", "café")
+    names = [f"{s}/{c}/0.png" for s, c in (("train", composed), ("train", "dog"), ("test", apart), ("test", "dog"))]
+    assert {name for _, name, _ in layout(names).values()} == {composed, "dog"}
+    assert remarks(names) == [f"{composed}: spelt in two Unicode forms in train/ and test/, and taken as one class"]
+
+
+def test_every_archive_of_a_set_is_the_set(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    want = opened(folder).fingerprint
+    made = []
+    for kind in ("", "gz", "bz2", "xz"):
+        made.append(tmp_path / f"set.tar.{kind}")
+        with tarfile.open(made[-1], f"w:{kind}") as tar:
+            tar.add(folder, "deep/set")
+    made.append(tmp_path / "windows.zip")
+    with zipfile.ZipFile(made[-1], "w") as archive:
+        for name in PLAIN:
+            archive.writestr(name, (folder / name).read_bytes())
+    slashes = made[-1].read_bytes()
+    for name in PLAIN:
+        slashes = slashes.replace(name.encode(), name.replace("/", "\\").encode())
+    made[-1].write_bytes(slashes)
+    assert [opened(path).fingerprint for path in made] == [want] * 5
+
+
+# -- what is left out, and said ---------------------------------------------------------------------------------------
+
+
+def test_what_is_left_out_is_counted_named_and_kept_in_the_manifest(tmp_path: Path) -> None:
+    odd = ["train/cat/a.heic", "train/dog/b.heic", "test/notes.txt", "readme.md", "train/cat/.DS_Store", "other/x.png"]
+    data = opened(write(tmp_path / "set", PLAIN + odd))
+    assert len(data.train()[0]) == 4
+    (line,) = [line for line in data.remarks if "left out" in line]
+    assert "6 files left out: 2 .heic, 1 .txt, 1 beside the splits, 1 hidden, 1 in other/ (" in line
+    assert data.findings.left_out == {".heic": 2, ".txt": 1, "beside the splits": 1, "hidden": 1, "in other/": 1}
+
+
+def test_val_beside_test_is_said() -> None:
+    names = PLAIN + [name.replace("test", "val") for name in PLAIN if name.startswith("test")]
+    assert len(layout(names)) == 8
+    assert remarks(names)[0].startswith("4 files left out: 4 in val/ (")
+
+
+def test_a_class_folder_without_images_is_said(tmp_path: Path) -> None:
+    write(tmp_path / "set")
+    (tmp_path / "set/train/empty").mkdir()
+    assert any("1 class folder without images left out: empty" in line for line in opened(tmp_path / "set").remarks)
+
+
+def test_duplicates_and_conflicting_labels_are_found(tmp_path: Path) -> None:
+    root = write(tmp_path / "set")
+    shutil.copy(root / "train/cat/0.png", root / "test/cat/0.png")
+    Image.open(root / "train/cat/1.png").save(root / "train/dog/1.bmp")  # the same pixels in another format
+    data = opened(root)
+    assert (data.findings.test_in_train, data.findings.conflicting_labels) == (1, 2)
+    lines = " ".join(data.remarks)
+    assert "1 test image is a training image too: train/cat/0.png = test/cat/0.png" in lines
+    assert "2 images have another label elsewhere: train/cat/1.png = train/dog/1.bmp" in lines
+
+
+def test_frames_and_transparency_are_said(tmp_path: Path) -> None:
+    root = write(tmp_path / "set")
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(root / "train/cat/0.png", save_all=True, append_images=frames[1:])
+    Image.new("RGBA", (8, 8), (1, 2, 3, 0)).save(root / "train/cat/1.png")
+    lines = " ".join(opened(root).remarks)
+    assert "1 image has several frames, of which the first is used: train/cat/0.png" in lines
+    assert "1 image has transparent pixels, whose colours are used: train/cat/1.png" in lines
+
+
+# -- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["cat/0.png", "dog/0.png"], "its images lie in cat, dog; sort them into train/<class>/"),
+        (["0.png"], "its images lie in no folder"),
+        (["a.heic", "b.heic", "c.txt"], "it holds 2 .heic, 1 .txt"),
+        ([], "it is empty"),
+        (["cifar-10-batches-py/data_batch_1"], "set data.source to cifar10"),
+        (renamed("test/dog", "test/wolf"), "class dog is in train/ but not in test/, and class wolf is in test/"),
+        ([n for n in PLAIN if "dog" not in n], "only one class, cat"),
+        ([f"{top}/{name}" for top in "xy" for name in PLAIN], "holds several sets of images, x, y"),
+        ([name for name in PLAIN if "train" in name], "no images in test/<class>/"),
+    ],
+)
+def test_what_is_there_is_named_where_it_can_not_be_read(names: list[str], says: str) -> None:
+    with pytest.raises(UserError, match=says) as error:
+        layout(names)
+    assert len(error.value.args) == 1
+
+
+@pytest.mark.parametrize(
+    ("start", "says"),
+    [
+        (b"\x28\xb5\x2f\xfd", "Zstandard"),
+        (b"7z\xbc\xaf\x27\x1c", "7-Zip"),
+        (b"Rar!\x1a\x07\x00", "RAR"),
+        (b"<html><body>404", "not an archive but a web page"),
+        (b"version https://git-lfs.github.com", "run `git lfs pull`"),
+        (b"hello", "not a .zip"),
+    ],
+)
+def test_a_good_file_of_another_kind_is_not_to_be_fetched_again(tmp_path: Path, start: bytes, says: str) -> None:
+    path = tmp_path / "set.tar"
+    path.write_bytes(start + bytes(600))
+    with pytest.raises(UserError, match=says) as error:
+        opened(path)
+    assert "again" not in f"{error.value}"
+
+
+def test_an_encrypted_zip_is_called_so(tmp_path: Path) -> None:
+    root, path = write(tmp_path / "set"), tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in PLAIN:
+            archive.write(root / name, name)
+    content = bytearray(path.read_bytes())
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = -1
+        while (at := content.find(mark, at + 1)) >= 0:
+            content[at + flags] |= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is encrypted; unpack it with its password"):
+        opened(path)
+
+
+def test_all_unreadable_images_are_counted_and_three_are_named(tmp_path: Path) -> None:
+    root = write(tmp_path / "set")
+    for i in range(5):
+        (root / f"train/cat/x{i}.png").write_text("<html>404</html>")
+    with pytest.raises(UserError, match=r"5 images can't be read: train/cat/x0.png \(a web page.* and 2 more; restore"):
+        opened(root)
+
+
+def test_large_images_need_only_the_memory_of_what_is_kept_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write(tmp_path / "set", size=64)
+    monkeypatch.setattr("resexp.data.folder.memory", lambda: 8 * 8 * 8 * 3)
+    with pytest.raises(UserError, match=r"set data\.resize"):
+        opened(root)
+    data = open_dataset(FolderData(source="folder", path=str(root), resize=8))
+    monkeypatch.undo()
+    assert data.train()[0].shape == (4, 8, 8, 3)
+    # The images are those of the files, whatever they are resized to.
+    assert data.fingerprint == opened(root).fingerprint
+
+
+# -- ImageNet's folders -----------------------------------------------------------------------------------------------
+
+
+def test_imagenet_says_what_is_near_and_what_is_left_out(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", renamed("test/", "Val/"))
+    with pytest.raises(UserError, match=r"it holds Val/, train/: rename Val/ to val/, or link it"):
+        open_tree(root, tmp_path, print)
+    (root / "Val").rename(root / "val")
+    write(root, ["train/cat/a.heic", "train/cat/more/b.png"])
+    tree = open_tree(root, tmp_path, print)
+    assert (tree.images("train"), tree.left_out) == (5, {".heic": 1})
+    assert tree.remarks == ["1 file left out: 1 .heic (train/cat/a.heic)"]
+
+
+# -- paths ------------------------------------------------------------------------------------------------------------
+
+
+def test_variables_and_home_folders_are_expanded_in_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert expanded("$SCRATCH/set") == expanded("${SCRATCH}/set") == tmp_path / "set"
+    assert expanded("~/set") == tmp_path / "home/set"
+    monkeypatch.delenv("SCRATCH")
+    with pytest.raises(UserError, match=r"\$SCRATCH/set: the environment variable SCRATCH is not set"):
+        expanded("$SCRATCH/set")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "$SCRATCH").mkdir()
+    assert expanded("$SCRATCH") == Path("$SCRATCH")  # there is a file that is called so
+
+
+# -- stops ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_a_stop_is_heard_while_images_are_decoded(tmp_path: Path, number: int, code: int, command: str) -> None:
+    """Of a set that takes long; the same command begins again, and nothing is left behind."""
+    root = tmp_path / "set"
+    write(root, size=600)
+    for i in range(1500):
+        shutil.copy(root / "train/cat/0.png", root / f"train/cat/c{i}.png")
+    study = f"name: s\ndata: {{source: folder, path: {root}, resize: 8}}\nmodel: {{kind: plain, depth: 8, width: 2}}\n"
+    (tmp_path / "s.yaml").write_text(study + "train: {steps: 1, batch_size: 2, device: cpu}\n")
+    environment = {**os.environ, "RESEXP_DATA": str(tmp_path / "home"), "RESEXP_RESULTS": str(tmp_path / "results")}
+    words = [sys.executable, "-m", "resexp", command, "--config", str(tmp_path / "s.yaml")]
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("home/cache/.building-*")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    began = time.monotonic()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    took = time.monotonic() - began
+    assert process.returncode == code, said
+    assert "Traceback" not in said
+    assert took < 10
+    assert not list(tmp_path.glob("home/cache/folder-*/meta.json"))
+    assert not list(tmp_path.glob("home/cache/.building-*"))

@@ -1,0 +1,199 @@
+"""From the bytes of an image file to RGB: for each mode the values that a careful reader of the format would give."""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from resexp.data.imagenet.decode import decode
+from resexp.data.pixels import Unreadable, orientation, read_image
+
+GREY16 = np.array([[0, 1, 128, 129, 12_850], [32_767, 32_768, 40_000, 65_407, 65_535]], dtype=np.uint16)
+RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def saved(image: Image.Image | np.ndarray[Any, Any], kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def grey(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.repeat(values[..., None], 3, axis=2)
+
+
+def tiff(values: np.ndarray[Any, Any], bits: int, sample: int = 1, photometric: int = 1) -> bytes:
+    """A TIFF of one strip, written by hand: `sample` is 1 for unsigned, 2 for signed integers."""
+    height, width = values.shape
+    data = values.tobytes()
+    tags = [
+        (256, 3, width), (257, 3, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8),
+        (277, 3, 1), (278, 3, height), (279, 4, len(data)), (339, 3, sample),
+    ]  # fmt: skip
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", t, k, 1, v) for t, k, v in tags) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory
+
+
+def test_grey_of_16_bits_is_scaled_and_not_clipped() -> None:
+    """65,535 is white, as PNG, TIFF and PGM say; PNG's own rule for fewer bits is to round."""
+    want = grey(np.round(GREY16 / 257).astype(np.uint8))
+    big = GREY16.astype(">u2").tobytes()
+    for data in (
+        saved(GREY16, "PNG"),
+        saved(GREY16, "TIFF"),
+        tiff(GREY16, 16),
+        b"P5 5 2 65535 " + big,
+        b"P2 5 2 65535 " + b" ".join(b"%d" % v for v in GREY16.flat),
+    ):
+        assert np.array_equal(read_image(data).pixels, want)
+        assert np.array_equal(decode(data), want)
+
+
+def test_a_tiff_whose_largest_value_is_black_is_inverted() -> None:
+    want = grey(255 - np.round(GREY16 / 257).astype(np.uint8))
+    assert np.array_equal(read_image(tiff(GREY16, 16, photometric=0)).pixels, want)
+    eight = np.arange(10, dtype=np.uint8).reshape(2, 5)
+    assert np.array_equal(read_image(tiff(eight, 8, photometric=0)).pixels, grey(255 - eight))
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (saved(np.ones((2, 2), dtype=np.float32), "TIFF"), "floating-point values"),
+        (b"Pf\n1 1\n-1.0\n" + struct.pack("<f", 0.5), "without width, height|floating-point values"),
+        (saved(np.ones((2, 2), dtype=np.int32), "TIFF"), "signed or 32-bit values"),
+        (tiff(GREY16.astype(np.int16), 16, sample=2), "signed or 32-bit values"),
+    ],
+)
+def test_values_that_leave_open_what_is_white_are_refused(data: bytes, why: str) -> None:
+    with pytest.raises(Unreadable, match=why):
+        read_image(data)
+
+
+def test_colours_of_16_bits_are_right_within_one_level() -> None:
+    values = np.array([[[500, 30_000, 65_535]]], dtype=">u2")
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
+    png = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" + values.tobytes())) + chunk(b"IEND", b"")
+    for data in (png, b"P6 1 1 65535 " + values.tobytes()):
+        assert np.abs(read_image(data).pixels.astype(float) - values / 257).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("image", "want"),
+    [
+        (Image.fromarray(RGB), RGB),
+        (Image.fromarray(RGB[..., 0]), grey(RGB[..., 0])),
+        (Image.fromarray(RGB[..., 0] > 99), grey(255 * (RGB[..., 0] > 99).astype(np.uint8))),
+        (Image.fromarray(np.dstack([RGB, RGB[..., 0]])), RGB),
+        (Image.fromarray(np.dstack([RGB[..., 0], RGB[..., 1]])), grey(RGB[..., 0])),
+        (Image.fromarray(RGB).quantize(256), None),
+    ],
+    ids=["RGB", "L", "1", "RGBA", "LA", "P"],
+)
+def test_every_mode_of_8_bits_has_the_values_of_the_file(image: Image.Image, want: np.ndarray[Any, Any] | None) -> None:
+    found = read_image(saved(image, "PNG"))
+    assert np.array_equal(found.pixels, np.asarray(image.convert("RGB")) if want is None else want)
+    assert found.transparent == (image.mode in ("RGBA", "LA"))
+    assert found.pixels.flags.writeable
+
+
+@pytest.mark.parametrize("turned", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_a_photograph_stands_as_its_exif_data_say(turned: int, kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    data = saved(RGB, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+    want = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    assert np.array_equal(read_image(data).pixels, want)
+    assert decode(data).shape == want.shape
+    if kind == "JPEG":
+        assert orientation(data) == turned
+        assert np.abs(decode(data).astype(int) - want).max() <= 2  # another decoder of the same pixels
+    else:
+        assert np.array_equal(decode(data), want)
+
+
+def test_a_damaged_orientation_leaves_the_pixels_as_they_are() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 99
+    assert np.array_equal(read_image(saved(RGB, "PNG", exif=exif)).pixels, RGB)
+    broken = saved(RGB, "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert np.array_equal(read_image(broken).pixels, RGB)
+
+
+def test_of_several_frames_the_first_is_taken_and_said() -> None:
+    other = Image.fromarray(255 - RGB)
+    for kind, options in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True})):
+        found = read_image(saved(RGB, kind, save_all=True, append_images=[other], **options))
+        assert found.frames
+        assert np.array_equal(found.pixels, RGB)
+    assert not read_image(saved(RGB, "PNG")).frames
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "empty"),
+        (b"hello", "not an image"),
+        (b"<!DOCTYPE html><html>404</html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "run `git lfs pull`"),
+        (b"\0\0\0\x1cftypheic" + bytes(40), "of the kind HEIC, which is not read"),
+        (b"\0\0\0\x1cftypavif" + bytes(40), "AVIF"),
+        (b"%PDF-1.7", "a PDF"),
+    ],
+)
+def test_what_is_no_image_is_named_without_an_address(data: bytes, what: str) -> None:
+    for read in (read_image, decode):
+        with pytest.raises(Unreadable, match=what) as error:
+            read(data)
+        assert "0x" not in f"{error.value}"
+
+
+def _jpeg_with(segment: bytes, times: int) -> bytes:
+    whole = saved(RGB, "JPEG")
+    return whole[:2] + segment * times + whole[2:]
+
+
+def _png_with_chunks(count: int) -> bytes:
+    whole = saved(RGB, "PNG")
+    chunk = bytes(4) + b"teSt" + struct.pack(">I", zlib.crc32(b"teSt"))
+    return whole[:33] + chunk * count + whole[33:]
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: _jpeg_with(b"\xff\xe1\xff\xffExif\0\0" + bytes(65_527), 1500), "16,777,216 bytes of metadata"),
+        (lambda: _jpeg_with(b"\xff\xe5\0\2", 1 << 20), "over 1,000 segments of metadata"),
+        (lambda: _jpeg_with(b"", 0) + saved(RGB, "JPEG", progressive=True) * 100, "over 100 scans"),
+        (lambda: _png_with_chunks(1 << 20), "over 100,000 chunks"),
+        (lambda: b"P3" + b" " * (50 << 20) + b"1 1 255 1 2 3", "in its first 4,096 bytes"),
+        (lambda: b"P3 1 1 255 " + b" " * (50 << 20) + b"1 2 3", "save it as PNG"),
+        (lambda: b"P6 4096 2048 254 " + bytes(3 * 4096 * 2048), "save it as PNG"),
+        (lambda: b"P6 #" + b"x" * (50 << 20) + b"\n1 1 255 abc", "in its first 4,096 bytes"),
+    ],
+)
+def test_the_work_for_one_file_is_bounded(make: Any, why: str) -> None:
+    """Each took Pillow from seconds to minutes."""
+    data = make()
+    for read in (read_image, decode):
+        began = time.process_time()
+        with pytest.raises(Unreadable, match=why):
+            read(data)
+        assert time.process_time() - began < 2
+
+
+def test_a_photograph_of_24_million_pixels_is_read() -> None:
+    image = Image.new("RGB", (6000, 4000), (9, 99, 199))
+    assert read_image(saved(image, "PNG")).pixels[3999, 5999].tolist() == [9, 99, 199]
