@@ -280,7 +280,7 @@ def test_a_stop_is_heard_while_images_are_decoded(tmp_path: Path, number: int, c
     """Of a set that takes long; the same command begins again, and nothing is left behind."""
     root = tmp_path / "set"
     write(root, size=600)
-    for i in range(1500):
+    for i in range(300):
         shutil.copy(root / "train/cat/0.png", root / f"train/cat/c{i}.png")
     study = f"name: s\ndata: {{source: folder, path: {root}, resize: 8}}\nmodel: {{kind: plain, depth: 8, width: 2}}\n"
     (tmp_path / "s.yaml").write_text(study + "train: {steps: 1, batch_size: 2, device: cpu}\n")
