@@ -4,11 +4,13 @@ repeat what colour says."""
 from __future__ import annotations
 
 import io
+import math
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import cycle
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -28,8 +30,16 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 HE_2015 = "He et al. 2015"
 FEW = 4
 """Families that can be told apart in one figure, each with its bars and seeds."""
+SIDE_BY_SIDE = 0.01
+"""Distance between families that would hide each other, as a share of the depth axis."""
+MORE_EVEN = 1.5
+"""Factor in the geometric mean of the gaps between depths that a logarithmic axis must gain to be used."""
+LETTERS = 9
+"""Letters in an inch of a panel's title."""
 LONG = 100_000
 """Steps beyond which a curve counts them in tens of thousands, as the paper's figures do."""
+IN_LEGEND = 12
+"""Nets that a legend names; more would take the room of the curves."""
 MAX_POINTS = 250
 """Points of a training curve; more would only make the page larger."""
 
@@ -60,6 +70,8 @@ _STYLE: dict[Any, Any] = {
 styled = mpl.rc_context(_STYLE)
 """For a function that draws."""
 
+ItemT = TypeVar("ItemT")
+
 
 class Plot:
     """A figure and the tooltips of its points."""
@@ -80,7 +92,7 @@ class Plot:
         for row, titles in zip(self.panels, panels, strict=True):
             row[0].set_ylabel(ylabel)
             for axes, name in zip(row, titles, strict=True):
-                axes.set_title(name, fontsize="medium")
+                axes.set_title(textwrap.fill(name, int(LETTERS * size[0] / len(titles))), fontsize="medium")
         for axes in self.panels[-1]:
             axes.set_xlabel(xlabel)
         if grid.size == 1:
@@ -88,6 +100,15 @@ class Plot:
         else:
             self.figure.suptitle(title, x=0.01, ha="left", fontsize=12)
         self.tips: list[str] = []
+
+    def legend(self, columns: int, fontsize: str = "medium", **look: Any) -> None:
+        """Add the legend below the panels, in fewer columns where it would be wider than the figure."""
+        while True:
+            legend = self.figure.legend(loc="outside lower center", ncols=columns, fontsize=fontsize, **look)
+            if columns == 1 or legend.get_window_extent().width <= self.figure.bbox.width:
+                return
+            legend.remove()
+            columns -= 1
 
     def tip(self, text: str) -> str:
         """An id for an artist whose tooltip is `text`."""
@@ -126,43 +147,85 @@ def depth_plot(nets: Sequence[Net], metric: str, judged: Sequence[str], size: tu
     name = METRICS[metric]
     plot = Plot(f"{name[0].upper()}{name[1:]}", "depth (layers)", "error (%)", size)
     axes = plot.axes
+    depths = sorted({net.depth for net in nets})
     families = sorted(dict.fromkeys(net.family for net in nets), key=lambda family: family not in judged)
     full = [family for family in families if len(families) <= FEW or family in judged]
+    # More than two curves that meet would hide each other, and so do two points: they stand side by side.
+    crowded = len(full) > 2 or len(depths) == 1
     for number, family in enumerate(families):
         of_family = [net for net in nets if net.family == family]
         look: dict[str, Any] = {
             "color": PALETTE[number % len(PALETTE)],
             "marker": MARKERS[(number + number // len(PALETTE)) % len(MARKERS)],
         }
-        # More than two curves that meet would hide each other: they stand side by side.
-        shift = 0.5 * (number - (len(full) - 1) / 2) if family in full and len(full) > 2 else 0.0
-        depths = [net.depth + shift for net in of_family]
+        shift = SIDE_BY_SIDE * (number - (len(full) - 1) / 2) if family in full and crowded else 0.0
+        at = [_shifted(net.depth, shift, depths) for net in of_family]
         errors = [net.errors[metric] for net in of_family]
         line = look | {"linestyle": "-" if family.startswith("plain") else "--", "label": family}
         means = [error.mean for error in errors]
         if family in full:
-            axes.errorbar(depths, means, [error.std or 0 for error in errors], capsize=3, **line)
+            axes.errorbar(at, means, [error.std or 0 for error in errors], capsize=3, **line)
         else:
-            axes.errorbar(depths, means, linewidth=0.8, markersize=3, **line)
-        for net, depth, error in zip(of_family, depths, errors, strict=True):
+            axes.errorbar(at, means, linewidth=0.8, markersize=3, **line)
+        for net, x, error in zip(of_family, at, errors, strict=True):
             tip = plot.tip(f"{net.label}: {error} %, n = {len(error.values)}")
-            axes.plot([depth], [error.mean], markersize=7 if family in full else 3, gid=tip, **look)
+            axes.plot([x], [error.mean], markersize=7 if family in full else 3, gid=tip, **look)
             if family in full:
-                seeds = [depth] * len(error.values)
+                seeds = [x] * len(error.values)
                 axes.plot(seeds, error.values, alpha=0.3, markersize=4, linestyle="none", **look)
         published = [
-            (net.depth + shift, theirs)
-            for net in of_family
+            (x, theirs)
+            for net, x in zip(of_family, at, strict=True)
             if metric in _PAPER and (theirs := getattr(net.published, _PAPER[metric], None)) is not None
         ]
         if published:
-            crosses = {"color": look["color"], "markersize": 9, "label": f"{family}, {HE_2015}"}
-            axes.plot(*zip(*published, strict=True), "x", **crosses)
-    depths = sorted({net.depth for net in nets})
-    axes.set_xticks(depths, [str(depth) for depth in depths])
+            crosses = look | {"marker": "x", "linestyle": "none", "markersize": 9, "label": f"{family}, {HE_2015}"}
+            axes.plot(*zip(*published, strict=True), **crosses)
     axes.set_ylim(0, 1.05 * axes.dataLim.ymax or None)  # the margin of the data's range would cut marks at the top
-    plot.figure.legend(loc="outside lower center", ncols=2, fontsize="medium" if len(families) <= FEW else "small")
+    plot.legend(2, "medium" if len(families) <= FEW else "small")
+    depth_axis(plot, depths)
     return plot
+
+
+def depth_scale(depths: Sequence[int]) -> str:
+    """``log`` where the depths, ascending, lie far more evenly on it than on a ``linear`` axis: 20, 56, 110, 1202."""
+    evenness = [
+        np.log(np.diff(places) / np.ptp(places)).mean() if len(places) > 1 else 0.0
+        for places in (np.asarray(depths), np.log(depths))
+    ]
+    return "log" if evenness[1] > evenness[0] + math.log(MORE_EVEN) else "linear"
+
+
+def _shifted(depth: int, share: float, depths: Sequence[int]) -> float:
+    """Where a depth lies once it is moved by a `share` of the axis of the `depths`."""
+    low, high = depths[0], depths[-1]
+    if depth_scale(depths) == "log":
+        return float(depth * (high / low) ** share)
+    return depth + share * (high - low or 1)
+
+
+def depth_axis(plot: Plot, depths: Sequence[int]) -> None:
+    """A tick for each of the depths, ascending, on their `depth_scale`, with as many labels as fit.
+
+    The shallowest and the deepest always have theirs. Call it last: the room depends on all that the figure holds.
+    """
+    axes = plot.panels[-1][0]
+    if depth_scale(depths) == "log":
+        for panel in plot.panels[-1]:
+            panel.set(xscale="log", xlabel=f"{panel.get_xlabel()}, log scale")
+    if len(depths) == 1:
+        axes.set_xlim(depths[0] - 0.1, depths[0] + 0.1)
+    axes.set_xticks(depths, map(str, depths))
+    plot.figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    room = boxes[0].height / 2
+    kept = [0]
+    for number in range(1, len(depths) - 1):
+        if boxes[kept[-1]].x1 + room < boxes[number].x0 and boxes[number].x1 + room < boxes[-1].x0:
+            kept.append(number)
+    shown = sorted({*(depths[number] for number in kept), depths[-1]})
+    axes.set_xticks(shown, map(str, shown))
+    axes.set_xticks([depth for depth in depths if depth not in shown], [], minor=True)
 
 
 _PAPER = {"running": "train", "test": "test"}
@@ -185,11 +248,12 @@ def curves_plot(
     for record in sorted(records, key=lambda r: r.config.model.depth):
         if record.family == family and len(record.metrics["train_error"].steps):
             by_net.setdefault(record.run.label, []).append(record)
+    told = told_in_legend(by_net)
     for (label, of_net), colour, marker in zip(
         by_net.items(), depth_colours(len(by_net)), cycle(MARKERS), strict=False
     ):
         model = of_net[0].config.model
-        name = f"{model.kind}-{model.depth}"  # the title says which variant
+        name = f"{model.kind}-{model.depth}" if label in told else None  # the title says which variant
         train, validation, test = (curve(of_net, f"{part}_error") for part in ("train", "val", "test"))
         plot.axes.plot(train.steps, train.values, color=colour, linestyle="--", linewidth=1.2, label=name)
         plot.axes.plot(validation.steps, validation.values, color=colour, linewidth=2.5)
@@ -211,7 +275,7 @@ def curves_plot(
         plot.axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step / 10_000:g}"))
     else:
         plot.axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
-    plot.figure.legend(loc="outside lower center", ncols=4, fontsize="small")
+    plot.legend(4, "small")
     return plot
 
 
@@ -242,7 +306,7 @@ def controls_plot(found: Sequence[Control]) -> Plot:
     axes.set_yticks(range(len(found)), [control.variant for control in found])
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
-    plot.figure.legend(loc="outside lower center", ncols=2)
+    plot.legend(2)
     return plot
 
 
@@ -255,6 +319,12 @@ def curve(records: Sequence[RunRecord], error: str) -> Series:
     first = np.arange(0, len(steps), width)
     last = np.minimum(first + width, len(steps)) - 1
     return Series(steps[last], np.add.reduceat(means, first) / (last - first + 1))
+
+
+def told_in_legend(items: Iterable[ItemT]) -> set[ItemT]:
+    """All items, shallow to deep, or IN_LEGEND of them from the first to the last: the shades between follow."""
+    every = list(items)
+    return {every[round(at)] for at in np.linspace(0, len(every) - 1, min(len(every), IN_LEGEND))}
 
 
 def depth_colours(count: int) -> list[str]:

@@ -93,5 +93,5 @@ def _plot(found: dict[str, Ensemble]) -> Plot:
     plot.axes.set_yticks(range(len(found)), [f"{name} ({len(made.runs)})" for name, made in found.items()])
     plot.axes.set_ylim(len(found) - 0.5, -0.5)
     plot.axes.grid(visible=False, axis="y")
-    plot.figure.legend(loc="outside lower center", ncols=2)
+    plot.legend(2)
     return plot

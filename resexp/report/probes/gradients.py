@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from resexp.report.plots import MARKERS, PALETTE, Plot, styled
+from resexp.report.plots import MARKERS, PALETTE, Plot, depth_axis, styled
 from resexp.report.probes.material import INITIAL, MAX_LAYERS, Found, Material, Moments, Number, Part, Record, Section
 from resexp.report.probes.panels import (
     by_family,
@@ -125,8 +125,8 @@ def _snr(found: Moments[Gradients]) -> Plot:
             whole, rest = plot.panels[0]
             whole.plot(at, [float(net.mean(lambda r: r.snr)) for net in alike], label=f"{family}, {moment}", **look)
             rest.plot(at, [float(net.mean(lambda r: r.snr_before_classifier)) for net in alike], **look)
-    plot.axes.set_xticks(depths, [str(depth) for depth in depths])
-    plot.figure.legend(loc="outside lower center", ncols=2, fontsize="small")
+    plot.legend(2, "small")
+    depth_axis(plot, depths)
     return plot
 
 

@@ -200,5 +200,5 @@ def _plot(record: Identity, parts: Parts) -> Plot:
         plot.axes.plot([], [], color=colour, marker=marker, linewidth=1, label=names[part])
     plot.axes.set_ylim(bottom=0)
     plot.axes.set_xlim(left=0)
-    plot.figure.legend(loc="outside lower center", ncols=2, fontsize="small")
+    plot.legend(2, "small")
     return plot

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from resexp.report.plots import MARKERS, Plot, depth_colours, styled
+from resexp.report.plots import MARKERS, Plot, depth_colours, styled, told_in_legend
 from resexp.report.probes.material import Found, Moments, RecordT
 
 MARKS = 8
@@ -41,9 +41,10 @@ def panels(title: str, xlabel: str, ylabel: str, found: Moments[RecordT]) -> Plo
     named = families(found)
     titles = [[f"{family}, {moment}" for family in named] for moment in found]
     plot = Plot(title, xlabel, ylabel, (max(6.0, 1.5 + 3.0 * len(named)), 1.7 + 2.5 * len(titles)), titles)
-    for depth, look in looks(net.depth for nets in found.values() for net in nets).items():
-        plot.axes.plot([], [], label=f"{depth} layers", **look)
-    plot.figure.legend(loc="outside lower center", ncols=6, fontsize="small")
+    look = looks(net.depth for nets in found.values() for net in nets)
+    for depth in sorted(told_in_legend(look)):
+        plot.axes.plot([], [], label=f"{depth} layers", **look[depth])
+    plot.legend(6, "small")
     return plot
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from resexp import paper
-from resexp.report.plots import Plot, styled
+from resexp.report.plots import Plot, styled, told_in_legend
 from resexp.report.probes.material import MAX_LAYERS, Found, Material, Number, Part, Record, Section
 from resexp.report.probes.panels import MARKS, logarithmic, looks
 
@@ -68,14 +68,16 @@ def _plot(moment: str, nets: Sequence[Found[Responses]]) -> Plot:
     plot = Plot(f"Layer responses, {moment}", "layer", "standard deviation", (8.0, 4.2), titles)
     names = list(dict.fromkeys(net.family for net in nets))
     look = looks(net.depth for net in nets)
+    told = told_in_legend(look)
     for net in sorted(nets, key=lambda net: net.depth):
         stds = net.mean(lambda r: r.stds)
         layers = np.arange(1, len(stds) + 1)
         style = look[net.depth] | {"linestyle": DASHES[names.index(net.family)], "markevery": -(-len(stds) // MARKS)}
         for axes, values in zip(plot.panels[0], (stds, np.sort(stds)[::-1]), strict=True):
             axes.plot(layers, values, gid=plot.tip(net.label), **style)
-        plot.axes.plot([], [], label=net.label, **style)
+        if net.depth in told:
+            plot.axes.plot([], [], label=net.label, **style)
     logarithmic(plot.axes)
     # A column a depth, with its nets one above the other.
-    plot.figure.legend(loc="outside lower center", ncols=min(4, len(look)), fontsize="small", handlelength=3)
+    plot.legend(min(4, len(told)), "small", handlelength=3)
     return plot
