@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from torch import Tensor, nn
@@ -63,20 +62,27 @@ class ResNet(nn.Module):
 
 
 _TORCHVISION = {
-    r"^conv1\.": "conv.",
-    r"^bn1\.": "bn.",
-    r"^layer1\.": "stages.0.",
-    r"^layer2\.": "stages.1.",
-    r"^layer3\.": "stages.2.",
-    r"^layer4\.": "stages.3.",
-    r"\.downsample\.": ".shortcut.",
+    "conv1.": "conv.",
+    "bn1.": "bn.",
+    "layer1.": "stages.0.",
+    "layer2.": "stages.1.",
+    "layer3.": "stages.2.",
+    "layer4.": "stages.3.",
 }
-"""What torchvision calls the parts of a net, and what they are called here."""
+"""How torchvision's names of the parts of a net begin, and how ours do."""
 
 
 def _rename_torchvision(model: nn.Module, state: dict[str, Any], *_: Any) -> None:
     for name in list(state):
-        ours = name
-        for pattern, replacement in _TORCHVISION.items():
-            ours = re.sub(pattern, replacement, ours)
-        state[ours] = state.pop(name)
+        state[_renamed(name, _TORCHVISION).replace(".downsample.", ".shortcut.")] = state.pop(name)
+
+
+def to_torchvision(name: str) -> str:
+    """What torchvision calls a parameter or buffer, by its name here."""
+    ours = {our: their for their, our in _TORCHVISION.items()}
+    return _renamed(name, ours).replace(".shortcut.", ".downsample.")
+
+
+def _renamed(name: str, beginnings: dict[str, str]) -> str:
+    old = next((old for old in beginnings if name.startswith(old)), "")
+    return beginnings.get(old, "") + name.removeprefix(old)

@@ -1,0 +1,34 @@
+"""``resexp export``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resexp.cli.options import PATH, out
+
+
+class NamesOf(StrEnum):
+    """Whose names the weights get."""
+
+    resexp = "resexp"
+    torchvision = "torchvision"
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.", **{**PATH, "metavar": "RUN"})],
+    to: Annotated[Path, typer.Option("--to", help="A new file: .pt or .safetensors.", **{**PATH, "metavar": "FILE"})],
+    names: Annotated[NamesOf, typer.Option(help="Whose names the weights get.")] = NamesOf.resexp,
+) -> None:
+    """Write the weights of a finished run as a plain state dict.
+
+    They are the final weights, with the BN statistics that the run was tested with. torch.load(FILE, weights_only=True)
+    reads a .pt file without resexp. The net takes pixels in [0, 1], less the mean image of the training set.
+    """
+    from resexp.store import Run
+    from resexp.training.export import export as write
+
+    out.print(f"{to}: {write(Run(run), to, names.value)}", soft_wrap=True)

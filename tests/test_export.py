@@ -1,0 +1,173 @@
+"""Weights that leave resexp: what is in the file, who can read it, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+
+from resexp.config import ModelConfig, RunConfig
+from resexp.errors import UserError
+from resexp.models import build_model
+from resexp.records import Status
+from resexp.store import Run
+from resexp.study import load
+from resexp.training import checkpoint
+from resexp.training.export import export
+from resexp.training.train import train
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+READS = "import sys, torch; w = torch.load(sys.argv[1], weights_only=True); print(type(w).__name__, *w)"
+
+
+@pytest.fixture
+def trained(write_study: Callable[..., Path], tmp_path: Path) -> Run:
+    _, [cell, *_] = load(str(write_study(train={"steps": 1, "precise_bn_images": 64})), [])
+    run = Run(tmp_path / cell.config.folder)
+    run.create(cell.config)
+    train(run)
+    return run
+
+
+def finished(folder: Path, classes: int = 10, **model: Any) -> tuple[Run, torch.nn.Module]:
+    """A run folder as training leaves it, with random weights."""
+    torch.manual_seed(0)
+    config = RunConfig.model_validate({"data": {"source": "shapes", "size": 32}, "model": model, "train": {"steps": 1}})
+    run, net = Run(folder / config.folder), build_model(config.model, classes)
+    for buffer in net.buffers():  # statistics as after training
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 2)
+    run.create(config)
+    trainer = {
+        "step": 1, "model": net.state_dict(), "optimizer": {}, "scaler": {}, "warming_up": False, "running_error": 0.0,
+        "seconds": 0.0,
+    }  # fmt: skip
+    state = {
+        "signature": config.signature, "seed": 0, "trainer": trainer, "evaluated": 1, "tested": True, "best": None,
+        "window": [], "metrics_bytes": 0,
+    }  # fmt: skip
+    run.checkpoint_path.write_bytes(checkpoint.pack(state))
+    run.write_status(Status(state="finished"))
+    return run, net.eval()
+
+
+def test_torch_alone_reads_the_weights_that_were_tested(trained: Run, resexp: Cli, tmp_path: Path) -> None:
+    to = tmp_path / "weights.pt"
+    done = resexp("export", trained.folder, "--to", to)
+    assert done.returncode == 0, done.stderr
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    alone = subprocess.run(
+        [sys.executable, "-I", "-c", READS, str(to)], capture_output=True, text=True, env=environment, cwd="/"
+    )
+    expected = checkpoint.final_weights(trained)[1]
+    assert alone.stdout.split() == ["dict", *expected], alone.stderr
+    weights = torch.load(to, weights_only=True)
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+    assert all(value.is_contiguous() for value in weights.values())
+
+
+def test_safetensors_hold_the_same(trained: Run, tmp_path: Path) -> None:
+    reader = pytest.importorskip("safetensors.torch")
+    export(trained, tmp_path / "weights.safetensors")
+    export(trained, tmp_path / "weights.pt")
+    weights, expected = reader.load_file(tmp_path / "weights.safetensors"), torch.load(tmp_path / "weights.pt")
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+
+
+def test_without_safetensors_it_says_what_to_install(trained: Run, resexp: Cli, tmp_path: Path) -> None:
+    broken = tmp_path / "path" / "safetensors"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError")
+    path = os.pathsep.join([str(broken.parent), os.environ["PYTHONPATH"]])
+    done = resexp("export", trained.folder, "--to", "w.safetensors", PYTHONPATH=path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "resexp: w.safetensors: needs safetensors: pip install 'resexp[export]'; or name a .pt file\n"
+    )
+    assert not Path("w.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("resnet18", {"depth": 18, "shortcut": "B"}),
+        ("resnet34", {"depth": 34, "shortcut": "B", "residual_init": "zero-gamma"}),
+        ("resnet50", {"depth": 50, "stride_conv": "3x3", "shortcut": "B"}),
+    ],
+)
+def test_torchvisions_nets_take_the_weights_and_give_the_same_logits(
+    name: str, model: dict[str, Any], tmp_path: Path
+) -> None:
+    run, ours = finished(tmp_path, variant="imagenet", **model)
+    assert export(run, tmp_path / "w.pt", "torchvision") == name
+    theirs = getattr(torchvision.models, name)(weights=None, num_classes=10).eval()
+    theirs.load_state_dict(torch.load(tmp_path / "w.pt", weights_only=True), strict=True)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected, got = ours(x), theirs(x)
+    assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_vgg_has_torchvisions_names_already() -> None:
+    with torch.device("meta"):
+        ours, theirs = build_model(ModelConfig(kind="vgg"), 10), torchvision.models.vgg16(num_classes=10)
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("model", "odd"),
+    [
+        ({"depth": 18, "shortcut": "A"}, "model.shortcut: A"),
+        ({"depth": 18, "shortcut": "C"}, "model.shortcut: C"),
+        ({"depth": 18, "shortcut": "B", "width": 4}, "model.width: 4"),
+        ({"depth": 18, "shortcut": "B", "drop_path": 0.5}, "model.drop_path: 0.5"),
+        ({"depth": 18, "shortcut": "B", "norm": "fixup"}, "model.norm: fixup"),
+        ({"depth": 18, "shortcut": "B", "residual_init": "rezero"}, "model.residual_init: rezero"),
+        ({"depth": 50, "stride_conv": "1x1", "shortcut": "B"}, "model.stride_conv: 1x1"),
+        ({"depth": 18, "kind": "plain"}, "model.kind: plain, model.shortcut: None"),
+    ],
+)
+def test_a_net_that_torchvision_lacks_is_refused(model: dict[str, Any], odd: str, tmp_path: Path) -> None:
+    """Also where its names and shapes would fit: with the stride elsewhere it would compute something else."""
+    recipe = {"data": {"source": "shapes", "size": 32}, "model": {"variant": "imagenet", **model}}
+    config = RunConfig.model_validate(recipe)
+    run = Run(tmp_path / config.folder)
+    run.create(config)
+    run.write_status(Status(state="finished"))
+    with pytest.raises(UserError) as refused:
+        export(run, tmp_path / "w.pt", "torchvision")
+    assert str(refused.value) == f"{run.folder}: torchvision has no net with {odd}; leave --names out"
+
+
+def test_what_is_no_finished_run_is_refused(resexp: Cli, write_study: Callable[..., Path], tmp_path: Path) -> None:
+    config = load(str(write_study()), [])[1][0].config
+    run = Run(tmp_path / config.folder)
+    run.create(config)
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "study.json").write_text("{}")
+    kept = tmp_path / "kept.pt"
+    kept.write_text("mine")
+    for folder, to, why in [
+        (tmp_path / "nowhere", "w.pt", "not a run folder; expected a folder with a config.yaml"),
+        (study, "w.pt", "a study folder; name one of its runs"),
+        (run.folder, "w.pt", "pending, and only a finished run is exported"),
+        (run.folder, kept, "exists already, and is left as it is; name another file"),
+        (run.folder, "w.onnx", "unknown suffix '.onnx'; allowed: .pt, .safetensors"),
+    ]:
+        done = resexp("export", folder, "--to", to)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert why in done.stderr
+    assert kept.read_text() == "mine"
+    run.write_status(Status(state="finished"))
+    done = resexp("export", run.folder, "--to", "w.pt")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "no checkpoint.pt, so there are no weights" in done.stderr
