@@ -53,6 +53,14 @@ def write_atomic(path: Path, content: str | bytes, *, sync: bool = True, within:
         raise
 
 
+def write_alone(path: Path, content: str | bytes) -> None:
+    """`write_atomic`, one process at a time in a folder, without what killed ones left there."""
+    with locked(path.parent / ".writing", f"{path.parent}", wait=True):
+        for left_over in path.parent.glob("*.tmp"):
+            left_over.unlink(missing_ok=True)
+        write_atomic(path, content)
+
+
 def write_all(folder: Path, files: Mapping[str, str | bytes]) -> None:
     """Replace these files of `folder`, by their paths in it, once all of them are on the disk; the last one last.
 

@@ -11,7 +11,7 @@ from resexp import yamlfile
 from resexp.config import ExecutorConfig, RunConfig, Study, TrainConfig
 from resexp.display import Display
 from resexp.errors import UserError
-from resexp.files import write_atomic
+from resexp.files import write_alone
 from resexp.paths import expanded
 from resexp.records import json_text
 from resexp.signals import Stop
@@ -131,7 +131,7 @@ def hand_on(
     }
     path = folder.folder / "probes" / "identity.json"
     path.parent.mkdir(exist_ok=True)
-    write_atomic(path, json_text(record))
+    write_alone(path, json_text(record))
     return folder.folder, record
 
 

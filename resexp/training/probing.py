@@ -15,6 +15,7 @@ import resexp
 from resexp.config import RunConfig
 from resexp.data import Dataset, ImageNet, open_dataset
 from resexp.errors import UserError
+from resexp.files import write_alone
 from resexp.models import build_model
 from resexp.probes import PROBES, Probing, Subject
 from resexp.records import json_text
@@ -57,7 +58,11 @@ def write_record(run: Run, record: dict[str, Any]) -> None:
     """Keep what was found in the run folder."""
     path = run.probe_path(record["probe"], record["step"])
     path.parent.mkdir(exist_ok=True)
-    run.publish(path, json_text({"resexp": resexp.__version__, **record}))
+    content = json_text({"resexp": resexp.__version__, **record})
+    if run.claim:
+        run.publish(path, content)
+    else:
+        write_alone(path, content)
 
 
 def probe(
