@@ -131,3 +131,9 @@ def test_of_many_families_only_those_judged_have_bars_and_seeds(study: Make) -> 
     assert list(bars)[:2] == summary.verdict.families
     looks = {(c.lines[0].get_color(), c.lines[0].get_marker()) for c in axes.containers}
     assert len(looks) == 6
+
+
+def test_the_question_is_whole_where_no_setting_is_named(study: Make) -> None:
+    found = replace(summarise(precisions(study, DEGRADES)), varied="")
+    assert "\nDoes it depend on the variant?\n" in markdown(found, [], [])
+    assert "<h2>Does it depend on the variant?</h2>" in html(found, defaultdict(str), [], [])

@@ -20,7 +20,7 @@ from resexp.records import Status
 from resexp.store import Run
 from resexp.study import load
 from resexp.training import checkpoint
-from resexp.training.export import export
+from resexp.training.export import export, for_torchvision
 from resexp.training.train import train
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -116,10 +116,13 @@ def test_torchvisions_nets_take_the_weights_and_give_the_same_logits(
     assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def test_vgg_has_torchvisions_names_already() -> None:
+@pytest.mark.parametrize("depth", [16, 19])
+def test_vgg_gives_torchvisions_names_and_shapes(depth: int) -> None:
+    """Dropout here keeps the state of its random numbers in the net; that is no weight."""
     with torch.device("meta"):
-        ours, theirs = build_model(ModelConfig(kind="vgg"), 10), torchvision.models.vgg16(num_classes=10)
-    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+        ours = for_torchvision(build_model(ModelConfig(kind="vgg", depth=depth), 10).state_dict())
+        theirs = getattr(torchvision.models, f"vgg{depth}")(num_classes=10).state_dict()
+    assert {name: value.shape for name, value in ours.items()} == {name: v.shape for name, v in theirs.items()}
 
 
 @pytest.mark.parametrize(

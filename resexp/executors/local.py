@@ -18,6 +18,7 @@ from resexp.executors.engine import End, Event, Handle, Job
 from resexp.machine import cores
 from resexp.signals import STOPPING
 from resexp.store import Run
+from resexp.temporary import mark_sockets
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +57,7 @@ class Local:
         # blocked stays blocked in processes that are started; workers unblock it when they can save what they have.
         resource_tracker.ensure_running()  # which the server would do, and unblock what we block for it
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        mark_sockets()
         forkserver.ensure_running()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 

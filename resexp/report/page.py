@@ -119,7 +119,7 @@ def html(summary: Summary, figures: dict[str, str], sections: Sequence[Section],
         table=table(summary),
         sections=sections,
         remarks=remarks,
-        varied=summary.varied,
+        question=_question(summary),
         controls=sentences(summary.controls),
         deviations=deviations(summary.nets),
         provenance=provenance(summary),
@@ -127,11 +127,16 @@ def html(summary: Summary, figures: dict[str, str], sections: Sequence[Section],
     )
 
 
+def _question(summary: Summary) -> str:
+    """What the variants of the study ask; families may differ in what no single setting names, such as their depths."""
+    return f"Does it depend on {summary.varied or 'the variant'}?"
+
+
 def markdown(summary: Summary, sections: Sequence[Section], remarks: Sequence[str]) -> str:
     """Verdict, table and what probes found as Markdown; errors in percent, mean ± standard deviation over seeds."""
     lines = [f"# {summary.name}", "", f"**{summary.verdict.headline}**", "", *summary.verdict.sentences, ""]
     if summary.controls:
-        lines += [f"Does it depend on {summary.varied}?", *sentences(summary.controls), ""]
+        lines += [_question(summary), *sentences(summary.controls), ""]
     header, rows = table(summary)
     lines += [
         *_rows(header, rows),

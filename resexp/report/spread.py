@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
 from resexp.machine import cores
+from resexp.temporary import mark_sockets
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -24,6 +25,7 @@ def spread(function: Callable[[A], B], pieces: Sequence[A], enough: int) -> list
         return [function(piece) for piece in pieces]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["resexp.report"])
+    mark_sockets()
     gc.disable()  # it would visit millions of numbers, again and again, and find nothing: a third of a large report
     try:
         with ProcessPoolExecutor(count, context, initializer=gc.disable) as processes:

@@ -41,10 +41,13 @@ def export(run: Run, to: Path, names: Names = "resexp") -> str:
     model = load_run(run.config_path).model
     name = f"{model.kind}-{model.depth}" if names == "resexp" else _torchvisions_name(run, model)
     weights = {key: value.contiguous().clone() for key, value in final_weights(run)[1].items()}
-    if names == "torchvision" and model.kind != "vgg":  # VGG's names are torchvision's
-        weights = {to_torchvision(key): value for key, value in weights.items()}
-    write_atomic(to, _packed(weights, to))
+    write_atomic(to, _packed(weights if names == "resexp" else for_torchvision(weights), to))
     return name
+
+
+def for_torchvision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict under torchvision's names, without the state of dropout's random numbers."""
+    return {to_torchvision(key): value for key, value in weights.items() if ".draws." not in key}
 
 
 def _packed(weights: dict[str, Tensor], to: Path) -> bytes:

@@ -1,0 +1,94 @@
+"""What a killed process leaves behind is gone after the next one; what is the user's stays."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from resexp.files import write_alone
+from tests.conftest import wait_until
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from resexp.files import write_alone
+os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+write_alone(Path(sys.argv[1]), "half")
+"""
+SERVES = """
+import multiprocessing, sys
+from resexp.temporary import mark_sockets
+mark_sockets()
+process = multiprocessing.get_context("forkserver").Process(target=print, args=("served",), kwargs={"flush": True})
+process.start()
+process.join()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_a_killed_writer_left_is_gone_after_the_next(tmp_path: Path) -> None:
+    folder = tmp_path / "probes"
+    folder.mkdir()
+    path = folder / "gradients-0.json"
+    assert subprocess.run([sys.executable, "-c", KILLED, str(path)]).returncode == -9
+    assert [left.suffix for left in folder.glob("g*")] == [".tmp"]
+    other = folder / "signals-0.json"
+    write_alone(other, "whole")
+    assert sorted(left.name for left in folder.iterdir()) == [".writing", "signals-0.json"]
+    assert other.read_text() == "whole"
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = Path(tmp_path, "t")
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+def _serve() -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", SERVES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert [process.stdout.readline(), process.stdout.readline()] == ["served\n", "ready\n"]
+    return process
+
+
+def test_sockets_of_the_killed_go_and_those_of_the_living_stay(temporary: Path) -> None:
+    mine = temporary / "pymp-mine"
+    mine.mkdir(parents=True)
+    (mine / "listener-notes").write_text("kept")
+    before = set(temporary.iterdir())
+    killed = _serve()
+    (left,) = set(temporary.iterdir()) - before
+    killed.kill()
+    killed.wait()
+    living = _serve()
+    assert not left.exists()
+    (of_living,) = set(temporary.iterdir()) - before
+    other = _serve()
+    assert of_living.exists()
+    for process in (living, other):
+        process.communicate("")
+        assert process.returncode == 0
+    assert set(temporary.iterdir()) == before
+    assert (mine / "listener-notes").read_text() == "kept"
+
+
+def test_a_sweep_and_a_killed_one_leave_nothing(
+    temporary: Path, write_study: Callable[..., Path], resexp: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    study = write_study(train={"steps": 1_000_000})
+    command = [sys.executable, "-m", "resexp", "sweep", "-c", str(study), "--jobs", "1"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, text=True) as sweep:
+        wait_until(sweep, lambda: any(temporary.glob("pymp-*/listener-*")))
+        sweep.kill()
+    assert list(temporary.glob("pymp-*"))
+    short = write_study("short.yaml", train={"steps": 1})
+    done = resexp("sweep", "-c", short, "--jobs", "1")
+    assert done.returncode == 0, done.stderr
+    assert list(temporary.glob("pymp-*")) == []
