@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from scipy import stats
 
 from resexp.report import build_report
 from resexp.report.controls import sentences
+from resexp.report.page import html, markdown
 from resexp.report.plots import controls_plot, depth_plot
 from resexp.report.summary import summarise
 from resexp.store import StudyFolder
