@@ -96,7 +96,7 @@ def provenance(summary: Summary) -> list[tuple[str, str]]:
     rows.append(("data", _values([f"{d.name} (source {d.source}), fingerprint {d.fingerprint}" for d in datas])))
     rows.append(("images", _values([f"{d.train_images:,} trained on, {d.val_images:,} for validation" for d in datas])))
     again = len(attempts) - len(manifests)
-    rows.append(("continued", f"{again} times" if again else ""))
+    rows.append(("continued", f"{again} time{'s' * (again > 1)}" if again else ""))
     return [(name, value) for name, value in rows if value]
 
 
