@@ -87,6 +87,14 @@ class _Clock:
         return (time.monotonic() - self.started) * (self.total - done) / gained if gained > 0 else None
 
 
+def _has_ended(clock: _Clock, run: Run) -> bool:
+    """Whether a run that is no longer at work needs no more of it; one that was stopped does."""
+    status = run.status()
+    ended = status.state in ("finished", "diverged", "failed")
+    clock.update(run, 1.0 if ended else status.share)
+    return ended
+
+
 class Bars:
     """One live bar per running run, and the sweep's own."""
 
@@ -100,6 +108,7 @@ class Bars:
             TextColumn("{task.fields[left]}", style="cyan"),
             console=console,
             expand=True,
+            auto_refresh=False,  # a second thread loses lines that are printed while it draws
         )
         self.tasks: dict[object, TaskID] = {}
 
@@ -142,13 +151,13 @@ class Bars:
             speed=f"{rate:,.0f} img/s" if rate else "",
             left=duration(self.clock.left),
         )
+        self.progress.refresh()
 
     def ended(self, run: Run, problem: str) -> None:
         """Turn the run's bar into a line."""
         if run.folder in self.tasks:
             self.progress.remove_task(self.tasks.pop(run.folder))
-        self.clock.update(run, 1.0)
-        self.ended_runs += 1
+        self.ended_runs += _has_ended(self.clock, run)
         self.say(_summary(run, problem))
         self.update([])
 
@@ -188,8 +197,7 @@ class Lines:
 
     def ended(self, run: Run, problem: str) -> None:
         """Say how the run ended."""
-        self.clock.update(run, 1.0)
-        self.ended_runs += 1
+        self.ended_runs += _has_ended(self.clock, run)
         self.say(f"[{self.ended_runs}/{self.runs}] {_summary(run, problem)}")
 
     def say(self, line: str) -> None:

@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +36,8 @@ RUN_SECTIONS = ("data", "model", "train", "probes")
 
 MAX_RUNS = 100_000
 """Of a study; the grid of a small file could ask for more than a machine can list."""
+MAX_MISTAKES = 100
+"""That are told at once."""
 MAX_LABEL = 120
 """Characters of a label, which becomes part of the names of figures."""
 
@@ -63,13 +66,24 @@ def find(name: str) -> Path:
     return shipped
 
 
+def is_study(name: str) -> bool:
+    """Whether `name` is a study file or a shipped study."""
+    try:
+        return find(name).is_file()
+    except UserError:
+        return False
+
+
 def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell]]:
     """Read a study file, apply the ``--set`` settings, and expand the grid.
 
     Raises UserError with one line for every mistake in the file, in every cell of its grid.
     """
     path = find(name)
-    document = yamlfile.merge(yamlfile.read(path, find), yamlfile.overrides(settings or []))
+    own = yamlfile.read(path, find)
+    if not own.data:
+        raise UserError(f"{path}: empty; a study names at least one key, such as model: {{kind: plain, depth: 20}}")
+    document = yamlfile.merge(own, yamlfile.overrides(settings or []))
     document.data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("._-") or "study")
     errors: dict[str, None] = {}
     try:
@@ -90,6 +104,8 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
             errors[f"--set {setting}: {key}: the grid of the study sets it; {remedy}"] = None
     cells: list[tuple[dict[str, Any], RunConfig]] = []
     for choice, cell_document in _expand(study, document):
+        if len(errors) >= MAX_MISTAKES:
+            raise UserError(*list(errors)[:MAX_MISTAKES], f"{path}: over {MAX_MISTAKES} mistakes; mend these first")
         try:
             cells.append((choice, validated(RunConfig, cell_document)))
         except UserError as error:
@@ -135,13 +151,14 @@ def _of_first_seed(text: str) -> RunConfig:
     return validated(RunConfig, yamlfile.parse(f"{text}seed: 0\n", ""))
 
 
-def only_label(cells: list[Cell], label: str) -> list[Cell]:
-    """The cells with this label (all seeds)."""
-    chosen = [cell for cell in cells if cell.label == label]
-    if not chosen:
-        labels = list(dict.fromkeys(cell.label for cell in cells))
-        raise UserError(f"--only {label}: no such net in this study; it has {', '.join(labels)}{hint(label, labels)}")
-    return chosen
+def only_labels(cells: list[Cell], chosen: list[str]) -> list[Cell]:
+    """The cells with these labels (all seeds)."""
+    labels = list(dict.fromkeys(cell.label for cell in cells))
+    for label in chosen:
+        if label not in labels:
+            known = ", ".join(labels)
+            raise UserError(f"--only {label}: no such net in this study; it has {known}{hint(label, labels)}")
+    return [cell for cell in cells if cell.label in chosen]
 
 
 def json_schema() -> dict[str, Any]:
@@ -156,11 +173,10 @@ def json_schema() -> dict[str, Any]:
     return schema
 
 
-def _expand(study: Study, document: Document) -> list[tuple[dict[str, Any], Document]]:
+def _expand(study: Study, document: Document) -> Iterator[tuple[dict[str, Any], Document]]:
     """Each cell's choices (dotted key -> value) and its document: the base overlaid with them and the seed."""
     base = {key: value for key, value in document.data.items() if key in RUN_SECTIONS}
     grid_is_list = isinstance(document.data.get("grid"), list)
-    cells = []
     for index, product in enumerate(study.grid):
         for values in itertools.product(*product.values()):
             choice = dict(zip(product, values, strict=True))
@@ -170,8 +186,7 @@ def _expand(study: Study, document: Document) -> list[tuple[dict[str, Any], Docu
                 cell = yamlfile.merge(cell, _nested(key, value, document.place(at)))
             for seed in study.seeds:
                 seeded = Document({**cell.data, "seed": seed}, cell.places)
-                cells.append((choice, seeded))
-    return cells
+                yield choice, seeded
 
 
 def _nested(key: str, value: Any, place: str) -> Document:
@@ -229,7 +244,7 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
         says = f"was renamed; write {name}"
     elif error["type"] == "extra_forbidden":
         allowed = list((section or Section).model_fields)
-        says = f"unknown key, got {got!r}; allowed: {', '.join(allowed)}{hint(str(loc[-1]), allowed)}"
+        says = f"unknown key, got {got!r}; allowed: {', '.join(allowed)}{_where(loc) or hint(str(loc[-1]), allowed)}"
     elif error["type"] == "missing":
         says = "missing"
     elif error["type"] == "union_tag_not_found":
@@ -247,7 +262,32 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
     else:
         message = error["msg"][0].lower() + error["msg"][1:]
         says = f"{message.replace('input should', 'should')}, got {got!r}"
+    if error["type"] == "string_pattern_mismatch":
+        says = f"expected letters, digits, '.', '_' and '-', at most 64, a letter or digit first; got {got!r}"
+    if error["type"] == "bool_type":
+        says = f"expected true or false, got {got!r}"
+    several = isinstance(got, list) or (isinstance(got, str) and "," in got)
+    if several and error["type"] in _SINGLE and path[0] in ("data", "model", "train"):
+        values = ", ".join(map(str, got)) if isinstance(got, list) else got
+        says += f"; for a net of each, put it into the grid: --set 'grid={{{yamlfile.dotted(path)}: [{values}]}}'"
     return f"{document.place(path)}: {yamlfile.dotted(path)}: {says}"
+
+
+_SINGLE = ("int_type", "float_type", "bool_type", "literal_error", "string_type", "value_error")
+"""Types of mistakes where one value was expected."""
+
+
+def _where(loc: KeyPath) -> str:
+    """The section that has a key which stands in none."""
+    found = (
+        [f"{name}.{loc[0]}" for name in ("model", "train", "data") if loc[0] in _keys(name)] if len(loc) == 1 else []
+    )
+    return f" (did you mean {' or '.join(found)}?)" if found else ""
+
+
+def _keys(section: str) -> set[str]:
+    sections = [SECTIONS[section]] if section in SECTIONS else list(SOURCES.values())
+    return {key for of in sections for key in of.model_fields}
 
 
 def hint(word: str, known: list[str]) -> str:

@@ -1,8 +1,9 @@
 """YAML with line numbers: every value knows the file and line it came from, so an error can name it.
 
-Three departures from PyYAML's defaults, each because the default hides a mistake: duplicate keys are refused (PyYAML
-keeps the last), ``1e-1`` is a number (YAML 1.1 reads it as text), and everything is bounded: bytes, nodes (aliases can
-multiply a small file without end), levels, and numbers (some of YAML 1.1's spellings take quadratic time to read).
+Plain words mean what YAML 1.2's core schema says: ``true``, ``false``, ``null``, ``~``, ``12``, ``0o14``, ``0xc``,
+``1e-1``, ``.inf``. All else is text: ``yes``, ``24:00:00``, ``2020-01-01``. ``64e3`` is the whole number 64000. Merge
+keys (``<<``) are read; what stands beside them wins. Duplicate keys are refused. Bytes, nodes (aliases can multiply a
+small file without end), levels and the length of numbers are bounded.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ SMALL = 4096
 MAX_DIGITS = 100
 """Characters of a number, however it is spelt."""
 
-_TEXT = "tag:yaml.org,2002:str"
+_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the floats of YAML 1.2, which stops where a document is too large."""
+    """PyYAML's safe loader with YAML 1.2's core schema, which stops where a document is too large."""
 
     def __init__(self, text: str, name: str) -> None:
         super().__init__(text)
@@ -57,12 +58,24 @@ class _Dumper(yaml.SafeDumper):
     """PyYAML's safe dumper, which quotes text that `_Loader` would take for a number."""
 
 
-for _class in (_Loader, _FastLoader, _Dumper):
-    _class.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
+_INT, _FLOAT, _BOOL, _NULL = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool", "null"))
+_CORE = (
+    (_NULL, r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    (_BOOL, r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    (_INT, r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        _FLOAT,
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
         list("-+.0123456789"),
-    )
+    ),
+    (_MERGE, r"<<", ["<"]),
+)
+"""YAML 1.2's core schema and the merge key: the tag, its words, and how they begin. The first that fits is taken."""
+
+_Loader.yaml_implicit_resolvers = _FastLoader.yaml_implicit_resolvers = {}
+for _class in (_Loader, _FastLoader, _Dumper):  # the dumper quotes what either version of YAML would not read as text
+    for _tag, _words, _first in _CORE:
+        _class.add_implicit_resolver(_tag, re.compile(rf"^(?:{_words})$"), _first)
 
 
 @dataclass(frozen=True)
@@ -120,7 +133,7 @@ def _build(loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath, name: str, p
     places.setdefault(path, where)
     if isinstance(node, yaml.MappingNode):
         built: dict[str, Any] = {}
-        for key_node, value_node in node.value:
+        for key_node, value_node in _merged(node, name):
             at = f"{name}:{key_node.start_mark.line + 1}"
             if not isinstance(key_node, yaml.ScalarNode):
                 raise UserError(f"{at}: keys are words, got a list or a mapping")
@@ -138,12 +151,44 @@ def _build(loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath, name: str, p
     try:
         if node.tag != _TEXT and len(node.value) > MAX_DIGITS:
             raise ValueError(f"over {MAX_DIGITS} characters; quote it if it is text")
-        value = loader.construct_object(node, deep=True)
+        value = _scalar(node) if node.tag in (_NULL, _BOOL, _INT, _FLOAT) else loader.construct_object(node, deep=True)
     except (ValueError, LookupError, AttributeError, ArithmeticError) as error:  # e.g. 2020-13-01, or !!bool perhaps
         raise UserError(f"{where}: {dotted(path)}: can't read {node.value!r}: {error}") from None
     if value is not None and not isinstance(value, str | bool | int | float):
         raise UserError(f"{where}: {dotted(path)}: expected text or a number, got {value!r}; quote it if it is text")
     return value
+
+
+def _merged(node: yaml.MappingNode, name: str) -> list[tuple[yaml.Node, yaml.Node]]:
+    """The pairs of a mapping, with those of its merge keys, over which its own and earlier ones win."""
+    pairs: list[tuple[yaml.Node, yaml.Node]] = [pair for pair in node.value if pair[0].tag != _MERGE]
+    for key, value in node.value:
+        if key.tag != _MERGE:
+            continue
+        for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+            if not isinstance(source, yaml.MappingNode):
+                raise UserError(
+                    f"{name}:{key.start_mark.line + 1}: <<: expected a mapping, such as *base, or a list of them"
+                )
+            known = {own.value for own, _ in pairs}
+            pairs += [pair for pair in _merged(source, name) if pair[0].value not in known]
+            if len(pairs) > MAX_NODES:
+                raise _too_large(name)
+    return pairs
+
+
+def _scalar(node: yaml.Node) -> bool | int | float | None:
+    """What a plain word of the core schema stands for."""
+    word = node.value.lower()
+    if node.tag == _NULL:
+        return None
+    if node.tag == _BOOL:
+        return {"true": True, "false": False}[word]
+    if node.tag == _INT:
+        return int(word, 8 if word.startswith("0o") else 16 if word.startswith("0x") else 10)
+    number = float(word.replace(".inf", "inf").replace(".nan", "nan"))
+    # People write 64e3 for steps; where a fraction is meant, a whole number is one, too.
+    return int(number) if "e" in word and abs(number) < 2**53 and number == int(number) else number
 
 
 def dump(data: dict[str, Any]) -> str:
@@ -226,7 +271,7 @@ def _at(data: Any, path: KeyPath) -> Any:
 
 
 def overrides(settings: list[str]) -> Document:
-    """The document that a list of ``a.b=value`` settings stands for; values are read as YAML."""
+    """The document that a list of ``a.b=value`` settings stands for; see `_typed` for values."""
     result = Document({}, {(): "--set"})
     for setting in settings:
         keys, equals, value = setting.partition("=")
@@ -234,13 +279,24 @@ def overrides(settings: list[str]) -> Document:
         if not equals or not all(path) or len(path) > MAX_NESTING:
             raise UserError(f"--set {setting}: expected KEY=VALUE with a dotted key, such as train.lr=0.05")
         name = f"--set {setting}"
-        parsed = parse(f"value: {value}", name).data["value"]
+        parsed = _typed(value, name)
         data: Any = parsed
         for key in reversed(path):
             data = {key: data}
         places: dict[KeyPath, str] = {path[:i]: name for i in range(len(path) + 1)}
         result = merge(result, Document(data, places))
     return result
+
+
+def _typed(value: str, name: str) -> Any:
+    """A value as it was typed: YAML where it is quoted, a list or a mapping, or a single word; else text."""
+    value = value.strip()
+    plain = not value.startswith(("[", "{", "'", '"', "&", "*", "!", "|", ">"))
+    if plain and (
+        " #" in value or ": " in value or value.endswith(":") or "\n" in value or value.startswith(("#", "- "))
+    ):
+        return value
+    return parse(f"value: {value}", name).data["value"]
 
 
 def dotted(path: KeyPath) -> str:

@@ -768,7 +768,7 @@ IMAGES = "data={source: imagenet, path: e, crop: 64, resize_range: [64, 96], val
 
 
 def test_example_check_and_prepare(resexp: Cli) -> None:
-    Path("s.yaml").touch()
+    Path("s.yaml").write_text("name: s\n")
     made = resexp("data", "example", "e", "--classes", 2, "--images", 4, "--val", 4, "--flat-val", "--with-odd-files")
     assert (made.returncode, made.stdout) == (0, "e: 8 training and 8 validation images\n")
     checked = resexp("data", "check", "-c", "s.yaml", "--set", IMAGES)
@@ -782,7 +782,7 @@ def test_example_check_and_prepare(resexp: Cli) -> None:
 
 
 def test_commands_say_what_they_are_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("s.yaml").touch()
+    Path("s.yaml").write_text("name: s\n")
     commands.example(tmp_path / "e", classes=2, images=2, val=2)
     with pytest.raises(UserError, match="e: exists; name a new folder, or remove it"):
         commands.example(tmp_path / "e")

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from resexp.errors import UserError
-from resexp.study import SHIPPED, json_schema, load, load_run, only_label
+from resexp.study import SHIPPED, json_schema, load, load_run, only_labels
 
 Write = Callable[..., Path]
 
@@ -177,7 +177,7 @@ def test_a_file_or_label_that_is_not_there_gets_a_suggestion(write_study: Write)
         load("nowhere.yaml")
     _, cells = load(str(write_study(grid={"model.depth": [8, 14]})))
     with pytest.raises(UserError, match=r"it has residual-8, residual-14 \(did you mean 'residual-14'\?\)"):
-        only_label(cells, "residual14")
+        only_labels(cells, ["residual14"])
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.rglob("*.yaml")), ids=lambda p: p.stem)

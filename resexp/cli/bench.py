@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from resexp.cli.options import PATH, AsJson, NoGraphs, Settings, all_settings, err, out, print_json
+from resexp.cli.options import PATH, AsJson, NoGraphs, Settings, all_settings, err, out, print_json, print_table
 from resexp.errors import UserError
 
 
@@ -91,7 +91,7 @@ def bench(
         shown.add_column(name, no_wrap=True, justify="left" if name in ("loop", "what", "net") else "right")
     for row in result["rows"]:
         shown.add_row(*shape.cells(row))
-    out.print(shown)
+    print_table(shown)
     for line in (*remarked, shape.note):
         out.print(line)
 

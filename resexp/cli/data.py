@@ -69,7 +69,7 @@ def info() -> None:
         out.print(f"mirror        {mirror}", soft_wrap=True)
 
 
-@app.command(epilog="Example: resexp data example images && resexp sweep --config imagenet/example")
+@app.command(epilog="Example: resexp data example images && resexp sweep imagenet/smoke --set data.path=images")
 def example(
     folder: Annotated[Path, typer.Argument(help="To be made.", **PATH)],
     classes: Annotated[int, typer.Option(min=2, max=10)] = 10,

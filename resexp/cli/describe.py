@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from resexp.cli.options import PATH, AsJson, Config, Settings, out, print_json
+from resexp.cli.options import PATH, AsJson, Config, Settings, out, print_json, print_table
 from resexp.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def describe(
         print_json([_record(net, summary) for net, summary in described])
         return
     if len(described) == 1:
-        out.print(_layers(*described[0], full))
-    out.print(_totals(described))
+        print_table(_layers(*described[0], full))
+    print_table(_totals(described))
     out.print(NOTE)
     if svg:
         out.print(f"{svg}", soft_wrap=True)
@@ -73,13 +73,13 @@ def _layers(net: Net, summary: Summary, full: bool) -> Table:
     from resexp.outline import fold, unfold
 
     table = Table(title=f"{net.name}, {net.classes} classes", title_justify="left", show_footer=True)
-    table.add_column("layer", "all")
+    table.add_column("layer", "all", no_wrap=True)
     table.add_column("what it is")
     for column, footer in (
         ("output", ""),
         ("parameters", f"{summary.parameters:,}"),
-        ("multiply-adds", f"{summary.multiply_adds:,}"),
-        ("receptive field", ""),
+        ("multiply-\nadds", f"{summary.multiply_adds:,}"),
+        ("receptive\nfield", ""),
         ("blocks", ""),
     ):
         table.add_column(column, footer, justify="right")
@@ -111,8 +111,8 @@ def _totals(described: list[tuple[Net, Summary]]) -> Table:
 
     table = Table()
     table.add_column("net")
-    memory = (f"activations, batch {BATCH}, fp32", "bf16")
-    for column in ("image", "depth", "parameters", "multiply-adds", *memory, "receptive field"):
+    memory = (f"activations,\nbatch {BATCH}, fp32", "bf16")
+    for column in ("image", "depth", "parameters", "multiply-\nadds", *memory, "receptive\nfield"):
         table.add_column(column, justify="right")
     for net, summary in described:
         table.add_row(

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 from resexp.paths import expanded
+
+
+def _open_streams() -> None:
+    """Give the process the three standard streams: cron and daemons close them, and a file that is opened later would
+    take their place. A terminal without UTF-8 is shown question marks for what it lacks."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+_open_streams()
 
 # Paths and messages are shown as they are; where nobody looks at a terminal, tables need not fit one.
 out = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -27,6 +50,28 @@ Results = Annotated[Path, typer.Option("--results", envvar="RESEXP_RESULTS", hel
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 RESULTS = Path("results")
+TEXT = 30
+"""Columns of a terminal that a cell of a table may need before it is folded."""
+
+
+def print_table(table: Table) -> None:
+    """Print a table of words and numbers, of which none is cut.
+
+    Long texts are folded. Where the terminal is too narrow for the rest, it breaks the lines itself.
+    """
+    for column in table.columns:
+        lines = [line for cell in (column.header, *column.cells, column.footer) for line in str(cell).split("\n")]
+        wide = max(map(cell_len, lines))
+        column.min_width = min(wide, TEXT)
+        column.no_wrap = wide <= TEXT
+        column.overflow = "fold"
+    needed = Measurement.get(out, out.options.update(width=10_000), table).minimum
+    out.print(table, width=max(out.width, needed), crop=False)
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 run`` or ``1,234 runs``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def print_json(value: Any, indent: int = 1) -> None:

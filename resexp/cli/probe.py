@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from resexp.cli.options import RESULTS, AsJson, Results, Settings, err, out, print_json
+from resexp.cli.options import RESULTS, AsJson, Results, Settings, err, print_json, print_table
 from resexp.errors import UserError
 
 app = typer.Typer(
@@ -182,4 +182,4 @@ def _show(as_json: bool, records: Any, table: Table) -> None:
     if as_json:
         print_json(records)
     else:
-        out.print(table)
+        print_table(table)

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from resexp.cli.options import PATH, RESULTS, Config, DryRun, NoGraphs, Results, Settings, all_settings, out
+from resexp.cli.options import (
+    PATH,
+    RESULTS,
+    Config,
+    DryRun,
+    NoGraphs,
+    Results,
+    Settings,
+    all_settings,
+    counted,
+    out,
+    print_table,
+)
 from resexp.cli.ranks import leading
 from resexp.errors import UserError
 from resexp.signals import EXIT_FAILED, Stop
@@ -62,7 +74,7 @@ def _chosen(
 ) -> list[tuple[Run, float]]:
     """The runs to train, each with its cost; none where they were only to be shown."""
     from resexp.store import Run
-    from resexp.study import load
+    from resexp.study import is_study, load
 
     if bool(run_dirs) == (config is not None):
         raise UserError("train: give either a run folder or --config FILE")
@@ -74,6 +86,8 @@ def _chosen(
             )
         for folder in run_dirs:
             if not Run(folder).config_path.exists():
+                if is_study(f"{folder}"):
+                    raise UserError(f"{folder}: a study, not a run folder; write --config {folder}")
                 raise UserError(
                     f"{folder}: not a run folder (no config.yaml); a run is results/STUDY/NET-SIGNATURE/seedN"
                 )
@@ -138,6 +152,7 @@ def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_s
 
 
 def sweep(
+    named: Annotated[str | None, typer.Argument(metavar="STUDY", help="The same as --config.")] = None,
     config: Config = None,
     settings: Settings = None,
     jobs: Annotated[
@@ -147,7 +162,9 @@ def sweep(
         int | None, typer.Option(min=1, help="Runs side by side on a GPU; default: as many as speed it up.")
     ] = None,
     no_graphs: NoGraphs = False,
-    only: Annotated[str | None, typer.Option(help="Train only the net with this label, such as plain-20.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Train only the net with this label, such as plain-20. Repeatable.")
+    ] = None,
     executor: Annotated[str | None, typer.Option(help="What trains the runs: local, ray or slurm.")] = None,
     no_wait: Annotated[
         bool, typer.Option("--detach", help="Submit to Slurm and leave; `resexp status` follows.")
@@ -162,13 +179,16 @@ def sweep(
     Without --config, the embedded quickstart: ten classes of drawn shapes, a few minutes on two cores.
     """
     from resexp.display import make_display
-    from resexp.study import SHIPPED, load, only_label
+    from resexp.study import SHIPPED, load, only_labels
 
+    if named and config:
+        raise UserError("sweep: the study is named twice; name it once")
+    config = named or config
     flags = {"executor__name": executor, "executor__jobs": jobs, "executor__runs_per_gpu": runs_per_gpu}
     study, cells = load(config or str(SHIPPED / "quickstart.yaml"), all_settings(settings, no_graphs, **flags))
     if no_wait and study.executor.name != "slurm":
         raise UserError(f"--detach: runs of the {study.executor.name} executor end with the sweep; it is for slurm")
-    chosen = only_label(cells, only) if only is not None else cells
+    chosen = only_labels(cells, only) if only else cells
     if dry_run:
         _show_cells(study.name, chosen, results)
         return
@@ -184,12 +204,11 @@ def sweep(
 
 def _tell(outcome: Outcome, stop: Stop) -> None:
     """Say how a sweep went, and exit accordingly."""
-    if outcome.problems:
-        title, style = ("stopped", "bold") if stop() else ("not finished", "bold red")
-        table = Table("run", "what happened", title=title, title_justify="left", title_style=style)
+    if outcome.problems and not stop():  # what was stopped has a line already
+        table = Table("run", "what happened", title="not finished", title_justify="left", title_style="bold red")
         for run, problem in outcome.problems:
             table.add_row(run.name, problem)
-        out.print(table)
+        print_table(table)
     counts = [
         f"{outcome.finished} trained",
         f"{outcome.skipped} finished before",
@@ -213,11 +232,17 @@ def _tell(outcome: Outcome, stop: Stop) -> None:
 
 
 def _show_cells(study: str, cells: list[Cell], results: Path) -> None:
+    from resexp.data import source
     from resexp.store import Run
 
-    table = Table("net", "seed", "steps", "state", "folder", title=f"{study}: {len(cells)} runs", title_justify="left")
+    table = Table(
+        "net", "seed", "steps", "state", "folder", title=f"{study}: {counted(len(cells), 'run')}", title_justify="left"
+    )
     for cell in cells:
         run = Run(results / study / cell.config.folder)
         seed, steps = str(cell.config.seed), f"{cell.config.train.steps:,}"
         table.add_row(cell.label, seed, steps, run.status().state, str(cell.config.folder))
-    out.print(table)
+    print_table(table)
+    for data in dict.fromkeys(cell.config.data for cell in cells):
+        if (path := source(data)) is not None and not path.exists():
+            out.print(f"data: {path} is not here; training would stop there", soft_wrap=True)

@@ -116,6 +116,13 @@ def open_dataset(config: DataConfig, say: Callable[[str], None] = lambda line: N
         return open_imagenet(config, say) if isinstance(config, ImageNetData) else _open_arrays(config, say)
 
 
+def source(config: DataConfig) -> Path | None:
+    """The folder or file that the images come from, there or not; None where they are drawn."""
+    if isinstance(config, Cifar10Data):
+        return cifar.find(config, data_home())
+    return expanded(config.path) if isinstance(config, FolderData | ImageNetData) else None
+
+
 def _open_arrays(config: ArrayData, say: Callable[[str], None]) -> Dataset:
     home = data_home()
     survey = folder.Survey()

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Figures are drawn without a screen; a notebook's or a user's backend need not be installed here.
+os.environ["MPLBACKEND"] = "agg"
+
 from pathlib import Path
 
 import numpy as np

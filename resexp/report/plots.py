@@ -67,7 +67,7 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-styled = mpl.rc_context(_STYLE)
+styled = mpl.rc_context({**mpl.rcParamsDefault, "backend": "agg", **_STYLE})
 """For a function that draws."""
 
 ItemT = TypeVar("ItemT")
