@@ -263,7 +263,7 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
         message = error["msg"][0].lower() + error["msg"][1:]
         says = f"{message.replace('input should', 'should')}, got {got!r}"
     if error["type"] == "string_pattern_mismatch":
-        says = f"expected letters, digits, '.', '_' and '-', at most 64, a letter or digit first; got {got!r}"
+        says = f"expected {_PATTERNS.get(str(path[-1]), 'another form')}, got {got!r}"
     if error["type"] == "bool_type":
         says = f"expected true or false, got {got!r}"
     several = isinstance(got, list) or (isinstance(got, str) and "," in got)
@@ -273,6 +273,11 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
     return f"{document.place(path)}: {yamlfile.dotted(path)}: {says}"
 
 
+_PATTERNS = {
+    "name": "letters, digits, '.', '_' and '-', at most 64, a letter or digit first",
+    "device": "auto, cpu, mps, cuda or cuda:N",
+}
+"""What fields whose form is checked may hold, in words."""
 _SINGLE = ("int_type", "float_type", "bool_type", "literal_error", "string_type", "value_error")
 """Types of mistakes where one value was expected."""
 

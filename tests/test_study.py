@@ -75,7 +75,8 @@ def test_every_mistake_is_said_at_once_with_its_place(tmp_path: Path) -> None:
         "colour: red\n"
     )
     assert sorted(mistakes(path)) == [
-        "1: data.source: got 'shapez'; allowed: cifar10, folder, shapes (did you mean 'shapes'?)",
+        "1: data.source: got 'shapez'; allowed: cifar10, folder, shapes, imagenet, imagefolder "
+        "(did you mean 'shapes'?)",
         f"3: model.depht: unknown key, got 20; allowed: {MODEL_KEYS} (did you mean 'depth'?)",
         "4: model.width: should be a valid integer, got '8'",
         "6: train.batch_size: should be greater than or equal to 2, got 0",
@@ -105,8 +106,8 @@ def test_every_mistake_is_said_at_once_with_its_place(tmp_path: Path) -> None:
         ("seeds: 5", "1: seeds: expected a list, got 5"),
         ("seeds: [99999999999999999999]", "1: seeds[0]: should be less than"),
         ("model: {depth: 2}", "1: model.depth: must be 6n+2; the nearest are 8 and 14, got 2"),
-        ("train: {device: 'cuda:99999'}", "1: train.device: string should match"),
-        ("name: ../escape", "1: name: string should match pattern"),
+        ("train: {device: 'cuda:99999'}", "1: train.device: expected auto, cpu, mps, cuda or cuda:N"),
+        ("name: ../escape", "1: name: expected letters, digits"),
         ("data: {source: folder}", "1: data.path: missing"),
         ("model: 5", "1: model: expected a mapping of keys to values, got 5"),
         ("extends: 3", "1: extends: expected the path of one YAML file, got 3"),
@@ -214,3 +215,44 @@ def test_a_run_configuration_with_an_unknown_key_is_refused(tmp_path: Path) -> N
     (tmp_path / "config.yaml").write_text("model: {depth: 20}\nsead: 3\n")
     with pytest.raises(UserError, match=r"config.yaml:2: sead: unknown key, got 3; .*did you mean 'seed'"):
         load_run(tmp_path / "config.yaml")
+
+
+def test_an_empty_file_is_no_study(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("# nothing\n")
+    with pytest.raises(UserError, match=r"s\.yaml: empty; a study names at least one key"):
+        load(str(tmp_path / "s.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("model.depth=20,32", r"--set 'grid=\{model.depth: \[20,32\]\}'"),
+        ("model.depth=[20, 32]", r"--set 'grid=\{model.depth: \[20, 32\]\}'"),
+        ("train.lr=0.1,0.01", r"--set 'grid=\{train.lr: \[0.1,0.01\]\}'"),
+        ("lr=0.1", r"did you mean train.lr\?"),
+        ("width=4", r"did you mean model.width\?"),
+        ("data.flip=yes", r"expected true or false, got 'yes'"),
+    ],
+)
+def test_a_setting_that_is_near_gets_a_hint(write_study: Callable[..., Path], setting: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        load(str(write_study()), [setting])
+
+
+def test_the_hint_at_the_grid_is_what_one_may_type(write_study: Callable[..., Path]) -> None:
+    _, cells = load(str(write_study()), ["grid={model.depth: [20,32]}"])
+    assert {cell.config.model.depth for cell in cells} == {20, 32}
+
+
+def test_an_absurd_grid_is_refused_after_its_first_hundred_mistakes(write_study: Callable[..., Path]) -> None:
+    path = write_study(grid={"model.depth": list(range(9, 6_000, 6))})
+    with pytest.raises(UserError) as error:
+        load(str(path))
+    assert len(error.value.args) == 101
+    assert error.value.args[-1].endswith("over 100 mistakes; mend these first")
+
+
+def test_several_labels_may_be_chosen(write_study: Callable[..., Path]) -> None:
+    _, cells = load(str(write_study(grid={"model.depth": [8, 14, 20]})))
+    labels = list(dict.fromkeys(cell.label for cell in cells))
+    assert [cell.label for cell in only_labels(cells, labels[:2])] == labels[:2]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import webbrowser
 from pathlib import Path
@@ -16,7 +14,7 @@ import resexp
 from resexp.cli import bench, data, describe, export, probe, train
 from resexp.cli.options import PATH, RESULTS, AsJson, Results, err, out, print_json, print_table
 from resexp.errors import UserError
-from resexp.signals import EXIT_FAILED, EXIT_SIGNAL, EXIT_USAGE, Interrupted
+from resexp.signals import EXIT_FAILED, EXIT_USAGE, Interrupted
 
 # Commands import what they need themselves: `--help` must not wait for torch, pydantic or matplotlib.
 
@@ -144,9 +142,6 @@ def main() -> NoReturn:
     except train.Failure as failure:
         err.print(f"resexp: {failure}", soft_wrap=True)
         sys.exit(EXIT_FAILED)
-    except BrokenPipeError:  # nobody reads on, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_SIGNAL + signal.SIGPIPE)
     except OSError as error:  # a full disk, a folder that can't be written: the system's words say it best
         where = f"{error.filename}: " if error.filename else ""
         err.print(f"resexp: {where}{error.strerror or error}", soft_wrap=True)

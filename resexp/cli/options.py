@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
@@ -66,6 +67,9 @@ def print_table(table: Table) -> None:
         column.no_wrap = wide <= TEXT
         column.overflow = "fold"
     needed = Measurement.get(out, out.options.update(width=10_000), table).minimum
+    if needed > out.width:  # without lines it takes less
+        table.box, table.padding, table.pad_edge = SIMPLE_HEAD, (0, 1, 0, 0), False
+        needed = Measurement.get(out, out.options.update(width=10_000), table).minimum
     out.print(table, width=max(out.width, needed), crop=False)
 
 
