@@ -38,9 +38,9 @@ def make_display(console: Console) -> Display:
     return Bars(console) if console.is_terminal and not os.environ.get("CI") else Lines(console)
 
 
-def percent(fraction: float | None) -> str:
+def percent(fraction: float | None, digits: int = 1) -> str:
     """``12.3 %``, or nothing."""
-    return "" if fraction is None else f"{100 * fraction:.1f} %"
+    return "" if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
 def duration(seconds: float | None) -> str:

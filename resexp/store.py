@@ -266,6 +266,15 @@ class StudyFolder:
         found = sorted(str(path.parent.relative_to(self.folder)) for path in self.folder.glob("*/seed*/config.yaml"))
         return [Run(self.folder / folder) for folder in found if folder not in named]
 
+    def strays_line(self) -> str:
+        """A line that counts and names them; empty where there are none."""
+        found = [str(run.folder.relative_to(self.folder)) for run in self.strays()]
+        if not found:
+            return ""
+        runs = "1 run" if len(found) == 1 else f"{len(found):,} runs"
+        more = f" and {len(found) - 3:,} more" if len(found) > 3 else ""
+        return f"{self.folder}: {runs} of an earlier configuration left out: {', '.join(found[:3])}{more}"
+
 
 def open_study(folder: Path | None, results: Path) -> StudyFolder:
     """The study in `folder`, or the newest one under `results`."""

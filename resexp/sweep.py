@@ -108,6 +108,8 @@ def sweep(
         for cell, run in plan(study, cells, results):
             run.create(cell.config)
         folder.write_plan(_record(study, cells))
+        if line := folder.strays_line():
+            display.say(line)
         todo: list[tuple[Run, float]] = []
         for cell, run in plan(study, chosen, results):
             state = run.status().state

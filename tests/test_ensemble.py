@@ -187,8 +187,8 @@ def test_top_5_errors_stand_beside_the_others_where_there_are_classes_enough(mak
     assert found.top5_error == top(together, 5) < found.error == top(together, 1) == found.total.top_error(1)
     assert found.top5_mean == pytest.approx(sum(found.top5_errors) / 3)
     said = CliRunner().invoke(app, ["probe", "ensemble", *(str(run.folder) for run in runs)]).stdout
-    assert f"{found.error:.2%}" in said
-    assert f"{found.top5_error:.2%}" in said
+    assert f"{100 * found.error:.2f} %" in said
+    assert f"{100 * found.top5_error:.2f} %" in said
 
 
 def test_labels_without_a_class_are_no_labels(make_run: Callable[..., Run]) -> None:

@@ -270,3 +270,11 @@ def test_results_that_can_not_be_written_get_one_line(write_study: Write, resexp
         assert done.returncode == 2
         assert done.stderr.startswith("resexp: results")
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_runs_of_an_earlier_configuration_are_named(resexp: Cli, write_study: Callable[..., Path]) -> None:
+    study = write_study(grid={"model.depth": [8]})
+    assert "earlier configuration" not in resexp("sweep", study).stdout
+    write_study(grid={"model.depth": [8]}, train={"lr": 0.05})
+    for words in (["sweep", study], ["status"]):
+        assert "1 run of an earlier configuration left out: " in resexp(*words).stdout

@@ -91,6 +91,8 @@ def status(
             duration(state.eta),
         )
     print_table(table)
+    if line := study.strays_line():
+        out.print(line, soft_wrap=True)
 
 
 @app.command(epilog="Example: resexp report results/quickstart --open")

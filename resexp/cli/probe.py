@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from resexp.cli.options import RESULTS, AsJson, Results, Settings, err, print_json, print_table
+from resexp.display import percent
 from resexp.errors import UserError
 
 app = typer.Typer(
@@ -34,13 +35,14 @@ def _command(name: str, what: str) -> None:
 
         chosen = targets(target, initial=initial, settings=settings or [], results=results, say=_say)
         stop, table, records = Stop().install(), Table("run", "step", name, "time"), []
-        for one in chosen:
+        for number, one in enumerate(chosen, 1):
             reason = PROBES[name].refuses(load_run(one.run.config_path).model)
             if reason and len(chosen) > 1:
                 err.print(f"{one.run.name}: left out, for {reason}", soft_wrap=True)
                 continue
             try:
-                step = probe(one.run, name, initial=one.initial, stop=stop, say=_say)
+                with err.status(f"{name}: {one.run.name} ({number} of {len(chosen)})"):  # on a terminal only
+                    step = probe(one.run, name, initial=one.initial, stop=stop, say=_say)
             except Stopped:
                 raise typer.Exit(stop.exit_code) from None
             record = one.run.probes(name)[step]
@@ -76,7 +78,7 @@ def ensemble(target: Runs, as_json: AsJson = False) -> None:
     rows.append((f"ensemble of {len(found.runs)}", found.error, found.top5_error))
     table = Table("run", "test error", *(["top-5"] if found.top5_errors else []))
     for name, *errors in rows:
-        table.add_row(name, *(f"{error:.2%}" for error in errors if error is not None))
+        table.add_row(name, *(percent(error, 2) for error in errors if error is not None))
     table.rows[-3].end_section = True
     _show(as_json, numbers, table)
 
@@ -137,7 +139,7 @@ def _views(names: list[str], as_json: bool, mode: str, asked: Any) -> None:
 
 def _shown(record: dict[str, Any], what: str) -> str:
     top5 = record.get(f"{what}_top5_error")
-    return f"{record[f'{what}_error']:.2%}" + (f", top-5 {top5:.2%}" if top5 is not None else "")
+    return percent(record[f"{what}_error"], 2) + (f", top-5 {percent(top5, 2)}" if top5 is not None else "")
 
 
 @app.command(epilog="Example: resexp probe identity results/cpu-small/plain-8-*/seed* --depth 20")
@@ -170,7 +172,7 @@ def identity(
     for donor in found["donors"]:
         errors = [donor["handed_error"], donor["constructed_error"]]
         errors += [donor[part]["clean_train_error"] for part in PARTS]
-        table.add_row(donor["from"], *(f"{error:.2%}" for error in errors))
+        table.add_row(donor["from"], *(percent(error, 2) for error in errors))
     _show(as_json, found, table)
 
 

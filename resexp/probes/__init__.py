@@ -69,8 +69,9 @@ def _branches(found: dict[str, Any]) -> str:
 def _lesion(found: dict[str, Any]) -> str:
     errors = [block["error"] for block in found["without"] if block["same"]]
     if not errors:
-        return f"training error {found['intact']:.1%}; no block keeps its dimensions"
-    return f"training error {found['intact']:.1%}; without a block {statistics.median(errors):.1%} in the median"
+        return f"training error {100 * found['intact']:.1f} %; no block keeps its dimensions"
+    without = 100 * statistics.median(errors)
+    return f"training error {100 * found['intact']:.1f} %; without a block {without:.1f} % in the median"
 
 
 def _landscape(found: dict[str, Any]) -> str:
