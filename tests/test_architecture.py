@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "resexp"
 
 ROWS = [
     {"errors", "signals", "machine", "outline"},
-    {"files", "config", "outside", "distributed"},
+    {"files", "config", "outside", "paths", "distributed"},
     {"yamlfile", "logits", "claim", "records"},
     {"study", "store", "paper"},
     {"models", "data", "ensemble", "nets"},

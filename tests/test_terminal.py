@@ -54,13 +54,12 @@ def test_nothing_is_cut_on_a_narrow_terminal(columns: int) -> None:
         assert whole in shown
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_a_terminal_without_utf_8_gets_what_it_can_show(encoding: str) -> None:
-    code, shown = on_terminal("describe", "plain-20", "residual-110-B", columns=60, PYTHONIOENCODING=encoding)
+def test_a_terminal_without_utf_8_gets_what_it_can_show() -> None:
+    code, shown = on_terminal("describe", "plain-20", "residual-110-B", columns=60, PYTHONIOENCODING="ascii")
     assert (code, "Traceback" in shown) == (0, False)
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_no_fault(closed: str, tmp_path: Path) -> None:
     """As cron and some daemons start programs. A file that is opened later must not take the place of a stream."""
     words = f"{sys.executable} -m resexp describe plain-20 --svg {tmp_path}/net.svg"
@@ -76,11 +75,12 @@ def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("backend", ["module://no_such_package.backend", "nonsense", "TkAgg"])
-def test_a_users_matplotlib_settings_do_not_reach_the_figures(backend: str, tmp_path: Path) -> None:
+def test_a_users_matplotlib_settings_do_not_reach_the_figures(tmp_path: Path) -> None:
     (tmp_path / "matplotlibrc").write_text("lines.linewidth: 40\nfont.size: 60\nbackend: nonsense\n")
     drawn = []
-    for number, environment in enumerate(({}, {"MPLBACKEND": backend, "MATPLOTLIBRC": str(tmp_path)})):
+    for number, environment in enumerate(
+        ({}, {"MPLBACKEND": "module://no_such_package.backend", "MATPLOTLIBRC": str(tmp_path)})
+    ):
         to = tmp_path / f"{number}.svg"
         done = subprocess.run(
             command("describe", "plain-20", "--svg", to), env={**os.environ, **environment}, capture_output=True

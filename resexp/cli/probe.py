@@ -8,7 +8,6 @@ import typer
 from rich.table import Table
 
 from resexp.cli.options import RESULTS, AsJson, Results, Settings, err, print_json, print_table
-from resexp.display import percent
 from resexp.errors import UserError
 
 app = typer.Typer(
@@ -68,6 +67,7 @@ for _name, _what in {
 @app.command(epilog="Example: resexp probe ensemble results/table6")
 def ensemble(target: Runs, as_json: AsJson = False) -> None:
     """Test error of the mean logits of any set of finished runs, beside that of each."""
+    from resexp.display import percent
     from resexp.ensemble import ensemble as average
     from resexp.probing import finished_runs
 
@@ -138,6 +138,8 @@ def _views(names: list[str], as_json: bool, mode: str, asked: Any) -> None:
 
 
 def _shown(record: dict[str, Any], what: str) -> str:
+    from resexp.display import percent
+
     top5 = record.get(f"{what}_top5_error")
     return percent(record[f"{what}_error"], 2) + (f", top-5 {percent(top5, 2)}" if top5 is not None else "")
 
@@ -156,7 +158,7 @@ def identity(
     The deeper net computes what the shallower one does. Beside it, the shallower net is trained on for as many steps,
     and a deeper one that begins at random for as many as both together; by the recipe of the runs, but for --set.
     """
-    from resexp.display import make_display
+    from resexp.display import make_display, percent
     from resexp.probing import PARTS, finished_runs, hand_on
     from resexp.signals import EXIT_FAILED, Stop
 

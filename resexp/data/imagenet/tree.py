@@ -23,6 +23,7 @@ from resexp.data.imagenet.labels import label_files, val_wnids
 from resexp.data.layout import TEST, TRAIN, few, is_hidden, left_out_line, suffix
 from resexp.errors import UserError, visible
 from resexp.files import locked
+from resexp.records import json_text
 from resexp.study import hint
 
 Part = Literal["train", "val"]
@@ -196,7 +197,7 @@ def _write(index: Path, tree: Tree, labels: Sequence[Path]) -> None:
     arrays = {f"{part}_{name}": array for part in PARTS for name, array in vars(tree.files[part]).items()}
     about = {name: getattr(tree, name) for name in ("classes", "folders", "left_out", "remarks")}
     stamp = _stamp(tree.root, tree.folders, labels)
-    write_arrays(index, {"stamp": np.array(stamp), "about": np.array(json.dumps(about)), **arrays})
+    write_arrays(index, {"stamp": np.array(stamp), "about": np.array(json_text(about)), **arrays})
 
 
 @dataclass
