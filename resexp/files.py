@@ -53,6 +53,13 @@ def write_atomic(path: Path, content: str | bytes, *, sync: bool = True, within:
         raise
 
 
+def write_held(path: Path, content: str | bytes, *, sync: bool = True) -> None:
+    """`write_atomic` for the only process that may write `path` now. It removes what killed ones left of it."""
+    for left_over in path.parent.glob(f"{path.name}.*.tmp"):
+        left_over.unlink(missing_ok=True)
+    write_atomic(path, content, sync=sync)
+
+
 def write_alone(path: Path, content: str | bytes) -> None:
     """`write_atomic`, one process at a time in a folder, without what killed ones left there."""
     with locked(path.parent / ".writing", f"{path.parent}", wait=True):

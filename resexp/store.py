@@ -33,7 +33,7 @@ from resexp import yamlfile
 from resexp.claim import Claim, claimed, holder_elsewhere
 from resexp.config import RunConfig
 from resexp.errors import UserError
-from resexp.files import is_locked, locked, write_atomic
+from resexp.files import is_locked, locked, write_atomic, write_held
 from resexp.outside import MAX_LINES, MAX_METRICS, MAX_RECORD, parse_json, read_file, read_record, refuse_links
 from resexp.records import LINES, Manifest, Plan, Status, Submission
 
@@ -126,7 +126,7 @@ class Run:
 
     def write_submission(self, submission: Submission) -> None:
         """Replace job.json. Not synced: without it a second job is submitted, and finds the run finished or in use."""
-        write_atomic(self.job_path, submission.model_dump_json(indent=1), sync=False)
+        write_held(self.job_path, submission.model_dump_json(indent=1), sync=False)
 
     def probe_path(self, name: str, step: int) -> Path:
         """What a probe found at a step."""
@@ -240,7 +240,7 @@ class StudyFolder:
     def write_plan(self, plan: Plan) -> None:
         """Replace the plan."""
         with self._plan_lock:
-            write_atomic(self.plan_path, plan.model_dump_json(indent=1))
+            write_held(self.plan_path, plan.model_dump_json(indent=1))
 
     def add_to_plan(self, more: Plan) -> None:
         """Record runs that are trained on their own, without dropping the others."""
@@ -248,7 +248,7 @@ class StudyFolder:
             named = {run.folder for run in more.runs}
             others = [run for run in self.plan().runs if run.folder not in named]
             plan = more.model_copy(update={"runs": [*others, *more.runs]})
-            write_atomic(self.plan_path, plan.model_dump_json(indent=1))
+            write_held(self.plan_path, plan.model_dump_json(indent=1))
 
     def runs(self) -> list[Run]:
         """The runs that the study names; a second recipe under the label of a first is told apart by its signature."""

@@ -28,6 +28,43 @@ def test_milestones_stand_at_half_and_three_quarters_of_the_steps(steps: int, mi
     assert TrainConfig(steps=steps).milestones == milestones
 
 
+@pytest.mark.parametrize(
+    ("data", "batch_size", "steps"),
+    [
+        ({"source": "cifar10"}, 128, 64_063),  # 164 x 50,000 / 128 = 64,062.5
+        ({"source": "cifar10", "split": "holdout"}, 128, 57_657),  # 164 x 45,000 / 128 = 57,656.25
+        ({"source": "cifar10"}, 256, 32_032),
+        ({"source": "shapes", "train_images": 1000}, 100, 1640),
+        ({"source": "imagenet", "path": "ilsvrc"}, 256, 820_748),  # 164 x 1,281,167 / 256 = 820,747.6
+    ],
+)
+def test_steps_may_be_written_in_epochs(data: dict[str, Any], batch_size: int, steps: int) -> None:
+    train = {"batch_size": batch_size, "steps": "164 epochs"}
+    assert RunConfig.model_validate({"data": data, "train": train}).train == TrainConfig(
+        batch_size=batch_size, steps=steps
+    )
+
+
+def test_all_that_counts_steps_may_be_written_in_epochs() -> None:
+    train = {"steps": "2 epochs", "milestones": ["1 epoch", "1.5 epochs"], "eval_every": "0.5 epochs"}
+    train |= {"log_every": "1 epoch", "checkpoint_steps": "1 epochs"}
+    data = {"source": "shapes", "train_images": 1000}
+    steps = {"steps": 20, "milestones": [10, 15], "eval_every": 5, "log_every": 10, "checkpoint_steps": 10}
+    ours, plain = (
+        RunConfig.model_validate({"data": data, "train": {"batch_size": 100, **own}}) for own in (train, steps)
+    )
+    assert ours == plain
+    assert ours.signature == plain.signature
+
+
+@pytest.mark.parametrize(
+    "data", [{"source": "folder", "path": "x"}, {"source": "imagenet", "path": "x", "classes": 10}]
+)
+def test_epochs_of_unknown_length_are_refused(data: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="steps in epochs needs the number of training images, unknown here"):
+        RunConfig.model_validate({"data": data, "train": {"steps": "3 epochs"}})
+
+
 def test_a_plain_net_has_no_shortcut_and_a_residual_one_option_a() -> None:
     assert ModelConfig(kind="plain").shortcut is None
     assert ModelConfig(kind="residual").shortcut == "A"

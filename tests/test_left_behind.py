@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from resexp.files import write_alone
+from resexp.records import Plan, Submission
+from resexp.store import Run, StudyFolder
 from tests.conftest import wait_until
 
 KILLED = """
@@ -41,6 +43,20 @@ def test_what_a_killed_writer_left_is_gone_after_the_next(tmp_path: Path) -> Non
     write_alone(other, "whole")
     assert sorted(left.name for left in folder.iterdir()) == [".writing", "signals-0.json"]
     assert other.read_text() == "whole"
+
+
+def test_what_killed_sweeps_left_of_a_plan_and_a_submission_goes_with_the_next(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path)
+    run = Run(tmp_path / "plain-8-0/seed0")
+    run.folder.mkdir(parents=True)
+    for path in (study.plan_path, run.job_path):
+        assert subprocess.run([sys.executable, "-c", KILLED, str(path)]).returncode == -9
+        assert len(list(path.parent.glob(f"{path.name}.*.tmp"))) == 1
+    of_another = run.folder / "config.yaml.1.tmp"  # its writer may be alive
+    of_another.touch()
+    study.write_plan(Plan(name="tiny"))
+    run.write_submission(Submission(engine="slurm", job="1", user="me", submitted="now", attempt=0))
+    assert list(tmp_path.rglob("*.tmp")) == [of_another]
 
 
 @pytest.fixture

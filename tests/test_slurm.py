@@ -192,7 +192,7 @@ def test_what_waits_in_the_queue_is_submitted_once_shown_and_left_alone(
     waiting = Waiting(study)
     waiting.until("2 of them were submitted before")
     cluster("scancel", second)
-    waiting.until("[1/2]")
+    waiting.until("[0/2]")
     gate("UP")
     code, said = waiting.end()
     assert code == 1

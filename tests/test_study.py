@@ -82,7 +82,7 @@ def test_every_mistake_is_said_at_once_with_its_place(tmp_path: Path) -> None:
         "6: train.batch_size: should be greater than or equal to 2, got 0",
         "7: train.precision: got 'bf61'; allowed: auto, fp32, bf16, fp16 (did you mean 'bf16'?)",
         "8: colour: unknown key, got 'red'; "
-        "allowed: name, description, data, model, train, probes, grid, seeds, executor, report",
+        "allowed: data, model, train, probes, name, description, grid, seeds, executor, report",
     ]
 
 

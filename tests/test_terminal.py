@@ -7,19 +7,25 @@ import io
 import os
 import pty
 import re
+import shlex
+import shutil
 import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from resexp.cli import app
 from resexp.display import Bars, Lines
 from resexp.records import Status
 from resexp.store import Run
+from resexp.study import is_study
 from tests.conftest import command
 
 
@@ -125,18 +131,52 @@ def test_a_run_that_was_stopped_does_not_count_as_done(display: type[Bars | Line
     assert shown.ended_runs == 2
 
 
-def test_what_examples_recommend_exists() -> None:
-    """Each study that an epilog names is shipped, and each command and option that it uses is one."""
+def epilogs() -> list[str]:
+    """The commands that the help of all commands gives as examples."""
     from typer.main import get_command
 
-    from resexp.study import is_study
+    def of(command: object) -> list[str]:
+        own = [command.epilog] if getattr(command, "epilog", None) else []
+        return own + [line for inner in getattr(command, "commands", {}).values() for line in of(inner)]
 
-    def epilogs(of: object) -> list[str]:
-        own = [of.epilog] if getattr(of, "epilog", None) else []
-        return own + [line for inner in getattr(of, "commands", {}).values() for line in epilogs(inner)]
+    return [line.partition(": ")[2] for line in of(get_command(app))]
 
-    found = epilogs(get_command(app))
-    assert len(found) > 15
-    for line in found:
+
+NOT_HERE = ("data fetch", "data verify", "data prepare", "data check", "train", "sweep --config", "bench")
+"""Examples that need a download or hours; their words are checked, they are not run."""
+
+
+def test_what_examples_name_exists() -> None:
+    """Each study is shipped, and each command and option is one."""
+    from typer.main import get_command
+
+    assert len(epilogs()) > 15
+    for line in epilogs():
         for study in re.findall(r"(?:--config|sweep) ((?:cifar10|imagenet)/[\w-]+)", line):
             assert is_study(study), line
+        for part in re.findall(r"resexp ([^&>]+)", line):
+            command, words = get_command(app), shlex.split(part)
+            context = click.Context(command)
+            while isinstance(command, click.Group):
+                command = command.get_command(context, words.pop(0))
+                assert command, line
+            command.make_parser(context).parse_args(args=words)
+
+
+def test_examples_do_what_they_say(write_study: Callable[..., Path]) -> None:
+    """On a small study under the name of each."""
+    study = write_study(data={"size": 16}, grid={"model.kind": ["plain", "residual"], "model.depth": [8, 20]})
+    assert CliRunner().invoke(app, ["sweep", "--config", str(study), "--jobs", "1"]).exit_code == 0
+    ran = 0
+    for line in epilogs():
+        if any(f"resexp {words}" in line for words in NOT_HERE) or line.startswith("resexp sweep"):
+            continue
+        for name in re.findall(r"results/([\w-]+)", line):
+            shutil.copytree("results/tiny", Path("results", name), dirs_exist_ok=True)
+        line = line.replace(" --open", "").replace("--crop 28", "--crop 12").replace("28,32,36", "12,16,20")  # of 16
+        part = re.findall(r"resexp ([^&>]+)", line)[0]
+        words = [found for word in shlex.split(part) for found in sorted(map(str, Path().glob(word))) or [word]]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, f"{line}\n{done.output}"
+        ran += 1
+    assert ran >= 12

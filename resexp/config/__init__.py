@@ -19,7 +19,7 @@ from resexp.config.model import ModelConfig
 from resexp.config.probes import ProbesConfig
 from resexp.config.report import ReportConfig
 from resexp.config.section import Section
-from resexp.config.train import TrainConfig
+from resexp.config.train import TrainConfig, in_steps
 
 __all__ = [
     "SECTIONS",
@@ -46,13 +46,23 @@ __all__ = [
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class RunConfig(Section):
-    """One cell of the grid with one seed: everything that a run folder needs to know."""
+class _Base(Section):
+    """The sections that say what is trained."""
 
     data: DataConfig = Cifar10Data()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     probes: ProbesConfig = ProbesConfig()
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _epochs_as_steps(cls, train: Any, info: ValidationInfo) -> Any:
+        return in_steps(train, info.data["data"]) if "data" in info.data else train
+
+
+class RunConfig(_Base):
+    """One cell of the grid with one seed: everything that a run folder needs to know."""
+
     seed: Seed = 0
 
     @field_validator("train")
@@ -102,17 +112,13 @@ Grid = Annotated[
 ]
 
 
-class Study(Section):
+class Study(_Base):
     """A study file: a base configuration, a grid over it, and seeds."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     """Name of the results folder. Default: the file's name."""
     description: str = ""
     """One sentence for the report."""
-    data: DataConfig = Cifar10Data()
-    model: ModelConfig = ModelConfig()
-    train: TrainConfig = TrainConfig()
-    probes: ProbesConfig = ProbesConfig()
     grid: Grid = ({},)
     seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = (0,)
     """Each cell of the grid is trained once per seed."""

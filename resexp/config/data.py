@@ -9,6 +9,9 @@ from pydantic import Field
 from resexp.config.imagenet import ImageNetData
 from resexp.config.section import Section
 
+HOLDOUT = 0.1
+"""Share of the training images that `split: holdout` keeps for validation."""
+
 
 class _AnyData(Section):
     mechanics = frozenset({"path"})
@@ -24,6 +27,17 @@ class _AnyData(Section):
     flip: bool = True
     """Flip half of the training images horizontally."""
 
+    @property
+    def epoch_images(self) -> int | None:
+        """Images in an epoch, as far as they are known before they are read."""
+        images = self._all_images
+        return images and images - (round(images * HOLDOUT) if self.split == "holdout" else 0)
+
+    @property
+    def _all_images(self) -> int | None:
+        """Training images, with those held out for validation."""
+        return None
+
 
 class Cifar10Data(_AnyData):
     """The official CIFAR-10 archive; `resexp data fetch` gets it."""
@@ -31,6 +45,10 @@ class Cifar10Data(_AnyData):
     source: Literal["cifar10"] = "cifar10"
     path: str | None = None
     """Where cifar-10-python.tar.gz or the unpacked cifar-10-batches-py lies, if not in the data folder."""
+
+    @property
+    def _all_images(self) -> int:
+        return 50_000
 
 
 class FolderData(_AnyData):
@@ -53,6 +71,10 @@ class ShapesData(_AnyData):
     """Number of test images."""
     size: Annotated[int, Field(ge=8, le=128, multiple_of=4)] = 16
     """Pixels a side."""
+
+    @property
+    def _all_images(self) -> int:
+        return self.train_images
 
 
 ArrayData = Cifar10Data | FolderData | ShapesData

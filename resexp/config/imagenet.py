@@ -68,6 +68,11 @@ class ImageNetData(Section):
     timeout: Annotated[float, Field(gt=0)] = 120.0
     """Seconds to wait for an image; then the run ends with a line that names the file."""
 
+    @property
+    def epoch_images(self) -> int | None:
+        """Images in an epoch, as far as they are known before they are read."""
+        return 1_281_167 if self.source == "imagenet" and self.classes is None else None
+
     @field_validator("classes", mode="before")
     @classmethod
     def _number_or_names(cls, classes: Any) -> Any:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 
+from resexp.config.data import DataConfig
 from resexp.config.section import Section
 
 
@@ -17,13 +21,47 @@ def _paper_milestones(train: dict[str, Any]) -> tuple[int, ...]:
     return tuple(sorted({steps // 2, steps * 3 // 4} - {0}))
 
 
+_EPOCHS = r"(\d+(?:\.\d+)?) epochs?"
+
+
+def _or_epochs(least: int = 1) -> WithJsonSchema:
+    whole = {"type": "integer", "minimum": least}
+    return WithJsonSchema({"anyOf": [whole, {"type": "string", "pattern": f"^{_EPOCHS}$"}]})
+
+
+Steps = Annotated[int, Field(ge=1, lt=2**63), _or_epochs()]
+"""A number of steps; in a study file also of epochs, such as `164 epochs`."""
+
+
+def in_steps(train: Any, data: DataConfig) -> Any:
+    """The raw `train` section with epochs turned into steps, rounded up. Raises ValueError where the number of training
+    images is unknown before the data are read."""
+    if not isinstance(train, dict):
+        return train
+    batch = train.get("batch_size", TrainConfig.model_fields["batch_size"].default)
+
+    def steps(key: str, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [steps(key, each) for each in value]
+        if not isinstance(value, str) or not (epochs := re.fullmatch(_EPOCHS, value)):
+            return value
+        if data.epoch_images is None:
+            raise ValueError(f"{key} in epochs needs the number of training images, unknown here; write steps")
+        return math.ceil(Fraction(epochs[1]) * data.epoch_images / batch) if type(batch) is int and batch > 0 else value
+
+    return {key: steps(key, value) if key in _IN_STEPS else value for key, value in train.items()}
+
+
+_IN_STEPS = ("steps", "milestones", "eval_every", "log_every", "checkpoint_steps")
+
+
 class TrainConfig(Section):
     """The recipe. A step is one update on one batch (the paper's iteration)."""
 
     mechanics = frozenset({"log_every", "checkpoint_steps", "checkpoint_seconds", "device", "cuda_graphs", "compile"})
 
-    steps: Annotated[int, Field(ge=1, lt=2**63)] = 64_000
-    """Number of updates."""
+    steps: Steps = 64_000
+    """Number of updates. This and all other steps below may be written in epochs: `164 epochs`."""
     batch_size: Annotated[int, Field(ge=2, lt=2**63)] = 128
     """Images per step."""
     lr: Annotated[float, Field(gt=0)] = 0.1
@@ -39,7 +77,9 @@ class TrainConfig(Section):
     """A plateau: so many evaluations, one after the other, without a new least error."""
     max_lr_drops: Annotated[int, Field(ge=1, le=20)] = 2
     """Plateaus at which the rate is lowered; at later ones it stays."""
-    milestones: Annotated[tuple[int, ...], Field(strict=False)] = Field(default_factory=_paper_milestones)
+    milestones: Annotated[tuple[Annotated[int, _or_epochs()], ...], Field(strict=False)] = Field(
+        default_factory=_paper_milestones
+    )
     """Steps at which the rate is multiplied by gamma. Default: at 1/2 and 3/4 of the steps (32k and 48k of 64k);
     none with `schedule: plateau`."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
@@ -58,7 +98,7 @@ class TrainConfig(Section):
     inserted if it is deeper (section 1). Default: He's random weights."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 on a GPU that has it, else fp32. fp16 trains with a loss scaler."""
-    eval_every: Annotated[int, Field(ge=1, lt=2**63)] = 4000
+    eval_every: Steps = 4000
     """Steps between evaluations (clean training error; validation error with `split: holdout`). Always at the end."""
     precise_bn_images: Annotated[int, Field(ge=2, lt=2**63)] | None = None
     """Recompute BN's statistics over this many training images once training has ended, as for the paper's released
@@ -72,9 +112,9 @@ class TrainConfig(Section):
     """Replay a step as one CUDA graph. `false` launches every kernel from Python, for debugging and comparison."""
     compile: bool = False
     """Compile each shape of block with torch.compile. Slower on a CPU; on a GPU see `resexp bench --compile`."""
-    log_every: Annotated[int, Field(ge=1, lt=2**63)] = 100
+    log_every: Steps = 100
     """Steps between lines of metrics; each is the mean over the steps since the last."""
-    checkpoint_steps: Annotated[int, Field(ge=1, lt=2**63)] | None = None
+    checkpoint_steps: Steps | None = None
     """Steps between checkpoints, in addition to checkpoint_seconds."""
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Seconds between checkpoints."""

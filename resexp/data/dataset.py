@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from resexp.config import ArrayData, Cifar10Data, DataConfig, FolderData, ImageNetData
+from resexp.config.data import HOLDOUT
 from resexp.data import cifar, folder, shapes
 from resexp.data.duplicates import find_duplicates, of_set
 from resexp.data.home import data_home
@@ -26,9 +27,6 @@ from resexp.outside import Count, Record, read_record
 from resexp.paths import expanded
 from resexp.records import Findings
 from resexp.signals import at_once
-
-HOLDOUT = 0.1
-"""Share of the training images kept for validation: the paper's 5k of 50k."""
 
 
 class _Meta(Record):
