@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -131,6 +132,12 @@ def test_two_processes_train_the_weights_that_one_trains(
         assert record["event"] == expected["event"]
         assert all(close(record[key], value) for key, value in expected.items() if key != "event")
     assert close(logits.read(both.logits_path).values, logits.read(one.logits_path).values)
+
+
+def test_weights_are_shared_in_few_messages_and_only_where_they_differ(together: Callable[[str], Run]) -> None:
+    """Two evaluations of a run with BN; without it nothing differs between ranks."""
+    assert (together("apart").folder / "broadcasts").read_text() == "4"
+    assert (together("no BN").folder / "broadcasts").read_text() == "0"
 
 
 def test_bn_by_each_process_is_bn_over_parts_of_the_batch(together: Callable[[str], Run]) -> None:
@@ -284,6 +291,20 @@ def test_a_device_for_each_process_or_none(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match="cuda:2 asked for, but it has 2 GPUs"):
         choose(tiny(train={"device": "cuda"}).train, ranks=one_of(3, rank=2))
+
+
+def test_a_rank_names_its_gpu_before_it_asks_anything_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or it would make a context on the first one, too."""
+    asked: list[object] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: asked.append(device))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: asked.append("context") or contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: asked.append("bf16") or True)
+    ranks = Ranks()
+    ranks.world, ranks.local = 2, 1
+    assert choose(tiny(train={"device": "cuda"}).train, ranks=ranks).device == torch.device("cuda:1")
+    assert asked == [torch.device("cuda:1"), "context", "bf16"]
 
 
 def test_synced_bn_is_for_nets_that_have_bn_and_is_part_of_the_signature() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import io
 import json
 import os
@@ -10,8 +12,17 @@ import sys
 import tarfile
 from pathlib import Path
 
-from tests.conftest import REPOSITORY
+import pytest
+import torch
+from torch.nn import functional as F
+
+from resexp.bench.contestants import Case
+from resexp.config import RunConfig
+from resexp.models import build_model
+from tests.benchmarks.many_nets import Stacked, vmapped
+from tests.conftest import REPOSITORY, TINY
 from tests.gpu.day import PIECE, take_home
+from tests.gpu.roofline import estimates
 
 
 def day(folder: Path, *more: str) -> str:
@@ -52,3 +63,51 @@ def test_much_is_cut_into_pieces(tmp_path: Path) -> None:
     member = unpacked(tmp_path / "out").extractfile("day/large")
     assert member is not None
     assert member.read() == content
+
+
+def test_the_work_of_a_step_is_counted() -> None:
+    rows = {row["net"]: row for row in estimates([20, 56])}
+    # ResNet-20 has 40.55 million multiply-adds; a step does each three times, for 128 images.
+    assert rows["plain-20"]["gflop"] == pytest.approx(2 * 3 * 40.55e6 * 128 / 1e9, rel=1e-3)
+    assert rows["residual-56"]["kernels"] > 2.5 * rows["residual-20"]["kernels"]
+
+
+def test_nets_through_vmap_take_the_steps_that_they_take_alone() -> None:
+    """So that what is timed beside ours is the same work."""
+    config = RunConfig.model_validate(
+        {"data": TINY["data"], "model": TINY["model"], "train": {"batch_size": 8, "device": "cpu"}}
+    )
+    stacked = Stacked(Case("vmap", vmapped, config, runs=2))
+    x, y = torch.rand(2, 8, 3, 8, 8), torch.randint(10, (2, 8))
+    for number in range(2):
+        torch.manual_seed(number)
+        net = build_model(config.model).train()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+        F.cross_entropy(net(x[number]), y[number]).backward()
+        optimizer.step()
+        alone = dict(net.named_parameters())
+        if number == 0:
+            stacked.step(x, y)
+        for name, weights in stacked.weights.items():
+            torch.testing.assert_close(weights[number], alone[name], rtol=1e-4, atol=1e-5)
+
+
+def test_scripts_of_gpu_tests_name_what_they_use() -> None:
+    """They run in processes of their own, where no linter looks."""
+    source = (REPOSITORY / "tests/gpu/test_gpu.py").read_text()
+    scripts = [
+        node.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\nimport " in f"\n{node.value}"
+    ]
+    assert scripts
+    for script in scripts:
+        tree = ast.parse(script)
+        names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+        known = {node.id for node in names if isinstance(node.ctx, ast.Store)} | set(dir(builtins))
+        known |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+        known |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                known |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        assert {node.id for node in names} <= known

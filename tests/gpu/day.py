@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -36,37 +37,44 @@ class Part:
 
 
 def parts(folder: Path, device: str, data: str | None, studies: Sequence[str]) -> list[Part]:
-    """What is done, in this order."""
-    settings = [f"train.device={device}", *(MINIATURE if device == "cpu" else ())]
+    """What is done, in this order; on a CPU in miniature."""
+    small, results = device == "cpu", folder / "results"
+    python, on = (sys.executable, "-m"), ("--set", f"train.device={device}")
+    settings = [*on, *(word for setting in (MINIATURE if small else ()) for word in ("--set", setting))]
     if data:
-        settings += ["data.source=folder", f"data.path={data}"]
-    given = [word for setting in settings for word in ("--set", setting)]
-    bench = [*RESEXP, "bench", "--set", f"train.device={device}", "--set", "data.train_images=2000"]
-    if device == "cpu":
-        bench += ["--packs", "1", "--rounds", "1", "--seconds", "0.05", "--set", "model.width=8"]
-        depths = ["8"]
-    else:
-        bench += ["--packs", "1,4,9", "--rounds", "3", "--seconds", "0.5"]
-        depths = ["20", "56"]
-    sweeps = [
+        settings += ["--set", "data.source=folder", "--set", f"data.path={data}"]
+    times = ("--rounds", "1", "--seconds", "0.05") if small else ("--rounds", "3", "--seconds", "0.5")
+    bench = (*RESEXP, "bench", *on, *times)
+    nets = ("--set", "data.train_images=2000", *(("--set", "model.width=8") if small else ()))
+    packs = {"8": "1"} if small else {"20": "1,4,9", "56": "1,4,9", "110": "1,4", "1202": "1"}
+    images, study = folder / "images", "smoke" if small else "resnet50"
+    make = f"[ -d {images} ] || {shlex.join((*RESEXP, 'data', 'example', str(images)))}"
+    steps = (*bench, "--config", f"imagenet/{study}", "--set", f"data.path={images}", "--out", f"{results}/imagenet")
+    many = ("--depths", "8", "--nets", "2", "--width", "8", "--size", "16") if small else ()
+    roofs = ("--depths", "8") if small else ()
+    tests = ("-n", "2", "-k", "replayed or streamed") if small else ("-n", "6")
+    return [
+        Part("roofline", (*python, "tests.gpu.roofline", *roofs, "--out", f"{results}/roofline.json"), 60.0),
+        Part("tests", (*python, "pytest", *tests, "--durations=10", "tests/gpu/test_gpu.py"), 180.0),
+        *(
+            Part(name, (*RESEXP, "sweep", "--config", f"cifar10/{name}", "--results", str(results), *settings), 3600.0)
+            for name in studies
+        ),
+        *(
+            Part(
+                f"bench-{depth}",
+                (*bench, *nets, "--packs", runs, "--depths", depth, "--out", f"{results}/bench-{depth}"),
+                150.0,
+            )
+            for depth, runs in packs.items()
+        ),
+        Part("imagenet", ("sh", "-c", f"{make}; exec {shlex.join(steps)}"), 150.0),
         Part(
-            study,
-            (*RESEXP, "sweep", "--config", f"cifar10/{study}", "--results", str(folder / "results"), *given),
-            3600.0,
-        )
-        for study in studies
-    ]
-    benches = [
-        Part(
-            f"bench-{depth}",
-            (*bench, "--depths", depth, "--out", str(folder / "results" / f"bench-{depth}")),
+            "many-nets",
+            (*python, "tests.benchmarks.many_nets", "--device", device, *times, *many, "--out", str(results)),
             150.0,
-        )
-        for depth in depths
+        ),
     ]
-    chosen = ("-n", "6") if device == "cuda" else ("-n", "2", "-k", "replayed or streamed")
-    tests = Part("tests", (sys.executable, "-m", "pytest", *chosen, "--durations=10", "tests/gpu/test_gpu.py"), 180.0)
-    return [tests, *sweeps, *benches]
 
 
 def run(part: Part, folder: Path, device: str, seconds: float) -> dict[str, object]:
@@ -93,7 +101,7 @@ def take_home(folder: Path, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     whole = out / "day.tar.gz"
     with tarfile.open(whole, "w:gz") as archive:
-        archive.add(folder, "day")
+        archive.add(folder, "day", filter=lambda member: None if member.name == "day/images" else member)
     content = whole.read_bytes()
     whole.unlink()
     pieces = []
@@ -130,6 +138,8 @@ def main() -> None:
         print(done[-1], flush=True)
     for piece in take_home(args.folder, args.out):
         print(piece, piece.stat().st_size)
+    if failed := [one["part"] for one in done if one["code"]]:
+        sys.exit(f"failed: {', '.join(failed)}; see their logs in {args.folder}")
 
 
 if __name__ == "__main__":

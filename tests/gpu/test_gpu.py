@@ -96,7 +96,12 @@ def advance(one: Trainer, steps: int) -> list[float]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_replayed_step_is_the_step(precision: str) -> None:
     """With a milestone and an epoch's end on the way: rate and batches come from the device's own count."""
-    recipe = {"precision": precision, "milestones": [20], "warmup_lr": 0.001, "warmup_until_error": 0.85}
+    recipe: dict[str, Any] = {
+        "precision": precision,
+        "milestones": [20],
+        "warmup_lr": 0.001,
+        "warmup_until_error": 0.85,
+    }
     replayed, eager = trainer(config(**recipe)), trainer(config(cuda_graphs=False, **recipe))
     assert advance(replayed, 40) == pytest.approx(advance(eager, 40), rel=1e-3)
     if DEVICE == "cuda":
