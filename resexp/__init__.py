@@ -1,6 +1,6 @@
 """resexp: the plain-versus-residual degradation study of He et al. (2015), run from one YAML file."""
 
-from resexp.machine import limit_spinning, widen_queues
+from resexp.utils.machine import limit_spinning, widen_queues
 
 __version__ = "0.2.0"
 

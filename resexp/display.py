@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from resexp.records import Status
-from resexp.store import Run
+from resexp.runs.records import Status
+from resexp.runs.store import Run
 
 
 class Display(Protocol):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from resexp.errors import UserError
-from resexp.signals import Stop
+from resexp.utils.interrupts import Stop
 
 _PATIENCE = timedelta(days=1)
 """How long an order may take to come: rank 0 may be at something that it does alone, such as a probe."""

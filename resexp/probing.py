@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resexp import yamlfile
-from resexp.config import ExecutorConfig, RunConfig, Study, TrainConfig
+from resexp.config import ExecutorConfig, RunConfig, Study, TrainConfig, yaml_file
+from resexp.config.study import Cell, load, load_run, validated
 from resexp.display import Display
 from resexp.errors import UserError
-from resexp.files import write_alone
-from resexp.paths import expanded
-from resexp.records import json_text
-from resexp.signals import Stop
-from resexp.store import Run, StudyFolder
-from resexp.study import Cell, load, load_run, validated
+from resexp.runs.records import json_text
+from resexp.runs.store import Run, StudyFolder
 from resexp.sweep import create, sweep
-from resexp.training.handed import check
+from resexp.training.warm_start import check
+from resexp.utils.files import write_alone
+from resexp.utils.interrupts import Stop
+from resexp.utils.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -146,8 +145,8 @@ def _continuation(donor: Run, depth: int, settings: list[str]) -> list[RunConfig
         del recipe["train"]["milestones"]  # they follow from the steps, which --set may change
 
     def of(layers: int) -> RunConfig:
-        overrides = yamlfile.overrides([*settings, f"model.depth={layers}"])
-        return validated(RunConfig, yamlfile.merge(yamlfile.Document(recipe), overrides))
+        overrides = yaml_file.overrides([*settings, f"model.depth={layers}"])
+        return validated(RunConfig, yaml_file.merge(yaml_file.Document(recipe), overrides))
 
     continued, trained_on = of(depth), of(shallow.model.depth)
     for config in (continued, trained_on):

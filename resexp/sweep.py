@@ -10,17 +10,17 @@ from pathlib import Path
 import torch
 
 from resexp.config import DataConfig, ExecutorConfig, Study
+from resexp.config.study import Cell, load_run
 from resexp.data import open_dataset
+from resexp.device import hardware
 from resexp.display import Display
 from resexp.errors import UserError
 from resexp.executors import Loop, make_engine
 from resexp.executors.engine import Engine
-from resexp.files import locked
-from resexp.records import Plan, PlannedRun
-from resexp.signals import Stop
-from resexp.store import Run, StudyFolder
-from resexp.study import Cell, load_run
-from resexp.training import hardware
+from resexp.runs.records import Plan, PlannedRun
+from resexp.runs.store import Run, StudyFolder
+from resexp.utils.files import locked
+from resexp.utils.interrupts import Stop
 
 
 @dataclass

@@ -12,11 +12,11 @@ from unittest import mock
 import numpy as np
 import yaml
 
-from resexp import logits
-from resexp.logits import Logits
-from resexp.records import Manifest, Plan, PlannedRun, Status, running_error
-from resexp.store import Run, StudyFolder
-from resexp.study import Cell, load
+from resexp.config.study import Cell, load
+from resexp.runs import logits
+from resexp.runs.logits import Logits
+from resexp.runs.records import Manifest, Plan, PlannedRun, Status, running_error
+from resexp.runs.store import Run, StudyFolder
 from tests.conftest import TINY, command
 
 DEPTHS = [8, 14, 20, 26, 32]

@@ -18,7 +18,7 @@ from resexp.report import build_report
 from resexp.report.probes import inside
 from resexp.report.stats import Net, read
 from resexp.report.summary import Summary, summarise
-from resexp.store import StudyFolder
+from resexp.runs.store import StudyFolder
 
 REPOSITORY = Path(__file__).parent.parent
 PUBLISHED = REPOSITORY / "results/published"

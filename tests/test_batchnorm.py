@@ -13,13 +13,13 @@ from torch import Tensor
 from resexp.config import RunConfig
 from resexp.data import open_dataset
 from resexp.data.loader import normalise, pixel_mean, plan_epoch
+from resexp.device.concurrent import finish
+from resexp.device.hardware import Hardware
 from resexp.errors import UserError
 from resexp.models import build_model
-from resexp.store import Run
-from resexp.training.hardware import Hardware
+from resexp.runs.store import Run
 from resexp.training.train import train
 from resexp.training.trainer import Trainer
-from resexp.training.work import finish
 from tests import test_training
 from tests.test_training import CPU, after, assert_same, tiny, weights
 

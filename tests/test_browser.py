@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from resexp.report import build_report
-from resexp.store import StudyFolder
+from resexp.runs.store import StudyFolder
 from tests.test_report import DEGRADES, study
 
 __all__ = ["study"]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from resexp.claim import SILENT_S, Superseded, claimed, holder_elsewhere
 from resexp.errors import UserError
-from resexp.store import Run
+from resexp.runs.lease import SILENT_S, Superseded, claimed, holder_elsewhere
+from resexp.runs.store import Run
 from resexp.training.train import attempt, train
 from tests.conftest import wait_until
 from tests.test_training import after, assert_same, make_run
@@ -69,7 +69,7 @@ def test_numbers_are_never_used_twice(tmp_path: Path) -> None:
 
 def test_of_two_that_claim_at_once_one_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with claimed(tmp_path, "it"):
-        monkeypatch.setattr("resexp.claim._attempts", lambda folder: {})  # as seen a moment before
+        monkeypatch.setattr("resexp.runs.lease._attempts", lambda folder: {})  # as seen a moment before
         with pytest.raises(UserError, match="it is being claimed by another process"), claimed(tmp_path, "it"):
             pass
     assert [path.name for path in tmp_path.iterdir()] == [".attempt-1"]
@@ -91,7 +91,7 @@ def test_an_attempt_on_another_machine_is_alive_while_it_gives_signs_of_life(tmp
 
 
 def test_an_attempt_gives_signs_of_life_while_it_prepares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resexp.claim.BEAT_S", 0.01)
+    monkeypatch.setattr("resexp.runs.lease.BEAT_S", 0.01)
     with claimed(tmp_path, "it") as claim:
         os.utime(claim.folder, (0, 0))
         with claim.beating():
@@ -103,7 +103,7 @@ def test_an_attempt_gives_signs_of_life_while_it_prepares(tmp_path: Path, monkey
 
 
 def test_an_attempt_gives_signs_of_life_while_it_works(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resexp.claim.BEAT_S", 0.0)
+    monkeypatch.setattr("resexp.runs.lease.BEAT_S", 0.0)
     run = make_run()
     work = attempt(run, stop=after(3), say=lambda line: None)
     next(work)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from resexp import __version__
-from resexp.study import json_schema
+from resexp.config.study import json_schema
 from tests.conftest import command, wait_until
 
 Write = Callable[..., Path]

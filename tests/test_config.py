@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from resexp.config import SECTIONS, FolderData, ModelConfig, RunConfig, ShapesData, TrainConfig
 from resexp.config.renamed import RENAMED
+from resexp.config.study import load
 from resexp.errors import UserError
-from resexp.study import load
 
 
 def test_the_defaults_are_the_papers_recipe() -> None:

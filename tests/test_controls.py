@@ -14,7 +14,7 @@ from resexp.report.controls import sentences
 from resexp.report.page import html, markdown
 from resexp.report.plots import controls_plot, depth_plot
 from resexp.report.summary import summarise
-from resexp.store import StudyFolder
+from resexp.runs.store import StudyFolder
 from tests.test_report import DEGRADES, Errors, add_family, study
 
 __all__ = ["study"]

@@ -18,12 +18,12 @@ from torch.utils._pytree import tree_leaves
 
 from resexp.config import RunConfig
 from resexp.data import open_dataset
+from resexp.device.concurrent import finish
+from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE, Replayed
+from resexp.device.hardware import Hardware
+from resexp.evaluation.evaluator import Evaluation
 from resexp.models.layers import BatchNorm
-from resexp.training.evaluate import Evaluation
-from resexp.training.graph import CALLS_BEFORE_CAPTURE, Replayed
-from resexp.training.hardware import Hardware
 from resexp.training.trainer import Trainer
-from resexp.training.work import finish
 from tests.test_training import CPU, tiny
 
 

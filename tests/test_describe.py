@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from resexp.cli import app
 from resexp.config import ModelConfig
+from resexp.config.nets import named, of_study
 from resexp.errors import UserError
+from resexp.layer_table import Layer, fold, short, unfold
 from resexp.models import build_model
 from resexp.models.summary import Summary, summarise
-from resexp.nets import named, of_study
-from resexp.outline import Layer, fold, short, unfold
 
 SVG = "{http://www.w3.org/2000/svg}"
 

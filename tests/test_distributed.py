@@ -19,19 +19,19 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from resexp import logits
 from resexp.config import FolderData, RunConfig
 from resexp.data import open_dataset
 from resexp.data.loader import Batches, augment, pixel_mean
+from resexp.device.hardware import Hardware, choose
 from resexp.distributed import Ranks, lost
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.layers import BatchNorm, Dropout
-from resexp.signals import Stop
-from resexp.store import Run
-from resexp.training.hardware import Hardware, choose
+from resexp.runs import logits
+from resexp.runs.store import Run
 from resexp.training.train import train
 from resexp.training.trainer import Trainer
+from resexp.utils.interrupts import Stop
 from tests.conftest import wait_until
 from tests.test_training import CPU, assert_same, measured, tiny, weights
 

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from resexp.cli import app
 from resexp.config import RunConfig
-from resexp.ensemble import ensemble
 from resexp.errors import UserError
-from resexp.logits import Logits
-from resexp.records import Status
-from resexp.store import Run
+from resexp.evaluation.ensemble import ensemble
+from resexp.runs.logits import Logits
+from resexp.runs.records import Status
+from resexp.runs.store import Run
 
 LABELS = [0, 1, 2, 0]
 
@@ -166,7 +166,7 @@ def test_a_damaged_file_is_named(make_run: Callable[..., Run], damage: Callable[
 
 
 def test_averaging_needs_no_torch() -> None:
-    program = "import sys, resexp.ensemble; sys.exit('torch' in sys.modules)"
+    program = "import sys, resexp.evaluation.ensemble; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from resexp.config import ExecutorConfig
+from resexp.config.study import Cell, load_run
 from resexp.executors import Loop
 from resexp.executors.engine import Job
 from resexp.executors.local import Local
-from resexp.signals import Stop
-from resexp.store import Run
-from resexp.study import Cell, load_run
+from resexp.runs.store import Run
+from resexp.utils.interrupts import Stop
 from tests.test_pack import MODELS, alone, make
 from tests.test_sweep import break_run
 from tests.test_training import assert_same

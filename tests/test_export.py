@@ -14,12 +14,12 @@ import torch
 import torchvision
 
 from resexp.config import ModelConfig, RunConfig
+from resexp.config.study import load
 from resexp.errors import UserError
 from resexp.models import build_model
-from resexp.records import Status
-from resexp.store import Run
-from resexp.study import load
-from resexp.training import checkpoint
+from resexp.runs import checkpoint
+from resexp.runs.records import Status
+from resexp.runs.store import Run
 from resexp.training.export import export, for_torchvision
 from resexp.training.train import train
 

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from resexp.data import open_dataset
-from resexp.training.hardware import Hardware
+from resexp.device.hardware import Hardware
 from resexp.training.trainer import Trainer
 from tests.test_training import tiny
 

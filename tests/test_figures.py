@@ -14,7 +14,7 @@ from matplotlib.axis import Axis
 from resexp.report import LARGE, SMALL
 from resexp.report.plots import IN_LEGEND, Plot, curves_plot, depth_axis, depth_plot, depth_scale, styled
 from resexp.report.summary import Summary, summarise
-from resexp.store import StudyFolder
+from resexp.runs.store import StudyFolder
 from tests.test_report import add_family, study
 
 __all__ = ["study"]

@@ -11,10 +11,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from resexp.data import open_dataset
-from resexp.training.graph import CALLS_BEFORE_CAPTURE, Replayed
-from resexp.training.hardware import Hardware
+from resexp.device.concurrent import finish
+from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE, Replayed
+from resexp.device.hardware import Hardware
 from resexp.training.trainer import Trainer
-from resexp.training.work import finish
 from tests.test_training import CPU, tiny
 
 GRAPHS = Hardware(CPU, "fp32", graphs=True)

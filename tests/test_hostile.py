@@ -29,21 +29,21 @@ pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from resexp import logits, outside, yamlfile
-from resexp.config import Cifar10Data, FolderData, RunConfig
+from resexp.config import Cifar10Data, FolderData, RunConfig, yaml_file
+from resexp.config.study import MAX_LABEL, load, load_run
 from resexp.data import archive, cifar, folder, open_dataset
 from resexp.data.pixels import Unreadable, read_image
 from resexp.display import duration, percent, speed
 from resexp.errors import MAX_LINE, UserError, visible
-from resexp.files import locked, write_atomic
-from resexp.records import PlannedRun, Status
 from resexp.report import draw, page
 from resexp.report.probes import inside
 from resexp.report.summary import summarise
-from resexp.store import Run, StudyFolder
-from resexp.study import MAX_LABEL, load, load_run
-from resexp.training import checkpoint
+from resexp.runs import checkpoint, logits
+from resexp.runs.records import PlannedRun, Status
+from resexp.runs.store import Run, StudyFolder
 from resexp.training.train import train
+from resexp.utils import untrusted
+from resexp.utils.files import locked, write_atomic
 from tests.conftest import TINY, command
 from tests.test_report import DEGRADES, study
 
@@ -113,7 +113,7 @@ def test_a_message_keeps_its_end_where_the_remedy_stands() -> None:
 )
 def test_yaml_that_would_hang_or_hide_is_refused_at_once(text: str) -> None:
     with pytest.raises(UserError) as error:
-        yamlfile.parse(text, "x.yaml")
+        yaml_file.parse(text, "x.yaml")
     assert len(error.value.args) == 1
 
 
@@ -238,7 +238,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_a_file_over_its_limit_is_not_read(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    for path, limit in ((run.manifest_path, outside.MAX_RECORD), (run.metrics_path, outside.MAX_METRICS)):
+    for path, limit in ((run.manifest_path, untrusted.MAX_RECORD), (run.metrics_path, untrusted.MAX_METRICS)):
         with path.open("wb") as file:
             file.truncate(limit + 1)
     for read in (run.manifest, run.metrics):

@@ -20,20 +20,20 @@ from PIL import Image
 from torch import Tensor, nn
 
 from resexp.config import ImageNetData, ModelConfig, RunConfig
+from resexp.config.study import SHIPPED, load
 from resexp.data import ImageNet, open_dataset
 from resexp.data.imagenet.example import make_example
 from resexp.data.imagenet.loader import plan
 from resexp.data.imagenet.statistics import statistics
+from resexp.data.imagenet.streaming import Streamed
 from resexp.data.imagenet.views import crop_resize
+from resexp.device.concurrent import finish
+from resexp.device.hardware import Hardware
+from resexp.evaluation.tta import UnderTest, Viewed, streamed
+from resexp.evaluation.views import MultiScale, SingleView, TenCrop
 from resexp.models import build_model
-from resexp.store import Run
-from resexp.study import SHIPPED, load
-from resexp.training.hardware import Hardware
-from resexp.training.stream import Streamed
+from resexp.runs.store import Run
 from resexp.training.train import train
-from resexp.training.viewing import UnderTest, Viewed, streamed
-from resexp.training.views import MultiScale, SingleView, TenCrop
-from resexp.training.work import finish
 from tests.conftest import command, wait_until
 from tests.test_distributed import close, torchrun
 from tests.test_training import CPU, after, assert_same, measured, weights
@@ -342,7 +342,7 @@ def test_views_against_a_loop_over_images(tree: Path, mode: Any, by_hand: Callab
 
 
 def test_probes_and_the_clean_error_see_some_of_all_classes(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resexp.training.stream.SAMPLE", 12)
+    monkeypatch.setattr("resexp.data.imagenet.streaming.SAMPLE", 12)
     run = config(tree)
     few = run.model_copy(update={"data": run.data.model_copy(update={"train_eval_images": 20})})
     with fed(few) as feed:

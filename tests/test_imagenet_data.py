@@ -20,6 +20,7 @@ from PIL import Image
 
 from resexp.cli import data as commands
 from resexp.config import ImageNetData, PreparedConfig
+from resexp.config.study import load
 from resexp.data import data_home, open_dataset
 from resexp.data.imagenet import ImageNet, open_imagenet
 from resexp.data.imagenet import dataset as dataset_module
@@ -31,7 +32,6 @@ from resexp.data.imagenet.prepare import check, prepare
 from resexp.data.imagenet.statistics import statistics
 from resexp.data.imagenet.views import Box, View, centre, crop_resize
 from resexp.errors import UserError
-from resexp.study import load
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

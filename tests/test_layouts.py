@@ -24,7 +24,7 @@ from resexp.data.dataset import Dataset
 from resexp.data.imagenet.tree import open_tree
 from resexp.data.layout import find_layout
 from resexp.errors import UserError
-from resexp.paths import expanded
+from resexp.utils.paths import expanded
 
 PLAIN = [f"{split}/{name}/{i}.png" for split in ("train", "test") for name in ("cat", "dog") for i in range(2)]
 

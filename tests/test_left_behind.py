@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from resexp.files import write_alone
-from resexp.records import Plan, Submission
-from resexp.store import Run, StudyFolder
+from resexp.runs.records import Plan, Submission
+from resexp.runs.store import Run, StudyFolder
+from resexp.utils.files import write_alone
 from tests.conftest import wait_until
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from resexp.files import write_alone
+from resexp.utils.files import write_alone
 os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
 write_alone(Path(sys.argv[1]), "half")
 """
 SERVES = """
 import multiprocessing, sys
-from resexp.temporary import mark_sockets
+from resexp.utils.temporary import mark_sockets
 mark_sockets()
 process = multiprocessing.get_context("forkserver").Process(target=print, args=("served",), kwargs={"flush": True})
 process.start()

@@ -13,9 +13,9 @@ from resexp.config import ExecutorConfig
 from resexp.errors import UserError
 from resexp.executors.engine import End, Event, Handle, Job
 from resexp.executors.loop import Loop
-from resexp.records import Status
-from resexp.signals import Stop
-from resexp.store import Run
+from resexp.runs.records import Status
+from resexp.runs.store import Run
+from resexp.utils.interrupts import Stop
 
 Script = list[Callable[["Scripted"], None]]
 

@@ -14,12 +14,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from resexp.config import ModelConfig, RunConfig, TrainConfig
+from resexp.config.study import load
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.blocks import Block, Bottleneck, Place, PreactBlock
 from resexp.models.layers import Draws, Dropout, StochasticDepth
 from resexp.models.summary import summarise
-from resexp.study import load
 from resexp.sweep import create
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from resexp.records import Status
-from resexp.store import Run
-from resexp.training import pack as pack_module
-from resexp.training.pack import Pack, PackSize
+from resexp.runs.records import Status
+from resexp.runs.store import Run
+from resexp.training import concurrent_runs as pack_module
+from resexp.training.concurrent_runs import Pack, PackSize
 from resexp.training.train import DeviceFailed, OutOfMemory, train
 from resexp.training.trainer import Trainer
 from tests.test_training import after, assert_same, tiny

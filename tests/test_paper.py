@@ -25,11 +25,11 @@ from resexp.config import (
 from resexp.models.layers import BatchNorm
 from resexp.paper.recipe import CIFAR10 as CIFAR10_RECIPE
 from resexp.paper.recipe import IDENTITIES, recipe
-from resexp.records import Plan
 from resexp.report import build_report
 from resexp.report.plots import curves_plot
 from resexp.report.summary import summarise
-from resexp.store import StudyFolder
+from resexp.runs.records import Plan
+from resexp.runs.store import StudyFolder
 from resexp.training.optim import RUNNING_DECAY, make_optimizer
 from tests.test_report import add_family, study, write_run
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resexp.logits import Logits
 from resexp.report import build_report
 from resexp.report.probes import Section, inside
 from resexp.report.probes.panels import digits
 from resexp.report.summary import summarise
-from resexp.store import Run, StudyFolder
+from resexp.runs.logits import Logits
+from resexp.runs.store import Run, StudyFolder
 from resexp.training.probing import write_record
 from tests.test_report import SMALL, add_family, study
 

@@ -20,14 +20,14 @@ from torch.nn import functional as F
 
 from resexp.cli import main
 from resexp.config import ModelConfig, RunConfig, TrainConfig
+from resexp.config.study import load, load_run
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.layers import BatchNorm
 from resexp.probes import PROBES, Subject
 from resexp.probes.identity import compare, deepen, why_not
 from resexp.probes.subject import Moments
-from resexp.store import Run, StudyFolder
-from resexp.study import load, load_run
+from resexp.runs.store import Run, StudyFolder
 from resexp.sweep import create
 from resexp.training.probing import probe
 from resexp.training.train import train

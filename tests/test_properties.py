@@ -11,7 +11,7 @@ pytest.importorskip("hypothesis")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resexp import yamlfile
+from resexp.config import yaml_file
 from resexp.errors import UserError
 
 _plain = st.recursive(
@@ -27,10 +27,10 @@ _plain = st.recursive(
 
 @given(st.dictionaries(st.text("abcdef", min_size=1), _plain, max_size=4))
 def test_what_is_written_is_read_back(data: dict[str, object]) -> None:
-    assert yamlfile.parse(yamlfile.dump(data), "x").data == data
+    assert yaml_file.parse(yaml_file.dump(data), "x").data == data
 
 
 @given(st.text(max_size=200))
 def test_no_text_ends_in_anything_but_a_document_or_a_line(text: str) -> None:
     with contextlib.suppress(UserError):
-        yamlfile.parse(text, "x")
+        yaml_file.parse(text, "x")

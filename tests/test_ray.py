@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 
 from resexp.config import ExecutorConfig
+from resexp.config.study import load
 from resexp.errors import UserError
 from resexp.executors import make_engine
-from resexp.store import Run
-from resexp.study import load
+from resexp.runs.store import Run
 from resexp.sweep import plan
 from tests.conftest import command, wait_until
 from tests.test_sweep import break_run, runs_of, states

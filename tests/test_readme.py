@@ -9,8 +9,8 @@ import pytest
 import typer
 
 from resexp.cli import app
+from resexp.config.study import SHIPPED, load
 from resexp.errors import UserError
-from resexp.study import SHIPPED, load
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()

@@ -14,12 +14,12 @@ import pytest
 
 from resexp.config import ModelConfig, RunConfig, ShapesData, TrainConfig
 from resexp.errors import UserError
-from resexp.records import Attempt, DataRecord, Manifest, Plan, PlannedRun, Status, running_error
 from resexp.report import build_report, draw
 from resexp.report.page import provenance
 from resexp.report.stats import read
 from resexp.report.summary import Summary, summarise
-from resexp.store import Run, StudyFolder
+from resexp.runs.records import Attempt, DataRecord, Manifest, Plan, PlannedRun, Status, running_error
+from resexp.runs.store import Run, StudyFolder
 
 SMALL = TrainConfig(steps=400, log_every=100, milestones=[300])
 SHAPES = ShapesData(source="shapes")

@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 
 from resexp.config import ImageNetData, TrainConfig
-from resexp.logits import Logits
-from resexp.records import Plan
 from resexp.report import build_report, draw
 from resexp.report.deviations import deviations, markdown
 from resexp.report.page import provenance, table
 from resexp.report.probes import Section, inside
 from resexp.report.summary import summarise
-from resexp.store import Run, StudyFolder
+from resexp.runs.logits import Logits
+from resexp.runs.records import Plan
+from resexp.runs.store import Run, StudyFolder
 from tests.test_report import write_run
 
 IMAGENET = ImageNetData(source="imagenet", path="ilsvrc")

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from resexp.config.study import load
 from resexp.report import build_report
 from resexp.report.summary import DRAWN, SEEDS, summarise
-from resexp.store import StudyFolder
-from resexp.study import load
+from resexp.runs.store import StudyFolder
 from tests.benchmarks import scale
 from tests.many import finish_study, write_study
 

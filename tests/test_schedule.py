@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resexp.executors.schedule import SPEEDUP, Job, _makespan, on_cores, on_gpus, share
-from resexp.store import Run
+from resexp.runs.store import Run
 
 RUNS = [Run(Path(f"net-{i}/seed0")) for i in range(9)]
 

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
+from resexp.config.study import load_run
 from resexp.data import open_dataset
+from resexp.device.hardware import Hardware
+from resexp.evaluation import tta
+from resexp.evaluation.tta import UnderTest
+from resexp.evaluation.views import usual
 from resexp.probes import PROBES
-from resexp.study import load_run
-from resexp.training import viewing
-from resexp.training.hardware import Hardware
 from resexp.training.probing import copy_of
 from resexp.training.train import train
 from resexp.training.trainer import Trainer
-from resexp.training.viewing import UnderTest
-from resexp.training.views import usual
 from tests.test_pack import Packed, make
 from tests.test_training import CPU, after, assert_same, tiny
 
@@ -73,7 +73,7 @@ WORK: dict[str, Callable[[Trainer], Generator[int, None, Any]]] = {
     "test": lambda trainer: trainer.evaluate("test", NEVER),
     "BN's statistics": lambda trainer: trainer.recompute_bn(130, NEVER),
     **{
-        name: lambda trainer, name=name: viewing.compare(
+        name: lambda trainer, name=name: tta.compare(
             trainer.config,
             trainer.dataset,
             trainer.feed,

@@ -15,10 +15,10 @@ from shutil import which
 
 import pytest
 
+from resexp.config.study import load
 from resexp.executors.node import Training
 from resexp.report import build_report
-from resexp.store import Run, StudyFolder
-from resexp.study import load
+from resexp.runs.store import Run, StudyFolder
 from resexp.sweep import plan
 from resexp.training.train import train
 from tests import slurm

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from resexp.config.study import SHIPPED, json_schema, load, load_run, only_labels
 from resexp.errors import UserError
-from resexp.study import SHIPPED, json_schema, load, load_run, only_labels
 
 Write = Callable[..., Path]
 

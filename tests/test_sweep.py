@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from resexp.store import Run, StudyFolder
-from resexp.study import Cell, load
+from resexp.config.study import Cell, load
+from resexp.runs import checkpoint
+from resexp.runs.store import Run, StudyFolder
 from resexp.sweep import plan
-from resexp.training import checkpoint
 from resexp.training.train import train
 from tests.conftest import command, fill, wait_until
 from tests.test_training import assert_same

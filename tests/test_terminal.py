@@ -22,10 +22,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from resexp.cli import app
+from resexp.config.study import is_study
 from resexp.display import Bars, Lines
-from resexp.records import Status
-from resexp.store import Run
-from resexp.study import is_study
+from resexp.runs.records import Status
+from resexp.runs.store import Run
 from tests.conftest import command
 
 

@@ -16,23 +16,22 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from resexp import logits
 from resexp.config import RunConfig, TrainConfig
 from resexp.data import open_dataset
 from resexp.data.loader import Batches, augment, normalise, pixel_mean
+from resexp.device.concurrent import Work, finish
+from resexp.device.hardware import Hardware, choose
 from resexp.distributed import Ranks
 from resexp.errors import UserError
+from resexp.evaluation.evaluator import Evaluation, rank_of
 from resexp.models import build_model
-from resexp.records import Plan, PlannedRun, json_text
 from resexp.report.summary import summarise
-from resexp.store import Run, StudyFolder
-from resexp.training import checkpoint
-from resexp.training.evaluate import Evaluation, rank_of
-from resexp.training.hardware import Hardware, choose
+from resexp.runs import checkpoint, logits
+from resexp.runs.records import Plan, PlannedRun, json_text
+from resexp.runs.store import Run, StudyFolder
 from resexp.training.optim import Schedule, learning_rate
 from resexp.training.train import train
 from resexp.training.trainer import Trainer
-from resexp.training.work import Work, finish
 from tests.conftest import TINY, command, fill, wait_until
 
 CPU = torch.device("cpu")

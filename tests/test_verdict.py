@@ -14,12 +14,12 @@ import pytest
 from scipy import stats
 
 from resexp.config import Cifar10Data, TrainConfig
-from resexp.records import Plan, PlannedRun
+from resexp.config.study import load
 from resexp.report import estimates
 from resexp.report.estimates import Estimate, Rise, contrast, difference, rise, trend
 from resexp.report.summary import summarise
-from resexp.store import StudyFolder
-from resexp.study import load
+from resexp.runs.records import Plan, PlannedRun
+from resexp.runs.store import StudyFolder
 from resexp.sweep import create
 from tests.conftest import REPOSITORY
 from tests.test_report import DEGRADES, SMALL, add_family, study, write_run

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from resexp.config import ModelConfig, RunConfig
 from resexp.data.loader import Plan, augment, normalise
+from resexp.device.concurrent import finish
 from resexp.errors import UserError
+from resexp.evaluation.tta import UnderTest, Viewed, evaluate_run, resident
+from resexp.evaluation.views import Mode, MultiScale, SingleView, TenCrop, rescaled, ten_crop, usual
 from resexp.models import build_model
-from resexp.store import Run
+from resexp.runs.store import Run
 from resexp.training.train import train
-from resexp.training.viewing import UnderTest, Viewed, evaluate_run, resident
-from resexp.training.views import Mode, MultiScale, SingleView, TenCrop, rescaled, ten_crop, usual
-from resexp.training.work import finish
 from tests import test_training
 from tests.test_training import after, halves
 

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from resexp.config import ModelConfig
+from resexp.device.hardware import tune_process
 from resexp.models import build_model
 from resexp.models.layers import NarrowPointwise
-from resexp.training.hardware import tune_process
 
 WIDTHS = (*range(1, 9), 12, 20)
 """All below 8, where PyTorch's kernels have tails, and others that are not whole vectors. Tests use these."""

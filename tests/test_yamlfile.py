@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from resexp import yamlfile
+from resexp.config import yaml_file
 from resexp.errors import UserError
 
 
 @pytest.mark.parametrize("text", ["1e-1", "0.1", ".1", "1.0E-1", "+1e-1"])
 def test_every_usual_spelling_of_a_tenth_is_a_number(text: str) -> None:
-    assert yamlfile.parse(f"lr: {text}", "x").data == {"lr": 0.1}
+    assert yaml_file.parse(f"lr: {text}", "x").data == {"lr": 0.1}
 
 
 def test_text_that_only_looks_like_a_number_stays_text() -> None:
-    assert yamlfile.parse("a: 1e\nb: '1e-1'\nc: v1.2.3", "x").data == {"a": "1e", "b": "1e-1", "c": "v1.2.3"}
+    assert yaml_file.parse("a: 1e\nb: '1e-1'\nc: v1.2.3", "x").data == {"a": "1e", "b": "1e-1", "c": "v1.2.3"}
 
 
 def test_every_value_knows_its_line() -> None:
-    document = yamlfile.parse("a: 1\nb:\n  c: [1,\n    2]\n", "f.yaml")
+    document = yaml_file.parse("a: 1\nb:\n  c: [1,\n    2]\n", "f.yaml")
     assert document.place(("b", "c")) == "f.yaml:3"
     assert document.place(("b", "c", 1)) == "f.yaml:4"
     assert document.place(("b", "missing")) == "f.yaml:2"
@@ -46,7 +46,7 @@ def test_every_value_knows_its_line() -> None:
 )
 def test_a_mistake_is_one_line_with_its_place(text: str, line: str | None) -> None:
     with pytest.raises(UserError) as error:
-        yamlfile.parse(text, "f.yaml")
+        yaml_file.parse(text, "f.yaml")
     assert len(error.value.args) == 1
     assert "\n" not in str(error.value)
     if line:
@@ -58,12 +58,12 @@ def test_aliases_cannot_multiply_without_end() -> None:
     for previous, name in zip("abcdefgh", "bcdefghi", strict=True):
         bomb += f"{name}: &{name} [{','.join([f'*{previous}'] * 10)}]\n"
     with pytest.raises(UserError, match="too large for a study"):
-        yamlfile.parse(bomb, "bomb.yaml")
+        yaml_file.parse(bomb, "bomb.yaml")
 
 
 def test_an_alias_of_itself_is_refused() -> None:
     with pytest.raises(UserError, match="too large for a study"):
-        yamlfile.parse("a: &a [*a]", "loop.yaml")
+        yaml_file.parse("a: &a [*a]", "loop.yaml")
 
 
 @pytest.mark.parametrize("size", [4000, 1_000_000])
@@ -71,13 +71,13 @@ def test_an_alias_of_itself_is_refused() -> None:
 def test_nesting_without_end_is_refused_whatever_parses_it(opening: str, size: int) -> None:
     """Small texts are parsed in C, which has a stack to overflow."""
     with pytest.raises(UserError):
-        yamlfile.parse((opening * size)[:size], "deep.yaml")
+        yaml_file.parse((opening * size)[:size], "deep.yaml")
 
 
 def test_extends_merges_key_by_key_and_replaces_lists(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("train: {lr: 0.1, steps: 9}\nseeds: [1, 2]\ngrid: {a: [1]}\n")
     (tmp_path / "top.yaml").write_text("extends: base.yaml\ntrain:\n  lr: 0.5\nseeds: [3]\ngrid: {b: [2]}\n")
-    document = yamlfile.read(tmp_path / "top.yaml")
+    document = yaml_file.read(tmp_path / "top.yaml")
     assert document.data == {"train": {"lr": 0.5, "steps": 9}, "seeds": [3], "grid": {"b": [2]}}
     assert document.place(("train", "steps")) == f"{tmp_path / 'base.yaml'}:1"
     assert document.place(("train", "lr")) == f"{tmp_path / 'top.yaml'}:3"
@@ -87,18 +87,18 @@ def test_a_file_that_extends_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("extends: b.yaml")
     (tmp_path / "b.yaml").write_text("extends: a.yaml")
     with pytest.raises(UserError, match="extends itself, by way of"):
-        yamlfile.read(tmp_path / "a.yaml")
+        yaml_file.read(tmp_path / "a.yaml")
 
 
 def test_overrides_are_read_as_yaml_and_the_last_wins() -> None:
-    document = yamlfile.overrides(["train.lr=1e-2", "train.milestones=[1, 2]", "train.lr=0.5"])
+    document = yaml_file.overrides(["train.lr=1e-2", "train.milestones=[1, 2]", "train.lr=0.5"])
     assert document.data == {"train": {"lr": 0.5, "milestones": [1, 2]}}
 
 
 @pytest.mark.parametrize("setting", ["train.lr", "=1", "a..b=1", ""])
 def test_an_override_without_key_and_value_is_refused(setting: str) -> None:
     with pytest.raises(UserError, match="expected KEY=VALUE"):
-        yamlfile.overrides([setting])
+        yaml_file.overrides([setting])
 
 
 @pytest.mark.parametrize(
@@ -114,26 +114,26 @@ def test_an_override_without_key_and_value_is_refused(setting: str) -> None:
 @pytest.mark.parametrize("long", [False, True])
 def test_plain_words_mean_what_the_core_schema_of_yaml_1_2_says(text: str, value: object, long: bool) -> None:
     """Whichever parser reads them: short texts are parsed in C, where PyYAML has it."""
-    found = yamlfile.parse(f"a: {text}\n" + "# long\n" * (yamlfile.SMALL if long else 0), "f.yaml").data["a"]
+    found = yaml_file.parse(f"a: {text}\n" + "# long\n" * (yaml_file.SMALL if long else 0), "f.yaml").data["a"]
     assert (found, type(found)) == (value, type(value))
 
 
 def test_what_is_dumped_is_read_back_the_same() -> None:
     data = {"a": ["yes", "0o17", "1e3", "24:00:00", "null", "12", "<<", "2020-01-02", 1e16, 0.1, 1.0, True, None]}
-    again = yamlfile.parse(yamlfile.dump(data), "f.yaml").data
+    again = yaml_file.parse(yaml_file.dump(data), "f.yaml").data
     assert again == data
     assert [type(value) for value in again["a"]] == [type(value) for value in data["a"]]
 
 
 def test_merge_keys_are_read_and_what_stands_beside_them_wins() -> None:
     text = "base: &b {x: 1, y: 1}\nother: &o {y: 2, z: 2}\none: {<<: *b, x: 9}\ntwo: {y: 3, <<: [*o, *b]}\n"
-    data = yamlfile.parse(text, "f.yaml").data
+    data = yaml_file.parse(text, "f.yaml").data
     assert data["one"] == {"x": 9, "y": 1}
     assert data["two"] == {"y": 3, "z": 2, "x": 1}
     with pytest.raises(UserError, match=r"f.yaml:1: <<: expected a mapping, such as \*base"):
-        yamlfile.parse("a: {<<: 1}", "f.yaml")
+        yaml_file.parse("a: {<<: 1}", "f.yaml")
 
 
 @pytest.mark.parametrize("value", ["a: b", "x # y", "C:", "- a", "# a", "100% wool"])
 def test_an_override_is_taken_as_it_was_typed(value: str) -> None:
-    assert yamlfile.overrides([f"description={value}"]).data == {"description": value}
+    assert yaml_file.overrides([f"description={value}"]).data == {"description": value}

@@ -19,10 +19,10 @@ import torch.distributed as dist
 
 from resexp.distributed import joined
 from resexp.errors import UserError
-from resexp.signals import Stop
-from resexp.store import Run
-from resexp.training.follow import follow
+from resexp.runs.store import Run
+from resexp.training.followers import follow
 from resexp.training.train import train
+from resexp.utils.interrupts import Stop
 
 broadcast = dist.broadcast
 made = 0

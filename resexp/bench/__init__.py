@@ -10,9 +10,9 @@ from typing import Any
 from resexp.bench.contestants import Case, copy, eager_loop, matmul, ours, usual_loop
 from resexp.bench.turns import Measured, in_turns
 from resexp.config import RunConfig
-from resexp.machine import cores
+from resexp.device.hardware import choose
 from resexp.training import manifest
-from resexp.training.hardware import choose
+from resexp.utils.machine import cores
 
 BASELINES = {"usual loop": usual_loop, "eager loop": eager_loop}
 CEILINGS = {"matmul": matmul, "copy": copy}

@@ -15,8 +15,8 @@ from resexp.bench.turns import Measured, in_turns
 from resexp.config import ModelConfig, RunConfig
 from resexp.data import ImageNet, open_dataset
 from resexp.data.imagenet.statistics import statistics as take_statistics
-from resexp.machine import cores
-from resexp.training.hardware import choose
+from resexp.device.hardware import choose
+from resexp.utils.machine import cores
 
 RIVALS = {"input": "torchvision's input", "compute": "usual AMP loop"}
 """Beside what each is set."""

@@ -18,12 +18,12 @@ from torch.utils.data import DataLoader, Dataset
 from resexp.config import ArrayData, ImageNetData, RunConfig
 from resexp.data import open_dataset
 from resexp.data.loader import pixel_mean
+from resexp.device.concurrent import IDLE_S, Work, on_stream
+from resexp.device.hardware import Hardware, choose, tune_process, with_stream
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.summary import summarise
-from resexp.training.hardware import Hardware, choose, tune_process, with_stream
 from resexp.training.trainer import Trainer
-from resexp.training.work import IDLE_S, Work, on_stream
 
 Loop = Callable[[int], None]
 

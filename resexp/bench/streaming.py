@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from resexp.bench.contestants import Case, Loop, Sgd, import_torchvision, make_trainers, stepping, waiting
 from resexp.data import ImageNet, open_dataset
-from resexp.training.hardware import tune_process
-from resexp.training.stream import Streamed, decoders
+from resexp.data.imagenet.streaming import Streamed, decoders
+from resexp.device.hardware import tune_process
 
 FEW = 16
 """Images in a batch of a DataLoader: of more, the last workers of a turn would have to be waited for too long."""

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from resexp.bench.contestants import Case, Loop, work_of_a_unit
+from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE
 from resexp.errors import UserError
-from resexp.training.graph import CALLS_BEFORE_CAPTURE
 
 
 @dataclass

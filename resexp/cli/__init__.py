@@ -14,7 +14,7 @@ import resexp
 from resexp.cli import bench, data, describe, export, probe, train
 from resexp.cli.options import PATH, RESULTS, AsJson, Results, err, out, print_json, print_table
 from resexp.errors import UserError
-from resexp.signals import EXIT_FAILED, EXIT_USAGE, Interrupted
+from resexp.utils.interrupts import EXIT_FAILED, EXIT_USAGE, Interrupted
 
 # Commands import what they need themselves: `--help` must not wait for torch, pydantic or matplotlib.
 
@@ -61,7 +61,7 @@ def status(
     """
     from resexp.display import duration, percent, speed
     from resexp.executors.slurm import queued
-    from resexp.store import open_study
+    from resexp.runs.store import open_study
 
     study = open_study(folder, results)
     rows = [(run, run.status()) for run in study.runs()]
@@ -105,7 +105,7 @@ def report(
 ) -> None:
     """Write the page, the figures and the tables of a study; it may still be running."""
     from resexp.report import build_report
-    from resexp.store import open_study
+    from resexp.runs.store import open_study
 
     study = open_study(folder, results)
     target = to or study.folder / "report"
@@ -128,7 +128,7 @@ app.command(epilog="Example: resexp describe plain-20 residual-20 --svg nets.svg
 @app.command(epilog="Example: resexp schema > study.schema.json")
 def schema() -> None:
     """Print the JSON Schema of a study file; editors complete and check YAML with it."""
-    from resexp.study import json_schema
+    from resexp.config.study import json_schema
 
     print_json(json_schema(), indent=2)
 

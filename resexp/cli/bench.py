@@ -52,9 +52,9 @@ def bench(
     from resexp.bench import table
     from resexp.bench.bottleneck import TABLE, bench_streamed, remarks
     from resexp.config import ImageNetData
-    from resexp.files import write_atomic
-    from resexp.records import json_text
-    from resexp.study import load
+    from resexp.config.study import load
+    from resexp.runs.records import json_text
+    from resexp.utils.files import write_atomic
 
     given = [*all_settings(settings, no_graphs, *(["train.compile=true"] if compiled else []))]
     if streamed := isinstance(load(config)[0].data, ImageNetData):

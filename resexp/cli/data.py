@@ -11,7 +11,7 @@ import typer
 
 from resexp.cli.options import PATH, Settings, err, out
 from resexp.errors import UserError
-from resexp.signals import EXIT_FAILED
+from resexp.utils.interrupts import EXIT_FAILED
 
 if TYPE_CHECKING:
     from resexp.config import DataConfig, ImageNetData
@@ -91,7 +91,7 @@ def prepare(config: Study, settings: Settings = None) -> None:
     """Make the cache of smaller images that a study's data.cache asks for."""
     from resexp.data.imagenet import open_imagenet
     from resexp.data.imagenet.prepare import prepare as prepare_images
-    from resexp.machine import cores
+    from resexp.utils.machine import cores
 
     for data in _imagenet(config, settings):
         if data.cache is None:
@@ -109,8 +109,8 @@ def check(config: AnyStudy, settings: Settings = None) -> None:
     from resexp.data import folder, open_dataset
     from resexp.data.imagenet import ImageNet
     from resexp.data.imagenet.prepare import check as check_images
-    from resexp.machine import cores
-    from resexp.paths import expanded
+    from resexp.utils.machine import cores
+    from resexp.utils.paths import expanded
 
     faults = []
     for data in _sets(config, settings):
@@ -144,7 +144,7 @@ def check(config: AnyStudy, settings: Settings = None) -> None:
 
 def _sets(config: str, settings: list[str] | None) -> list[DataConfig]:
     """The image sets of a study's grid."""
-    from resexp.study import load
+    from resexp.config.study import load
 
     return list(dict.fromkeys(cell.config.data for cell in load(config, settings)[1]))
 

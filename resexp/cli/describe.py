@@ -13,9 +13,9 @@ from resexp.cli.options import PATH, AsJson, Config, Settings, out, print_json, 
 from resexp.errors import UserError
 
 if TYPE_CHECKING:
+    from resexp.config.nets import Net
+    from resexp.layer_table import Layer
     from resexp.models.summary import Summary
-    from resexp.nets import Net
-    from resexp.outline import Layer
 
 BATCH = 128
 """The paper's on CIFAR, for which memory is given."""
@@ -46,7 +46,7 @@ def describe(
     as_json: AsJson = False,
 ) -> None:
     """Show the layers of a net and what they cost, or compare several; draw them as in the paper's Fig. 3."""
-    from resexp.nets import named, of_study
+    from resexp.config.nets import named, of_study
 
     if bool(names) == bool(config):
         raise UserError("describe: give either nets, such as plain-20 residual-20, or --config FILE")
@@ -70,7 +70,7 @@ def describe(
 
 
 def _layers(net: Net, summary: Summary, full: bool) -> Table:
-    from resexp.outline import fold, unfold
+    from resexp.layer_table import fold, unfold
 
     table = Table(title=f"{net.name}, {net.classes} classes", title_justify="left", show_footer=True)
     table.add_column("layer", "all", no_wrap=True)
@@ -107,7 +107,7 @@ def _cells(first: Layer, last: Layer) -> list[str]:
 
 
 def _totals(described: list[tuple[Net, Summary]]) -> Table:
-    from resexp.outline import short
+    from resexp.layer_table import short
 
     table = Table()
     table.add_column("net")
@@ -143,9 +143,9 @@ def _record(net: Net, summary: Summary) -> dict[str, Any]:
 
 
 def _draw(path: Path, described: list[tuple[Net, Summary]], full: bool) -> None:
-    from resexp.files import write_atomic
-    from resexp.outline import short
+    from resexp.layer_table import short
     from resexp.report.drawing import Drawn, draw
+    from resexp.utils.files import write_atomic
 
     nets = []
     for net, summary in described:

@@ -28,7 +28,7 @@ def export(
     They are the final weights, with the BN statistics that the run was tested with. torch.load(FILE, weights_only=True)
     reads a .pt file without resexp. The net takes pixels in [0, 1], less the mean image of the training set.
     """
-    from resexp.store import Run
+    from resexp.runs.store import Run
     from resexp.training.export import export as write
 
     out.print(f"{to}: {write(Run(run), to, names.value)}", soft_wrap=True)

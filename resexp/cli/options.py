@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from resexp.paths import expanded
+from resexp.utils.paths import expanded
 
 
 def _open_streams() -> None:
@@ -80,7 +80,7 @@ def counted(count: int, noun: str) -> str:
 
 def print_json(value: Any, indent: int = 1) -> None:
     """Print `value` for scripts; a number that is NaN or infinite is null."""
-    from resexp.records import json_text
+    from resexp.runs.records import json_text
 
     print(json_text(value, indent))
 

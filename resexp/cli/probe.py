@@ -25,12 +25,12 @@ def _command(name: str, what: str) -> None:
         target: Targets, initial: Initial = False, settings: Settings = None, as_json: AsJson = False,
         results: Results = RESULTS,
     ) -> None:  # fmt: skip
+        from resexp.config.study import load_run
+        from resexp.evaluation.evaluator import Stopped
         from resexp.probes import PROBES
         from resexp.probing import targets
-        from resexp.signals import Stop
-        from resexp.study import load_run
-        from resexp.training.evaluate import Stopped
         from resexp.training.probing import probe
+        from resexp.utils.interrupts import Stop
 
         chosen = targets(target, initial=initial, settings=settings or [], results=results, say=_say)
         stop, table, records = Stop().install(), Table("run", "step", name, "time"), []
@@ -68,7 +68,7 @@ for _name, _what in {
 def ensemble(target: Runs, as_json: AsJson = False) -> None:
     """Test error of the mean logits of any set of finished runs, beside that of each."""
     from resexp.display import percent
-    from resexp.ensemble import ensemble as average
+    from resexp.evaluation.ensemble import ensemble as average
     from resexp.probing import finished_runs
 
     found = average(finished_runs(target))
@@ -94,7 +94,7 @@ def ten_crop(
     By default, crops of the training size from images that are padded as in training; without padding, 7/8 of the
     image, as the paper's 224 of 256.
     """
-    from resexp.training.views import TenCrop
+    from resexp.evaluation.views import TenCrop
 
     _views(target, as_json, TenCrop.name, TenCrop(crop) if crop is not None else None)
 
@@ -106,7 +106,7 @@ def multi_scale(
     as_json: AsJson = False,
 ) -> None:
     """Test error of finished runs over several sizes of each image."""
-    from resexp.training.views import MultiScale
+    from resexp.evaluation.views import MultiScale
 
     try:
         named = tuple(int(side) for side in sides.split(",")) if sides else None
@@ -116,12 +116,12 @@ def multi_scale(
 
 
 def _views(names: list[str], as_json: bool, mode: str, asked: Any) -> None:
+    from resexp.config.study import load_run
     from resexp.data import open_dataset
+    from resexp.evaluation.tta import evaluate_run
+    from resexp.evaluation.views import usual
     from resexp.probing import finished_runs
-    from resexp.study import load_run
     from resexp.training.probing import write_record
-    from resexp.training.viewing import evaluate_run
-    from resexp.training.views import usual
 
     runs = finished_runs(names)
     if not runs:
@@ -160,7 +160,7 @@ def identity(
     """
     from resexp.display import make_display, percent
     from resexp.probing import PARTS, finished_runs, hand_on
-    from resexp.signals import EXIT_FAILED, Stop
+    from resexp.utils.interrupts import EXIT_FAILED, Stop
 
     stop, donors = Stop().install(), finished_runs(runs)
     if not donors:

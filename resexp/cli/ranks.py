@@ -12,7 +12,7 @@ import typer
 
 from resexp.cli.options import err
 from resexp.errors import UserError
-from resexp.signals import EXIT_FAILED, EXIT_SIGNAL, EXIT_USAGE, Interrupted, Stop
+from resexp.utils.interrupts import EXIT_FAILED, EXIT_SIGNAL, EXIT_USAGE, Interrupted, Stop
 
 if TYPE_CHECKING:
     from resexp.distributed import Ranks
@@ -28,7 +28,7 @@ def leading(stop: Stop) -> Iterator[Ranks | None]:
         yield None
         return
     from resexp.distributed import joined
-    from resexp.training.follow import follow
+    from resexp.training.followers import follow
 
     stop.install()
     with joined(stop) as ranks:

@@ -23,12 +23,12 @@ from resexp.cli.options import (
 )
 from resexp.cli.ranks import leading
 from resexp.errors import UserError
-from resexp.signals import EXIT_FAILED, Stop
+from resexp.utils.interrupts import EXIT_FAILED, Stop
 
 if TYPE_CHECKING:
+    from resexp.config.study import Cell
     from resexp.distributed import Ranks
-    from resexp.store import Run
-    from resexp.study import Cell
+    from resexp.runs.store import Run
     from resexp.sweep import Outcome
 
 
@@ -73,8 +73,8 @@ def _chosen(
     results: Path,
 ) -> list[tuple[Run, float]]:
     """The runs to train, each with its cost; none where they were only to be shown."""
-    from resexp.store import Run
-    from resexp.study import is_study, load
+    from resexp.config.study import is_study, load
+    from resexp.runs.store import Run
 
     if bool(run_dirs) == (config is not None):
         raise UserError("train: give either a run folder or --config FILE")
@@ -178,8 +178,8 @@ def sweep(
 
     Without --config, the embedded quickstart: ten classes of drawn shapes, a few minutes on two cores.
     """
+    from resexp.config.study import SHIPPED, load, only_labels
     from resexp.display import make_display
-    from resexp.study import SHIPPED, load, only_labels
 
     if named and config:
         raise UserError("sweep: the study is named twice; name it once")
@@ -233,7 +233,7 @@ def _tell(outcome: Outcome, stop: Stop) -> None:
 
 def _show_cells(study: str, cells: list[Cell], results: Path) -> None:
     from resexp.data import source
-    from resexp.store import Run
+    from resexp.runs.store import Run
 
     table = Table(
         "net", "seed", "steps", "state", "folder", title=f"{study}: {counted(len(cells), 'run')}", title_justify="left"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from resexp.errors import UserError
-from resexp.outside import read_file, recognised
+from resexp.utils.untrusted import read_file, recognised
 
 MAX_BYTES = 1 << 27
 """Of one file, packed or not."""

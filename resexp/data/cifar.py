@@ -17,8 +17,8 @@ from resexp.data.images import ImageSet
 from resexp.data.layout import few
 from resexp.data.pixels import Pixels
 from resexp.errors import UserError, visible
-from resexp.outside import read_file, recognised
-from resexp.paths import expanded
+from resexp.utils.paths import expanded
+from resexp.utils.untrusted import read_file, recognised
 
 ARCHIVE = "cifar-10-python.tar.gz"
 SIZE = 170_498_071

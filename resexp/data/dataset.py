@@ -22,11 +22,11 @@ from resexp.data.imagenet import ImageNet, open_imagenet
 from resexp.data.images import ImageSet
 from resexp.data.pixels import Pixels
 from resexp.errors import UserError
-from resexp.files import locked, naming, write_atomic
-from resexp.outside import Count, Record, read_record
-from resexp.paths import expanded
-from resexp.records import Findings
-from resexp.signals import at_once
+from resexp.runs.records import Findings
+from resexp.utils.files import locked, naming, write_atomic
+from resexp.utils.interrupts import at_once
+from resexp.utils.paths import expanded
+from resexp.utils.untrusted import Count, Record, read_record
 
 
 class _Meta(Record):

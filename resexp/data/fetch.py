@@ -10,7 +10,7 @@ from pathlib import Path
 
 from resexp.data import cifar
 from resexp.errors import UserError
-from resexp.files import locked, naming
+from resexp.utils.files import locked, naming
 
 TIMEOUT_S = 30
 _CHUNK = 1 << 18

@@ -19,9 +19,9 @@ from resexp.data.images import Digests, ImageSet, digests, resized
 from resexp.data.layout import Entry, Layout, few, find_layout
 from resexp.data.pixels import Pixels, Unreadable, read_image
 from resexp.errors import UserError, visible
-from resexp.files import write_atomic
-from resexp.machine import cores, memory
-from resexp.outside import Count, Record, read_record
+from resexp.utils.files import write_atomic
+from resexp.utils.machine import cores, memory
+from resexp.utils.untrusted import Count, Record, read_record
 
 MAX_IMAGES = 2_000_000
 

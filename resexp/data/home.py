@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from resexp.paths import expanded
+from resexp.utils.paths import expanded
 
 
 def data_home() -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from resexp.outside import recognised
+from resexp.utils.untrusted import recognised
 
 Pixels = NDArray[np.uint8]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from resexp.store import Run
+from resexp.runs.store import Run
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from resexp.config import ExecutorConfig
 from resexp.executors import schedule
 from resexp.executors.engine import End, Event, Handle, Job
-from resexp.machine import cores
-from resexp.signals import STOPPING
-from resexp.store import Run
-from resexp.temporary import mark_sockets
+from resexp.runs.store import Run
+from resexp.utils.interrupts import STOPPING
+from resexp.utils.machine import cores
+from resexp.utils.temporary import mark_sockets
 
 if TYPE_CHECKING:
     import torch

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from resexp import claim
 from resexp.config import ExecutorConfig
 from resexp.errors import UserError
 from resexp.executors.engine import End, Engine, Event, Handle, Job
-from resexp.signals import Stop
-from resexp.store import Run
+from resexp.runs import lease
+from resexp.runs.store import Run
+from resexp.utils.interrupts import Stop
 
 
 @dataclass(eq=False)
@@ -163,7 +163,7 @@ class Loop:
         for folder, (run, beat, seen) in live.running.items():
             if now < seen + self._config.heartbeat_timeout / 10:
                 continue  # no need to look
-            if (latest := claim.last_beat(folder)) != beat:
+            if (latest := lease.last_beat(folder)) != beat:
                 live.running[folder] = (run, latest, now)
             elif now >= seen + self._config.heartbeat_timeout:
                 self._say(f"{run.name}: no sign of life for {now - seen:.0f} s; its job is killed")

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from resexp.signals import EXIT_SIGNAL
-from resexp.store import Run
+from resexp.runs.store import Run
+from resexp.utils.interrupts import EXIT_SIGNAL
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission

@@ -19,9 +19,9 @@ from resexp.errors import UserError
 from resexp.executors import schedule
 from resexp.executors.engine import End, Event, Handle, Job
 from resexp.executors.worker import Told, train
-from resexp.machine import cores
-from resexp.signals import Stop
-from resexp.store import Run
+from resexp.runs.store import Run
+from resexp.utils.interrupts import Stop
+from resexp.utils.machine import cores
 
 try:
     import ray

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Sequence
 
 from resexp.executors.engine import Job
-from resexp.store import Run
+from resexp.runs.store import Run
 
 SPEEDUP = 0.6
 """One run on t cores is taken to be t**SPEEDUP times as fast (of two cores 1.2 to 1.9 times were measured)."""

@@ -20,15 +20,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from resexp import claim
 from resexp.config import ExecutorConfig
 from resexp.errors import UserError
 from resexp.executors import schedule
 from resexp.executors.engine import End, Event, Handle, Job
 from resexp.executors.node import Training
-from resexp.records import Submission
-from resexp.signals import EXIT_USAGE
-from resexp.store import Run
+from resexp.runs import lease
+from resexp.runs.records import Submission
+from resexp.runs.store import Run
+from resexp.utils.interrupts import EXIT_USAGE
 
 if TYPE_CHECKING:
     import submitit
@@ -100,7 +100,7 @@ class Slurm:
         """Submit them as one array. Raises UserError where Slurm refuses it."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        before = {run.folder: claim.newest(run.folder) for job in jobs for run in job.runs}
+        before = {run.folder: lease.newest(run.folder) for job in jobs for run in job.runs}
         logs = jobs[0].runs[0].folder.absolute().parents[1] / ".slurm"
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises
@@ -196,7 +196,7 @@ class _Submitted:
         if state.waits:
             return events
         for run, submission in list(self._left.items()):
-            if run not in self._begun and claim.newest(run.folder) > submission.attempt:
+            if run not in self._begun and lease.newest(run.folder) > submission.attempt:
                 self._begun.add(run)
                 events.append(Event("began", run))
             if (state.left or run in self._begun) and _has_ended(run, submission.attempt):
@@ -242,7 +242,7 @@ def _has_ended(run: Run, attempt: int) -> bool:
     """Whether it is finished or diverged, or an attempt after this one has failed: one that is alive may not have said
     yet that it goes on."""
     state = run.status().state
-    failed = state == "failed" and claim.newest(run.folder) > attempt and not run.is_held()
+    failed = state == "failed" and lease.newest(run.folder) > attempt and not run.is_held()
     return failed or state in ("finished", "diverged")
 
 

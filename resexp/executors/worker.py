@@ -14,13 +14,13 @@ from collections import deque
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 
-from resexp.claim import SILENT_S
 from resexp.executors.engine import Job, Kind
-from resexp.records import Status
-from resexp.signals import Stop
-from resexp.store import Run
-from resexp.training.pack import Pack
+from resexp.runs.lease import SILENT_S
+from resexp.runs.records import Status
+from resexp.runs.store import Run
+from resexp.training.concurrent_runs import Pack
 from resexp.training.train import DeviceFailed
+from resexp.utils.interrupts import Stop
 
 ORPHAN_S = 2 * SILENT_S
 """How long a run may be held by the worker of an earlier attempt, seconds: of one on another machine only its silence

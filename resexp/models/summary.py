@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 
 from resexp.config import ModelConfig
+from resexp.layer_table import Layer
 from resexp.models.trace import trace
-from resexp.outline import Layer
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
+from resexp.layer_table import Kind, Layer
 from resexp.models import build_model
 from resexp.models.blocks import Block
-from resexp.outline import Kind, Layer
 
 
 def trace(config: ModelConfig, height: int, width: int, classes: int) -> tuple[Layer, ...]:

@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resexp.errors import UserError
-from resexp.files import write_all
 from resexp.report import page
 from resexp.report.deviations import deviations, markdown
+from resexp.report.formatting import MOST
 from resexp.report.plots import Plot, controls_plot, curves_plot, depth_plot
 from resexp.report.probes import inside
-from resexp.report.spread import spread
 from resexp.report.stats import RunRecord
 from resexp.report.summary import Summary, summarise
-from resexp.report.words import MOST
-from resexp.store import StudyFolder
+from resexp.runs.store import StudyFolder
+from resexp.utils.files import write_all
+from resexp.utils.parallel import spread
 
 __all__ = ["build_report"]
 

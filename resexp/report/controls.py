@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from resexp.report.estimates import CONFIDENCE, Difference, Term, contrast
 from resexp.report.families import Family, recipe
-from resexp.report.words import listed
+from resexp.report.formatting import listed
 
 QUANTITIES = {
     "degradation": "deepest plain net minus shallowest",

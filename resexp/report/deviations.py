@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from resexp.paper import Departure, Reading
+from resexp.report.formatting import listed
 from resexp.report.stats import Net
-from resexp.report.words import listed
 
 EntryT = TypeVar("EntryT", bound=Hashable)
 

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
 
-from resexp.outline import Layer, Part, fold, unfold
+from resexp.layer_table import Layer, Part, fold, unfold
 from resexp.report.plots import INK, styled
 
 BOX, HEIGHT = 1.55, 0.21

@@ -14,10 +14,10 @@ from resexp.errors import visible
 from resexp.report.controls import sentences
 from resexp.report.deviations import deviations
 from resexp.report.estimates import Estimate
+from resexp.report.formatting import MOST, NOTHING, filled, listed
 from resexp.report.probes import Section
 from resexp.report.stats import METRICS
 from resexp.report.summary import SEEDS, Summary
-from resexp.report.words import MOST, NOTHING, filled, listed
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("resexp.report", "."),

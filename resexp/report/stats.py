@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from resexp import paper
 from resexp.config import RunConfig
+from resexp.config.study import load_run
 from resexp.errors import UserError
-from resexp.records import ERRORS, Manifest, Status, running_error
 from resexp.report.estimates import Estimate
-from resexp.store import Run
-from resexp.study import load_run
+from resexp.runs.records import ERRORS, Manifest, Status, running_error
+from resexp.runs.store import Run
 
 METRICS = {
     "running": "training error, running",

@@ -11,10 +11,10 @@ from typing import Any
 from resexp.errors import UserError
 from resexp.report.controls import Control, controls, varied
 from resexp.report.families import families, named
-from resexp.report.spread import spread
 from resexp.report.stats import Net, RunRecord, read
 from resexp.report.verdict import Verdict, judge
-from resexp.store import Run, StudyFolder
+from resexp.runs.store import Run, StudyFolder
+from resexp.utils.parallel import spread
 
 SEEDS = 10
 """Runs of a net in its training curve; more would change it by less than its line is wide."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from resexp.report.estimates import Difference, Estimate, Rise, Trend, contrast, difference, rise, trend
 from resexp.report.families import Family, differences
-from resexp.report.words import MOST, listed
+from resexp.report.formatting import MOST, listed
 
 PAPER_MARGIN = 1.0
 """Points that a rise may have at the paper's recipe and count as none, where the study does not say."""

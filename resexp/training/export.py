@@ -11,12 +11,12 @@ from torch import Tensor
 
 from resexp.config import ModelConfig
 from resexp.config.depths import IMAGENET
+from resexp.config.study import load_run
 from resexp.errors import UserError
-from resexp.files import write_atomic
 from resexp.models.resnet import to_torchvision
-from resexp.store import Run
-from resexp.study import load_run
-from resexp.training.checkpoint import final_weights
+from resexp.runs.checkpoint import final_weights
+from resexp.runs.store import Run
+from resexp.utils.files import write_atomic
 
 Names = Literal["resexp", "torchvision"]
 """Whose names the parameters and buffers get."""

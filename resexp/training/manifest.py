@@ -15,8 +15,8 @@ import torch
 import resexp
 from resexp.config import RunConfig
 from resexp.data import Dataset, ImageNet
-from resexp.records import Attempt, DataRecord
-from resexp.training.hardware import Hardware
+from resexp.device.hardware import Hardware
+from resexp.runs.records import Attempt, DataRecord
 
 
 def new_attempt(hardware: Hardware, from_step: int) -> Attempt:

@@ -13,21 +13,21 @@ import torch
 
 import resexp
 from resexp.config import RunConfig
+from resexp.config.study import load_run
 from resexp.data import Dataset, ImageNet, open_dataset
+from resexp.data.input import open_feed
+from resexp.device.concurrent import Work, finish
+from resexp.device.hardware import Hardware, choose_device, tune_process
 from resexp.errors import UserError
-from resexp.files import write_alone
+from resexp.evaluation.evaluator import Stopped
 from resexp.models import build_model
 from resexp.probes import PROBES, Probing, Subject
-from resexp.records import json_text
-from resexp.store import Run
-from resexp.study import load_run
-from resexp.training import checkpoint
-from resexp.training.evaluate import Stopped
-from resexp.training.feed import open_feed
-from resexp.training.handed import hand_down
-from resexp.training.hardware import Hardware, choose_device, tune_process
+from resexp.runs import checkpoint
+from resexp.runs.records import json_text
+from resexp.runs.store import Run
 from resexp.training.trainer import Trainer
-from resexp.training.work import Work, finish
+from resexp.training.warm_start import hand_down
+from resexp.utils.files import write_alone
 
 
 def subject_of(trainer: Trainer) -> Subject:

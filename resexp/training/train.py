@@ -8,15 +8,15 @@ from collections.abc import Callable
 
 import torch
 
-from resexp.claim import Superseded
+from resexp.device.concurrent import Work, finish
+from resexp.device.hardware import give_back
 from resexp.distributed import ALONE, Ranks, lost
 from resexp.errors import UserError
-from resexp.records import Status
-from resexp.signals import Interrupted
-from resexp.store import Run
-from resexp.training.hardware import give_back
-from resexp.training.session import Session
-from resexp.training.work import Work, finish
+from resexp.runs.lease import Superseded
+from resexp.runs.records import Status
+from resexp.runs.store import Run
+from resexp.training.attempt import Session
+from resexp.utils.interrupts import Interrupted
 
 _OUT_OF_MEMORY = ("CUDA error: out of memory", "ALLOC_FAILED", "unable to find an engine")
 """How CUDA, cuBLAS and cuDNN say so, where PyTorch does not."""

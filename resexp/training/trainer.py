@@ -13,17 +13,17 @@ from torch.nn import functional as F
 
 from resexp.config import RunConfig
 from resexp.data import Dataset, ImageNet
+from resexp.data.input import open_feed
 from resexp.data.loader import plan_epoch
+from resexp.device.concurrent import Pace, Work
+from resexp.device.cuda_graph import Replayed, compile_blocks
+from resexp.device.hardware import Hardware
 from resexp.errors import UserError
+from resexp.evaluation.evaluator import EVAL_BATCH, Evaluation, Evaluator
 from resexp.models import build_model
 from resexp.models.layers import BN_MOMENTUM, BatchNorm, Dropout, across
-from resexp.training.checkpoint import fits, into
-from resexp.training.evaluate import EVAL_BATCH, Evaluation, Evaluator
-from resexp.training.feed import open_feed
-from resexp.training.graph import Replayed, compile_blocks
-from resexp.training.hardware import Hardware
+from resexp.runs.checkpoint import fits, into
 from resexp.training.optim import Schedule, make_optimizer
-from resexp.training.work import Pace, Work
 
 MEMORY = 4096
 """Steps whose losses the device keeps until they are read."""

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from resexp.bench.contestants import Case, Loop, ours
 from resexp.bench.turns import in_turns
 from resexp.config import RunConfig, ShapesData
+from resexp.device.hardware import choose
 from resexp.training import trainer as trainer_module
-from resexp.training.hardware import choose
 
 CONFIG = RunConfig(data=ShapesData(source="shapes", train_images=50_000, test_images=100, size=32))
 

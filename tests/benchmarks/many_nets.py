@@ -22,8 +22,8 @@ from resexp.bench.contestants import Case, Loop, ours, waiting
 from resexp.bench.turns import in_turns
 from resexp.config import RunConfig
 from resexp.data import open_dataset
+from resexp.device.hardware import tune_process
 from resexp.models import build_model
-from resexp.training.hardware import tune_process
 
 
 class Stacked:

@@ -22,16 +22,16 @@ import torch
 from rich.console import Console
 
 from resexp.config import ExecutorConfig
+from resexp.config.study import load
 from resexp.display import Lines
 from resexp.executors import schedule
 from resexp.executors.engine import End, Event, Handle, Job
-from resexp.machine import cores
-from resexp.records import Status
-from resexp.signals import Stop
-from resexp.store import Run
-from resexp.study import load
+from resexp.runs.records import Status
+from resexp.runs.store import Run
 from resexp.sweep import Outcome, plan, train_all
 from resexp.training.train import train
+from resexp.utils.interrupts import Stop
+from resexp.utils.machine import cores
 from tests.conftest import TINY, command
 from tests.many import finish_study, write_study, write_yaml
 

@@ -8,8 +8,8 @@ import signal
 import subprocess
 from pathlib import Path
 
-from resexp.files import is_locked
-from resexp.store import Run
+from resexp.runs.store import Run
+from resexp.utils.files import is_locked
 from tests.conftest import command
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from resexp.claim import claimed, newest
 from resexp.errors import UserError
+from resexp.runs.lease import claimed, newest
 from tests.faults.operations import frozen_at, in_a_process, operations_of, thaw
 
 Survived = Callable[..., None]

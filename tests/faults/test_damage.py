@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from resexp.claim import SILENT_S
 from resexp.errors import UserError
-from resexp.files import write_atomic
-from resexp.store import Run
+from resexp.runs.lease import SILENT_S
+from resexp.runs.store import Run
 from resexp.training.train import train
+from resexp.utils.files import write_atomic
 from tests.conftest import wait_until
 from tests.faults.processes import Sweep
 from tests.faults.test_every_operation import assert_nothing_lost, make

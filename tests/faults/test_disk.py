@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from resexp.store import Run
+from resexp.runs.store import Run
 from resexp.training.train import train
 from tests.conftest import command, fill, wait_until
 from tests.faults.processes import Sweep

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from resexp.config import ProbesConfig
-from resexp.store import Run
+from resexp.runs.store import Run
 from resexp.training.train import train
 from tests.faults.operations import frozen_at, in_a_process, killed_at, operations_of, thaw
 from tests.test_training import after, assert_same, tiny

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from resexp.store import Run
-from resexp.study import load
+from resexp.config.study import load
+from resexp.runs.store import Run
 from resexp.sweep import plan
 from tests.conftest import TINY
 from tests.faults.processes import Sweep, descendants, kill

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from resexp.config.study import load
 from resexp.data import open_dataset
-from resexp.study import load
 from resexp.sweep import create
 from tests.faults.operations import in_a_process, killed_at, operations_of
 from tests.test_training import tiny

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from resexp.files import write_all
-from resexp.records import Plan
 from resexp.report import build_report
-from resexp.store import StudyFolder
+from resexp.runs.records import Plan
+from resexp.runs.store import StudyFolder
+from resexp.utils.files import write_all
 from tests.conftest import fill
 from tests.faults.operations import in_a_process, killed_at, operations_of
 from tests.test_report import write_run

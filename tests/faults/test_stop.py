@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from resexp.signals import Stop
-from resexp.store import Run
-from resexp.training import checkpoint, session
+from resexp.runs import checkpoint
+from resexp.runs.store import Run
+from resexp.training import attempt
 from resexp.training.train import train
 from resexp.training.trainer import Trainer
+from resexp.utils.interrupts import Stop
 from tests.conftest import command, wait_until
 from tests.faults.operations import in_a_process
 from tests.faults.processes import Sweep, descendants, kill
@@ -77,7 +78,7 @@ PHASES: dict[str, tuple[Any, str, str]] = {
     "the evaluation of the validation images": (Trainer, "evaluate", "val"),
     "the test": (Trainer, "evaluate", "test"),
     "BN's new averages": (Trainer, "recompute_bn", ""),
-    "a probe": (session, "keep", ""),
+    "a probe": (attempt, "keep", ""),
     "a save": (checkpoint, "save", ""),
 }
 """What begins each of them, and with which argument."""

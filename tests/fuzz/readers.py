@@ -18,23 +18,22 @@ import numpy as np
 import torch
 from PIL import Image
 
-from resexp import logits
 from resexp.config import RunConfig, ShapesData
+from resexp.config.study import SHIPPED, load, load_run
 from resexp.data import folder, open_dataset
 from resexp.data.dataset import _read_meta
 from resexp.data.pixels import Unreadable, read_image
+from resexp.device.hardware import choose
 from resexp.display import duration, percent, speed
 from resexp.errors import UserError
-from resexp.records import Plan, PlannedRun
 from resexp.report import draw, page
 from resexp.report.plots import Plot
 from resexp.report.probes import inside
 from resexp.report.stats import read as read_run
 from resexp.report.summary import summarise
-from resexp.store import Run, StudyFolder
-from resexp.study import SHIPPED, load, load_run
-from resexp.training import checkpoint
-from resexp.training.hardware import choose
+from resexp.runs import checkpoint, logits
+from resexp.runs.records import Plan, PlannedRun
+from resexp.runs.store import Run, StudyFolder
 from resexp.training.trainer import Trainer
 from tests.fuzz import mutations
 from tests.test_probe_report import gradients

@@ -18,10 +18,10 @@ from torch.utils._pytree import tree_leaves
 
 from resexp.config import RunConfig
 from resexp.data import open_dataset
+from resexp.device.concurrent import finish
+from resexp.device.hardware import Hardware
 from resexp.models.summary import summarise
-from resexp.training.hardware import Hardware
 from resexp.training.trainer import Trainer
-from resexp.training.work import finish
 
 SHEETS = {
     "H100": {"bf16_tflops": 989.0, "fp32_tflops": 67.0, "tbytes": 3.35},

@@ -20,18 +20,18 @@ import torch
 from resexp.config import RunConfig
 from resexp.data import open_dataset
 from resexp.data.imagenet.example import make_example
-from resexp.logits import read
-from resexp.records import Status
-from resexp.store import Run
-from resexp.training.checkpoint import final_weights
-from resexp.training.graph import CALLS_BEFORE_CAPTURE
-from resexp.training.hardware import choose, with_stream
-from resexp.training.pack import Pack, _need
+from resexp.device.concurrent import finish, on_stream
+from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE
+from resexp.device.hardware import choose, with_stream
+from resexp.evaluation.tta import evaluate_run
+from resexp.evaluation.views import SingleView
+from resexp.runs.checkpoint import final_weights
+from resexp.runs.logits import read
+from resexp.runs.records import Status
+from resexp.runs.store import Run
+from resexp.training.concurrent_runs import Pack, _need
 from resexp.training.train import OutOfMemory, train
 from resexp.training.trainer import Trainer
-from resexp.training.viewing import evaluate_run
-from resexp.training.views import SingleView
-from resexp.training.work import finish, on_stream
 
 DEVICE = os.environ.get("RESEXP_TEST_DEVICE", "cuda")
 SIZE = 32 if DEVICE == "cuda" else 16
@@ -178,8 +178,8 @@ def test_what_can_not_be_captured_goes_on_eagerly() -> None:
 UNCAPTURABLE = """
 import torch
 from resexp.config import TrainConfig
-from resexp.training.graph import CALLS_BEFORE_CAPTURE, Replayed
-from resexp.training.hardware import choose, with_stream
+from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE, Replayed
+from resexp.device.hardware import choose, with_stream
 
 hardware = with_stream(choose(TrainConfig(device="cuda")))
 said = []

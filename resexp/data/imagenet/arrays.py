@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resexp.files import write_atomic
+from resexp.utils.files import write_atomic
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -19,9 +19,9 @@ from resexp.data.imagenet.prepared import Prepared, open_prepared
 from resexp.data.imagenet.tree import Part, Tree, open_tree
 from resexp.data.pixels import Pixels
 from resexp.errors import UserError, visible
-from resexp.outside import read_file
-from resexp.paths import expanded
-from resexp.records import Findings
+from resexp.runs.records import Findings
+from resexp.utils.paths import expanded
+from resexp.utils.untrusted import read_file
 
 IMAGES = {"train": 1_281_167, "val": 50_000}
 """Of ImageNet's 1,000 classes (ILSVRC 2012)."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from resexp.data.layout import TABLE as TINY
 from resexp.data.layout import read_table
 from resexp.errors import UserError
-from resexp.outside import read_file
+from resexp.utils.untrusted import read_file
 
 TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 DEVKITS = ("ILSVRC2012_devkit_t12/data", "devkit")

@@ -25,7 +25,7 @@ from resexp.data.imagenet.views import resize
 from resexp.data.images import digests
 from resexp.data.layout import few
 from resexp.errors import UserError
-from resexp.files import locked, naming, write_atomic
+from resexp.utils.files import locked, naming, write_atomic
 
 ResultT = TypeVar("ResultT")
 

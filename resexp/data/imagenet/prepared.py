@@ -13,7 +13,7 @@ from resexp.data.imagenet.arrays import read_arrays
 from resexp.data.imagenet.decode import Unreadable
 from resexp.data.imagenet.tree import PARTS, Part, Tree
 from resexp.errors import UserError
-from resexp.outside import Count, Record, read_record
+from resexp.utils.untrusted import Count, Record, read_record
 
 DATA, INDEX, META = "images.bin", "index.npz", "meta.json"
 VERSION = 2

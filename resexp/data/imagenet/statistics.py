@@ -20,8 +20,8 @@ from resexp.data.imagenet.dataset import ImageNet
 from resexp.data.imagenet.loader import Loader, Want
 from resexp.data.imagenet.views import centre
 from resexp.errors import UserError
-from resexp.files import locked
-from resexp.machine import cores
+from resexp.utils.files import locked
+from resexp.utils.machine import cores
 
 IMAGES = 10_000
 """Training images that are looked at, drawn evenly."""

@@ -18,13 +18,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from resexp.config.study import hint
 from resexp.data.imagenet.arrays import read_arrays, write_arrays
 from resexp.data.imagenet.labels import label_files, val_wnids
 from resexp.data.layout import TEST, TRAIN, few, is_hidden, left_out_line, suffix
 from resexp.errors import UserError, visible
-from resexp.files import locked
-from resexp.records import json_text
-from resexp.study import hint
+from resexp.runs.records import json_text
+from resexp.utils.files import locked
 
 Part = Literal["train", "val"]
 PARTS: tuple[Part, Part] = ("train", "val")

@@ -15,7 +15,7 @@ from resexp.report.probes.responses import responses
 from resexp.report.probes.signals import signals
 from resexp.report.probes.views import views
 from resexp.report.summary import Summary
-from resexp.store import StudyFolder
+from resexp.runs.store import StudyFolder
 
 __all__ = ["SECTIONS", "Section", "inside"]
 

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from resexp import paper
-from resexp.ensemble import Ensemble, alone, joined
 from resexp.errors import UserError
+from resexp.evaluation.ensemble import Ensemble, alone, joined
 from resexp.report.plots import MARKERS, PALETTE, Plot, styled
 from resexp.report.probes.material import Material, Section
-from resexp.report.spread import spread
 from resexp.report.stats import RunRecord
-from resexp.store import Run
+from resexp.runs.store import Run
+from resexp.utils.parallel import spread
 
 _TABLE5 = (
     "The paper's ensemble of six nets of different depth, two of them of 152 layers, has a top-5 error "

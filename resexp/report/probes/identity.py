@@ -7,12 +7,12 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from resexp.errors import UserError
-from resexp.outside import MAX_RECORD, parse_json, read_file
 from resexp.report.estimates import Estimate, difference
+from resexp.report.formatting import NOTHING, listed
 from resexp.report.plots import INK, PALETTE, Plot, curve, styled
 from resexp.report.probes.material import Material, Part, Record, Section
 from resexp.report.stats import RunRecord
-from resexp.report.words import NOTHING, listed
+from resexp.utils.untrusted import MAX_RECORD, parse_json, read_file
 
 PARTS = ("trained_on", "continued", "fresh")
 """What is trained for each donor, in the order of the table."""

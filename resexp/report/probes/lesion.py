@@ -6,10 +6,10 @@ import statistics
 
 from pydantic import Field
 
+from resexp.report.formatting import listed
 from resexp.report.plots import Plot, styled
 from resexp.report.probes.material import MAX_LAYERS, Found, Material, Moments, Part, Record, Section
 from resexp.report.probes.panels import panels, places, seeds
-from resexp.report.words import listed
 
 FEW_LEFT = 20
 """Points up to guessing: a net that has fewer left is named as one that has little to lose."""

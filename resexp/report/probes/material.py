@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, WrapValidator
 
 from resexp.errors import UserError
+from resexp.report.formatting import listed
 from resexp.report.plots import FEW, Plot
 from resexp.report.stats import RunRecord
-from resexp.report.words import listed
 
 Number = Annotated[float, WrapValidator(lambda value, finite: float("nan") if value is None else finite(value))]
 """What a probe found; JSON's null where it was not a number."""

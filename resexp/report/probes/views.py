@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from resexp import paper
 from resexp.report.estimates import Estimate
+from resexp.report.formatting import NOTHING, filled, listed
 from resexp.report.probes.material import Found, Material, Record, Section
 from resexp.report.probes.panels import span
-from resexp.report.words import NOTHING, filled, listed
 
 MODES = ("ten-crop", "multi-scale")
 

@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resexp.config import RunConfig
+from resexp.config.study import load_run
 from resexp.data import Dataset, ImageNet, open_dataset
+from resexp.data.imagenet.streaming import Streamed
+from resexp.data.input import Feed, open_feed
 from resexp.data.loader import normalise
+from resexp.device.concurrent import Work, finish
+from resexp.device.hardware import choose, tune_process
 from resexp.errors import UserError
-from resexp.logits import FEW_CLASSES
+from resexp.evaluation.evaluator import EVAL_BATCH, rank_of
+from resexp.evaluation.views import Mode, MultiScale, SingleView
 from resexp.models import build_model
-from resexp.store import Run
-from resexp.study import load_run
-from resexp.training import checkpoint
-from resexp.training.evaluate import EVAL_BATCH, rank_of
-from resexp.training.feed import Feed, open_feed
-from resexp.training.hardware import choose, tune_process
-from resexp.training.stream import Streamed
-from resexp.training.views import Mode, MultiScale, SingleView
-from resexp.training.work import Work, finish
+from resexp.runs import checkpoint
+from resexp.runs.logits import FEW_CLASSES
+from resexp.runs.store import Run
 
 
 class Viewed(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Required
 from pydantic import ConfigDict, Field, TypeAdapter, field_validator
 from typing_extensions import TypedDict  # pydantic can't use that of typing before Python 3.12
 
-from resexp.outside import Count, Record
+from resexp.utils.untrusted import Count, Record
 
 State = Literal["pending", "queued", "running", "interrupted", "finished", "diverged", "failed"]
 """`queued` is never written: only the cluster knows."""

@@ -10,13 +10,13 @@ import torch
 
 from resexp.config import RunConfig
 from resexp.data import open_dataset
+from resexp.device.concurrent import Work, finish, on_stream
+from resexp.device.hardware import choose, tune_process, with_stream
 from resexp.distributed import Torchrun, lost
 from resexp.errors import UserError
-from resexp.signals import Stop
-from resexp.training.evaluate import Stopped
-from resexp.training.hardware import choose, tune_process, with_stream
+from resexp.evaluation.evaluator import Stopped
 from resexp.training.trainer import Trainer
-from resexp.training.work import Work, finish, on_stream
+from resexp.utils.interrupts import Stop
 
 
 def assemble(trainer: Trainer) -> None:

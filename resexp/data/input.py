@@ -12,9 +12,9 @@ from torch import Tensor
 
 from resexp.config import ImageNetData, RunConfig
 from resexp.data import Dataset, ImageNet
+from resexp.data.imagenet.streaming import Streamed
 from resexp.data.loader import Batches, augment, pixel_mean
-from resexp.training.hardware import Hardware
-from resexp.training.stream import Streamed
+from resexp.device.hardware import Hardware
 
 
 class Feed(Protocol):

@@ -19,15 +19,14 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from resexp import yamlfile
-from resexp.config import SECTIONS, SOURCES, RunConfig, Section, Study
+from resexp.config import SECTIONS, SOURCES, RunConfig, Section, Study, yaml_file
 from resexp.config.renamed import RENAMED
+from resexp.config.yaml_file import Document, KeyPath
 from resexp.errors import UserError
-from resexp.outside import read_file, refuse_links
-from resexp.paths import expanded
-from resexp.yamlfile import Document, KeyPath
+from resexp.utils.paths import expanded
+from resexp.utils.untrusted import read_file, refuse_links
 
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parents[1]
 SHIPPED = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
 """The studies that come with the package: inside a wheel, beside the package in a checkout."""
 
@@ -80,10 +79,10 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
     Raises UserError with one line for every mistake in the file, in every cell of its grid.
     """
     path = find(name)
-    own = yamlfile.read(path, find)
+    own = yaml_file.read(path, find)
     if not own.data:
         raise UserError(f"{path}: empty; a study names at least one key, such as model: {{kind: plain, depth: 20}}")
-    document = yamlfile.merge(own, yamlfile.overrides(settings or []))
+    document = yaml_file.merge(own, yaml_file.overrides(settings or []))
     document.data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("._-") or "study")
     errors: dict[str, None] = {}
     try:
@@ -141,14 +140,14 @@ _SEEDED = re.compile(r"(.*\n)seed: (0|[1-9][0-9]{0,17})\n", re.DOTALL)
 def _read_config(path: Path) -> RunConfig:
     # The seeds of a net differ in the last line, and YAML takes more time than all else that is read of a run.
     with contextlib.suppress(UserError, OSError, UnicodeDecodeError):  # what is wrong is said below
-        if seeded := _SEEDED.fullmatch(read_file(path, yamlfile.MAX_BYTES).decode()):
+        if seeded := _SEEDED.fullmatch(read_file(path, yaml_file.MAX_BYTES).decode()):
             return _of_first_seed(seeded[1]).model_copy(update={"seed": int(seeded[2])})
-    return validated(RunConfig, yamlfile.read(path))
+    return validated(RunConfig, yaml_file.read(path))
 
 
 @functools.lru_cache
 def _of_first_seed(text: str) -> RunConfig:
-    return validated(RunConfig, yamlfile.parse(f"{text}seed: 0\n", ""))
+    return validated(RunConfig, yaml_file.parse(f"{text}seed: 0\n", ""))
 
 
 def only_labels(cells: list[Cell], chosen: list[str]) -> list[Cell]:
@@ -183,7 +182,7 @@ def _expand(study: Study, document: Document) -> Iterator[tuple[dict[str, Any], 
             cell = Document(base, dict(document.places))
             for key, value in choice.items():
                 at = ("grid", index, key) if grid_is_list else ("grid", key)
-                cell = yamlfile.merge(cell, _nested(key, value, document.place(at)))
+                cell = yaml_file.merge(cell, _nested(key, value, document.place(at)))
             for seed in study.seeds:
                 seeded = Document({**cell.data, "seed": seed}, cell.places)
                 yield choice, seeded
@@ -191,7 +190,7 @@ def _expand(study: Study, document: Document) -> Iterator[tuple[dict[str, Any], 
 
 def _nested(key: str, value: Any, place: str) -> Document:
     path = tuple(key.split("."))
-    if len(path) > yamlfile.MAX_NESTING:
+    if len(path) > yaml_file.MAX_NESTING:
         raise UserError(f"{place}: grid: {key}: no key has so many parts")
     data: Any = value
     for name in reversed(path):
@@ -240,7 +239,7 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
     path = (loc[0], *loc[2:]) if tag else loc
     section = SECTIONS.get(str(loc[-2])) if len(loc) > 1 else model
     got, context = error["input"], error.get("ctx", {})
-    if error["type"] == "extra_forbidden" and (name := RENAMED.get(yamlfile.dotted(path))):
+    if error["type"] == "extra_forbidden" and (name := RENAMED.get(yaml_file.dotted(path))):
         says = f"was renamed; write {name}"
     elif error["type"] == "extra_forbidden":
         allowed = list((section or Section).model_fields)
@@ -269,8 +268,8 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
     several = isinstance(got, list) or (isinstance(got, str) and "," in got)
     if several and error["type"] in _SINGLE and path[0] in ("data", "model", "train"):
         values = ", ".join(map(str, got)) if isinstance(got, list) else got
-        says += f"; for a net of each, put it into the grid: --set 'grid={{{yamlfile.dotted(path)}: [{values}]}}'"
-    return f"{document.place(path)}: {yamlfile.dotted(path)}: {says}"
+        says += f"; for a net of each, put it into the grid: --set 'grid={{{yaml_file.dotted(path)}: [{values}]}}'"
+    return f"{document.place(path)}: {yaml_file.dotted(path)}: {says}"
 
 
 _PATTERNS = {

@@ -18,8 +18,8 @@ from resexp.data.imagenet.statistics import statistics
 from resexp.data.imagenet.tree import Part
 from resexp.data.imagenet.views import centre
 from resexp.data.loader import normalise
-from resexp.machine import cores
-from resexp.training.hardware import Hardware
+from resexp.device.hardware import Hardware
+from resexp.utils.machine import cores
 
 AHEAD = 4
 """Batches that are decoded, or being decoded, while another is trained on."""

@@ -8,11 +8,10 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from resexp import yamlfile
-from resexp.config import FolderData, ImageNetData, ModelConfig, RunConfig, Section, ShapesData
+from resexp.config import FolderData, ImageNetData, ModelConfig, RunConfig, Section, ShapesData, yaml_file
+from resexp.config.study import hint, load, validated
+from resexp.config.yaml_file import Document
 from resexp.errors import UserError
-from resexp.study import hint, load, validated
-from resexp.yamlfile import Document
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def named(name: str, settings: list[str], size: int | None = None) -> Net:
         if field in model:
             raise UserError(f"{name}: {model[field]} and {word} are both its {field}; keep one")
         model[field] = word
-    document = yamlfile.merge(Document({"model": model}, {(): name, ("model",): name}), yamlfile.overrides(settings))
+    document = yaml_file.merge(Document({"model": model}, {(): name, ("model",): name}), yaml_file.overrides(settings))
     config = validated(_Named, document).model
     large = config.variant == "imagenet"
     return _checked(Net(config, size or (224 if large else 32), 1000 if large else 10))

@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from resexp.errors import UserError, visible
-from resexp.outside import read_file
-from resexp.paths import expanded
+from resexp.utils.paths import expanded
+from resexp.utils.untrusted import read_file
 
 KeyPath = tuple[str | int, ...]
 

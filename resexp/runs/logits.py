@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resexp.errors import UserError
-from resexp.outside import read_file
+from resexp.utils.untrusted import read_file
 
 FEW_CLASSES = 10
 """With no more classes, the five likeliest say little."""

@@ -7,9 +7,9 @@ import os
 from typing import Any
 
 from resexp.errors import UserError
-from resexp.files import naming, sync_folder
-from resexp.records import json_text
-from resexp.store import Run
+from resexp.runs.records import json_text
+from resexp.runs.store import Run
+from resexp.utils.files import naming, sync_folder
 
 
 class Metrics:

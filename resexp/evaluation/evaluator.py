@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resexp.data.input import Feed
 from resexp.data.loader import normalise
-from resexp.logits import FEW_CLASSES
-from resexp.training.feed import Feed
-from resexp.training.graph import Replayed
-from resexp.training.hardware import Hardware
-from resexp.training.work import Pace, Work
+from resexp.device.concurrent import Pace, Work
+from resexp.device.cuda_graph import Replayed
+from resexp.device.hardware import Hardware
+from resexp.runs.logits import FEW_CLASSES
 
 EVAL_BATCH = 500
 NO_CLASS = -100

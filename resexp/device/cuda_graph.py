@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from resexp.device.hardware import Hardware
 from resexp.models.blocks import Block
-from resexp.training.hardware import Hardware
 
 CALLS_BEFORE_CAPTURE = 3
 """cuDNN picks its kernels and the optimiser makes its buffers in the first calls; a graph holds neither."""

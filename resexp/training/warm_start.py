@@ -8,14 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from resexp.config import RunConfig
+from resexp.config.study import load_run
 from resexp.errors import UserError
 from resexp.models import ResNet, build_model
-from resexp.paths import expanded
 from resexp.probes import Subject
 from resexp.probes.identity import compare, deepen, why_not
-from resexp.store import Run
-from resexp.study import load_run
-from resexp.training import checkpoint
+from resexp.runs import checkpoint
+from resexp.runs.store import Run
+from resexp.utils.paths import expanded
 
 
 def check(start: Run, deep: RunConfig) -> RunConfig:

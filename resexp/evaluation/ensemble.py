@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from resexp import logits
 from resexp.errors import UserError
-from resexp.logits import Logits
-from resexp.store import Run
+from resexp.runs import logits
+from resexp.runs.logits import Logits
+from resexp.runs.store import Run
 
 
 @dataclass(frozen=True)

@@ -11,25 +11,26 @@ from typing import Any
 
 import torch
 
+from resexp.config.study import load_run
 from resexp.data import open_dataset
+from resexp.device.concurrent import Work, on_stream
+from resexp.device.hardware import choose, tune_process, with_stream
 from resexp.distributed import Ranks
 from resexp.errors import UserError
-from resexp.logits import Logits
+from resexp.evaluation.evaluator import Stopped
+from resexp.evaluation.tta import UnderTest, compare
+from resexp.evaluation.views import usual
 from resexp.probes import PROBES
-from resexp.records import Manifest, State, Status, running_error
-from resexp.store import Run
-from resexp.study import load_run
-from resexp.training import checkpoint, manifest
-from resexp.training.evaluate import Stopped
-from resexp.training.follow import assemble
-from resexp.training.handed import hand_down
-from resexp.training.hardware import choose, tune_process, with_stream
-from resexp.training.metrics import Metrics
+from resexp.runs import checkpoint
+from resexp.runs.logits import Logits
+from resexp.runs.metrics import Metrics
+from resexp.runs.records import Manifest, State, Status, running_error
+from resexp.runs.store import Run
+from resexp.training import manifest
+from resexp.training.followers import assemble
 from resexp.training.probing import copy_of, keep, subject_of, write_record
 from resexp.training.trainer import Trainer
-from resexp.training.viewing import UnderTest, compare
-from resexp.training.views import usual
-from resexp.training.work import Work, on_stream
+from resexp.training.warm_start import hand_down
 
 LOOK_S = 1.0
 """Between two looks at what the device has recorded, seconds."""

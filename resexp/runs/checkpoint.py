@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from resexp.errors import UserError
-from resexp.outside import read_file
-from resexp.store import Run
+from resexp.runs.store import Run
+from resexp.utils.untrusted import read_file
 
 _KIND = b"resexp checkpoint "
 _MAGIC = _KIND + b"2 sha256 "

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from resexp.training.hardware import Hardware, use_threads
+from resexp.device.hardware import Hardware, use_threads
 
 AHEAD = 16
 """Steps that are queued at once; twice as many at most wait on the device, so that a stop is not late."""

@@ -23,8 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from resexp.errors import UserError
-from resexp.files import write_atomic
-from resexp.outside import read_file, refuse_links
+from resexp.utils.files import write_atomic
+from resexp.utils.untrusted import read_file, refuse_links
 
 BEAT_S = 1.0
 """Between two signs of life, seconds."""

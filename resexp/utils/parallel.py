@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
-from resexp.machine import cores
-from resexp.temporary import mark_sockets
+from resexp.utils.machine import cores
+from resexp.utils.temporary import mark_sockets
 
 A = TypeVar("A")
 B = TypeVar("B")

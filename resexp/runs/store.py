@@ -29,13 +29,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from resexp import yamlfile
-from resexp.claim import Claim, claimed, holder_elsewhere
-from resexp.config import RunConfig
+from resexp.config import RunConfig, yaml_file
 from resexp.errors import UserError
-from resexp.files import is_locked, locked, write_atomic, write_held
-from resexp.outside import MAX_LINES, MAX_METRICS, MAX_RECORD, parse_json, read_file, read_record, refuse_links
-from resexp.records import LINES, Manifest, Plan, Status, Submission
+from resexp.runs.lease import Claim, claimed, holder_elsewhere
+from resexp.runs.records import LINES, Manifest, Plan, Status, Submission
+from resexp.utils.files import is_locked, locked, write_atomic, write_held
+from resexp.utils.untrusted import MAX_LINES, MAX_METRICS, MAX_RECORD, parse_json, read_file, read_record, refuse_links
 
 
 class Run:
@@ -54,7 +53,7 @@ class Run:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         refuse_links(self.folder)
-        text = yamlfile.dump(config.model_dump(mode="json"))
+        text = yaml_file.dump(config.model_dump(mode="json"))
         if not self.config_path.exists() or self.config_path.read_text() != text:
             write_atomic(self.config_path, text)
 

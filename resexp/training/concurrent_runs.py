@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 import torch
 
+from resexp.config.study import load_run
 from resexp.data import open_dataset
+from resexp.device.concurrent import IDLE_S, Work
+from resexp.device.hardware import choose
 from resexp.errors import UserError
 from resexp.models.summary import summarise
-from resexp.records import Status
-from resexp.store import Run
-from resexp.study import load_run
-from resexp.training.hardware import choose
+from resexp.runs.records import Status
+from resexp.runs.store import Run
 from resexp.training.train import DeviceFailed, OutOfMemory, attempt
-from resexp.training.work import IDLE_S, Work
 
 SETTLING_STEPS = 64
 """Steps of each run before its speed counts: by then its kernels are chosen and its graph is captured."""

@@ -1,0 +1,1 @@
+"""Errors of a net on images: single view, several views, and ensembles of runs."""

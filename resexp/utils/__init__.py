@@ -1,0 +1,1 @@
+"""Files, folders, signals and cores: what knows nothing of nets."""
