@@ -1,6 +1,6 @@
-"""Rebuild the published pages, and what the README quotes of their records: python -m tests.published.
+"""Rebuild the published pages, what documents quote of their records, and configs/KEYS.md: python -m tests.published.
 
-A quotation in the README stands between ``<!-- quickstart: verdict -->`` and ``<!-- end -->``: the study under
+A quotation stands between ``<!-- quickstart: verdict -->`` and ``<!-- end -->``: the study under
 results/published and what of it. So every number there comes from a committed record.
 """
 
@@ -19,10 +19,12 @@ from resexp.report.probes import inside
 from resexp.report.stats import Net, read
 from resexp.report.summary import Summary, summarise
 from resexp.runs.store import StudyFolder
+from tests.keys import KEYS, keys
 
 REPOSITORY = Path(__file__).parent.parent
 PUBLISHED = REPOSITORY / "results/published"
-README = REPOSITORY / "README.md"
+DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "results/README.md"]
+"""The documents with quotations."""
 QUOTATION = re.compile(r"(<!-- ([\w-]+): ([\w' -]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -36,7 +38,7 @@ def studies() -> list[StudyFolder]:
 def summary(name: str) -> Summary:
     """The numbers of a published study."""
     if not (PUBLISHED / name / "study.json").is_file():
-        raise UserError(f"{README.name}: {name}: no such study in {PUBLISHED.relative_to(REPOSITORY)}")
+        raise UserError(f"{name}: no such study in {PUBLISHED.relative_to(REPOSITORY)}")
     return summarise(StudyFolder(PUBLISHED / name))
 
 
@@ -51,6 +53,11 @@ def verdict(name: str) -> str:
     """The verdict with its sentences."""
     found = summary(name).verdict
     return "\n".join([f"**{found.headline}**", "", *(f"- {sentence}" for sentence in found.sentences)])
+
+
+def headline(name: str) -> str:
+    """The verdict in one sentence."""
+    return summary(name).verdict.headline
 
 
 def errors(name: str) -> str:
@@ -133,6 +140,7 @@ def bench(name: str) -> str:
 
 PARTS: dict[str, Callable[[str], str]] = {
     "verdict": verdict,
+    "headline": headline,
     "errors": errors,
     "cost": cost,
     "curve": curve,
@@ -148,16 +156,18 @@ def quoted(name: str, part: str) -> str:
         return PARTS[part](name)
     if part not in sections(name):
         known = ", ".join([*PARTS, *sections(name)])
-        raise UserError(f"{README.name}: {name}: {part}: no record has it; there are {known}")
+        raise UserError(f"{name}: {part}: no record has it; there are {known}")
     return sections(name)[part]
 
 
 def filled(text: str) -> str:
-    """The README with what its quotations say today."""
+    """A document with what its quotations say today."""
     return QUOTATION.sub(lambda found: f"{found[1]}{quoted(found[2], found[3])}\n{found[5]}", text)
 
 
 if __name__ == "__main__":
     for study in studies():
         build_report(study, study.folder / "report")
-    README.write_text(filled(README.read_text()))
+    for document in DOCUMENTS:
+        document.write_text(filled(document.read_text()))
+    KEYS.write_text(keys())

@@ -20,12 +20,13 @@ ROWS = [
     {"report", "training"},
     {"executors", "display", "bench"},
     {"sweep"},
-    {"probing"},
+    {"probing", "api"},
     {"cli"},
     {"__main__"},
 ]
 
 ALLOWED_IN_FUNCTIONS = {
+    "__init__": "the library, so that `import resexp` is quick",
     "cli": "each command imports what it needs, so that --help is quick",
     "executors": "torch only in the processes that train",
 }

@@ -176,12 +176,12 @@ def test_the_report_writes_a_page_figures_and_tables(study: Callable[..., StudyF
     assert page.count("<svg") == 5
     table = pd.read_csv(folder.folder / "report/summary.csv")
     assert table.set_index("net")["running_mean"].to_dict() == pytest.approx(
-        {"plain-8": 10.0, "plain-44": 60.0, "residual-8": 10.0, "residual-44": 5.0}
+        {"plain-8": 0.1, "plain-44": 0.6, "residual-8": 0.1, "residual-44": 0.05}
     )
     # Logits of 58, 60 and 62 %, 2 degrees of freedom.
     deep = table.set_index("net").loc["plain-44"]
     assert (deep.seeds, deep.running_std, deep.running_low, deep.running_high) == pytest.approx(
-        (3, 2, 54.9532, 64.8642)
+        (3, 0.02, 0.549532, 0.648642)
     )
     assert (
         "| plain-44 | 44,000 | 3 | 60.00 ± 2.00 | [54.95, 64.86] |" in (folder.folder / "report/summary.md").read_text()

@@ -277,7 +277,7 @@ _PATTERNS = {
     "device": "auto, cpu, mps, cuda or cuda:N",
 }
 """What fields whose form is checked may hold, in words."""
-_SINGLE = ("int_type", "float_type", "bool_type", "literal_error", "string_type", "value_error")
+_SINGLE = ("int_type", "float_type", "bool_type", "literal_error", "string_type")
 """Types of mistakes where one value was expected."""
 
 

@@ -18,6 +18,7 @@ from resexp.executors.engine import End, Event, Handle, Job
 from resexp.runs.store import Run
 from resexp.utils.interrupts import STOPPING
 from resexp.utils.machine import cores
+from resexp.utils.parallel import without_main
 from resexp.utils.temporary import mark_sockets
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Local:
         resource_tracker.ensure_running()  # which the server would do, and unblock what we block for it
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         mark_sockets()
-        forkserver.ensure_running()
+        with without_main():
+            forkserver.ensure_running()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
@@ -99,7 +101,8 @@ class _Worker:
         self.job = job
         self.ears, mouth = context.Pipe(duplex=False)
         self.process: ForkServerProcess = context.Process(target=work, args=(job, mouth), name=job.runs[0].name)
-        self.process.start()
+        with without_main():
+            self.process.start()
         mouth.close()
 
     def poll(self) -> End | None:

@@ -20,6 +20,7 @@ from resexp.report.plots import Plot, controls_plot, curves_plot, depth_plot
 from resexp.report.probes import inside
 from resexp.report.stats import RunRecord
 from resexp.report.summary import Summary, summarise
+from resexp.report.table import frame
 from resexp.runs.store import StudyFolder
 from resexp.utils.files import write_all
 from resexp.utils.parallel import spread
@@ -32,7 +33,7 @@ CUT = 20
 
 
 def build_report(study: StudyFolder, to: Path) -> Summary:
-    """Write index.html, summary.csv, summary.md, deviations.md and figures/ to the folder `to`.
+    """Write index.html, summary.csv, runs.csv, summary.md, deviations.md and figures/ to the folder `to`.
 
     All are made before the first is replaced; see `files.write_all`. Raises UserError while no run has finished.
     """
@@ -46,6 +47,7 @@ def build_report(study: StudyFolder, to: Path) -> Summary:
         files |= {f"figures/{name}.{kind}": content for kind, content in made.items()}
         figures[name] = plot.inline(made["svg"])
     files["summary.csv"] = page.csv(summary)
+    files["runs.csv"] = frame([(record.run, record) for record in summary.records]).to_csv(index=False)
     files["summary.md"] = page.markdown(summary, sections, remarks)
     files["deviations.md"] = markdown(summary.name, deviations(summary.nets))
     files["index.html"] = page.html(summary, figures, sections, remarks)

@@ -81,6 +81,11 @@ class Difference:
             return Difference(-self.value)
         return Difference(-self.value, -self.high, -self.low)
 
+    def __truediv__(self, by: float) -> Difference:
+        if self.low is None or self.high is None:
+            return Difference(self.value / by)
+        return Difference(self.value / by, self.low / by, self.high / by)
+
     def __str__(self) -> str:
         points = f"{self.value:+.1f} points"
         return points if self.low is None else f"{points} [{self.low:+.1f}, {self.high:+.1f}]"
@@ -132,6 +137,9 @@ class Rise:
     """Deepest minus best, with an interval that allows for the choice of the best."""
     depths: int
     """How many there are."""
+
+    def __truediv__(self, by: float) -> Rise:
+        return replace(self, overall=self.overall / by, from_best=self.from_best / by)
 
     def under(self, margin: float) -> bool:
         """Whether the whole interval of the rise, from whichever depth, lies under a margin in points."""

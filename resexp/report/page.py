@@ -158,6 +158,6 @@ def _rows(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def csv(summary: Summary) -> str:
-    """One row a net; errors in percent."""
+    """One row per net; errors are fractions."""
     text: str = pd.DataFrame([net.to_json() for net in summary.nets]).to_csv(index=False)
     return text

@@ -46,6 +46,11 @@ _END = 4096
 _ERRORS = ("train_error", "clean_train_error", "val_error", "test_error", "best_test_error")
 
 
+def fraction(percent: float | None) -> float | None:
+    """What machines read, of what people read."""
+    return None if percent is None else percent / 100
+
+
 @dataclass(frozen=True)
 class Series:
     """An error over the steps of a run."""
@@ -101,7 +106,7 @@ class RunRecord:
         return {"running", "clean", "test"} <= self.errors.keys() and not math.isnan(self.seconds)
 
     def to_json(self) -> dict[str, Any]:
-        """The run's numbers, for scripts."""
+        """The run's numbers, for scripts: errors are fractions, by the names that metrics.jsonl has."""
         status = self.status
         return {
             "run": self.run.name,
@@ -111,7 +116,7 @@ class RunRecord:
             "step": status.step,
             "steps": self.config.train.steps,
             "message": status.message,
-            **self.errors,
+            **{_COLUMNS[metric]: error / 100 for metric, error in self.errors.items()},
         }
 
 
@@ -226,15 +231,17 @@ class Net:
         return self.runs[0].published
 
     def to_json(self) -> dict[str, Any]:
-        """The net's numbers, for scripts and summary.csv: low and high are the ends of `Estimate.interval`."""
+        """The net's numbers, for scripts and summary.csv: errors are fractions; low and high are the ends of
+        `Estimate.interval`."""
         row: dict[str, Any] = {"net": self.label, "family": self.family, "depth": self.depth}
         row |= {"parameters": self.parameters, "seeds": len(self.runs), "seconds": self.seconds}
         for metric in METRICS:
             estimate = self.errors.get(metric)
-            row[f"{metric}_mean"] = estimate.mean if estimate else None
-            row[f"{metric}_std"] = estimate.std if estimate else None
-            row[f"{metric}_low"], row[f"{metric}_high"] = (estimate and estimate.interval) or (None, None)
+            mean, std = (estimate.mean, estimate.std) if estimate else (None, None)
+            low, high = (estimate.interval if estimate else None) or (None, None)
+            found = {"mean": mean, "std": std, "low": low, "high": high}
+            row |= {f"{metric}_{name}": fraction(value) for name, value in found.items()}
         row |= {"paper_train": None, "paper_test": None, "not_comparable": "; ".join(self.differences)}
         if self.published:
-            row |= {"paper_train": self.published.train, "paper_test": self.published.test}
+            row["paper_train"], row["paper_test"] = fraction(self.published.train), fraction(self.published.test)
         return row

@@ -68,13 +68,16 @@ class Summary:
         return self.families[:DRAWN]
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers, for scripts; errors in percent."""
+        """The numbers, for scripts; errors and their differences are fractions."""
         return {
             "study": self.name,
-            "verdict": asdict(self.verdict),
+            "verdict": asdict(self.verdict.in_fractions),
             "controls": [
                 {"variant": control.variant}
-                | {name: asdict(change.difference) | {"at": change.at} for name, change in control.changes.items()}
+                | {
+                    name: asdict(change.difference / 100) | {"at": change.at}
+                    for name, change in control.changes.items()
+                }
                 for control in self.controls
             ],
             "nets": [net.to_json() for net in self.nets],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from resexp.report.estimates import Difference, Estimate, Rise, Trend, contrast, difference, rise, trend
 from resexp.report.families import Family, differences
@@ -37,6 +37,12 @@ class Verdict:
     """Whether the error rises over the depths of the plain nets; None for fewer than three depths."""
     residual_trend: Trend | None = None
     """The same for the residual nets."""
+
+    @property
+    def in_fractions(self) -> Verdict:
+        """The same with fractions in place of points, for scripts; the words stay."""
+        numbers = ("interaction", "plain", "residual", "gap", "margin")
+        return replace(self, **{name: value / 100 for name in numbers if (value := getattr(self, name)) is not None})
 
 
 def judge(

@@ -70,6 +70,19 @@ class Stop:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         return self
 
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[Stop]:
+        """Handle the signals for as long as the context lasts, in the main thread; in others, don't."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {number: signal.getsignal(number) for number in STOPPING}
+        try:
+            yield self.install()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
     def ask(self, number: int = signal.SIGTERM) -> None:
         """Ask to stop as if the signal had arrived."""
         self.signal = self.signal or number

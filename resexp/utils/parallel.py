@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from types import ModuleType
 from typing import TypeVar
 
 from resexp.utils.machine import cores
@@ -13,6 +16,17 @@ from resexp.utils.temporary import mark_sockets
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """Start processes that do not import the user's script: they need nothing of it, and it would run again in each."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def spread(function: Callable[[A], B], pieces: Sequence[A], enough: int) -> list[B]:
@@ -28,7 +42,7 @@ def spread(function: Callable[[A], B], pieces: Sequence[A], enough: int) -> list
     mark_sockets()
     gc.disable()  # it would visit millions of numbers, again and again, and find nothing: a third of a large report
     try:
-        with ProcessPoolExecutor(count, context, initializer=gc.disable) as processes:
+        with without_main(), ProcessPoolExecutor(count, context, initializer=gc.disable) as processes:
             return list(processes.map(function, pieces, chunksize=min(100, 1 + len(pieces) // (8 * count))))
     finally:
         gc.freeze()  # nor is it to visit them later

@@ -1,0 +1,115 @@
+"""resexp as a library. The names in `__all__` and their parameters are stable; all else may change.
+
+Errors of the user's making are `UserError`, with one line per mistake in `args`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+
+from resexp.config import Study
+from resexp.config import study as studies
+from resexp.config.nets import named
+from resexp.config.study import Cell
+from resexp.display import Lines
+from resexp.errors import UserError
+from resexp.models import build_model as build
+from resexp.report import build_report as write_report
+from resexp.report.table import runs_table
+from resexp.runs import store
+from resexp.runs.store import StudyFolder
+from resexp.sweep import sweep as carry_out
+from resexp.utils.interrupts import Stop
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+__all__ = ["StudyResults", "UserError", "build_model", "build_report", "load_study", "open_study", "sweep", "train"]
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """The folder of a study."""
+
+    folder: Path
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """One row per run: net, seed, state, errors (fractions in [0, 1]), `train_seconds`, and its configuration."""
+        return runs_table(StudyFolder(self.folder))
+
+
+def load_study(name: str, settings: Sequence[str] = ()) -> tuple[Study, list[Cell]]:
+    """Read a study file or a shipped study, and expand its grid into runs.
+
+    `settings` are overrides, such as ``"train.lr=0.05"``. Raises UserError with one line per mistake.
+    """
+    return studies.load(name, list(settings))
+
+
+def sweep(
+    name: str, results: str | Path = "results", settings: Sequence[str] = (), *, only: Sequence[str] = ()
+) -> StudyResults:
+    """Train what is missing of a study, as `resexp sweep` does; `only` the nets with these labels.
+
+    In the main thread, Ctrl-C saves and ends the sweep. Raises UserError where the study can't be run here, and
+    RuntimeError where runs did not finish.
+    """
+    study, cells = load_study(name, settings)
+    chosen = studies.only_labels(cells, list(only)) if only else cells
+    with Stop().listening() as stop:
+        outcome = carry_out(
+            study,
+            cells,
+            chosen,
+            Path(results),
+            retry_failed=False,
+            fail_fast=False,
+            stop=stop,
+            display=Lines(Console(quiet=True)),
+        )
+    if outcome.problems:
+        raise RuntimeError("; ".join(f"{run.name}: {problem}" for run, problem in outcome.problems))
+    if stop():
+        raise KeyboardInterrupt
+    return StudyResults(outcome.folder)
+
+
+def train(name: str, results: str | Path = "results", settings: Sequence[str] = (), *, seed: int = 0) -> StudyResults:
+    """Train the one net of a study with one seed; see `sweep`."""
+    _, cells = load_study(name, settings)
+    if len(labels := dict.fromkeys(cell.label for cell in cells)) > 1:
+        raise UserError(f"{name}: has {len(labels)} nets ({', '.join(labels)}); use sweep, with only=[...]")
+    return sweep(name, results, [*settings, f"seeds=[{seed}]"])
+
+
+def open_study(folder: str | Path) -> StudyResults:
+    """The results of a study. Raises UserError where the folder is none."""
+    return StudyResults(store.open_study(Path(folder), Path()).folder)
+
+
+def build_report(folder: str | Path, to: str | Path | None = None) -> Path:
+    """Write the report of a study folder; returns the path of its page. Raises UserError while no run has finished."""
+    study = store.open_study(Path(folder), Path())
+    target = Path(to) if to else study.folder / "report"
+    write_report(study, target)
+    return target / "index.html"
+
+
+def build_model(name: str, classes: int | None = None, *, seed: int | None = None) -> nn.Module:
+    """The net with a name such as ``residual-56-B`` or ``imagenet/plain-34``, He-initialised.
+
+    It maps float images (N, 3, H, W) to logits (N, classes); the default is 10 classes, 1000 on ImageNet. With a
+    `seed` its weights are those of a run with this seed.
+    """
+    net = named(name, [])
+    if seed is not None:
+        torch.manual_seed(seed)
+    return build(net.config, classes or net.classes)

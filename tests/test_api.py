@@ -1,0 +1,78 @@
+"""resexp as a library: what the README shows, from a script without a guard, as people write them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import resexp
+from resexp.data import open_dataset
+from resexp.device.hardware import Hardware
+from resexp.training.trainer import Trainer
+from tests.test_training import CPU, tiny
+
+Write = Callable[..., Path]
+
+SCRIPT = """
+import resexp
+print("script")
+results = resexp.sweep("tiny.yaml", only=["plain-8", "residual-8"])
+print(len(results.runs), resexp.build_report(results.folder))
+"""
+
+
+def test_a_script_without_a_guard_sweeps(write_study: Write) -> None:
+    """Workers must not run it again."""
+    write_study(grid={"model.kind": ["plain", "residual"], "model.depth": [8, 14]}, executor={"jobs": 2})
+    Path("script.py").write_text(SCRIPT)
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["script", "4 results/tiny/report/index.html"]
+    assert Path("results/tiny/report/index.html").exists()
+
+
+def test_runs_are_a_table_with_their_configuration(write_study: Write) -> None:
+    write_study(grid={"model.depth": [8, 14]}, seeds=[0, 1], executor={"jobs": 1})
+    resexp.sweep("tiny.yaml", only=["residual-8"])
+    runs = resexp.open_study("results/tiny").runs
+    assert list(runs["net"]) == ["residual-8", "residual-8", "residual-14", "residual-14"]
+    assert list(runs["state"]) == ["finished", "finished", "pending", "pending"]
+    assert list(runs["seed"]) == [0, 1, 0, 1]
+    finished = runs[runs["state"] == "finished"]
+    assert ((0 < finished["test_error"]) & (finished["test_error"] <= 1)).all()
+    assert (finished["train.lr"] == 0.1).all()
+    assert (finished["model.depth"] == 8).all()
+    resexp.build_report("results/tiny")
+    written = pd.read_csv("results/tiny/report/runs.csv")
+    assert list(written["running_train_error"].dropna()) == pytest.approx(list(finished["running_train_error"]))
+
+
+def test_train_takes_one_net(write_study: Write) -> None:
+    write_study(executor={"jobs": 1})
+    assert list(resexp.train("tiny.yaml", seed=3).runs["seed"]) == [3]
+    write_study(grid={"model.depth": [8, 14]})
+    with pytest.raises(resexp.UserError, match=r"has 2 nets \(residual-8, residual-14\); use sweep"):
+        resexp.train("tiny.yaml")
+
+
+def test_a_net_begins_as_a_run_with_its_seed_does() -> None:
+    config = tiny(model={"depth": 20, "width": 16}, train={"steps": 1})
+    trainer = Trainer(config.model_copy(update={"seed": 5}), open_dataset(config.data), Hardware(CPU, "fp32"))
+    ours = resexp.build_model("residual-20", seed=5).state_dict()
+    for name, value in trainer.model.state_dict().items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=0)
+
+
+def test_a_mistake_is_one_error() -> None:
+    with pytest.raises(resexp.UserError, match="no such file"):
+        resexp.load_study("nothing.yaml")
+    with pytest.raises(resexp.UserError, match="not the name of a net"):
+        resexp.build_model("resnet50")
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        resexp.nothing  # noqa: B018
