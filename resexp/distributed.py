@@ -24,11 +24,11 @@ from torch.nn.parallel import DistributedDataParallel
 from resexp.errors import UserError
 from resexp.utils.interrupts import Stop
 
-_PATIENCE = timedelta(days=1)
+BROADCAST_TIMEOUT = timedelta(days=1)
 """How long an order may take to come: rank 0 may be at something that it does alone, such as a probe."""
-_PARTING = timedelta(seconds=5)
+FAREWELL_TIMEOUT = timedelta(seconds=5)
 """How long the last order may take to be sent: the others may be dead, or in the middle of something else."""
-_ORDER_BYTES = 64
+COMMAND_BYTES = 64
 
 
 class Ranks:
@@ -38,34 +38,34 @@ class Ranks:
     local, local_world = 0, 1
     """Number of the process among those of its machine, and how many they are."""
 
-    def agree(self, flag: bool) -> bool:
+    def any_rank(self, flag: bool) -> bool:
         """Whether any rank says yes. A signal to stop that one of them has received, all have received then."""
         return flag
 
-    def order(self, *words: object) -> None:
+    def command(self, *words: object) -> None:
         """Rank 0 lets the others do what it does now; elsewhere, nothing."""
 
-    def sum_(self, tensor: Tensor) -> None:
+    def all_reduce(self, tensor: Tensor) -> None:
         """Add up the tensor over the ranks, in place."""
 
-    def gather(self, tensor: Tensor) -> Tensor:
+    def all_gather(self, tensor: Tensor) -> Tensor:
         """The tensor of every rank, one after the other: (...) -> (world, ...); gradients flow back to each."""
         return tensor[None]
 
-    def share(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Give the tensors the values that they have on rank 0, in place."""
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def ddp(self, model: nn.Module) -> nn.Module:
         """The net with its gradients averaged over the ranks."""
         return model
 
-    def joining(self, net: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+    def gradient_sync(self, net: nn.Module, *, last: bool) -> AbstractContextManager[None]:
         """Around a backward pass: after the `last` of a step gradients are averaged, until then each rank adds up its
         own."""
         return contextlib.nullcontext()
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
 class Torchrun(Ranks):
@@ -76,11 +76,11 @@ class Torchrun(Ranks):
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.local, self.local_world = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         self._stop = stop
-        hosts = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        hosts = dist.new_group(backend="gloo", timeout=BROADCAST_TIMEOUT)
         assert isinstance(hosts, dist.ProcessGroup)
         self._hosts = hosts
 
-    def agree(self, flag: bool) -> bool:
+    def any_rank(self, flag: bool) -> bool:
         """See Ranks."""
         said = torch.tensor([int(flag), self._stop.signal])
         dist.all_reduce(said, dist.ReduceOp.MAX, group=self._hosts)
@@ -89,51 +89,51 @@ class Torchrun(Ranks):
             self._stop.ask(signal)
         return bool(anyone)
 
-    def order(self, *words: object) -> None:
+    def command(self, *words: object) -> None:
         """See Ranks."""
         if self.rank == 0:
             self._send(words).wait()
 
-    def dismiss(self, code: int) -> None:
+    def end_others(self, code: int) -> None:
         """From rank 0: the last order, to end with this exit code; in vain where the others can't hear it."""
         with contextlib.suppress(RuntimeError):
-            self._send(("end", code)).wait(_PARTING)
+            self._send(("end", code)).wait(FAREWELL_TIMEOUT)
 
     def _send(self, words: Iterable[object]) -> dist.Work:
-        text = " ".join(map(str, words)).encode().ljust(_ORDER_BYTES)
+        text = " ".join(map(str, words)).encode().ljust(COMMAND_BYTES)
         sent = dist.broadcast(torch.frombuffer(bytearray(text), dtype=torch.uint8), 0, self._hosts, async_op=True)
         assert sent is not None
         return sent
 
-    def next_order(self) -> list[str]:
+    def next_command(self) -> list[str]:
         """On the other ranks: wait for what rank 0 does next."""
-        text = torch.zeros(_ORDER_BYTES, dtype=torch.uint8)
+        text = torch.zeros(COMMAND_BYTES, dtype=torch.uint8)
         dist.broadcast(text, 0, self._hosts)
         return text.numpy().tobytes().decode().split()
 
-    def hand_out(self, what: Any = None) -> Any:
+    def broadcast_object(self, what: Any = None) -> Any:
         """What rank 0 hands out, on every rank."""
         box = [what]
         dist.broadcast_object_list(box, 0, self._hosts)
         return box[0]
 
-    def first(self, problem: str = "") -> str:
+    def first_error(self, problem: str = "") -> str:
         """The first problem that any rank has, on every rank; empty where none has one."""
         problems: list[str] = [""] * self.world
         text = problem and f"rank {self.rank} on {os.uname().nodename}: {problem}"
         dist.all_gather_object(problems, text, self._hosts)
         return next(filter(None, problems), "")
 
-    def sum_(self, tensor: Tensor) -> None:
+    def all_reduce(self, tensor: Tensor) -> None:
         """See Ranks."""
         dist.all_reduce(tensor)
 
-    def gather(self, tensor: Tensor) -> Tensor:
+    def all_gather(self, tensor: Tensor) -> Tensor:
         """See Ranks."""
         gathered: Tensor = _Gather.apply(tensor, self)
         return gathered
 
-    def share(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """See Ranks. One message for each type of number."""
         alike = defaultdict[torch.dtype, list[Tensor]](list)
         for tensor in tensors:
@@ -144,14 +144,14 @@ class Torchrun(Ranks):
             for tensor, values in zip(group, torch.split(together, [t.numel() for t in group]), strict=True):
                 tensor.copy_(values.view_as(tensor))
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def ddp(self, model: nn.Module) -> nn.Module:
         """See Ranks. BN's averages stay each rank's own."""
         # The keyword for it has another name in each version of torch.
         names = [name for name, _ in model.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]
         return DistributedDataParallel(model)
 
-    def joining(self, net: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+    def gradient_sync(self, net: nn.Module, *, last: bool) -> AbstractContextManager[None]:
         """See Ranks."""
         assert isinstance(net, DistributedDataParallel)
         return contextlib.nullcontext() if last else net.no_sync()

@@ -1,4 +1,4 @@
-"""The one exception that is meant for the person at the keyboard."""
+"""All exceptions. The user sees `UserError` as one line per mistake; the others are caught inside of resexp."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\u
 """Control characters but tab and newline, changes of direction, and halves of characters that can't be written."""
 
 
-def visible(text: str) -> str:
+def sanitize(text: str) -> str:
     """`text` with a mark in place of every character that would command the terminal instead of being shown."""
     return _COMMANDS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-class UserError(Exception):
+class ResexpError(Exception):
+    """The base of all."""
+
+
+class UserError(ResexpError):
     """Something the user can mend. Each argument is one line: what is wrong, where, what to do instead.
 
     The command line prints the lines and exits with code 2; no traceback is shown. Whatever a line quotes, it stays
@@ -30,6 +34,38 @@ class UserError(Exception):
         return "\n".join(self.args)
 
 
+class DeviceOutOfMemoryError(UserError):
+    """The device had too little memory for the run, beside what else it held."""
+
+
+class DeviceFailedError(UserError):
+    """The device is gone, or refuses all further work of this process."""
+
+
+class RankLostError(UserError):
+    """Another process that trains the same run has ended, or can't be reached any more."""
+
+
+class LeaseLostError(UserError):
+    """Another attempt has taken the run over; nothing more can be written by this one."""
+
+
+class RunFailedError(ResexpError):
+    """A run ended in an error that is not the user's; one line, exit code 1."""
+
+
+class StopRequested(ResexpError):
+    """Raised out of an evaluation that was asked to stop; nothing of it counts."""
+
+
+class UnreadableImageError(ResexpError):
+    """An image that can't be decoded, and why."""
+
+
+class DamagedCheckpointError(ResexpError):
+    """The file is not, or no longer, what was saved."""
+
+
 def _one_line(line: str) -> str:
-    line = visible(line).replace("\n", " ")
+    line = sanitize(line).replace("\n", " ")
     return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE // 2]} [...] {line[-MAX_LINE // 3 :]}"

@@ -73,10 +73,10 @@ def finished_runs(names: list[str]) -> list[Run]:
 
 
 PARTS = ("continued", "trained_on", "fresh")
-"""What is trained for each donor of `hand_on`."""
+"""What is trained for each donor of `train_continuations`."""
 
 
-def hand_on(
+def train_continuations(
     donors: list[Run], depth: int, settings: list[str], results: Path, *, jobs: int | None, stop: Stop, display: Display
 ) -> tuple[Path, dict[str, Any] | None]:
     """Carry out the argument by construction (He et al. 2015, section 1): a study of three runs for each donor.

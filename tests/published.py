@@ -46,7 +46,7 @@ def summary(name: str) -> Summary:
 def sections(name: str) -> dict[str, str]:
     """What the probes of a published study found, by the title of the section."""
     found, _ = inside(StudyFolder(PUBLISHED / name), summary(name))
-    return {section.title: section.says for section in found}
+    return {section.title: section.headline for section in found}
 
 
 def verdict(name: str) -> str:

@@ -45,7 +45,7 @@ def test_runs_are_a_table_with_their_configuration(write_study: Write) -> None:
     assert list(runs["state"]) == ["finished", "finished", "pending", "pending"]
     assert list(runs["seed"]) == [0, 1, 0, 1]
     finished = runs[runs["state"] == "finished"]
-    assert ((0 < finished["test_error"]) & (finished["test_error"] <= 1)).all()
+    assert ((finished["test_error"] > 0) & (finished["test_error"] <= 1)).all()
     assert (finished["train.lr"] == 0.1).all()
     assert (finished["model.depth"] == 8).all()
     resexp.build_report("results/tiny")

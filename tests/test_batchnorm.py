@@ -13,7 +13,7 @@ from torch import Tensor
 from resexp.config import RunConfig
 from resexp.data import open_dataset
 from resexp.data.loader import normalise, pixel_mean, plan_epoch
-from resexp.device.concurrent import finish
+from resexp.device.concurrent import run_to_completion
 from resexp.device.hardware import Hardware
 from resexp.errors import UserError
 from resexp.models import build_model
@@ -30,7 +30,7 @@ STATISTICS = ("running_mean", "running_var")
 
 def trained(config: RunConfig) -> Trainer:
     trainer = Trainer(config, open_dataset(config.data), Hardware(CPU, "fp32"))
-    finish(trainer.advance(4, lambda: False))
+    run_to_completion(trainer.advance(4, lambda: False))
     return trainer
 
 
@@ -57,7 +57,7 @@ def test_the_first_layers_statistics_are_those_of_what_it_reads(count: int, size
     config = tiny(train={"batch_size": 16, "precise_bn_images": count})
     trainer = trained(config)
     before = statistics(trainer.model)
-    assert finish(trainer.recompute_bn(count, never)) == len(sizes)
+    assert run_to_completion(trainer.recompute_bn(count, never)) == len(sizes)
     read = trainer.model.conv(inputs(config, count)).detach().double().transpose(0, 1)  # (C, N, H, W)
     variances = [part.flatten(1).var(1) * size for part, size in zip(read.split(sizes, 1), sizes, strict=True)]
     assert torch.allclose(trainer.model.bn.running_mean.double(), read.flatten(1).mean(1), atol=1e-6)
@@ -72,7 +72,7 @@ def test_with_the_statistics_of_one_batch_a_net_says_of_it_what_it_says_while_tr
     config = tiny(train={"precise_bn_images": 64})
     trainer = trained(config)
     x = inputs(config, 64)
-    finish(trainer.recompute_bn(64, never))
+    run_to_completion(trainer.recompute_bn(64, never))
     with torch.no_grad():
         evaluated = trainer.model.eval()(x)
         assert torch.allclose(evaluated, trainer.model.train()(x), atol=0.02 * float(evaluated.std()))
@@ -82,14 +82,14 @@ def test_nothing_but_the_statistics_changes_and_nothing_before_is_left_in_them()
     config = tiny(train={"precise_bn_images": 150})
     trainer = trained(config)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    finish(trainer.recompute_bn(150, never))
+    run_to_completion(trainer.recompute_bn(150, never))
     once = statistics(trainer.model)
     for name, value in trainer.model.state_dict().items():
         assert name in once or torch.equal(value, before[name])
     for name, value in trainer.model.state_dict().items():
         if name in once:
             value.fill_(float("inf"))
-    finish(trainer.recompute_bn(150, never))
+    run_to_completion(trainer.recompute_bn(150, never))
     assert all(torch.equal(value, once[name]) for name, value in statistics(trainer.model).items())
     assert {module.momentum for module in trainer.model.modules() if isinstance(module, torch.nn.BatchNorm2d)} == {0.1}
 
@@ -114,8 +114,8 @@ def test_a_run_is_evaluated_with_the_recomputed_statistics(make_run: Callable[..
         tiny(data={"split": split}), open_dataset(tiny(data={"split": split}).data), Hardware(CPU, "fp32")
     )
     trainer.model.load_state_dict(ours)
-    assert finish(trainer.evaluate("train", never)).error == run.status().clean_train_error
-    assert finish(trainer.evaluate("test", never)).error == run.status().test_error
+    assert run_to_completion(trainer.evaluate("train", never)).error == run.status().clean_train_error
+    assert run_to_completion(trainer.evaluate("test", never)).error == run.status().test_error
 
 
 def test_the_best_weights_are_tested_with_statistics_of_their_own(make_run: Callable[..., Run]) -> None:

@@ -18,8 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 from resexp.config import RunConfig
 from resexp.data import open_dataset
-from resexp.device.concurrent import finish
-from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE, Replayed
+from resexp.device.concurrent import run_to_completion
+from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE, CudaGraphed
 from resexp.device.hardware import Hardware
 from resexp.evaluation.evaluator import Evaluation
 from resexp.models.layers import BatchNorm
@@ -93,15 +93,15 @@ def life(one: Trainer) -> tuple[list[Any], list[Evaluation]]:
     """Steps over a warm-up's end, milestones and an epoch's end, with evaluations between, and BN's statistics."""
     records, found = [], []
     for until in (6, 11, 16):
-        finish(one.advance(until, lambda: False))
+        run_to_completion(one.advance(until, lambda: False))
         records += one.read()
         for split in ("train", "test", "train", "test"):  # of two batches or more, so that all but the first replay
-            found.append(finish(one.evaluate(split, lambda: False)))
+            found.append(run_to_completion(one.evaluate(split, lambda: False)))
         if until == 11:
             if one.config.train.schedule == "plateau":
-                one.slow_down()
-            finish(one.recompute_bn(150, lambda: False))
-            found.append(finish(one.evaluate("train", lambda: False)))
+                one.reduce_lr()
+            run_to_completion(one.recompute_bn(150, lambda: False))
+            found.append(run_to_completion(one.evaluate("train", lambda: False)))
     return records, found
 
 
@@ -194,7 +194,7 @@ def test_an_evaluation_of_other_statistics_shows() -> None:
 
 def test_capturing_has_no_effect() -> None:
     total = torch.zeros(())
-    replayed = Replayed(lambda: total.add_(1), Hardware(CPU, "fp32", graphs=True), pytest.fail)  # type: ignore[arg-type, return-value]
+    replayed = CudaGraphed(lambda: total.add_(1), Hardware(CPU, "fp32", graphs=True), pytest.fail)  # type: ignore[arg-type, return-value]
     for call in range(1, CALLS_BEFORE_CAPTURE + 5):
         replayed()
         assert total == call

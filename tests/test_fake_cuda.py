@@ -92,7 +92,7 @@ def on_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Trainer]]
     def make(precision: str = "fp32", **sections: dict[str, Any]) -> Trainer:
         config = tiny(**sections)
         trainers.append(Trainer(config, open_dataset(config.data), Hardware(CUDA, precision)))
-        trainers[-1].feed.prepare(0)
+        trainers[-1].pipeline.prepare(0)
         trainers[-1]._update()  # the first makes what later ones have
         return trainers[-1]
 
@@ -161,7 +161,7 @@ def test_a_value_that_the_host_reads_shows(on_cuda: Callable[..., Trainer]) -> N
 @pytest.mark.parametrize("control", ["a copy from the host", "a scalar of the host", "a shape of data"])
 def test_what_crosses_shows(on_cuda: Callable[..., Trainer], control: str) -> None:
     trainer = on_cuda()
-    watch = trainer.schedule.watch
+    watch = trainer.schedule.update_warmup
 
     def crosses(error: Tensor) -> None:
         watch(error)
@@ -172,7 +172,7 @@ def test_what_crosses_shows(on_cuda: Callable[..., Trainer], control: str) -> No
         else:
             torch.nonzero(error)
 
-    trainer.schedule.watch = crosses  # type: ignore[method-assign]
+    trainer.schedule.update_warmup = crosses  # type: ignore[method-assign]
     refused = DynamicOutputShapeException if control == "a shape of data" else ()
     with Crossings() as seen, contextlib.suppress(refused):
         trainer._update()

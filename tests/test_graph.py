@@ -11,8 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from resexp.data import open_dataset
-from resexp.device.concurrent import finish
-from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE, Replayed
+from resexp.device.concurrent import run_to_completion
+from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE, CudaGraphed
 from resexp.device.hardware import Hardware
 from resexp.training.trainer import Trainer
 from tests.test_training import CPU, tiny
@@ -49,7 +49,7 @@ class Device:
 
 def test_the_first_calls_are_calls_and_then_a_graph_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(monkeypatch)
-    replayed = Replayed(device.function, GRAPHS, pytest.fail)
+    replayed = CudaGraphed(device.function, GRAPHS, pytest.fail)
     for _ in range(CALLS_BEFORE_CAPTURE + 2):
         replayed()
     assert device.log == ["call"] * CALLS_BEFORE_CAPTURE + ["capture", "replay", "replay"]
@@ -57,7 +57,7 @@ def test_the_first_calls_are_calls_and_then_a_graph_is_replayed(monkeypatch: pyt
 
 def test_without_graphs_a_function_is_only_called(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(monkeypatch)
-    replayed = Replayed(device.function, Hardware(CPU, "fp32"), pytest.fail)
+    replayed = CudaGraphed(device.function, Hardware(CPU, "fp32"), pytest.fail)
     for _ in range(10):
         replayed()
     assert device.log == ["call"] * 10
@@ -66,7 +66,7 @@ def test_without_graphs_a_function_is_only_called(monkeypatch: pytest.MonkeyPatc
 def test_what_can_not_be_captured_goes_on_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(monkeypatch, RuntimeError("CUDA error: operation not permitted\nwhen stream is capturing"))
     said: list[str] = []
-    replayed = Replayed(device.function, GRAPHS, said.append)
+    replayed = CudaGraphed(device.function, GRAPHS, said.append)
     for _ in range(CALLS_BEFORE_CAPTURE + 5):
         replayed()
     assert device.log == ["call"] * CALLS_BEFORE_CAPTURE + ["capture"] + ["call"] * 5
@@ -77,7 +77,7 @@ def test_what_can_not_be_captured_goes_on_with_one_line(monkeypatch: pytest.Monk
 
 def test_too_little_memory_to_capture_is_for_the_pack_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"))
-    replayed = Replayed(device.function, GRAPHS, pytest.fail)
+    replayed = CudaGraphed(device.function, GRAPHS, pytest.fail)
     for _ in range(CALLS_BEFORE_CAPTURE):
         replayed()
     with pytest.raises(torch.OutOfMemoryError):
@@ -106,8 +106,8 @@ def test_a_step_needs_nothing_from_the_host(precision: str, recipe: dict[str, An
     """But for the optimiser, which reads its rate on the host where it is not the fused one of a GPU."""
     config = tiny(train=recipe)
     trainer = Trainer(config, open_dataset(config.data), Hardware(CPU, precision))
-    finish(trainer.advance(2, lambda: False))
-    trainer.feed.prepare(2)
+    run_to_completion(trainer.advance(2, lambda: False))
+    trainer.pipeline.prepare(2)
     trainer.optimizer.step = lambda *_: None  # type: ignore[method-assign, assignment]
     with Spy() as spy:
         trainer._update()
@@ -121,10 +121,10 @@ def test_a_step_needs_nothing_from_the_host(precision: str, recipe: dict[str, An
 def test_records_are_read_in_one_go_and_are_those_of_every_step() -> None:
     config = tiny(train={"steps": 20})
     once, often = (Trainer(config, open_dataset(config.data), Hardware(CPU, "fp32")) for _ in range(2))
-    finish(once.advance(20, lambda: False))
+    run_to_completion(once.advance(20, lambda: False))
     records = []
     for until in (1, 2, 9, 20):
-        finish(often.advance(until, lambda: False))
+        run_to_completion(often.advance(until, lambda: False))
         records += often.read()
     assert records == once.read()
     assert len(records) == 20
@@ -138,7 +138,7 @@ def test_a_trainer_stops_before_records_would_be_lost(monkeypatch: pytest.Monkey
     seen: list[Any] = []
     reached = []
     while trainer.step < 20:
-        finish(trainer.advance(20, lambda: False))
+        run_to_completion(trainer.advance(20, lambda: False))
         reached.append(trainer.step)
         seen += trainer.read()
     assert reached == [8, 16, 20]
@@ -151,6 +151,6 @@ def test_compiled_blocks_train_as_the_others_do() -> None:
     for compiled in (False, True):
         config = tiny(train={"compile": compiled, "lr": 0.01})
         trainer = Trainer(config, open_dataset(config.data), Hardware(CPU, "fp32"))
-        finish(trainer.advance(5, lambda: False))
+        run_to_completion(trainer.advance(5, lambda: False))
         losses.append([record.loss for record in trainer.read()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -32,9 +32,9 @@ from hypothesis import strategies as st
 from resexp.config import Cifar10Data, FolderData, RunConfig, yaml_file
 from resexp.config.study import MAX_LABEL, load, load_run
 from resexp.data import archive, cifar, folder, open_dataset
-from resexp.data.pixels import Unreadable, read_image
+from resexp.data.pixels import read_image
 from resexp.display import duration, percent, speed
-from resexp.errors import MAX_LINE, UserError, visible
+from resexp.errors import MAX_LINE, UnreadableImageError, UserError, sanitize
 from resexp.report import draw, page
 from resexp.report.probes import inside
 from resexp.report.summary import summarise
@@ -78,7 +78,7 @@ def says(line: str) -> Any:
 @given(st.text(st.characters(codec=None, exclude_categories=())))
 def test_whatever_a_message_quotes_it_is_one_line_without_commands(text: str) -> None:
     (line,) = UserError(text).args
-    assert visible(line) == line == line.encode().decode()
+    assert sanitize(line) == line == line.encode().decode()
     assert "\n" not in line
 
 
@@ -180,7 +180,7 @@ def test_any_status_can_be_shown(tmp_path: Path, record: dict[str, Any]) -> None
     run.status_path.write_text(json.dumps(record))
     status = run.status()
     for word in (duration(status.eta), speed(status), percent(status.train_error), f"{status.share:.1%}"):
-        assert visible(word) == word
+        assert sanitize(word) == word
 
 
 @quick
@@ -253,13 +253,13 @@ def test_attempts_that_are_none_are_neither_waited_for_nor_followed(tmp_path: Pa
     (run.folder / ".attempt-4").write_text("a file")
     assert not run.is_held()
     (run.folder / ".attempt-9").symlink_to(tmp_path)
-    with says("a link or a pipe, in a folder of plain files"), run.claimed():
+    with says("a link or a pipe, in a folder of plain files"), run.leased():
         pass
     (run.folder / ".attempt-9").unlink()
-    with says("is being claimed by another process"), run.claimed():
+    with says("is being claimed by another process"), run.leased():
         pass
     (run.folder / ".attempt-4").unlink()
-    with run.claimed():
+    with run.leased():
         pass
     assert not (run.folder / ".attempt-3").exists()
 
@@ -534,7 +534,7 @@ def _png_that_claims(width: int, height: int) -> bytes:
     ],
 )
 def test_an_image_is_of_a_known_format_and_of_a_bounded_size(content: bytes, line: str) -> None:
-    with pytest.raises(Unreadable, match=line):
+    with pytest.raises(UnreadableImageError, match=line):
         read_image(content)
 
 

@@ -25,9 +25,9 @@ from resexp.data import ImageNet, open_dataset
 from resexp.data.imagenet.example import make_example
 from resexp.data.imagenet.loader import plan
 from resexp.data.imagenet.statistics import statistics
-from resexp.data.imagenet.streaming import Streamed
+from resexp.data.imagenet.streaming import StreamingInput
 from resexp.data.imagenet.views import crop_resize
-from resexp.device.concurrent import finish
+from resexp.device.concurrent import run_to_completion
 from resexp.device.hardware import Hardware
 from resexp.evaluation.tta import UnderTest, Viewed, streamed
 from resexp.evaluation.views import MultiScale, SingleView, TenCrop
@@ -84,18 +84,20 @@ def images_of(config: RunConfig) -> ImageNet:
 
 
 @contextlib.contextmanager
-def fed(config: RunConfig) -> Iterator[Streamed]:
-    with contextlib.closing(Streamed(config, images_of(config), Hardware(CPU, "fp32"), lambda line: None)) as feed:
-        yield feed
+def fed(config: RunConfig) -> Iterator[StreamingInput]:
+    with contextlib.closing(
+        StreamingInput(config, images_of(config), Hardware(CPU, "fp32"), lambda line: None)
+    ) as pipeline:
+        yield pipeline
 
 
 def batches(config: RunConfig, steps: range) -> list[tuple[Tensor, Tensor]]:
     """What a trainer sees that begins at the first of these steps."""
     found = []
-    with fed(config) as feed:
+    with fed(config) as pipeline:
         for step in steps:
-            feed.prepare(step)
-            x, y = feed.batch(torch.tensor([step]))
+            pipeline.prepare(step)
+            x, y = pipeline.batch(torch.tensor([step]))
             found.append((x.clone(), y.clone()))
     return found
 
@@ -323,9 +325,9 @@ def test_views_against_a_loop_over_images(tree: Path, mode: Any, by_hand: Callab
     torch.manual_seed(0)
     net: nn.Module = build_model(ModelConfig(variant="imagenet", depth=18, width=8), CLASSES).eval()
     labels = torch.from_numpy(dataset.test_labels)
-    with fed(run) as feed:
-        subject = UnderTest(net, feed.mean, contextlib.nullcontext())
-        found: Viewed = finish(streamed(subject, feed, labels, mode, batch=4))
+    with fed(run) as pipeline:
+        subject = UnderTest(net, pipeline.mean, contextlib.nullcontext())
+        found: Viewed = run_to_completion(streamed(subject, pipeline, labels, mode, batch=4))
     rows = []
     for index in range(CLASSES * VAL):
         image = np.asarray(Image.open(dataset.file("val", index)).convert("RGB")) / 255
@@ -345,10 +347,10 @@ def test_probes_and_the_clean_error_see_some_of_all_classes(tree: Path, monkeypa
     monkeypatch.setattr("resexp.data.imagenet.streaming.SAMPLE", 12)
     run = config(tree)
     few = run.model_copy(update={"data": run.data.model_copy(update={"train_eval_images": 20})})
-    with fed(few) as feed:
-        clean = feed.index("train")
-        images, labels, index = feed.sample()
-        seen = torch.cat([part for part, _ in feed.look("train", [clean])])
+    with fed(few) as pipeline:
+        clean = pipeline.eval_index("train")
+        images, labels, index = pipeline.sample()
+        seen = torch.cat([part for part, _ in pipeline.eval_batches("train", [clean])])
     assert len(clean) == 20
     assert set(images_of(few).labels("train")[clean]) == set(range(CLASSES)) == set(labels.tolist())
     assert (len(images), len(index)) == (12, 12)

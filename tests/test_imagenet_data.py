@@ -24,14 +24,14 @@ from resexp.config.study import load
 from resexp.data import data_home, open_dataset
 from resexp.data.imagenet import ImageNet, open_imagenet
 from resexp.data.imagenet import dataset as dataset_module
-from resexp.data.imagenet.decode import Unreadable, decode
+from resexp.data.imagenet.decode import decode
 from resexp.data.imagenet.example import make_example
 from resexp.data.imagenet.labels import DEVKITS, META, TABLE, TRUTH
 from resexp.data.imagenet.loader import Loader, Want, plan
 from resexp.data.imagenet.prepare import check, prepare
 from resexp.data.imagenet.statistics import statistics
 from resexp.data.imagenet.views import Box, View, centre, crop_resize
-from resexp.errors import UserError
+from resexp.errors import UnreadableImageError, UserError
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -405,7 +405,7 @@ def test_bytes_behind_a_jpegs_end_do_no_harm() -> None:
     ],
 )
 def test_what_can_not_be_decoded_is_unreadable_and_says_why(content: bytes, reason: str) -> None:
-    with pytest.raises(Unreadable, match=reason):
+    with pytest.raises(UnreadableImageError, match=reason):
         decode(content)
 
 

@@ -27,17 +27,17 @@ class Scripted:
     job: Job
     script: Script
     end: End | None = None
-    events: list[Event] = field(default_factory=list)
+    pending: list[Event] = field(default_factory=list)
     stopped: bool = False
     killed: bool = False
 
     def poll(self) -> End | None:
         if self.end is None:
-            self.script.pop(0)(self) if self.script else finish(self)
+            self.script.pop(0)(self) if self.script else run_to_completion(self)
         return self.end
 
-    def hear(self) -> list[Event]:
-        events, self.events = self.events, []
+    def events(self) -> list[Event]:
+        events, self.pending = self.pending, []
         return events
 
     def stop(self) -> None:
@@ -50,7 +50,7 @@ class Scripted:
 
 
 def begin(handle: Scripted) -> None:
-    handle.events += [Event("began", run) for run in handle.job.runs[:1]]
+    handle.pending += [Event("began", run) for run in handle.job.runs[:1]]
 
 
 def crash(handle: Scripted) -> None:
@@ -62,7 +62,7 @@ def give_up(handle: Scripted) -> None:
 
 
 def lose(handle: Scripted) -> None:
-    handle.events += [Event("lost", handle.job.runs[0], "the GPU failed")]
+    handle.pending += [Event("lost", handle.job.runs[0], "the GPU failed")]
 
 
 def work(handle: Scripted) -> None:
@@ -73,10 +73,10 @@ def leave(handle: Scripted) -> None:
     handle.end = End()
 
 
-def finish(handle: Scripted) -> None:
+def run_to_completion(handle: Scripted) -> None:
     for run in handle.job.runs:
         run.write_status(Status(state="finished"))
-        handle.events += [Event("ended", run)]
+        handle.pending += [Event("ended", run)]
     handle.end = End()
 
 
@@ -214,11 +214,11 @@ def test_a_silent_job_is_killed_and_its_run_tried_again(tmp_path: Path) -> None:
 
 
 def here(handle: Scripted) -> None:
-    handle.events += [Event("here", handle.job.runs[0])]
+    handle.pending += [Event("here", handle.job.runs[0])]
 
 
 def end_run(handle: Scripted) -> None:
-    handle.events += [Event("ended", handle.job.runs[0])]
+    handle.pending += [Event("ended", handle.job.runs[0])]
 
 
 @pytest.mark.parametrize("script", [[here], [here, begin, end_run]])

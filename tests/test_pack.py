@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from resexp.errors import DeviceFailedError, DeviceOutOfMemoryError
 from resexp.runs.records import Status
 from resexp.runs.store import Run
 from resexp.training import concurrent_runs as pack_module
-from resexp.training.concurrent_runs import Pack, PackSize
-from resexp.training.train import DeviceFailed, OutOfMemory, train
+from resexp.training.concurrent_runs import Concurrency, ConcurrentRuns
+from resexp.training.train import train
 from resexp.training.trainer import Trainer
 from tests.test_training import after, assert_same, tiny
 
@@ -29,7 +30,7 @@ class Packed:
         self.outcome: dict[str, Status | Exception] = {}
         self.side_by_side = 0
         self.said: list[str] = []
-        Pack(
+        ConcurrentRuns(
             runs,
             size=size,
             threads=1,
@@ -161,7 +162,7 @@ def test_out_of_memory_alone_is_said_and_the_run_can_go_on_later(
     runs = make(tmp_path)
     packed = Packed(runs)
     error = packed.outcome["residual-8"]
-    assert isinstance(error, OutOfMemory)
+    assert isinstance(error, DeviceOutOfMemoryError)
     assert "out of GPU memory; free some, or lower train.batch_size or model.width" in str(error)
     assert packed.states == ["finished", "interrupted", "finished"]
     assert train(runs[1]).state == "finished"
@@ -198,9 +199,9 @@ def test_what_does_not_fit_beside_the_others_waits(tmp_path: Path, monkeypatch: 
     assert packed.states == ["finished"] * 3
 
 
-def grow(steps_per_second: Callable[[int], float], runs: int = 40, seconds: int = 400) -> PackSize:
+def grow(steps_per_second: Callable[[int], float], runs: int = 40, seconds: int = 400) -> Concurrency:
     """Let a pack grow on a device that does so many steps a second, of all runs together, 16 of one run at a time."""
-    size, steps = PackSize(None), [0.0]
+    size, steps = Concurrency(None), [0.0]
     for tenth in range(10 * seconds):
         members = min(size.size, runs)
         steps += [0.0] * (members - len(steps))
@@ -218,21 +219,21 @@ def test_a_pack_doubles_for_as_long_as_the_device_does_more(fills_it: int, grows
 
 
 def test_a_pack_of_a_given_size_stays_so() -> None:
-    size = PackSize(3)
+    size = Concurrency(3)
     for now in range(100):
         size.observe([100 * now] * 3, [1.0] * 3, float(now))
     assert size.size == 3
 
 
 def test_nothing_is_concluded_while_a_run_begins() -> None:
-    size = PackSize(None)
+    size = Concurrency(None)
     for now in range(100):
         size.observe([10], [1.0], float(now))
     assert size.size == 1
 
 
 def test_a_pack_is_never_of_no_run() -> None:
-    size = PackSize(None)
+    size = Concurrency(None)
     for now in range(10):
         size.observe([1000 + 320 * now], [0.0], 100.0 * now)  # as if it did nothing
     assert size.size == 1
@@ -241,11 +242,11 @@ def test_a_pack_is_never_of_no_run() -> None:
 @pytest.mark.parametrize(
     ("error", "meant"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), OutOfMemory),
-        (torch.AcceleratorError("CUDA error: out of memory"), OutOfMemory),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), OutOfMemory),
-        (RuntimeError("FIND was unable to find an engine to execute this computation"), OutOfMemory),
-        (torch.AcceleratorError("CUDA error: device-side assert triggered"), DeviceFailed),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), DeviceOutOfMemoryError),
+        (torch.AcceleratorError("CUDA error: out of memory"), DeviceOutOfMemoryError),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), DeviceOutOfMemoryError),
+        (RuntimeError("FIND was unable to find an engine to execute this computation"), DeviceOutOfMemoryError),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), DeviceFailedError),
         (RuntimeError("shapes do not match"), RuntimeError),
         (ZeroDivisionError("division by zero"), ZeroDivisionError),
     ],

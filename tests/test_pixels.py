@@ -13,7 +13,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from resexp.data.imagenet.decode import decode
-from resexp.data.pixels import Unreadable, orientation, read_image
+from resexp.data.pixels import orientation, read_image
+from resexp.errors import UnreadableImageError
 
 GREY16 = np.array([[0, 1, 128, 129, 12_850], [32_767, 32_768, 40_000, 65_407, 65_535]], dtype=np.uint16)
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -73,7 +74,7 @@ def test_a_tiff_whose_largest_value_is_black_is_inverted() -> None:
     ],
 )
 def test_values_that_leave_open_what_is_white_are_refused(data: bytes, why: str) -> None:
-    with pytest.raises(Unreadable, match=why):
+    with pytest.raises(UnreadableImageError, match=why):
         read_image(data)
 
 
@@ -155,7 +156,7 @@ def test_of_several_frames_the_first_is_taken_and_said() -> None:
 )
 def test_what_is_no_image_is_named_without_an_address(data: bytes, what: str) -> None:
     for read in (read_image, decode):
-        with pytest.raises(Unreadable, match=what) as error:
+        with pytest.raises(UnreadableImageError, match=what) as error:
             read(data)
         assert "0x" not in f"{error.value}"
 
@@ -189,7 +190,7 @@ def test_the_work_for_one_file_is_bounded(make: Any, why: str) -> None:
     data = make()
     for read in (read_image, decode):
         began = time.process_time()
-        with pytest.raises(Unreadable, match=why):
+        with pytest.raises(UnreadableImageError, match=why):
             read(data)
         assert time.process_time() - began < 2
 

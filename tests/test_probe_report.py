@@ -83,7 +83,7 @@ def test_gradients_times_weights_at_both_moments_before_the_classifier(folder: S
     sections, remarks = shown(folder)
     assert remarks == []
     section = sections["Gradients"]
-    assert section.says == (
+    assert section.headline == (
         "|g| |w| at the first layer over that at the last before the classifier is at initialisation 1,000 (100 to "
         "1.0e4; 1.47 a layer) in plain-20, 0.50 (0.89 a layer) in residual-8; trained 15 (1.16 a layer) in plain-20. "
         "The largest |w| of a layer is at initialisation 1.0 in plain-20, 1.0 in residual-8; trained 300 in plain-20 "
@@ -142,7 +142,7 @@ def test_signals_at_both_moments(folder: StudyFolder) -> None:
         layers = [{"layer": f"layer{n}", "mean": 0.0, "variance": v} for n, v in enumerate(variances)]
         put(folder, "plain-20", seed, "signals", step, layers=layers, blocks=[])
     section = shown(folder)[0]["Signals"]
-    assert section.says == (
+    assert section.headline == (
         "The largest variance of a layer's output is at initialisation 1.0 in plain-20; trained 1.0e7 (1.4e6 to 7.5e7) "
         "in plain-20 (1 to 2 seeds)."
     )
@@ -160,7 +160,7 @@ def test_responses_beside_fig_7_which_nets_of_another_recipe_are_not_comparable_
         layers = [{"layer": "conv", "std": std, "channel_std": std}, {"layer": "next", "std": 3 * std}]
         put(folder, label, 0, "responses", END, layers=layers, mean_std=2 * std)
     section = shown(folder)[0]["Layer responses"]
-    assert section.says == (
+    assert section.headline == (
         "The standard deviation's mean over layers, trained: plain-8 1.00, plain-20 4.00 (paper: 1.82, not comparable)."
     )
     assert lines_of(section, "probe-responses", (0, 1)) == [[1.5, 0.5], [6, 2]]
@@ -171,7 +171,7 @@ def test_branches_at_both_ends_of_the_axis(folder: StudyFolder) -> None:
         blocks = [{"block": f"stages.{n}.0", "ratio": ratio} for n, ratio in enumerate(ratios)]
         put(folder, label, 0, "branches", END, blocks=blocks)
     section = shown(folder)[0]["Residual branches"]
-    assert section.says == (
+    assert section.headline == (
         "The median over blocks of |F(x)| / |x| is 0.7 at depth 8, nan at depth 20 in residual nets, trained."
     )
     assert lines_of(section, "probe-branches")[1] == [
@@ -198,7 +198,7 @@ def test_lesions_at_all_depths_beside_what_is_left_up_to_guessing(folder: StudyF
     put(folder, "plain-20", 1, "lesion", END, intact=0.8, without=without(blocks, {}), swapped=swapped)
     put(folder, "residual-8", 0, "lesion", END, intact=0.1, without=without({"0.0": 0.12}, {"1.0": 0.8}), swapped=[])
     section = shown(folder)[0]["Nets without one of their blocks"]
-    assert section.says == (
+    assert section.headline == (
         "Without one block that keeps its dimensions the training error rises, in the median over blocks, by 80.0 of "
         "80.0 points in plain-8, 2.0 of 80.0 points in residual-8, 7.0 of 15.0 points in plain-20. With two neighbours "
         "exchanged the training error rises, in the median over blocks, by 10.0 of 15.0 points in plain-20. Little is "
@@ -217,7 +217,7 @@ def test_the_landscape_is_counted_from_each_nets_own_loss(folder: StudyFolder) -
         loss[4] = own
         loss[:low] = 2.2
         put(folder, label, 0, "landscape", END, steps=steps, loss=loss.reshape(3, 3).tolist(), error=[])
-    assert shown(folder)[0]["The loss around the nets"].says == (
+    assert shown(folder)[0]["The loss around the nets"].headline == (
         "The loss is less than 1 nat above the net's own on this share of the grid around it, trained: 33 % for "
         "plain-20 (its own loss: 1.50), 11 % for residual-20 (its own loss: 0.50) (1 seed)."
     )
@@ -241,14 +241,14 @@ def test_ensembles_of_nets_and_of_families(folder: StudyFolder) -> None:
     keep("residual-8", 0, [0])  # alone
     sections, remarks = shown(folder)
     # A wrong net is half as sure: of two, an image is lost that both get wrong.
-    assert sections["Ensembles"].says == (
+    assert sections["Ensembles"].headline == (
         "Mean test error of the runs, and that of their ensemble: plain-8 15.0 and 5.0 % (2 runs), plain-20 15.0 and "
         "5.0 % (2 runs), all plain 15.0 and 5.0 % (4 runs)."
     )
     assert remarks == []
     run_of(folder, "plain-8", 1).logits_path.write_bytes(b"PK")
     sections, remarks = shown(folder)
-    assert "all plain" not in sections["Ensembles"].says
+    assert "all plain" not in sections["Ensembles"].headline
     assert [remark.split("(")[0].rpartition("/")[2] for remark in remarks] == ["logits.npz: damaged "]
 
 
@@ -287,7 +287,7 @@ def test_nets_that_were_handed_their_weights_beside_others_of_the_same_budget(st
     sections, remarks = shown(folder)
     assert remarks == []
     section = sections[IDENTITY]
-    assert section.says == (
+    assert section.headline == (
         "donor seed 0, donor seed 1, donor seed 2 hand a training error of 11.0 % to plain nets of 20 layers, which "
         "begin at 12.0 % (2 predictions changed, logits at most 3e-06 apart). After 1,400 steps in all, the shallower "
         "net, trained on, is at 15.0 %, the net of 20 layers that began as the shallower one is at 12.0 %, one of 20 "
@@ -316,7 +316,7 @@ def test_unequal_budgets_are_not_set_against_each_other(folder: StudyFolder) -> 
         "fresh": member(folder, "plain-20", 1),
     }
     put_identity(folder, {"kind": "plain", "depth": 20, "shallow": "plain-8", "steps": 1000, "donors": [donor]})
-    assert shown(folder)[0][IDENTITY].says.endswith(
+    assert shown(folder)[0][IDENTITY].headline.endswith(
         "These budgets are not equal: the fresh net had 400 steps, the other 1,400."
     )
 
@@ -329,7 +329,7 @@ def test_the_first_records_say_that_their_budgets_are_not_equal(folder: StudyFol
     }
     path = put_identity(folder, record)
     sections, remarks = shown(folder)
-    assert sections[IDENTITY].says == (
+    assert sections[IDENTITY].headline == (
         "plain-8 seed 0 hands a training error of 10.0 % to plain nets of 20 layers, which begin at 10.1 % (1 "
         "prediction changed, logits at most 2e-05 apart). The net of 20 layers that began as the shallower one is at "
         "10.0 %, one of 20 layers that began at random is at 12.0 %. These budgets are not equal: the fresh net had "
@@ -341,7 +341,7 @@ def test_the_first_records_say_that_their_budgets_are_not_equal(folder: StudyFol
     assert remarks == []
     path.write_text(json.dumps({**record, "fresh": {"run": "gone/seed0", "label": "plain-20"}}))
     sections, remarks = shown(folder)
-    assert sections[IDENTITY].says.endswith("The net of 20 layers that began as the shallower one is at 10.0 %.")
+    assert sections[IDENTITY].headline.endswith("The net of 20 layers that began as the shallower one is at 10.0 %.")
     assert remarks == [f"{path}: plain-20 (gone/seed0) is no run of this study that was begun."]
     path.write_text("[]")
     sections, remarks = shown(folder)
@@ -361,7 +361,7 @@ def test_several_views_are_a_table(folder: StudyFolder) -> None:
         ["net", "single view", "ten-crop", "multi-scale"],
         [["plain-8", "33.00 ± 0.00", "31.00 ± 1.41", "–"], ["residual-8", "40.00", "–", "50.00"]],
     )
-    assert section.says == (
+    assert section.headline == (
         "Against a single view, the test error changes by -2 points with ten-crop and by 10 points with multi-scale. "
         "With multi-scale it rises in every net, because the nets know objects in the sizes of training only."
     )
@@ -388,7 +388,7 @@ def test_a_table_of_views_that_are_worse_says_why(
     for label, error in (("plain-8", 0.4), ("plain-20", 0.3), ("residual-8", 0.5)):
         put(folder, label, 0, "ten-crop", END, views=10, test_error=error, single_view_test_error=0.35, **crop)
     section = shown(folder)[0]["Several views"]
-    assert section.says == (
+    assert section.headline == (
         "Against a single view, the test error changes by -5 to 15 points with ten-crop. With ten-crop it rises in "
         f"plain-8, residual-8, because {why}."
     )
@@ -428,7 +428,7 @@ def test_steps_that_are_not_the_end_are_named_and_the_last_is_shown(folder: Stud
     for step, variance in ((100, 3.0), (200, 5.0)):
         put(folder, "plain-8", 0, "signals", step, layers=[{"layer": "conv", "variance": variance}], blocks=[])
     sections, remarks = shown(folder)
-    assert "trained 5.0 in plain-8" in sections["Signals"].says
+    assert "trained 5.0 in plain-8" in sections["Signals"].headline
     assert remarks == [f"plain-8 seed 0: signals at step 200 of {END}."]
 
 

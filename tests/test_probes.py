@@ -24,7 +24,7 @@ from resexp.config.study import load, load_run
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.layers import BatchNorm
-from resexp.probes import PROBES, Subject
+from resexp.probes import PROBES, ProbeInput
 from resexp.probes.identity import compare, deepen, why_not
 from resexp.probes.subject import Moments
 from resexp.runs.store import Run, StudyFolder
@@ -36,7 +36,7 @@ from tests.conftest import TINY
 Resexp = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def subject(images: int = 64, side: int = 8, **config: Any) -> Subject:
+def subject(images: int = 64, side: int = 8, **config: Any) -> ProbeInput:
     """A random net whose BN has statistics unlike those it began with, and random images."""
     torch.manual_seed(1)
     model_config = ModelConfig(**{"depth": 8, "width": 4, **config})
@@ -49,10 +49,10 @@ def subject(images: int = 64, side: int = 8, **config: Any) -> Subject:
             module.bias.data.normal_(std=0.2)
     pixels = torch.randint(0, 256, (images, side, side, 3), dtype=torch.uint8)
     mean = pixels.float().mean(0) / 255
-    return Subject(model_config, model, pixels, torch.randint(0, 10, (images,)), mean, np.arange(images))
+    return ProbeInput(model_config, model, pixels, torch.randint(0, 10, (images,)), mean, np.arange(images))
 
 
-def take(name: str, of: Subject) -> dict[str, Any]:
+def take(name: str, of: ProbeInput) -> dict[str, Any]:
     work = PROBES[name].take(of)
     while True:
         try:

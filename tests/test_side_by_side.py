@@ -18,7 +18,7 @@ from resexp.evaluation import tta
 from resexp.evaluation.tta import UnderTest
 from resexp.evaluation.views import usual
 from resexp.probes import PROBES
-from resexp.training.probing import copy_of
+from resexp.training.probing import snapshot
 from resexp.training.train import train
 from resexp.training.trainer import Trainer
 from tests.test_pack import Packed, make
@@ -67,7 +67,7 @@ def trainer() -> Trainer:
 
 
 WORK: dict[str, Callable[[Trainer], Generator[int, None, Any]]] = {
-    **{name: lambda trainer, probe=probe: probe.take(copy_of(trainer)) for name, probe in PROBES.items()},
+    **{name: lambda trainer, probe=probe: probe.take(snapshot(trainer)) for name, probe in PROBES.items()},
     "steps": lambda trainer: trainer.advance(5, NEVER),
     "evaluation": lambda trainer: trainer.evaluate("train", NEVER),
     "test": lambda trainer: trainer.evaluate("test", NEVER),
@@ -76,8 +76,8 @@ WORK: dict[str, Callable[[Trainer], Generator[int, None, Any]]] = {
         name: lambda trainer, name=name: tta.compare(
             trainer.config,
             trainer.dataset,
-            trainer.feed,
-            UnderTest(trainer.model, trainer.feed.mean, trainer.autocast),
+            trainer.pipeline,
+            UnderTest(trainer.model, trainer.pipeline.mean, trainer.autocast),
             usual(trainer.config, name, trainer.dataset.size),
         )
         for name in ("ten-crop", "multi-scale")

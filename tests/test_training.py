@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from resexp.config import RunConfig, TrainConfig
 from resexp.data import open_dataset
 from resexp.data.loader import Batches, augment, normalise, pixel_mean
-from resexp.device.concurrent import Work, finish
+from resexp.device.concurrent import Task, run_to_completion
 from resexp.device.hardware import Hardware, choose
 from resexp.distributed import Ranks
 from resexp.errors import UserError
@@ -101,8 +101,8 @@ def test_a_plateau_is_so_many_evaluations_without_a_new_least_error() -> None:
     schedule = Schedule(TrainConfig(schedule="plateau", patience=2, max_lr_drops=2), CPU)
     told = []
     for step, error in enumerate([0.5, 0.4, 0.4, 0.3, 0.35, 0.31, 0.32, 0.3, 0.2, 0.2, 0.2, 0.2], 1):
-        if schedule.hear(error):
-            schedule.drop(step)
+        if schedule.is_plateau(error):
+            schedule.add_milestone(step)
             told.append(step)
     assert told == [6, 8]  # and no third time
     assert [schedule.at(step, warming_up=False) for step in (5, 6, 7, 8)] == pytest.approx([0.1, 0.01, 0.01, 0.001])
@@ -188,7 +188,7 @@ def test_training_is_sgd_with_momentum_and_decay_on_the_streams_batches(make_run
             for p, v, g in zip(model.parameters(), velocity, gradients, strict=True):
                 v.mul_(0.9).add_(g + 1e-4 * p)
                 p.sub_((0.1 if step < 2 else 0.01) * v)
-    finish(trainer.advance(4, lambda: False))
+    run_to_completion(trainer.advance(4, lambda: False))
     for ours, written_out in zip(trainer.model.parameters(), model.parameters(), strict=True):
         assert torch.allclose(ours, written_out, atol=1e-6)
 
@@ -206,15 +206,15 @@ def test_a_run_can_go_on_on_another_kind_of_device() -> None:
     """Which kernels update the weights, and where the rate lies, is the device's affair and not the checkpoint's."""
     config = tiny()
     here, there = (Trainer(config, open_dataset(config.data), Hardware(CPU, "fp32")) for _ in range(2))
-    finish(there.advance(3, lambda: False))
+    run_to_completion(there.advance(3, lambda: False))
     state = copy.deepcopy(there.state())
     state["optimizer"]["param_groups"][0] |= {"fused": True, "lr": torch.tensor(7.0)}
     here.load(state)
     (group,) = here.optimizer.param_groups
     assert group["fused"] is False
     assert group["lr"] is here.schedule.rate
-    finish(here.advance(6, lambda: False))
-    finish(there.advance(6, lambda: False))
+    run_to_completion(here.advance(6, lambda: False))
+    run_to_completion(there.advance(6, lambda: False))
     assert all(map(torch.equal, here.model.parameters(), there.model.parameters()))
 
 
@@ -245,7 +245,7 @@ def test_the_test_set_is_read_once_at_the_end(make_run: Callable[..., Run], monk
     read: list[int] = []
     evaluate = Trainer.evaluate
 
-    def watched(self: Trainer, split: str, *rest: Any) -> Work[Evaluation]:
+    def watched(self: Trainer, split: str, *rest: Any) -> Task[Evaluation]:
         if split == "test":
             read.append(self.step)
         return evaluate(self, split, *rest)
@@ -296,11 +296,11 @@ def test_warm_up_ends_for_good_when_the_running_error_is_low_enough(make_run: Ca
     """At an error of 90 % the average is 0.9 + 0.1 * 0.99**n: above 0.99 at n = 10, below at n = 11."""
     schedule = Schedule(TrainConfig(warmup_lr=0.02, warmup_until_error=0.99), CPU)
     for _ in range(10):
-        schedule.watch(torch.tensor(0.9))
+        schedule.update_warmup(torch.tensor(0.9))
     assert schedule.warming_up
-    schedule.watch(torch.tensor(0.9))
+    schedule.update_warmup(torch.tensor(0.9))
     assert not schedule.warming_up
-    schedule.watch(torch.tensor(1.0))
+    schedule.update_warmup(torch.tensor(1.0))
     assert not schedule.warming_up
     run = make_run(train={"warmup_lr": 0.02, "warmup_until_error": 0.1, "log_every": 1})
     train(run)
@@ -438,7 +438,7 @@ def test_no_record_holds_nan(make_run: Callable[..., Run]) -> None:
         '{"a": null, "b": [null, 1.5], "c": {"d": [null, "NaN"]}}'
     )
     run = make_run()
-    with run.claimed() as held:
+    with run.leased() as held:
         status = held.status()
         status.train_error, status.images_per_second = bad, float("inf")
         held.write_status(status)
@@ -501,14 +501,14 @@ def test_a_checkpoint_of_another_configuration_is_refused(make_run: Callable[...
 
 @pytest.mark.parametrize("wrong", ["test", "best"])
 def test_a_stop_while_the_test_set_is_read_changes_nothing(make_run: Callable[..., Run], wrong: str) -> None:
-    """Stopped in the pass with the final weights, or in the pass with the best ones, which are other weights."""
+    """StopRequested in the pass with the final weights, or in the pass with the best ones, which are other weights."""
     sections = {"data": {"split": "holdout"}, "train": {"eval_every": 1}}
     whole, stopped = make_run("whole", **sections), make_run("stopped", **sections)
     train(whole)
     reads = []
     evaluate = Trainer.evaluate
 
-    def stopping(self: Trainer, split: str, pause: Callable[[], bool]) -> Work[Evaluation]:
+    def stopping(self: Trainer, split: str, pause: Callable[[], bool]) -> Task[Evaluation]:
         if split == "test":
             reads.append(self.step)
         asked = len(reads) == (1 if wrong == "test" else 2)

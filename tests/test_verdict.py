@@ -293,10 +293,8 @@ def plain_and_residual(plain: list[list[float]], residual: list[list[float]]) ->
         ({("residual", 8): [10, 11], ("residual", 44): [10, 11]}, "No verdict: no plain net has finished."),
     ],
 )
-def test_the_verdict(
-    study: Callable[..., StudyFolder], errors: dict[tuple[str, int], list[float]], headline: str
-) -> None:
-    assert summarise(study(errors)).verdict.headline == headline
+def test_the_verdict(study: Callable[..., StudyFolder], errors: dict[tuple[str, int], list[float]], says: str) -> None:
+    assert summarise(study(errors)).verdict.headline == says
 
 
 def test_the_margin_is_the_studys_where_it_says_one(study: Callable[..., StudyFolder]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from resexp.config import ModelConfig, RunConfig
 from resexp.data.loader import Plan, augment, normalise
-from resexp.device.concurrent import finish
+from resexp.device.concurrent import run_to_completion
 from resexp.errors import UserError
 from resexp.evaluation.tta import UnderTest, Viewed, evaluate_run, resident
 from resexp.evaluation.views import Mode, MultiScale, SingleView, TenCrop, rescaled, ten_crop, usual
@@ -32,7 +32,7 @@ make_run = test_training.make_run
 def evaluate_views(
     model: nn.Module, images: Tensor, mean: Tensor, labels: Tensor, mode: Mode, batch: int = 500
 ) -> Viewed:
-    return finish(resident(UnderTest(model, mean, contextlib.nullcontext()), images, labels, mode, batch))
+    return run_to_completion(resident(UnderTest(model, mean, contextlib.nullcontext()), images, labels, mode, batch))
 
 
 @pytest.fixture

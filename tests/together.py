@@ -48,4 +48,4 @@ if __name__ == "__main__":
             with contextlib.suppress(UserError):
                 train(Run(Path(folder)), ranks=ranks)
             Path(folder, "broadcasts").write_text(f"{made}")
-            ranks.dismiss(0)
+            ranks.end_others(0)

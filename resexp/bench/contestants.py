@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from resexp.config import ArrayData, ImageNetData, RunConfig
 from resexp.data import open_dataset
 from resexp.data.loader import pixel_mean
-from resexp.device.concurrent import IDLE_S, Work, on_stream
+from resexp.device.concurrent import POLL_S, Task, on_stream
 from resexp.device.hardware import Hardware, choose, tune_process, with_stream
 from resexp.errors import UserError
 from resexp.models import build_model
@@ -83,14 +83,14 @@ def stepping(trainers: Sequence[Trainer]) -> Loop:
             done = [_advance(work) for work in works]
             works = [work for work, steps in zip(works, done, strict=True) if steps is not None]
             if not any(done):
-                time.sleep(IDLE_S)
+                time.sleep(POLL_S)
         for trainer in trainers:
             trainer.read()
 
     return loop
 
 
-def _advance(work: Work[None]) -> int | None:
+def _advance(work: Task[None]) -> int | None:
     return next(work, None)
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from resexp.bench.contestants import Case, Loop, Sgd, import_torchvision, make_trainers, stepping, waiting
 from resexp.data import ImageNet, open_dataset
-from resexp.data.imagenet.streaming import Streamed, decoders
+from resexp.data.imagenet.streaming import StreamingInput, decoders
 from resexp.device.hardware import tune_process
 
 FEW = 16
@@ -26,13 +26,13 @@ FEW = 16
 def input_alone(case: Case, facts: dict[str, Any]) -> Loop:
     """Batches are read and brought to the device; nothing is computed."""
     tune_process(case.threads)
-    feed, steps = _feed(Streamed, case), itertools.count()
+    pipeline, steps = _pipeline(StreamingInput, case), itertools.count()
     facts |= {"decoders": _decoders(case), "computes": False}
 
     def loop(batches: int) -> None:
         for step in itertools.islice(steps, batches):
-            feed.prepare(step)
-        feed.settle()
+            pipeline.prepare(step)
+        pipeline.settle()
 
     return waiting(loop, case.hardware.device)
 
@@ -41,31 +41,31 @@ def compute_alone(case: Case, facts: dict[str, Any]) -> Loop:
     """Steps on a batch that stays on the device."""
     (trainer,) = make_trainers(case, facts)
     trainer.close()
-    trainer.feed = _feed(_Kept, case)
+    trainer.pipeline = _pipeline(_Kept, case)
     return stepping([trainer])
 
 
 def together(case: Case, facts: dict[str, Any]) -> Loop:
     """Steps as a run takes them."""
     (trainer,) = make_trainers(case, facts)
-    steps, feed = stepping([trainer]), trainer.feed
-    assert isinstance(feed, Streamed)
+    steps, pipeline = stepping([trainer]), trainer.pipeline
+    assert isinstance(pipeline, StreamingInput)
     facts["decoders"] = _decoders(case)
 
     def loop(batches: int) -> None:
         steps(batches)
-        feed.settle()
+        pipeline.settle()
 
     return loop
 
 
-class _Kept(Streamed):
+class _Kept(StreamingInput):
     """One batch, for all steps."""
 
     _read = False
 
     def prepare(self, step: int) -> None:
-        """See Feed."""
+        """See InputPipeline."""
         if not self._read:
             super().prepare(0)
             self.settle()
@@ -82,7 +82,7 @@ def _decoders(case: Case) -> int:
     return decoders(_images(case).config, case.hardware)
 
 
-def _feed(kind: type[Streamed], case: Case) -> Streamed:
+def _pipeline(kind: type[StreamingInput], case: Case) -> StreamingInput:
     return kind(case.config, _images(case), case.hardware, lambda line: None)
 
 

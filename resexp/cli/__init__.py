@@ -13,7 +13,7 @@ from rich.table import Table
 import resexp
 from resexp.cli import bench, data, describe, export, probe, train
 from resexp.cli.options import PATH, RESULTS, AsJson, Results, err, out, print_json, print_table
-from resexp.errors import UserError
+from resexp.errors import RunFailedError, UserError
 from resexp.utils.interrupts import EXIT_FAILED, EXIT_USAGE, Interrupted
 
 # Commands import what they need themselves: `--help` must not wait for torch, pydantic or matplotlib.
@@ -141,7 +141,7 @@ def main() -> NoReturn:
         for line in error.args:
             err.print(f"resexp: {line}", soft_wrap=True)
         sys.exit(EXIT_USAGE)
-    except train.Failure as failure:
+    except RunFailedError as failure:
         err.print(f"resexp: {failure}", soft_wrap=True)
         sys.exit(EXIT_FAILED)
     except OSError as error:  # a full disk, a folder that can't be written: the system's words say it best

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from resexp.cli.options import RESULTS, AsJson, Results, Settings, err, print_json, print_table
-from resexp.errors import UserError
+from resexp.errors import StopRequested, UserError
 
 app = typer.Typer(
     help="Look into nets: gradients, responses, lesions and more. The report shows what was found.",
@@ -26,7 +26,6 @@ def _command(name: str, what: str) -> None:
         results: Results = RESULTS,
     ) -> None:  # fmt: skip
         from resexp.config.study import load_run
-        from resexp.evaluation.evaluator import Stopped
         from resexp.probes import PROBES
         from resexp.probing import targets
         from resexp.training.probing import probe
@@ -42,11 +41,11 @@ def _command(name: str, what: str) -> None:
             try:
                 with err.status(f"{name}: {one.run.name} ({number} of {len(chosen)})"):  # on a terminal only
                     step = probe(one.run, name, initial=one.initial, stop=stop, say=_say)
-            except Stopped:
+            except StopRequested:
                 raise typer.Exit(stop.exit_code) from None
             record = one.run.probes(name)[step]
             records.append({"run": one.run.name, "folder": str(one.run.folder), **record})
-            table.add_row(one.run.name, f"{step:,}", PROBES[name].says(record), f"{record['seconds']:.1f} s")
+            table.add_row(one.run.name, f"{step:,}", PROBES[name].headline(record), f"{record['seconds']:.1f} s")
         _show(as_json, records, table)
 
     command.__doc__ = what
@@ -159,13 +158,15 @@ def identity(
     and a deeper one that begins at random for as many as both together; by the recipe of the runs, but for --set.
     """
     from resexp.display import make_display, percent
-    from resexp.probing import PARTS, finished_runs, hand_on
+    from resexp.probing import PARTS, finished_runs, train_continuations
     from resexp.utils.interrupts import EXIT_FAILED, Stop
 
     stop, donors = Stop().install(), finished_runs(runs)
     if not donors:
         raise UserError(f"{', '.join(runs)}: no finished run there")
-    folder, found = hand_on(donors, depth, settings or [], results, jobs=jobs, stop=stop, display=make_display(err))
+    folder, found = train_continuations(
+        donors, depth, settings or [], results, jobs=jobs, stop=stop, display=make_display(err)
+    )
     if found is None:
         err.print(f"{folder}: not finished; the same command continues, `resexp status {folder}` says more")
         raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)

@@ -43,7 +43,7 @@ def leading(stop: Stop) -> Iterator[Ranks | None]:
             code = exit_code(error)
             raise
         finally:
-            ranks.dismiss(code)
+            ranks.end_others(code)
 
 
 def exit_code(error: BaseException) -> int:

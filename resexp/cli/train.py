@@ -22,7 +22,7 @@ from resexp.cli.options import (
     print_table,
 )
 from resexp.cli.ranks import leading
-from resexp.errors import UserError
+from resexp.errors import DeviceFailedError, RunFailedError, UserError
 from resexp.utils.interrupts import EXIT_FAILED, Stop
 
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     from resexp.distributed import Ranks
     from resexp.runs.store import Run
     from resexp.sweep import Outcome
-
-
-class Failure(Exception):
-    """A run ended in an error that is not the user's; one line, exit code 1."""
 
 
 def train(
@@ -118,9 +114,8 @@ def _train_several(runs: list[Run], stop: Stop) -> None:
 
 def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_size_change: bool) -> None:
     from resexp.display import make_display
-    from resexp.distributed import ALONE
+    from resexp.distributed import SINGLE_PROCESS
     from resexp.sweep import describe
-    from resexp.training.train import DeviceFailed
     from resexp.training.train import train as train_run
 
     state = run.status().state
@@ -134,18 +129,18 @@ def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_s
             status = train_run(
                 run,
                 stop=stop,
-                hear=lambda status: display.update([run]),
+                on_status=lambda status: display.update([run]),
                 say=display.say,
-                ranks=ranks or ALONE,
+                ranks=ranks or SINGLE_PROCESS,
                 world_may_change=allow_world_size_change,
             )
             display.ended(run, describe(run))
-    except DeviceFailed as error:
-        raise Failure(f"{error}") from error
+    except DeviceFailedError as error:
+        raise RunFailedError(f"{error}") from error
     except (UserError, OSError, KeyboardInterrupt):
         raise
     except Exception as error:
-        raise Failure(f"{run.name} failed: {error} (traceback in {run.status_path})") from error
+        raise RunFailedError(f"{run.name} failed: {error} (traceback in {run.status_path})") from error
     out.print(f"{run.folder}", soft_wrap=True)
     if status.state != "finished":
         raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)

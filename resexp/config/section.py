@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from resexp.errors import visible
+from resexp.errors import sanitize
 
 
 class Section(BaseModel):
@@ -22,7 +22,7 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _can_be_shown(cls, value: Any) -> Any:
-        if isinstance(value, str) and visible(value) != value:
+        if isinstance(value, str) and sanitize(value) != value:
             raise ValueError("holds control characters")
         return value
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from resexp.errors import UserError, visible
+from resexp.errors import UserError, sanitize
 from resexp.utils.paths import expanded
 from resexp.utils.untrusted import read_file
 
@@ -225,7 +225,7 @@ def _read(path: Path, find: Callable[[str], Path], chain: tuple[Path, ...]) -> D
     base = document.data.pop("extends", None)
     if base is None:
         return document
-    if not isinstance(base, str) or visible(base) != base:
+    if not isinstance(base, str) or sanitize(base) != base:
         raise UserError(f"{document.place(('extends',))}: extends: expected the path of one YAML file, got {base!r}")
     try:
         beside = path.parent / expanded(base)

@@ -16,7 +16,7 @@ from resexp.config import Cifar10Data
 from resexp.data.images import ImageSet
 from resexp.data.layout import few
 from resexp.data.pixels import Pixels
-from resexp.errors import UserError, visible
+from resexp.errors import UserError, sanitize
 from resexp.utils.paths import expanded
 from resexp.utils.untrusted import read_file, recognised
 
@@ -96,7 +96,7 @@ def _what(path: Path, content: bytes) -> str:
         first = None
     top = first.name.split("/")[0] if first else ""
     if top and top != FOLDER:
-        return f"another archive, which holds {visible(top)}"
+        return f"another archive, which holds {sanitize(top)}"
     size = path.stat().st_size
     return f"damaged or truncated, {size:,} of {SIZE:,} bytes" if size < SIZE else f"damaged, {size:,} bytes"
 

@@ -23,7 +23,7 @@ from resexp.data.images import ImageSet
 from resexp.data.pixels import Pixels
 from resexp.errors import UserError
 from resexp.runs.records import Findings
-from resexp.utils.files import locked, naming, write_atomic
+from resexp.utils.files import locked, with_filename, write_atomic
 from resexp.utils.interrupts import at_once
 from resexp.utils.paths import expanded
 from resexp.utils.untrusted import Count, Record, read_record
@@ -210,7 +210,7 @@ def _build(cache: Path, decode: Callable[[], ImageSet], size: int | None) -> _Me
 
 
 def _save(path: Path, array: NDArray[Any]) -> None:
-    with naming(path), path.open("wb") as file:
+    with with_filename(path), path.open("wb") as file:
         # np.save itself would say of a full disk: "12345 requested and 678 written".
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(np.ascontiguousarray(array).data)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from resexp.data.images import ImageSet
 from resexp.data.layout import few
-from resexp.errors import visible
+from resexp.errors import sanitize
 
 
 class Seen(NamedTuple):
@@ -66,4 +66,4 @@ def find_duplicates(images: Iterable[Seen]) -> Duplicates:
 def _few(groups: list[list[Seen]], by: str) -> str:
     """Of each group an image and one that differs from it."""
     pairs = [(group[0], next(i for i in group if getattr(i, by) != getattr(group[0], by))) for group in groups]
-    return few([visible(f"{one.name} = {other.name}") for one, other in pairs])
+    return few([sanitize(f"{one.name} = {other.name}") for one, other in pairs])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from resexp.data import cifar
 from resexp.errors import UserError
-from resexp.utils.files import locked, naming
+from resexp.utils.files import locked, with_filename
 
 TIMEOUT_S = 30
 _CHUNK = 1 << 18
@@ -69,7 +69,7 @@ def _download(url: str, part: Path, progress: Callable[[str, int, int], None]) -
             done = 0  # this server starts over
         if (length := response.headers["Content-Length"]) != str(cifar.SIZE - done):
             raise ConnectionError(f"offers {length} bytes where {cifar.SIZE - done:,} are missing")
-        with naming(part), part.open("ab" if done else "wb") as file:
+        with with_filename(part), part.open("ab" if done else "wb") as file:
             while chunk := _read(response):
                 file.write(chunk)
                 done += len(chunk)

@@ -17,8 +17,8 @@ from resexp.data.ahead import ahead
 from resexp.data.archive import contents, members
 from resexp.data.images import Digests, ImageSet, digests, resized
 from resexp.data.layout import Entry, Layout, few, find_layout
-from resexp.data.pixels import Pixels, Unreadable, read_image
-from resexp.errors import UserError, visible
+from resexp.data.pixels import Pixels, read_image
+from resexp.errors import UnreadableImageError, UserError, sanitize
 from resexp.utils.files import write_atomic
 from resexp.utils.machine import cores, memory
 from resexp.utils.untrusted import Count, Record, read_record
@@ -104,8 +104,8 @@ def decode(path: Path, size: int | None = None) -> ImageSet:
     faults: list[str] = []
     left = memory()
     for entry, image in _decoded(path, entries, size):
-        if isinstance(image, Unreadable):
-            faults.append(visible(f"{'/'.join(entry)} ({image})"))
+        if isinstance(image, UnreadableImageError):
+            faults.append(sanitize(f"{'/'.join(entry)} ({image})"))
             continue
         found[entry] = image
         left -= image.pixels.nbytes
@@ -136,19 +136,21 @@ def check(path: Path, progress: Callable[[int, int], None]) -> list[str]:
     faults = []
     for done, (entry, image) in enumerate(_decoded(path, entries, None), 1):
         progress(done, len(entries))
-        if isinstance(image, Unreadable):
-            faults.append(visible(f"{path}: {'/'.join(entry)}: {image}"))
+        if isinstance(image, UnreadableImageError):
+            faults.append(sanitize(f"{path}: {'/'.join(entry)}: {image}"))
     return sorted(faults)
 
 
-def _decoded(path: Path, entries: dict[str, Entry], size: int | None) -> Iterator[tuple[Entry, _Image | Unreadable]]:
+def _decoded(
+    path: Path, entries: dict[str, Entry], size: int | None
+) -> Iterator[tuple[Entry, _Image | UnreadableImageError]]:
     """Every image of the set, by several threads: of large ones Pillow decodes as many at once as there are cores."""
 
-    def work(member: tuple[str, bytes]) -> tuple[Entry, _Image | Unreadable]:
+    def work(member: tuple[str, bytes]) -> tuple[Entry, _Image | UnreadableImageError]:
         entry = entries[member[0]]
         try:
             decoded = read_image(member[1])
-        except Unreadable as error:
+        except UnreadableImageError as error:
             return entry, error
         remarks = {
             "transparent pixels, whose colours are used": decoded.transparent,
@@ -166,7 +168,7 @@ def _remarks(by_name: dict[str, tuple[str, ...]]) -> list[str]:
     counts = Counter(remark for remarks in by_name.values() for remark in remarks)
     return [
         f"{count:,} image{' has' if count == 1 else 's have'} {remark}: "
-        f"{visible(few([name for name, remarks in by_name.items() if remark in remarks]))}"
+        f"{sanitize(few([name for name, remarks in by_name.items() if remark in remarks]))}"
         for remark, count in sorted(counts.items())
     ]
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from resexp.config import ImageNetData, RunConfig
 from resexp.data import Dataset, ImageNet
-from resexp.data.imagenet.streaming import Streamed
+from resexp.data.imagenet.streaming import StreamingInput
 from resexp.data.loader import Batches, augment, pixel_mean
 from resexp.device.hardware import Hardware
 
 
-class Feed(Protocol):
+class InputPipeline(Protocol):
     """The images of a run, as one of its ranks sees them; uint8 (B, H, W, 3), with labels int64 (B,)."""
 
     mean: Tensor
@@ -30,10 +30,10 @@ class Feed(Protocol):
         """This rank's part of the batch of update number `step`, an int64 tensor (1,) on the device: augmented images,
         float (B, 3, H, W) in channels_last layout, and labels. Device arithmetic with fixed shapes, for CUDA graphs."""
 
-    def index(self, split: str) -> NDArray[np.int64]:
-        """Which images the clean errors of "train", "val" and "test" are taken of; see `look`."""
+    def eval_index(self, split: str) -> NDArray[np.int64]:
+        """Which images the clean errors of "train", "val" and "test" are taken of; see `eval_batches`."""
 
-    def look(self, split: str, chunks: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def eval_batches(self, split: str, chunks: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
         """The images of `split` that each of the `chunks` of its index names, not augmented, and their labels."""
 
     def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
@@ -46,13 +46,13 @@ class Feed(Protocol):
         """No more images are asked for."""
 
 
-def open_feed(
+def open_input(
     config: RunConfig, dataset: Dataset | ImageNet, hardware: Hardware, say: Callable[[str], None] = lambda line: None
-) -> Feed:
-    """The feed of a run; `say` hears of slow work. To be closed."""
+) -> InputPipeline:
+    """The pipeline of a run; `say` hears of slow work. To be closed."""
     if isinstance(dataset, ImageNet):
-        return Streamed(config, dataset, hardware, say)
-    return Resident(config, dataset, hardware)
+        return StreamingInput(config, dataset, hardware, say)
+    return InMemoryInput(config, dataset, hardware)
 
 
 def there(array: NDArray[Any], device: torch.device) -> Tensor:
@@ -61,7 +61,7 @@ def there(array: NDArray[Any], device: torch.device) -> Tensor:
     return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here.to(device)
 
 
-class Resident:
+class InMemoryInput:
     """All training images on the device, where batches are cut out of them; see `data.loader`."""
 
     def __init__(self, config: RunConfig, dataset: Dataset, hardware: Hardware) -> None:
@@ -74,22 +74,22 @@ class Resident:
         self.batches = Batches(dataset.train_index, config.data, config.seed, batch, device, hardware.ranks)
 
     def prepare(self, step: int) -> None:
-        """See Feed."""
+        """See InputPipeline."""
         self.batches.prepare(step)
 
     def batch(self, step: Tensor) -> tuple[Tensor, Tensor]:
-        """See Feed."""
+        """See InputPipeline."""
         plan = self.batches.plan(step)
         return augment(self._images, self.mean, plan, self._pad), self._labels[plan.image]
 
-    def index(self, split: str) -> NDArray[np.int64]:
-        """See Feed."""
+    def eval_index(self, split: str) -> NDArray[np.int64]:
+        """See InputPipeline."""
         if split == "test":
             return np.arange(len(self._dataset.test()[1]))
         return self._dataset.train_index if split == "train" else self._dataset.val_index
 
-    def look(self, split: str, chunks: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """See Feed."""
+    def eval_batches(self, split: str, chunks: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """See InputPipeline."""
         device = self._images.device
         if split == "test" and self._test is None:
             images, labels = (there(array, device) for array in self._dataset.test())
@@ -99,11 +99,11 @@ class Resident:
             yield images[chosen], labels[chosen]
 
     def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
-        """See Feed."""
+        """See InputPipeline."""
         return self._images, self._labels, self._dataset.train_index
 
     def while_waiting(self, look: Callable[[], None]) -> None:
-        """See Feed."""
+        """See InputPipeline."""
 
     def close(self) -> None:
-        """See Feed."""
+        """See InputPipeline."""

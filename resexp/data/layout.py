@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from resexp.errors import UserError, visible
+from resexp.errors import UserError, sanitize
 
 SUFFIXES = frozenset({
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff",
@@ -56,7 +56,7 @@ def is_hidden(parts: Iterable[str]) -> bool:
 
 def suffix(name: str) -> str:
     """The suffix in lower case, as people are told of it."""
-    return visible(PurePosixPath(name).suffix.lower()) or "without suffix"
+    return sanitize(PurePosixPath(name).suffix.lower()) or "without suffix"
 
 
 def left_out_line(counts: dict[str, int], names: Sequence[str]) -> str:
@@ -212,7 +212,7 @@ class _Search:
                 seen.add(entries[name])
         rest = [name for of in left_out.values() for name in of[1:]]
         firsts = [of[0] for of in sorted(left_out.values(), key=len, reverse=True)]
-        return entries, {reason: len(of) for reason, of in left_out.items()}, list(map(visible, firsts + rest))
+        return entries, {reason: len(of) for reason, of in left_out.items()}, list(map(sanitize, firsts + rest))
 
     def _twice(self, entry: Entry) -> UserError:
         return UserError(f"{self.path}: holds {'/'.join(entry)} twice; keep one of them")
@@ -241,7 +241,7 @@ class _Search:
             for split, at in (("train", train), ("test", test))
         }
         for name in sorted(set.union(*classes.values())):
-            if visible(name) != name:
+            if sanitize(name) != name:
                 raise UserError(f"{self.path}: the name of the class {name!r} can't be shown; rename it")
         but = f"; {left_out_line(left_out, names)}" if left_out else ""
         for at, found in classes.items():
@@ -268,14 +268,13 @@ class _Search:
         folders = {_nfc(p[depth]) for p in self.folders if len(p) > depth and p[:depth] in splits}
         if empty := sorted(folders - {_nfc(entry[1]) for entry in entries.values()}):
             classes = f"{len(empty):,} class folder{'s' * (len(empty) > 1)}"
-            self.remarks.append(f"{classes} without images left out: {visible(few(empty))}")
+            self.remarks.append(f"{classes} without images left out: {sanitize(few(empty))}")
         inside = [entry for entry in entries.values() if "/" in entry[2]]
         if inside:
             where = sorted({"/".join(entry).rpartition("/")[0] for entry in inside})
             lie = f"{len(inside):,} image{'s lie' if len(inside) > 1 else ' lies'}"
-            self.remarks.append(
-                f"{lie} in folders inside classes, and {'are' if len(inside) > 1 else 'is'} read: {visible(few(where))}"
-            )
+            verb = "are" if len(inside) > 1 else "is"
+            self.remarks.append(f"{lie} in folders inside classes, and {verb} read: {sanitize(few(where))}")
 
 
 def _parts(name: str) -> Parts:
@@ -286,7 +285,7 @@ def _parts(name: str) -> Parts:
 def _elsewhere(parts: Parts, train: Parts) -> str:
     """Where a file lies that is in neither split."""
     inside = parts[len(train) - 1 :] if parts[: len(train) - 1] == train[:-1] else parts
-    return f"in {visible(inside[0])}/" if len(inside) > 1 else "beside the splits"
+    return f"in {sanitize(inside[0])}/" if len(inside) > 1 else "beside the splits"
 
 
 def _nfc(name: str) -> str:

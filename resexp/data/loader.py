@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resexp.config import ArrayData
-from resexp.distributed import ALONE, Ranks
+from resexp.distributed import SINGLE_PROCESS, Ranks
 
 
 class Plan(NamedTuple):
@@ -51,7 +51,7 @@ class Batches:
         seed: int,
         size: int,
         device: torch.device,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> None:
         """`index` are the images to draw from, `size` is that of a batch, of which each of the `ranks` gets a part."""
         self.index, self.config, self.seed, self.size = index, config, seed, size

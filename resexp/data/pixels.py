@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from resexp.errors import UnreadableImageError
 from resexp.utils.untrusted import recognised
 
 Pixels = NDArray[np.uint8]
@@ -32,10 +33,6 @@ _BITS, _PHOTOMETRIC = 258, 262
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is below Pillow's limit
 
 
-class Unreadable(Exception):
-    """An image that can't be decoded, and why."""
-
-
 @dataclass(frozen=True)
 class Decoded:
     """An image, and what of its file is not in its pixels."""
@@ -52,7 +49,7 @@ def read_image(data: bytes) -> Decoded:
     """The image in the bytes of a file.
 
     Pixels are turned as the EXIF orientation says. Grey values of 16 bits are divided by 257 and rounded. Raises
-    Unreadable, also where 32-bit values leave open what is white.
+    UnreadableImageError, also where 32-bit values leave open what is white.
     """
     try:
         check_work(data)
@@ -63,12 +60,12 @@ def read_image(data: bytes) -> Decoded:
             transparent = image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255
             pixels = _rgb(image)
             return Decoded(upright(pixels, _orientation(image)), bool(transparent), frames)
-    except (Unreadable, MemoryError):
+    except (UnreadableImageError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise Unreadable(recognised(data) or "not an image") from None
+        raise UnreadableImageError(recognised(data) or "not an image") from None
     except Exception as error:  # decoders raise what they like at files that were made to break them
-        raise Unreadable(" ".join(str(error).split()) or type(error).__name__) from None
+        raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
 def orientation(data: bytes) -> int:
@@ -91,15 +88,15 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def check_size(height: int, width: int) -> None:
-    """Raise Unreadable where an image has too many pixels."""
+    """Raise UnreadableImageError where an image has too many pixels."""
     if height * width > MAX_PIXELS:
-        raise Unreadable(f"{width}x{height} pixels is over the limit of {MAX_PIXELS:,}; make it smaller")
+        raise UnreadableImageError(f"{width}x{height} pixels is over the limit of {MAX_PIXELS:,}; make it smaller")
 
 
 def check_work(data: bytes) -> None:
-    """Raise Unreadable where a file is made so that it takes minutes to decode."""
+    """Raise UnreadableImageError where a file is made so that it takes minutes to decode."""
     if not len(data):
-        raise Unreadable("empty")
+        raise UnreadableImageError("empty")
     if data[:2] == b"\xff\xd8":
         _check_jpeg(data)
     elif data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -115,11 +112,11 @@ def _check_jpeg(data: bytes) -> None:
             break
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         if at > _MAX_METADATA:
-            raise Unreadable(f"over {_MAX_METADATA:,} bytes of metadata; save it without")
+            raise UnreadableImageError(f"over {_MAX_METADATA:,} bytes of metadata; save it without")
     else:
-        raise Unreadable(f"over {_MAX_SEGMENTS:,} segments of metadata; save it without")
+        raise UnreadableImageError(f"over {_MAX_SEGMENTS:,} segments of metadata; save it without")
     if data.count(b"\xff\xda", at) > _MAX_SCANS:
-        raise Unreadable(f"a progressive JPEG of over {_MAX_SCANS} scans; save it with fewer")
+        raise UnreadableImageError(f"a progressive JPEG of over {_MAX_SCANS} scans; save it with fewer")
 
 
 def _check_png(data: bytes) -> None:
@@ -128,17 +125,17 @@ def _check_png(data: bytes) -> None:
         at += 12 + int.from_bytes(data[at : at + 4], "big")
         if at >= len(data):
             return
-    raise Unreadable(f"a PNG of over {_MAX_CHUNKS:,} chunks; save it anew")
+    raise UnreadableImageError(f"a PNG of over {_MAX_CHUNKS:,} chunks; save it anew")
 
 
 def _check_ppm(data: bytes) -> None:
     header = _PPM.match(data[:4096])
     if header is None:
-        raise Unreadable("a PPM without width, height and largest value in its first 4,096 bytes")
+        raise UnreadableImageError("a PPM without width, height and largest value in its first 4,096 bytes")
     kind, white = data[:2], header[1]
     fast = kind == b"P4" or (kind in (b"P5", b"P6") and white == b"255") or (kind == b"P5" and white == b"65535")
     if not fast and len(data) > _MAX_SLOW_PPM:
-        raise Unreadable(
+        raise UnreadableImageError(
             f"a PPM of over {_MAX_SLOW_PPM:,} bytes as text or with another largest value than 255; save it as PNG"
         )
 
@@ -157,7 +154,9 @@ def _rgb(image: Image.Image) -> Pixels:
         return np.repeat((255 - grey if inverted else grey)[..., None], 3, axis=2)
     if image.mode in ("I", "F") or wide:
         what = "floating-point" if image.mode == "F" else "signed or 32-bit"
-        raise Unreadable(f"{what} values, which leave open what is white; save it with 8 or 16 bits a channel")
+        raise UnreadableImageError(
+            f"{what} values, which leave open what is white; save it with 8 or 16 bits a channel"
+        )
     if image.mode in ("La", "RGBa"):  # colours that were multiplied by their opacity
         image = image.convert(image.mode.upper())
     return np.array(image.convert("RGB"))

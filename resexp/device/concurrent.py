@@ -11,27 +11,27 @@ import torch
 
 from resexp.device.hardware import Hardware, use_threads
 
-AHEAD = 16
+STEPS_AHEAD = 16
 """Steps that are queued at once; twice as many at most wait on the device, so that a stop is not late."""
-IDLE_S = 1e-4
+POLL_S = 1e-4
 """Between two looks at a device that is busy, seconds."""
 
 ResultT = TypeVar("ResultT")
-Work = Generator[int, None, ResultT]
+Task = Generator[int, None, ResultT]
 """Work that is done piece by piece, so that several runs can take turns: yields the steps of each piece, 0 while it
 waits for the device, and returns its result."""
 
 
-class Pace:
+class HostThrottle:
     """Lets the host queue work ahead of the device, but not far."""
 
     def __init__(self, hardware: Hardware) -> None:
         self._stream = hardware.stream
-        self.stride = AHEAD if self._stream else 1
+        self.stride = STEPS_AHEAD if self._stream else 1
         """Steps to queue at once."""
         self._marks: deque[tuple[torch.cuda.Event, int]] = deque()
 
-    def queued(self, steps: int, ahead: int) -> Work[None]:
+    def limit(self, steps: int, ahead: int) -> Task[None]:
         """These steps were queued; yield what is done, until no more than `ahead` such pieces are unfinished."""
         if self._stream is None:
             yield steps
@@ -46,7 +46,7 @@ class Pace:
                 yield 0
 
 
-def on_stream(hardware: Hardware, work: Work[ResultT]) -> Work[ResultT]:
+def on_stream(hardware: Hardware, work: Task[ResultT]) -> Task[ResultT]:
     """Do every piece of `work` on the stream and the threads of `hardware`, and leave the stream in between.
 
     Whatever else PyTorch keeps for a thread or the process, such as whether gradients are recorded, a piece of work
@@ -63,12 +63,12 @@ def on_stream(hardware: Hardware, work: Work[ResultT]) -> Work[ResultT]:
         yield steps
 
 
-def finish(work: Work[ResultT]) -> ResultT:
+def run_to_completion(work: Task[ResultT]) -> ResultT:
     """Do all of `work`, and nothing else meanwhile."""
     while True:
         try:
             if not next(work):
-                time.sleep(IDLE_S)
+                time.sleep(POLL_S)
         except StopIteration as end:
             result: ResultT = end.value
             return result

@@ -15,7 +15,7 @@ CALLS_BEFORE_CAPTURE = 3
 """cuDNN picks its kernels and the optimiser makes its buffers in the first calls; a graph holds neither."""
 
 
-class Replayed:
+class CudaGraphed:
     """A function that reads and writes tensors in place: called as it is, then captured and replayed.
 
     Its first calls are calls like any other, so capturing changes no result. Without a stream, it is only ever called.
@@ -29,7 +29,7 @@ class Replayed:
         self._failed: torch.cuda.CUDAGraph | None = None  # torch 2.11's allocator keeps a pointer to it
 
     @property
-    def settled(self) -> bool:
+    def captured(self) -> bool:
         """Whether all further calls are alike: no kernels to choose, nothing to capture."""
         return self._calls is None
 

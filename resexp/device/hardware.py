@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from resexp.config import TrainConfig
-from resexp.distributed import ALONE, Ranks
+from resexp.distributed import SINGLE_PROCESS, Ranks
 from resexp.errors import UserError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -27,7 +27,7 @@ class Hardware:
     """On a GPU, a queue of the run's own: kernels of several runs fill it together."""
     graphs: bool = False
     """Whether steps are replayed as CUDA graphs."""
-    ranks: Ranks = ALONE
+    ranks: Ranks = SINGLE_PROCESS
     """The processes that train the run, each on a device of its own."""
     threads: int | None = None
     """CPU threads of the run. None: those that the process has."""
@@ -69,7 +69,7 @@ def choose(
     config: TrainConfig,
     begun_in: str | None = None,
     say: Callable[[str], None] = lambda line: None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> Hardware:
     """The hardware that `config` asks for; a run keeps the precision that it was `begun_in`.
 
@@ -110,7 +110,7 @@ def give_back(hardware: Hardware) -> None:
         _idle_streams.append(hardware.stream)
 
 
-def choose_device(config: TrainConfig, ranks: Ranks = ALONE) -> torch.device:
+def choose_device(config: TrainConfig, ranks: Ranks = SINGLE_PROCESS) -> torch.device:
     """The device that `config` asks for, which is not touched; each of several `ranks` on a machine gets a GPU.
 
     Raises UserError where the machine has none such.

@@ -11,20 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resexp.data.input import Feed
+from resexp.data.input import InputPipeline
 from resexp.data.loader import normalise
-from resexp.device.concurrent import Pace, Work
-from resexp.device.cuda_graph import Replayed
+from resexp.device.concurrent import HostThrottle, Task
+from resexp.device.cuda_graph import CudaGraphed
 from resexp.device.hardware import Hardware
+from resexp.errors import StopRequested
 from resexp.runs.logits import FEW_CLASSES
 
 EVAL_BATCH = 500
 NO_CLASS = -100
 """Label of the places in an evaluation's last batch that hold no image."""
-
-
-class Stopped(Exception):
-    """Raised out of an evaluation that was asked to stop; nothing of it counts."""
 
 
 class Evaluation(NamedTuple):
@@ -56,7 +53,7 @@ class Evaluator:
     def __init__(
         self,
         model: nn.Module,
-        feed: Feed,
+        pipeline: InputPipeline,
         hardware: Hardware,
         autocast: torch.autocast,
         *,
@@ -65,23 +62,23 @@ class Evaluator:
         say: Callable[[str], None],
     ) -> None:
         """`batch` images go through the net at a time."""
-        self._model, self._feed, self._hardware, self._autocast = model, feed, hardware, autocast
-        device = feed.mean.device
-        self._images = torch.zeros((batch, *feed.mean.shape), dtype=torch.uint8, device=device)
+        self._model, self._pipeline, self._hardware, self._autocast = model, pipeline, hardware, autocast
+        device = pipeline.mean.device
+        self._images = torch.zeros((batch, *pipeline.mean.shape), dtype=torch.uint8, device=device)
         self._labels = torch.zeros(batch, dtype=torch.int64, device=device)
         self._logits = torch.zeros((batch, classes), device=device)
         self._sums = torch.zeros(3, device=device)
-        self._step = Replayed(self._look, hardware, say)
+        self._step = CudaGraphed(self._look, hardware, say)
 
-    def evaluate(self, split: str, pause: Callable[[], bool]) -> Work[Evaluation]:
-        """Error, loss and logits on "train", "val" or "test". Raises Stopped if `pause()` between batches."""
-        ranks, pace = self._hardware.ranks, Pace(self._hardware)
-        index, (places, classes) = self._feed.index(split), self._logits.shape
+    def evaluate(self, split: str, pause: Callable[[], bool]) -> Task[Evaluation]:
+        """Error, loss and logits on "train", "val" or "test". Raises StopRequested if `pause()` between batches."""
+        ranks, throttle = self._hardware.ranks, HostThrottle(self._hardware)
+        index, (places, classes) = self._pipeline.eval_index(split), self._logits.shape
         starts = range(places * ranks.rank, len(index) + places * ranks.rank, places * ranks.world)
         self._model.eval()
         self._sums.zero_()
         logits = self._logits.new_zeros((len(index) if split == "test" else 0, classes))
-        parts = self._feed.look(split, [index[first : first + places] for first in starts])
+        parts = self._pipeline.eval_batches(split, [index[first : first + places] for first in starts])
         for number, (first, (images, labels)) in enumerate(zip(starts, parts, strict=True), 1):
             count = len(labels)  # in the end there may be none left for the last ranks
             self._images[:count].copy_(images)
@@ -90,13 +87,13 @@ class Evaluator:
             self._step()
             if split == "test":
                 logits[first : first + count] = self._logits[:count]
-            if number % pace.stride == 0:
-                if ranks.agree(pause()):
-                    raise Stopped
-                yield from pace.queued(0, ahead=1)
-        ranks.sum_(self._sums)
-        ranks.sum_(logits)
-        yield from pace.queued(0, ahead=0)
+            if number % throttle.stride == 0:
+                if ranks.any_rank(pause()):
+                    raise StopRequested
+                yield from throttle.limit(0, ahead=1)
+        ranks.all_reduce(self._sums)
+        ranks.all_reduce(logits)
+        yield from throttle.limit(0, ahead=0)
         wrong, wrong5, loss = (value / len(index) for value in self._sums.tolist())
         return Evaluation(wrong, wrong5 if classes > FEW_CLASSES else None, loss, logits)
 
@@ -104,7 +101,7 @@ class Evaluator:
     def _look(self) -> None:
         y = self._labels
         with self._autocast, torch.compiler.set_stance("force_eager"):  # compiling for it would not pay
-            logits = self._model(normalise(self._images, self._feed.mean)).float()
+            logits = self._model(normalise(self._images, self._pipeline.mean)).float()
         loss = F.cross_entropy(logits, y, reduction="sum", ignore_index=NO_CLASS)
         counts = y != NO_CLASS
         wrong = ((logits.argmax(1) != y) & counts).sum()
@@ -112,35 +109,35 @@ class Evaluator:
         self._logits.copy_(logits)
         self._sums += torch.stack((wrong.float(), wrong5.float(), loss))
 
-    def recompute_bn(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], pause: Callable[[], bool]) -> Work[int]:
+    def recompute_bn(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], pause: Callable[[], bool]) -> Task[int]:
         """Replace BN's moving averages by mean and variance over the `chosen` training images, without augmentation.
 
         They go through the net in batches of nearly one size, each normalised by its own statistics, whose average over
-        the batches is kept: what was there before has no part in it. Returns the number of batches. Raises Stopped if
-        `pause()` between them, and nothing has changed.
+        the batches is kept; earlier averages have no part in it. Returns the number of batches. Raises StopRequested if
+        `pause()` between them; then nothing has changed.
         """
         batches = np.array_split(chosen, math.ceil(len(chosen) / len(self._labels)))
         norms = [module for module in self._model.modules() if isinstance(module, nn.BatchNorm2d)]
         momenta = [norm.momentum for norm in norms]
         before = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
-        pace, seen = Pace(self._hardware), 0
+        throttle, seen = HostThrottle(self._hardware), 0
         self._model.eval()
         for norm in norms:
             norm.train().reset_running_stats()
         try:
-            for images, labels in self._feed.look("train", batches):
-                images = images.to(self._feed.mean.device)
+            for images, labels in self._pipeline.eval_batches("train", batches):
+                images = images.to(self._pipeline.mean.device)
                 if seen and pause():
                     self._model.load_state_dict(before, strict=False)
-                    raise Stopped
+                    raise StopRequested
                 seen += len(labels)
                 for norm in norms:
                     norm.momentum = len(labels) / seen
                 with torch.no_grad(), self._autocast, torch.compiler.set_stance("force_eager"):
-                    self._model(normalise(images, self._feed.mean))
-                yield from pace.queued(0, ahead=1)
+                    self._model(normalise(images, self._pipeline.mean))
+                yield from throttle.limit(0, ahead=1)
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
-        yield from pace.queued(0, ahead=0)
+        yield from throttle.limit(0, ahead=0)
         return len(batches)

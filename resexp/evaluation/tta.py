@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from resexp.config import RunConfig
 from resexp.config.study import load_run
 from resexp.data import Dataset, ImageNet, open_dataset
-from resexp.data.imagenet.streaming import Streamed
-from resexp.data.input import Feed, open_feed
+from resexp.data.imagenet.streaming import StreamingInput
+from resexp.data.input import InputPipeline, open_input
 from resexp.data.loader import normalise
-from resexp.device.concurrent import Work, finish
+from resexp.device.concurrent import Task, run_to_completion
 from resexp.device.hardware import choose, tune_process
 from resexp.errors import UserError
 from resexp.evaluation.evaluator import EVAL_BATCH, rank_of
@@ -56,7 +56,7 @@ Seen = Iterable[tuple[Tensor, Iterable[Tensor]]]
 
 
 @torch.inference_mode()
-def average(subject: UnderTest, seen: Seen, labels: Tensor, pixels: int) -> Work[Viewed]:
+def average(subject: UnderTest, seen: Seen, labels: Tensor, pixels: int) -> Task[Viewed]:
     """Test a net on the views of all images, which have `labels` (N,).
 
     No more than `pixels` go through it at a time, or one image.
@@ -84,7 +84,7 @@ def average(subject: UnderTest, seen: Seen, labels: Tensor, pixels: int) -> Work
     return Viewed(wrong / len(labels), top5, probabilities, number)
 
 
-def resident(subject: UnderTest, images: Tensor, labels: Tensor, mode: Mode, batch: int) -> Work[Viewed]:
+def resident(subject: UnderTest, images: Tensor, labels: Tensor, mode: Mode, batch: int) -> Task[Viewed]:
     """Test a net on the views of uint8 images (N, H, W, 3) with labels (N,), `batch` images at a time.
 
     Of larger views fewer go through the net at a time, so that they need no more memory. Raises UserError for a mode
@@ -97,21 +97,21 @@ def resident(subject: UnderTest, images: Tensor, labels: Tensor, mode: Mode, bat
     return average(subject, seen, labels, batch * height * width)
 
 
-def streamed(subject: UnderTest, feed: Streamed, labels: Tensor, mode: Mode, batch: int) -> Work[Viewed]:
+def streamed(subject: UnderTest, pipeline: StreamingInput, labels: Tensor, mode: Mode, batch: int) -> Task[Viewed]:
     """`resident` for the validation images of ImageNet: crops of the centre square of `data.val_resize` pixels, or
     whole images in their own shape.
 
     From a view of another size than the crop that was trained on, the mean is subtracted in the view's size.
     """
     mean, crop = subject.mean, len(subject.mean)
-    mode.check(feed.val_resize, feed.val_resize)
-    index = feed.index("test")
+    mode.check(pipeline.val_resize, pipeline.val_resize)
+    index = pipeline.eval_index("test")
     chunks = np.array_split(index, -(-len(index) // batch))
     parts: Iterable[tuple[NDArray[np.int64], Tensor]]
     if isinstance(mode, MultiScale):
-        parts = feed.whole(chunks)
+        parts = pipeline.whole(chunks)
     else:
-        squares = feed.look("test", chunks, crop if isinstance(mode, SingleView) else feed.val_resize)
+        squares = pipeline.eval_batches("test", chunks, crop if isinstance(mode, SingleView) else pipeline.val_resize)
         parts = ((chunk, images) for chunk, (images, _) in zip(chunks, squares, strict=True))
     seen = (
         (torch.from_numpy(chunk), (_less_mean(view, mean) for view in mode.views(_in_floats(images, mean))))
@@ -160,20 +160,20 @@ def evaluate_run(run: Run, mode: Mode, say: Callable[[str], None] = lambda line:
     checkpoint.into(model, checkpoint.final_weights(run)[1], run.folder)
     model.to(hardware.device)
     autocast = torch.autocast(hardware.device.type, hardware.dtype, enabled=hardware.precision != "fp32")
-    with contextlib.closing(open_feed(config, dataset, hardware, say)) as feed:
-        return finish(compare(config, dataset, feed, UnderTest(model, feed.mean, autocast), mode))
+    with contextlib.closing(open_input(config, dataset, hardware, say)) as pipeline:
+        return run_to_completion(compare(config, dataset, pipeline, UnderTest(model, pipeline.mean, autocast), mode))
 
 
 def compare(
-    config: RunConfig, dataset: Dataset | ImageNet, feed: Feed, subject: UnderTest, mode: Mode
-) -> Work[dict[str, Any]]:
+    config: RunConfig, dataset: Dataset | ImageNet, pipeline: InputPipeline, subject: UnderTest, mode: Mode
+) -> Task[dict[str, Any]]:
     """What `evaluate_run` returns, piece by piece."""
     labels = torch.from_numpy(dataset.test_labels)
     batch = min(EVAL_BATCH, 4 * (config.train.microbatch or config.train.batch_size))
     found = []
     for which in (SingleView(), mode):
-        if isinstance(feed, Streamed):
-            found.append((yield from streamed(subject, feed, labels, which, batch)))
+        if isinstance(pipeline, StreamingInput):
+            found.append((yield from streamed(subject, pipeline, labels, which, batch)))
         else:
             assert isinstance(dataset, Dataset)
             images = torch.from_numpy(dataset.test()[0])

@@ -54,7 +54,7 @@ class Handle(Protocol):
     def poll(self) -> End | None:
         """How it ended; None while it is queued or at work."""
 
-    def hear(self) -> list[Event]:
+    def events(self) -> list[Event]:
         """What it told since the last call."""
 
     def stop(self) -> None:

@@ -88,7 +88,7 @@ class Local:
         """Wait until one of them tells something or ends."""
         workers = [handle for handle in handles if isinstance(handle, _Worker)]
         told: list[Connection | int] = [worker.process.sentinel for worker in workers]
-        told += [worker.ears for worker in workers if not worker.ears.closed]
+        told += [worker.receiver for worker in workers if not worker.receiver.closed]
         wait(told, timeout=TICK_S)
 
 
@@ -99,11 +99,11 @@ class _Worker:
         from resexp.executors.worker import work
 
         self.job = job
-        self.ears, mouth = context.Pipe(duplex=False)
-        self.process: ForkServerProcess = context.Process(target=work, args=(job, mouth), name=job.runs[0].name)
+        self.receiver, sender = context.Pipe(duplex=False)
+        self.process: ForkServerProcess = context.Process(target=work, args=(job, sender), name=job.runs[0].name)
         with without_main():
             self.process.start()
-        mouth.close()
+        sender.close()
 
     def poll(self) -> End | None:
         """How the process ended."""
@@ -115,15 +115,15 @@ class _Worker:
             return End("the server that it was forked from died", fault=True)
         return End(f"its process was killed by signal {-code}", fault=True) if code < 0 else End()
 
-    def hear(self) -> list[Event]:
+    def events(self) -> list[Event]:
         """All that was told since the last call."""
         events = list[Event]()
         try:
-            while not self.ears.closed and self.ears.poll():
-                kind, number, text = self.ears.recv()
+            while not self.receiver.closed and self.receiver.poll():
+                kind, number, text = self.receiver.recv()
                 events.append(Event(kind, self.job.runs[number], text))
         except EOFError:  # it is gone, and all that it told was heard
-            self.ears.close()
+            self.receiver.close()
         return events
 
     def stop(self) -> None:

@@ -101,7 +101,7 @@ class Loop:
 
     def _attend(self, live: _Live) -> None:
         end = live.handle.poll()  # asked before listening: then nothing that it told can be missed
-        for event in live.handle.hear():
+        for event in live.handle.events():
             self._heard(live, event)
         if end is None:
             self._listen_for_life(live)
@@ -163,7 +163,7 @@ class Loop:
         for folder, (run, beat, seen) in live.running.items():
             if now < seen + self._config.heartbeat_timeout / 10:
                 continue  # no need to look
-            if (latest := lease.last_beat(folder)) != beat:
+            if (latest := lease.last_heartbeat(folder)) != beat:
                 live.running[folder] = (run, latest, now)
             elif now >= seen + self._config.heartbeat_timeout:
                 self._say(f"{run.name}: no sign of life for {now - seen:.0f} s; its job is killed")

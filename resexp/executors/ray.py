@@ -18,7 +18,7 @@ from resexp.data import data_home
 from resexp.errors import UserError
 from resexp.executors import schedule
 from resexp.executors.engine import End, Event, Handle, Job
-from resexp.executors.worker import Told, train
+from resexp.executors.worker import Message, train
 from resexp.runs.store import Run
 from resexp.utils.interrupts import Stop
 from resexp.utils.machine import cores
@@ -144,7 +144,7 @@ class _Task:
                 self._end = End(f"Ray lost its worker ({type(error).__name__})", fault=True)
         return self._end
 
-    def hear(self) -> list[Event]:
+    def events(self) -> list[Event]:
         """All that was told since the last call."""
         heard, self._heard = self._heard, []
         return heard
@@ -159,7 +159,7 @@ class _Task:
         self._end = End("it was killed", fault=True)
 
 
-def _work(job: Job, folder: Path, data: Path) -> Iterator[Told]:
+def _work(job: Job, folder: Path, data: Path) -> Iterator[Message]:
     """Train the runs of a job in a worker process of Ray, which ends with the job."""
     stop = Stop().install()
     os.environ["RESEXP_DATA"] = str(data)

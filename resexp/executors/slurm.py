@@ -190,7 +190,7 @@ class _Submitted:
         state = self._slurm.state(self.name)
         return End(f"its Slurm job {self.name} is gone ({state.name})", fault=True) if state.left else None
 
-    def hear(self) -> list[Event]:
+    def events(self) -> list[Event]:
         """What the folders of its runs tell, once it is at work."""
         state, events = self._slurm.state(self.name), list[Event]()
         if state.waits:

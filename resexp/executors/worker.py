@@ -14,19 +14,19 @@ from collections import deque
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 
+from resexp.errors import DeviceFailedError
 from resexp.executors.engine import Job, Kind
-from resexp.runs.lease import SILENT_S
+from resexp.runs.lease import HEARTBEAT_TIMEOUT_S
 from resexp.runs.records import Status
 from resexp.runs.store import Run
-from resexp.training.concurrent_runs import Pack
-from resexp.training.train import DeviceFailed
+from resexp.training.concurrent_runs import ConcurrentRuns
 from resexp.utils.interrupts import Stop
 
-ORPHAN_S = 2 * SILENT_S
+ORPHAN_S = 2 * HEARTBEAT_TIMEOUT_S
 """How long a run may be held by the worker of an earlier attempt, seconds: of one on another machine only its silence
 tells that it is dead."""
 
-Told = tuple[Kind, int, str]
+Message = tuple[Kind, int, str]
 """An `engine.Event` on its way to another process: the run by its number in the job."""
 
 
@@ -41,7 +41,7 @@ def work(job: Job, parent: Connection) -> None:
             parent.send(told)
 
 
-def train(job: Job, stop: Stop) -> Iterator[Told]:
+def train(job: Job, stop: Stop) -> Iterator[Message]:
     """Train the runs of a job; what is printed goes to the log of the first, what is said of a run to its own.
 
     What went wrong is told and not only written, since the disk may be what is wrong.
@@ -58,10 +58,10 @@ def train(job: Job, stop: Stop) -> Iterator[Told]:
     sys.stdout = sys.stderr = log
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
-    untold = deque[Told]()
+    unsent = deque[Message]()
 
     def tell(kind: Kind, run: Run, text: str = "") -> None:
-        untold.append((kind, job.runs.index(run), text))
+        unsent.append((kind, job.runs.index(run), text))
 
     def say(run: Run, line: str) -> None:
         tell("say", run, line)
@@ -70,11 +70,11 @@ def train(job: Job, stop: Stop) -> Iterator[Told]:
     def ended(run: Run, outcome: Status | Exception) -> None:
         if isinstance(outcome, Exception):
             _write(run, "".join(traceback.format_exception(outcome)))
-        kind: Kind = "lost" if isinstance(outcome, DeviceFailed) else "ended"
+        kind: Kind = "lost" if isinstance(outcome, DeviceFailedError) else "ended"
         tell(kind, run, f"{outcome}" if isinstance(outcome, Exception) else "")
 
     _wait_for_orphans(job, stop)
-    pack = Pack(
+    pack = ConcurrentRuns(
         job.runs,
         size=job.pack,
         threads=job.threads,
@@ -84,8 +84,8 @@ def train(job: Job, stop: Stop) -> Iterator[Told]:
         ended=ended,
     )
     for _ in pack.turns():
-        while untold:
-            yield untold.popleft()
+        while unsent:
+            yield unsent.popleft()
 
 
 def _write(run: Run, text: str) -> None:

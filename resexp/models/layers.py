@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
-from resexp.distributed import ALONE, Ranks
+from resexp.distributed import SINGLE_PROCESS, Ranks
 
 BN_MOMENTUM = 0.1
 """How much of BN's moving averages a batch makes up; PyTorch's."""
@@ -20,7 +20,7 @@ BN_MOMENTUM = 0.1
 class BatchNorm(nn.BatchNorm2d):
     """BN that does not count batches: averages of fixed momentum don't need it, and it is one more kernel a layer."""
 
-    ranks: Ranks = ALONE
+    ranks: Ranks = SINGLE_PROCESS
     """Whose images its statistics are taken over; see `across`."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class BatchNorm(nn.BatchNorm2d):
     def _across(self, x: Tensor) -> Tensor:
         """As in training, over the images of all ranks, each of which has as many."""
         images = x.float()
-        parts = self.ranks.gather(torch.stack(torch.var_mean(images, (0, 2, 3), correction=0)))
+        parts = self.ranks.all_gather(torch.stack(torch.var_mean(images, (0, 2, 3), correction=0)))
         variances, means = parts.unbind(1)
         mean = means.mean(0)
         variance = (variances + (means - mean) ** 2).mean(0)
@@ -121,7 +121,7 @@ class Draws(nn.Module):
         self.calls: Tensor
         self.register_load_state_dict_pre_hook(_keep_draws)  # type: ignore[no-untyped-call]
 
-    def forward(self, like: Tensor, ranks: Ranks = ALONE) -> Tensor:
+    def forward(self, like: Tensor, ranks: Ranks = SINGLE_PROCESS) -> Tensor:
         """Numbers of the shape of `like`, float32; where it is a part of what several `ranks` have, that part's."""
         first = self.calls * like.numel() * ranks.world + like.numel() * ranks.rank
         counter = first + torch.arange(1, like.numel() + 1, device=like.device)
@@ -162,7 +162,7 @@ class StochasticDepth(nn.Module):
 class Dropout(nn.Module):
     """Zeroes each number with probability `rate` and scales up the others; nothing in eval mode."""
 
-    ranks: Ranks = ALONE
+    ranks: Ranks = SINGLE_PROCESS
     """Who have the batch together; see `across`."""
 
     def __init__(self, rate: float = 0.5) -> None:
@@ -189,7 +189,7 @@ def across(ranks: Ranks, modules: Iterable[BatchNorm | Dropout]) -> Iterator[Non
         yield
     finally:
         for module in modules:
-            module.ranks = ALONE
+            module.ranks = SINGLE_PROCESS
 
 
 def he_init(modules: Iterable[nn.Module]) -> None:

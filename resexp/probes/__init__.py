@@ -12,17 +12,17 @@ from resexp.probes.gradients import gradients
 from resexp.probes.landscape import landscape
 from resexp.probes.lesion import lesion
 from resexp.probes.signals import branches, responses, signals
-from resexp.probes.subject import Probing, Subject
+from resexp.probes.subject import ProbeInput, Probing
 
-__all__ = ["PROBES", "Probe", "Probing", "Subject"]
+__all__ = ["PROBES", "Probe", "ProbeInput", "Probing"]
 
 
 @dataclass(frozen=True)
 class Probe:
     """How a net is looked at, and which nets it makes no sense for."""
 
-    take: Callable[[Subject], Probing]
-    says: Callable[[dict[str, Any]], str]
+    take: Callable[[ProbeInput], Probing]
+    headline: Callable[[dict[str, Any]], str]
     """The main number of what was found, in a few words."""
     refuses: Callable[[ModelConfig], str] = lambda model: ""
     """Why the probe makes no sense for a net; empty where it does."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resexp.models.layers import Draws
-from resexp.probes.subject import Probing, Subject
+from resexp.probes.subject import ProbeInput, Probing
 
 BATCHES, SIZE = 16, 128
 NEIGHBOURS = 64
@@ -21,7 +21,7 @@ DISTANCES = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Of a neighbour, as a share of the image's own norm."""
 
 
-def gradients(subject: Subject) -> Probing:
+def gradients(subject: ProbeInput) -> Probing:
     """In train mode, on 16 batches of 128 images: for each layer's weights
 
     Of fewer than 2,048 images, fewer or smaller batches.
@@ -71,7 +71,7 @@ def gradients(subject: Subject) -> Probing:
     }
 
 
-def _agreement(subject: Subject, distance: float) -> float:
+def _agreement(subject: ProbeInput, distance: float) -> float:
     ((x, y),) = subject.batches(1, min(NEIGHBOURS, len(subject.index)))
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device)
     norm = x.flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1)
@@ -80,7 +80,7 @@ def _agreement(subject: Subject, distance: float) -> float:
     return (here * there).sum(1).div(here.norm(dim=1) * there.norm(dim=1)).mean().item()  # NaN where there is none
 
 
-def _input_gradient(subject: Subject, x: Tensor, y: Tensor) -> Tensor:
+def _input_gradient(subject: ProbeInput, x: Tensor, y: Tensor) -> Tensor:
     """Of the batch's summed loss, with respect to each image, (B, pixels)."""
     for module in subject.model.modules():
         if isinstance(module, Draws):  # what is dropped is the same for neighbours

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from resexp.probes.subject import Probing, Subject, error_and_loss
+from resexp.probes.subject import ProbeInput, Probing, error_and_loss
 
 POINTS = 17
 """A side; odd, so that the net itself is one of them."""
@@ -13,7 +13,7 @@ REACH = 1.0
 IMAGES = 500
 
 
-def landscape(subject: Subject) -> Probing:
+def landscape(subject: ProbeInput) -> Probing:
     """Mean loss in eval mode on 500 training images at each point of a 17 x 17 grid over [-1, 1]^2, in units of two
     directions that are normalised filter by filter: each filter of a direction has the norm of the net's own. Biases
     and what belongs to BN stay as they are."""

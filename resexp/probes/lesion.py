@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from resexp.models.blocks import Block
-from resexp.probes.subject import Probing, Subject, error_and_loss
+from resexp.probes.subject import ProbeInput, Probing, error_and_loss
 
 IMAGES = 1000
 
@@ -21,7 +21,7 @@ class _Nothing(nn.Module):
         return torch.zeros_like(x)
 
 
-def lesion(subject: Subject) -> Probing:
+def lesion(subject: ProbeInput) -> Probing:
     """Training error, a fraction, in eval mode on 1,000 images: of the net as it is, without each block, and with each
     two neighbours exchanged.
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from resexp.models.blocks import Block
-from resexp.probes.subject import Moments, Probing, Subject, hooked, look, wide
+from resexp.probes.subject import Moments, ProbeInput, Probing, hooked, look, wide
 
 IMAGES = 1000
 
 
-def signals(subject: Subject) -> Probing:
+def signals(subject: ProbeInput) -> Probing:
     """In train mode, on 1,000 images: mean and variance of each convolution's output (before BN) and of each block's,
     over images, positions and channels. "Forward propagated signals have non-zero variances" (section 4.1)."""
     model = subject.model.train()
@@ -34,7 +34,7 @@ def signals(subject: Subject) -> Probing:
     }
 
 
-def responses(subject: Subject) -> Probing:
+def responses(subject: ProbeInput) -> Probing:
     """In eval mode, on 1,000 training images: the standard deviation of each 3x3 layer's response, after BN and before
     ReLU and addition (section 4.2, "Analysis of Layer Responses", Fig. 7).
 
@@ -62,7 +62,7 @@ def responses(subject: Subject) -> Probing:
     return {"layers": layers, "mean_std": sum(float(str(row["std"])) for row in layers) / len(layers)}
 
 
-def branches(subject: Subject) -> Probing:
+def branches(subject: ProbeInput) -> Probing:
     """In eval mode, on 1,000 training images: the norm of F(x) and of the shortcut of x in each block, root mean square
     over images. "It should be easier to find perturbations with reference to an identity mapping" (section 3.1)."""
     model = subject.model.eval()

@@ -24,7 +24,7 @@ BATCH = 250
 
 
 @dataclass(frozen=True)
-class Subject:
+class ProbeInput:
     """A net that a probe may do with as it likes, and its training images; all on one device, in float32."""
 
     config: ModelConfig

@@ -23,7 +23,7 @@ from resexp.report.summary import Summary, summarise
 from resexp.report.table import frame
 from resexp.runs.store import StudyFolder
 from resexp.utils.files import write_all
-from resexp.utils.parallel import spread
+from resexp.utils.parallel import parallel_map
 
 __all__ = ["build_report"]
 
@@ -43,7 +43,7 @@ def build_report(study: StudyFolder, to: Path) -> Summary:
     sections, remarks = inside(study, summary)
     plots = draw(summary) | {name: plot for section in sections for name, plot in section.plots.items()}
     figures, files = dict[str, str](), dict[str, str | bytes]()
-    for (name, plot), made in zip(plots.items(), spread(Plot.files, list(plots.values()), 6), strict=True):
+    for (name, plot), made in zip(plots.items(), parallel_map(Plot.files, list(plots.values()), 6), strict=True):
         files |= {f"figures/{name}.{kind}": content for kind, content in made.items()}
         figures[name] = plot.inline(made["svg"])
     files["summary.csv"] = page.csv(summary)

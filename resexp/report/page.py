@@ -10,7 +10,7 @@ import jinja2
 import pandas as pd
 
 import resexp
-from resexp.errors import visible
+from resexp.errors import sanitize
 from resexp.report.controls import sentences
 from resexp.report.deviations import deviations
 from resexp.report.estimates import Estimate
@@ -22,7 +22,7 @@ from resexp.report.summary import SEEDS, Summary
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("resexp.report", "."),
     autoescape=True,  # whatever a name, a message or a command holds, it is shown, never run
-    finalize=lambda value: visible(value) if type(value) is str else value,
+    finalize=lambda value: sanitize(value) if type(value) is str else value,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -147,10 +147,10 @@ def markdown(summary: Summary, sections: Sequence[Section], remarks: Sequence[st
         parts = (absence.run, absence.state, absence.step, absence.message)
         lines.append(f"Not finished: {', '.join(part for part in parts if part)}.")
     for section in sections:
-        lines += ["", f"{section.title}: {section.says}"]
+        lines += ["", f"{section.title}: {section.headline}"]
         lines += ["", *_rows(*section.table)] if section.table else []
     lines += ["", *remarks] if remarks else []
-    return visible("\n".join(lines) + "\n")
+    return sanitize("\n".join(lines) + "\n")
 
 
 def _rows(header: list[str], rows: list[list[str]]) -> list[str]:

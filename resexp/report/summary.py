@@ -14,7 +14,7 @@ from resexp.report.families import families, named
 from resexp.report.stats import Net, RunRecord, read
 from resexp.report.verdict import Verdict, judge
 from resexp.runs.store import Run, StudyFolder
-from resexp.utils.parallel import spread
+from resexp.utils.parallel import parallel_map
 
 SEEDS = 10
 """Runs of a net in its training curve; more would change it by less than its line is wide."""
@@ -90,7 +90,7 @@ def summarise(study: StudyFolder) -> Summary:
     """Read a study. Raises UserError while no run has finished."""
     records, absent = list[RunRecord](), list[Absence]()
     runs = study.runs()
-    for run, record in zip(runs, spread(_read, _with_curves(runs), 200), strict=True):
+    for run, record in zip(runs, parallel_map(_read, _with_curves(runs), 200), strict=True):
         if isinstance(record, UserError):
             absent.append(Absence(run.name, "unreadable", "", str(record)))
             continue

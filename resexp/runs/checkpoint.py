@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resexp.errors import UserError
+from resexp.errors import DamagedCheckpointError, UserError
 from resexp.runs.store import Run
 from resexp.utils.untrusted import read_file
 
@@ -33,10 +33,6 @@ _TRAINER = {
 _BEST = {"step": int, "val_error": float, "model": dict}
 
 
-class DamagedCheckpoint(Exception):
-    """The file is not, or no longer, what was saved."""
-
-
 def pack(state: dict[str, Any]) -> bytes:
     """The content of a checkpoint that holds `state`: tensors, numbers, text, containers of them."""
     buffer = io.BytesIO()
@@ -46,7 +42,7 @@ def pack(state: dict[str, Any]) -> bytes:
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any]:
-    """Load what `save` saved. Raises DamagedCheckpoint if a byte is missing or changed, UserError if it is of
+    """Load what `save` saved. Raises DamagedCheckpointError if a byte is missing or changed, UserError if it is of
     another version of resexp, or was never a session's."""
     content = read_file(path, MAX_BYTES)
     if content.startswith(_KIND) and not content.startswith(_MAGIC[: len(_KIND) + 2]):
@@ -55,7 +51,7 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
         )
     payload = content[_HEADER:]
     if content[:_HEADER] != _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n":
-        raise DamagedCheckpoint(f"{path}: truncated or changed")
+        raise DamagedCheckpointError(f"{path}: truncated or changed")
     try:
         _check_size(payload)
         state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
@@ -105,11 +101,11 @@ def fits(value: Any, own: Tensor) -> bool:
 
 def save(run: Run, state: dict[str, Any]) -> None:
     """Make `state` the checkpoint of a claimed run, and keep the last one as the previous."""
-    assert run.claim
+    assert run.lease
     if run.checkpoint_path.exists():
         # A hard link first, so that at no moment is there no checkpoint.
-        spare = run.claim.folder / run.previous_checkpoint_path.name
-        with run.claim.guarded():
+        spare = run.lease.folder / run.previous_checkpoint_path.name
+        with run.lease.guarded():
             spare.unlink(missing_ok=True)
             try:
                 os.link(run.checkpoint_path, spare)
@@ -128,7 +124,7 @@ def final_weights(run: Run) -> tuple[int, dict[str, Tensor]]:
         state = read(run.checkpoint_path, torch.device("cpu"))["trainer"]
     except FileNotFoundError:
         what = "no checkpoint.pt"
-    except DamagedCheckpoint:
+    except DamagedCheckpointError:
         what = "checkpoint.pt is damaged"
     else:
         return state["step"], state["model"]
@@ -142,11 +138,11 @@ def load(run: Run, device: torch.device) -> tuple[dict[str, Any] | None, str]:
         if path.exists():
             try:
                 state = read(path, device)
-            except DamagedCheckpoint:
+            except DamagedCheckpointError:
                 damaged.append(path.name)
-                if run.claim:  # or the next save would keep it as the previous one; out of the way as files are made
-                    with run.claim.guarded():
-                        path.rename(run.claim.folder / path.name).unlink()
+                if run.lease:  # or the next save would keep it as the previous one; out of the way as files are made
+                    with run.lease.guarded():
+                        path.rename(run.lease.folder / path.name).unlink()
             else:
                 return state, f"{' and '.join(damaged)} damaged; continuing from {path.name}" if damaged else ""
     return None, f"{' and '.join(damaged)} damaged; starting anew" if damaged else ""

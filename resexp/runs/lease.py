@@ -1,4 +1,4 @@
-"""Who may write into a run folder: a claim, which a later one takes away.
+"""Who may write into a run folder: a lease, which a later one takes away.
 
 An attempt at a run claims it with a folder of its own, ``.attempt-<N>``, and publishes every file by renaming it out
 of there. A later attempt makes ``.attempt-<N+1>``, removes the older ones, and only then reads what the run has come
@@ -22,13 +22,13 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from resexp.errors import UserError
+from resexp.errors import LeaseLostError, UserError
 from resexp.utils.files import write_atomic
 from resexp.utils.untrusted import read_file, refuse_links
 
-BEAT_S = 1.0
+HEARTBEAT_S = 1.0
 """Between two signs of life, seconds."""
-SILENT_S = 60.0
+HEARTBEAT_TIMEOUT_S = 60.0
 """Without a sign of life for so long, an attempt on another machine is presumed dead, seconds. The clocks of the
 machines may differ by less than that."""
 _OWNER, _MAX_OWNER = "owner", 1000
@@ -37,11 +37,7 @@ _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT, errno.ENOTDIR)
 _TRIES = 100
 
 
-class Superseded(UserError):
-    """Another attempt has taken the run over; nothing more can be written by this one."""
-
-
-class Claim:
+class Lease:
     """The right of one attempt to write into a run folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -51,7 +47,7 @@ class Claim:
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Raise Superseded where something fails because the claim was taken away."""
+        """Raise LeaseLostError where something fails because the lease was taken away."""
         try:
             yield
         except FileNotFoundError:
@@ -59,32 +55,34 @@ class Claim:
             latest = self.folder.name == f".attempt-{newest(self.folder.parent)}"
             if latest or not self.folder.parent.exists():
                 raise
-            raise Superseded(f"{self.folder.parent}: taken over by another attempt, which goes on with it") from None
+            raise LeaseLostError(
+                f"{self.folder.parent}: taken over by another attempt, which goes on with it"
+            ) from None
 
     def write(self, path: Path, content: str | bytes, *, sync: bool = True) -> None:
-        """Replace `path` as a whole. Raises Superseded where the claim was taken away."""
+        """Replace `path` as a whole. Raises LeaseLostError where the lease was taken away."""
         with self.guarded():
             write_atomic(path, content, sync=sync, within=self.folder)
 
-    def beat(self) -> None:
-        """Give a sign of life, if none was given lately. Raises Superseded where the claim was taken away."""
+    def heartbeat(self) -> None:
+        """Give a sign of life, if none was given lately. Raises LeaseLostError where the lease was taken away."""
         now = time.monotonic()
-        if now >= self._beaten + BEAT_S:
+        if now >= self._beaten + HEARTBEAT_S:
             self._beaten = now
             with self.guarded():
                 os.utime(self.folder)
 
     @contextlib.contextmanager
-    def beating(self) -> Iterator[None]:
+    def heartbeats(self) -> Iterator[None]:
         """Give signs of life from a thread, during work that has no pieces, such as decoding an image set."""
         ended = threading.Event()
 
-        def beat() -> None:
-            with contextlib.suppress(OSError, Superseded):  # the attempt itself will meet it
-                while not ended.wait(BEAT_S):
-                    self.beat()
+        def heartbeat() -> None:
+            with contextlib.suppress(OSError, LeaseLostError):  # the attempt itself will meet it
+                while not ended.wait(HEARTBEAT_S):
+                    self.heartbeat()
 
-        thread = threading.Thread(target=beat, name="signs of life", daemon=True)
+        thread = threading.Thread(target=heartbeat, name="signs of life", daemon=True)
         thread.start()
         try:
             yield
@@ -94,39 +92,39 @@ class Claim:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path, what: str) -> Iterator[Claim]:
-    """Claim a run folder, whatever attempts had it before; the caller has made sure that they are dead.
+def leased(folder: Path, what: str) -> Iterator[Lease]:
+    """Lease a run folder, whatever attempts had it before; the caller has made sure that they are dead.
 
     Raises UserError where another one claims it at this moment.
     """
     refuse_links(folder)
     earlier = _attempts(folder)
     number = max(earlier, default=0) + 1
-    claim = Claim(folder / f".attempt-{number}")
+    lease = Lease(folder / f".attempt-{number}")
     making = folder / f".claiming-{uuid.uuid4().hex}"
     making.mkdir()
     try:
         (making / _OWNER).write_text(f"process {os.getpid()} on {os.uname().nodename}")
-        making.rename(claim.folder)  # onto a folder that is not there, or is empty: one contender succeeds
+        making.rename(lease.folder)  # onto a folder that is not there, or is empty: one contender succeeds
     except OSError as error:
         shutil.rmtree(making, ignore_errors=True)
         if error.errno not in _TAKEN:
             raise
         raise UserError(f"{what} is being claimed by another process; wait for it, or stop it first") from None
     if newest(folder) > number:  # we stood still before the rename, and others came, and removed those before them
-        _remove(claim.folder)
+        _remove(lease.folder)
         raise UserError(f"{what} was claimed by another process; wait for it, or stop it first")
     for contender in folder.glob(".claiming-*"):
         with contextlib.suppress(FileNotFoundError):  # it was quicker
             # Whole: if it were emptied first, and renamed by its maker then, a third could be renamed onto it.
-            contender.rename(claim.folder / contender.name)
-            _remove(claim.folder / contender.name)
+            contender.rename(lease.folder / contender.name)
+            _remove(lease.folder / contender.name)
     for older in earlier.values():
         _remove(older)
     try:
-        yield claim
+        yield lease
     finally:
-        (claim.folder / _OWNER).unlink(missing_ok=True)  # the folder stays: numbers are never used twice
+        (lease.folder / _OWNER).unlink(missing_ok=True)  # the folder stays: numbers are never used twice
 
 
 def holder_elsewhere(folder: Path) -> str:
@@ -137,7 +135,7 @@ def holder_elsewhere(folder: Path) -> str:
         owner, age = read_file(newest / _OWNER, _MAX_OWNER).decode(), time.time() - newest.stat().st_mtime
     except (ValueError, FileNotFoundError, UserError):
         return ""
-    return owner if abs(age) < SILENT_S and not owner.endswith(f" on {os.uname().nodename}") else ""
+    return owner if abs(age) < HEARTBEAT_TIMEOUT_S and not owner.endswith(f" on {os.uname().nodename}") else ""
 
 
 def newest(folder: Path) -> int:
@@ -145,7 +143,7 @@ def newest(folder: Path) -> int:
     return max(_attempts(folder), default=0)
 
 
-def last_beat(folder: Path) -> float:
+def last_heartbeat(folder: Path) -> float:
     """When the newest attempt at a run last gave a sign of life, by the file system's clock; 0 if there was none."""
     attempts = _attempts(folder)
     try:

@@ -9,7 +9,7 @@ from typing import Any
 from resexp.errors import UserError
 from resexp.runs.records import json_text
 from resexp.runs.store import Run
-from resexp.utils.files import naming, sync_folder
+from resexp.utils.files import sync_folder, with_filename
 
 
 class Metrics:
@@ -21,9 +21,9 @@ class Metrics:
     def __init__(self, run: Run, kept: int, sha256: str | None) -> None:
         """Begin with the first `kept` bytes of what earlier attempts wrote; their digest, if it is known, is `sha256`.
 
-        Raises UserError where those bytes are not what they were, Superseded where the run's claim was taken away.
+        Raises UserError where those bytes are not what they were, LeaseLostError where the run's lease was taken away.
         """
-        assert run.claim
+        assert run.lease
         before = run.metrics_path.read_bytes()[:kept] if run.metrics_path.exists() else b""
         self._path, self._digest = run.metrics_path, hashlib.sha256(before)
         if len(before) < kept or sha256 not in (None, self._digest.hexdigest()):
@@ -31,8 +31,8 @@ class Metrics:
                 f"{run.metrics_path}: its first {kept} bytes were changed, but the checkpoint was written after them; "
                 f"restore the file, or delete the run folder to begin anew"
             )
-        own = run.claim.folder / run.metrics_path.name
-        with run.claim.guarded():
+        own = run.lease.folder / run.metrics_path.name
+        with run.lease.guarded():
             self._file = own.open("w+b")
             self._file.write(before)
             self.sync()
@@ -42,7 +42,7 @@ class Metrics:
     def append(self, event: str, record: dict[str, Any]) -> None:
         """Add a line."""
         line = json_text({"event": event, **record}).encode() + b"\n"
-        with naming(self._path):
+        with with_filename(self._path):
             self._file.write(line)
             self._file.flush()
         self._digest.update(line)

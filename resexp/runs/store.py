@@ -13,7 +13,7 @@ A run folder is the whole truth about a run::
         log.txt          what a worker process printed
         job.json         the cluster's job that was last asked to train it
         probes/          <probe>-<step>.json: what the net was like inside
-        .attempt-<N>/    where the attempt at the run makes its files: see `claim`
+        .attempt-<N>/    where the attempt at the run makes its files: see `lease`
 
 The folder's name depends on the run alone. What a study calls the net (its label, which says how it differs from the
 others of the grid) stands in study.json, so that a grid can grow without moving what is finished.
@@ -31,7 +31,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from resexp.config import RunConfig, yaml_file
 from resexp.errors import UserError
-from resexp.runs.lease import Claim, claimed, holder_elsewhere
+from resexp.runs.lease import Lease, holder_elsewhere, leased
 from resexp.runs.records import LINES, Manifest, Plan, Status, Submission
 from resexp.utils.files import is_locked, locked, write_atomic, write_held
 from resexp.utils.untrusted import MAX_LINES, MAX_METRICS, MAX_RECORD, parse_json, read_file, read_record, refuse_links
@@ -40,11 +40,11 @@ from resexp.utils.untrusted import MAX_LINES, MAX_METRICS, MAX_RECORD, parse_jso
 class Run:
     """One run folder; every path in it is a property."""
 
-    def __init__(self, folder: Path, label: str = "", claim: Claim | None = None) -> None:
-        """`label` is what the study calls the net; by default its kind and depth. An attempt at the run has a `claim`
+    def __init__(self, folder: Path, label: str = "", lease: Lease | None = None) -> None:
+        """`label` is what the study calls the net; by default its kind and depth. An attempt at the run has a `lease`
         to it, by which all that it publishes goes."""
         self.folder = folder
-        self.claim = claim
+        self.lease = lease
         self.label = label or folder.absolute().parent.name.rpartition("-")[0]
 
     def create(self, config: RunConfig) -> None:
@@ -58,8 +58,8 @@ class Run:
             write_atomic(self.config_path, text)
 
     def publish(self, path: Path, content: str | bytes, *, sync: bool = True) -> None:
-        """Replace a file of the run. Raises Superseded where the run's claim to the folder was taken away."""
-        (self.claim.write if self.claim else write_atomic)(path, content, sync=sync)
+        """Replace a file of the run. Raises LeaseLostError where the run's lease to the folder was taken away."""
+        (self.lease.write if self.lease else write_atomic)(path, content, sync=sync)
 
     @property
     def name(self) -> str:
@@ -151,12 +151,12 @@ class Run:
         return is_locked(self.lock_path) or bool(holder_elsewhere(self.folder))
 
     @contextlib.contextmanager
-    def claimed(self) -> Iterator[Run]:
-        """The run with a claim to its folder. Raises UserError while another attempt is alive."""
+    def leased(self) -> Iterator[Run]:
+        """The run with a lease to its folder. Raises UserError while another attempt is alive."""
         if holder := holder_elsewhere(self.folder):
             raise UserError(f"{self.name} is in use by {holder}; wait for it, or stop it first")
-        with locked(self.lock_path, self.name), claimed(self.folder, self.name) as claim:
-            yield Run(self.folder, self.label, claim)
+        with locked(self.lock_path, self.name), leased(self.folder, self.name) as lease:
+            yield Run(self.folder, self.label, lease)
 
     def status(self) -> Status:
         """The last status written; a run whose process is gone is `interrupted`, not `running`."""

@@ -13,11 +13,10 @@ import torch
 
 from resexp.config.study import load_run
 from resexp.data import open_dataset
-from resexp.device.concurrent import Work, on_stream
+from resexp.device.concurrent import Task, on_stream
 from resexp.device.hardware import choose, tune_process, with_stream
 from resexp.distributed import Ranks
-from resexp.errors import UserError
-from resexp.evaluation.evaluator import Stopped
+from resexp.errors import StopRequested, UserError
 from resexp.evaluation.tta import UnderTest, compare
 from resexp.evaluation.views import usual
 from resexp.probes import PROBES
@@ -28,9 +27,9 @@ from resexp.runs.records import Manifest, State, Status, running_error
 from resexp.runs.store import Run
 from resexp.training import manifest
 from resexp.training.followers import assemble
-from resexp.training.probing import copy_of, keep, subject_of, write_record
+from resexp.training.probing import keep, probe_input, snapshot, write_record
 from resexp.training.trainer import Trainer
-from resexp.training.warm_start import hand_down
+from resexp.training.warm_start import warm_start
 
 LOOK_S = 1.0
 """Between two looks at what the device has recorded, seconds."""
@@ -44,13 +43,13 @@ class Session:
         run: Run,
         status: Status,
         stop: Callable[[], bool],
-        hear: Callable[[Status], None],
+        on_status: Callable[[Status], None],
         say: Callable[[str], None],
         threads: int | None,
         ranks: Ranks,
         world_may_change: bool,
     ) -> None:
-        self.run, self.status, self.stop, self.hear = run, status, stop, hear
+        self.run, self.status, self.stop, self.on_status = run, status, stop, on_status
         self.config = load_run(run.config_path)
         before = run.manifest()
         if before and (began := before.attempts[-1].world) != ranks.world and not world_may_change:
@@ -75,7 +74,7 @@ class Session:
                 undo.callback(self.trainer.close)
                 self._continue(say)
                 assemble(self.trainer)
-                self.trainer.feed.while_waiting(self._look)
+                self.trainer.pipeline.while_waiting(self._look)
                 self._begin_attempt(before)
                 undo.pop_all()
 
@@ -101,7 +100,7 @@ class Session:
             self.window = state["window"]
             metrics_bytes = state["metrics_bytes"]
         elif self.config.train.init_from:
-            found = hand_down(self.config, subject_of(self.trainer), len(self.dataset.classes))
+            found = warm_start(self.config, probe_input(self.trainer), len(self.dataset.classes))
             write_record(run, found)
         self.metrics = Metrics(run, metrics_bytes, state.get("metrics_sha256") if state else None)
         for record in run.metrics():
@@ -111,10 +110,10 @@ class Session:
 
     def _look(self) -> None:
         """While images are waited for: give a sign of life, and hear of a stop, unless other ranks wait as well."""
-        assert self.run.claim
-        self.run.claim.beat()
+        assert self.run.lease
+        self.run.lease.heartbeat()
         if self.hardware.ranks.world == 1 and self.stop():
-            raise Stopped
+            raise StopRequested
 
     def _begin_attempt(self, before: Manifest | None) -> None:
         data = manifest.of_data(self.config, self.dataset)
@@ -134,7 +133,7 @@ class Session:
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def work(self) -> Work[None]:
+    def work(self) -> Task[None]:
         """Train to the end, or until asked to stop."""
         train, trainer = self.config.train, self.trainer
         self.checkpoint_at = time.monotonic() + train.checkpoint_seconds
@@ -144,7 +143,7 @@ class Session:
         with contextlib.closing(self.metrics):
             yield from on_stream(self.hardware, self._loop())
 
-    def _loop(self) -> Work[None]:
+    def _loop(self) -> Task[None]:
         """THE loop: train until something is due, read what was recorded, and do what is due."""
         train, trainer = self.config.train, self.trainer
         if trainer.step == 0:
@@ -180,7 +179,7 @@ class Session:
                     break
                 self.look_at = time.monotonic() + LOOK_S
                 yield from trainer.advance(self._next_due(), self._pause)
-        except Stopped:
+        except StopRequested:
             pass
         self._save()
         return self._end("interrupted", "stopped by a signal; the same command continues")
@@ -234,7 +233,7 @@ class Session:
         self._tell()
         return None
 
-    def _evaluate(self) -> Work[None]:
+    def _evaluate(self) -> Task[None]:
         trainer = self.trainer
         if not trainer.is_finite():
             return  # the next loss will say so
@@ -249,21 +248,21 @@ class Session:
                 weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
                 self.best = {"step": trainer.step, "val_error": error, "model": weights}
         self.metrics.append("eval", record)
-        if trainer.step < self.config.train.steps and trainer.schedule.hear(error):
-            trainer.slow_down()
+        if trainer.step < self.config.train.steps and trainer.schedule.is_plateau(error):
+            trainer.reduce_lr()
             self.metrics.append("milestone", {"step": trainer.step})
         self.evaluated = trainer.step
         self._tell()
 
-    def _probe(self) -> Work[None]:
+    def _probe(self) -> Task[None]:
         """Take the probes that are due at this step, of a copy of the net: training does not notice."""
         trainer = self.trainer
         for name in self.probes.get(trainer.step, []):
             if not PROBES[name].refuses(self.config.model) and not self.run.probe_path(name, trainer.step).exists():
-                found = PROBES[name].take(copy_of(trainer))
+                found = PROBES[name].take(snapshot(trainer))
                 yield from keep(self.run, name, trainer.step, found, self.stop)
 
-    def _test(self) -> Work[None]:
+    def _test(self) -> Task[None]:
         """Read the test set, once: with the final weights and, where there is validation, with the best ones."""
         final = yield from self.trainer.evaluate("test", self.stop)
         record: dict[str, Any] = {"step": self.trainer.step, **final.record("test")}
@@ -288,14 +287,14 @@ class Session:
         found = self.trainer.schedule.milestones
         return found[-1] if found else self.config.train.final_from
 
-    def _test_views(self) -> Work[None]:
+    def _test_views(self) -> Task[None]:
         """Test the final weights on several views of each image, where that was asked for and is not done yet."""
         trainer = self.trainer
-        subject = UnderTest(trainer.model, trainer.feed.mean, trainer.autocast)
+        subject = UnderTest(trainer.model, trainer.pipeline.mean, trainer.autocast)
         for name in self.config.probes.tta:
             if not self.run.probe_path(name, trainer.step).exists():
                 mode = usual(self.config, name, self.dataset.size)
-                found = compare(self.config, self.dataset, trainer.feed, subject, mode)
+                found = compare(self.config, self.dataset, trainer.pipeline, subject, mode)
                 yield from keep(self.run, name, trainer.step, found, self.stop)
 
     # -- what the folder hears ------------------------------------------------------------------------------------
@@ -336,7 +335,7 @@ class Session:
     def _tell(self, step: int | None = None) -> None:
         self.status.step = self.trainer.step if step is None else step
         self.run.write_status(self.status)
-        self.hear(self.status)
+        self.on_status(self.status)
 
     def _end(self, state: State, message: str = "", step: int | None = None) -> None:
         self.close_attempt(state)

@@ -14,13 +14,13 @@ import torch
 
 from resexp.config.study import load_run
 from resexp.data import open_dataset
-from resexp.device.concurrent import IDLE_S, Work
+from resexp.device.concurrent import POLL_S, Task
 from resexp.device.hardware import choose
-from resexp.errors import UserError
+from resexp.errors import DeviceFailedError, DeviceOutOfMemoryError, UserError
 from resexp.models.summary import summarise
 from resexp.runs.records import Status
 from resexp.runs.store import Run
-from resexp.training.train import DeviceFailed, OutOfMemory, attempt
+from resexp.training.train import attempt
 
 SETTLING_STEPS = 64
 """Steps of each run before its speed counts: by then its kernels are chosen and its graph is captured."""
@@ -33,14 +33,14 @@ WORTHWHILE = 1.1
 @dataclass(eq=False)
 class _Member:
     run: Run
-    work: Work[Status]
+    work: Task[Status]
     alone: bool
     """Whether nothing may run beside it."""
     steps: int = 0
     """Done here."""
 
 
-class PackSize:
+class Concurrency:
     """How many runs at a time: as many as asked for, or doubled for as long as the device does more for it."""
 
     def __init__(self, fixed: int | None) -> None:
@@ -73,7 +73,7 @@ class PackSize:
         self._growing, self.size = False, max(1, size)
 
 
-class Pack:
+class ConcurrentRuns:
     """Trains runs side by side, each as if it were alone.
 
     A run that needs more memory than the others leave waits; one that runs out of it all the same is tried again by
@@ -96,7 +96,7 @@ class Pack:
         `began` and `ended` hear of each run, the latter with its status, or with the exception `train` would raise.
         """
         self._waiting, self._again, self._members = deque(runs), deque[Run](), list[_Member]()
-        self._size, self._threads, self._stop = PackSize(size), threads, stop
+        self._size, self._threads, self._stop = Concurrency(size), threads, stop
         self._say, self._began, self._ended = say, began, ended
         self._free = _free_memory(runs[0])
         self._told = False
@@ -115,7 +115,7 @@ class Pack:
             if not self._members:
                 return
             if not self._turn():
-                time.sleep(IDLE_S)
+                time.sleep(POLL_S)
             self._size.observe(
                 [member.steps for member in self._members],
                 [_step_cost(member.run) for member in self._members],
@@ -171,13 +171,13 @@ class Pack:
         return worked
 
     def _failed(self, member: _Member, error: Exception) -> None:
-        if isinstance(error, OutOfMemory) and not member.alone:
+        if isinstance(error, DeviceOutOfMemoryError) and not member.alone:
             self._size.shrink(len(self._members) - 1)
             self._again.append(member.run)
             size = self._size.size
             self._say(member.run, f"{member.run.name}: out of memory; tried again alone, the others {size} at a time")
             return
-        if isinstance(error, DeviceFailed):
+        if isinstance(error, DeviceFailedError):
             self._waiting.clear()
             self._again.clear()
         self._ended(member.run, error)

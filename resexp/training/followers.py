@@ -10,11 +10,10 @@ import torch
 
 from resexp.config import RunConfig
 from resexp.data import open_dataset
-from resexp.device.concurrent import Work, finish, on_stream
+from resexp.device.concurrent import Task, on_stream, run_to_completion
 from resexp.device.hardware import choose, tune_process, with_stream
 from resexp.distributed import Torchrun, lost
-from resexp.errors import UserError
-from resexp.evaluation.evaluator import Stopped
+from resexp.errors import StopRequested, UserError
 from resexp.training.trainer import Trainer
 from resexp.utils.interrupts import Stop
 
@@ -28,8 +27,8 @@ def assemble(trainer: Trainer) -> None:
     if isinstance(ranks, Torchrun):
         content = io.BytesIO()
         torch.save(trainer.state(), content)
-        ranks.order("begin")
-        ranks.hand_out(
+        ranks.command("begin")
+        ranks.broadcast_object(
             {
                 "config": trainer.config.model_dump_json(),
                 "device": trainer.hardware.device.type,
@@ -39,7 +38,7 @@ def assemble(trainer: Trainer) -> None:
                 "state": content.getvalue(),
             }
         )
-        if problem := ranks.first():
+        if problem := ranks.first_error():
             raise UserError(problem)
         trainer.join()
 
@@ -60,7 +59,7 @@ def follow(ranks: Torchrun, stop: Stop) -> int:
 def _follow(ranks: Torchrun, stop: Stop) -> int:
     trainer: Trainer | None = None
     while True:
-        word, *arguments = ranks.next_order()
+        word, *arguments = ranks.next_command()
         if word in ("end", "begin") and trainer:
             trainer.close()
         if word == "end":
@@ -69,18 +68,18 @@ def _follow(ranks: Torchrun, stop: Stop) -> int:
             trainer = _begin(ranks)
             continue
         assert trainer
-        with contextlib.suppress(Stopped):
-            finish(on_stream(trainer.hardware, _obey(trainer, word, arguments, stop)))
+        with contextlib.suppress(StopRequested):
+            run_to_completion(on_stream(trainer.hardware, _obey(trainer, word, arguments, stop)))
 
 
 def _begin(ranks: Torchrun) -> Trainer | None:
     """The trainer that `assemble` has described; None where a rank can't make it, of which rank 0 has heard then."""
     trainer, problem = None, ""
     try:
-        trainer = _make(ranks, ranks.hand_out())
+        trainer = _make(ranks, ranks.broadcast_object())
     except (UserError, OSError) as error:
         problem = f"{error}"
-    if ranks.first(problem) or trainer is None:
+    if ranks.first_error(problem) or trainer is None:
         return None
     with torch.cuda.stream(trainer.hardware.stream):
         trainer.join()
@@ -104,10 +103,10 @@ def _make(ranks: Torchrun, given: dict[str, Any]) -> Trainer:
     return trainer
 
 
-def _obey(trainer: Trainer, word: str, arguments: list[str], stop: Stop) -> Work[None]:
+def _obey(trainer: Trainer, word: str, arguments: list[str], stop: Stop) -> Task[None]:
     if word == "advance":
         yield from trainer.advance(int(arguments[0]), stop)
     elif word == "evaluate":
         yield from trainer.evaluate(arguments[0], stop)
     else:
-        {"read": trainer.read, "share": trainer.share, "slow_down": trainer.slow_down}[word]()
+        {"read": trainer.read, "broadcast_weights": trainer.broadcast_weights, "reduce_lr": trainer.reduce_lr}[word]()

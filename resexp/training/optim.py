@@ -20,7 +20,7 @@ NEVER = 2**62
 def learning_rate(config: TrainConfig, step: int, *, warming_up: bool, found: Sequence[int] | None = None) -> float:
     """The rate of update number `step`, counted from 0: `lr` times gamma for every milestone reached.
 
-    They are those of `config`, or those `found` in training; see `Schedule.hear`.
+    They are those of `config`, or those `found` in training; see `Schedule.is_plateau`.
     """
     if warming_up and config.warmup_lr is not None:
         return config.warmup_lr
@@ -60,7 +60,7 @@ class Schedule:
             rate = torch.where(self.warming_up, self._warmup_rate, rate)
         self.rate.copy_(rate)
 
-    def hear(self, error: float) -> bool:
+    def is_plateau(self, error: float) -> bool:
         """Whether the error of an evaluation shows a plateau at which the rate is to be lowered (section 3.4)."""
         if self.config.schedule != "plateau" or len(self.milestones) == self.config.max_lr_drops:
             return False
@@ -71,7 +71,7 @@ class Schedule:
         self._stale = 0
         return True
 
-    def drop(self, step: int) -> None:
+    def add_milestone(self, step: int) -> None:
         """A milestone: from update number `step` on the rate is lower."""
         self.milestones.append(step)
         self._place()
@@ -94,7 +94,7 @@ class Schedule:
             self.milestones, self._least, self._stale = state["milestones"], state["least_error"], state["stale"]
             self._place()
 
-    def watch(self, error: Tensor) -> None:
+    def update_warmup(self, error: Tensor) -> None:
         """End the warm-up when the running training error is low enough, for good (section 4.2, n = 18)."""
         if self.config.warmup_lr is not None:
             self.running_error.lerp_(error, 1 - RUNNING_DECAY)

@@ -15,40 +15,39 @@ import resexp
 from resexp.config import RunConfig
 from resexp.config.study import load_run
 from resexp.data import Dataset, ImageNet, open_dataset
-from resexp.data.input import open_feed
-from resexp.device.concurrent import Work, finish
+from resexp.data.input import open_input
+from resexp.device.concurrent import Task, run_to_completion
 from resexp.device.hardware import Hardware, choose_device, tune_process
-from resexp.errors import UserError
-from resexp.evaluation.evaluator import Stopped
+from resexp.errors import StopRequested, UserError
 from resexp.models import build_model
-from resexp.probes import PROBES, Probing, Subject
+from resexp.probes import PROBES, ProbeInput, Probing
 from resexp.runs import checkpoint
 from resexp.runs.records import json_text
 from resexp.runs.store import Run
 from resexp.training.trainer import Trainer
-from resexp.training.warm_start import hand_down
+from resexp.training.warm_start import warm_start
 from resexp.utils.files import write_alone
 
 
-def subject_of(trainer: Trainer) -> Subject:
+def probe_input(trainer: Trainer) -> ProbeInput:
     """The net of a run in training itself: what is done with it is done with the run."""
-    images, labels, index = trainer.feed.sample()
-    return Subject(trainer.config.model, trainer.model, images, labels, trainer.feed.mean, index)
+    images, labels, index = trainer.pipeline.sample()
+    return ProbeInput(trainer.config.model, trainer.model, images, labels, trainer.pipeline.mean, index)
 
 
-def copy_of(trainer: Trainer) -> Subject:
+def snapshot(trainer: Trainer) -> ProbeInput:
     """The net of a run in training, as it is now."""
-    return replace(subject_of(trainer), model=copy.deepcopy(trainer.model))
+    return replace(probe_input(trainer), model=copy.deepcopy(trainer.model))
 
 
-def keep(run: Run, name: str, step: int, found: Probing, stop: Callable[[], bool]) -> Work[None]:
-    """Let a probe do its work, and keep what it found in the run folder. Raises Stopped if asked to stop before."""
+def keep(run: Run, name: str, step: int, found: Probing, stop: Callable[[], bool]) -> Task[None]:
+    """Carry out a probe and write its result into the run folder. Raises StopRequested if `stop()` before its end."""
     began = time.perf_counter()
     try:
         while True:
             yield next(found)
             if stop():
-                raise Stopped
+                raise StopRequested
     except StopIteration as end:
         result, seconds = end.value, round(time.perf_counter() - began, 3)
     write_record(run, {"probe": name, "step": step, **result, "seconds": seconds})
@@ -59,7 +58,7 @@ def write_record(run: Run, record: dict[str, Any]) -> None:
     path = run.probe_path(record["probe"], record["step"])
     path.parent.mkdir(exist_ok=True)
     content = json_text({"resexp": resexp.__version__, **record})
-    if run.claim:
+    if run.lease:
         run.publish(path, content)
     else:
         write_alone(path, content)
@@ -76,7 +75,7 @@ def probe(
     """Take the probe `name` of a run's last weights, or of its `initial` ones, which its seed makes again.
 
     Returns the step; what was found lies in the run folder. Raises UserError where the probe makes no sense for the
-    net, or there are no weights; Stopped if asked to stop.
+    net, or there are no weights; StopRequested if asked to stop.
     """
     config = load_run(run.config_path)
     if reason := PROBES[name].refuses(config.model):
@@ -94,14 +93,14 @@ def probe(
         step, weights = checkpoint.final_weights(run)
         checkpoint.into(subject.model, weights, run.folder)
     elif config.train.init_from:
-        hand_down(config, subject, len(dataset.classes))
-    finish(keep(run, name, step, PROBES[name].take(subject), stop))
+        warm_start(config, subject, len(dataset.classes))
+    run_to_completion(keep(run, name, step, PROBES[name].take(subject), stop))
     return step
 
 
-def _untrained(config: RunConfig, dataset: Dataset | ImageNet, say: Callable[[str], None]) -> Subject:
+def _untrained(config: RunConfig, dataset: Dataset | ImageNet, say: Callable[[str], None]) -> ProbeInput:
     hardware, model = Hardware(choose_device(config.train), "fp32"), build_model(config.model, len(dataset.classes))
-    with contextlib.closing(open_feed(config, dataset, hardware, say)) as feed:
-        images, labels, index = feed.sample()
+    with contextlib.closing(open_input(config, dataset, hardware, say)) as pipeline:
+        images, labels, index = pipeline.sample()
     model = model.to(memory_format=torch.channels_last).to(hardware.device)
-    return Subject(config.model, model, images, labels, feed.mean, index)
+    return ProbeInput(config.model, model, images, labels, pipeline.mean, index)

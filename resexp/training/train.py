@@ -8,11 +8,10 @@ from collections.abc import Callable
 
 import torch
 
-from resexp.device.concurrent import Work, finish
+from resexp.device.concurrent import Task, run_to_completion
 from resexp.device.hardware import give_back
-from resexp.distributed import ALONE, Ranks, lost
-from resexp.errors import UserError
-from resexp.runs.lease import Superseded
+from resexp.distributed import SINGLE_PROCESS, Ranks, lost
+from resexp.errors import DeviceFailedError, DeviceOutOfMemoryError, LeaseLostError, RankLostError, UserError
 from resexp.runs.records import Status
 from resexp.runs.store import Run
 from resexp.training.attempt import Session
@@ -22,31 +21,19 @@ _OUT_OF_MEMORY = ("CUDA error: out of memory", "ALLOC_FAILED", "unable to find a
 """How CUDA, cuBLAS and cuDNN say so, where PyTorch does not."""
 
 
-class OutOfMemory(UserError):
-    """The device had too little memory for the run, beside what else it held."""
-
-
-class RankLost(UserError):
-    """Another process that trains the same run has ended, or can't be reached any more."""
-
-
-class DeviceFailed(UserError):
-    """The device is gone, or refuses all further work of this process."""
-
-
 def train(
     run: Run,
     *,
     stop: Callable[[], bool] = lambda: False,
-    hear: Callable[[Status], None] = lambda status: None,
+    on_status: Callable[[Status], None] = lambda status: None,
     say: Callable[[str], None] = lambda line: None,
     threads: int | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
     world_may_change: bool = False,
 ) -> Status:
     """Train the run in its folder to the end, or until `stop()`; continue it if it was begun.
 
-    `hear` receives every status, `say` every line worth reading; `threads` limits the CPU threads of a run that begins.
+    `on_status` receives every status, `say` every line for the user; `threads` limits the CPU threads of a new run.
     A continued run has the same metrics and weights as one that was never interrupted: bit for bit on a CPU. Raises
     UserError or OSError for what can be mended from outside, which leaves the run to be begun or continued; anything
     else marks it as failed. Both are recorded in the folder.
@@ -54,36 +41,38 @@ def train(
     Where several `ranks` train the run, rank 0 calls this and the others `follow`. It goes on with as many as before,
     unless the `world_may_change`.
     """
-    work = attempt(run, stop=stop, hear=hear, say=say, threads=threads, ranks=ranks, world_may_change=world_may_change)
-    return finish(work)
+    work = attempt(
+        run, stop=stop, on_status=on_status, say=say, threads=threads, ranks=ranks, world_may_change=world_may_change
+    )
+    return run_to_completion(work)
 
 
 def attempt(
     run: Run,
     *,
     stop: Callable[[], bool],
-    hear: Callable[[Status], None] = lambda status: None,
+    on_status: Callable[[Status], None] = lambda status: None,
     say: Callable[[str], None],
     threads: int | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
     world_may_change: bool = False,
-) -> Work[Status]:
+) -> Task[Status]:
     """`train`, piece by piece, so that several runs can take turns in one process."""
-    with run.claimed() as run:
+    with run.leased() as run:
         status = run.status().model_copy(update={"state": "running", "message": "", "traceback": ""})
         session = None
         try:
             run.write_status(status)  # what an earlier attempt came to is over
-            assert run.claim
-            with run.claim.beating():
-                session = Session(run, status, stop, hear, say, threads, ranks, world_may_change)
+            assert run.lease
+            with run.lease.heartbeats():
+                session = Session(run, status, stop, on_status, say, threads, ranks, world_may_change)
             for steps in session.work():
-                run.claim.beat()
+                run.lease.heartbeat()
                 yield steps
         except Interrupted:  # while the images were decoded
             status.state = "interrupted" if run.checkpoint_path.exists() else "pending"
             run.write_status(status)
-            hear(status)
+            on_status(status)
         except Exception as raised:
             error = _explained(raised, run)
             status.message = " ".join(f"{error}".split()) or type(error).__name__
@@ -93,11 +82,11 @@ def attempt(
                 status.state = "failed"
                 status.message = f"{type(error).__name__}: {status.message}"
                 status.traceback = traceback.format_exc()
-            with contextlib.suppress(OSError, Superseded):  # the disk, or the claim, may be what is wrong
+            with contextlib.suppress(OSError, LeaseLostError):  # the disk, or the lease, may be what is wrong
                 run.write_status(status)
                 if session:
                     session.close_attempt(status.state)
-            hear(status)
+            on_status(status)
             if error is raised:
                 raise
             raise error from raised
@@ -115,13 +104,13 @@ def _explained(error: Exception, run: Run) -> Exception:
     if not isinstance(error, RuntimeError):
         return error
     if what := lost(error):
-        return RankLost(f"{run.folder}: another rank is gone ({what}); the same command continues")
+        return RankLostError(f"{run.folder}: another rank is gone ({what}); the same command continues")
     if isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
-        return OutOfMemory(
+        return DeviceOutOfMemoryError(
             f"{run.folder}: out of GPU memory; free some, or lower train.batch_size or model.width ({words})"
         )
     if isinstance(error, torch.AcceleratorError) or _device_failed():
-        return DeviceFailed(f"{run.folder}: the GPU failed ({words}); the same command continues")
+        return DeviceFailedError(f"{run.folder}: the GPU failed ({words}); the same command continues")
     return error
 
 

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from resexp.config import RunConfig
 from resexp.data import Dataset, ImageNet
-from resexp.data.input import open_feed
+from resexp.data.input import open_input
 from resexp.data.loader import plan_epoch
-from resexp.device.concurrent import Pace, Work
-from resexp.device.cuda_graph import Replayed, compile_blocks
+from resexp.device.concurrent import HostThrottle, Task
+from resexp.device.cuda_graph import CudaGraphed, compile_blocks
 from resexp.device.hardware import Hardware
 from resexp.errors import UserError
 from resexp.evaluation.evaluator import EVAL_BATCH, Evaluation, Evaluator
@@ -89,7 +89,7 @@ class Trainer:
         self.optimizer = make_optimizer(train, self.model, self.schedule.rate)
         self.autocast = torch.autocast(device.type, hardware.dtype, enabled=hardware.precision != "fp32")
         self.scaler = torch.amp.GradScaler(device.type, enabled=hardware.precision == "fp16")
-        self.feed = open_feed(config, dataset, hardware, say)
+        self.pipeline = open_input(config, dataset, hardware, say)
         self.step = self.read_to = 0
         self._alike_at: int | None = None
         """The step since which BN's averages are the same on all ranks. The weights always are."""
@@ -99,10 +99,10 @@ class Trainer:
         self._records = torch.zeros((3, MEMORY), device=device)
         images = len(dataset.train_index) + len(dataset.val_index)
         with contextlib.ExitStack() as undo:  # the device's memory may be too small
-            undo.callback(self.feed.close)
+            undo.callback(self.pipeline.close)
             self._evaluator = Evaluator(
                 self.model,
-                self.feed,
+                self.pipeline,
                 hardware,
                 self.autocast,
                 # Nothing is kept for a backward pass: so many images take less memory than a step does.
@@ -110,28 +110,28 @@ class Trainer:
                 classes=len(dataset.classes),
                 say=say,
             )
-            self._train_step = Replayed(self._update, hardware, say)
+            self._train_step = CudaGraphed(self._update, hardware, say)
             undo.pop_all()
 
     def join(self) -> None:
         """Train with the other ranks from now on, beginning with the weights of rank 0."""
-        self.net = self.hardware.ranks.wrap(self.model)
+        self.net = self.hardware.ranks.ddp(self.model)
 
-    def advance(self, until: int, pause: Callable[[], bool]) -> Work[None]:
+    def advance(self, until: int, pause: Callable[[], bool]) -> Task[None]:
         """Train until step `until`, until `pause()`, or until the records must be read."""
         until = min(until, self.read_to + MEMORY)
-        self.hardware.ranks.order("advance", until)
-        started, pace = time.perf_counter(), Pace(self.hardware)
+        self.hardware.ranks.command("advance", until)
+        started, throttle = time.perf_counter(), HostThrottle(self.hardware)
         self.model.train()
         try:
             while self.step < until:
-                steps = min(pace.stride if self._train_step.settled else 1, until - self.step)
+                steps = min(throttle.stride if self._train_step.captured else 1, until - self.step)
                 for _ in range(steps):
-                    self.feed.prepare(self.step)
+                    self.pipeline.prepare(self.step)
                     self._train_step()
                     self.step += 1
-                paused = self.hardware.ranks.agree(pause())
-                yield from pace.queued(steps, ahead=0 if paused or self.step == until else 1)
+                paused = self.hardware.ranks.any_rank(pause())
+                yield from throttle.limit(steps, ahead=0 if paused or self.step == until else 1)
                 if paused:
                     break
         finally:
@@ -140,14 +140,14 @@ class Trainer:
     def _update(self) -> None:
         """One step on one batch, in pieces of `train.microbatch` images."""
         ranks, parts = self.hardware.ranks, self._here // self._part
-        batch = [torch.split(tensor, self._part) for tensor in self.feed.batch(self._counter)]
+        batch = [torch.split(tensor, self._part) for tensor in self.pipeline.batch(self._counter)]
         self.schedule.set_rate(self._counter)
         self.optimizer.zero_grad()
         sums = torch.zeros(2, device=self._records.device)
         for number, (x, y) in enumerate(zip(*batch, strict=True), 1):
             for norm in self._norms:  # the averages are those of the first pieces, as they are those of rank 0
                 norm.momentum = BN_MOMENTUM if number == 1 else 0.0
-            with ranks.joining(self.net, last=number == parts):
+            with ranks.gradient_sync(self.net, last=number == parts):
                 with self.autocast, across(ranks, self._of_batches):
                     logits = self.net(x)
                     loss = F.cross_entropy(logits, y) / parts
@@ -156,15 +156,15 @@ class Trainer:
             sums += torch.stack((loss.detach().float() / ranks.world, wrong))
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        ranks.sum_(sums)
+        ranks.all_reduce(sums)
         record = torch.cat((sums, self.schedule.warming_up.float()[None]))
         self._records.index_copy_(1, self._counter % MEMORY, record[:, None])
-        self.schedule.watch(sums[1] / self.config.train.batch_size)
+        self.schedule.update_warmup(sums[1] / self.config.train.batch_size)
         self._counter += 1
 
     def read(self) -> list[StepRecord]:
         """The records of the steps since the last call, in one transfer; to be called before the rate is lowered."""
-        self.hardware.ranks.order("read")
+        self.hardware.ranks.command("read")
         steps = range(self.read_to, self.step)
         self.read_to = self.step
         columns = self._records.cpu()[:, [step % MEMORY for step in steps]].T.tolist()
@@ -173,10 +173,10 @@ class Trainer:
             for step, (loss, wrong, warming_up) in zip(steps, columns, strict=True)
         ]
 
-    def slow_down(self) -> None:
+    def reduce_lr(self) -> None:
         """Multiply the rate by gamma from now on."""
-        self.hardware.ranks.order("slow_down")
-        self.schedule.drop(self.step)
+        self.hardware.ranks.command("reduce_lr")
+        self.schedule.add_milestone(self.step)
 
     @property
     def warming_up(self) -> bool:
@@ -189,25 +189,25 @@ class Trainer:
             norm = torch.nn.utils.get_total_norm(self.model.parameters())
         return bool(torch.isfinite(norm))
 
-    def evaluate(self, split: str, pause: Callable[[], bool]) -> Work[Evaluation]:
+    def evaluate(self, split: str, pause: Callable[[], bool]) -> Task[Evaluation]:
         """Error, loss and logits in eval mode, without augmentation, on "train", "val" or "test".
 
-        Raises Stopped if `pause()` between batches.
+        Raises StopRequested if `pause()` between batches.
         """
-        self.hardware.ranks.order("evaluate", split)
+        self.hardware.ranks.command("evaluate", split)
         if self._alike_at != self.step:
-            self.hardware.ranks.share(self.model.buffers())
+            self.hardware.ranks.broadcast(self.model.buffers())
             self._alike_at = self.step
         return (yield from self._evaluator.evaluate(split, pause))
 
-    def recompute_bn(self, count: int, pause: Callable[[], bool]) -> Work[int]:
+    def recompute_bn(self, count: int, pause: Callable[[], bool]) -> Task[int]:
         """Replace BN's moving averages by mean and variance over the first `count` training images of the first epoch.
 
-        Returns the number of batches; see Evaluator. Raises Stopped if `pause()` between them, and nothing has changed.
+        Returns the number of batches; see Evaluator. Raises StopRequested if `pause()` between them, changing nothing.
         """
         order, *_ = plan_epoch(self.dataset.train_index, self.config.seed, epoch=0, pad=0, flip=False)
         batches = yield from self._evaluator.recompute_bn(order[:count], pause)
-        self.share()
+        self.broadcast_weights()
         return batches
 
     @contextlib.contextmanager
@@ -215,17 +215,17 @@ class Trainer:
         """Other weights, for as long as the context lasts; in place, so that what was captured holds."""
         own = {name: value.clone() for name, value in self.model.state_dict().items()}
         into(self.model, weights, self.config.folder)
-        self.share()
+        self.broadcast_weights()
         try:
             yield
         finally:
             self.model.load_state_dict(own)
-            self.share()
+            self.broadcast_weights()
 
-    def share(self) -> None:
+    def broadcast_weights(self) -> None:
         """Give the weights and statistics of rank 0 to the other ranks."""
-        self.hardware.ranks.order("share")
-        self.hardware.ranks.share(self.model.state_dict().values())
+        self.hardware.ranks.command("broadcast_weights")
+        self.hardware.ranks.broadcast(self.model.state_dict().values())
         self._alike_at = self.step
 
     def state(self) -> dict[str, Any]:
@@ -259,7 +259,7 @@ class Trainer:
 
     def close(self) -> None:
         """No more is asked of it."""
-        self.feed.close()
+        self.pipeline.close()
 
     def _are_momenta(self, momenta: Any) -> bool:
         """Whether a checkpoint's state of the optimiser is, for some of the parameters, their momentum."""

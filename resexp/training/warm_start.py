@@ -11,7 +11,7 @@ from resexp.config import RunConfig
 from resexp.config.study import load_run
 from resexp.errors import UserError
 from resexp.models import ResNet, build_model
-from resexp.probes import Subject
+from resexp.probes import ProbeInput
 from resexp.probes.identity import compare, deepen, why_not
 from resexp.runs import checkpoint
 from resexp.runs.store import Run
@@ -32,7 +32,7 @@ def check(start: Run, deep: RunConfig) -> RunConfig:
     return config
 
 
-def hand_down(deep_config: RunConfig, subject: Subject, classes: int) -> dict[str, Any]:
+def warm_start(deep_config: RunConfig, subject: ProbeInput, classes: int) -> dict[str, Any]:
     """Make the net of `subject`, of a run like `deep_config`, compute what that of the finished run in `start` does.
 
     Returns how well it does, on all images that are trained on: see `probes.identity.compare`. Raises UserError where

@@ -20,11 +20,11 @@ from resexp.errors import UserError
 _TRIES = 20
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 """Of a file system without locks: nothing keeps two attempts at a run from beginning there, but the later one takes it
-over from the earlier (see `claim`)."""
+over from the earlier (see `lease`)."""
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
+def with_filename(path: Path) -> Iterator[None]:
     """Let an error of the file system say which file it is about; writing to an open file does not."""
     try:
         yield
@@ -42,7 +42,7 @@ def write_atomic(path: Path, content: str | bytes, *, sync: bool = True, within:
     temporary = (within or path.parent) / f"{path.name}.{os.getpid()}.tmp"
     try:
         temporary.unlink(missing_ok=True)
-        with naming(path), temporary.open("xb") as file:  # made here: not a link to elsewhere that others left
+        with with_filename(path), temporary.open("xb") as file:  # made here: not a link to elsewhere that others left
             file.write(data)
             if sync:
                 file.flush()

@@ -29,7 +29,7 @@ def without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def spread(function: Callable[[A], B], pieces: Sequence[A], enough: int) -> list[B]:
+def parallel_map(function: Callable[[A], B], pieces: Sequence[A], enough: int) -> list[B]:
     """`function` of each piece, in their order; it and they must be such as can be sent to another process.
 
     Processes take a second to start, and are only started where there are `enough` pieces for each.

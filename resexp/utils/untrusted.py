@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from resexp.errors import UserError, visible
+from resexp.errors import UserError, sanitize
 
 MAX_RECORD, MAX_METRICS, MAX_LINES = 1 << 24, 1 << 28, 2_000_000
 """Bytes of a JSON file; bytes and lines of metrics.jsonl."""
@@ -44,7 +44,7 @@ class Record(BaseModel):
     @field_validator("*")
     @classmethod
     def _visible(cls, value: Any) -> Any:
-        return visible(value) if isinstance(value, str) else value
+        return sanitize(value) if isinstance(value, str) else value
 
 
 RecordT = TypeVar("RecordT", bound=Record)

@@ -70,7 +70,7 @@ class _Done:
     def poll(self) -> End:
         return End()
 
-    def hear(self) -> list[Event]:
+    def events(self) -> list[Event]:
         for run in self.job.runs:
             run.write_status(Status(state="finished"))
         return [Event(kind, run) for run in self.job.runs for kind in ("began", "ended")]  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Several machines claim one run at the same time, on a file system without flock: one of them has it."""
+"""Several machines lease one run at the same time, on a file system without flock: one of them has it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from resexp.errors import UserError
-from resexp.runs.lease import claimed, newest
+from resexp.runs.lease import leased, newest
 from tests.faults.operations import frozen_at, in_a_process, operations_of, thaw
 
 Survived = Callable[..., None]
@@ -19,11 +19,11 @@ REFUSED = 3
 
 
 def contend(folder: Path, name: str) -> None:
-    """Claim the folder and write a file again and again; exits with REFUSED where another has taken it."""
+    """Lease the folder and write a file again and again; exits with REFUSED where another has taken it."""
     try:
-        with claimed(folder, "it") as claim:
+        with leased(folder, "it") as lease:
             for number in range(WRITES):
-                claim.write(folder / "file", f"{name} {number}", sync=False)
+                lease.write(folder / "file", f"{name} {number}", sync=False)
     except UserError:
         sys.exit(REFUSED)
 
@@ -52,7 +52,7 @@ def test_of_many_contenders_the_last_to_claim_has_the_last_word(
         name, last = (folder / "file").read_text().split()
         assert (ended[name], last) == (0, str(WRITES - 1))
         assert len(list(folder.iterdir())) == 2  # the file, and the folder of the last attempt
-    survived("five machines claim one run", rounds)
+    survived("five machines lease one run", rounds)
 
 
 def test_who_froze_while_claiming_has_no_claim_when_others_came(tmp_path: Path, survived: Survived) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from resexp.errors import UserError
-from resexp.runs.lease import SILENT_S
+from resexp.runs.lease import HEARTBEAT_TIMEOUT_S
 from resexp.runs.store import Run
 from resexp.training.train import train
 from resexp.utils.files import write_atomic
@@ -206,20 +206,22 @@ def test_a_lock_file_that_nobody_holds_keeps_nobody_out(
     survived("stale lock")
 
 
-@pytest.mark.parametrize(("silent", "refused"), [(0.0, True), (SILENT_S / 2, True), (SILENT_S + 1, False)])
+@pytest.mark.parametrize(
+    ("silent", "refused"), [(0.0, True), (HEARTBEAT_TIMEOUT_S / 2, True), (HEARTBEAT_TIMEOUT_S + 1, False)]
+)
 def test_an_attempt_on_another_machine_is_left_alone_until_it_has_been_silent_for_long(
     stopped: tuple[Run, Run], another: Iterator[Run], silent: float, refused: bool, survived: Survived
 ) -> None:
     whole, run = stopped[0], next(another)
-    claim = run.folder / ".attempt-7"
-    claim.mkdir()
-    (claim / "owner").write_text("process 12 on node3")
-    beat = claim.stat().st_mtime - silent
-    os.utime(claim, (beat, beat))
+    lease = run.folder / ".attempt-7"
+    lease.mkdir()
+    (lease / "owner").write_text("process 12 on node3")
+    beat = lease.stat().st_mtime - silent
+    os.utime(lease, (beat, beat))
     if refused:
         with pytest.raises(UserError, match=r"in use by process 12 on node3; wait for it, or stop it first$"):
             train(run)
-        os.utime(claim, (0, 0))
+        os.utime(lease, (0, 0))
     continued(run)
     assert_same(run, whole)
     survived("attempt of another machine")

@@ -146,9 +146,9 @@ def test_an_attempt_frozen_anywhere_can_not_write_when_another_has_taken_over(
     whole, operations, copies = prepare(tmp_path, before)
     chance, fatal = random.Random(0), range(1, len(operations) + 1, every)
     for number, run in zip(fatal, copies, strict=False):
-        claim = newest_claim(run)
+        lease = newest_claim(run)
         frozen = frozen_at(lambda run=run: on_host("here", run), run.folder, number)
-        has_claim = newest_claim(run) > claim
+        has_claim = newest_claim(run) > lease
         for folder in run.folder.glob(".attempt-*"):
             os.utime(folder, (0, 0))  # it is frozen for longer than an attempt elsewhere is waited for
         other = frozen_at(
@@ -158,7 +158,7 @@ def test_an_attempt_frozen_anywhere_can_not_write_when_another_has_taken_over(
         thaw(frozen)
         assert not has_claim or content(run) == seen, operations[number - 1]
         thaw(other)
-        if run.status().state != "finished":  # frozen before it had a claim, it has taken over from the other
+        if run.status().state != "finished":  # frozen before it had a lease, it has taken over from the other
             assert not has_claim, operations[number - 1]
             assert in_a_process(lambda run=run: train(run)) == 0
         assert_nothing_lost(run, whole)

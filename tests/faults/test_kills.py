@@ -54,7 +54,7 @@ class Killer:
         self.kills = 0
         self.finished: dict[str, dict[str, int]] = {}
 
-    def finish(self, most: int) -> None:
+    def run_to_completion(self, most: int) -> None:
         """Sweep until all is finished, with `most` kills on the way."""
         while True:
             sweep = Sweep(self.study, self.results, "--jobs", 2)
@@ -132,7 +132,7 @@ def test_a_sweep_killed_again_and_again_equals_an_undisturbed_one(
     chance, done, number = random.Random(seed), 0, 0
     while done < kills:
         killer = Killer(study, tmp_path / f"results{number}", chance)
-        killer.finish(kills - done)
+        killer.run_to_completion(kills - done)
         for run, other in zip(killer.runs, whole, strict=True):
             assert_same(run, other)
             assert_done_once(run)

@@ -22,10 +22,10 @@ from resexp.config import RunConfig, ShapesData
 from resexp.config.study import SHIPPED, load, load_run
 from resexp.data import folder, open_dataset
 from resexp.data.dataset import _read_meta
-from resexp.data.pixels import Unreadable, read_image
+from resexp.data.pixels import read_image
 from resexp.device.hardware import choose
 from resexp.display import duration, percent, speed
-from resexp.errors import UserError
+from resexp.errors import UnreadableImageError, UserError
 from resexp.report import draw, page
 from resexp.report.plots import Plot
 from resexp.report.probes import inside
@@ -296,14 +296,14 @@ def _shared(levels: int) -> list[Any]:
 def _image(content: bytes) -> None:
     try:
         read_image(content)
-    except Unreadable as error:
+    except UnreadableImageError as error:
         raise UserError(f"{error}") from None
 
 
 def _continue(path: Path, trainer: Trainer) -> None:
     try:
         state = checkpoint.read(path, CPU)
-    except checkpoint.DamagedCheckpoint:
+    except checkpoint.DamagedCheckpointError:
         return
     trainer.load(state["trainer"])
 

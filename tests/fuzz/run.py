@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from types import FrameType
 
-from resexp.errors import MAX_LINE, UserError, visible
+from resexp.errors import MAX_LINE, UserError, sanitize
 from tests.fuzz.readers import Reader
 
 CASES = int(os.environ.get("RESEXP_FUZZ_CASES", "2000"))
@@ -48,7 +48,7 @@ def give(name: str, reader: Reader, number: int) -> None:
             reader.read(content)
     except UserError as error:
         for line in error.args:
-            assert line == visible(line).replace("\n", " ")[:MAX_LINE], repr(line)
+            assert line == sanitize(line).replace("\n", " ")[:MAX_LINE], repr(line)
     except OSError:
         pass
     except (Exception, Hang) as error:

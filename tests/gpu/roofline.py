@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from resexp.config import RunConfig
 from resexp.data import open_dataset
-from resexp.device.concurrent import finish
+from resexp.device.concurrent import run_to_completion
 from resexp.device.hardware import Hardware
 from resexp.models.summary import summarise
 from resexp.training.trainer import Trainer
@@ -59,8 +59,8 @@ def kernels(kind: str, depth: int) -> int:
         }
     )
     trainer = Trainer(config, open_dataset(config.data), Hardware(torch.device("cpu"), "fp32"))
-    finish(trainer.advance(1, lambda: False))
-    trainer.feed.prepare(1)
+    run_to_completion(trainer.advance(1, lambda: False))
+    trainer.pipeline.prepare(1)
     with (seen := Kernels()):
         trainer._update()
     return seen.count

@@ -20,17 +20,18 @@ import torch
 from resexp.config import RunConfig
 from resexp.data import open_dataset
 from resexp.data.imagenet.example import make_example
-from resexp.device.concurrent import finish, on_stream
+from resexp.device.concurrent import on_stream, run_to_completion
 from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE
 from resexp.device.hardware import choose, with_stream
+from resexp.errors import DeviceOutOfMemoryError
 from resexp.evaluation.tta import evaluate_run
 from resexp.evaluation.views import SingleView
 from resexp.runs.checkpoint import final_weights
 from resexp.runs.logits import read
 from resexp.runs.records import Status
 from resexp.runs.store import Run
-from resexp.training.concurrent_runs import Pack, _need
-from resexp.training.train import OutOfMemory, train
+from resexp.training.concurrent_runs import ConcurrentRuns, _need
+from resexp.training.train import train
 from resexp.training.trainer import Trainer
 
 DEVICE = os.environ.get("RESEXP_TEST_DEVICE", "cuda")
@@ -86,7 +87,7 @@ def trainer(resolved: RunConfig, say: Callable[[str], None] = pytest.fail) -> Tr
 
 
 def advance(one: Trainer, steps: int) -> list[float]:
-    finish(on_stream(one.hardware, one.advance(one.step + steps, lambda: False)))
+    run_to_completion(on_stream(one.hardware, one.advance(one.step + steps, lambda: False)))
     return [record.loss for record in one.read()]
 
 
@@ -116,7 +117,7 @@ def test_a_replayed_evaluation_is_the_evaluation() -> None:
         advance(one, 5)
         for _ in range(3):  # 2,000 images are four batches: the third pass is replayed throughout
             work = one.evaluate("train", lambda: False)
-            results.append(finish(on_stream(one.hardware, work)))
+            results.append(run_to_completion(on_stream(one.hardware, work)))
     assert len({result.error for result in results}) == 1
     assert [result.loss for result in results] == pytest.approx([results[0].loss] * 6, rel=1e-4)
 
@@ -178,14 +179,14 @@ def test_what_can_not_be_captured_goes_on_eagerly() -> None:
 UNCAPTURABLE = """
 import torch
 from resexp.config import TrainConfig
-from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE, Replayed
+from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE, CudaGraphed
 from resexp.device.hardware import choose, with_stream
 
 hardware = with_stream(choose(TrainConfig(device="cuda")))
 said = []
 with torch.cuda.stream(hardware.stream):
     total = torch.zeros((), device="cuda")
-    replayed = Replayed(lambda: total.add_(1).item(), hardware, said.append)
+    replayed = CudaGraphed(lambda: total.add_(1).item(), hardware, said.append)
     for _ in range(CALLS_BEFORE_CAPTURE + 4):
         replayed()
     assert total.item() == CALLS_BEFORE_CAPTURE + 4, total
@@ -201,7 +202,7 @@ NETS = [("plain", 20), ("residual", 20), ("residual", 32), ("residual", 8)]
 def train_pack(runs: list[Run], size: int | None) -> list[str]:
     said: list[str] = []
     ended: list[Status | Exception] = []
-    Pack(
+    ConcurrentRuns(
         runs,
         size=size,
         threads=None,
@@ -240,7 +241,7 @@ def test_out_of_memory_leaves_a_run_that_can_go_on(tmp_path: Path) -> None:
     _, total = torch.cuda.mem_get_info()
     torch.cuda.set_per_process_memory_fraction(300e6 / total)
     try:
-        with pytest.raises(OutOfMemory, match="out of GPU memory"):
+        with pytest.raises(DeviceOutOfMemoryError, match="out of GPU memory"):
             train(run)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

@@ -18,7 +18,7 @@ from resexp.data.imagenet.decode import decode
 from resexp.data.imagenet.prepared import Prepared, open_prepared
 from resexp.data.imagenet.tree import Part, Tree, open_tree
 from resexp.data.pixels import Pixels
-from resexp.errors import UserError, visible
+from resexp.errors import UserError, sanitize
 from resexp.runs.records import Findings
 from resexp.utils.paths import expanded
 from resexp.utils.untrusted import read_file
@@ -118,7 +118,7 @@ class ImageNet:
 
     def shown(self, part: Part, index: int) -> str:
         """What people know an image by: where it lies, from the folder with `train/` and `val/`."""
-        return visible(str(self.file(part, index).relative_to(self.tree.root))).replace("\n", " ")
+        return sanitize(str(self.file(part, index).relative_to(self.tree.root))).replace("\n", " ")
 
     def read(self, part: Part, index: int) -> bytes:
         """The bytes of an image's file. Raises OSError, or UserError where it is not the file that was listed."""

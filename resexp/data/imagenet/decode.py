@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import simplejpeg
 
-from resexp.data.pixels import Pixels, Unreadable, check_size, check_work, orientation, read_image, upright
+from resexp.data.pixels import Pixels, check_size, check_work, orientation, read_image, upright
+from resexp.errors import UnreadableImageError
 
-__all__ = ["Unreadable", "decode"]
+__all__ = ["UnreadableImageError", "decode"]
 
 
 def decode(data: bytes | Pixels, shorter_side: int | None = None) -> Pixels:

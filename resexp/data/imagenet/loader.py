@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 
 from resexp.config import ImageNetData
 from resexp.data.imagenet.dataset import ImageNet
-from resexp.data.imagenet.decode import Unreadable
 from resexp.data.imagenet.tree import Part
 from resexp.data.imagenet.views import View, crop_resize
 from resexp.data.layout import few
 from resexp.data.pixels import Pixels
-from resexp.errors import UserError
+from resexp.errors import UnreadableImageError, UserError
 
 LIGHTING = 0.1
 """Standard deviation of the amounts of light (Krizhevsky et al. 2012, section 4.1)."""
@@ -105,7 +104,7 @@ class Pending:
     def came(self, place: int, error: BaseException | None) -> None:
         """Note, in a thread, that an image has come, or why it has not."""
         with self._lock:
-            if isinstance(error, Unreadable):
+            if isinstance(error, UnreadableImageError):
                 self._unreadable.append(place)
             elif error is not None:
                 self._error = self._error or error
@@ -203,7 +202,7 @@ class Loader:
         want, out = job.want, job.out
         try:
             image = self.dataset.pixels(want.part, want.image, None if out is None else want.view.side)
-        except Unreadable:
+        except UnreadableImageError:
             if out is None:
                 job.pending.images[job.place] = np.broadcast_to(self._colour, (*self.dataset.size, 3))
             else:

@@ -18,14 +18,14 @@ from resexp.data.duplicates import Duplicates, Seen, find_duplicates
 from resexp.data.home import data_home
 from resexp.data.imagenet.arrays import write_arrays
 from resexp.data.imagenet.dataset import ImageNet
-from resexp.data.imagenet.decode import Unreadable, decode
+from resexp.data.imagenet.decode import decode
 from resexp.data.imagenet.prepared import DATA, INDEX, META, PreparedMeta, prepared_folder, read_meta
 from resexp.data.imagenet.tree import PARTS, Part
 from resexp.data.imagenet.views import resize
 from resexp.data.images import digests
 from resexp.data.layout import few
-from resexp.errors import UserError
-from resexp.utils.files import locked, naming, write_atomic
+from resexp.errors import UnreadableImageError, UserError
+from resexp.utils.files import locked, with_filename, write_atomic
 
 ResultT = TypeVar("ResultT")
 
@@ -51,7 +51,7 @@ def check(dataset: ImageNet, progress: Callable[[int, int], None], threads: int)
         shown, label = dataset.shown(part, image), int(dataset.labels(part)[image])
         try:
             found = digests(part, dataset.classes[label], dataset.pixels(part, image))
-        except (Unreadable, UserError, OSError) as error:
+        except (UnreadableImageError, UserError, OSError) as error:
             return f"{dataset.tree.root}/{shown}: {' '.join(str(error).split())}"
         return Seen(found.pixels, part == "train", label, shown)
 
@@ -111,7 +111,7 @@ def _entry(dataset: ImageNet, config: PreparedConfig, part: Part, image: int) ->
     try:
         data = dataset.read(part, image)
         pixels = decode(data, config.side)
-    except Unreadable:
+    except UnreadableImageError:
         return _Entry(b"", (0, 0))
     height, width = pixels.shape[:2]
     smaller = min(height, width) > config.side
@@ -150,7 +150,7 @@ def _build(
     entries = _each(dataset, lambda part, image: _entry(dataset, config, part, image), progress, threads)
     unreadable: list[str] = []
     index = {}
-    with naming(folder / DATA), (folder / DATA).open("wb") as file:
+    with with_filename(folder / DATA), (folder / DATA).open("wb") as file:
         for part in PARTS:
             ends, sizes = [file.tell()], []
             for image, entry in enumerate(itertools.islice(entries, dataset.images(part))):

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from resexp.config import PreparedConfig
 from resexp.data.imagenet.arrays import read_arrays
-from resexp.data.imagenet.decode import Unreadable
 from resexp.data.imagenet.tree import PARTS, Part, Tree
-from resexp.errors import UserError
+from resexp.errors import UnreadableImageError, UserError
 from resexp.utils.untrusted import Count, Record, read_record
 
 DATA, INDEX, META = "images.bin", "index.npz", "meta.json"
@@ -44,10 +43,13 @@ class Prepared:
     """Whether pixels are kept, not the bytes of files."""
 
     def read(self, part: Part, index: int) -> NDArray[np.uint8]:
-        """An image: pixels (H, W, 3), or the bytes of a file (n,). Raises Unreadable where it was when prepared."""
+        """An image: pixels (H, W, 3), or the bytes of a file (n,).
+
+        Raises UnreadableImageError for an image that could not be read when the cache was prepared.
+        """
         start, end = self.ends[part][index : index + 2]
         if start == end:
-            raise Unreadable("could not be read when it was prepared")
+            raise UnreadableImageError("could not be read when it was prepared")
         stored = self.data[start:end]
         return stored.reshape(*self.sizes[part][index], 3) if self.raw else stored
 

@@ -21,7 +21,7 @@ from resexp.data.loader import normalise
 from resexp.device.hardware import Hardware
 from resexp.utils.machine import cores
 
-AHEAD = 4
+STEPS_AHEAD = 4
 """Batches that are decoded, or being decoded, while another is trained on."""
 SAMPLE = 2000
 """Training images that probes look at."""
@@ -40,7 +40,7 @@ class _Slot:
     """When the device has got it, and it may be written anew."""
 
 
-class Streamed:
+class StreamingInput:
     """Batches of images read from files; what is done to them is a pure function of (seed, epoch, position).
 
     Threads decode, resize and crop (section 3.4: the shorter side drawn from [256, 480], a crop of 224, or its flip).
@@ -59,7 +59,7 @@ class Streamed:
         self.loader = Loader(dataset, decoders(data, hardware), data.timeout, found.channel_mean.tolist())
         self._within = np.array_split(np.arange(config.train.batch_size), ranks.world)[ranks.rank]
         self._plans: dict[int, Plan] = {}
-        self._slots = [self._slot() for _ in range(AHEAD)]
+        self._slots = [self._slot() for _ in range(STEPS_AHEAD)]
         there = self._slot()
         self._images, self._labels, self._light = (t.to(device) for t in (there.images, there.labels, there.light))
 
@@ -75,11 +75,11 @@ class Streamed:
         return torch.zeros(shape, dtype=dtype, pin_memory=self._cuda)  # or a copy would wait for what is queued
 
     def prepare(self, step: int) -> None:
-        """See Feed."""
-        for later in range(step, min(step + AHEAD, self._config.train.steps)):
-            if self._slots[later % AHEAD].step != later:
+        """See InputPipeline."""
+        for later in range(step, min(step + STEPS_AHEAD, self._config.train.steps)):
+            if self._slots[later % STEPS_AHEAD].step != later:
                 self._begin(later)
-        slot = self._slots[step % AHEAD]
+        slot = self._slots[step % STEPS_AHEAD]
         assert slot.pending is not None
         slot.pending.wait()
         for there, here in ((self._images, slot.images), (self._labels, slot.labels), (self._light, slot.light)):
@@ -100,7 +100,7 @@ class Streamed:
 
     def _begin(self, step: int) -> None:
         """Let the threads decode this rank's part of a batch; it may reach into the next epoch."""
-        slot = self._slots[step % AHEAD]
+        slot = self._slots[step % STEPS_AHEAD]
         if slot.copied is not None:
             slot.copied.synchronize()
         wants, labels = list[Want](), self._dataset.labels("train")
@@ -120,12 +120,12 @@ class Streamed:
         return self._plans[epoch]
 
     def batch(self, step: Tensor) -> tuple[Tensor, Tensor]:
-        """See Feed; `step` is the one that was prepared last."""
+        """See InputPipeline; `step` is the one that was prepared last."""
         light = self._light @ self._basis.T
         return normalise(self._images, self.mean) + light[:, :, None, None], self._labels
 
-    def index(self, split: str) -> NDArray[np.int64]:
-        """See Feed: of "train" always the same images, evenly drawn; "val" and "test" are both the images of `val/`."""
+    def eval_index(self, split: str) -> NDArray[np.int64]:
+        """See InputPipeline. For "train", a fixed and evenly drawn subset; "val" and "test" are both all of `val/`."""
         if split != "train":
             return np.arange(self._dataset.images("val"))
         return self._drawn(self._data.train_eval_images)
@@ -134,10 +134,10 @@ class Streamed:
         """So many training images of all classes; fewer are a part of more."""
         return np.sort(np.random.default_rng(0).permutation(len(self._dataset.train_index))[:count])
 
-    def look(
+    def eval_batches(
         self, split: str, chunks: Sequence[NDArray[np.int64]], side: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See Feed; the centre crop, or a centre square of `side` pixels."""
+        """See InputPipeline; the centre crop, or a centre square of `side` pixels."""
         part: Part = "train" if split == "train" else "val"
         labels = torch.from_numpy(self._dataset.labels(part))
 
@@ -171,16 +171,16 @@ class Streamed:
                 yield chunk[places], torch.from_numpy(np.stack([coming.images[place] for place in places]))
 
     def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
-        """See Feed: a part of those that the clean training error is measured on."""
-        ((images, labels),) = self.look("train", [self._drawn(min(SAMPLE, self._data.train_eval_images))])
+        """See InputPipeline: a part of those that the clean training error is measured on."""
+        ((images, labels),) = self.eval_batches("train", [self._drawn(min(SAMPLE, self._data.train_eval_images))])
         return images.to(self.mean.device), labels.to(self.mean.device), np.arange(len(labels))
 
     def while_waiting(self, look: Callable[[], None]) -> None:
-        """See Feed."""
+        """See InputPipeline."""
         self.loader.waiting = look
 
     def close(self) -> None:
-        """See Feed."""
+        """See InputPipeline."""
         self.loader.close()
 
 

@@ -22,7 +22,7 @@ from resexp.config.study import hint
 from resexp.data.imagenet.arrays import read_arrays, write_arrays
 from resexp.data.imagenet.labels import label_files, val_wnids
 from resexp.data.layout import TEST, TRAIN, few, is_hidden, left_out_line, suffix
-from resexp.errors import UserError, visible
+from resexp.errors import UserError, sanitize
 from resexp.runs.records import json_text
 from resexp.utils.files import locked
 
@@ -238,7 +238,7 @@ def _scan(root: Path, labels: Sequence[Path]) -> Tree:
     folders = {part: [e.name for e in top[part] if e.is_dir() and not is_hidden([e.name])] for part in PARTS}
     for part, names in folders.items():
         for name in names:
-            if visible(name) != name:
+            if sanitize(name) != name:
                 raise UserError(f"{root / part}: the name of the class {name!r} can't be shown; rename it")
     classes = folders["train"]
     others = [f"{part}/{entry.name}" for part in PARTS for entry in top[part] if entry.name not in folders[part]]
@@ -282,7 +282,7 @@ def _scan(root: Path, labels: Sequence[Path]) -> Tree:
         {"train": _files(by_class["train"], False), "val": _files(by_class["val"], flat)},
         [*PARTS, *looked, *(f"{place}/{name}" for place, found in looked.items() for name in found.folders)],
         dict(left_out),
-        [left_out_line(left_out, list(map(visible, others)))] if others else [],
+        [left_out_line(left_out, list(map(sanitize, others)))] if others else [],
     )
 
 

@@ -12,7 +12,7 @@ from resexp.report.plots import MARKERS, PALETTE, Plot, styled
 from resexp.report.probes.material import Material, Section
 from resexp.report.stats import RunRecord
 from resexp.runs.store import Run
-from resexp.utils.parallel import spread
+from resexp.utils.parallel import parallel_map
 
 _TABLE5 = (
     "The paper's ensemble of six nets of different depth, two of them of 152 layers, has a top-5 error "
@@ -33,7 +33,7 @@ def ensembles(material: Material) -> Section | None:
     members = [
         [(run.run, (run.metrics["test_error"].values / 100).tolist()) for run in nets[label]] for label in labels
     ]
-    made = dict(zip(labels, spread(_of_net, members, 10), strict=True))
+    made = dict(zip(labels, parallel_map(_of_net, members, 10), strict=True))
     for family in shown:
         of_nets = [net for label in labels if family_of[label] == family and isinstance(net := made[label], Ensemble)]
         if len(of_nets) > 1:

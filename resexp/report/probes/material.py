@@ -29,7 +29,7 @@ class Section:
     """A section of the page."""
 
     title: str
-    says: str
+    headline: str
     """One sentence on what is seen, with its numbers."""
     caption: str
     """What is drawn, and how it was measured."""
