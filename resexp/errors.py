@@ -35,7 +35,7 @@ class UserError(ResexpError):
 
 
 class DeviceOutOfMemoryError(UserError):
-    """The device had too little memory for the run, beside what else it held."""
+    """The device has too little free memory for the run."""
 
 
 class DeviceFailedError(UserError):

@@ -1,4 +1,4 @@
-"""Carrying out probes from outside a training run: of which runs, and what is trained for it."""
+"""What `resexp probe` does: choose the runs to measure, and train the continuations of `identity`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def targets(
 
 
 def finished_runs(names: list[str]) -> list[Run]:
-    """The runs in the run and study folders that the user named; of a study, those that have finished."""
+    """The runs in the given run folders, and the finished runs in the given study folders."""
     found = []
     for name in names:
         path = expanded(name)

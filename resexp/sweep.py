@@ -187,7 +187,7 @@ def describe(run: Run, said: str = "") -> str:
     status = run.status()
     if status.state == "finished":
         return ""
-    what = status.message or "its process ended without a word; see its log.txt"
+    what = status.message or "the worker exited without an error message; see log.txt"
     if said and status.state != "failed" and " ".join(said.split()) != status.message:
         what = f"{said}; the same command continues"
     return f"{status.state} at step {status.step}: {what}"

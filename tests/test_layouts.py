@@ -158,7 +158,7 @@ def test_frames_and_transparency_are_said(tmp_path: Path) -> None:
     frames[0].save(root / "train/cat/0.png", save_all=True, append_images=frames[1:])
     Image.new("RGBA", (8, 8), (1, 2, 3, 0)).save(root / "train/cat/1.png")
     lines = " ".join(opened(root).remarks)
-    assert "1 image has several frames, of which the first is used: train/cat/0.png" in lines
+    assert "1 image has several frames; the first is used: train/cat/0.png" in lines
     assert "1 image has transparent pixels, whose colours are used: train/cat/1.png" in lines
 
 

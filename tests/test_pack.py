@@ -195,7 +195,7 @@ def test_what_does_not_fit_beside_the_others_waits(tmp_path: Path, monkeypatch: 
     runs = make(tmp_path)
     packed = Packed(runs, size=8)
     assert packed.side_by_side == 2
-    assert packed.said == ["residual-14 seed 0 waits: there is no memory for it on the GPU beside 2 others"]
+    assert packed.said == ["residual-14 seed 0 waits: too little GPU memory next to 2 others"]
     assert packed.states == ["finished"] * 3
 
 

@@ -325,7 +325,7 @@ def test_numbers_of_the_paper_are_of_single_runs_and_of_late_iterations_and_ours
     assert ours == "one for each seed; numbers are means over seeds"
     held_out = read_as(RunConfig(data=Cifar10Data(split="holdout", split_seed=3)))
     assert held_out["images held out"] == "10 %, drawn with seed 3, the same in all runs (data.split_seed)"
-    assert held_out["test error"].endswith("; those with the lowest validation error beside it")
+    assert held_out["test error"].endswith("; also the weights with the lowest validation error")
 
 
 def test_pytorchs_momentum_differs_from_caffes_where_the_rate_drops_and_nowhere_else() -> None:

@@ -152,7 +152,7 @@ def test_an_override_of_what_the_grid_varies_is_refused(write_study: Write) -> N
 def test_a_base_that_is_not_there_is_named_with_the_line_that_asks_for_it(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\nextends: nosuch.yaml\n")
-    assert mistakes(path) == ["2: extends: nosuch.yaml: no such file beside it"]
+    assert mistakes(path) == ["2: extends: nosuch.yaml: no such file next to it"]
     path.write_text("name: mine\nextends: cifar10/figure7\n")
     assert mistakes(path)[0].startswith("2: extends: cifar10/figure7: no such file, and no shipped study")
 

@@ -1,4 +1,4 @@
-"""How fast training is: beside the loops people write, and beside what the device can do, all in one run."""
+"""The speed of training, compared with usual loops and with what the device can do, in one run."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _rows(measured: Sequence[Measured]) -> list[Row]:
 
 
 def ratios(a: Sequence[float], b: Sequence[float]) -> list[float]:
-    """Of the same round."""
+    """Ratios within each round."""
     return [x / y for x, y in zip(a, b, strict=True)]
 
 

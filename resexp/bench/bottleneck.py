@@ -21,7 +21,7 @@ from resexp.utils.machine import cores
 RIVALS = {"input": "torchvision's input", "compute": "usual AMP loop"}
 """Beside what each is set."""
 _STEPS = 1 << 40
-"""Of the runs that are timed: more than there is time for."""
+"""Steps of a timed run; more than can be reached."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Bottleneck:
     net: str
     slower: str
     images_per_second: dict[str, float]
-    """Of input, compute, and both together."""
+    """Rates of input, compute, and both together."""
     times: tuple[float, float, float]
     """How many times as fast the other one is, in the same round: median, least, most."""
 
@@ -179,7 +179,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 TABLE = Table(
     ("what", "net", "ms/batch", "img/s", "threads", "img/s each", "GFLOP/s", "x rival", "start-up", "memory"),
     _cells,
-    "Medians over the rounds, and half of (most - least) beside them. input: batches are read, decoded, cropped and "
+    "Medians over the rounds ± half the range. input: batches are read, decoded, cropped and "
     "brought to the device, and nothing is computed. torchvision's input: the same from its usual transforms on Pillow "
     "images in as many worker processes as input has threads; it always reads the original files. compute: steps on a "
     "batch that stays on the device. usual AMP loop: torchvision's net of the same depth on such a batch, in the same "

@@ -1,6 +1,6 @@
 """What is timed: resexp's own steps, two training loops as people write them, and what the device can do at all.
 
-Each is built in a process of its own and is a function that does so many units of its work and waits for them.
+Each is built in a process of its own and is a function that does a number of units of its work and waits for them.
 """
 
 from __future__ import annotations

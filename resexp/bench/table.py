@@ -11,7 +11,7 @@ COLUMNS = (
 )  # fmt: skip
 
 NOTE = (
-    "Medians over the rounds, and half of (most - least) beside them. at once: runs side by side. GFLOP/s: "
+    "Medians over the rounds ± half the range. at once: runs side by side. GFLOP/s: "
     "multiply-adds of convolutions and fc layers, forward and backward, as two operations each. GB/s: the fewest "
     "bytes of activations that a step moves without fusing layers. In brackets, the share of what a large matrix "
     "product, or a large copy, reached on the same device in the same round; small layers stay in a GPU's cache, so "

@@ -26,7 +26,7 @@ class Measured:
 
     case: Case
     facts: dict[str, Any]
-    """Of its first process: start_up_s, first_unit_s, capture_s, memory_mib, and what a unit is."""
+    """Facts of its first process: start_up_s, first_unit_s, capture_s, memory_mib, and what a unit is."""
     seconds: list[list[float]] = field(default_factory=list)
     """For each round, the seconds a unit took in each process."""
 
@@ -93,7 +93,7 @@ def _hear(end: Connection) -> dict[str, Any] | str:
 
 
 def _serve(case: Case, seconds: float, started: float, parent: Connection) -> None:
-    """The process of one contestant: build it, find out how many units a turn holds, and wait to be told."""
+    """The process of one contestant: build it, find out how many units a turn holds, and wait for its turn."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends us
     facts: dict[str, Any] = {}
     try:

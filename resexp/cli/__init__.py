@@ -55,9 +55,9 @@ def status(
     as_json: AsJson = False,
     results: Results = RESULTS,
 ) -> None:
-    """Show the runs of a study: state, step, errors, speed, time left.
+    """Show the runs of a study: state, step, errors, speed and time left.
 
-    Train is the running training error (augmented, train mode), clean that of a separate pass in eval mode.
+    train: running training error (augmented, train mode). clean: training error in eval mode, without augmentation.
     """
     from resexp.display import duration, percent, speed
     from resexp.executors.slurm import queued
@@ -103,7 +103,7 @@ def report(
     as_json: AsJson = False,
     results: Results = RESULTS,
 ) -> None:
-    """Write the page, the figures and the tables of a study; it may still be running."""
+    """Write the page, figures and tables of a study, finished or still running."""
     from resexp.report import build_report
     from resexp.runs.store import open_study
 
@@ -127,7 +127,7 @@ app.command(epilog="Example: resexp describe plain-20 residual-20 --svg nets.svg
 
 @app.command(epilog="Example: resexp schema > study.schema.json")
 def schema() -> None:
-    """Print the JSON Schema of a study file; editors complete and check YAML with it."""
+    """Print the JSON Schema of a study file, for editors that complete and check YAML."""
     from resexp.config.study import json_schema
 
     print_json(json_schema(), indent=2)

@@ -18,31 +18,32 @@ def bench(
         typer.Option(
             "--config",
             "-c",
-            help="Study whose recipe is timed, on drawn images of CIFAR-10's size; a study of ImageNet, on its own.",
+            help="Study whose recipe is timed. CIFAR-10 studies use synthetic images, ImageNet studies their own.",
         ),
     ] = "cifar10/resnet20",
     settings: Settings = None,
     kinds: Annotated[
-        str | None, typer.Option(help="Comma-separated: plain,residual; default: residual, on ImageNet the study's.")
+        str | None, typer.Option(help="Comma-separated: plain,residual. Default: residual; for ImageNet, the study's.")
     ] = None,
     depths: Annotated[
-        str | None, typer.Option(help="Comma-separated; default: 20,56,110 on a GPU, else 20, on ImageNet the study's.")
+        str | None,
+        typer.Option(help="Comma-separated. Default: 20,56,110 on a GPU, 20 on a CPU; ImageNet: the study's."),
     ] = None,
     precisions: Annotated[str, typer.Option(help="Comma-separated: auto,fp32,bf16,fp16.")] = "auto",
     packs: Annotated[
         str | None,
         typer.Option(
-            help="Runs at once, comma-separated; default: 1,2,4,8 on a GPU, else 1 and all cores; not of ImageNet."
+            help="Runs at a time, comma-separated. Default: 1,2,4,8 on a GPU, else 1 and all cores. Not for ImageNet."
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Every contestant works once a round.")] = 5,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Of work, a contestant and round.")] = 2.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; each contender runs once per round.")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Seconds each contender runs per round.")] = 2.0,
     no_graphs: NoGraphs = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile blocks with torch.compile.")] = False,
     to: Annotated[Path | None, typer.Option("--out", help="Folder for bench.json and bench.md.", **PATH)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Time training steps beside the loops people write and beside what the device can do, in turns.
+    """Time training steps against the usual loops and against what the device can do, in turns.
 
     On ImageNet: reading its images, computing its steps, and both together; which of them is the bottleneck.
     """

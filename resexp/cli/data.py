@@ -16,7 +16,7 @@ from resexp.utils.interrupts import EXIT_FAILED
 if TYPE_CHECKING:
     from resexp.config import DataConfig, ImageNetData
 
-app = typer.Typer(help="CIFAR-10's archive; folders of images laid out as ImageNet is.", no_args_is_help=True)
+app = typer.Typer(help="Fetch, check and prepare image sets.", no_args_is_help=True)
 
 Study = Annotated[str, typer.Option("--config", "-c", help="Study file with data.source: imagenet or imagefolder.")]
 AnyStudy = Annotated[str, typer.Option("--config", "-c", help="Study file.")]
@@ -24,7 +24,7 @@ AnyStudy = Annotated[str, typer.Option("--config", "-c", help="Study file.")]
 
 @app.command(epilog="Example: resexp data fetch")
 def fetch() -> None:
-    """Download CIFAR-10 (170 MB) from the first mirror that delivers; resumable, checked by md5."""
+    """Download CIFAR-10 (170 MB), resumable and checked by md5."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     from resexp.data import cifar, data_home
@@ -58,7 +58,7 @@ def verify() -> None:
 
 @app.command(epilog="Example: RESEXP_DATA=/scratch/data resexp data info")
 def info() -> None:
-    """Show where data lie, and how to place the archive by hand."""
+    """Show the data folder, and how to place the archive by hand."""
     from resexp.data import cifar, data_home
 
     path = data_home() / cifar.ARCHIVE
@@ -71,15 +71,15 @@ def info() -> None:
 
 @app.command(epilog="Example: resexp data example images && resexp sweep imagenet/smoke --set data.path=images")
 def example(
-    folder: Annotated[Path, typer.Argument(help="To be made.", **PATH)],
+    folder: Annotated[Path, typer.Argument(help="Folder to create.", **PATH)],
     classes: Annotated[int, typer.Option(min=2, max=10)] = 10,
-    images: Annotated[int, typer.Option(min=1, help="Training images of each class.")] = 100,
-    val: Annotated[int, typer.Option(min=1, help="Validation images of each class.")] = 20,
+    images: Annotated[int, typer.Option(min=1, help="Training images per class.")] = 100,
+    val: Annotated[int, typer.Option(min=1, help="Validation images per class.")] = 20,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    flat_val: Annotated[bool, typer.Option("--flat-val", help="Don't sort val/; a devkit says the labels.")] = False,
+    flat_val: Annotated[bool, typer.Option("--flat-val", help="Leave val/ unsorted, with a devkit's labels.")] = False,
     odd: Annotated[bool, typer.Option("--with-odd-files", help="Add CMYK, grey, PNG and broken files.")] = False,
 ) -> None:
-    """Write a small folder laid out as ImageNet is: drawn shapes in JPEG files of many sizes."""
+    """Write a small image set in ImageNet's layout: synthetic shapes as JPEG files of many sizes."""
     from resexp.data.imagenet.example import make_example
 
     make_example(folder, classes, images, val, seed, flat_val=flat_val, odd=odd)
@@ -88,7 +88,7 @@ def example(
 
 @app.command(epilog="Example: resexp data prepare --config imagenet/figure4 --set data.cache.side=500")
 def prepare(config: Study, settings: Settings = None) -> None:
-    """Make the cache of smaller images that a study's data.cache asks for."""
+    """Write the cache of resized images that a study's data.cache describes."""
     from resexp.data.imagenet import open_imagenet
     from resexp.data.imagenet.prepare import prepare as prepare_images
     from resexp.utils.machine import cores
@@ -104,7 +104,7 @@ def prepare(config: Study, settings: Settings = None) -> None:
 
 @app.command(epilog="Example: resexp data check --config imagenet/figure4 --set data.path=/data/imagenet")
 def check(config: AnyStudy, settings: Settings = None) -> None:
-    """Read every image of a study once, and name those that can't be read, are twice there or are left out."""
+    """Read every image of a study, and name unreadable, duplicate and left-out images."""
     from resexp.config import FolderData
     from resexp.data import folder, open_dataset
     from resexp.data.imagenet import ImageNet

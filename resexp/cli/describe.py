@@ -40,12 +40,12 @@ def describe(
     ] = None,
     config: Config = None,
     settings: Settings = None,
-    size: Annotated[int | None, typer.Option(min=1, max=4096, help="Pixels a side of an image.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="Show every block, also where many are alike.")] = False,
-    svg: Annotated[Path | None, typer.Option(help="Draw the nets into this file, side by side.", **PATH)] = None,
+    size: Annotated[int | None, typer.Option(min=1, max=4096, help="Side of an image, pixels.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Show every block, also repeated ones.")] = False,
+    svg: Annotated[Path | None, typer.Option(help="SVG file to draw the nets into.", **PATH)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the layers of a net and what they cost, or compare several; draw them as in the paper's Fig. 3."""
+    """Show the layers and costs of a net, or compare several nets; draw them as in the paper's Fig. 3."""
     from resexp.config.nets import named, of_study
 
     if bool(names) == bool(config):
@@ -94,7 +94,7 @@ def _layers(net: Net, summary: Summary, full: bool) -> Table:
 
 
 def _cells(first: Layer, last: Layer) -> list[str]:
-    """Of a layer of the first and the last of several blocks that are alike."""
+    """Cells for one layer, which stands for the same layer in several equal blocks."""
     fields = dict.fromkeys(str(layer.receptive_field or "all") for layer in (first, last))
     return [
         first.name,

@@ -21,7 +21,7 @@ class NamesOf(StrEnum):
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.", **{**PATH, "metavar": "RUN"})],
     to: Annotated[Path, typer.Option("--to", help="A new file: .pt or .safetensors.", **{**PATH, "metavar": "FILE"})],
-    names: Annotated[NamesOf, typer.Option(help="Whose names the weights get.")] = NamesOf.resexp,
+    names: Annotated[NamesOf, typer.Option(help="Naming of the weights.")] = NamesOf.resexp,
 ) -> None:
     """Write the weights of a finished run as a plain state dict.
 

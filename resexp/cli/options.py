@@ -42,12 +42,13 @@ err = Console(markup=False, highlight=False, stderr=True)
 Config = Annotated[str | None, typer.Option("--config", "-c", help="Study file, or a shipped study: cifar10/figure6.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a value: --set train.lr=0.05. Repeatable.")]
 NoGraphs = Annotated[
-    bool, typer.Option("--no-cuda-graphs", help="On a GPU: launch every kernel from Python; replay no CUDA graph.")
+    bool,
+    typer.Option("--no-cuda-graphs", help="On a GPU, launch every kernel from Python, without CUDA graphs."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, and train nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the runs without training them.")]
 PATH: Any = {"parser": expanded, "metavar": "PATH"}
 """For options and arguments that are paths: `~` and `$NAME` are replaced, which a shell does not do in --option=~/x."""
-Results = Annotated[Path, typer.Option("--results", envvar="RESEXP_RESULTS", help="Where study folders lie.", **PATH)]
+Results = Annotated[Path, typer.Option("--results", envvar="RESEXP_RESULTS", help="Folder of all studies.", **PATH)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 RESULTS = Path("results")
@@ -56,7 +57,7 @@ TEXT = 30
 
 
 def print_table(table: Table) -> None:
-    """Print a table of words and numbers, of which none is cut.
+    """Print a table without cutting words or numbers.
 
     Long texts are folded. Where the terminal is too narrow for the rest, it breaks the lines itself.
     """

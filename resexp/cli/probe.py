@@ -11,13 +11,13 @@ from resexp.cli.options import RESULTS, AsJson, Results, Settings, err, print_js
 from resexp.errors import StopRequested, UserError
 
 app = typer.Typer(
-    help="Look into nets: gradients, responses, lesions and more. The report shows what was found.",
+    help="Measure nets: gradients, responses, lesions and more. The report shows the results.",
     no_args_is_help=True,
 )
 
 Targets = Annotated[list[str], typer.Argument(metavar="RUN_OR_CONFIG...", help="Run folders, study folders, studies.")]
 Runs = Annotated[list[str], typer.Argument(metavar="RUN_OR_STUDY...", help="Folders of finished runs, or of studies.")]
-Initial = Annotated[bool, typer.Option("--at-init", help="The net as it was before training, made again by its seed.")]
+Initial = Annotated[bool, typer.Option("--at-init", help="Measure the net before training, recreated from its seed.")]
 
 
 def _command(name: str, what: str) -> None:
@@ -56,7 +56,7 @@ for _name, _what in {
     "gradients": "Norm and signal-to-noise ratio of the gradient by layer, and how those of neighbouring inputs agree.",
     "signals": "Mean and variance of each layer's output.",
     "responses": "Standard deviation of each 3x3 layer's response (Fig. 7).",
-    "branches": "Size of F(x) beside that of x in each residual block.",
+    "branches": "Size of F(x) compared with x in each residual block.",
     "lesion": "Training error without each block, and with neighbours exchanged.",
     "landscape": "Loss around the net, along two random directions.",
 }.items():
@@ -65,7 +65,7 @@ for _name, _what in {
 
 @app.command(epilog="Example: resexp probe ensemble results/table6")
 def ensemble(target: Runs, as_json: AsJson = False) -> None:
-    """Test error of the mean logits of any set of finished runs, beside that of each."""
+    """Test error of the mean logits of finished runs, and of each run."""
     from resexp.display import percent
     from resexp.evaluation.ensemble import ensemble as average
     from resexp.probing import finished_runs
@@ -85,7 +85,7 @@ def ensemble(target: Runs, as_json: AsJson = False) -> None:
 @app.command("ten-crop", epilog="Example: resexp probe ten-crop results/figure6 --crop 28")
 def ten_crop(
     target: Runs,
-    crop: Annotated[int | None, typer.Option(help="Pixels a side of crops from the image without padding.")] = None,
+    crop: Annotated[int | None, typer.Option(help="Side of crops from the unpadded image, pixels.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Test error of finished runs over ten crops of each image: four corners, the centre, and their flips.
@@ -101,10 +101,10 @@ def ten_crop(
 @app.command("multi-scale", epilog="Example: resexp probe multi-scale results/figure6 --sides 28,32,36")
 def multi_scale(
     target: Runs,
-    sides: Annotated[str | None, typer.Option(help="Shorter sides, such as 28,32,36; default: 7/8, 1 and 9/8.")] = None,
+    sides: Annotated[str | None, typer.Option(help="Shorter sides, pixels: 28,32,36. Default: 7/8, 1 and 9/8.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Test error of finished runs over several sizes of each image."""
+    """Test error of finished runs, averaged over several sizes of each image."""
     from resexp.evaluation.views import MultiScale
 
     try:
@@ -145,7 +145,7 @@ def _shown(record: dict[str, Any], what: str) -> str:
 
 @app.command(epilog="Example: resexp probe identity results/cpu-small/plain-8-*/seed* --depth 20")
 def identity(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Finished runs of one net, a seed each.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Finished runs of one net with different seeds.")],
     depth: Annotated[int, typer.Option(help="Layers of the deeper net.")],
     settings: Settings = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time.")] = None,
@@ -155,7 +155,7 @@ def identity(
     """Insert identity blocks into trained nets and train them on: do they keep what they were, and do better ones form?
 
     The deeper net computes what the shallower one does. Beside it, the shallower net is trained on for as many steps,
-    and a deeper one that begins at random for as many as both together; by the recipe of the runs, but for --set.
+    and a deeper one that begins at random for as many as both together; with the recipe of the runs, except for --set.
     """
     from resexp.display import make_display, percent
     from resexp.probing import PARTS, finished_runs, train_continuations

@@ -36,17 +36,17 @@ def train(
     run_dirs: Annotated[list[Path] | None, typer.Argument(help="Run folders to continue.", **PATH)] = None,
     config: Config = None,
     settings: Settings = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed; default: the first of the study.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed. Default: the first of the study.")] = None,
     no_graphs: NoGraphs = False,
     dry_run: DryRun = False,
     allow_world_size_change: Annotated[
-        bool, typer.Option("--allow-world-size-change", help="Go on with another number of processes (torchrun).")
+        bool, typer.Option("--allow-world-size-change", help="Continue with another number of processes (torchrun).")
     ] = False,
     results: Results = RESULTS,
 ) -> None:
-    """Train one run, or continue it; or continue several. Stops safely at Ctrl-C; the same command goes on.
+    """Train one run or continue runs. Ctrl-C saves and stops; the same command continues.
 
-    Under torchrun, all of its processes train one run together.
+    Under torchrun, all processes train one run together.
     """
     stop = Stop()
     with leading(stop) as ranks:
@@ -150,28 +150,24 @@ def sweep(
     named: Annotated[str | None, typer.Argument(metavar="STUDY", help="The same as --config.")] = None,
     config: Config = None,
     settings: Settings = None,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes at a time; default: as many as keep all cores, or GPUs, busy.")
-    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time. Default: all cores or GPUs.")] = None,
     runs_per_gpu: Annotated[
-        int | None, typer.Option(min=1, help="Runs side by side on a GPU; default: as many as speed it up.")
+        int | None, typer.Option(min=1, help="Runs per GPU at a time. Default: as many as increase the throughput.")
     ] = None,
     no_graphs: NoGraphs = False,
     only: Annotated[
-        list[str] | None, typer.Option(help="Train only the net with this label, such as plain-20. Repeatable.")
+        list[str] | None, typer.Option(help="Train only nets with this label, such as plain-20. Repeatable.")
     ] = None,
-    executor: Annotated[str | None, typer.Option(help="What trains the runs: local, ray or slurm.")] = None,
-    no_wait: Annotated[
-        bool, typer.Option("--detach", help="Submit to Slurm and leave; `resexp status` follows.")
-    ] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
+    executor: Annotated[str | None, typer.Option(help="local, ray or slurm.")] = None,
+    no_wait: Annotated[bool, typer.Option("--detach", help="Submit to Slurm and return; see `resexp status`.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry failed runs.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
     dry_run: DryRun = False,
     results: Results = RESULTS,
 ) -> None:
-    """Train what is missing of a study: finished runs are skipped, partial ones continued.
+    """Train the missing runs of a study. Finished runs are skipped, partial runs continue.
 
-    Without --config, the embedded quickstart: ten classes of drawn shapes, a few minutes on two cores.
+    Without a study, it trains the quickstart: synthetic shapes in ten classes, a few minutes on two cores.
     """
     from resexp.config.study import SHIPPED, load, only_labels
     from resexp.display import make_display
@@ -218,8 +214,8 @@ def _tell(outcome: Outcome, stop: Stop) -> None:
     )
     if outcome.left_to_engine:
         out.print(
-            f"they go on in Slurm: `resexp sweep` again follows them, "
-            f"`scancel --name=resexp-{outcome.folder.name}` ends them",
+            f"the jobs continue in Slurm: `resexp sweep` follows them, "
+            f"`scancel --name=resexp-{outcome.folder.name}` cancels them",
             soft_wrap=True,
         )
     if outcome.problems or outcome.not_started or (stop() and outcome.left_to_engine):

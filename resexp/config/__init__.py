@@ -94,7 +94,7 @@ class RunConfig(_Base):
 
     @property
     def folder(self) -> Path:
-        """The run's folder in that of its study; it does not change when the grid around the run does."""
+        """The run's folder within its study's; it does not depend on the rest of the grid."""
         return Path(f"{self.model.kind}-{self.model.depth}-{self.signature}") / f"seed{self.seed}"
 
 

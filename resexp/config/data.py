@@ -17,25 +17,26 @@ class _AnyData(Section):
     mechanics = frozenset({"path"})
 
     split: Literal["full", "holdout"] = "full"
-    """`full` trains on all training images; `holdout` keeps 10 % of them for validation (the paper's 45k/5k)."""
+    """`full`: train on all training images. `holdout`: keep 10 % for validation (the paper's 45k/5k)."""
     split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Which images are held out; the same for every run of the study."""
+    """Seed of the choice of held-out images; the same for all runs."""
     resize: Annotated[int, Field(ge=4, le=512, multiple_of=4)] | None = None
-    """Resize images to this many pixels a side (antialiased). For small machines; changes the experiment."""
+    """Side to resize images to, pixels (antialiased). For small machines; changes the experiment. Default: no
+    resizing."""
     pad: Annotated[int, Field(ge=0, le=64)] = 4
-    """Zero padding in pixels on each side before the random crop; 0 turns cropping off."""
+    """Zero padding per side before the random crop, pixels; 0 disables cropping."""
     flip: bool = True
     """Flip half of the training images horizontally."""
 
     @property
     def epoch_images(self) -> int | None:
-        """Images in an epoch, as far as they are known before they are read."""
+        """Number of images per epoch; None if it is unknown before the images are read."""
         images = self._all_images
         return images and images - (round(images * HOLDOUT) if self.split == "holdout" else 0)
 
     @property
     def _all_images(self) -> int | None:
-        """Training images, with those held out for validation."""
+        """Number of training images, held-out ones included."""
         return None
 
 
@@ -44,7 +45,7 @@ class Cifar10Data(_AnyData):
 
     source: Literal["cifar10"] = "cifar10"
     path: str | None = None
-    """Where cifar-10-python.tar.gz or the unpacked cifar-10-batches-py lies, if not in the data folder."""
+    """Path of cifar-10-python.tar.gz or of the unpacked cifar-10-batches-py. Default: in the data folder."""
 
     @property
     def _all_images(self) -> int:
@@ -52,11 +53,11 @@ class Cifar10Data(_AnyData):
 
 
 class FolderData(_AnyData):
-    """Images in `train/<class>/` and `test/<class>/`, in a folder, or a .zip or (compressed) .tar of one."""
+    """Images in `train/<class>/` and `test/<class>/`: a folder, a .zip, or a .tar (also compressed)."""
 
     source: Literal["folder"]
     path: str
-    """The folder or archive, relative to where the command is run."""
+    """Folder or archive, relative to the current directory."""
 
 
 class ShapesData(_AnyData):
@@ -70,7 +71,7 @@ class ShapesData(_AnyData):
     test_images: Annotated[int, Field(ge=100, le=1_000_000)] = 1000
     """Number of test images."""
     size: Annotated[int, Field(ge=8, le=128, multiple_of=4)] = 16
-    """Pixels a side."""
+    """Side of an image, pixels."""
 
     @property
     def _all_images(self) -> int:

@@ -12,15 +12,14 @@ Side = Annotated[int, Field(ge=32, le=4096)]
 
 
 class PreparedConfig(Section):
-    """A cache in one file that images are read from (`resexp data prepare`). It changes pixels, if only slightly."""
+    """A one-file cache of resized images (`resexp data prepare`). Resizing changes pixels slightly."""
 
     side: Side
-    """Images whose shorter side is longer are resized to this many pixels (antialiased)."""
+    """Longest allowed shorter side, pixels. Larger images are resized to it (antialiased)."""
     format: Literal["jpeg", "raw"] = "jpeg"
-    """`jpeg` keeps images that need no resizing byte for byte; `raw` keeps pixels: quicker to read, and ten times as
-    large."""
+    """`jpeg` stores unresized images byte for byte. `raw` stores pixels: faster to read, ten times as large."""
     quality: Annotated[int, Field(ge=1, le=100)] = 95
-    """Of the JPEGs that are made."""
+    """JPEG quality of resized images."""
 
     @field_validator("quality")
     @classmethod
@@ -31,14 +30,15 @@ class PreparedConfig(Section):
 
 
 class ImageNetData(Section):
-    """ImageNet, or images that lie as it does: `train/<class>/*`, and `val/`, sorted too or with the labels beside."""
+    """ImageNet, or images in the same layout: `train/<class>/*`, and `val/` in class folders or with a list of
+    labels."""
 
     mechanics = frozenset({"path", "max_unreadable", "workers", "timeout"})
 
     source: Literal["imagenet", "imagefolder"]
-    """`imagenet`: ILSVRC 2012. `imagefolder`: other images in the same folders, which the paper has no numbers for."""
+    """`imagenet`: ILSVRC 2012. `imagefolder`: other images in the same layout, not compared with the paper."""
     path: str
-    """The folder with `train/` and `val/`, relative to where the command is run."""
+    """Folder with `train/` and `val/`, relative to the current directory."""
     classes: (
         Annotated[int, Field(ge=2)]
         | Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
@@ -46,31 +46,31 @@ class ImageNetData(Section):
     ) = None
     """Number of classes to keep (the first in sorted order), or a list of class folders. Default: all."""
     crop: Annotated[int, Field(ge=32, le=1024, multiple_of=4)] = 224
-    """Pixels a side of what the net sees."""
+    """Side of the square input of the net, pixels."""
     resize_range: Annotated[tuple[Side, Side], Field(strict=False)] = (256, 480)
-    """Scale augmentation: each time, an image's shorter side is resized to a length drawn from here, ends included."""
+    """Scale augmentation: the shorter side is resized to a random length in this range, ends included."""
     val_resize: Side = 256
-    """What the shorter side is resized to for the centre crop that errors are measured on."""
+    """Length of the shorter side for the centre crop in evaluations, pixels."""
     flip: bool = True
     """Flip half of the training images horizontally."""
     pca_lighting: bool = True
-    """Vary the light of training images along the principal components of their colours (Krizhevsky et al. 2012)."""
+    """Vary the colours of training images along their principal components (Krizhevsky et al. 2012)."""
     mean: Literal["pixel", "channel"] = "pixel"
-    """What is subtracted: the mean of each pixel (the paper), or of each colour."""
+    """Mean that is subtracted: per pixel (the paper) or per colour channel."""
     train_eval_images: Annotated[int, Field(ge=1)] = 50_000
-    """Training images that the clean training error is measured on: always the same; all, where there are fewer."""
+    """Number of training images for the clean training error; a fixed subset."""
     cache: PreparedConfig | None = None
-    """Read images from this cache. Default: from the files."""
+    """Cache to read images from. Default: read the image files."""
     max_unreadable: Annotated[float, Field(ge=0, lt=1)] = 0.001
-    """Share of unreadable images above which a run ends; fewer are shown to the net as the mean colour."""
+    """Largest share of unreadable images; with more, a run ends. Unreadable images are replaced by the mean colour."""
     workers: Annotated[int, Field(ge=1)] | None = None
-    """Threads of a process that read images. Default: the cores it may use, shared out among its processes."""
+    """Reader threads per process. Default: the available cores divided by the number of processes."""
     timeout: Annotated[float, Field(gt=0)] = 120.0
-    """Seconds to wait for an image; then the run ends with a line that names the file."""
+    """Seconds to wait for an image before the run ends with an error that names the file."""
 
     @property
     def epoch_images(self) -> int | None:
-        """Images in an epoch, as far as they are known before they are read."""
+        """Number of images per epoch; None if it is unknown before the images are read."""
         return 1_281_167 if self.source == "imagenet" and self.classes is None else None
 
     @field_validator("classes", mode="before")

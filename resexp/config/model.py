@@ -53,7 +53,8 @@ class ModelConfig(Section):
     """How a residual branch begins: `zero-gamma` with the gain of its last BN at zero (arXiv 1706.02677); `rezero`
     behind a learned scalar that is zero at first (arXiv 2003.04887; with norm none, SkipInit, arXiv 2002.10444)."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Stochastic depth: how often the last branch is left out of a step; earlier ones less (arXiv 1603.09382: 0.5)."""
+    """Stochastic depth: probability that a step skips the last branch; linearly less for earlier ones (arXiv
+    1603.09382: 0.5)."""
 
     @property
     def smallest_side(self) -> int:

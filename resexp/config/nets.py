@@ -37,8 +37,8 @@ class Net:
 def named(name: str, settings: list[str], size: int | None = None) -> Net:
     """The net with this name, ``[imagenet/]KIND-DEPTH[-WORD...]``, a word being the value of a field of ModelConfig.
 
-    `settings` change fields of its model; `size` is that of the images, by default the paper's. Raises UserError with
-    one line for every mistake.
+    `settings` change fields of its model; `size` is the side of the images, by default the paper's. Raises UserError
+    with one line for every mistake.
     """
     parts = re.fullmatch(r"(?:([a-z]+)/)?([a-z]+)-(\d{1,5})(-.+)?", name)
     if parts is None:
@@ -120,7 +120,7 @@ def _pixels(config: RunConfig) -> int:
 
 
 def _classes(config: RunConfig) -> int:
-    """Of a folder, as many as ImageNet or CIFAR-10 has: to know better, it would have to be read."""
+    """Number of classes; for a folder, which is not read here, as many as ImageNet or CIFAR-10 has."""
     if isinstance(config.data, ImageNetData):
         asked = config.data.classes
         return len(asked) if isinstance(asked, tuple) else asked or 1000

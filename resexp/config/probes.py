@@ -15,20 +15,20 @@ class ProbesConfig(Section):
     """For each probe the steps at which it is taken: 0 is the initial net, -1 the trained one."""
 
     gradients: Steps = ()
-    """Norm and signal-to-noise ratio of the gradient in each layer, and how gradients of neighbouring inputs agree."""
+    """Norm and signal-to-noise ratio of the gradient per layer; agreement of the gradients of neighbouring inputs."""
     signals: Steps = ()
     """Mean and variance of each layer's output."""
     responses: Steps = ()
     """Standard deviation of each 3x3 layer's response (Fig. 7)."""
     branches: Steps = ()
-    """Size of F(x) beside that of x, in each residual block."""
+    """Size of F(x) compared with x, per residual block."""
     lesion: Steps = ()
-    """Training error without each block, and with neighbours exchanged."""
+    """Training error without each block, and with neighbouring blocks exchanged."""
     landscape: Steps = ()
     """Loss around the net, along two random directions."""
 
     tta: Annotated[tuple[Literal["ten-crop", "multi-scale"], ...], Field(strict=False)] = ()
-    """Tests of the trained net on several views of each image, at the end (section 3.4)."""
+    """Test-time augmentation of the trained net (section 3.4)."""
 
     def due(self, steps: int) -> dict[int, list[str]]:
         """For each step of a run of `steps` steps, the probes that are taken there."""

@@ -1,4 +1,4 @@
-"""The `report` section: what the verdict is to rest on."""
+"""The `report` section: how runs are judged."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from resexp.config.section import Section
 
 
 class ReportConfig(Section):
-    """Decided before the runs are seen."""
+    """How runs are judged; fixed before they are trained."""
 
     margin: Annotated[float, Field(gt=0, le=100)] | None = None
-    """Rise of training error with depth, in points, that counts as none: nets are said not to degrade where the whole
-    interval of their rise lies below it. Default: 1 at the paper's recipe, else a tenth of the plain nets' rise."""
+    """Largest rise of the training error with depth, in points, that counts as no degradation: the whole interval must
+    be below it. Default: 1 at the paper's recipe, otherwise a tenth of the plain nets' rise."""

@@ -28,15 +28,15 @@ from resexp.utils.untrusted import read_file, refuse_links
 
 _HERE = Path(__file__).parents[1]
 SHIPPED = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
-"""The studies that come with the package: inside a wheel, beside the package in a checkout."""
+"""The shipped studies: inside the package in a wheel, next to it in a checkout."""
 
 RUN_SECTIONS = ("data", "model", "train", "probes")
 """What a study says of its runs."""
 
 MAX_RUNS = 100_000
-"""Of a study; the grid of a small file could ask for more than a machine can list."""
+"""Runs per study; the grid of a small file could ask for more than a machine can list."""
 MAX_MISTAKES = 100
-"""That are told at once."""
+"""Mistakes reported at once."""
 MAX_LABEL = 120
 """Characters of a label, which becomes part of the names of figures."""
 
@@ -139,7 +139,7 @@ _SEEDED = re.compile(r"(.*\n)seed: (0|[1-9][0-9]{0,17})\n", re.DOTALL)
 
 def _read_config(path: Path) -> RunConfig:
     # The seeds of a net differ in the last line, and YAML takes more time than all else that is read of a run.
-    with contextlib.suppress(UserError, OSError, UnicodeDecodeError):  # what is wrong is said below
+    with contextlib.suppress(UserError, OSError, UnicodeDecodeError):  # reported below
         if seeded := _SEEDED.fullmatch(read_file(path, yaml_file.MAX_BYTES).decode()):
             return _of_first_seed(seeded[1]).model_copy(update={"seed": int(seeded[2])})
     return validated(RunConfig, yaml_file.read(path))
@@ -191,7 +191,7 @@ def _expand(study: Study, document: Document) -> Iterator[tuple[dict[str, Any], 
 def _nested(key: str, value: Any, place: str) -> Document:
     path = tuple(key.split("."))
     if len(path) > yaml_file.MAX_NESTING:
-        raise UserError(f"{place}: grid: {key}: no key has so many parts")
+        raise UserError(f"{place}: grid: {key}: no key has that many parts")
     data: Any = value
     for name in reversed(path):
         data = {name: data}

@@ -67,16 +67,16 @@ class TrainConfig(Section):
     lr: Annotated[float, Field(gt=0)] = 0.1
     """Initial learning rate."""
     microbatch: Annotated[int, Field(ge=2, lt=2**63)] | None = None
-    """Images that go through the net at a time; the gradients of a batch are added up, and BN takes its statistics over
-    so many. Then the result is the same, but for rounding, on any number of devices that divides batch_size by it.
-    Default: all that a device has of a batch."""
+    """Images per forward and backward pass; gradients of a batch are added up. BN takes its statistics over a
+    microbatch, so the result does not depend on the number of devices, except for rounding. Default: the whole batch of
+    a device."""
     schedule: Literal["milestones", "plateau"] = "milestones"
-    """When the rate is multiplied by gamma: at the milestones, or where the validation error (without validation
-    images: the clean training error) has stopped falling (the paper on ImageNet, section 3.4)."""
+    """When the rate is multiplied by gamma: at the milestones, or when the validation error stops falling (section 3.4,
+    ImageNet). Without validation images, the clean training error counts."""
     patience: Annotated[int, Field(ge=1, lt=2**31)] = 5
-    """A plateau: so many evaluations, one after the other, without a new least error."""
+    """Number of successive evaluations without a new lowest error that make a plateau."""
     max_lr_drops: Annotated[int, Field(ge=1, le=20)] = 2
-    """Plateaus at which the rate is lowered; at later ones it stays."""
+    """Number of plateaus that lower the rate; later ones do not."""
     milestones: Annotated[tuple[Annotated[int, _or_epochs()], ...], Field(strict=False)] = Field(
         default_factory=_paper_milestones
     )
@@ -94,33 +94,34 @@ class TrainConfig(Section):
     warmup_until_error: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """Running training error (a fraction) that ends the warm-up."""
     init_from: Annotated[str, Field(min_length=1)] | None = None
-    """Folder, relative to where the command is run, of a finished run: the net begins as that one, with identity blocks
-    inserted if it is deeper (section 1). Default: He's random weights."""
+    """Folder of a finished run, relative to the current directory. The net starts with the weights of that run; a
+    deeper net gets identity blocks (section 1). Default: He initialisation."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """`auto`: bf16 on a GPU that has it, else fp32. fp16 trains with a loss scaler."""
+    """`auto`: bf16 on GPUs that support it, otherwise fp32. fp16 uses a loss scaler."""
     eval_every: Steps = 4000
-    """Steps between evaluations (clean training error; validation error with `split: holdout`). Always at the end."""
+    """Steps between evaluations of the clean training error, and of the validation error with `split: holdout`. The
+    last step is always evaluated."""
     precise_bn_images: Annotated[int, Field(ge=2, lt=2**63)] | None = None
-    """Recompute BN's statistics over this many training images once training has ended, as for the paper's released
+    """Number of training images over which BN's statistics are recomputed after training, as in the paper's released
     models. Default: keep the moving averages."""
     sync_bn: bool = False
-    """Where several processes train the run (torchrun): take BN's statistics over the whole batch. Default: over each
-    one's part of it, and rank 0's moving averages count."""
+    """Under torchrun, take BN's statistics over the whole batch. Default: over the part of each process; the moving
+    averages of rank 0 are stored."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = "auto"
-    """`auto` takes cuda, else mps, else cpu."""
+    """`auto`: cuda if available, otherwise mps, otherwise cpu."""
     cuda_graphs: bool = True
-    """Replay a step as one CUDA graph. `false` launches every kernel from Python, for debugging and comparison."""
+    """Replay each step as one CUDA graph. `false` launches every kernel from Python, for debugging."""
     compile: bool = False
     """Compile each shape of block with torch.compile. Slower on a CPU; on a GPU see `resexp bench --compile`."""
     log_every: Steps = 100
-    """Steps between lines of metrics; each is the mean over the steps since the last."""
+    """Steps between lines of metrics; each line is the mean over these steps."""
     checkpoint_steps: Steps | None = None
     """Steps between checkpoints, in addition to checkpoint_seconds."""
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Seconds between checkpoints."""
 
     def science(self) -> dict[str, Any]:
-        """The fields that change what is measured; of `init_from` the net and the seed, wherever they lie."""
+        """The fields that change what is measured; `init_from` counts by net and seed, not by its path."""
         fields = super().science()
         return fields | ({"init_from": "/".join(Path(self.init_from).parts[-2:])} if self.init_from else {})
 

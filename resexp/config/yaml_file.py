@@ -2,7 +2,7 @@
 
 Plain words mean what YAML 1.2's core schema says: ``true``, ``false``, ``null``, ``~``, ``12``, ``0o14``, ``0xc``,
 ``1e-1``, ``.inf``. All else is text: ``yes``, ``24:00:00``, ``2020-01-01``. ``64e3`` is the whole number 64000. Merge
-keys (``<<``) are read; what stands beside them wins. Duplicate keys are refused. Bytes, nodes (aliases can multiply a
+keys (``<<``) are read; keys next to them win. Duplicate keys are refused. Bytes, nodes (aliases can multiply a
 small file without end), levels and the length of numbers are bounded.
 """
 
@@ -200,7 +200,7 @@ def dump(data: dict[str, Any]) -> str:
 def read(path: Path, find: Callable[[str], Path] = Path) -> Document:
     """Read a YAML file and everything it `extends`; the file that extends wins, key by key; lists are replaced.
 
-    What is extended lies beside the file, or is what `find` makes of the words. Name and description are a file's own.
+    The base is a file next to this one, or what `find` returns. Name and description are a file's own.
     """
     return _read(path, find, ())
 
@@ -231,7 +231,7 @@ def _read(path: Path, find: Callable[[str], Path], chain: tuple[Path, ...]) -> D
         beside = path.parent / expanded(base)
         target = beside if beside.exists() else find(base)
         if not target.exists():
-            raise UserError(f"{base}: no such file beside it")
+            raise UserError(f"{base}: no such file next to it")
     except UserError as error:
         raise UserError(f"{document.place(('extends',))}: extends: {error}") from None
     below = _read(target, find, (*chain, own))

@@ -17,9 +17,9 @@ from resexp.errors import UserError
 from resexp.utils.untrusted import read_file, recognised
 
 MAX_BYTES = 1 << 27
-"""Of one file, packed or not."""
+"""Largest file, packed or unpacked."""
 RATIO, ROOM = 100, 1 << 30
-"""How many times its own size an archive may be unpacked, beyond so many bytes: images can't be packed so well."""
+"""Largest ratio of unpacked to packed size, for archives over ROOM bytes; images can't be compressed that much."""
 READ = ".zip, .tar, .tar.gz, .tar.bz2 or .tar.xz"
 
 _ZIP = b"PK\x03\x04"
@@ -165,7 +165,7 @@ def _untarred(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> 
 
 
 class _Limited:
-    """An unpacked archive of which no more is read than `_limit` allows, and no more than MAX_BYTES at once: tarfile
+    """An unpacked archive that is read up to `_limit`, and no more than MAX_BYTES at once: tarfile
     reads names and extended headers whole, as long as they say they are."""
 
     def __init__(self, path: Path, stream: BinaryIO) -> None:

@@ -79,7 +79,7 @@ class Dataset:
 
     @property
     def resident_bytes(self) -> int:
-        """Of device memory that the images take, those for a test included."""
+        """Bytes of device memory for all images, test images included."""
         return self.train()[0].nbytes + self.test()[0].nbytes
 
     @property

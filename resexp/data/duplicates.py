@@ -12,7 +12,7 @@ from resexp.errors import sanitize
 
 
 class Seen(NamedTuple):
-    """An image, of which only a digest is kept."""
+    """A digest of an image, with its name."""
 
     digest: bytes
     train: bool
@@ -64,6 +64,6 @@ def find_duplicates(images: Iterable[Seen]) -> Duplicates:
 
 
 def _few(groups: list[list[Seen]], by: str) -> str:
-    """Of each group an image and one that differs from it."""
+    """One pair per group, as text."""
     pairs = [(group[0], next(i for i in group if getattr(i, by) != getattr(group[0], by))) for group in groups]
     return few([sanitize(f"{one.name} = {other.name}") for one, other in pairs])

@@ -81,7 +81,7 @@ def _download(url: str, part: Path, progress: Callable[[str, int, int], None]) -
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
-    """The next chunk; whatever the network does, it is told apart from what the disk does."""
+    """The next chunk. Network errors become one kind of error, distinct from disk errors."""
     try:
         return response.read(_CHUNK)
     except OSError as error:

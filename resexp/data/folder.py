@@ -154,7 +154,7 @@ def _decoded(
             return entry, error
         remarks = {
             "transparent pixels, whose colours are used": decoded.transparent,
-            "several frames, of which the first is used": decoded.frames,
+            "several frames; the first is used": decoded.frames,
         }
         pixels = decoded.pixels if size is None else resized(decoded.pixels, size)
         known = digests(entry[0], entry[1], decoded.pixels)
@@ -164,7 +164,7 @@ def _decoded(
 
 
 def _remarks(by_name: dict[str, tuple[str, ...]]) -> list[str]:
-    """Such as ``3 images have several frames, of which the first is used: train/a/1.gif, ...``."""
+    """Such as ``3 images have several frames; the first is used: train/a/1.gif, ...``."""
     counts = Counter(remark for remarks in by_name.values() for remark in remarks)
     return [
         f"{count:,} image{' has' if count == 1 else 's have'} {remark}: "

@@ -19,9 +19,9 @@ class Digests(NamedTuple):
     """What is kept of an image's pixels where the image itself is not."""
 
     in_set: bytes
-    """Of its split, class and pixels: what the set's fingerprint is made of."""
+    """Digest of split, class and pixels; the set's fingerprint is made of these."""
     pixels: bytes
-    """Of its pixels alone."""
+    """Digest of the pixels alone."""
 
 
 def digests(split: str, class_name: str, image: Pixels) -> Digests:

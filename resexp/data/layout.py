@@ -1,4 +1,4 @@
-"""Which files of a folder or archive are images, of which split and class, and which are left out."""
+"""The images in a folder or archive with their splits and classes, and the files that are left out."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def is_hidden(parts: Iterable[str]) -> bool:
 
 
 def suffix(name: str) -> str:
-    """The suffix in lower case, as people are told of it."""
+    """The suffix in lower case, for messages."""
     return sanitize(PurePosixPath(name).suffix.lower()) or "without suffix"
 
 
@@ -285,7 +285,7 @@ def _parts(name: str) -> Parts:
 def _elsewhere(parts: Parts, train: Parts) -> str:
     """Where a file lies that is in neither split."""
     inside = parts[len(train) - 1 :] if parts[: len(train) - 1] == train[:-1] else parts
-    return f"in {sanitize(inside[0])}/" if len(inside) > 1 else "beside the splits"
+    return f"in {sanitize(inside[0])}/" if len(inside) > 1 else "next to the splits"
 
 
 def _nfc(name: str) -> str:

@@ -53,7 +53,7 @@ class Batches:
         device: torch.device,
         ranks: Ranks = SINGLE_PROCESS,
     ) -> None:
-        """`index` are the images to draw from, `size` is that of a batch, of which each of the `ranks` gets a part."""
+        """`index`: the images to draw from. `size`: images per batch, shared by the `ranks`."""
         self.index, self.config, self.seed, self.size = index, config, seed, size
         n = len(index)
         self.epochs = (n + size - 2) // n + 1  # that a batch may touch, where it begins with an epoch's last image

@@ -18,12 +18,12 @@ from resexp.utils.untrusted import recognised
 Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-"""What is decoded, whatever a file is called; Pillow knows others, one of which is a language."""
+"""Formats that are decoded, whatever the file's suffix; Pillow's others include a programming language."""
 MAX_PIXELS = 80_000_000
-"""Of one image; ImageNet has photographs of 40 million."""
+"""Largest image; ImageNet has photographs of 40 million pixels."""
 
 _MAX_SEGMENTS, _MAX_METADATA, _MAX_SCANS, _MAX_CHUNKS, _MAX_SLOW_PPM = 1_000, 1 << 24, 100, 100_000, 1 << 22
-"""What a file may hold beside its pixels; whatever takes Pillow longer than the pixels do is limited."""
+"""Limits on what a file holds besides pixels, since Pillow could need minutes for it."""
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 _PPM = re.compile(rb"P[1-6]" + _GAP + rb"\d+" + _GAP + rb"\d+(?:" + _GAP + rb"(\d+))?\s")
 _ORIENTATION = 0x0112
@@ -40,7 +40,7 @@ class Decoded:
     pixels: Pixels
     """(H, W, 3), which can be written to."""
     transparent: bool = False
-    """Whether some pixels are not opaque; their colours are those that the file holds."""
+    """Whether some pixels are not opaque; their stored colours are used."""
     frames: bool = False
     """Whether there are more images in the file; the first is taken."""
 

@@ -14,7 +14,7 @@ from resexp.device.hardware import Hardware, use_threads
 STEPS_AHEAD = 16
 """Steps that are queued at once; twice as many at most wait on the device, so that a stop is not late."""
 POLL_S = 1e-4
-"""Between two looks at a device that is busy, seconds."""
+"""Seconds between checks of a busy device."""
 
 ResultT = TypeVar("ResultT")
 Task = Generator[int, None, ResultT]

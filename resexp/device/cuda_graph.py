@@ -19,7 +19,7 @@ class CudaGraphed:
     """A function that reads and writes tensors in place: called as it is, then captured and replayed.
 
     Its first calls are calls like any other, so capturing changes no result. Without a stream, it is only ever called.
-    What can't be captured goes on as it was, after one line that says why.
+    A function that can't be captured is launched from Python, and one line says why.
     """
 
     def __init__(self, function: Callable[[], None], hardware: Hardware, say: Callable[[str], None]) -> None:

@@ -30,7 +30,7 @@ class Hardware:
     ranks: Ranks = SINGLE_PROCESS
     """The processes that train the run, each on a device of its own."""
     threads: int | None = None
-    """CPU threads of the run. None: those that the process has."""
+    """CPU threads of the run. None: PyTorch's default."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -46,7 +46,7 @@ class Hardware:
 
 
 def use_threads(threads: int | None) -> None:
-    """Let PyTorch compute on so many CPU threads. None: as many as it does."""
+    """Set the number of CPU threads of PyTorch. None: unchanged."""
     if threads and threads != torch.get_num_threads():
         torch.set_num_threads(threads)
 

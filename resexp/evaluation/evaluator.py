@@ -41,7 +41,7 @@ class Evaluation(NamedTuple):
 
 
 def rank_of(scores: Tensor, labels: Tensor) -> Tensor:
-    """How many classes come before that of the label, (N,): of equal scores (N, classes) the first classes'."""
+    """Rank of the true class, shape (N,), from scores (N, classes); ties go to the lower class index."""
     own, classes = labels[:, None], torch.arange(scores.shape[1], device=scores.device)
     score = scores.gather(1, own)
     return ((scores > score) | ((scores == score) & (classes < own))).sum(1)

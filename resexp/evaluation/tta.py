@@ -40,7 +40,7 @@ class Viewed(NamedTuple):
     probabilities: Tensor
     """float64 (N, classes) on the CPU: the mean over the views."""
     views: int
-    """Of each image."""
+    """Views per image."""
 
 
 class UnderTest(NamedTuple):

@@ -25,7 +25,7 @@ STRIDE = 4
 """What the sides of a rescaled image are divisible by, as those of the data: a net that halves an odd side sees zeros
 at a border where it has seen none in training."""
 LONGEST = 8
-"""Of views: the longer side over the shorter."""
+"""Largest ratio of the longer to the shorter side of a view."""
 
 
 def ten_crop(images: Tensor, crop: int) -> Tensor:
@@ -68,7 +68,7 @@ class TenCrop:
     """The four corners and the centre of `crop` pixels a side, and their flips (Krizhevsky et al. 2012).
 
     The image is first padded with `pad` zeros on each side, as for the random crops of training: crops of small images
-    are then as large as those that the net was trained on, and show objects of the size that it knows.
+    are then as large as the training images, with objects of the same size.
     """
 
     crop: int = 224

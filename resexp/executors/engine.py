@@ -19,13 +19,13 @@ class Job:
     threads: int | None = None
     """CPU threads of a run that begins; None: as many as torch takes."""
     gpu: str | None = None
-    """As CUDA_VISIBLE_DEVICES names it; None: those that are visible."""
+    """A device in the words of CUDA_VISIBLE_DEVICES; None: all visible ones."""
     pack: int | None = 1
     """Runs side by side; None: as many as pay."""
 
 
 Kind = Literal["here", "say", "began", "ended", "lost"]
-"""Of an event; `here`: the job is at work, `lost`: the run ended by a fault of the machine."""
+"""Kinds of events. `here`: the job has started. `lost`: a machine fault ended the run."""
 
 
 class Event(NamedTuple):
@@ -34,7 +34,7 @@ class Event(NamedTuple):
     kind: Kind
     run: Run
     text: str = ""
-    """What is said; of a run that ended without being finished, what went wrong."""
+    """The message; for a run that ended unfinished, what went wrong."""
 
 
 class End(NamedTuple):
@@ -68,7 +68,7 @@ class Engine(Protocol):
     """What jobs run on."""
 
     outlives: bool
-    """Whether jobs go on when the sweep that started them ends."""
+    """Whether jobs outlive the sweep that started them."""
 
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
         """Jobs for the runs, each given with its cost, in the order of starting; and how many of their cores there are

@@ -45,7 +45,7 @@ class Local:
     outlives = False
 
     def __init__(self, config: ExecutorConfig, devices: set[torch.device], say: Callable[[str], None]) -> None:
-        """`devices` are those that the runs ask for."""
+        """`devices`: the devices of the runs."""
         self._config, self._devices = config, devices
         self._on_cpu = all(device.type == "cpu" for device in devices)
         if config.runs_per_gpu and self._on_cpu:
@@ -116,13 +116,13 @@ class _Worker:
         return End(f"its process was killed by signal {-code}", fault=True) if code < 0 else End()
 
     def events(self) -> list[Event]:
-        """All that was told since the last call."""
+        """Events since the last call."""
         events = list[Event]()
         try:
             while not self.receiver.closed and self.receiver.poll():
                 kind, number, text = self.receiver.recv()
                 events.append(Event(kind, self.job.runs[number], text))
-        except EOFError:  # it is gone, and all that it told was heard
+        except EOFError:  # the worker has ended; all its events were read
             self.receiver.close()
         return events
 

@@ -96,7 +96,7 @@ class Loop:
             except UserError as error:
                 if not self._live:
                     raise
-                self._queue[:0] = starting  # those that are at work must still be followed
+                self._queue[:0] = starting  # running jobs must still be followed
                 self._say(f"{error}; asked again")
 
     def _attend(self, live: _Live) -> None:

@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
 HELD_S = 300.0
-"""How long a run may be held by another attempt, such as that of a node that Slurm lost sight of, seconds."""
+"""Longest wait for another attempt to release a run, such as one on a lost node, seconds."""
 GRACE_S = 300.0
 """How long Slurm is given, after a SIGTERM of its own, to kill the job or to queue it again, seconds."""
 LOOK_S = 0.5
 TORCHRUN = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """Or a restart may hang (PyTorch's issue 135712)."""
 RESTARTS = 3
-"""Of all processes of a run on several nodes, when one of them dies."""
+"""Restarts of a run's processes on several nodes after one of them dies."""
 
 
 @dataclass
 class Training:
     """Trains runs in a process of its own. Slurm's warning before a time limit or a preemption has it save; then the
-    job is queued again, and the runs go on where they were."""
+    job is queued again, and the runs continue."""
 
     runs: tuple[Path, ...]
     folder: Path
@@ -42,7 +42,7 @@ class Training:
     environment: dict[str, str]
     nodes: int
     processes: int
-    """Of each run on every node, where there is more than one node."""
+    """Processes per node and run, with several nodes."""
 
     def __call__(self) -> None:
         """Train, and exit as the command did: Slurm keeps the code."""

@@ -30,9 +30,9 @@ except ModuleNotFoundError:
 
 TICK_S = 0.5
 STORE_BYTES = 100_000_000
-"""For Ray's objects, of which we have none worth mentioning."""
+"""Memory for Ray's object store, which stays almost empty."""
 ANSWER_S = 10.0
-"""A cluster must answer within so many seconds."""
+"""Seconds within which a cluster must answer."""
 
 
 class Ray:
@@ -44,7 +44,7 @@ class Ray:
         self._config, self._say = config, say
 
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
-        """A job for every so many runs, longest first; as many at a time as Ray finds room for."""
+        """Jobs of `runs_per_job` runs, longest first; Ray decides how many run at a time."""
         settings = self._config.ray
         threads, gpu = max(1, int(settings.cpus)), None if settings.gpus else ""
         pack = self._config.runs_per_gpu if settings.gpus else 1
@@ -145,7 +145,7 @@ class _Task:
         return self._end
 
     def events(self) -> list[Event]:
-        """All that was told since the last call."""
+        """Events since the last call."""
         heard, self._heard = self._heard, []
         return heard
 

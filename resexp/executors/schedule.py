@@ -13,14 +13,14 @@ SPEEDUP = 0.6
 WORTHWHILE = 0.98
 """By how much a run on more cores must shorten the whole sweep."""
 SHORT = 0.01
-"""Of what a core has to do in all: so much of it is one process, which takes a fifth of a second to begin and end."""
+"""Runs below this share of a core's total work share a process, since starting one takes 0.2 s."""
 
 
 def on_cores(todo: Sequence[tuple[Run, float]], cores: int, at_a_time: int | None) -> list[Job]:
     """Processes in the order of starting; `todo` holds each run with its cost.
 
     One core each, longest first, but several for the runs that would otherwise be at work alone at the end. With
-    `at_a_time`, so many share the cores evenly. A run has a process of its own, unless it is SHORT.
+    `at_a_time`, that many processes share the cores evenly. A run has a process of its own, unless it is SHORT.
     """
     if at_a_time is not None:
         return [Job(runs, 1, max(1, cores // at_a_time)) for runs in _bundles(todo, at_a_time)]
@@ -32,7 +32,7 @@ def on_cores(todo: Sequence[tuple[Run, float]], cores: int, at_a_time: int | Non
 
 
 def _bundles(todo: Sequence[tuple[Run, float]], processes: int) -> list[tuple[Run, ...]]:
-    """The runs, longest first, those that are short together."""
+    """The runs, longest first; short runs are bundled."""
     most = SHORT * sum(cost for _, cost in todo) / processes
     bundles, room = list[list[Run]](), 0.0
     for run, cost in sorted(todo, key=lambda item: -item[1]):
@@ -58,7 +58,7 @@ def on_gpus(
 
 
 def in_chunks(todo: Sequence[tuple[Run, float]], size: int) -> list[tuple[Run, ...]]:
-    """So many runs a job, longest first; `todo` holds each run with its cost."""
+    """Jobs of `size` runs, longest first; `todo` holds each run with its cost."""
     ordered = [run for run, _ in sorted(todo, key=lambda item: -item[1])]
     return [tuple(ordered[i : i + size]) for i in range(0, len(ordered), size)]
 

@@ -239,8 +239,8 @@ def _asked(runs: Iterable[Run]) -> list[tuple[Run, Submission]]:
 
 
 def _has_ended(run: Run, attempt: int) -> bool:
-    """Whether it is finished or diverged, or an attempt after this one has failed: one that is alive may not have said
-    yet that it goes on."""
+    """Whether it is finished or diverged, or an attempt after this one has failed: one that is alive may not have
+    written its status yet."""
     state = run.status().state
     failed = state == "failed" and lease.newest(run.folder) > attempt and not run.is_held()
     return failed or state in ("finished", "diverged")

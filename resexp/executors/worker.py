@@ -42,9 +42,9 @@ def work(job: Job, parent: Connection) -> None:
 
 
 def train(job: Job, stop: Stop) -> Iterator[Message]:
-    """Train the runs of a job; what is printed goes to the log of the first, what is said of a run to its own.
+    """Train the runs of a job. Printed output goes to the log of the first run, messages to the log of their run.
 
-    What went wrong is told and not only written, since the disk may be what is wrong.
+    Errors are also sent as events, since the disk may be full.
     """
     if job.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = job.gpu

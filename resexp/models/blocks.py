@@ -64,7 +64,7 @@ class Place:
 
     channels_in: int
     channels: int
-    """Of its 3x3 convolutions."""
+    """Channels of the 3x3 convolutions."""
     stride: int
     number: int
     """Counted from 1."""

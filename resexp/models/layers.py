@@ -39,7 +39,7 @@ class BatchNorm(nn.BatchNorm2d):
         )
 
     def _across(self, x: Tensor) -> Tensor:
-        """As in training, over the images of all ranks, each of which has as many."""
+        """As in training, over the images of all ranks; each has equally many."""
         images = x.float()
         parts = self.ranks.all_gather(torch.stack(torch.var_mean(images, (0, 2, 3), correction=0)))
         variances, means = parts.unbind(1)

@@ -25,7 +25,7 @@ class Summary:
 
     @functools.cached_property
     def multiply_adds(self) -> int:
-        """Of convolutions and fully connected layers in one forward pass, as the paper counts FLOPs (Table 1)."""
+        """Multiply-adds of convolutions and fully connected layers per forward pass: the paper's FLOPs (Table 1)."""
         return sum(layer.multiply_adds for layer in self.layers)
 
     @functools.cached_property

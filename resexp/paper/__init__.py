@@ -25,7 +25,7 @@ __all__ = [
 
 
 def published(model: ModelConfig) -> Published | None:
-    """The paper's numbers for a net, where it has any; they stand beside a run only if it has no departures."""
+    """The paper's numbers for a net, or None. A run may be compared with them only if it has no departures."""
     if model.variant == "imagenet":
         return IMAGENET.get((model.kind, model.block, model.depth, model.shortcut))
     return CIFAR10.get((model.kind, model.block, model.depth))

@@ -80,7 +80,7 @@ def _fig6() -> dict[tuple[str, str, int], dict[str, list[tuple[int, float]]]]:
     lines = (resources.files("resexp.paper") / "fig6.csv").read_text().splitlines()
     for row in csv.DictReader(line for line in lines if not line.startswith("#")):
         if row["panel"] == "right" and row["net"] == "resnet-110":
-            continue  # drawn in the middle panel and again beside ResNet-1202
+            continue  # drawn in the middle panel, and again with ResNet-1202
         name, _, depth = row["net"].partition("-")
         net = ("residual" if name == "resnet" else name, "basic", int(depth))
         points = curves.setdefault(net, {}).setdefault(row["split"], [])

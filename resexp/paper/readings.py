@@ -54,7 +54,7 @@ def _training_error(run: RunConfig) -> str:
 def _test_error(run: RunConfig) -> str | None:
     if of_identity_mappings(run):
         return None
-    best = "; those with the lowest validation error beside it" if _held_out(run) else ""
+    best = "; also the weights with the lowest validation error" if _held_out(run) else ""
     return f"of the weights after the last step{best}"
 
 

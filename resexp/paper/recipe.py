@@ -188,7 +188,7 @@ def sharing(config: RunConfig, world: int) -> int:
 
 
 def departures(config: RunConfig, dataset: str, world: int = 1) -> list[Departure]:
-    """Where a run departs from the paper's data, net and recipe. Without any, the paper's numbers may stand beside it.
+    """Where a run departs from the paper's data, net and recipe. Without any, it may be compared with the paper.
 
     `dataset` names the images, whatever they were read from. `world` processes trained the run together.
     """

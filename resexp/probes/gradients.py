@@ -18,7 +18,7 @@ BATCHES, SIZE = 16, 128
 NEIGHBOURS = 64
 """Images whose neighbours are looked at."""
 DISTANCES = (0.01, 0.03, 0.1, 0.3, 1.0)
-"""Of a neighbour, as a share of the image's own norm."""
+"""Distances of neighbours, as fractions of the image's norm."""
 
 
 def gradients(subject: ProbeInput) -> Probing:
@@ -81,7 +81,7 @@ def _agreement(subject: ProbeInput, distance: float) -> float:
 
 
 def _input_gradient(subject: ProbeInput, x: Tensor, y: Tensor) -> Tensor:
-    """Of the batch's summed loss, with respect to each image, (B, pixels)."""
+    """Gradient of the batch's summed loss with respect to each image, (B, pixels)."""
     for module in subject.model.modules():
         if isinstance(module, Draws):  # what is dropped is the same for neighbours
             module.calls.zero_()

@@ -1,4 +1,5 @@
-"""What flows through a net: each layer's output, each 3x3 layer's response, and branches beside their shortcuts."""
+"""What flows through a net: each layer's output, each 3x3 layer's response, and branches compared with their
+shortcuts."""
 
 from __future__ import annotations
 

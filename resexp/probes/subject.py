@@ -20,7 +20,7 @@ Probing = Generator[int, None, dict[str, Any]]
 """A probe at work: yields 0 between pieces, so that it can be stopped, and returns what it found."""
 
 BATCH = 250
-"""Images of one forward pass where nothing else is said; fewer where they are larger than 32 x 32."""
+"""Default number of images per forward pass; fewer for images over 32 x 32."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ProbeInput:
         return normalise(self.images[chosen], self.mean), self.labels[chosen]
 
     def split(self, images: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The first so many of the same images, in batches; no more than there are."""
+        """The first `images` images in batches, or all."""
         order = np.random.default_rng(0).permutation(self.index)[:images]
         height, width = self.images.shape[1:3]
         size = max(1, BATCH * 32 * 32 // max(32 * 32, height * width))

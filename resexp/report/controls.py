@@ -42,7 +42,7 @@ def controls(families: Sequence[Family]) -> list[Control]:
     """The differences that two variants or more have, in the order of the study; empty where none are.
 
     A variant is a family of plain nets and the one of residual nets that may be compared with it. Residual nets that
-    differ in their branches alone, as in their shortcuts, are set beside the same plain nets.
+    differ in their branches alone, as in their shortcuts, are compared with the same plain nets.
     """
     plains, residuals = ([family for family in families if family.kind == kind] for kind in ("plain", "residual"))
     found: dict[str, dict[str, Change]] = {}

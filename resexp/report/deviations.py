@@ -28,7 +28,7 @@ class Deviations:
     departures: list[Shared[Departure]]
     readings: list[Shared[Reading]]
     comparable: str
-    """Nets that the paper's numbers may stand beside. Empty: none."""
+    """Nets that may be compared with the paper. Empty: none."""
     unpublished: str
     """Nets that follow the recipe but have no number in the paper. Empty: none."""
 

@@ -26,16 +26,16 @@ BOX, HEIGHT = 1.55, 0.21
 STEP, BLOCK_STEP = 0.13, 0.32
 """From a box to the next, within a block and where a block begins or ends."""
 LEFT, RIGHT = 0.95, 0.7
-"""Room beside the boxes: for sizes and "x 17" on the left."""
+"""Room left and right of the boxes, for sizes and "x 17"."""
 BULGE, LABEL = 0.42, 0.5
-"""How far a shortcut goes beyond the boxes, and how wide the words beside it are."""
+"""Distance of a shortcut from the boxes, and width of its label."""
 TOP, BOTTOM = 0.75, 0.35
 """Room for the titles, and below the last box."""
 LEGEND = 0.3
 WHOLE = 40
 """Boxes in a column up to which every block is drawn; in deeper nets, blocks that are alike are drawn once."""
 HALVINGS = ("#f6d7c3", "#cfe3f5", "#d9ead3", "#ead7ee", "#fdeab8", "#cdeae6", "#e3e3e3")
-"""Of a convolution whose output is as large as the image, half as large, a quarter, ..."""
+"""Colours of convolutions by the size of their output: the image's, a half, a quarter, ..."""
 POOL, FC = "#ffffff", "#e9e9e9"
 SOFT = "#5d6670"
 

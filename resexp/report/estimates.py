@@ -13,7 +13,7 @@ from itertools import combinations
 from scipy import special, stats
 
 CONFIDENCE = 0.95
-"""Of every interval."""
+"""Confidence level of all intervals."""
 FEWEST = 3
 """Seeds that the interval of a mean takes: of two it is so wide that it says nothing."""
 

@@ -20,7 +20,7 @@ BRANCH = ("model.shortcut", "model.residual_init", "model.drop_path")
 """What a plain net has none of, so that a plain and a residual net may be compared whatever it is."""
 
 Recipe = Mapping[str, str]
-"""Fields of the configuration that are not at their defaults, by dotted key, but for kind and depth."""
+"""Fields of the configuration that are not at their defaults, by dotted key, except kind and depth."""
 
 
 def recipe(records: Sequence[RunRecord]) -> Recipe:

@@ -73,7 +73,7 @@ def _time(seconds: float) -> str:
 
 
 def comparability(summary: Summary) -> list[tuple[str, list[str]]]:
-    """The nets that can't be set beside the paper, grouped by the reasons."""
+    """The nets that can't be compared with the paper, grouped by reason."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for net in summary.nets:
         if net.differences:

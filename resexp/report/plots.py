@@ -29,7 +29,7 @@ PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 HE_2015 = "He et al. 2015"
 FEW = 4
-"""Families that can be told apart in one figure, each with its bars and seeds."""
+"""Families that one figure can show, each with its bars and seeds."""
 SIDE_BY_SIDE = 0.01
 """Distance between families that would hide each other, as a share of the depth axis."""
 MORE_EVEN = 1.5
@@ -229,7 +229,7 @@ def depth_axis(plot: Plot, depths: Sequence[int]) -> None:
 
 
 _PAPER = {"running": "train", "test": "test"}
-"""What of the paper's numbers belongs beside which error."""
+"""The paper's number for each of our errors."""
 
 
 @styled
@@ -239,7 +239,7 @@ def curves_plot(
     """Training curves in the manner of Figs. 4 and 6: training error dashed, validation bold, the final test error a
     mark.
 
-    Each curve is the mean over seeds. Thin lines are the paper's own, training dashed and test whole, beside the nets
+    Each curve is the mean over seeds. Thin lines are the paper's own, training dashed and test solid, for the nets
     that may be compared with them. `ends` are those of the error axis, shared by the families.
     """
     plot = Plot(f"{family} nets", "step", "error (%)", size)
@@ -328,7 +328,7 @@ def told_in_legend(items: Iterable[ItemT]) -> set[ItemT]:
 
 
 def depth_colours(count: int) -> list[str]:
-    """A colour a net, shallow to deep; more nets than can be told apart by hue get shades from dark to light."""
+    """A colour a net, shallow to deep; more nets than hues can distinguish get shades from dark to light."""
     hues = ["#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#999999"]
     if count <= len(hues):
         return hues[:count]

@@ -91,7 +91,7 @@ class RunRecord:
 
     @property
     def departures(self) -> list[paper.Departure]:
-        """Where the run departs from the paper's data, nets and recipe; empty: it may be set beside the paper."""
+        """Departures from the paper's data, nets and recipe; if there are none, the run may be compared with it."""
         world = max(attempt.world for attempt in self.manifest.attempts)
         return paper.departures(self.config, self.manifest.data.name, world)
 
@@ -153,7 +153,7 @@ def read(run: Run, whole: bool = True) -> RunRecord | None:
 
 
 def _series(lines: Sequence[dict[str, Any]]) -> dict[str, Series]:
-    """Of each error, the lines that have a number for it; in one pass, for a large study has millions of lines."""
+    """Each error over the steps; in one pass, since a large study has millions of lines."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in _ERRORS}
     for line in lines:
         for name, value in line.items():
@@ -221,7 +221,7 @@ class Net:
 
     @cached_property
     def differences(self) -> list[str]:
-        """Why the net can't be set beside the paper; empty where it can."""
+        """Why the net can't be compared with the paper; empty if it can."""
         reasons = [str(departure) for departure in self.departures]
         return reasons or ([] if self.published else ["the paper has no number for it"])
 

@@ -59,7 +59,7 @@ class Summary:
 
     @property
     def of_imagenet(self) -> bool:
-        """Whether it is of nets on ImageNet, whose validation images are those that are tested on, too."""
+        """Whether nets were trained on ImageNet, where validation and test images are the same."""
         return any(record.config.data.source in ("imagenet", "imagefolder") for record in self.records)
 
     @property

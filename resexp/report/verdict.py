@@ -22,7 +22,7 @@ class Verdict:
     headline: str
     sentences: list[str] = field(default_factory=list)
     families: list[str] = field(default_factory=list)
-    """The families judged: one of plain nets, and one of residual nets where there is one to set beside it."""
+    """The families judged: one of plain nets, and one of residual nets if there is one to compare."""
     interaction: Difference | None = None
     """The rise of the running training error with depth in plain nets minus that in residual nets."""
     plain: Rise | None = None
@@ -54,9 +54,9 @@ def judge(
     """What the running training errors of the families show.
 
     The paper's claim is an interaction, and leads: the error of plain nets rises more from the shallowest depth to the
-    deepest than that of residual nets. Nets are said to degrade where the interval of their rise, from the shallowest
-    or from the best depth, lies above zero. They are said not to degrade where it lies below the `margin`, from every
-    depth. `missing` are the runs that are not in the numbers, `remarks` what a reader must know of those that are.
+    deepest than that of residual nets. Nets "degrade" if the interval of their rise, from the shallowest
+    or from the best depth, lies above zero. They "do not degrade" if it lies below the `margin`, from every
+    depth. `missing` names runs that are left out, `remarks` what a reader must know about the others.
     """
     plain, residual, obstacle = judged(families)
     if plain is None:
@@ -118,9 +118,9 @@ def judge(
 
 
 def judged(families: Sequence[Family]) -> tuple[Family | None, Family | None, str]:
-    """The plain family that is judged, the residual one beside it, and why one of them is missing.
+    """The plain and the residual family that are judged, and why one of them is missing.
 
-    Of plain families of two depths or more the first that has residual nets of its depths beside it, else the first.
+    The plain family is the first with two depths or more and residual nets of the same depths, otherwise the first.
     """
     plains, residuals = ([family for family in families if family.kind == kind] for kind in ("plain", "residual"))
     if not plains:

@@ -7,7 +7,7 @@ gone. This relies on renames that are atomic, and on nothing else: not on locks,
 
 Whether an attempt is still alive is another question, and getting it wrong loses work, never results. On one machine
 the kernel answers it, by the lock (`files.locked`). An attempt on another machine counts as alive for as long as it
-touches its folder, once a second while its work goes on.
+touches its folder, once a second while it works.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from resexp.utils.files import write_atomic
 from resexp.utils.untrusted import read_file, refuse_links
 
 HEARTBEAT_S = 1.0
-"""Between two signs of life, seconds."""
+"""Seconds between heartbeats."""
 HEARTBEAT_TIMEOUT_S = 60.0
 """Without a sign of life for so long, an attempt on another machine is presumed dead, seconds. The clocks of the
 machines may differ by less than that."""
@@ -55,9 +55,7 @@ class Lease:
             latest = self.folder.name == f".attempt-{newest(self.folder.parent)}"
             if latest or not self.folder.parent.exists():
                 raise
-            raise LeaseLostError(
-                f"{self.folder.parent}: taken over by another attempt, which goes on with it"
-            ) from None
+            raise LeaseLostError(f"{self.folder.parent}: taken over by another attempt, which continues it") from None
 
     def write(self, path: Path, content: str | bytes, *, sync: bool = True) -> None:
         """Replace `path` as a whole. Raises LeaseLostError where the lease was taken away."""

@@ -18,9 +18,9 @@ from resexp.utils.untrusted import read_file
 FEW_CLASSES = 10
 """With no more classes, the five likeliest say little."""
 MAX_BYTES = 1 << 30
-"""Of the file, which is not compressed: 200,000 images of 1,000 classes."""
+"""Largest file, uncompressed: 200,000 images of 1,000 classes."""
 _KINDS = {"logits": ("f", 2), "labels": ("i", 1), "fingerprint": ("U", 0)}
-"""Of each array, the kind of its numbers and how many dimensions it has."""
+"""The dtype kind and number of dimensions of each array."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Logits:
     labels: NDArray[np.int64]
     """(N,), indices of classes."""
     fingerprint: str
-    """Of the images; see `data.Dataset`."""
+    """Fingerprint of the images; see `data.Dataset`."""
 
     @property
     def error(self) -> float:

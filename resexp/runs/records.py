@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Required
 
 from pydantic import ConfigDict, Field, TypeAdapter, field_validator
-from typing_extensions import TypedDict  # pydantic can't use that of typing before Python 3.12
+from typing_extensions import TypedDict  # pydantic can't use typing.TypedDict before Python 3.12
 
 from resexp.utils.untrusted import Count, Record
 
@@ -106,7 +106,7 @@ class Status(Record):
     images_per_second: float | None = None
     seconds_per_step: Annotated[float, Field(ge=0, lt=1e9)] | None = None
     message: str = ""
-    """Why the run did not go on, in one line."""
+    """Why the run stopped, in one line."""
     traceback: str = ""
 
     @property

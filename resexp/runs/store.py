@@ -48,7 +48,7 @@ class Run:
         self.label = label or folder.absolute().parent.name.rpartition("-")[0]
 
     def create(self, config: RunConfig) -> None:
-        """Make the folder and its config.yaml; a run that is to go on takes over the mechanics of `config`."""
+        """Create the folder and its config.yaml; an unfinished run takes over the mechanics of `config`."""
         if self.status().state in ("running", "finished", "diverged"):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -250,7 +250,7 @@ class StudyFolder:
             write_held(self.plan_path, plan.model_dump_json(indent=1))
 
     def runs(self) -> list[Run]:
-        """The runs that the study names; a second recipe under the label of a first is told apart by its signature."""
+        """The runs that the study names; a second recipe with the same label gets its signature as a suffix."""
         first: dict[str, str] = {}
         runs = []
         for run in self.plan().runs:

@@ -32,7 +32,7 @@ from resexp.training.trainer import Trainer
 from resexp.training.warm_start import warm_start
 
 LOOK_S = 1.0
-"""Between two looks at what the device has recorded, seconds."""
+"""Seconds between reads of the device's records."""
 
 
 class Session:

@@ -25,7 +25,7 @@ from resexp.training.train import attempt
 SETTLING_STEPS = 64
 """Steps of each run before its speed counts: by then its kernels are chosen and its graph is captured."""
 MEASURED_STEPS, MEASURED_S = 320, 1.0
-"""Of each run, and in all, until the speed of a pack is believed: steps are counted 16 at a time."""
+"""Steps per run, and seconds, before a speed is trusted; steps are counted 16 at a time."""
 WORTHWHILE = 1.1
 """How many times faster a pack of twice the size must be."""
 
@@ -35,7 +35,7 @@ class _Member:
     run: Run
     work: Task[Status]
     alone: bool
-    """Whether nothing may run beside it."""
+    """Whether it must run alone."""
     steps: int = 0
     """Done here."""
 
@@ -107,7 +107,7 @@ class ConcurrentRuns:
             pass
 
     def turns(self) -> Iterator[None]:
-        """`train`, turn by turn; what each turn brought about was heard when it is over."""
+        """`train`, turn by turn; callbacks are called within each turn."""
         while True:
             while self._has_place():
                 self._begin()
@@ -136,7 +136,7 @@ class ConcurrentRuns:
         except (UserError, OSError):
             return True  # to be said of the run when it begins
         if not fits and not self._told:
-            self._say(run, f"{run.name} waits: there is no memory for it on the GPU beside {len(self._members)} others")
+            self._say(run, f"{run.name} waits: too little GPU memory next to {len(self._members)} others")
             self._told = True
         return fits
 

@@ -19,7 +19,7 @@ from resexp.utils.interrupts import Stop
 
 
 def assemble(trainer: Trainer) -> None:
-    """Let the other ranks make the trainer that rank 0 has, as it is now, and go on together.
+    """Let the other ranks create the trainer of rank 0 in its present state, and continue together.
 
     Raises UserError where one of them can't.
     """
@@ -73,7 +73,7 @@ def _follow(ranks: Torchrun, stop: Stop) -> int:
 
 
 def _begin(ranks: Torchrun) -> Trainer | None:
-    """The trainer that `assemble` has described; None where a rank can't make it, of which rank 0 has heard then."""
+    """The trainer that `assemble` describes; None if a rank can't create it, which rank 0 then knows."""
     trainer, problem = None, ""
     try:
         trainer = _make(ranks, ranks.broadcast_object())

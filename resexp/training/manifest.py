@@ -74,4 +74,4 @@ def _commit() -> str | None:
 
 
 COMMIT = _commit()
-"""Of the code as it was imported; asked once, not by every process of a sweep."""
+"""Commit of the imported code; read once, not by every process of a sweep."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from resexp.config import TrainConfig
 
 RUNNING_DECAY = 0.99
-"""Of the moving average of the training error that ends the warm-up: about the last 100 steps."""
+"""Decay of the moving average of the training error that ends the warm-up: about the last 100 steps."""
 NEVER = 2**62
 """A step that no run reaches."""
 

@@ -38,7 +38,7 @@ def train(
     UserError or OSError for what can be mended from outside, which leaves the run to be begun or continued; anything
     else marks it as failed. Both are recorded in the folder.
 
-    Where several `ranks` train the run, rank 0 calls this and the others `follow`. It goes on with as many as before,
+    Where several `ranks` train the run, rank 0 calls this and the others `follow`. The number of ranks stays the same,
     unless the `world_may_change`.
     """
     work = attempt(

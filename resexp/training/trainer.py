@@ -44,7 +44,7 @@ class Trainer:
     what is to be recorded. So it can be replayed as a CUDA graph, and the host need not wait for it.
 
     Where several ranks train the run, each has a trainer and takes its part of every batch, and of what is evaluated.
-    What is done with that of rank 0 is done with all (see `follow`), and what it records and finds is of all.
+    All ranks follow rank 0 (see `follow`); its records and results cover all ranks.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Trainer:
         if self._here % self._part:
             raise UserError(
                 f"train.microbatch: {self._here} images on each device can't be cut into pieces of {self._part}; start "
-                f"fewer processes, or set it to a divisor of {self._here}, with BN's statistics over so many"
+                f"fewer processes, or set it to a divisor of {self._here}, with BN's statistics over that many"
             )
         if train.precise_bn_images and train.precise_bn_images > (images := len(dataset.train_index)):
             raise UserError(
@@ -105,7 +105,7 @@ class Trainer:
                 self.pipeline,
                 hardware,
                 self.autocast,
-                # Nothing is kept for a backward pass: so many images take less memory than a step does.
+                # Without a backward pass, this batch needs less memory than a step.
                 batch=min(EVAL_BATCH, 4 * (train.microbatch or train.batch_size), images),
                 classes=len(dataset.classes),
                 say=say,

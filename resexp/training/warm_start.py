@@ -33,7 +33,7 @@ def check(start: Run, deep: RunConfig) -> RunConfig:
 
 
 def warm_start(deep_config: RunConfig, subject: ProbeInput, classes: int) -> dict[str, Any]:
-    """Make the net of `subject`, of a run like `deep_config`, compute what that of the finished run in `start` does.
+    """Initialise the deep net so that it computes the same function as the finished run.
 
     Returns how well it does, on all images that are trained on: see `probes.identity.compare`. Raises UserError where
     it can't be done.

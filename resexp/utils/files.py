@@ -19,7 +19,7 @@ from resexp.errors import UserError
 
 _TRIES = 20
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-"""Of a file system without locks: nothing keeps two attempts at a run from beginning there, but the later one takes it
+"""Errors of a file system without locks. There, two attempts at a run may start, and the later one takes it
 over from the earlier (see `lease`)."""
 
 
@@ -36,7 +36,7 @@ def with_filename(path: Path) -> Iterator[None]:
 def write_atomic(path: Path, content: str | bytes, *, sync: bool = True, within: Path | None = None) -> None:
     """Replace `path` as a whole: readers see the old content or the new, never a part of it.
 
-    It is made `within` another folder of the same file system, by default beside `path`.
+    The temporary file is in `within`, on the same file system; by default in the folder of `path`.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = (within or path.parent) / f"{path.name}.{os.getpid()}.tmp"

@@ -28,7 +28,7 @@ class Interrupted(BaseException):
 def at_once() -> Iterator[None]:
     """Let SIGINT and SIGTERM end the work inside by raising Interrupted: for work that can be thrown away.
 
-    Who handled them before is told, too. In other threads than the main one nothing changes.
+    Earlier handlers are called, too. In other threads than the main one nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

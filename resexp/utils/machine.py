@@ -11,7 +11,7 @@ def memory() -> int:
 
 
 def cores() -> int:
-    """CPU cores this process may use; of a node of Slurm those that the job asked for, whether it binds it to them or
+    """CPU cores this process may use; under Slurm, the cores of the job, whether it binds it to them or
     not."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(there, int(os.environ.get("SLURM_CPUS_PER_TASK", there)))
@@ -21,7 +21,7 @@ def limit_spinning() -> None:
     """Let threads of OpenMP that wait for others sleep soon, unless the user has said how they are to wait.
 
     By default they spin for milliseconds. Where other work is running, the spinning takes the core from the thread that
-    is waited for: with this limit, a net trained on two threads beside one or two busy processes was 1.4 to 6.6 times
+    is waited for: with this limit, a net trained on two threads next to one or two busy processes was 1.4 to 6.6 times
     as fast. On idle cores the limit costs about 2 %; not to spin at all cost 20 to 30 %. libgomp, PyTorch's OpenMP on
     Linux, reads the variable when torch is imported.
     """

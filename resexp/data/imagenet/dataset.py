@@ -24,7 +24,7 @@ from resexp.utils.paths import expanded
 from resexp.utils.untrusted import read_file
 
 IMAGES = {"train": 1_281_167, "val": 50_000}
-"""Of ImageNet's 1,000 classes (ILSVRC 2012)."""
+"""Images per split of ILSVRC 2012."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class ImageNet:
 
     @property
     def resident_bytes(self) -> int:
-        """Of device memory that the training images take."""
+        """Bytes of device memory for the training images."""
         return 0
 
     @property

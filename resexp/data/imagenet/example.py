@@ -49,7 +49,7 @@ def make_example(root: Path, classes: int, train: int, val: int, seed: int, *, f
 
 
 def _enough(each: int) -> int:
-    """Images of all classes of shapes together: so many of each, and no fewer than ShapesData takes."""
+    """Number of shapes to draw, so that each class has at least `each`."""
     return max(100, MAX_CLASSES * each)
 
 

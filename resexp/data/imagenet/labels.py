@@ -20,7 +20,7 @@ _SORT = "sort the images into val/<class>/"
 
 
 def label_files(*roots: Path) -> list[Path]:
-    """The files beside `val/`, or in it, that say the labels: the devkit's two, or a table, or none."""
+    """The label files next to `val/` or in it: the devkit's two, a table, or none."""
     for root in roots:
         for devkit in DEVKITS:
             files = [root / devkit / TRUTH, root / devkit / META]
@@ -40,7 +40,7 @@ def val_wnids(files: Sequence[Path], val: Path, names: Sequence[str]) -> list[st
     """
     if not files:
         raise UserError(
-            f"{val}: images without labels; {_SORT}, or put the devkit ({DEVKITS[0]}/) or Kaggle's {TABLE} beside val/"
+            f"{val}: images without labels; {_SORT}, or put the devkit ({DEVKITS[0]}/) or Kaggle's {TABLE} next to val/"
         )
     return _of_table(files[0], names) if len(files) == 1 else _of_devkit(files[0], files[1], len(names))
 

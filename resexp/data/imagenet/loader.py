@@ -28,7 +28,7 @@ from resexp.errors import UnreadableImageError, UserError
 LIGHTING = 0.1
 """Standard deviation of the amounts of light (Krizhevsky et al. 2012, section 4.1)."""
 _LOOK_S = 1.0
-"""Between two looks at threads that may be stuck."""
+"""Seconds between checks for stuck threads."""
 _PART_S = 2.0
 """How long threads are waited for at the end; one that is stuck dies with the process."""
 
@@ -80,7 +80,7 @@ class Pending:
         self._lock, self._done = threading.Lock(), threading.Event()
         self._unreadable: list[int] = []
         self.images: list[Pixels] = [np.zeros((0, 0, 3), np.uint8)] * left
-        """Of images that were asked for as they are: each in its own size."""
+        """Images requested in their own size."""
         self._error: BaseException | None = None
         if not left:
             self._done.set()
@@ -92,7 +92,7 @@ class Pending:
         """
         overdue: set[tuple[float, Want]] = set()
         while not self._done.wait(min(_LOOK_S, self._loader.timeout)):
-            # Seen twice: where the process itself was stopped for a while, its threads get time to go on.
+            # Seen twice: where the process itself was stopped for a while, its threads get time to continue.
             again = overdue & (overdue := self._loader.overdue())
             if again:
                 raise self._loader.stuck(min(again)[1])
@@ -127,8 +127,8 @@ class Loader:
     def __init__(
         self, dataset: ImageNet, workers: int, timeout: float, colour: Sequence[float] = (0.5, 0.5, 0.5)
     ) -> None:
-        """So many threads; an image that takes longer than `timeout` seconds is reported; one that can't be read
-        becomes `colour`, in [0, 1]."""
+        """`threads` decode images. An image that takes longer than `timeout` seconds is reported; one that can't be
+        read becomes `colour`, in [0, 1]."""
         self.dataset, self.timeout = dataset, timeout
         self.waiting: Callable[[], None] = lambda: None
         """Called about once a second by whoever waits for a batch; what it raises ends the wait."""

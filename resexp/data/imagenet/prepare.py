@@ -1,4 +1,4 @@
-"""Passes over all images of a set: making a cache of smaller ones, and looking for those that can't be read."""
+"""Passes over all images of a set: writing a cache of resized images, and finding unreadable ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Entry(NamedTuple):
     """An image of a cache."""
 
     data: bytes
-    """Of a file, or pixels."""
+    """Contents of the file, or pixels."""
     size: tuple[int, int]
 
 

@@ -16,7 +16,7 @@ from resexp.utils.untrusted import Count, Record, read_record
 
 DATA, INDEX, META = "images.bin", "index.npz", "meta.json"
 VERSION = 2
-"""Of the way in which images are decoded and made smaller."""
+"""Version of decoding and resizing."""
 COMMAND = "`resexp data prepare --config STUDY`"
 
 

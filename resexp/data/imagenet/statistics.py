@@ -31,7 +31,7 @@ _BATCH = 100
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the centre crops of training images, pixels in [0, 1]."""
+    """Mean and principal components of the centre crops of training images, pixels in [0, 1]."""
 
     pixel_mean: NDArray[np.float32]
     """(crop, crop, 3)"""

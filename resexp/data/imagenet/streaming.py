@@ -83,7 +83,7 @@ class StreamingInput:
         assert slot.pending is not None
         slot.pending.wait()
         for there, here in ((self._images, slot.images), (self._labels, slot.labels), (self._light, slot.light)):
-            if there.device.type == "cpu":  # torch's threads would go on spinning, on the cores that are to decode
+            if there.device.type == "cpu":  # torch's threads would keep spinning on the cores that decode
                 np.copyto(there.numpy(), here.numpy())
             else:
                 there.copy_(here, non_blocking=True)
@@ -131,7 +131,7 @@ class StreamingInput:
         return self._drawn(self._data.train_eval_images)
 
     def _drawn(self, count: int) -> NDArray[np.int64]:
-        """So many training images of all classes; fewer are a part of more."""
+        """`count` training images of all classes; smaller selections are part of larger ones."""
         return np.sort(np.random.default_rng(0).permutation(len(self._dataset.train_index))[:count])
 
     def eval_batches(
@@ -171,7 +171,7 @@ class StreamingInput:
                 yield chunk[places], torch.from_numpy(np.stack([coming.images[place] for place in places]))
 
     def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
-        """See InputPipeline: a part of those that the clean training error is measured on."""
+        """See InputPipeline: a subset of the images for the clean training error."""
         ((images, labels),) = self.eval_batches("train", [self._drawn(min(SAMPLE, self._data.train_eval_images))])
         return images.to(self.mean.device), labels.to(self.mean.device), np.arange(len(labels))
 
@@ -185,7 +185,7 @@ class StreamingInput:
 
 
 def decoders(data: ImageNetData, hardware: Hardware) -> int:
-    """Threads that decode, unless `data` says how many: beside GPUs each process gets its part of the cores, on a CPU
+    """Threads that decode, unless `data` says how many: with GPUs each process gets its share of the cores, on a CPU
     as many as compute."""
     if data.workers:
         return data.workers

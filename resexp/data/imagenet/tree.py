@@ -101,7 +101,7 @@ class Tree:
         return digest.hexdigest()[:16]
 
     def subset(self, asked: int | Sequence[str] | None) -> Tree:
-        """The tree of so many classes, or of these. Raises UserError where they are not there."""
+        """The tree restricted to a number of classes, or to these. Raises UserError for missing classes."""
         if asked is None:
             return self
         if isinstance(asked, int):

@@ -1,4 +1,4 @@
-"""Residual branches: the size of F(x) beside that of x."""
+"""Residual branches: the size of F(x) compared with x."""
 
 from __future__ import annotations
 
@@ -45,7 +45,11 @@ def branches(material: Material) -> Section | None:
         f"The median over blocks of |F(x)| / |x| is {'; '.join(medians)}.",
         "Norms of what a block adds, F(x), and of what its shortcut passes on, root mean square over 1,000 training "
         "images, in eval mode. Means over seeds are geometric.",
-        {"probe-branches": profiles("Size of F(x) beside x", "|F(x)| / |x|", found, lambda r: r.ratios, "block")},
+        {
+            "probe-branches": profiles(
+                "Size of F(x) compared with x", "|F(x)| / |x|", found, lambda r: r.ratios, "block"
+            )
+        },
     )
 
 

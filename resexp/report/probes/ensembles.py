@@ -22,7 +22,7 @@ _TABLE5 = (
 
 
 def ensembles(material: Material) -> Section | None:
-    """Mean test error of the members beside that of the ensemble, by net and by family, from stored logits."""
+    """Mean test error of members and of their ensemble, by net and by family, from stored logits."""
     nets: dict[str, list[RunRecord]] = {}
     for record in material.records:
         if record.finished and record.run.logits_path.exists():
@@ -45,7 +45,7 @@ def ensembles(material: Material) -> Section | None:
     imagenet = any(run.config.data.source in ("imagenet", "imagefolder") for run in material.records)
     return Section(
         "Ensembles",
-        f"Mean test error of the runs, and that of their ensemble: {', '.join(map(_change, found, found.values()))}.",
+        f"Mean test error of runs, and test error of their ensemble: {', '.join(map(_change, found, found.values()))}.",
         "Runs of one net that differ in seed, and all such runs of a family, each with its final weights; an ensemble "
         f"averages their logits{' of the centre crops. ' + _TABLE5 if imagenet else '.'}",
         {"probe-ensembles": _plot(found)},

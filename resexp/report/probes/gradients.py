@@ -94,8 +94,9 @@ def gradients(material: Material) -> Section | None:
         "1/|w|, and |g| alone shows how much the weights have grown: at a rate of 0.1 the first 15 steps of plain-56 "
         "multiply |w| of its first layers by 50 to 180. |g| |w|, the slope of the loss against a relative change of "
         "the weights, has no such scale. Yang et al. 2019 (arXiv 1902.08129) showed that BN makes gradients explode at "
-        "initialisation in nets without shortcuts. Growth a layer: the factor by which |g| |w| changes from one layer "
-        "to the one before it. Signal-to-noise: squared norm of the gradient's mean over that of its deviations. "
+        "initialisation in nets without shortcuts. Growth per layer: the factor between |g| |w| of one layer "
+        "and of the one before it. Signal-to-noise: squared norm of the gradient's mean over the mean squared norm of "
+        "its deviations. "
         "Agreement: cosine between the gradients with respect to an image and to the same image with noise added, "
         "after Balduzzi et al. 2017 (arXiv 1702.08591). Means over seeds, of norms and their ratios geometric.",
         {
@@ -140,7 +141,7 @@ def _agreement(found: Moments[Gradients]) -> Plot:
 
 
 def _rise(values: Sequence[float]) -> float:
-    """The ratio of the first layer's number to that of the last before the classifier.
+    """The ratio of the first layer's number to the number of the last layer before the classifier.
 
     The classifier is left out: its gradient has another shape, and no BN behind it.
     """

@@ -1,4 +1,5 @@
-"""Deeper nets that began as shallower ones with identity mappings in between, beside others of the same budget."""
+"""Deeper nets that began as shallower ones with identity mappings in between, compared with others of the same
+budget."""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ class Identity(Record):
     @model_validator(mode="before")
     @classmethod
     def _one_donor(cls, found: object) -> object:
-        """The first records have one donor, whose keys stand beside those of the net."""
+        """Old records have one donor, with its keys at the top level."""
         if isinstance(found, dict) and "donors" not in found:
             return found | {"donors": [found], "shallow": found.get("from", "")}
         return found

@@ -18,7 +18,7 @@ FAR = 10
 NEAR = 1.0
 """The rise of the loss, in nats, that the sentence and the black line are about."""
 LEAST = 1e-6
-"""The smallest loss that is told from none."""
+"""Losses below this are drawn as this."""
 
 
 class Landscape(Record):

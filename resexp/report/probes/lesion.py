@@ -34,7 +34,7 @@ class Lesion(Record):
 
     @property
     def places(self) -> list[str]:
-        """Blocks, those that can be left out and those that can be exchanged with the one before."""
+        """Blocks that can be left out, and blocks that can be exchanged with the one before."""
         return [block.block for block in [*self.without, *self.swapped]]
 
     @property
@@ -61,8 +61,8 @@ def lesion(material: Material) -> Section | None:
         "Nets without one of their blocks",
         _sentence(nets),
         f"Training error on 1,000 images in eval mode, {moment}; nothing is trained again. Thin lines: the whole net. "
-        "Hollow marks: blocks that change dimensions, which a plain net can't be without. A rise is set beside what is "
-        f"left up to the error of guessing ({_guessing(nets)}). After Veit et al. 2016. Means over {seeds(nets)}.",
+        "Hollow marks: blocks that change dimensions, which a plain net can't be without. A rise is compared with "
+        f"what is left up to chance ({_guessing(nets)}). After Veit et al. 2016. Means over {seeds(nets)}.",
         {"probe-lesion": _plot({moment: nets})},
     )
 
@@ -93,7 +93,7 @@ def _plot(found: Moments[Lesion]) -> Plot:
 
 
 def _place(block: str, stages: tuple[int, ...]) -> float:
-    """Of a block among all blocks, in [0, 1]."""
+    """Relative position of a block in the net, in [0, 1]."""
     _, stage, index = block.split(".")
     return (sum(stages[: int(stage)]) + int(index)) / max(1, sum(stages) - 1)
 
@@ -119,7 +119,7 @@ def _sentence(nets: list[Found[Lesion]]) -> str:
 
 
 def _left(net: Found[Lesion]) -> float:
-    """The points between the error of the whole net and that of guessing."""
+    """Points between the error of the whole net and chance."""
     return 100 * (1 - 1 / net.run.manifest.data.classes - float(net.mean(lambda r: r.intact)))
 
 

@@ -140,7 +140,7 @@ class Material:
         return {moment: nets for moment, nets in kept.items() if nets}
 
     def shown(self, name: str, having: Collection[str]) -> list[str]:
-        """Of the families `having` something to show, the first FEW; the others get a remark."""
+        """The first FEW families among `having`; the others get a remark."""
         families = [family for family in self.families if family in having]
         if families[FEW:]:
             self.remarks.append(f"{name}: there is room for {FEW} families; not shown: {listed(families[FEW:])}.")

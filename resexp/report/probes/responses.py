@@ -13,7 +13,7 @@ from resexp.report.probes.material import MAX_LAYERS, Found, Material, Number, P
 from resexp.report.probes.panels import MARKS, logarithmic, looks
 
 DASHES = ("--", "-", ":", "-.")
-"""Of the first family, which is of plain nets where there are any, and so on: as Fig. 7 has it."""
+"""Line styles by family, plain nets first, as in Fig. 7."""
 
 
 class _Layer(Part):

@@ -35,7 +35,7 @@ class Views(Record):
 
 
 def views(material: Material) -> Section | None:
-    """A table of test errors, a row a net, beside the paper's."""
+    """A table of test errors with the paper's, one row per net."""
     found = {mode: {net.label: net for net in material.latest(mode, Views)[1]} for mode in MODES}
     kept = [mode for mode in MODES if found[mode]]
     if not kept:
@@ -66,7 +66,7 @@ def views(material: Material) -> Section | None:
 
 
 def _tested(mode: str, net: Found[Views]) -> list[str]:
-    """Of a net with several views: the error, that of top-5, and the paper's of both."""
+    """Cells of a net tested with several views: top-1 and top-5 error, and the paper's."""
     theirs = _published(mode, net)
     beside = NOTHING
     if theirs:
@@ -89,7 +89,7 @@ def _beside_the_paper(found: dict[str, dict[str, Found[Views]]]) -> str:
     sources = listed(sorted({one.source for one in theirs if one}))
     sides = f"{', '.join(map(str, paper.SIDES[:-1]))} and {paper.SIDES[-1]}"
     return (
-        f" The paper's numbers{sources and f', of {sources},'} stand beside nets of its recipe that were tested as it "
+        f" The paper's numbers{sources and f', of {sources},'} are shown for nets of its recipe that were tested as it "
         f"did: on ten crops of {paper.TEN_CROP} pixels, or on sides of {sides}."
     )
 
