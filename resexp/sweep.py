@@ -101,7 +101,7 @@ def sweep(
     """
     folder = StudyFolder(results / study.name)
     with locked(folder.lock_path, f"the study in {folder.folder}"):
-        here = study.executor.name == "local"
+        here = study.executor.name in ("local", "debug")
         devices = prepare(plan(study, chosen, results), display.say, here=here)
         engine = make_engine(study.executor, devices, display.say)
         outcome = Outcome(folder.folder)

@@ -90,16 +90,6 @@ def test_bench_prints_json_and_writes_a_page(resexp: Cli, tmp_path: Path) -> Non
     assert table.NOTE in page
 
 
-def test_without_torchvision_the_usual_loop_is_left_out(resexp: Cli, tmp_path: Path) -> None:
-    broken = tmp_path / "torchvision"
-    broken.mkdir()
-    (broken / "__init__.py").write_text("raise ImportError('no torchvision')")
-    done = resexp("bench", *SMALL, "--packs", "1", "--json", PYTHONPATH=f"{tmp_path}:{Path(__file__).parents[1]}")
-    assert done.returncode == 0, done.stderr
-    assert "left out: usual loop: the usual loop needs torchvision: pip install 'resexp[bench]'" in done.stderr
-    assert [row["what"] for row in json.loads(done.stdout)["rows"]] == ["resexp", "eager loop"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from resexp.cli import app
 from resexp.config import ExecutorConfig
-from resexp.config.study import Cell, load_run
+from resexp.config.study import Cell, load, load_run
 from resexp.executors import Loop
 from resexp.executors.engine import Job
 from resexp.executors.local import Local
 from resexp.runs.store import Run
+from resexp.sweep import plan
+from resexp.training.trainer import Trainer
 from resexp.utils.interrupts import Stop
 from tests.test_pack import MODELS, alone, make
 from tests.test_sweep import break_run
@@ -133,3 +138,33 @@ def test_jobs_begin_as_there_are_cores(tmp_path: Path, cores: tuple[int, ...], a
     sweep = Sweep([Job((run,), n, 1) for run, n in zip(runs, cores, strict=True)], capacity=2)
     assert [run.status().state for run in runs] == ["finished"] * len(MODELS)
     assert sweep.most <= at_once
+
+
+def test_the_debug_executor_trains_in_this_process_what_others_train(
+    write_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a breakpoint in a step is met, and the results are those of any other executor."""
+    study = write_study(grid={"model.depth": [8, 14]}, executor={"name": "debug"})
+    met, update = Counter[int](), Trainer._update
+
+    def breakpoint_here(trainer: Trainer) -> None:
+        met[trainer.config.model.depth] += 1
+        update(trainer)
+
+    monkeypatch.setattr(Trainer, "_update", breakpoint_here)
+    assert CliRunner().invoke(app, ["sweep", "--config", str(study)]).exit_code == 0
+    assert met == {8: 12, 14: 12}
+    again = CliRunner().invoke(app, ["sweep", "--config", str(study), "--results", "l", "--executor", "local"])
+    assert again.exit_code == 0
+    cells = load(str(study))[1]
+    for cell in cells:
+        assert_same(*(Run(Path(results, "tiny", cell.config.folder)) for results in ("results", "l")))
+
+
+def test_the_debug_executor_ends_a_failing_run_and_goes_to_the_next(write_study: Callable[..., Path]) -> None:
+    study = write_study(grid={"model.depth": [8, 14]}, executor={"name": "debug"})
+    broken = plan(*load(str(study)), Path("results"))
+    break_run(*broken[0])
+    done = CliRunner().invoke(app, ["sweep", "--config", str(study)])
+    assert done.exit_code == 1
+    assert [run.status().state for _, run in broken] == ["failed", "finished"]

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
 from resexp.config import ArrayData, ImageNetData, RunConfig
 from resexp.data import open_dataset
 from resexp.data.loader import pixel_mean
 from resexp.device.concurrent import POLL_S, Task, on_stream
 from resexp.device.hardware import Hardware, choose, tune_process, with_stream
-from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.summary import summarise
 from resexp.training.trainer import Trainer
@@ -120,7 +120,6 @@ def eager_loop(case: Case, facts: dict[str, Any]) -> Loop:
 
 def usual_loop(case: Case, facts: dict[str, Any]) -> Loop:
     """The common public recipe: torchvision transforms on PIL images, DataLoader workers, fp32, `.item()` each step."""
-    transforms = import_torchvision("the usual loop").transforms
     images, labels = open_dataset(case.data).train()
     transform = transforms.Compose(
         [
@@ -167,15 +166,6 @@ def usual_loop(case: Case, facts: dict[str, Any]) -> Loop:
             total += step(x.to(step.device, non_blocking=True), y.to(step.device, non_blocking=True)).item()
 
     return waiting(loop, case.hardware.device)
-
-
-def import_torchvision(who: str) -> Any:
-    """torchvision, which `who` needs. Raises UserError where it is missing."""
-    try:
-        import torchvision
-    except ImportError:
-        raise UserError(f"{who} needs torchvision: pip install 'resexp[bench]'") from None
-    return torchvision
 
 
 class Sgd:

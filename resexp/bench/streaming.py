@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision import models, transforms
 
-from resexp.bench.contestants import Case, Loop, Sgd, import_torchvision, make_trainers, stepping, waiting
+from resexp.bench.contestants import Case, Loop, Sgd, make_trainers, stepping, waiting
 from resexp.data import ImageNet, open_dataset
 from resexp.data.imagenet.streaming import StreamingInput, decoders
 from resexp.device.hardware import tune_process
@@ -89,7 +90,6 @@ def _pipeline(kind: type[StreamingInput], case: Case) -> StreamingInput:
 def torchvision_input(case: Case, facts: dict[str, Any]) -> Loop:
     """The common public recipe: Pillow and torchvision transforms in a DataLoader's workers, as many as `input` has
     threads."""
-    transforms = import_torchvision("torchvision's input").transforms
     dataset = _images(case)
     labels = dataset.labels("train")
     transform = transforms.Compose(
@@ -136,7 +136,6 @@ def torchvision_input(case: Case, facts: dict[str, Any]) -> Loop:
 def usual_amp(case: Case, facts: dict[str, Any]) -> Loop:
     """The common public loop on a batch that stays on the device: torchvision's net, autocast, channels_last, compiled
     on a GPU."""
-    models = import_torchvision("the usual AMP loop").models
     dataset, model, batch = _images(case), case.config.model, case.config.train.batch_size
     make = getattr(models, f"{'vgg' if model.kind == 'vgg' else 'resnet'}{model.depth}")
     step = Sgd(case, model=make(num_classes=len(dataset.classes)))

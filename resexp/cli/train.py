@@ -158,7 +158,7 @@ def sweep(
     only: Annotated[
         list[str] | None, typer.Option(help="Train only nets with this label, such as plain-20. Repeatable.")
     ] = None,
-    executor: Annotated[str | None, typer.Option(help="local, ray or slurm.")] = None,
+    executor: Annotated[str | None, typer.Option(help="local, debug, ray or slurm.")] = None,
     no_wait: Annotated[bool, typer.Option("--detach", help="Submit to Slurm and return; see `resexp status`.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry failed runs.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,

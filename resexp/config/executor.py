@@ -49,8 +49,9 @@ class SlurmConfig(Section):
 class ExecutorConfig(Section):
     """What trains the runs."""
 
-    name: Literal["local", "ray", "slurm"] = "local"
-    """`local`: processes on this machine. `ray`, `slurm`: a cluster."""
+    name: Literal["local", "debug", "ray", "slurm"] = "local"
+    """`local`: processes on this machine. `debug`: this process, one run at a time, for pdb. `ray`, `slurm`: a
+    cluster."""
     jobs: Annotated[int, Field(ge=1)] | None = None
     """Jobs at a time. Default: all cores or GPUs of this machine; no limit on Ray and Slurm."""
     runs_per_gpu: Annotated[int, Field(ge=1)] | None = None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from resexp.config import ExecutorConfig
+from resexp.executors.debug import Debug
 from resexp.executors.engine import Engine
 from resexp.executors.local import Local
 from resexp.executors.loop import Loop
@@ -24,6 +25,8 @@ def make_engine(config: ExecutorConfig, devices: set[torch.device], say: Callabl
     """
     if config.name == "slurm":
         return Slurm(config, say)
+    if config.name == "debug":
+        return Debug()
     if config.name == "ray":
         from resexp.executors.ray import Ray
 
