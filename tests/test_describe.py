@@ -50,7 +50,7 @@ def describe(*arguments: object) -> str:
         ("residual-110", {"kind": "residual", "depth": 110}, 32, 10),
         ("preact-164-bottleneck", {"kind": "preact", "depth": 164, "block": "bottleneck"}, 32, 10),
         (
-            "residual-20-C-none-rezero",
+            "residual-20-C-norm=none-rezero",
             {"depth": 20, "shortcut": "C", "norm": "none", "residual_init": "rezero"},
             32,
             10,
@@ -85,7 +85,7 @@ def test_what_goes_without_saying_is_left_out_of_a_name(name: str, shorter: str)
 def test_settings_and_the_size_apply_too() -> None:
     net = named("residual-20", ["model.width=32", "model.drop_path=0.5"], 16)
     assert (net.config.width, net.size) == (32, 16)
-    assert net.name == "residual-20 (width 32, drop_path 0.5)"
+    assert net.name == "residual-20-width=32-drop_path=0.5"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_mistake_in_a_name_is_one_line(name: str, settings: list[str], says: s
 
 def test_the_nets_of_a_study_with_the_images_of_its_data(tmp_path: Path) -> None:
     nets = of_study("cifar10/cpu-small", [])
-    assert [net.name for net in nets] == [f"{k}-{d} (width 8)" for k in ("plain", "residual") for d in (20, 32, 44, 56)]
+    assert [net.name for net in nets] == [f"{k}-{d}-width=8" for k in ("plain", "residual") for d in (20, 32, 44, 56)]
     assert {(net.size, net.classes) for net in nets} == {(16, 10)}
     assert {net.size for net in of_study("quickstart", ["data.size=24"])} == {24}
     assert {net.size for net in of_study("quickstart", ["data.size=24"], 48)} == {48}
@@ -133,8 +133,8 @@ def test_the_nets_of_a_study_with_the_images_of_its_data(tmp_path: Path) -> None
 
 NAMES = [
     "plain-20", "residual-20-B", "residual-56-C", "preact-110", "preact-29-bottleneck-C", "residual-20-fixup",
-    "residual-20-B-fixup", "residual-20-none-rezero", "preact-20-rezero", "plain-20-none", "imagenet/residual-50",
-    "imagenet/residual-18-fixup", "vgg-16", "vgg-19-batch",
+    "residual-20-B-fixup", "residual-20-norm=none-rezero", "preact-20-rezero", "plain-20-norm=none",
+    "imagenet/residual-50", "imagenet/residual-18-fixup", "vgg-16", "vgg-19-batch",
 ]  # fmt: skip
 
 
@@ -311,7 +311,7 @@ def test_as_json_everything_is_said() -> None:
     (net,) = json.loads(describe("preact-20", "--set", "model.width=8", "--size", 16, "--json"))
     layers = net.pop("layers")
     assert net == {
-        "net": "preact-20 (width 8)",
+        "net": "preact-20-width=8",
         "model": ModelConfig(kind="preact", depth=20, width=8).model_dump(),
         "size": 16,
         "classes": 10,

@@ -127,7 +127,7 @@ def test_yaml_that_would_hang_or_hide_is_refused_at_once(text: str) -> None:
         ('extends: "a\\0b"', "expected the path of one YAML file"),
         ("extends: 0.yaml", "the last of over 30 files"),
         ('data: {source: folder, path: "a\\0b"}', "data.path: holds control characters"),
-        ("grid: {model." + "a." * 400 + "b: [1]}", "no key has so many parts"),
+        ("grid: {model." + "a." * 400 + "b: [1]}", "no key has that many parts"),
         ("train: {steps: 0x" + "f" * 90 + "}", "train.steps: should be less than"),
     ],
 )

@@ -125,10 +125,10 @@ def test_the_studies_of_the_paper_have_its_recipe() -> None:
     folders = {cell.config.folder for cell in figure4}
     assert folders <= {cell.config.folder for cell in table2}
     assert {cell.label: cell.config.model.shortcut for cell in table3} == {
-        "vgg-16": None, "plain-34": None, "residual-34-shortcutA": "A", "residual-34-shortcutB": "B",
-        "residual-34-shortcutC": "C", "residual-50": "B", "residual-101": "B", "residual-152": "B",
+        "vgg-16": None, "plain-34": None, "residual-34-A": "A", "residual-34-B": "B",
+        "residual-34-C": "C", "residual-50": "B", "residual-101": "B", "residual-152": "B",
     }  # fmt: skip
-    assert {cell.config.folder for cell in table3 if cell.label in ("plain-34", "residual-34-shortcutA")} <= folders
+    assert {cell.config.folder for cell in table3 if cell.label in ("plain-34", "residual-34-A")} <= folders
 
 
 def test_ninety_epochs_are_450450_steps() -> None:

@@ -51,9 +51,9 @@ def test_without_a_grid_a_study_is_one_net(write_study: Write) -> None:
 
 def test_labels_show_what_differs_and_no_more(write_study: Write) -> None:
     path = write_study(grid={"model.depth": [8], "model.shortcut": ["A", "B"], "train.lr": [0.1]})
-    assert labels(path) == ["residual-8-shortcutA", "residual-8-shortcutB"]
+    assert labels(path) == ["residual-8-A", "residual-8-B"]
     path = write_study(grid={"train.milestones": [[3, 6], [4]]})
-    assert labels(path) == ["residual-8-milestones3+6", "residual-8-milestones4"]
+    assert labels(path) == ["residual-8-milestones=3+6", "residual-8-milestones=4"]
 
 
 def test_overrides_reach_every_cell_and_may_replace_the_grid(write_study: Write) -> None:

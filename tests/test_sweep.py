@@ -235,7 +235,8 @@ def test_a_grid_can_grow_without_training_anything_again(write_study: Write, res
     assert resexp("sweep", "--config", write_study(grid={"model.depth": [8]})).returncode == 0
     done = resexp("sweep", "--config", write_study(grid={"model.depth": [8], "model.width": [2, 3]}))
     assert "1 to train, 1 finished before" in done.stdout
-    assert [run.label for run in StudyFolder(Path("results/tiny")).runs()] == ["residual-8-width2", "residual-8-width3"]
+    labels = [run.label for run in StudyFolder(Path("results/tiny")).runs()]
+    assert labels == ["residual-8-width=2", "residual-8-width=3"]
 
 
 def test_new_mechanics_reach_a_run_that_was_begun(write_study: Write, resexp: Cli, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -126,3 +126,28 @@ class ModelConfig(Section):
         if value != "standard" and info.field_name == "residual_init" and info.data.get("norm") == "fixup":
             raise ValueError("Fixup sets how a branch begins; leave it out")
         return value
+
+
+def _literals(annotation: Any) -> list[str]:
+    """The words among the values of a type: those of ``Literal["A", "B"] | None`` are A and B."""
+    inner = get_args(annotation)
+    return [word for value in inner for word in ([value] if isinstance(value, str) else _literals(value))]
+
+
+_VALUES = [
+    (word, field)
+    for field, info in ModelConfig.model_fields.items()
+    if field not in ("kind", "variant")
+    for word in _literals(info.annotation)
+]
+WORDS = {word: field for word, field in _VALUES if [w for w, _ in _VALUES].count(word) == 1 and word != "none"}
+"""Words that may follow kind and depth in a net's name, with the field that each is a value of."""
+
+
+def name_part(key: str, value: Any) -> str:
+    """A part of a net's name for a dotted key: ``norm=none``, or a word alone where it names its field, such as
+    ``B``."""
+    values = value if isinstance(value, list | tuple) else [value]
+    words = ["none" if one is None else str(one).lower() if isinstance(one, bool) else str(one) for one in values]
+    shown = "+".join(words)
+    return shown if key == f"model.{WORDS.get(shown)}" else f"{key.rpartition('.')[2]}={shown}"

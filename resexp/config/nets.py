@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
 from resexp.config import FolderData, ImageNetData, ModelConfig, RunConfig, Section, ShapesData, yaml_file
+from resexp.config.model import WORDS, name_part
 from resexp.config.study import hint, load, validated
 from resexp.config.yaml_file import Document
 from resexp.errors import UserError
+
+_ALWAYS = ("kind", "depth", "variant")
+_GIVEN = r"-([a-z_]+)=([\w.+]+)"
+"""A part of a name such as ``-norm=none``."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +30,16 @@ class Net:
 
     @property
     def name(self) -> str:
-        """Its kind and depth, and of the rest what they don't imply: ``residual-56-B``, ``plain-20 (width 8)``."""
+        """Kind, depth, and what else does not follow from them: ``residual-56-B``, ``plain-20-width=8``."""
         said = _said(self.config)
         variant = f"{self.config.variant}/" if "variant" in said else ""
-        words = [str(value) for field, value in said.items() if _WORDS.get(value) == field]
-        numbers = [f"{field} {value}" for field, value in said.items() if field in ("width", "drop_path")]
-        name = "-".join([variant + self.config.kind, str(self.config.depth), *words])
-        return f"{name} ({', '.join(numbers)})" if numbers else name
+        more = [name_part(f"model.{key}", value) for key, value in said.items() if key not in _ALWAYS]
+        return "-".join([variant + self.config.kind, str(self.config.depth), *more])
 
 
 def named(name: str, settings: list[str], size: int | None = None) -> Net:
-    """The net with this name, ``[imagenet/]KIND-DEPTH[-WORD...]``, a word being the value of a field of ModelConfig.
+    """The net with this name, ``[imagenet/]KIND-DEPTH[-WORD...]``; a word is a value of a field of ModelConfig, or
+    ``field=value``.
 
     `settings` change fields of its model; `size` is the side of the images, by default the paper's. Raises UserError
     with one line for every mistake.
@@ -47,9 +51,11 @@ def named(name: str, settings: list[str], size: int | None = None) -> Net:
             "preact-164-bottleneck or imagenet/residual-34-B"
         )
     variant, kind, depth, rest = parts.groups("")
+    given = re.findall(_GIVEN, rest)
+    settings = [*(f"model.{field}={value}" for field, value in given), *settings]
     model: dict[str, Any] = {"kind": kind, "depth": int(depth), **({"variant": variant} if variant else {})}
-    for word in _split(name, rest):
-        field = _WORDS[word]
+    for word in _split(name, re.sub(_GIVEN, "", rest)):
+        field = WORDS[word]
         if field in model:
             raise UserError(f"{name}: {model[field]} and {word} are both its {field}; keep one")
         model[field] = word
@@ -70,29 +76,13 @@ class _Named(Section):
     model: ModelConfig
 
 
-def _literals(annotation: Any) -> list[str]:
-    """The words among the values of a type: those of ``Literal["A", "B"] | None`` are A and B."""
-    inner = get_args(annotation)
-    return [word for value in inner for word in ([value] if isinstance(value, str) else _literals(value))]
-
-
-_FIELDS = [
-    (word, field)
-    for field, info in ModelConfig.model_fields.items()
-    if field not in ("kind", "variant")
-    for word in _literals(info.annotation)
-]
-_WORDS = {word: field for word, field in _FIELDS if [w for w, _ in _FIELDS].count(word) == 1}
-"""What may follow kind and depth, and the field that each word is a value of; a word of two fields would be unclear."""
-
-
 def _split(name: str, rest: str) -> list[str]:
     """The words in ``-A-zero-gamma``. Raises UserError for one that is unknown."""
-    known = "|".join(map(re.escape, _WORDS))
+    known = "|".join(map(re.escape, WORDS))
     unknown = re.sub(rf"-(?:{known})(?=-|$)", "", rest)
     if unknown:
         word = unknown[1:]
-        raise UserError(f"{name}: unknown word {word!r}; allowed: {', '.join(_WORDS)}{hint(word, list(_WORDS))}")
+        raise UserError(f"{name}: unknown word {word!r}; allowed: {', '.join(WORDS)}{hint(word, list(WORDS))}")
     return re.findall(rf"-({known})(?=-|$)", rest)
 
 

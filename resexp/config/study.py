@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from resexp.config import SECTIONS, SOURCES, RunConfig, Section, Study, yaml_file
+from resexp.config.model import name_part
 from resexp.config.renamed import RENAMED
 from resexp.config.yaml_file import Document, KeyPath
 from resexp.errors import UserError
@@ -211,10 +212,9 @@ def _labels(cells: list[tuple[dict[str, Any], RunConfig]]) -> list[str]:
         for key, value in choice.items():
             differs = len(values[config.model.kind, config.model.depth, key]) > 1
             if differs and key not in ("model.kind", "model.depth"):
-                shown = "+".join(map(str, value)) if isinstance(value, list) else str(value)
-                extras.append(f"{key.rsplit('.', 1)[-1]}{shown}")
+                extras.append(name_part(key, value))
         name = "-".join([config.model.kind, str(config.model.depth), *extras])
-        label = "".join(c if c.isalnum() or c in "-+._" else "_" for c in name)
+        label = "".join(c if c.isalnum() or c in "-+._=" else "_" for c in name)
         if len(label) > MAX_LABEL:
             label = f"{label[: MAX_LABEL - 9]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
         labels.append(label)

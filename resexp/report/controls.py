@@ -33,7 +33,7 @@ class Control:
     """The differences that the verdict rests on, in one variant of the study."""
 
     variant: str
-    """Such as ``precisionbf16``."""
+    """Such as ``precision=bf16``."""
     changes: dict[str, Change]
     """By the names of QUANTITIES."""
 

@@ -57,7 +57,7 @@ class Family:
     """Nets of one kind that differ in depth alone, and in what the paper varies with it."""
 
     name: str
-    """Such as ``plain`` or ``residual shortcutB``."""
+    """Such as ``plain`` or ``residual B``."""
     nets: tuple[Net, ...]
     """Those with finished runs, the shallowest first."""
     recipe: Recipe
@@ -133,7 +133,7 @@ def named(records: Sequence[RunRecord]) -> dict[Path, str]:
         of_first = [recipes[family[0]] for family in families]
         apart = sorted({key for other in of_first for key in differences(of_first[0], other)})
         for family, own in zip(families, of_first, strict=True):
-            told = [f"{key.rpartition('.')[2]}{own.get(key, 'default')}" for key in apart]
+            told = [f"{key.rpartition('.')[2]}={own.get(key, 'default')}" for key in apart]
             names |= dict.fromkeys(family, " ".join([name, *told]))
     return names
 

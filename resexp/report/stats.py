@@ -76,7 +76,7 @@ class RunRecord:
     seconds: float
     """Training time, without evaluation; NaN until it is known."""
     family: str = ""
-    """The curve that the run belongs to: ``plain``, ``residual``, ``residual shortcutB``; see `families`."""
+    """The curve that the run belongs to: ``plain``, ``residual``, ``residual B``; see `families`."""
 
     @property
     def finished(self) -> bool:

@@ -142,7 +142,7 @@ class PlannedRun(Record):
     @field_validator("label")
     @classmethod
     def _as_a_study_makes_them(cls, label: str) -> str:
-        if not re.fullmatch(r"[\w+.-]+", label):
+        if not re.fullmatch(r"[\w+.=-]+", label):
             raise ValueError("no name of a net")
         return label
 
