@@ -24,7 +24,7 @@ from resexp.report import build_report as write_report
 from resexp.report.table import runs_table
 from resexp.runs import store
 from resexp.runs.store import StudyFolder
-from resexp.sweep import sweep as carry_out
+from resexp.sweeping import sweep as carry_out
 from resexp.utils.interrupts import Stop
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from resexp.display import Display
 from resexp.errors import UserError
 from resexp.runs.records import json_text
 from resexp.runs.store import Run, StudyFolder
-from resexp.sweep import create, sweep
+from resexp.sweeping import create, sweep
 from resexp.training.warm_start import check
 from resexp.utils.files import write_alone
 from resexp.utils.interrupts import Stop

@@ -15,6 +15,7 @@ from pathlib import Path
 from resexp import paper
 from resexp.errors import UserError
 from resexp.report import build_report
+from resexp.report.controls import sentences
 from resexp.report.probes import inside
 from resexp.report.stats import Net, read
 from resexp.report.summary import Summary, summarise
@@ -58,6 +59,11 @@ def verdict(name: str) -> str:
 def headline(name: str) -> str:
     """The verdict in one sentence."""
     return summary(name).verdict.headline
+
+
+def controls(name: str) -> str:
+    """The differences that the verdict rests on, in each variant of the study."""
+    return "\n".join(f"- {sentence}" for sentence in sentences(summary(name).controls))
 
 
 def errors(name: str) -> str:
@@ -141,6 +147,7 @@ def bench(name: str) -> str:
 PARTS: dict[str, Callable[[str], str]] = {
     "verdict": verdict,
     "headline": headline,
+    "controls": controls,
     "errors": errors,
     "cost": cost,
     "curve": curve,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -51,6 +52,13 @@ def test_runs_are_a_table_with_their_configuration(write_study: Write) -> None:
     resexp.build_report("results/tiny")
     written = pd.read_csv("results/tiny/report/runs.csv")
     assert list(written["running_train_error"].dropna()) == pytest.approx(list(finished["running_train_error"]))
+
+
+@pytest.mark.parametrize("name", resexp.__all__)
+def test_no_module_hides_a_function(name: str) -> None:
+    """Importing a module sets its name in the package, so `resexp.sweep` would become that module."""
+    assert find_spec(f"resexp.{name}") is None
+    assert callable(getattr(resexp, name))
 
 
 def test_train_takes_one_net(write_study: Write) -> None:

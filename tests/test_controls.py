@@ -28,15 +28,15 @@ def shifted(errors: Errors, points: float) -> Errors:
 
 
 def precisions(make: Make, bf16: Errors, fp32: Errors = DEGRADES) -> StudyFolder:
-    folder = make(fp32, variant="-precisionfp32")
-    add_family(folder, "precisionbf16", bf16, train={"precision": "bf16"})
+    folder = make(fp32, variant="-precision=fp32")
+    add_family(folder, "precision=bf16", bf16, train={"precision": "bf16"})
     return folder
 
 
 def test_the_differences_of_the_verdict_are_given_for_every_variant(study: Make) -> None:
     found = summarise(precisions(study, shifted(DEGRADES, 2))).controls
-    assert [control.variant for control in found] == ["precisionfp32", "precisionbf16"]
-    assert [control.changes["degradation"].difference.value for control in found] == pytest.approx([50, 52])
+    assert [control.variant for control in found] == ["precision=fp32", "precision=bf16"]
+    assert [control.changes["plain"].difference.value for control in found] == pytest.approx([50, 52])
     assert [control.changes["gap"].difference.value for control in found] == pytest.approx([55, 57])
     assert [control.changes["interaction"].difference.value for control in found] == pytest.approx([55, 57])
     assert [control.changes["gap"].at for control in found] == ["depth 44", "depth 44"]
@@ -46,28 +46,34 @@ def test_a_difference_between_variants_is_tested_by_the_contrast_of_their_means(
     """Variances 1, 4, 1 and 4 of three seeds each: 10/3 in all, with 100 / 17 degrees of freedom."""
     found = summarise(precisions(study, shifted(DEGRADES, 2))).controls
     half = stats.t(100 / 17).ppf(0.975) * (10 / 3) ** 0.5
-    assert sentences(found)[0] == (
-        "Deepest plain net minus shallowest (at depths 8 and 44): +50.0 points [+45.8, +54.2] with precisionfp32, "
-        "+52.0 points [+47.8, +56.2] with precisionbf16; "
-        f"no difference from precisionfp32 is shown: +2.0 points [{2 - half:+.1f}, {2 + half:+.1f}] with precisionbf16."
+    assert sentences(found)[1] == (
+        "Rise of plain nets, deepest minus shallowest (at depths 8 and 44): +50.0 points [+45.8, +54.2] with precision=fp32, "
+        "+52.0 points [+47.8, +56.2] with precision=bf16; "
+        f"no difference from precision=fp32 is shown: +2.0 points [{2 - half:+.1f}, {2 + half:+.1f}] with "
+        "precision=bf16."
     )
 
 
 def test_an_interval_that_leaves_zero_out_shows_a_difference(study: Make) -> None:
     said = sentences(summarise(precisions(study, shifted(DEGRADES, 20))).controls)
-    assert len(said) == 3
-    for sentence in said:
-        assert "; against precisionfp32 it changes by +20.0 points [+1" in sentence
+    assert ["against precision=fp32 it changes by +20.0 points [+1" in line for line in said] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    assert said[2].startswith("Rise of residual nets, deepest minus shallowest (at depths 8 and 44): -5.0 points")
+    assert "no difference from precision=fp32 is shown: +0.0 points" in said[2]
 
 
 def test_of_several_variants_each_needs_more_to_differ(study: Make) -> None:
     """Bonferroni: of three others, each at 98.3 %."""
     folder = precisions(study, shifted(DEGRADES, 5))
-    alone = sentences(summarise(folder).controls)[0]
+    alone = sentences(summarise(folder).controls)[1]
     for name in ("fp16", "auto"):
-        add_family(folder, f"precision{name}", DEGRADES, train={"precision": name, "gamma": 0.5})
+        add_family(folder, f"precision={name}", DEGRADES, train={"precision": name, "gamma": 0.5})
     assert "it changes by +5.0 points" in alone
-    assert "no difference from precisionfp32 is shown" in sentences(summarise(folder).controls)[0]
+    assert "no difference from precision=fp32 is shown" in sentences(summarise(folder).controls)[1]
 
 
 def test_one_seed_a_net_has_no_interval_and_no_bar(study: Make) -> None:
@@ -76,18 +82,18 @@ def test_one_seed_a_net_has_no_interval_and_no_bar(study: Make) -> None:
     assert sentences(found)[0].endswith("where there is one seed there is no interval, so this is descriptive only.")
     bars = [line for line in controls_plot(found).axes.lines if len(line.get_xdata()) == 2]
     with_seeds = summarise(precisions(study, DEGRADES)).controls
-    assert len([line for line in controls_plot(with_seeds).axes.lines if len(line.get_xdata()) == 2]) == len(bars) + 6
+    assert len([line for line in controls_plot(with_seeds).axes.lines if len(line.get_xdata()) == 2]) == len(bars) + 8
 
 
 def test_a_variant_of_one_kind_is_set_beside_the_other_kind_without_one(study: Make) -> None:
-    """Plain nets have no shortcut: each kind of shortcut has a gap to them, and no degradation of its own."""
+    """Plain nets have no shortcut: each kind of shortcut has a gap to them and a rise of its own."""
     folder = study({net: values for net, values in DEGRADES.items() if net[0] == "plain"})
     residual = {net: values for net, values in DEGRADES.items() if net[0] == "residual"}
     for option in "AB":
-        add_family(folder, f"shortcut{option}", residual, model={"shortcut": option})
+        add_family(folder, f"shortcut={option}", residual, model={"shortcut": option})
     found = summarise(folder).controls
     assert [(control.variant, list(control.changes)) for control in found] == [
-        ("shortcutA", ["gap", "interaction"]), ("shortcutB", ["gap", "interaction"]),
+        ("shortcut=A", ["interaction", "residual", "gap"]), ("shortcut=B", ["interaction", "residual", "gap"]),
     ]  # fmt: skip
 
 
@@ -95,8 +101,8 @@ def test_differences_between_other_depths_say_so(study: Make) -> None:
     shallower = {net: values for net, values in DEGRADES.items() if net[1] == 8}
     folder = precisions(study, {**shallower, ("plain", 20): [30, 31], ("residual", 20): [8, 9]})
     first, *_ = sentences(summarise(folder).controls)
-    assert "with precisionfp32 (at depths 8 and 44)" in first
-    assert "with precisionbf16 (at depths 8 and 20)" in first
+    assert "with precision=fp32 (at depths 8 and 44)" in first
+    assert "with precision=bf16 (at depths 8 and 20)" in first
 
 
 def test_what_varies_is_named(study: Make) -> None:
@@ -108,7 +114,7 @@ def test_the_page_has_a_section_and_a_figure(study: Make) -> None:
     build_report(folder, folder.folder / "report")
     page = (folder.folder / "report/index.html").read_text()
     assert "<h2>Does it depend on precision?</h2>" in page
-    tip = "precisionbf16, plain minus residual, deepest (at depth 44): +55.0 points [+50.8, +59.2]"
+    tip = "precision=bf16, plain minus residual, deepest (at depth 44): +55.0 points [+50.8, +59.2]"
     assert f"<title>{tip}</title>" in page
     assert (folder.folder / "report/figures/controls.png").exists()
     assert "Does it depend on precision?" in (folder.folder / "report/summary.md").read_text()
@@ -123,13 +129,13 @@ def test_a_study_that_varies_nothing_else_has_neither(study: Make) -> None:
 
 def test_of_many_families_only_those_judged_have_bars_and_seeds(study: Make) -> None:
     folder = precisions(study, DEGRADES)
-    add_family(folder, "precisionfp16", DEGRADES, train={"precision": "fp16"})
+    add_family(folder, "precision=fp16", DEGRADES, train={"precision": "fp16"})
     summary = summarise(folder)
     axes = depth_plot(summary.nets, "running", summary.verdict.families, (6, 4)).axes
     bars = {container.get_label(): container.has_yerr for container in axes.containers}
     assert bars == {
-        "plain precisionfp32": True, "residual precisionfp32": True, "plain precisionbf16": False,
-        "plain precisionfp16": False, "residual precisionbf16": False, "residual precisionfp16": False,
+        "plain precision=fp32": True, "residual precision=fp32": True, "plain precision=bf16": False,
+        "plain precision=fp16": False, "residual precision=bf16": False, "residual precision=fp16": False,
     }  # fmt: skip
     assert list(bars)[:2] == summary.verdict.families
     looks = {(c.lines[0].get_color(), c.lines[0].get_marker()) for c in axes.containers}

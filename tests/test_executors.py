@@ -20,7 +20,7 @@ from resexp.executors import Loop
 from resexp.executors.engine import Job
 from resexp.executors.local import Local
 from resexp.runs.store import Run
-from resexp.sweep import plan
+from resexp.sweeping import plan
 from resexp.training.trainer import Trainer
 from resexp.utils.interrupts import Stop
 from tests.test_pack import MODELS, alone, make

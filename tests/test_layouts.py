@@ -125,8 +125,8 @@ def test_what_is_left_out_is_counted_named_and_kept_in_the_manifest(tmp_path: Pa
     data = opened(write(tmp_path / "set", PLAIN + odd))
     assert len(data.train()[0]) == 4
     (line,) = [line for line in data.remarks if "left out" in line]
-    assert "6 files left out: 2 .heic, 1 .txt, 1 beside the splits, 1 hidden, 1 in other/ (" in line
-    assert data.findings.left_out == {".heic": 2, ".txt": 1, "beside the splits": 1, "hidden": 1, "in other/": 1}
+    assert "6 files left out: 2 .heic, 1 .txt, 1 hidden, 1 in other/, 1 next to the splits (" in line
+    assert data.findings.left_out == {".heic": 2, ".txt": 1, "hidden": 1, "in other/": 1, "next to the splits": 1}
 
 
 def test_val_beside_test_is_said() -> None:

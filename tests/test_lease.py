@@ -41,7 +41,7 @@ def test_an_attempt_that_was_taken_over_writes_nothing_more(make_run: MakeRun) -
         next(frozen)
     assert train(run).state == "finished"
     before = content(run)
-    with pytest.raises(LeaseLostError, match="taken over by another attempt, which goes on with it"):
+    with pytest.raises(LeaseLostError, match="taken over by another attempt, which continues it"):
         for _ in frozen:
             pass
     assert content(run) == before

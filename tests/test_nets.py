@@ -20,7 +20,7 @@ from resexp.models import build_model
 from resexp.models.blocks import Block, Bottleneck, Place, PreactBlock
 from resexp.models.layers import Draws, Dropout, StochasticDepth
 from resexp.models.summary import summarise
-from resexp.sweep import create
+from resexp.sweeping import create
 
 
 def net(**config: Any) -> nn.Module:

@@ -204,7 +204,7 @@ def test_lesions_at_all_depths_beside_what_is_left_up_to_guessing(folder: StudyF
         "exchanged the training error rises, in the median over blocks, by 10.0 of 15.0 points in plain-20. Little is "
         "left to lose in plain-20."
     )
-    assert "guessing (90.0 %)" in section.caption
+    assert "chance (90.0 %)" in section.caption
     deep = next(line for line in section.plots["probe-lesion"].axes.lines if len(line.get_xdata()) == 3)
     assert list(deep.get_xdata()) == pytest.approx([0, 1 / 8, 4 / 8])  # of nine blocks
 
@@ -242,7 +242,7 @@ def test_ensembles_of_nets_and_of_families(folder: StudyFolder) -> None:
     sections, remarks = shown(folder)
     # A wrong net is half as sure: of two, an image is lost that both get wrong.
     assert sections["Ensembles"].headline == (
-        "Mean test error of the runs, and that of their ensemble: plain-8 15.0 and 5.0 % (2 runs), plain-20 15.0 and "
+        "Mean test error of runs, and test error of their ensemble: plain-8 15.0 and 5.0 % (2 runs), plain-20 15.0 and "
         "5.0 % (2 runs), all plain 15.0 and 5.0 % (4 runs)."
     )
     assert remarks == []

@@ -28,7 +28,7 @@ from resexp.probes import PROBES, ProbeInput
 from resexp.probes.identity import compare, deepen, why_not
 from resexp.probes.subject import Moments
 from resexp.runs.store import Run, StudyFolder
-from resexp.sweep import create
+from resexp.sweeping import create
 from resexp.training.probing import probe
 from resexp.training.train import train
 from tests.conftest import TINY

@@ -19,7 +19,7 @@ from resexp.config.study import load
 from resexp.errors import UserError
 from resexp.executors import make_engine
 from resexp.runs.store import Run
-from resexp.sweep import plan
+from resexp.sweeping import plan
 from tests.conftest import command, wait_until
 from tests.test_sweep import break_run, runs_of, states
 from tests.test_training import assert_same

@@ -177,8 +177,8 @@ def test_several_views_stand_beside_the_papers_tables(folder: StudyFolder) -> No
         "30.00", "10.00", "27.00", "9.00", "24.52 / 7.46",
         "26.00", "8.00", "21.84 / 5.71",
     ]  # fmt: skip
-    assert "The paper's numbers, of Table 2, Table 3, Table 4, stand beside nets of its recipe" in views.caption
-    assert "on ten crops of 224 pixels, or on sides of 224, 256, 384, 480 and 640" in views.caption
+    assert "The paper's numbers (Table 2, Table 3, Table 4) stand next to nets of its recipe" in views.caption
+    assert "with the same views: ten crops of 224 pixels, or sides of 224, 256, 384, 480 and 640" in views.caption
 
 
 def test_how_views_are_taken_is_a_reading_of_the_nets_that_have_them(folder: StudyFolder) -> None:

@@ -19,7 +19,7 @@ from resexp.config.study import load
 from resexp.executors.node import Training
 from resexp.report import build_report
 from resexp.runs.store import Run, StudyFolder
-from resexp.sweep import plan
+from resexp.sweeping import plan
 from resexp.training.train import train
 from tests import slurm
 from tests.conftest import command

@@ -14,7 +14,7 @@ import torch
 from resexp.config.study import Cell, load
 from resexp.runs import checkpoint
 from resexp.runs.store import Run, StudyFolder
-from resexp.sweep import plan
+from resexp.sweeping import plan
 from resexp.training.train import train
 from tests.conftest import command, fill, wait_until
 from tests.test_training import assert_same

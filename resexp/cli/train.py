@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from resexp.config.study import Cell
     from resexp.distributed import Ranks
     from resexp.runs.store import Run
-    from resexp.sweep import Outcome
+    from resexp.sweeping import Outcome
 
 
 def train(
@@ -99,7 +99,7 @@ def _chosen(
     if dry_run:
         _show_cells(study.name, cells[:1], results)
         return []
-    from resexp.sweep import create
+    from resexp.sweeping import create
 
     return [(create(study, cells[0], results, lambda line: out.print(line, soft_wrap=True)), cells[0].config.cost)]
 
@@ -107,7 +107,7 @@ def _chosen(
 def _train_several(runs: list[Run], stop: Stop) -> None:
     """Train existing runs, as a sweep does."""
     from resexp.display import make_display
-    from resexp.sweep import train_runs
+    from resexp.sweeping import train_runs
 
     _tell(train_runs(runs, stop=stop.install(), display=make_display(out)), stop)
 
@@ -115,7 +115,7 @@ def _train_several(runs: list[Run], stop: Stop) -> None:
 def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_size_change: bool) -> None:
     from resexp.display import make_display
     from resexp.distributed import SINGLE_PROCESS
-    from resexp.sweep import describe
+    from resexp.sweeping import describe
     from resexp.training.train import train as train_run
 
     state = run.status().state
@@ -183,7 +183,7 @@ def sweep(
     if dry_run:
         _show_cells(study.name, chosen, results)
         return
-    from resexp.sweep import sweep as carry_out
+    from resexp.sweeping import sweep as carry_out
 
     stop, display = Stop().install(), make_display(out)
     outcome = carry_out(

@@ -11,8 +11,9 @@ from resexp.report.families import Family, recipe
 from resexp.report.formatting import listed
 
 QUANTITIES = {
-    "degradation": "deepest plain net minus shallowest",
-    "interaction": "the same, plain minus residual",
+    "interaction": "rise of plain nets minus rise of residual nets",
+    "plain": "rise of plain nets, deepest minus shallowest",
+    "residual": "rise of residual nets, deepest minus shallowest",
     "gap": "plain minus residual, deepest",
 }
 """The differences of running training error that a Control may have, in words."""
@@ -49,13 +50,15 @@ def controls(families: Sequence[Family]) -> list[Control]:
     for plain in plains:
         partner = plain.beside(residuals)
         name = plain.variant or (partner.variant if partner else "")
-        found[name or "no variant"] = _degradation(plain) | (_beside(plain, partner) if partner else {})
+        found[name or "no variant"] = _rise(plain) | (_beside(plain, partner) if partner else {})
+        if partner and partner.beside(plains) is plain:
+            found[name or "no variant"] |= _rise(partner)
     for residual in residuals:
         partner = residual.beside(plains)
         if partner and partner.beside(residuals) is not residual:
-            found[residual.variant or "no variant"] = _beside(partner, residual)
+            found[residual.variant or "no variant"] = _beside(partner, residual) | _rise(residual)
     counts = Counter(quantity for changes in found.values() for quantity in changes)
-    kept = {v: {q: change for q, change in changes.items() if counts[q] > 1} for v, changes in found.items()}
+    kept = {v: {q: changes[q] for q in QUANTITIES if q in changes and counts[q] > 1} for v, changes in found.items()}
     return [Control(variant, changes) for variant, changes in kept.items() if changes]
 
 
@@ -63,12 +66,12 @@ def _change(at: str, *terms: Term) -> Change:
     return Change(contrast(terms), at, terms)
 
 
-def _degradation(plain: Family) -> dict[str, Change]:
-    errors = plain.running
+def _rise(family: Family) -> dict[str, Change]:
+    errors = family.running
     low, high = min(errors), max(errors)
     if low == high:
         return {}
-    return {"degradation": _change(f"depths {low} and {high}", (1, errors[high]), (-1, errors[low]))}
+    return {family.kind: _change(f"depths {low} and {high}", (1, errors[high]), (-1, errors[low]))}
 
 
 def _beside(plain: Family, residual: Family) -> dict[str, Change]:
@@ -122,4 +125,4 @@ def varied(families: Sequence[Family]) -> str:
         for key in keys:
             values[family.kind, 0, key].add(family.recipe.get(key))
     names = [key for key in keys if any(len(different) > 1 for (_, _, of), different in values.items() if of == key)]
-    return " and ".join(dict.fromkeys(name.rpartition(".")[2].replace("_", " ") for name in names))
+    return " and ".join(dict.fromkeys(name.rpartition(".")[2] for name in names))

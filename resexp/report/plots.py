@@ -285,17 +285,18 @@ def _thousands(step: float, _: int | None) -> str:
 
 @styled
 def controls_plot(found: Sequence[Control]) -> Plot:
-    """Degradation and gap of every variant side by side, the first on top, with 95 % intervals where there are any."""
+    """The differences that the verdict rests on, a row per variant, with 95 % intervals where there are any."""
     title = "Running training error by variant"
     plot = Plot(title, "difference (points); bars are 95 % intervals", "", (7.0, 1.9 + 0.5 * len(found)))
     axes = plot.axes
     axes.axvline(0, color=INK, linewidth=1)
+    colours = {"interaction": INK, "plain": PALETTE[0], "residual": PALETTE[1], "gap": PALETTE[2]}
     for number, (quantity, words) in enumerate(QUANTITIES.items()):
-        look: dict[str, Any] = {"color": PALETTE[number], "marker": MARKERS[number]}
+        look: dict[str, Any] = {"color": colours[quantity], "marker": MARKERS[number]}
         for row, control in enumerate(found):
             if quantity not in control.changes:
                 continue
-            change, y = control.changes[quantity], row + 0.2 * (number - 1)
+            change, y = control.changes[quantity], row + 0.18 * (number - 1.5)
             points = change.difference
             if points.low is not None and points.high is not None:
                 axes.plot([points.low, points.high], [y, y], color=look["color"], linewidth=2)

@@ -28,7 +28,7 @@ from resexp.executors import schedule
 from resexp.executors.engine import End, Event, Handle, Job
 from resexp.runs.records import Status
 from resexp.runs.store import Run
-from resexp.sweep import Outcome, plan, train_all
+from resexp.sweeping import Outcome, plan, train_all
 from resexp.training.train import train
 from resexp.utils.interrupts import Stop
 from resexp.utils.machine import cores

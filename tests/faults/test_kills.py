@@ -12,7 +12,7 @@ import yaml
 
 from resexp.config.study import load
 from resexp.runs.store import Run
-from resexp.sweep import plan
+from resexp.sweeping import plan
 from tests.conftest import TINY
 from tests.faults.processes import Sweep, descendants, kill
 from tests.test_training import assert_same

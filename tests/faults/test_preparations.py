@@ -11,7 +11,7 @@ import pytest
 
 from resexp.config.study import load
 from resexp.data import open_dataset
-from resexp.sweep import create
+from resexp.sweeping import create
 from tests.faults.operations import in_a_process, killed_at, operations_of
 from tests.test_training import tiny
 

@@ -89,8 +89,8 @@ def _beside_the_paper(found: dict[str, dict[str, Found[Views]]]) -> str:
     sources = listed(sorted({one.source for one in theirs if one}))
     sides = f"{', '.join(map(str, paper.SIDES[:-1]))} and {paper.SIDES[-1]}"
     return (
-        f" The paper's numbers{sources and f', of {sources},'} are shown for nets of its recipe that were tested as it "
-        f"did: on ten crops of {paper.TEN_CROP} pixels, or on sides of {sides}."
+        f" The paper's numbers{sources and f' ({sources})'} stand next to nets of its recipe with the same views: ten "
+        f"crops of {paper.TEN_CROP} pixels, or sides of {sides}."
     )
 
 
