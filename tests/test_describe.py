@@ -101,7 +101,8 @@ def test_settings_and_the_size_apply_too() -> None:
             "preact-164-bottelneck",
             [],
             "preact-164-bottelneck: unknown word 'bottelneck'; allowed: basic, bottleneck, A, B, C, 1x1, 3x3, batch, "
-            "fixup, standard, zero-gamma, rezero (did you mean 'bottleneck'?)",
+            "group, layer, fixup, relu, tanh, gelu, tat, he, orthogonal, delta-orthogonal, dirac, standard, "
+            "zero-gamma, rezero (did you mean 'bottleneck'?)",
         ),
         ("residual-20-A-B", [], "residual-20-A-B: A and B are both its shortcut; keep one"),
         ("plain-20", ["model.widht=8"], "--set model.widht=8: model.widht: unknown key"),

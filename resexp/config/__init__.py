@@ -19,7 +19,7 @@ from resexp.config.model import ModelConfig
 from resexp.config.probes import ProbesConfig
 from resexp.config.report import ReportConfig
 from resexp.config.section import Section
-from resexp.config.train import TrainConfig, in_steps
+from resexp.config.train import TrainConfig, in_steps, with_rate
 
 __all__ = [
     "SECTIONS",
@@ -56,8 +56,10 @@ class _Base(Section):
 
     @field_validator("train", mode="before")
     @classmethod
-    def _epochs_as_steps(cls, train: Any, info: ValidationInfo) -> Any:
-        return in_steps(train, info.data["data"]) if "data" in info.data else train
+    def _in_plain_numbers(cls, train: Any, info: ValidationInfo) -> Any:
+        """Epochs become steps, and a power of the depth becomes a rate."""
+        train = in_steps(train, info.data["data"]) if "data" in info.data else train
+        return with_rate(train, info.data["model"].depth) if "model" in info.data else train
 
 
 class RunConfig(_Base):

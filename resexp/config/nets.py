@@ -15,7 +15,7 @@ from resexp.config.yaml_file import Document
 from resexp.errors import UserError
 
 _ALWAYS = ("kind", "depth", "variant")
-_GIVEN = r"-([a-z_]+)=([\w.+]+)"
+_GIVEN = rf"-([a-z_]+)=({'|'.join(word for word in WORDS if '-' in word)}|[\w.+]+(?:\^-[\d.]+)?)"
 """A part of a name such as ``-norm=none``."""
 
 

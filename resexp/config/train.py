@@ -8,14 +8,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, WithJsonSchema, field_validator
 
+from resexp.config.choice import Choice, Custom
 from resexp.config.data import DataConfig
 from resexp.config.section import Section
 
 
 def _paper_milestones(train: dict[str, Any]) -> tuple[int, ...]:
-    if train.get("schedule") == "plateau":
+    if train.get("schedule", "milestones") != "milestones":
         return ()
     steps = train.get("steps", 0)  # not there if it is what is wrong
     return tuple(sorted({steps // 2, steps * 3 // 4} - {0}))
@@ -52,7 +53,36 @@ def in_steps(train: Any, data: DataConfig) -> Any:
     return {key: steps(key, value) if key in _IN_STEPS else value for key, value in train.items()}
 
 
-_IN_STEPS = ("steps", "milestones", "eval_every", "log_every", "checkpoint_steps")
+_IN_STEPS = ("steps", "milestones", "warmup_steps", "eval_every", "log_every", "checkpoint_steps")
+
+
+class PowerOfDepth(Section):
+    """A learning rate that is a power of the depth."""
+
+    at_depth: Annotated[int, Field(ge=1)]
+    """Depth at which the rate is `value`."""
+    value: Annotated[float, Field(gt=0)]
+    """Learning rate at that depth."""
+    power: float
+    """Exponent of the depth."""
+
+
+def with_rate(train: Any, depth: int) -> Any:
+    """The raw `train` section with a rate that is a power of the depth turned into a number. Raises ValueError."""
+    if not isinstance(train, dict) or not isinstance(train.get("lr"), dict):
+        return train
+    try:
+        rule = PowerOfDepth.model_validate(train["lr"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(
+            f"lr: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}; expected "
+            "{at_depth: 20, value: 0.1, power: -1.5}"
+        ) from None
+    return {**train, "lr": rule.value * (depth / rule.at_depth) ** rule.power}
+
+
+_POWER_SCHEMA = WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, PowerOfDepth.model_json_schema()]})
 
 
 class TrainConfig(Section):
@@ -64,15 +94,26 @@ class TrainConfig(Section):
     """Number of updates. This and all other steps below may be written in epochs: `164 epochs`."""
     batch_size: Annotated[int, Field(ge=2, lt=2**63)] = 128
     """Images per step."""
-    lr: Annotated[float, Field(gt=0)] = 0.1
-    """Initial learning rate."""
+    lr: Annotated[float, Field(gt=0), _POWER_SCHEMA] = 0.1
+    """Initial learning rate. As a power of the depth: `{at_depth: 20, value: 0.1, power: -1.5}` is
+    0.1 (depth / 20)^-1.5."""
+    optimizer: Annotated[str | Custom, Choice("optimizer")] = "sgd"
+    """`sgd` with momentum; `nesterov`: SGD with Nesterov momentum; `adamw` (arXiv 1711.05101); `muon`: orthogonalised
+    momentum for convolutions, Nesterov momentum for all else."""
     microbatch: Annotated[int, Field(ge=2, lt=2**63)] | None = None
     """Images per forward and backward pass; gradients of a batch are added up. BN takes its statistics over a
     microbatch, so the result does not depend on the number of devices, except for rounding. Default: the whole batch of
     a device."""
-    schedule: Literal["milestones", "plateau"] = "milestones"
-    """When the rate is multiplied by gamma: at the milestones, or when the validation error stops falling (section 3.4,
-    ImageNet). Without validation images, the clean training error counts."""
+    schedule: Annotated[str | Custom, Choice("schedule")] = "milestones"
+    """`milestones`: the rate is multiplied by gamma at each. `plateau`: when the validation error stops falling
+    (section 3.4, ImageNet); without validation images, the clean training error counts. `cosine`: half a cosine down to
+    zero (arXiv 1608.03983). `constant`."""
+    warmup_steps: Steps | None = None
+    """Steps of a linear warm-up from zero to the rate of the schedule (arXiv 1706.02677). Default: none."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each label that is spread evenly over all classes (arXiv 1512.00567)."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest norm of the gradient of all parameters; larger ones are scaled down. Default: no clipping."""
     patience: Annotated[int, Field(ge=1, lt=2**31)] = 5
     """Number of successive evaluations without a new lowest error that make a plateau."""
     max_lr_drops: Annotated[int, Field(ge=1, le=20)] = 2
@@ -81,13 +122,13 @@ class TrainConfig(Section):
         default_factory=_paper_milestones
     )
     """Steps at which the rate is multiplied by gamma. Default: at 1/2 and 3/4 of the steps (32k and 48k of 64k);
-    none with `schedule: plateau`."""
+    none with another schedule than `milestones`."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Factor at each milestone."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """SGD momentum."""
+    """Momentum; the first beta of `adamw`."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """L2 penalty on all parameters."""
+    """L2 penalty on all parameters; with `adamw`, decoupled from the gradient."""
     warmup_lr: Annotated[float, Field(gt=0)] | None = None
     """Warm-up: train at this rate until the running training error is under `warmup_until_error`. Default: no warm-up.
     Paper: 0.01, for depth 110 only."""
@@ -137,12 +178,23 @@ class TrainConfig(Section):
             raise ValueError(f"must divide train.batch_size, {batch}")
         return microbatch
 
+    @field_validator("precision")
+    @classmethod
+    def _only_fused_steps_scale(cls, precision: str, info: ValidationInfo) -> str:
+        if precision == "fp16" and info.data.get("optimizer") == "muon":
+            raise ValueError("muon can't skip a step that overflows; set precision to bf16 or fp32")
+        return precision
+
     @field_validator("milestones")
     @classmethod
     def _milestones_within_steps(cls, milestones: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         steps = info.data.get("steps")
         if milestones and info.data.get("schedule") == "plateau":
             raise ValueError("a schedule of plateaus finds its own; leave them out, or set schedule to milestones")
+        if milestones and info.data.get("schedule", "milestones") != "milestones":
+            raise ValueError(
+                f"a schedule of {info.data['schedule']} has none; leave them out, or set schedule to milestones"
+            )
         if any(m <= 0 for m in milestones) or list(milestones) != sorted(set(milestones)):
             raise ValueError("must be positive and increasing")
         if steps is not None and milestones and milestones[-1] >= steps:

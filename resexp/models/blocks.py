@@ -10,7 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
-from resexp.models.layers import BatchNorm, Scalar, StochasticDepth, conv, norm
+from resexp.config.choice import Custom
+from resexp.config.plugins import find
+from resexp.errors import UserError
+from resexp.models.activations import make_activation
+from resexp.models.layers import BatchNorm, Scalar, Scale, StochasticDepth, conv, norm
 
 
 class ZeroPad(nn.Module):
@@ -49,6 +53,11 @@ def make_shortcut(config: ModelConfig, channels_in: int, channels_out: int, stri
     """The shortcut of one block; None in a plain net."""
     if config.shortcut is None:
         return None
+    if isinstance(config.shortcut, Custom):
+        plugin = find("shortcut", config.shortcut.name, config.shortcut.source)
+        with torch.random.fork_rng(devices=[]):
+            own: nn.Module = plugin.make(channels_in, channels_out, stride, **dict(config.shortcut.options))
+        return own
     changes = stride != 1 or channels_in != channels_out
     made: dict[str, Callable[[], nn.Module]] = {
         "identity": nn.Identity,
@@ -74,27 +83,33 @@ class Place:
 class Block(nn.Module):
     """Two 3x3 convolutions, each followed by BN: y = relu(F(x)), or y = relu(F(x) + shortcut(x)).
 
-    Maps (B, channels_in, H, W) to (B, expansion * channels, H/stride, W/stride).
+    Maps (B, channels_in, H, W) to (B, expansion * channels, H/stride, W/stride). A block of your own derives from it
+    and overrides `make_branch` and `branch`.
     """
 
     expansion = 1
+    """Output channels over `Place.channels`."""
     layers = 2
+    """Weighted layers, which the depth of the net counts."""
 
     def __init__(self, config: ModelConfig, place: Place) -> None:
         super().__init__()
-        self._make_branch(config, place)
+        self.make_branch(config, place)
+        self.act = make_activation(config)
         self.shortcut = make_shortcut(config, place.channels_in, self.expansion * place.channels, place.stride)
         self.gate = make_gate(config, place)
 
-    def _make_branch(self, config: ModelConfig, place: Place) -> None:
+    def make_branch(self, config: ModelConfig, place: Place) -> None:
+        """Create the layers of F."""
         self.conv1 = conv(config, 3, place.channels_in, place.channels, place.stride)
         self.bn1 = norm(config, place.channels)
+        self.act1 = make_activation(config)
         self.conv2 = conv(config, 3, place.channels, place.channels)
         self.bn2 = norm(config, place.channels)
 
     def branch(self, x: Tensor) -> Tensor:
         """F(x)."""
-        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.act1(self.bn1(self.conv1(x)))
         return self.bn2(self.conv2(y))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,7 +117,7 @@ class Block(nn.Module):
         y = self.gate(self.branch(x))
         if self.shortcut is not None:  # the whole difference between a plain and a residual net
             y = y + self.shortcut(x)
-        return F.relu(y)
+        return self.act(y)  # type: ignore[no-any-return]
 
 
 class Bottleneck(Block):
@@ -111,19 +126,22 @@ class Bottleneck(Block):
     expansion = 4
     layers = 3
 
-    def _make_branch(self, config: ModelConfig, place: Place) -> None:
+    def make_branch(self, config: ModelConfig, place: Place) -> None:
+        """Create the layers of F."""
         first, second = (place.stride, 1) if config.stride_conv == "1x1" else (1, place.stride)
         self.conv1 = conv(config, 1, place.channels_in, place.channels, first)
         self.bn1 = norm(config, place.channels)
+        self.act1 = make_activation(config)
         self.conv2 = conv(config, 3, place.channels, place.channels, second)
         self.bn2 = norm(config, place.channels)
+        self.act2 = make_activation(config)
         self.conv3 = conv(config, 1, place.channels, 4 * place.channels)
         self.bn3 = norm(config, 4 * place.channels)
 
     def branch(self, x: Tensor) -> Tensor:
         """F(x)."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = F.relu(self.bn2(self.conv2(y)))
+        y = self.act1(self.bn1(self.conv1(x)))
+        y = self.act2(self.bn2(self.conv2(y)))
         return self.bn3(self.conv3(y))  # type: ignore[no-any-return]
 
 
@@ -133,20 +151,22 @@ class PreactBlock(Block):
     The stem's BN and ReLU are those of the first block. A projection takes what BN and ReLU made of x.
     """
 
-    def _make_branch(self, config: ModelConfig, place: Place) -> None:
+    def make_branch(self, config: ModelConfig, place: Place) -> None:
+        """Create the layers of F."""
         self.bn1 = nn.Identity() if place.number == 1 else norm(config, place.channels_in)
         self.conv1 = conv(config, 3, place.channels_in, place.channels, place.stride)
         self.bn2 = norm(config, place.channels)
+        self.act2 = make_activation(config)
         self.conv2 = conv(config, 3, place.channels, place.channels)
 
     def branch(self, x: Tensor) -> Tensor:
         """F of an x that has been through BN and ReLU."""
         y = self.conv1(x)
-        return self.conv2(F.relu(self.bn2(y)))  # type: ignore[no-any-return]
+        return self.conv2(self.act2(self.bn2(y)))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels_in, H, W) -> (B, expansion * channels, H/stride, W/stride)."""
-        activated = F.relu(self.bn1(x))
+        activated = self.act(self.bn1(x))
         y = self.gate(self.branch(activated))
         return y + self.shortcut(activated if isinstance(self.shortcut, Projection) else x)  # type: ignore[misc, no-any-return]
 
@@ -157,20 +177,23 @@ class PreactBottleneck(PreactBlock):
     expansion = 4
     layers = 3
 
-    def _make_branch(self, config: ModelConfig, place: Place) -> None:
+    def make_branch(self, config: ModelConfig, place: Place) -> None:
+        """Create the layers of F."""
         first, second = (place.stride, 1) if config.stride_conv == "1x1" else (1, place.stride)
         self.bn1 = nn.Identity() if place.number == 1 else norm(config, place.channels_in)
         self.conv1 = conv(config, 1, place.channels_in, place.channels, first)
         self.bn2 = norm(config, place.channels)
+        self.act2 = make_activation(config)
         self.conv2 = conv(config, 3, place.channels, place.channels, second)
         self.bn3 = norm(config, place.channels)
+        self.act3 = make_activation(config)
         self.conv3 = conv(config, 1, place.channels, 4 * place.channels)
 
     def branch(self, x: Tensor) -> Tensor:
         """F of an x that has been through BN and ReLU."""
         y = self.conv1(x)
-        y = self.conv2(F.relu(self.bn2(y)))
-        return self.conv3(F.relu(self.bn3(y)))  # type: ignore[no-any-return]
+        y = self.conv2(self.act2(self.bn2(y)))
+        return self.conv3(self.act3(self.bn3(y)))  # type: ignore[no-any-return]
 
 
 BLOCKS: dict[tuple[str, str], type[Block]] = {
@@ -184,9 +207,27 @@ BLOCKS: dict[tuple[str, str], type[Block]] = {
 """The block of a kind of net."""
 
 
+def block_class(config: ModelConfig) -> type[Block]:
+    """The block that `config` names. Raises UserError where a plug-in's does not fit the kind of net."""
+    if not isinstance(config.block, Custom):
+        return BLOCKS[config.kind, config.block]
+    plugin = find("block", config.block.name, config.block.source)
+    made: type[Block] = plugin.make
+    if not (isinstance(made, type) and issubclass(made, Block)):
+        raise UserError(f"{plugin.path}: block {plugin.name}: must be a class derived from resexp.models.blocks.Block")
+    if issubclass(made, PreactBlock) != (config.kind == "preact"):
+        kinds = "preact nets" if issubclass(made, PreactBlock) else "plain and residual nets"
+        raise UserError(f"{plugin.path}: block {plugin.name}: is for {kinds}, and model.kind is {config.kind}")
+    return made
+
+
 def make_gate(config: ModelConfig, place: Place) -> nn.Module:
     """What F(x) goes through before it is added; nothing, as a rule."""
     gates: list[nn.Module] = []
+    if config.residual_scale != 1:
+        powers = {"depth^-0.5": -0.5, "depth^-1": -1.0}
+        scale = config.residual_scale
+        gates.append(Scale(place.of ** powers[scale] if isinstance(scale, str) else scale))
     if config.residual_init == "rezero":
         gates.append(Scalar(0.0, multiply=True))
     if config.norm == "fixup":
@@ -198,12 +239,12 @@ def make_gate(config: ModelConfig, place: Place) -> nn.Module:
 
 def init_branch(config: ModelConfig, block: Block, blocks: int) -> None:
     """Let the branch of a He-initialised block begin as `config` says; `blocks` is how many the net has."""
-    *earlier, last = (block.get_submodule(f"conv{number + 1}") for number in range(block.layers))
     if config.residual_init == "zero-gamma":
         last_norm = block.get_submodule(f"bn{block.layers}")
         assert isinstance(last_norm, BatchNorm)
         nn.init.zeros_(last_norm.weight)
     if config.norm == "fixup":
+        *earlier, last = (block.get_submodule(f"conv{number + 1}") for number in range(block.layers))
         for module in earlier:
             module[1].weight.data *= blocks ** (-1 / (2 * block.layers - 2))  # type: ignore[index]
         nn.init.zeros_(last[1].weight)  # type: ignore[index]

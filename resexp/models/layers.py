@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
+from resexp.config.choice import Custom
+from resexp.config.plugins import find
 from resexp.distributed import SINGLE_PROCESS, Ranks
 
 BN_MOMENTUM = 0.1
@@ -68,14 +70,40 @@ class Scalar(nn.Module):
         return x * self.value if self.multiply else x + self.value
 
 
+class Scale(nn.Module):
+    """A constant factor."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(...) -> (...)."""
+        return x * self.factor
+
+
 def norm(config: ModelConfig, channels: int) -> nn.Module:
     """What follows a convolution of `channels` filters."""
+    if isinstance(config.norm, Custom):
+        made: nn.Module = find("norm", config.norm.name, config.norm.source).make(channels, **dict(config.norm.options))
+        return made
     norms: dict[str, Callable[[], nn.Module]] = {
         "batch": lambda: BatchNorm(channels),
+        "group": lambda: nn.GroupNorm(groups(channels), channels),
+        "layer": lambda: nn.GroupNorm(1, channels),
         "none": nn.Identity,
         "fixup": lambda: Scalar(0.0, multiply=False),
     }
     return norms[config.norm]()
+
+
+GROUP = 8
+"""Channels of a group of `norm: group`, or a few more where they do not divide."""
+
+
+def groups(channels: int) -> int:
+    """How many groups of GROUP channels or more `channels` are divided into equally."""
+    return next(count for count in range(max(1, channels // GROUP), 0, -1) if channels % count == 0)
 
 
 def weighted(config: ModelConfig, layer: nn.Module) -> nn.Module:
@@ -190,13 +218,3 @@ def across(ranks: Ranks, modules: Iterable[BatchNorm | Dropout]) -> Iterator[Non
     finally:
         for module in modules:
             module.ranks = SINGLE_PROCESS
-
-
-def he_init(modules: Iterable[nn.Module]) -> None:
-    """He initialisation of the convolutions and fully connected layers among `modules`, drawn in their order (arXiv
-    1502.01852); biases are zero."""
-    for module in modules:
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)

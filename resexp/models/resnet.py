@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from resexp.config import ModelConfig
-from resexp.models.blocks import BLOCKS, Block, Place, Projection, init_branch
-from resexp.models.layers import conv, he_init, norm, weighted
+from resexp.models.activations import make_activation
+from resexp.models.blocks import Block, Place, block_class, init_branch
+from resexp.models.init import init_weights
+from resexp.models.layers import conv, norm, weighted
 
 
 class ResNet(nn.Module):
@@ -28,8 +29,9 @@ class ResNet(nn.Module):
         width, large = config.width, config.variant == "imagenet"
         self.conv = conv(config, 7, 3, width, stride=2) if large else conv(config, 3, 3, width)
         self.bn = norm(config, width)
+        self.activation = make_activation(config)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
-        block = BLOCKS[config.kind, config.block]
+        block = block_class(config)
         blocks: list[Block] = []
         stages: list[nn.Module] = []
         channels = width
@@ -41,12 +43,13 @@ class ResNet(nn.Module):
                 channels = block.expansion * place.channels
             stages.append(nn.Sequential(*blocks[-count:]))
         self.stages = nn.Sequential(*stages)
-        self.last = nn.Sequential(norm(config, channels), nn.ReLU()) if config.kind == "preact" else nn.Identity()
+        preact = config.kind == "preact"
+        self.last = nn.Sequential(norm(config, channels), make_activation(config)) if preact else nn.Identity()
         fc = nn.Linear(channels, classes)
         self.fc = weighted(config, fc)
-        projections = [m for made in blocks if isinstance(made.shortcut, Projection) for m in made.shortcut.modules()]
-        he_init(m for m in self.modules() if m not in projections)
-        he_init(projections)
+        projections = [m for made in blocks if made.shortcut is not None for m in made.shortcut.modules()]
+        init_weights(config, [m for m in self.modules() if m not in projections])
+        init_weights(config, projections)
         for made in blocks:
             init_branch(config, made, len(blocks))
         if config.norm == "fixup":
@@ -55,7 +58,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> logits (B, classes)."""
-        x = self.pool(F.relu(self.bn(self.conv(x))))
+        x = self.pool(self.activation(self.bn(self.conv(x))))
         x = self.last(self.stages(x))
         logits: Tensor = self.fc(x.mean(dim=(2, 3)))
         return logits

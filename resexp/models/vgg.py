@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resexp.config import ModelConfig
-from resexp.models.layers import Dropout, conv, he_init, norm
+from resexp.models.init import init_weights
+from resexp.models.layers import Dropout, conv, norm
 
 
 class VGG(nn.Module):
@@ -38,7 +39,7 @@ class VGG(nn.Module):
             Dropout(),
             nn.Linear(hidden, classes),
         )
-        he_init(self.modules())
+        init_weights(config, self.modules())
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W), H and W at least 32 -> logits (B, classes)."""

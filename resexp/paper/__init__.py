@@ -27,5 +27,6 @@ __all__ = [
 def published(model: ModelConfig) -> Published | None:
     """The paper's numbers for a net, or None. A run may be compared with them only if it has no departures."""
     if model.variant == "imagenet":
-        return IMAGENET.get((model.kind, model.block, model.depth, model.shortcut))
-    return CIFAR10.get((model.kind, model.block, model.depth))
+        shortcut = None if model.shortcut is None else str(model.shortcut)
+        return IMAGENET.get((model.kind, str(model.block), model.depth, shortcut))
+    return CIFAR10.get((model.kind, str(model.block), model.depth))

@@ -64,7 +64,8 @@ def _runs(run: RunConfig) -> str | None:
 
 def _momentum(run: RunConfig) -> str | None:
     train = run.train
-    if not (train.momentum and (train.milestones or train.schedule == "plateau" or train.warmup_lr)):
+    changes = train.milestones or train.schedule == "plateau" or train.warmup_lr
+    if train.optimizer != "sgd" or not (train.momentum and changes):
         return None
     return (
         f"PyTorch's update: v = {train.momentum} v + g, then w = w - lr v; the same at a constant rate; when the rate "
@@ -162,7 +163,7 @@ def _moving_averages(run: RunConfig) -> str | None:
 
 
 def _initial_weights(run: RunConfig) -> str | None:
-    if run.model.norm == "fixup" or run.train.init_from:
+    if run.model.norm == "fixup" or run.train.init_from or run.model.init != "he":
         return None
     return "normal, standard deviation sqrt(2 / fan-in), the last layer too; its bias is zero"
 

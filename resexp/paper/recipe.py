@@ -100,10 +100,10 @@ def _warmup_until_error(config: RunConfig) -> float:
     return 0.8 if config.train.warmup_lr else config.train.warmup_until_error
 
 
-def _shortcut(config: RunConfig) -> str | None:
+def _shortcut(config: RunConfig) -> Any:
     """ImageNet's net of 34 layers has numbers with each option (Table 3)."""
     model = config.model
-    shortcut: str | None = model.shortcut if model.depth == 34 else _default(model, "shortcut")
+    shortcut: Any = model.shortcut if model.depth == 34 else _default(model, "shortcut")
     return shortcut
 
 

@@ -261,7 +261,7 @@ def curves_plot(
             tip = plot.tip(f"{label}: test error {test.values[-1]:.2f} % at the end")
             look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 7}
             plot.axes.plot(test.steps, test.values, clip_on=False, gid=tip, **look)
-        published = {} if of_net[0].departures else paper.fig6(model.kind, model.block, model.depth)
+        published = {} if of_net[0].departures else paper.fig6(model.kind, str(model.block), model.depth)
         for split, points in published.items():
             dashes = "--" if split == "train" else "-"
             plot.axes.plot(*zip(*points, strict=True), color=colour, linestyle=dashes, linewidth=0.6)

@@ -10,6 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from resexp.config import TrainConfig
+from resexp.config.choice import Custom
+from resexp.config.plugins import find
+from resexp.errors import UserError
+from resexp.runs.checkpoint import fits
+from resexp.training.muon import Muon
 
 RUNNING_DECAY = 0.99
 """Decay of the moving average of the training error that ends the warm-up: about the last 100 steps."""
@@ -18,13 +23,37 @@ NEVER = 2**62
 
 
 def learning_rate(config: TrainConfig, step: int, *, warming_up: bool, found: Sequence[int] | None = None) -> float:
-    """The rate of update number `step`, counted from 0: `lr` times gamma for every milestone reached.
+    """The rate of update number `step`, counted from 0.
 
-    They are those of `config`, or those `found` in training; see `Schedule.is_plateau`.
+    Milestones are those of `config`, or those `found` in training; see `Schedule.is_plateau`.
     """
     if warming_up and config.warmup_lr is not None:
         return config.warmup_lr
-    return config.lr * config.gamma ** sum(step >= milestone for milestone in found or config.milestones)
+    ramp = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if in_drops(config):
+        return ramp * config.lr * config.gamma ** sum(step >= milestone for milestone in found or config.milestones)
+    return ramp * config.lr * _factor(config, step)
+
+
+def in_drops(config: TrainConfig) -> bool:
+    """Whether the rate is multiplied by gamma at milestones, given or found."""
+    return config.schedule in ("milestones", "plateau")
+
+
+def _factor(config: TrainConfig, step: int) -> float:
+    """What a smooth schedule multiplies the rate by. Raises UserError where a plug-in's makes no sense."""
+    if config.schedule == "constant":
+        return 1.0
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    assert isinstance(config.schedule, Custom)
+    plugin = find("schedule", config.schedule.name, config.schedule.source)
+    factor = plugin.make(step, config.steps, **dict(config.schedule.options))
+    if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+        raise UserError(
+            f"{plugin.path}: schedule {plugin.name}: factor {factor!r} at step {step}; return a number >= 0"
+        )
+    return float(factor)
 
 
 class Schedule:
@@ -39,6 +68,11 @@ class Schedule:
         places = config.max_lr_drops if config.schedule == "plateau" else len(self.milestones)
         self._milestones = torch.full((places,), NEVER, dtype=torch.int64, device=device)
         self._rates = torch.tensor([config.lr * config.gamma**drops for drops in range(places + 1)], device=device)
+        self._table = torch.empty(0, device=device)
+        """Rates of a smooth schedule, one per step."""
+        if not in_drops(config):
+            rates = [learning_rate(config, step, warming_up=False) for step in range(config.steps)]
+            self._table = torch.tensor(rates, device=device)
         self._warmup_rate = torch.tensor(config.warmup_lr or config.lr, device=device)
         self.warming_up = torch.tensor(config.warmup_lr is not None, device=device)
         self.running_error = torch.tensor(1.0, device=device)
@@ -54,8 +88,13 @@ class Schedule:
 
     def set_rate(self, step: Tensor) -> None:
         """Set the rate of update number `step`, an int64 tensor (1,)."""
-        reached = (self._milestones <= step).sum(dim=0, keepdim=True)
-        rate = self._rates.index_select(0, reached).squeeze()
+        if in_drops(self.config):
+            reached = (self._milestones <= step).sum(dim=0, keepdim=True)
+            rate = self._rates.index_select(0, reached).squeeze()
+            if self.config.warmup_steps:
+                rate = rate * ((step + 1) / self.config.warmup_steps).clamp(max=1).squeeze()
+        else:
+            rate = self._table.index_select(0, step).squeeze()
         if self.config.warmup_lr is not None:
             rate = torch.where(self.warming_up, self._warmup_rate, rate)
         self.rate.copy_(rate)
@@ -101,16 +140,53 @@ class Schedule:
             self.warming_up.logical_and_(self.running_error >= self.config.warmup_until_error)
 
 
-def make_optimizer(config: TrainConfig, model: nn.Module, rate: Tensor) -> torch.optim.SGD:
-    """SGD with momentum at `rate`; weight decay on every parameter, which is Caffe's default."""
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        fused=rate.is_cuda,
-    )
+STATE = {"sgd": {"momentum_buffer"}, "adamw": {"step", "exp_avg", "exp_avg_sq"}}
+"""What a built-in optimiser keeps of each parameter."""
+
+
+def make_optimizer(config: TrainConfig, model: nn.Module, rate: Tensor) -> torch.optim.Optimizer:
+    """The optimiser at `rate`; weight decay on every parameter, which is Caffe's default."""
+    parameters, chosen = list(model.parameters()), config.optimizer
+    if isinstance(chosen, Custom):
+        plugin = find("optimizer", chosen.name, chosen.source)
+        made = plugin.make(parameters, rate, config, **dict(chosen.options))
+        if not isinstance(made, torch.optim.Optimizer):
+            raise UserError(
+                f"{plugin.path}: optimizer {plugin.name}: returns a {type(made).__name__}, not an Optimizer"
+            )
+        return made
+    decay = config.weight_decay
+    if chosen == "adamw":
+        betas = (config.momentum, 0.999)
+        return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=decay, fused=rate.is_cuda)
+    optimizer: torch.optim.Optimizer
+    if chosen == "muon":
+        optimizer = Muon(parameters, rate, config.momentum, decay)
+    else:
+        optimizer = torch.optim.SGD(
+            parameters,
+            lr=rate,
+            momentum=config.momentum,
+            weight_decay=decay,
+            nesterov=chosen == "nesterov",
+            fused=rate.is_cuda,
+        )
     # The fused kernel makes its momentum in the first step, and leaves it unwritten where fp16 overflows in that step.
-    for parameter in model.parameters():
+    for parameter in parameters:
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def is_state(config: TrainConfig, kept: Any, parameters: list[nn.Parameter]) -> bool:
+    """Whether `kept`, from a checkpoint, can be the state of the optimiser: by number of the parameter, its tensors."""
+    if not isinstance(kept, dict) or not kept.keys() <= set(range(len(parameters))):
+        return False
+    if isinstance(config.optimizer, Custom):  # it knows best
+        return all(isinstance(of_one, dict) for of_one in kept.values())
+    names = STATE["adamw" if config.optimizer == "adamw" else "sgd"]
+    return all(
+        isinstance(of_one, dict)
+        and of_one.keys() <= names
+        and all(v is None or fits(v, parameters[n] if k != "step" else torch.tensor(0.0)) for k, v in of_one.items())
+        for n, of_one in kept.items()
+    )

@@ -22,8 +22,8 @@ from resexp.errors import UserError
 from resexp.evaluation.evaluator import EVAL_BATCH, Evaluation, Evaluator
 from resexp.models import build_model
 from resexp.models.layers import BN_MOMENTUM, BatchNorm, Dropout, across
-from resexp.runs.checkpoint import fits, into
-from resexp.training.optim import Schedule, make_optimizer
+from resexp.runs.checkpoint import into
+from resexp.training.optim import Schedule, is_state, make_optimizer
 
 MEMORY = 4096
 """Steps whose losses the device keeps until they are read."""
@@ -150,10 +150,13 @@ class Trainer:
             with ranks.gradient_sync(self.net, last=number == parts):
                 with self.autocast, across(ranks, self._of_batches):
                     logits = self.net(x)
-                    loss = F.cross_entropy(logits, y) / parts
+                    loss = F.cross_entropy(logits, y, label_smoothing=self.config.train.label_smoothing) / parts
                 torch.autograd.backward(self.scaler.scale(loss))
             wrong = (logits.detach().argmax(1) != y).sum().float()
             sums += torch.stack((loss.detach().float() / ranks.world, wrong))
+        if self.config.train.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         ranks.all_reduce(sums)
@@ -241,8 +244,8 @@ class Trainer:
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned; before the first step. Raises UserError where it is of another run."""
-        momenta = state["optimizer"].get("state")
-        if not 0 <= state["step"] <= self.config.train.steps or not self._are_momenta(momenta):
+        kept, parameters = state["optimizer"].get("state"), list(self.model.parameters())
+        if not 0 <= state["step"] <= self.config.train.steps or not is_state(self.config.train, kept, parameters):
             raise UserError(
                 f"{self.config.folder}: its checkpoint is of other training settings, such as another optimiser; give "
                 f"the study another name to begin anew"
@@ -250,9 +253,10 @@ class Trainer:
         self.step = self.read_to = state["step"]
         self._counter.fill_(self.step)
         into(self.model, state["model"], self.config.folder)
-        (own,) = ({**group} for group in self.optimizer.param_groups)  # of this device, and the rate it reads
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": momenta})
-        self.optimizer.param_groups[0].update(own)
+        own = [{**group} for group in self.optimizer.param_groups]  # of this device, and the rate it reads
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": kept})
+        for group, before in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(before)
         self.scaler.load_state_dict(state["scaler"])
         self.schedule.load(state)
         self.seconds = state["seconds"]
@@ -260,17 +264,3 @@ class Trainer:
     def close(self) -> None:
         """No more is asked of it."""
         self.pipeline.close()
-
-    def _are_momenta(self, momenta: Any) -> bool:
-        """Whether a checkpoint's state of the optimiser is, for some of the parameters, their momentum."""
-        parameters = dict(enumerate(self.optimizer.param_groups[0]["params"]))
-        return (
-            isinstance(momenta, dict)
-            and momenta.keys() <= parameters.keys()
-            and all(isinstance(kept, dict) and kept.keys() <= {"momentum_buffer"} for kept in momenta.values())
-            and all(
-                value is None or fits(value, parameters[number])
-                for number, kept in momenta.items()
-                for value in kept.values()
-            )
-        )

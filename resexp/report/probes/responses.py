@@ -55,7 +55,7 @@ def responses(material: Material) -> Section | None:
 
 def _mean(net: Found[Responses]) -> str:
     model = net.run.config.model
-    published = paper.FIG7.get((model.kind, model.block, model.depth))
+    published = paper.FIG7.get((model.kind, str(model.block), model.depth))
     beside = ""
     if published is not None:
         beside = f" (paper: {published:.2f}{', not comparable' if net.run.departures else ''})"
