@@ -11,7 +11,7 @@ import torch
 
 from resexp.config import DataConfig, ExecutorConfig, Study
 from resexp.config.study import Cell, load_run
-from resexp.data import open_dataset
+from resexp.data import Dataset, ImageNet, open_dataset
 from resexp.device import hardware
 from resexp.display import Display
 from resexp.errors import UserError
@@ -19,6 +19,7 @@ from resexp.executors import Loop, make_engine
 from resexp.executors.engine import Engine
 from resexp.runs.records import Plan, PlannedRun
 from resexp.runs.store import Run, StudyFolder
+from resexp.training.rehearsal import rehearse
 from resexp.utils.files import locked
 from resexp.utils.interrupts import Stop
 
@@ -49,26 +50,29 @@ def prepare(chosen: Sequence[tuple[Cell, Run]], say: Callable[[str], None], *, h
     Raises UserError where this machine has not what a run asks for, or has other data than the run was begun on.
     """
     devices = {hardware.choose_device(cell.config.train) for cell, _ in chosen} if here else set()
-    fingerprints: dict[DataConfig, str] = {}
-    sides: dict[DataConfig, int] = {}
+    datasets: dict[DataConfig, Dataset | ImageNet] = {}
+    rehearsed = set[str]()
     for cell, run in chosen:
         data = cell.config.data
-        if data not in fingerprints:
-            dataset = open_dataset(data, say)
-            for line in dataset.remarks:
+        if data not in datasets:
+            datasets[data] = open_dataset(data, say)
+            for line in datasets[data].remarks:
                 say(line)
-            fingerprints[data] = dataset.fingerprint
-            sides[data] = min(dataset.size)
-        if sides[data] < cell.config.model.smallest_side:
+        dataset = datasets[data]
+        if min(dataset.size) < cell.config.model.smallest_side:
             raise UserError(
-                f"{cell.label}: images of {sides[data]} pixels a side, and it needs {cell.config.model.smallest_side}; "
+                f"{cell.label}: images of {min(dataset.size)} pixels a side, and it needs "
+                f"{cell.config.model.smallest_side}; "
                 f"set data.resize"
             )
+        if cell.config.customs and cell.config.signature not in rehearsed:
+            rehearse(cell.config, *dataset.size, len(dataset.classes))
+            rehearsed.add(cell.config.signature)
         before = run.manifest()
-        if before and before.data.fingerprint != fingerprints[data]:
+        if before and before.data.fingerprint != dataset.fingerprint:
             raise UserError(
-                f"{run.folder}: begun on other data (fingerprint {before.data.fingerprint}, now {fingerprints[data]}); "
-                f"give the study another name, or delete the folder"
+                f"{run.folder}: begun on other data (fingerprint {before.data.fingerprint}, now "
+                f"{dataset.fingerprint}); give the study another name, or delete the folder"
             )
     return devices
 

@@ -19,7 +19,7 @@ ROWS = [
     {"evaluation", "probes"},
     {"report", "training"},
     {"executors", "display", "bench"},
-    {"sweep"},
+    {"sweeping"},
     {"probing", "api"},
     {"cli"},
     {"__main__"},

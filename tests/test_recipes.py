@@ -303,7 +303,7 @@ def test_a_rate_may_be_a_power_of_the_depth(depth: int, rate: float) -> None:
 
 
 def test_a_law_with_a_mistake_is_one_line() -> None:
-    with pytest.raises(ValidationError, match=r"lr: power: field required; expected \{at_depth: 20"):
+    with pytest.raises(ValidationError, match=r"power: field required; expected \{at_depth: 20"):
         RunConfig.model_validate({"train": {"lr": {"at_depth": 20, "value": 0.1}}})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from resexp.errors import UserError
 
 Write = Callable[..., Path]
 
-MODEL_KEYS = "kind, variant, block, depth, width, shortcut, stride_conv, norm, residual_init, drop_path"
+MODEL_KEYS = (
+    "kind, variant, block, depth, width, shortcut, stride_conv, norm, activation, init, residual_init, "
+    "residual_scale, drop_path"
+)
 
 
 def labels(path: Path, *settings: str) -> list[str]:
@@ -82,7 +86,7 @@ def test_every_mistake_is_said_at_once_with_its_place(tmp_path: Path) -> None:
         "6: train.batch_size: should be greater than or equal to 2, got 0",
         "7: train.precision: got 'bf61'; allowed: auto, fp32, bf16, fp16 (did you mean 'bf16'?)",
         "8: colour: unknown key, got 'red'; "
-        "allowed: data, model, train, probes, name, description, grid, seeds, executor, report",
+        "allowed: data, model, train, probes, name, description, plugins, grid, seeds, executor, report",
     ]
 
 
@@ -159,10 +163,10 @@ def test_a_base_that_is_not_there_is_named_with_the_line_that_asks_for_it(tmp_pa
 
 def test_an_override_of_a_key_that_does_not_exist_is_refused(write_study: Write) -> None:
     assert mistakes(write_study(), "train.warmup=3") == [
-        "--set train.warmup=3: train.warmup: unknown key, got 3; allowed: steps, batch_size, lr, microbatch, schedule, "
-        "patience, max_lr_drops, milestones, gamma, momentum, weight_decay, warmup_lr, warmup_until_error, init_from, "
-        "precision, eval_every, precise_bn_images, sync_bn, device, "
-        "cuda_graphs, compile, log_every, checkpoint_steps, checkpoint_seconds (did you mean 'warmup_lr'?)"
+        "--set train.warmup=3: train.warmup: unknown key, got 3; allowed: steps, batch_size, lr, optimizer, "
+        "microbatch, schedule, warmup_steps, label_smoothing, clip_norm, patience, max_lr_drops, "
+        "milestones, gamma, momentum, weight_decay, warmup_lr, warmup_until_error, init_from, precision, "
+        "eval_every, precise_bn_images, sync_bn, device, cuda_graphs, compile, log_every, checkpoint_steps, checkpoint_seconds (did you mean 'warmup_lr'?)"
     ]
 
 
@@ -182,7 +186,8 @@ def test_a_file_or_label_that_is_not_there_gets_a_suggestion(write_study: Write)
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.rglob("*.yaml")), ids=lambda p: p.stem)
-def test_every_shipped_study_loads_and_satisfies_its_schema(path: Path) -> None:
+def test_every_shipped_study_loads_and_satisfies_its_schema(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESEXP_PLUGINS", os.pathsep.join(map(str, path.parent.glob("*.py"))))
     first = path.read_text().splitlines()[0]
     assert first.startswith("# yaml-language-server: $schema=")
     schema = path.parent / first.partition("=")[2]

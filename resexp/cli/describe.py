@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from resexp.cli.options import PATH, AsJson, Config, Settings, out, print_json, print_table
+from resexp.cli.options import PATH, AsJson, Config, Plugins, Settings, out, print_json, print_table
 from resexp.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def describe(
     ] = None,
     config: Config = None,
     settings: Settings = None,
+    plugins: Plugins = None,
     size: Annotated[int | None, typer.Option(min=1, max=4096, help="Side of an image, pixels.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Show every block, also repeated ones.")] = False,
     svg: Annotated[Path | None, typer.Option(help="SVG file to draw the nets into.", **PATH)] = None,

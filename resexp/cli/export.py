@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from resexp.cli.options import PATH, out
+from resexp.cli.options import PATH, Plugins, out
 
 
 class NamesOf(StrEnum):
@@ -21,6 +21,7 @@ class NamesOf(StrEnum):
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.", **{**PATH, "metavar": "RUN"})],
     to: Annotated[Path, typer.Option("--to", help="A new file: .pt or .safetensors.", **{**PATH, "metavar": "FILE"})],
+    plugins: Plugins = None,
     names: Annotated[NamesOf, typer.Option(help="Naming of the weights.")] = NamesOf.resexp,
 ) -> None:
     """Write the weights of a finished run as a plain state dict.

@@ -41,6 +41,23 @@ err = Console(markup=False, highlight=False, stderr=True)
 
 Config = Annotated[str | None, typer.Option("--config", "-c", help="Study file, or a shipped study: cifar10/figure6.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a value: --set train.lr=0.05. Repeatable.")]
+
+
+def _load_plugins(files: list[str] | None) -> list[str] | None:
+    if files:
+        from resexp.config import plugins
+
+        plugins.name_files(files)
+        plugins.load()
+    return files
+
+
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin", callback=_load_plugins, help="Python file with blocks, optimisers ... of yours. Repeatable."
+    ),
+]
 NoGraphs = Annotated[
     bool,
     typer.Option("--no-cuda-graphs", help="On a GPU, launch every kernel from Python, without CUDA graphs."),

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from resexp.cli.options import RESULTS, AsJson, Results, Settings, err, print_json, print_table
+from resexp.cli.options import RESULTS, AsJson, Plugins, Results, Settings, err, print_json, print_table
 from resexp.errors import StopRequested, UserError
 
 app = typer.Typer(
@@ -22,7 +22,8 @@ Initial = Annotated[bool, typer.Option("--at-init", help="Measure the net before
 
 def _command(name: str, what: str) -> None:
     def command(
-        target: Targets, initial: Initial = False, settings: Settings = None, as_json: AsJson = False,
+        target: Targets, initial: Initial = False, settings: Settings = None, plugins: Plugins = None,
+        as_json: AsJson = False,
         results: Results = RESULTS,
     ) -> None:  # fmt: skip
         from resexp.config.study import load_run
@@ -86,6 +87,7 @@ def ensemble(target: Runs, as_json: AsJson = False) -> None:
 def ten_crop(
     target: Runs,
     crop: Annotated[int | None, typer.Option(help="Side of crops from the unpadded image, pixels.")] = None,
+    plugins: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
     """Test error of finished runs over ten crops of each image: four corners, the centre, and their flips.
@@ -102,6 +104,7 @@ def ten_crop(
 def multi_scale(
     target: Runs,
     sides: Annotated[str | None, typer.Option(help="Shorter sides, pixels: 28,32,36. Default: 7/8, 1 and 9/8.")] = None,
+    plugins: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
     """Test error of finished runs, averaged over several sizes of each image."""
@@ -148,6 +151,7 @@ def identity(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Finished runs of one net with different seeds.")],
     depth: Annotated[int, typer.Option(help="Layers of the deeper net.")],
     settings: Settings = None,
+    plugins: Plugins = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time.")] = None,
     as_json: AsJson = False,
     results: Results = RESULTS,

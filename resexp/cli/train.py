@@ -14,6 +14,7 @@ from resexp.cli.options import (
     Config,
     DryRun,
     NoGraphs,
+    Plugins,
     Results,
     Settings,
     all_settings,
@@ -36,6 +37,7 @@ def train(
     run_dirs: Annotated[list[Path] | None, typer.Argument(help="Run folders to continue.", **PATH)] = None,
     config: Config = None,
     settings: Settings = None,
+    plugins: Plugins = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed. Default: the first of the study.")] = None,
     no_graphs: NoGraphs = False,
     dry_run: DryRun = False,
@@ -150,6 +152,7 @@ def sweep(
     named: Annotated[str | None, typer.Argument(metavar="STUDY", help="The same as --config.")] = None,
     config: Config = None,
     settings: Settings = None,
+    plugins: Plugins = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time. Default: all cores or GPUs.")] = None,
     runs_per_gpu: Annotated[
         int | None, typer.Option(min=1, help="Runs per GPU at a time. Default: as many as increase the throughput.")

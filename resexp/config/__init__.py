@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 
+from resexp.config.choice import Custom
 from resexp.config.data import SOURCES, ArrayData, Cifar10Data, DataConfig, FolderData, ShapesData
 from resexp.config.executor import ExecutorConfig, RayConfig, SlurmConfig
 from resexp.config.imagenet import ImageNetData, PreparedConfig
@@ -19,7 +20,7 @@ from resexp.config.model import ModelConfig
 from resexp.config.probes import ProbesConfig
 from resexp.config.report import ReportConfig
 from resexp.config.section import Section
-from resexp.config.train import TrainConfig, in_steps, with_rate
+from resexp.config.train import PowerOfDepth, TrainConfig, in_steps
 
 __all__ = [
     "SECTIONS",
@@ -31,6 +32,7 @@ __all__ = [
     "FolderData",
     "ImageNetData",
     "ModelConfig",
+    "PowerOfDepth",
     "PreparedConfig",
     "ProbesConfig",
     "RayConfig",
@@ -56,10 +58,8 @@ class _Base(Section):
 
     @field_validator("train", mode="before")
     @classmethod
-    def _in_plain_numbers(cls, train: Any, info: ValidationInfo) -> Any:
-        """Epochs become steps, and a power of the depth becomes a rate."""
-        train = in_steps(train, info.data["data"]) if "data" in info.data else train
-        return with_rate(train, info.data["model"].depth) if "model" in info.data else train
+    def _epochs_as_steps(cls, train: Any, info: ValidationInfo) -> Any:
+        return in_steps(train, info.data["data"]) if "data" in info.data else train
 
 
 class RunConfig(_Base):
@@ -82,6 +82,12 @@ class RunConfig(_Base):
         if "train" in info.data and (last := max(probes.due(0), default=0)) > info.data["train"].steps:
             raise ValueError(f"step {last} is beyond train.steps, {info.data['train'].steps}; -1 is the end")
         return probes
+
+    @property
+    def customs(self) -> dict[str, Custom]:
+        """The parts that plug-ins offer, by key."""
+        fields = [(key, value) for section in (self.model, self.train) for key, value in section]
+        return {key: value for key, value in fields if isinstance(value, Custom)}
 
     @property
     def signature(self) -> str:
@@ -121,6 +127,8 @@ class Study(_Base):
     """Name of the results folder. Default: the file's name."""
     description: str = ""
     """One sentence for the report."""
+    plugins: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Plug-ins that the study needs. They are loaded only if the user names them, too: `--plugin my_blocks.py`."""
     grid: Grid = ({},)
     seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = (0,)
     """Each cell of the grid is trained once per seed."""

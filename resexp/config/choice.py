@@ -64,7 +64,7 @@ class Choice:
             plugin = known[name]
             return Custom(name, _checked(plugin, given), source or plugin.source)
         if isinstance(name, str) and isinstance(source, str):  # a run of a plug-in that is not loaded can be read
-            return Custom(name, tuple(sorted(given.items())), source)
+            return Custom(name, _pairs(given), source)
         expected = ", ".join([*self.words, *known])
         raise PydanticCustomError("literal_error", "one of {expected}", {"expected": expected, "name": f"{name}"})
 
@@ -85,4 +85,8 @@ def _checked(plugin: plugins.Plugin, given: dict[str, Any]) -> tuple[tuple[str, 
                 f"{plugin.name} has no option {key}; it has {', '.join(plugin.options.model_fields)}"
             ) from None
         raise ValueError(f"{plugin.name}: {key}: {first['msg']}") from None
-    return tuple(sorted(options.model_dump(mode="json").items()))
+    return _pairs(options.model_dump(mode="json"))
+
+
+def _pairs(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in sorted(options.items()))

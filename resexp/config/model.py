@@ -156,7 +156,7 @@ def layers_of(block: str | Custom) -> int | None:
     if isinstance(block, str):
         return depths.LAYERS[block]
     plugin = plugins.registered("block").get(block.name)
-    return plugin.make.layers if plugin else None
+    return getattr(plugin.make, "layers", None) if plugin else None
 
 
 def _literals(annotation: Any) -> list[str]:

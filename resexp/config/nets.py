@@ -15,7 +15,7 @@ from resexp.config.yaml_file import Document
 from resexp.errors import UserError
 
 _ALWAYS = ("kind", "depth", "variant")
-_GIVEN = rf"-([a-z_]+)=({'|'.join(word for word in WORDS if '-' in word)}|[\w.+]+(?:\^-[\d.]+)?)"
+_GIVEN = rf"-([a-z_]+)=({'|'.join(word for word in WORDS if '-' in word)}|[\w.+=]+(?:\^-[\d.]+)?)"
 """A part of a name such as ``-norm=none``."""
 
 
@@ -52,7 +52,7 @@ def named(name: str, settings: list[str], size: int | None = None) -> Net:
         )
     variant, kind, depth, rest = parts.groups("")
     given = re.findall(_GIVEN, rest)
-    settings = [*(f"model.{field}={value}" for field, value in given), *settings]
+    settings = [*(f"model.{field}={_mapping(value)}" for field, value in given), *settings]
     model: dict[str, Any] = {"kind": kind, "depth": int(depth), **({"variant": variant} if variant else {})}
     for word in _split(name, re.sub(_GIVEN, "", rest)):
         field = WORDS[word]
@@ -63,6 +63,14 @@ def named(name: str, settings: list[str], size: int | None = None) -> Net:
     config = validated(_Named, document).model
     large = config.variant == "imagenet"
     return _checked(Net(config, size or (224 if large else 32), 1000 if large else 10))
+
+
+def _mapping(value: str) -> str:
+    """A plug-in's name with options, ``se+reduction=4``, as YAML has it; other values as they are."""
+    name, *options = value.split("+")
+    return (
+        f"{{name: {name}, {', '.join(option.replace('=', ': ', 1) for option in options)}}}" if "=" in value else value
+    )
 
 
 def of_study(study: str, settings: list[str], size: int | None = None) -> list[Net]:

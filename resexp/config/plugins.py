@@ -115,8 +115,8 @@ def load() -> None:
     for name in _named():
         path = expanded(name).resolve()
         if path not in _loaded:
-            _loaded.add(path)
             _load(path)
+            _loaded.add(path)
 
 
 def required(names: list[str], place: str) -> None:
@@ -158,13 +158,22 @@ def _load(path: Path) -> None:
     try:
         spec.loader.exec_module(module)
     except UserError:
+        _forget(path)
         raise
     except Exception as error:
+        _forget(path)
         line = _line_in(path, error)
         raise UserError(f"{path}{line}: does not import: {type(error).__name__}: {error}") from error
     finally:
         _loading = None
     _texts[source] = content.decode(errors="replace")
+
+
+def _forget(path: Path) -> None:
+    """Drop what a file that failed had registered before it failed."""
+    for of_role in _known.values():
+        for name in [name for name, plugin in of_role.items() if plugin.path == path]:
+            del of_role[name]
 
 
 def _line_in(path: Path, error: BaseException) -> str:

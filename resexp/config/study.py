@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from resexp.config import SECTIONS, SOURCES, RunConfig, Section, Study, yaml_file
+from resexp.config import SECTIONS, SOURCES, RunConfig, Section, Study, plugins, yaml_file
 from resexp.config.model import name_part
 from resexp.config.renamed import RENAMED
 from resexp.config.yaml_file import Document, KeyPath
@@ -85,6 +85,8 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
         raise UserError(f"{path}: empty; a study names at least one key, such as model: {{kind: plain, depth: 20}}")
     document = yaml_file.merge(own, yaml_file.overrides(settings or []))
     document.data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("._-") or "study")
+    if isinstance(needed := document.data.get("plugins"), list):
+        plugins.required(list(map(str, needed)), document.place(("plugins",)))
     errors: dict[str, None] = {}
     try:
         study = validated(Study, document)

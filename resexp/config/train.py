@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, WithJsonSchema, field_validator
+from pydantic import (
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from resexp.config.choice import Choice, Custom
 from resexp.config.data import DataConfig
@@ -66,23 +76,35 @@ class PowerOfDepth(Section):
     power: float
     """Exponent of the depth."""
 
-
-def with_rate(train: Any, depth: int) -> Any:
-    """The raw `train` section with a rate that is a power of the depth turned into a number. Raises ValueError."""
-    if not isinstance(train, dict) or not isinstance(train.get("lr"), dict):
-        return train
-    try:
-        rule = PowerOfDepth.model_validate(train["lr"])
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(
-            f"lr: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}; expected "
-            "{at_depth: 20, value: 0.1, power: -1.5}"
-        ) from None
-    return {**train, "lr": rule.value * (depth / rule.at_depth) ** rule.power}
+    def __str__(self) -> str:
+        return f"{self.value:g} (depth / {self.at_depth})^{self.power:g}"
 
 
-_POWER_SCHEMA = WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, PowerOfDepth.model_json_schema()]})
+class _NumberOrPower:
+    """The values of a rate. One mistake in it is one error."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        number = core_schema.float_schema(gt=0, strict=True, allow_inf_nan=False)
+        shown = core_schema.plain_serializer_function_ser_schema(
+            lambda value: value.model_dump() if isinstance(value, PowerOfDepth) else value
+        )
+        return core_schema.no_info_wrap_validator_function(self._validate, number, serialization=shown)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, PowerOfDepth.model_json_schema()]}
+
+    @staticmethod
+    def _validate(value: Any, as_number: Callable[[Any], float]) -> float | PowerOfDepth:
+        if not isinstance(value, dict | PowerOfDepth):
+            return as_number(value)
+        try:
+            return PowerOfDepth.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ValueError(
+                f"{where}: {first['msg'].lower()}; expected {{at_depth: 20, value: 0.1, power: -1.5}}"
+            ) from None
 
 
 class TrainConfig(Section):
@@ -94,7 +116,7 @@ class TrainConfig(Section):
     """Number of updates. This and all other steps below may be written in epochs: `164 epochs`."""
     batch_size: Annotated[int, Field(ge=2, lt=2**63)] = 128
     """Images per step."""
-    lr: Annotated[float, Field(gt=0), _POWER_SCHEMA] = 0.1
+    lr: Annotated[float | PowerOfDepth, _NumberOrPower()] = 0.1
     """Initial learning rate. As a power of the depth: `{at_depth: 20, value: 0.1, power: -1.5}` is
     0.1 (depth / 20)^-1.5."""
     optimizer: Annotated[str | Custom, Choice("optimizer")] = "sgd"
@@ -165,6 +187,12 @@ class TrainConfig(Section):
         """The fields that change what is measured; `init_from` counts by net and seed, not by its path."""
         fields = super().science()
         return fields | ({"init_from": "/".join(Path(self.init_from).parts[-2:])} if self.init_from else {})
+
+    def for_depth(self, depth: int) -> TrainConfig:
+        """With a learning rate that is a number, at this depth."""
+        if not isinstance(self.lr, PowerOfDepth):
+            return self
+        return self.model_copy(update={"lr": self.lr.value * (depth / self.lr.at_depth) ** self.lr.power})
 
     @property
     def final_from(self) -> int:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from resexp.config import ExecutorConfig
+from resexp.config import ExecutorConfig, plugins
 from resexp.data import data_home
 from resexp.errors import UserError
 from resexp.executors import schedule
@@ -65,7 +65,9 @@ class Ray:
         handles = list[Handle]()
         for job in jobs:
             there = replace(job, runs=tuple(Run(run.folder.absolute(), run.label) for run in job.runs))
-            handles.append(_Task(job, task.remote(there, Path.cwd(), data_home().absolute())))
+            handles.append(
+                _Task(job, task.remote(there, Path.cwd(), data_home().absolute(), os.environ.get(plugins.VARIABLE, "")))
+            )
         return handles
 
     def wait(self, handles: Sequence[Handle]) -> None:
@@ -159,10 +161,10 @@ class _Task:
         self._end = End("it was killed", fault=True)
 
 
-def _work(job: Job, folder: Path, data: Path) -> Iterator[Message]:
+def _work(job: Job, folder: Path, data: Path, plugin_files: str) -> Iterator[Message]:
     """Train the runs of a job in a worker process of Ray, which ends with the job."""
     stop = Stop().install()
-    os.environ["RESEXP_DATA"] = str(data)
+    os.environ["RESEXP_DATA"], os.environ[plugins.VARIABLE] = str(data), plugin_files
     with contextlib.suppress(OSError):  # only relative paths to data need it
         os.chdir(folder)
     if hidden := [run for run in job.runs if not run.config_path.exists()]:

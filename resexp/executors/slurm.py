@@ -33,7 +33,7 @@ from resexp.utils.interrupts import EXIT_USAGE
 if TYPE_CHECKING:
     import submitit
 
-INHERITED = ("RESEXP_DATA", "PYTHONPATH", "OMP_NUM_THREADS")
+INHERITED = ("RESEXP_DATA", "RESEXP_PLUGINS", "PYTHONPATH", "OMP_NUM_THREADS")
 """Variables that jobs have from the sweep that submitted them, whatever else the cluster lets through."""
 REQUEUES = 1_000_000
 """Time limits that a job may run into, one after the other."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +85,7 @@ class Block(nn.Module):
     """Two 3x3 convolutions, each followed by BN: y = relu(F(x)), or y = relu(F(x) + shortcut(x)).
 
     Maps (B, channels_in, H, W) to (B, expansion * channels, H/stride, W/stride). A block of your own derives from it
-    and overrides `make_branch` and `branch`.
+    and overrides `make_branch`, which also gets the options of the study, and `branch`.
     """
 
     expansion = 1
@@ -94,12 +95,13 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, place: Place) -> None:
         super().__init__()
-        self.make_branch(config, place)
+        options = dict(config.block.options) if isinstance(config.block, Custom) else {}
+        self.make_branch(config, place, **options)
         self.act = make_activation(config)
         self.shortcut = make_shortcut(config, place.channels_in, self.expansion * place.channels, place.stride)
         self.gate = make_gate(config, place)
 
-    def make_branch(self, config: ModelConfig, place: Place) -> None:
+    def make_branch(self, config: ModelConfig, place: Place, **options: Any) -> None:
         """Create the layers of F."""
         self.conv1 = conv(config, 3, place.channels_in, place.channels, place.stride)
         self.bn1 = norm(config, place.channels)
@@ -126,7 +128,7 @@ class Bottleneck(Block):
     expansion = 4
     layers = 3
 
-    def make_branch(self, config: ModelConfig, place: Place) -> None:
+    def make_branch(self, config: ModelConfig, place: Place, **options: Any) -> None:
         """Create the layers of F."""
         first, second = (place.stride, 1) if config.stride_conv == "1x1" else (1, place.stride)
         self.conv1 = conv(config, 1, place.channels_in, place.channels, first)
@@ -151,7 +153,7 @@ class PreactBlock(Block):
     The stem's BN and ReLU are those of the first block. A projection takes what BN and ReLU made of x.
     """
 
-    def make_branch(self, config: ModelConfig, place: Place) -> None:
+    def make_branch(self, config: ModelConfig, place: Place, **options: Any) -> None:
         """Create the layers of F."""
         self.bn1 = nn.Identity() if place.number == 1 else norm(config, place.channels_in)
         self.conv1 = conv(config, 3, place.channels_in, place.channels, place.stride)
@@ -177,7 +179,7 @@ class PreactBottleneck(PreactBlock):
     expansion = 4
     layers = 3
 
-    def make_branch(self, config: ModelConfig, place: Place) -> None:
+    def make_branch(self, config: ModelConfig, place: Place, **options: Any) -> None:
         """Create the layers of F."""
         first, second = (place.stride, 1) if config.stride_conv == "1x1" else (1, place.stride)
         self.bn1 = nn.Identity() if place.number == 1 else norm(config, place.channels_in)
@@ -235,6 +237,11 @@ def make_gate(config: ModelConfig, place: Place) -> nn.Module:
     if config.drop_path:
         gates.append(StochasticDepth(config.drop_path * place.number / place.of))
     return nn.Sequential(*gates)
+
+
+def shortcut_modules(blocks: Iterable[Block]) -> list[nn.Module]:
+    """The modules of the shortcuts of `blocks`, in their order."""
+    return [module for block in blocks for name, module in block.named_modules() if name.split(".")[0] == "shortcut"]
 
 
 def init_branch(config: ModelConfig, block: Block, blocks: int) -> None:

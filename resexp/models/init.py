@@ -50,7 +50,7 @@ def he(weight: Tensor, size: float = 2**0.5) -> None:
 
 @torch.no_grad()
 def delta_orthogonal(weight: Tensor, size: float) -> None:
-    """Zero but for the middle pixel of each kernel, an orthogonal matrix times `size` (arXiv 1806.05393, algorithm 1).
+    """Zeros, and in the middle of each kernel an orthogonal matrix times `size` (arXiv 1806.05393, algorithm 1).
 
     `weight` has shape (out, in, k, k). The singular values of the middle pixel's (out, in) matrix are all `size`.
     """

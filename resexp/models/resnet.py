@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from resexp.config import ModelConfig
 from resexp.models.activations import make_activation
-from resexp.models.blocks import Block, Place, block_class, init_branch
+from resexp.models.blocks import Block, Place, block_class, init_branch, shortcut_modules
 from resexp.models.init import init_weights
 from resexp.models.layers import conv, norm, weighted
 
@@ -47,9 +47,9 @@ class ResNet(nn.Module):
         self.last = nn.Sequential(norm(config, channels), make_activation(config)) if preact else nn.Identity()
         fc = nn.Linear(channels, classes)
         self.fc = weighted(config, fc)
-        projections = [m for made in blocks if made.shortcut is not None for m in made.shortcut.modules()]
-        init_weights(config, [m for m in self.modules() if m not in projections])
-        init_weights(config, projections)
+        on_shortcuts = shortcut_modules(blocks)
+        init_weights(config, [module for module in self.modules() if module not in on_shortcuts])
+        init_weights(config, on_shortcuts)
         for made in blocks:
             init_branch(config, made, len(blocks))
         if config.norm == "fixup":

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from resexp.config import ImageNetData, RunConfig, Section
+from resexp.config import ImageNetData, PowerOfDepth, RunConfig, Section
+from resexp.config.choice import Custom
 
 
 @dataclass(frozen=True)
@@ -209,13 +210,15 @@ def departures(config: RunConfig, dataset: str, world: int = 1) -> list[Departur
         section: Section = getattr(config, part)
         for name, shown in section.science().items():
             key = f"{part}.{name}"
-            if key in IDENTITIES or key in paper.open:
+            own = getattr(section, name)
+            if (key in IDENTITIES and not isinstance(own, Custom)) or key in paper.open:
                 continue
             value = paper.values[key] if key in paper.values else _default(section, name)
             value = value(config) if callable(value) else value
-            if getattr(section, name) != value:
+            if own != value:
                 source = paper.sources.get(key, paper.sources[part])
-                found.append(Departure(_WORDS.get(key, _words(name)), key, _shown(value), _shown(shown), source))
+                ours = f"{own}" if isinstance(own, Custom | PowerOfDepth) else _shown(shown)
+                found.append(Departure(_WORDS.get(key, _words(name)), key, _shown(value), ours, source))
     return found
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resexp.errors import UserError
-from resexp.report import page
+from resexp.report import page, tuning
 from resexp.report.deviations import deviations, markdown
 from resexp.report.formatting import MOST
 from resexp.report.plots import Plot, controls_plot, curves_plot, depth_plot
@@ -41,6 +41,8 @@ def build_report(study: StudyFolder, to: Path) -> Summary:
         raise UserError(f"{study.folder / 'report'}: a link, which the report would be written through; remove it")
     summary = summarise(study)
     sections, remarks = inside(study, summary)
+    if found := tuning.section(summary.judged):
+        sections.insert(0, found)
     plots = draw(summary) | {name: plot for section in sections for name, plot in section.plots.items()}
     figures, files = dict[str, str](), dict[str, str | bytes]()
     for (name, plot), made in zip(plots.items(), parallel_map(Plot.files, list(plots.values()), 6), strict=True):

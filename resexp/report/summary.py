@@ -10,7 +10,7 @@ from typing import Any
 
 from resexp.errors import UserError
 from resexp.report.controls import Control, controls, varied
-from resexp.report.families import families, named
+from resexp.report.families import Family, families, named
 from resexp.report.stats import Net, RunRecord, read
 from resexp.report.verdict import Verdict, judge
 from resexp.runs.store import Run, StudyFolder
@@ -51,6 +51,8 @@ class Summary:
     """The verdict's differences in each variant, where the study has several."""
     varied: str
     """What the study varies besides kind, depth and seed, such as ``precision and width``."""
+    judged: list[Family]
+    """The nets, divided into those that differ in depth alone."""
 
     @cached_property
     def families(self) -> list[str]:
@@ -120,7 +122,7 @@ def summarise(study: StudyFolder) -> Summary:
     missing = [f"{absence.run} ({absence.state})" for absence in absent]
     verdict = judge(judged, missing, remarks, plan.margin)
     return Summary(
-        plan.name, plan.description, records, absent, strays, nets, verdict, controls(judged), varied(judged)
+        plan.name, plan.description, records, absent, strays, nets, verdict, controls(judged), varied(judged), judged
     )
 
 

@@ -88,6 +88,8 @@ class Manifest(Record):
     signature: str
     parameters: Count
     data: DataRecord
+    plugins: dict[str, str] = Field(default_factory=dict)
+    """Sources of the plug-ins that the run uses, by their hash."""
     attempts: Annotated[list[Attempt], Field(min_length=1)]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from resexp.config import plugins
 from resexp.config.study import load_run
 from resexp.data import open_dataset
 from resexp.device.concurrent import Task, on_stream
@@ -127,6 +128,7 @@ class Session:
             signature=self.config.signature,
             parameters=sum(p.numel() for p in self.trainer.model.parameters()),
             data=data,
+            plugins=plugins.sources({custom.source for custom in self.config.customs.values()}),
             attempts=[*(before.attempts if before else []), self.attempt],
         )
         self.run.write_manifest(self.manifest)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic that brings all singular values near 1."""
+"""Coefficients of the quintic that brings all singular values near 1."""
 ITERATIONS = 5
 
 

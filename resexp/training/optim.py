@@ -29,10 +29,17 @@ def learning_rate(config: TrainConfig, step: int, *, warming_up: bool, found: Se
     """
     if warming_up and config.warmup_lr is not None:
         return config.warmup_lr
+    lr = _number(config)
     ramp = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     if in_drops(config):
-        return ramp * config.lr * config.gamma ** sum(step >= milestone for milestone in found or config.milestones)
-    return ramp * config.lr * _factor(config, step)
+        return ramp * lr * config.gamma ** sum(step >= milestone for milestone in found or config.milestones)
+    return ramp * lr * _factor(config, step)
+
+
+def _number(config: TrainConfig) -> float:
+    """The learning rate of a configuration `for_depth`."""
+    assert isinstance(config.lr, float)
+    return config.lr
 
 
 def in_drops(config: TrainConfig) -> bool:
@@ -63,17 +70,18 @@ class Schedule:
         self.config = config
         self.milestones = list(config.milestones)
         """Steps at which the rate goes down, as far as they are known."""
-        self.rate = torch.tensor(config.lr, device=device)
+        lr = _number(config)
+        self.rate = torch.tensor(lr, device=device)
         """What the optimiser reads, a float32 scalar."""
         places = config.max_lr_drops if config.schedule == "plateau" else len(self.milestones)
         self._milestones = torch.full((places,), NEVER, dtype=torch.int64, device=device)
-        self._rates = torch.tensor([config.lr * config.gamma**drops for drops in range(places + 1)], device=device)
+        self._rates = torch.tensor([lr * config.gamma**drops for drops in range(places + 1)], device=device)
         self._table = torch.empty(0, device=device)
         """Rates of a smooth schedule, one per step."""
         if not in_drops(config):
             rates = [learning_rate(config, step, warming_up=False) for step in range(config.steps)]
             self._table = torch.tensor(rates, device=device)
-        self._warmup_rate = torch.tensor(config.warmup_lr or config.lr, device=device)
+        self._warmup_rate = torch.tensor(config.warmup_lr or lr, device=device)
         self.warming_up = torch.tensor(config.warmup_lr is not None, device=device)
         self.running_error = torch.tensor(1.0, device=device)
         self._least, self._stale = math.inf, 0

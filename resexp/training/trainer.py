@@ -85,7 +85,7 @@ class Trainer:
             if isinstance(module, Dropout) or (train.sync_bn and isinstance(module, BatchNorm))
         ]
         self._norms = [module for module in self.model.modules() if isinstance(module, BatchNorm)]
-        self.schedule = Schedule(train, device)
+        self.schedule = Schedule(train.for_depth(config.model.depth), device)
         self.optimizer = make_optimizer(train, self.model, self.schedule.rate)
         self.autocast = torch.autocast(device.type, hardware.dtype, enabled=hardware.precision != "fp32")
         self.scaler = torch.amp.GradScaler(device.type, enabled=hardware.precision == "fp16")

@@ -1,0 +1,79 @@
+"""One step of a run with plug-ins, on the CPU, before a sweep begins: their mistakes cost a line, not a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resexp.config import RunConfig
+from resexp.config.plugins import find
+from resexp.errors import UserError
+from resexp.models import ResNet, build_model
+from resexp.training.optim import Schedule, make_optimizer
+
+IMAGES = 4
+
+
+def rehearse(config: RunConfig, height: int, width: int, classes: int) -> None:
+    """Build the net, take one step on random images of `height` x `width` pixels, and check shapes and gradients.
+
+    Torch's random state stays as it was. Raises UserError with the plug-in and what is wrong with it.
+    """
+    customs = {key: find(key, custom.name, custom.source) for key, custom in config.customs.items()}  # type: ignore[arg-type]
+    if not customs:
+        return
+    where = ", ".join(f"{plugin.path}: {key} {plugin.name}" for key, plugin in customs.items())
+    try:
+        with torch.random.fork_rng(devices=[]):
+            _step(config, height, width, classes)
+    except UserError as error:
+        raise UserError(*(line if f"{line}".startswith("/") else f"{where}: {line}" for line in error.args)) from error
+    except Exception as error:
+        raise UserError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _step(config: RunConfig, height: int, width: int, classes: int) -> None:
+    train = config.train.for_depth(config.model.depth)
+    model = build_model(config.model, classes)
+    if isinstance(model, ResNet):
+        _check_shapes(config, model)
+    schedule = Schedule(train, torch.device("cpu"))
+    optimizer = make_optimizer(train, model, schedule.rate)
+    schedule.set_rate(torch.zeros(1, dtype=torch.int64))
+    logits = model.train()(torch.randn(IMAGES, 3, height, width))
+    if logits.shape != (IMAGES, classes):
+        raise UserError(f"the net returns {tuple(logits.shape)} for {IMAGES} images of {classes} classes")
+    loss = F.cross_entropy(logits, torch.arange(IMAGES) % classes)
+    torch.autograd.backward(loss)
+    for name, parameter in model.named_parameters():
+        if parameter.grad is None:
+            raise UserError(f"{name} has no gradient; the net's output does not depend on it")
+        if not parameter.grad.isfinite().all():
+            raise UserError(f"the gradient of {name} is not finite in the first step")
+    optimizer.step()
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise UserError("the weights are not finite after the first step")
+
+
+def _check_shapes(config: RunConfig, model: ResNet) -> None:
+    """Let every block raise UserError where it returns another shape than the next one takes."""
+    for number, stage in enumerate(model.stages):
+        for index, block in enumerate(stage.children()):
+            stride = 2 if number and not index else 1
+            channels = (config.model.width << number) * int(block.expansion)  # type: ignore[arg-type]
+            block.register_forward_hook(_shape_check(f"stages.{number}.{index}", channels, stride))
+
+
+def _shape_check(name: str, channels: int, stride: int) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+    def check(block: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        images, _, height, width = inputs[0].shape
+        expected = (images, channels, -(-height // stride), -(-width // stride))
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        if got != expected:
+            raise UserError(f"{name} returns {got}, and the net needs {expected}")
+
+    return check

@@ -1,0 +1,343 @@
+"""Plug-ins: blocks, optimisers and more from files of one's own, and what can be wrong with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from resexp.config import ModelConfig, RunConfig, plugins
+from resexp.config.choice import Custom
+from resexp.config.nets import named
+from resexp.config.study import SHIPPED, load, load_run
+from resexp.errors import UserError
+from resexp.models import build_model
+from resexp.models.summary import summarise
+from resexp.paper import departures
+from resexp.runs.store import Run
+from resexp.training.rehearsal import rehearse
+from resexp.utils.untrusted import parse_json
+
+EXAMPLES = SHIPPED / "plugins"
+SHAPES = {"source": "shapes", "train_images": 200, "test_images": 100, "size": 8, "pad": 1}
+
+HEAD = """
+import torch
+from resexp.config import Section
+from resexp.config.plugins import register
+from resexp.models.blocks import Block
+"""
+
+
+CUBE = """
+@register("activation", "cube")
+class Cube(torch.nn.Module):
+    def forward(self, x):
+        return torch.tanh(x) ** 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Plug-ins are loaded once per process; each test begins without any."""
+    monkeypatch.delenv(plugins.VARIABLE, raising=False)
+    for known in (plugins._known, plugins._texts, plugins._loaded):
+        known.clear()  # type: ignore[attr-defined]
+    yield
+    for known in (plugins._known, plugins._texts, plugins._loaded):
+        known.clear()  # type: ignore[attr-defined]
+
+
+def loaded(path: Path) -> None:
+    plugins.name_files([str(path)])
+    plugins.load()
+
+
+def written(folder: Path, code: str, name: str = "mine.py") -> Path:
+    path = folder / name
+    path.write_text(HEAD + code)
+    return path
+
+
+def study(folder: Path, **keys: object) -> Path:
+    path = folder / "s.yaml"
+    train = {"steps": 12, "batch_size": 20, "log_every": 3, "checkpoint_steps": 3, "device": "cpu"}
+    base = {"name": "s", "data": SHAPES, "model": {"width": 4, "depth": 8}, "train": train}
+    path.write_text(yaml.safe_dump({**base, **keys}))
+    return path
+
+
+def resexp(folder: Path, *words: str, code: int = 0) -> str:
+    command = [sys.executable, "-m", "resexp", *words]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "RESEXP_DATA": str(folder / "data")}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+# -- what a study may use ----------------------------------------------------------------------------------------------
+
+
+def test_a_study_alone_runs_no_code(tmp_path: Path) -> None:
+    written(tmp_path, "raise SystemExit('it ran')\n")
+    path = study(tmp_path, plugins=["mine.py"])
+    with pytest.raises(UserError, match=r"the study needs mine\.py, .* name it: --plugin mine\.py"):
+        load(str(path))
+
+
+def test_a_block_of_ones_own(tmp_path: Path) -> None:
+    """Counted, labelled, a departure from the paper, and part of the signature with its options and its source."""
+    loaded(EXAMPLES / "squeeze_excite.py")
+    four, two = (named(f"residual-20-block=squeeze_excite+reduction={n}", []) for n in (4, 2))
+    assert four.name == "residual-20-block=squeeze_excite+reduction=4"
+    assert named("residual-20", ["model.block=squeeze_excite"]).config == four.config
+    ours, plain = (summarise(net.config, 32, 32).parameters for net in (four, named("residual-20", [])))
+    # Two fully connected layers with biases per block: c -> c/4 -> c, three blocks of 16, 32 and 64 channels.
+    assert ours - plain == sum(3 * (2 * c * (c // 4) + c // 4 + c) for c in (16, 32, 64))
+    runs = [RunConfig(model=net.config) for net in (four, two)] + [RunConfig()]
+    assert len({run.signature for run in runs}) == 3
+    assert [str(d) for d in departures(runs[0], "cifar10")] == ["block squeeze_excite+reduction=4 instead of basic"]
+    torch.manual_seed(0)
+    model = build_model(four.config).eval()
+    block = model.get_submodule("stages.0.0")
+    x = torch.randn(2, 16, 8, 8)
+    y = block.bn2(block.conv2(torch.relu(block.bn1(block.conv1(x)))))  # type: ignore[operator]
+    weights = torch.sigmoid(block.excite(torch.relu(block.squeeze(y.mean((2, 3))))))  # type: ignore[operator]
+    assert torch.allclose(block(x), torch.relu(y * weights[:, :, None, None] + x))
+
+
+def test_a_changed_source_is_another_run(tmp_path: Path) -> None:
+    code = CUBE
+    signatures = []
+    for name, text in (("a.py", code), ("b.py", code + "# changed\n")):
+        plugins._known.clear()
+        loaded(written(tmp_path, text, name))
+        config = RunConfig(model=ModelConfig(activation="cube"))
+        assert isinstance(config.model.activation, Custom)
+        signatures.append(config.signature)
+    assert signatures[0] != signatures[1]
+
+
+def test_every_role_takes_a_plugin(tmp_path: Path) -> None:
+    loaded(
+        written(
+            tmp_path,
+            """
+@register("activation", "learned")
+class Learned(torch.nn.PReLU): pass
+
+@register("norm", "instance")
+def instance(channels): return torch.nn.InstanceNorm2d(channels, affine=True)
+
+@register("init", "small")
+def small(weight): torch.nn.init.normal_(weight, std=0.01)
+
+@register("shortcut", "pooled")
+class Pooled(torch.nn.Module):
+    def __init__(self, channels_in, channels_out, stride):
+        super().__init__()
+        self.stride, self.project = stride, torch.nn.Conv2d(channels_in, channels_out, 1)
+    def forward(self, x): return self.project(torch.nn.functional.avg_pool2d(x, self.stride))
+
+@register("optimizer", "plain_sgd")
+def plain_sgd(parameters, rate, train): return torch.optim.SGD(parameters, lr=rate)
+
+@register("schedule", "square")
+def square(step, steps): return (1 - step / steps) ** 2
+""",
+        )
+    )
+    model = {"activation": "learned", "norm": "instance", "init": "small", "shortcut": "pooled", "depth": 8}
+    train = {"optimizer": "plain_sgd", "schedule": "square", "milestones": []}
+    config = RunConfig.model_validate({"model": model, "train": train})
+    rehearse(config, 16, 16, 10)
+    net = build_model(config.model)
+    assert net.get_submodule("stages.0.0.conv1").weight.std().item() == pytest.approx(0.01, rel=0.1)  # type: ignore[union-attr,operator]
+    assert len({id(module) for module in net.modules() if isinstance(module, torch.nn.PReLU)}) == 7
+    assert set(config.customs) == {*model, *train} - {"depth", "milestones"}
+    assert RunConfig.model_validate(json.loads(config.model_dump_json())) == config
+
+
+# -- by the command, and in other processes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["squeeze_excite", "lion"])
+def test_the_examples_train_and_are_reported_without_their_code(name: str, tmp_path: Path) -> None:
+    words = ["--set", "train.steps=6", "--set", "train.log_every=2", "--set", "model.width=2", "--set", "seeds=[0]"]
+    words += ["--set", f"data={json.dumps(SHAPES)}"]
+    words += ["--set", "train.milestones=[]"] if name == "squeeze_excite" else ["--set", "train.warmup_steps=3"]
+    resexp(
+        tmp_path,
+        "sweep",
+        "--config",
+        f"plugins/{name}",
+        "--plugin",
+        str(EXAMPLES / f"{name}.py"),
+        *words,
+        "--jobs",
+        "2",
+    )
+    runs = [Run(path.parent) for path in (tmp_path / "results" / name).glob("*/seed0/config.yaml")]
+    customs = {run.folder: load_run(run.config_path).customs for run in runs}
+    assert sum(bool(custom) for custom in customs.values()) == 4
+    source = (EXAMPLES / f"{name}.py").read_text()
+    for run in runs:
+        manifest = run.manifest()
+        assert manifest
+        assert list(manifest.plugins.values()) == ([source] if customs[run.folder] else [])
+    resexp(tmp_path, "report", f"results/{name}")
+    page = (tmp_path / f"results/{name}/report/deviations.md").read_text()
+    assert {"squeeze_excite": "squeeze_excite+reduction=4", "lion": "lion+beta=0.99"}[name] in page
+
+
+def test_a_killed_sweep_resumes_bit_for_bit(tmp_path: Path) -> None:
+    path = study(
+        tmp_path, plugins=["lion.py"], seeds=[0, 1],
+        train={
+            "steps": 40, "batch_size": 20, "log_every": 3, "checkpoint_steps": 3, "device": "cpu", "lr": 0.001,
+            "optimizer": "lion", "schedule": "linear", "milestones": [],
+        },
+    )  # fmt: skip
+    words = ["sweep", "--config", str(path), "--plugin", str(EXAMPLES / "lion.py"), "--jobs", "2"]
+    resexp(tmp_path, *words, "--results", "whole")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "RESEXP_DATA": str(tmp_path / "data")}
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "resexp", *words], cwd=tmp_path, env=environment, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("results/s/*/seed*/checkpoint.prev.pt")) and time.monotonic() < deadline:
+        assert sweep.poll() is None
+        time.sleep(0.005)
+    os.killpg(sweep.pid, signal.SIGKILL)
+    sweep.wait()
+    resexp(tmp_path, *words)
+    for whole in sorted(tmp_path.glob("whole/s/*/seed*/logits.npz")):
+        resumed = tmp_path / "results" / whole.relative_to(tmp_path / "whole")
+        with np.load(whole) as a, np.load(resumed) as b:
+            assert np.array_equal(a["logits"], b["logits"])
+
+
+def test_a_run_whose_plugin_was_changed_is_not_continued(tmp_path: Path) -> None:
+    code = CUBE
+    mine = written(tmp_path, code)
+    path = study(tmp_path, model={"width": 4, "depth": 8, "activation": "cube"})
+    words = ["--config", str(path), "--plugin", "mine.py"]
+    resexp(tmp_path, "sweep", *words, "--jobs", "1", "--set", "train.lr=1e-4")
+    (folder,) = tmp_path.glob("results/s/*/seed0")
+    status = parse_json((folder / "status.json").read_bytes())
+    assert status["state"] == "finished"
+    (folder / "status.json").unlink()
+    mine.write_text(mine.read_text() + "# changed\n")
+    said = resexp(tmp_path, "train", str(folder), "--plugin", "mine.py", code=2)
+    assert "mine.py: changed since the run began (activation 'cube' had source" in said
+    said = resexp(tmp_path, "train", str(folder), code=2)
+    assert "activation 'cube' is of a plug-in that is not loaded; name its file: --plugin FILE" in said
+
+
+# -- what can be wrong with a plug-in ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("def broken(:\n", r"mine\.py:6: does not import: SyntaxError"),
+        ("import nowhere_to_be_found\n", r"mine\.py:6: does not import: ModuleNotFoundError: No module named"),
+        ("1 / 0\n", r"mine\.py:6: does not import: ZeroDivisionError"),
+        ("register('block', 'basic')(Block)\n", "block 'basic' is taken by resexp; choose another name"),
+        ("register('block', 'a')(Block)\nregister('block', 'a')(Block)\n", r"block 'a' is taken by .*mine\.py"),
+        ("register('blok', 'a')(Block)\n", "no role 'blok'; there are block, shortcut, activation"),
+        ("register('block', 'a b')(Block)\n", "'a b': not a name of letters, digits and '_'"),
+    ],
+)
+def test_a_file_that_is_no_plugin_is_one_line(code: str, says: str, tmp_path: Path) -> None:
+    plugins.name_files([str(written(tmp_path, code))])
+    for _ in range(2):  # whoever asks
+        with pytest.raises(UserError, match=says) as error:
+            plugins.load()
+        assert len(error.value.args) == 1
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    plugins.name_files([str(tmp_path / "nowhere.py")])
+    with pytest.raises(UserError, match=r"nowhere\.py: No such file or directory; a plug-in is a Python file"):
+        plugins.load()
+
+
+BLOCK = """
+@register("block", "mine")
+class Mine(Block):
+    def branch(self, x):
+        {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "keys", "says"),
+    [
+        (
+            BLOCK.format("return super().branch(x)[:, :1]"),
+            {"kind": "plain"},
+            r"stages\.0\.0 returns \(4, 1, 16, 16\), and",
+        ),
+        (BLOCK.format("return x * 0"), {"depth": 14}, "block mine: RuntimeError: The size of tensor a"),
+        (BLOCK.format("return super().branch(x).detach()"), {"kind": "plain"}, "no gradient|RuntimeError"),
+        (BLOCK.format("return super().branch(x) + self.unknown"), {}, "AttributeError: .*unknown"),
+        (BLOCK.format("return super().branch(x) / 0"), {}, "not finite in the first step"),
+        ("register('block', 'mine')(torch.nn.ReLU)\n", {}, "must be a class derived from"),
+        (BLOCK.format("return x"), {"kind": "preact"}, "is for plain and residual nets, and model.kind is preact"),
+    ],
+)
+def test_a_block_that_does_not_work_is_one_line(code: str, keys: dict[str, object], says: str, tmp_path: Path) -> None:
+    loaded(written(tmp_path, code))
+    with pytest.raises(UserError, match=says) as error:
+        rehearse(RunConfig.model_validate({"model": {"depth": 8, "block": "mine", **keys}}), 16, 16, 10)
+    assert len(error.value.args) == 1
+    assert "mine.py" in error.value.args[0]
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ({"optimizer": {"name": "mine", "speed": 3}}, "mine has no option speed; it has beta"),
+        ({"optimizer": {"name": "mine", "beta": "x"}}, "mine: beta: "),
+        ({"schedule": {"name": "square", "power": 3}}, "square has no options; remove power"),
+        ({"optimizer": "mien"}, r"allowed: sgd, nesterov, adamw, muon, mine, nothing \(did you mean 'mine'\?\)"),
+        ({"schedule": "wrong", "milestones": []}, r"schedule wrong: factor None at step 0; return a number >= 0"),
+        ({"optimizer": "nothing"}, "optimizer nothing: returns a NoneType, not an Optimizer"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_one_line(section: dict[str, object], says: str, tmp_path: Path) -> None:
+    loaded(
+        written(
+            tmp_path,
+            """
+class Options(Section):
+    beta: float = 0.5
+
+@register("optimizer", "mine", Options)
+def mine(parameters, rate, train, beta): return torch.optim.SGD(parameters, lr=rate)
+
+@register("optimizer", "nothing")
+def nothing(parameters, rate, train): return None
+
+@register("schedule", "square")
+def square(step, steps): return 1.0
+
+@register("schedule", "wrong")
+def wrong(step, steps): return None
+""",
+        )
+    )
+    path = study(tmp_path, train={"steps": 4, **section})
+    with pytest.raises(UserError, match=says):
+        rehearse(load(str(path))[1][0].config, 8, 8, 10)
