@@ -22,7 +22,7 @@ from resexp.errors import UserError
 from resexp.models import build_model as build
 from resexp.report import build_report as write_report
 from resexp.report.table import runs_table
-from resexp.runs import store
+from resexp.runs import names
 from resexp.runs.store import StudyFolder
 from resexp.sweeping import sweep as carry_out
 from resexp.utils.interrupts import Stop
@@ -92,12 +92,12 @@ def train(name: str, results: str | Path = "results", settings: Sequence[str] = 
 
 def open_study(folder: str | Path) -> StudyResults:
     """The results of a study. Raises UserError where the folder is none."""
-    return StudyResults(store.open_study(Path(folder), Path()).folder)
+    return StudyResults(names.open_study(Path(folder), Path()).folder)
 
 
 def build_report(folder: str | Path, to: str | Path | None = None) -> Path:
     """Write the report of a study folder; returns the path of its page. Raises UserError while no run has finished."""
-    study = store.open_study(Path(folder), Path())
+    study = names.open_study(Path(folder), Path())
     target = Path(to) if to else study.folder / "report"
     write_report(study, target)
     return target / "index.html"

@@ -11,6 +11,7 @@ from resexp.config import ExecutorConfig, RunConfig, Study, TrainConfig, yaml_fi
 from resexp.config.study import Cell, load, load_run, validated
 from resexp.display import Display
 from resexp.errors import UserError
+from resexp.runs.names import find, names_runs
 from resexp.runs.records import json_text
 from resexp.runs.store import Run, StudyFolder
 from resexp.sweeping import create, sweep
@@ -32,43 +33,33 @@ class Target:
 def targets(
     names: list[str], *, initial: bool, settings: list[str], results: Path, say: Callable[[str], None]
 ) -> list[Target]:
-    """The runs that the user named: run folders, study folders, or study files, whose nets are not trained for it.
+    """The runs that the user named: see `names.find`; the nets of study files are measured untrained.
 
     Raises UserError for anything else.
     """
     found = []
     for name in names:
-        path = expanded(name)
-        if (path / "config.yaml").exists():
-            found.append(Target(Run(path), initial))
-        elif (path / "study.json").exists():
-            runs = StudyFolder(path).runs()
-            begun = runs if initial else [run for run in runs if run.checkpoint_path.exists()]
-            if not begun:
-                raise UserError(f"{path}: no run has a checkpoint yet; train some, or add --at-init for untrained nets")
-            found += [Target(run, initial) for run in begun]
-        elif path.is_dir():
-            raise UserError(f"{path}: neither a run folder (config.yaml) nor a study folder (study.json)")
-        else:
+        if not names_runs(name, results):
             study, cells = load(name, settings)
             found += [Target(create(study, cell, results, say), True) for cell in cells]
             continue
+        named = find(name, results)
+        runs = named.runs
+        if named.whole and not initial:
+            runs = [run for run in runs if run.checkpoint_path.exists()]
+        if not runs:
+            raise UserError(f"{name}: no run has a checkpoint yet; train some, or add --at-init for untrained nets")
         if settings:
-            raise UserError(f"{path}: --set goes with a study file; a run has its configuration in config.yaml")
+            raise UserError(f"{name}: --set goes with a study file; a run has its configuration in config.yaml")
+        found += [Target(run, initial) for run in runs]
     return found
 
 
-def finished_runs(names: list[str]) -> list[Run]:
-    """The runs in the given run folders, and the finished runs in the given study folders."""
+def finished_runs(names: list[str], results: Path) -> list[Run]:
+    """The runs that the user named, and of a study only its finished ones."""
     found = []
-    for name in names:
-        path = expanded(name)
-        if (path / "config.yaml").exists():
-            found.append(Run(path))
-        elif (path / "study.json").exists():
-            found += [run for run in StudyFolder(path).runs() if run.status().state == "finished"]
-        else:
-            raise UserError(f"{path}: neither a run folder (config.yaml) nor a study folder (study.json)")
+    for named in (find(name, results) for name in names):
+        found += [run for run in named.runs if not named.whole or run.status().state == "finished"]
     return found
 
 

@@ -28,6 +28,11 @@ def test_every_command_has_help_with_an_example(resexp: Cli, verb: str) -> None:
     assert f"resexp {verb}" in done.stdout
 
 
+@pytest.mark.parametrize("verb", ["", "sweep", "data fetch", "probe lesion"])
+def test_help_has_a_short_form(resexp: Cli, verb: str) -> None:
+    assert resexp(*verb.split(), "-h").stdout == resexp(*verb.split(), "--help").stdout
+
+
 def test_the_version(resexp: Cli) -> None:
     assert resexp("--version").stdout == f"resexp {__version__}\n"
 
@@ -44,12 +49,13 @@ def test_the_schema_is_printed(resexp: Cli) -> None:
         (["sweep", "--set", "train.steps"], "--set train.steps: expected KEY=VALUE"),
         (["sweep", "--set", "grid={model.depth: 21}"], "model.depth: must be 6n+2; the nearest are 20 and 26, got 21"),
         (["sweep", "--only", "plain-21"], "--only plain-21: no such net in this study"),
-        (["train"], "train: give either a run folder or --config FILE"),
+        (["train"], "train: give either a study, such as cifar10/resnet20, or runs to continue"),
         (["sweep", "--only", ""], "--only : no such net in this study"),
-        (["train", "nowhere"], "nowhere: not a run folder (no config.yaml)"),
-        (["train", "x", "--seed", "3"], "train: --set, --seed, --no-cuda-graphs and --dry-run go with --config"),
+        (["train", "nowhere"], "nowhere: no such file, and no shipped study"),
+        (["train", "nowhere:plain-20"], "nowhere:plain-20: no study 'nowhere'; results has no study yet"),
+        (["train", "x:y", "--seed", "3"], "train: --set, --seed, --no-cuda-graphs and --dry-run go with a study"),
         (["status"], "results: no study here yet; run `resexp sweep` first"),
-        (["status", "nowhere"], "nowhere: not a study folder"),
+        (["status", "nowhere"], "nowhere: neither a run folder (config.yaml) nor a study folder (study.json)"),
         (["report"], "results: no study here yet"),
         (["describe"], "describe: give either nets, such as plain-20 residual-20, or --config FILE"),
         (["describe", "plain-20", "--config", "quickstart"], "describe: give either nets"),

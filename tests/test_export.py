@@ -160,8 +160,8 @@ def test_what_is_no_finished_run_is_refused(resexp: Cli, write_study: Callable[.
     kept = tmp_path / "kept.pt"
     kept.write_text("mine")
     for folder, to, why in [
-        (tmp_path / "nowhere", "w.pt", "not a run folder; expected a folder with a config.yaml"),
-        (study, "w.pt", "a study folder; name one of its runs"),
+        (tmp_path / "nowhere", "w.pt", "neither a run folder (config.yaml) nor a study folder"),
+        (study, "w.pt", "0 runs; name one, such as STUDY:NET/SEED"),
         (run.folder, "w.pt", "pending, and only a finished run is exported"),
         (run.folder, kept, "exists already, and is left as it is; name another file"),
         (run.folder, "w.onnx", "unknown suffix '.onnx'; allowed: .pt, .safetensors"),

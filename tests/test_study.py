@@ -167,7 +167,7 @@ def test_an_override_of_a_key_that_does_not_exist_is_refused(write_study: Write)
         "microbatch, schedule, warmup_steps, label_smoothing, clip_norm, patience, max_lr_drops, "
         "milestones, gamma, momentum, weight_decay, warmup_lr, warmup_until_error, init_from, precision, "
         "eval_every, precise_bn_images, sync_bn, device, cuda_graphs, compile, log_every, "
-        "checkpoint_steps, checkpoint_seconds  (did you mean 'warmup_lr'?)"
+        "checkpoint_steps, checkpoint_seconds (did you mean 'warmup_lr'?)"
     ]
 
 

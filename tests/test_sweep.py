@@ -273,6 +273,29 @@ def test_results_that_can_not_be_written_get_one_line(write_study: Write, resexp
         assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_study_is_named_with_or_without_an_option(write_study: Write, resexp: Cli) -> None:
+    study = write_study()
+    for words in ([study], ["--config", study]):
+        for verb in ("sweep", "train"):
+            assert resexp(verb, *words, "--dry-run").stdout.startswith("tiny: 1 run ")
+    for verb in ("sweep", "train"):
+        done = resexp(verb, study, "--config", study)
+        assert (done.returncode, done.stderr) == (2, f"resexp: {verb}: the study is named twice; name it once\n")
+
+
+def test_a_sweep_writes_its_report_where_asked_to(write_study: Write, resexp: Cli) -> None:
+    page = Path("results/tiny/report/index.html")
+    study = write_study(grid={"model.depth": [8, 14]})
+    assert resexp("sweep", study, "--only", "residual-8").returncode == 0
+    assert not page.exists()
+    done = resexp("sweep", study, "--report")
+    assert done.returncode == 0, done.stderr
+    *_, headline, where, last = done.stdout.splitlines()
+    assert (where, last.partition(":")[0]) == (f"{page}", "results/tiny")
+    assert headline in resexp("report", "tiny").stdout
+    assert page.exists()
+
+
 def test_runs_of_an_earlier_configuration_are_named(resexp: Cli, write_study: Callable[..., Path]) -> None:
     study = write_study(grid={"model.depth": [8]})
     assert "earlier configuration" not in resexp("sweep", study).stdout

@@ -141,7 +141,7 @@ def epilogs() -> list[str]:
     return [line.partition(": ")[2] for line in of(get_command(app))]
 
 
-NOT_HERE = ("data fetch", "data verify", "data prepare", "data check", "train", "sweep --config", "bench")
+NOT_HERE = ("data fetch", "data verify", "data prepare", "data check", "train", "sweep cifar10", "bench")
 """Examples that need a download or hours; their words are checked, they are not run."""
 
 
@@ -169,7 +169,7 @@ def test_examples_do_what_they_say(write_study: Callable[..., Path]) -> None:
     for line in epilogs():
         if any(f"resexp {words}" in line for words in NOT_HERE) or line.startswith("resexp sweep"):
             continue
-        for name in re.findall(r"results/([\w-]+)", line):
+        for name in re.findall(r"(?:results/|(?<= )(?=[\w-]+:))([\w-]+)", line):
             shutil.copytree("results/tiny", Path("results", name), dirs_exist_ok=True)
         line = line.replace(" --open", "").replace("--crop 28", "--crop 12").replace("28,32,36", "12,16,20")  # of 16
         part = re.findall(r"resexp ([^&>]+)", line)[0]

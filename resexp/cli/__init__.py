@@ -25,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data.app, name="data")
 app.add_typer(probe.app, name="probe")
@@ -45,13 +46,15 @@ def _root(
     pass
 
 
-app.command(epilog="Example: resexp train --config cifar10/resnet20 --set train.precision=fp32 --seed 3")(train.train)
-app.command(epilog="Example: resexp sweep --config cifar10/cpu-small --set data.path=~/cifar10 --jobs 2")(train.sweep)
+app.command(epilog="Example: resexp train cifar10/resnet20 --set train.precision=fp32 --seed 3")(train.train)
+app.command(epilog="Example: resexp sweep cifar10/cpu-small --set data.path=~/cifar10 --jobs 2")(train.sweep)
 
 
 @app.command(epilog="Example: resexp status results/quickstart --json")
 def status(
-    folder: Annotated[Path | None, typer.Argument(help="A study folder; default: the newest.", **PATH)] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="STUDY", help="Or a net or run of it; default: the newest.")
+    ] = None,
     as_json: AsJson = False,
     results: Results = RESULTS,
 ) -> None:
@@ -61,10 +64,10 @@ def status(
     """
     from resexp.display import duration, percent, speed
     from resexp.executors.slurm import queued
-    from resexp.runs.store import open_study
+    from resexp.runs.names import find, open_study
 
-    study = open_study(folder, results)
-    rows = [(run, run.status()) for run in study.runs()]
+    named = find(name or str(open_study(None, results).folder), results)
+    rows = [(run, run.status()) for run in named.runs]
     jobs = queued(run for run, state in rows if state.state in ("pending", "interrupted"))
     for run, state in rows:
         if run.folder in jobs:
@@ -76,7 +79,7 @@ def status(
         ]
         print_json(records)
         return
-    table = Table(title=str(study.folder), title_justify="left")
+    table = Table(title=str(named.study.folder), title_justify="left")
     for column in ("run", "state", "step", "train", "clean", "test", "speed", "left"):
         table.add_column(column, no_wrap=True, justify="left" if column in ("run", "state") else "right")
     for run, state in rows:
@@ -91,13 +94,13 @@ def status(
             duration(state.eta),
         )
     print_table(table)
-    if line := study.strays_line():
+    if named.whole and (line := named.study.strays_line()):
         out.print(line, soft_wrap=True)
 
 
 @app.command(epilog="Example: resexp report results/quickstart --open")
 def report(
-    folder: Annotated[Path | None, typer.Argument(help="A study folder; default: the newest.", **PATH)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="STUDY", help="Name or folder; default: the newest.")] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Where to write; default: FOLDER/report.", **PATH)] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     as_json: AsJson = False,
@@ -105,9 +108,9 @@ def report(
 ) -> None:
     """Write the page, figures and tables of a study, finished or still running."""
     from resexp.report import build_report
-    from resexp.runs.store import open_study
+    from resexp.runs.names import open_study
 
-    study = open_study(folder, results)
+    study = open_study(name, results)
     target = to or study.folder / "report"
     summary = build_report(study, target)
     page = target / "index.html"
@@ -120,7 +123,7 @@ def report(
         webbrowser.open(page.resolve().as_uri())
 
 
-app.command(epilog="Example: resexp export results/quickstart/plain-20-*/seed0 --to plain-20.pt")(export.export)
+app.command(epilog="Example: resexp export quickstart:plain-20/0 --to plain-20.pt")(export.export)
 app.command(epilog="Example: resexp bench --depths 20,110 --packs 1,4 --out results/bench")(bench.bench)
 app.command(epilog="Example: resexp describe plain-20 residual-20 --svg nets.svg")(describe.describe)
 

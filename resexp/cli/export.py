@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from resexp.cli.options import PATH, Plugins, out
+from resexp.cli.options import PATH, Plugins, RESULTS, Results, out
 
 
 class NamesOf(StrEnum):
@@ -19,17 +19,18 @@ class NamesOf(StrEnum):
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run.", **{**PATH, "metavar": "RUN"})],
+    run: Annotated[str, typer.Argument(help="A finished run: STUDY:NET/SEED, or its folder.", metavar="RUN")],
     to: Annotated[Path, typer.Option("--to", help="A new file: .pt or .safetensors.", **{**PATH, "metavar": "FILE"})],
     plugins: Plugins = None,
     names: Annotated[NamesOf, typer.Option(help="Naming of the weights.")] = NamesOf.resexp,
+    results: Results = RESULTS,
 ) -> None:
     """Write the weights of a finished run as a plain state dict.
 
     They are the final weights, with the BN statistics that the run was tested with. torch.load(FILE, weights_only=True)
     reads a .pt file without resexp. The net takes pixels in [0, 1], less the mean image of the training set.
     """
-    from resexp.runs.store import Run
+    from resexp.runs.names import find_run
     from resexp.training.export import export as write
 
-    out.print(f"{to}: {write(Run(run), to, names.value)}", soft_wrap=True)
+    out.print(f"{to}: {write(find_run(run, results), to, names.value)}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,8 +16,11 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Targets = Annotated[list[str], typer.Argument(metavar="RUN_OR_CONFIG...", help="Run folders, study folders, studies.")]
-Runs = Annotated[list[str], typer.Argument(metavar="RUN_OR_STUDY...", help="Folders of finished runs, or of studies.")]
+RUNS = "Runs as STUDY:NET/SEED, nets as STUDY:NET, or folders of runs and studies."
+Targets = Annotated[
+    list[str], typer.Argument(metavar="RUN_OR_STUDY...", help=f"{RUNS} A study file stands for untrained nets.")
+]
+Runs = Annotated[list[str], typer.Argument(metavar="RUN_OR_STUDY...", help=RUNS)]
 Initial = Annotated[bool, typer.Option("--at-init", help="Measure the net before training, recreated from its seed.")]
 
 
@@ -65,13 +69,13 @@ for _name, _what in {
 
 
 @app.command(epilog="Example: resexp probe ensemble results/table6")
-def ensemble(target: Runs, as_json: AsJson = False) -> None:
+def ensemble(target: Runs, as_json: AsJson = False, results: Results = RESULTS) -> None:
     """Test error of the mean logits of finished runs, and of each run."""
     from resexp.display import percent
     from resexp.evaluation.ensemble import ensemble as average
     from resexp.probing import finished_runs
 
-    found = average(finished_runs(target))
+    found = average(finished_runs(target, results))
     numbers = found.to_json()
     rows = [(member["run"], member["test_error"], member["test_top5_error"]) for member in numbers["members"]]
     rows.append(("mean of the runs", found.mean, found.top5_mean))
@@ -89,6 +93,7 @@ def ten_crop(
     crop: Annotated[int | None, typer.Option(help="Side of crops from the unpadded image, pixels.")] = None,
     plugins: Plugins = None,
     as_json: AsJson = False,
+    results: Results = RESULTS,
 ) -> None:
     """Test error of finished runs over ten crops of each image: four corners, the centre, and their flips.
 
@@ -97,7 +102,7 @@ def ten_crop(
     """
     from resexp.evaluation.views import TenCrop
 
-    _views(target, as_json, TenCrop.name, TenCrop(crop) if crop is not None else None)
+    _views(target, results, as_json, TenCrop.name, TenCrop(crop) if crop is not None else None)
 
 
 @app.command("multi-scale", epilog="Example: resexp probe multi-scale results/figure6 --sides 28,32,36")
@@ -106,6 +111,7 @@ def multi_scale(
     sides: Annotated[str | None, typer.Option(help="Shorter sides, pixels: 28,32,36. Default: 7/8, 1 and 9/8.")] = None,
     plugins: Plugins = None,
     as_json: AsJson = False,
+    results: Results = RESULTS,
 ) -> None:
     """Test error of finished runs, averaged over several sizes of each image."""
     from resexp.evaluation.views import MultiScale
@@ -114,10 +120,10 @@ def multi_scale(
         named = tuple(int(side) for side in sides.split(",")) if sides else None
     except ValueError:
         raise UserError(f"--sides {sides}: expected numbers with commas between, such as 28,32,36") from None
-    _views(target, as_json, MultiScale.name, MultiScale(named) if named else None)
+    _views(target, results, as_json, MultiScale.name, MultiScale(named) if named else None)
 
 
-def _views(names: list[str], as_json: bool, mode: str, asked: Any) -> None:
+def _views(names: list[str], results: Path, as_json: bool, mode: str, asked: Any) -> None:
     from resexp.config.study import load_run
     from resexp.data import open_dataset
     from resexp.evaluation.tta import evaluate_run
@@ -125,7 +131,7 @@ def _views(names: list[str], as_json: bool, mode: str, asked: Any) -> None:
     from resexp.probing import finished_runs
     from resexp.training.probing import write_record
 
-    runs = finished_runs(names)
+    runs = finished_runs(names, results)
     if not runs:
         raise UserError(f"{', '.join(names)}: no finished run there")
     table, records = Table("run", "views", "single view", "several views"), []
@@ -146,9 +152,11 @@ def _shown(record: dict[str, Any], what: str) -> str:
     return percent(record[f"{what}_error"], 2) + (f", top-5 {percent(top5, 2)}" if top5 is not None else "")
 
 
-@app.command(epilog="Example: resexp probe identity results/cpu-small/plain-8-*/seed* --depth 20")
+@app.command(epilog="Example: resexp probe identity cpu-small:plain-8 --depth 20")
 def identity(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Finished runs of one net with different seeds.")],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Finished runs of one net, such as cpu-small:plain-20.")
+    ],
     depth: Annotated[int, typer.Option(help="Layers of the deeper net.")],
     settings: Settings = None,
     plugins: Plugins = None,
@@ -165,7 +173,7 @@ def identity(
     from resexp.probing import PARTS, finished_runs, train_continuations
     from resexp.utils.interrupts import EXIT_FAILED, Stop
 
-    stop, donors = Stop().install(), finished_runs(runs)
+    stop, donors = Stop().install(), finished_runs(runs, results)
     if not donors:
         raise UserError(f"{', '.join(runs)}: no finished run there")
     folder, found = train_continuations(

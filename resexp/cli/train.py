@@ -9,7 +9,6 @@ import typer
 from rich.table import Table
 
 from resexp.cli.options import (
-    PATH,
     RESULTS,
     Config,
     DryRun,
@@ -34,7 +33,10 @@ if TYPE_CHECKING:
 
 
 def train(
-    run_dirs: Annotated[list[Path] | None, typer.Argument(help="Run folders to continue.", **PATH)] = None,
+    named: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[STUDY | RUN...]", help="A study, as --config; or runs to continue: STUDY:NET/SEED."),
+    ] = None,
     config: Config = None,
     settings: Settings = None,
     plugins: Plugins = None,
@@ -52,7 +54,7 @@ def train(
     """
     stop = Stop()
     with leading(stop) as ranks:
-        chosen = _chosen(run_dirs, config, settings, seed, no_graphs, dry_run, results)
+        chosen = _chosen(named or [], config, settings, seed, no_graphs, dry_run, results)
         if len(chosen) == 1:
             _train(*chosen[0], stop, ranks, allow_world_size_change)
         elif ranks:
@@ -62,7 +64,7 @@ def train(
 
 
 def _chosen(
-    run_dirs: list[Path] | None,
+    named: list[str],
     config: str | None,
     settings: list[str] | None,
     seed: int | None,
@@ -71,25 +73,22 @@ def _chosen(
     results: Path,
 ) -> list[tuple[Run, float]]:
     """The runs to train, each with its cost; none where they were only to be shown."""
-    from resexp.config.study import is_study, load
-    from resexp.runs.store import Run
+    from resexp.config.study import load
+    from resexp.runs.names import find, names_runs
 
-    if bool(run_dirs) == (config is not None):
-        raise UserError("train: give either a run folder or --config FILE")
-    if run_dirs:
+    if len(named) == 1 and not names_runs(named[0], results):
+        if config is not None:
+            raise UserError("train: the study is named twice; name it once")
+        named, config = [], named[0]
+    if bool(named) == (config is not None):
+        raise UserError("train: give either a study, such as cifar10/resnet20, or runs to continue")
+    if named:
         if settings or seed is not None or no_graphs or dry_run:
             raise UserError(
-                "train: --set, --seed, --no-cuda-graphs and --dry-run go with --config; a run folder has its "
-                "configuration in config.yaml"
+                "train: --set, --seed, --no-cuda-graphs and --dry-run go with a study; a run has its configuration "
+                "in config.yaml"
             )
-        for folder in run_dirs:
-            if not Run(folder).config_path.exists():
-                if is_study(f"{folder}"):
-                    raise UserError(f"{folder}: a study, not a run folder; write --config {folder}")
-                raise UserError(
-                    f"{folder}: not a run folder (no config.yaml); a run is results/STUDY/NET-SIGNATURE/seedN"
-                )
-        return [(Run(folder), 1.0) for folder in run_dirs]
+        return [(run, 1.0) for name in named for run in find(name, results).runs]
     assert config is not None
     study, cells = load(config, all_settings(settings, no_graphs, seeds=None if seed is None else [seed]))
     labels = list(dict.fromkeys(cell.label for cell in cells))
@@ -166,6 +165,7 @@ def sweep(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry failed runs.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
     dry_run: DryRun = False,
+    with_report: Annotated[bool, typer.Option("--report", help="Write the report at the end.")] = False,
     results: Results = RESULTS,
 ) -> None:
     """Train the missing runs of a study. Finished runs are skipped, partial runs continue.
@@ -174,6 +174,7 @@ def sweep(
     """
     from resexp.config.study import SHIPPED, load, only_labels
     from resexp.display import make_display
+    from resexp.runs.store import StudyFolder
 
     if named and config:
         raise UserError("sweep: the study is named twice; name it once")
@@ -193,6 +194,12 @@ def sweep(
         study, cells, chosen, results,
         retry_failed=retry_failed, fail_fast=fail_fast, stop=stop, display=display, wait=not no_wait,
     )  # fmt: skip
+    if with_report and not stop() and (outcome.finished or outcome.skipped):
+        from resexp.report import build_report
+
+        page = outcome.folder / "report" / "index.html"
+        out.print(build_report(StudyFolder(outcome.folder), page.parent).verdict.headline, style="bold", soft_wrap=True)
+        out.print(f"{page}", soft_wrap=True)
     _tell(outcome, stop)
 
 

@@ -273,22 +273,3 @@ class StudyFolder:
         runs = "1 run" if len(found) == 1 else f"{len(found):,} runs"
         more = f" and {len(found) - 3:,} more" if len(found) > 3 else ""
         return f"{self.folder}: {runs} of an earlier configuration left out: {', '.join(found[:3])}{more}"
-
-
-def open_study(folder: Path | None, results: Path) -> StudyFolder:
-    """The study in `folder`, or the newest one under `results`."""
-    if folder is None:
-        plans = sorted(results.glob("*/study.json"), key=lambda p: p.stat().st_mtime)
-        if not plans:
-            raise UserError(f"{results}: no study here yet; run `resexp sweep` first, or name a study folder")
-        return StudyFolder(plans[-1].parent)
-    study = StudyFolder(folder)
-    if not study.plan_path.exists():
-        inside = sorted(p.parent.name for p in folder.glob("*/study.json"))
-        remedy = (
-            f"it holds the studies {', '.join(inside)}: name one of them"
-            if inside
-            else "expected a folder with a study.json"
-        )
-        raise UserError(f"{folder}: not a study folder; {remedy}")
-    return study

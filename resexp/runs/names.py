@@ -1,0 +1,112 @@
+"""Names of studies, nets and runs: the path of a folder, or ``STUDY``, ``STUDY:NET``, ``STUDY:NET/SEED``.
+
+``cpu-small:plain-20/0`` is the run of the net plain-20 with seed 0 in the study cpu-small of the results folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from resexp.config.study import hint, is_study
+from resexp.errors import UserError
+from resexp.runs.store import Run, StudyFolder
+from resexp.utils.paths import expanded
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a name stands for."""
+
+    study: StudyFolder
+    runs: list[Run]
+    """All runs of the study, of the net, or one run."""
+    whole: bool
+    """The name is the study's."""
+
+
+def find(name: str, results: Path) -> Named:
+    """What `name` stands for, in the folder of all studies. A path that exists comes first.
+
+    Raises UserError with the nearest name where nothing is called so.
+    """
+    path = expanded(name)
+    if (path / "config.yaml").exists():
+        return Named(StudyFolder(path.absolute().parents[1]), [Run(path)], whole=False)
+    if path.exists() and not _is_study(path):
+        inside = _studies(path)
+        remedy = f"; it holds the studies {', '.join(inside)}: name one of them" if inside else ""
+        raise UserError(f"{path}: neither a run folder (config.yaml) nor a study folder (study.json){remedy}")
+    named, colon, rest = (name, "", "") if path.exists() else name.rpartition(":") if ":" in name else (name, "", "")
+    study = StudyFolder(_study_folder(named, name, results))
+    if not colon:
+        return Named(study, study.runs(), whole=True)
+    net, _, seed = rest.partition("/")
+    return Named(study, _runs(study, named, net, seed), whole=False)
+
+
+def names_runs(name: str, results: Path) -> bool:
+    """Whether `name` is meant for `find`, and not for a study file or a shipped study."""
+    path = expanded(name)
+    if path.is_file():
+        return False
+    return ":" in name or path.is_dir() or (not is_study(name) and _is_study(results / name))
+
+
+def find_run(name: str, results: Path) -> Run:
+    """The one run that `name` stands for. Raises UserError where it stands for several."""
+    found = find(name, results)
+    if len(found.runs) != 1:
+        example = f"{found.study.folder.name}:{found.runs[0].label}/0" if found.runs else "STUDY:NET/SEED"
+        raise UserError(f"{name}: {len(found.runs):,} runs; name one, such as {example}")
+    return found.runs[0]
+
+
+def open_study(name: str | Path | None, results: Path) -> StudyFolder:
+    """The study that is called so, or the one that was changed last. Raises UserError where there is none."""
+    if name is None:
+        plans = sorted(results.glob("*/study.json"), key=lambda p: p.stat().st_mtime)
+        if not plans:
+            raise UserError(f"{results}: no study here yet; run `resexp sweep` first, or name a study folder")
+        return StudyFolder(plans[-1].parent)
+    found = find(str(name), results)
+    if not found.whole:
+        raise UserError(f"{name}: not a study folder but a part of {found.study.folder}; name that")
+    return found.study
+
+
+def _study_folder(named: str, name: str, results: Path) -> Path:
+    """The folder of a study, by its path or by its name in `results`; `name` is what the user wrote."""
+    for folder in (expanded(named), results / named):
+        if named and _is_study(folder):
+            return folder
+    known = _studies(results)
+    has = f"{results} has the studies {', '.join(known)}" if known else f"{results} has no study yet"
+    if ":" in name:
+        raise UserError(f"{name}: no study {named!r}; {has}{hint(named, known)}")
+    raise UserError(
+        f"{name}: neither a run folder (config.yaml) nor a study folder (study.json), nor a name such as "
+        f"STUDY:NET/SEED; {has}{hint(named, known)}"
+    )
+
+
+def _runs(study: StudyFolder, named: str, net: str, seed: str) -> list[Run]:
+    """The runs of a net of a study, or the one with this seed."""
+    runs = study.runs()
+    labels = list(dict.fromkeys(run.label for run in runs))
+    of_net = [run for run in runs if run.label == net]
+    if not of_net:
+        raise UserError(f"{named}:{net}: no net {net!r} in this study; it has {', '.join(labels)}{hint(net, labels)}")
+    chosen = [run for run in of_net if run.folder.name == f"seed{seed}"] if seed else of_net
+    if not chosen:
+        seeds = ", ".join(run.folder.name.removeprefix("seed") for run in of_net)
+        raise UserError(f"{named}:{net}/{seed}: no seed {seed!r} of this net; it has {seeds}")
+    return chosen
+
+
+def _is_study(folder: Path) -> bool:
+    return (folder / "study.json").exists()
+
+
+def _studies(results: Path) -> list[str]:
+    return sorted(plan.parent.name for plan in results.glob("*/study.json"))

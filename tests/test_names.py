@@ -1,0 +1,127 @@
+"""Studies, nets and runs have names: STUDY, STUDY:NET, STUDY:NET/SEED; a path that exists comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from resexp.cli import app
+from resexp.config.study import load
+from resexp.errors import UserError
+from resexp.runs.names import find, find_run, names_runs, open_study
+from resexp.runs.records import Plan, PlannedRun
+from resexp.runs.store import StudyFolder
+
+Write = Callable[..., Path]
+RESULTS = Path("results")
+
+
+@pytest.fixture
+def study(write_study: Write) -> StudyFolder:
+    """Two nets with two seeds each, none of them trained."""
+    loaded, cells = load(str(write_study(grid={"model.kind": ["plain", "residual"]}, seeds=[0, 1])))
+    folder = StudyFolder(RESULTS / loaded.name)
+    planned = [PlannedRun(folder=str(cell.config.folder), label=cell.label) for cell in cells]
+    folder.folder.mkdir(parents=True)
+    folder.write_plan(Plan(name=loaded.name, runs=planned))
+    for cell, run in zip(cells, folder.runs(), strict=True):
+        run.create(cell.config)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "runs"),
+    [
+        ("tiny", ["plain-8 seed 0", "plain-8 seed 1", "residual-8 seed 0", "residual-8 seed 1"]),
+        ("results/tiny", ["plain-8 seed 0", "plain-8 seed 1", "residual-8 seed 0", "residual-8 seed 1"]),
+        ("tiny:plain-8", ["plain-8 seed 0", "plain-8 seed 1"]),
+        ("results/tiny:residual-8", ["residual-8 seed 0", "residual-8 seed 1"]),
+        ("tiny:residual-8/1", ["residual-8 seed 1"]),
+    ],
+)
+def test_a_name_stands_for_runs(study: StudyFolder, name: str, runs: list[str]) -> None:
+    found = find(name, RESULTS)
+    assert [run.name for run in found.runs] == runs
+    assert found.study.folder == study.folder
+    assert found.whole == (len(runs) == 4)
+
+
+def test_a_run_has_a_path_too(study: StudyFolder) -> None:
+    run = find_run("tiny:plain-8/1", RESULTS)
+    found = find(str(run.folder), Path("elsewhere"))
+    assert [one.folder for one in found.runs] == [run.folder]
+    assert found.study.folder == study.folder.absolute()
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("tny:plain-8", "tny:plain-8: no study 'tny'; results has the studies tiny (did you mean 'tiny'?)"),
+        (":plain-8", ":plain-8: no study ''; results has the studies tiny"),
+        (
+            "tiny:plan-8/0",
+            "tiny:plan-8: no net 'plan-8' in this study; it has plain-8, residual-8 (did you mean 'plain-8'?)",
+        ),
+        ("tiny:plain-8/7", "tiny:plain-8/7: no seed '7' of this net; it has 0, 1"),
+        ("tiny:plain-8/00", "tiny:plain-8/00: no seed '00' of this net; it has 0, 1"),
+        (
+            "tinyy",
+            "tinyy: neither a run folder (config.yaml) nor a study folder (study.json), nor a name such as "
+            "STUDY:NET/SEED; results has the studies tiny (did you mean 'tiny'?)",
+        ),
+        (
+            "results",
+            "results: neither a run folder (config.yaml) nor a study folder (study.json); it holds the studies tiny: "
+            "name one of them",
+        ),
+    ],
+)
+def test_what_is_not_there_gets_one_line_with_the_nearest_name(study: StudyFolder, name: str, line: str) -> None:
+    with pytest.raises(UserError) as refused:
+        find(name, RESULTS)
+    assert refused.value.args == (line,)
+
+
+def test_a_command_for_one_run_or_one_study_takes_no_other(study: StudyFolder) -> None:
+    with pytest.raises(UserError, match="tiny:plain-8: 2 runs; name one, such as tiny:plain-8/0"):
+        find_run("tiny:plain-8", RESULTS)
+    with pytest.raises(UserError, match="tiny:plain-8: not a study folder but a part of results/tiny; name that"):
+        open_study("tiny:plain-8", RESULTS)
+    assert open_study(None, RESULTS).folder == open_study("tiny", RESULTS).folder == study.folder
+
+
+def test_a_study_file_is_not_taken_for_results(study: StudyFolder, tmp_path: Path) -> None:
+    Path("a:b.yaml").write_text("name: x\n")
+    names = [
+        "tiny",
+        "results/tiny",
+        "tiny:plain-8",
+        "nothing:at-all",
+        "tiny.yaml",
+        "a:b.yaml",
+        "quickstart",
+        "quickstrt",
+    ]
+    assert [name for name in names if names_runs(name, RESULTS)] == names[:4]
+
+
+def test_commands_take_names(write_study: Write) -> None:
+    def call(*words: str) -> str:
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    study = str(write_study(grid={"model.kind": ["plain", "residual"]}, seeds=[0, 1]))
+    call("sweep", study, "--only", "plain-8", "--jobs", "1")
+    assert call("status", "tiny:plain-8/1").count("finished") == 1
+    assert call("status", "tiny:residual-8").count("pending") == 2
+    assert "already finished" in call("train", "tiny:plain-8/0")
+    assert call("train", "tiny:residual-8/1").count("finished;") == 1
+    call("export", "tiny:plain-8/0", "--to", "net.pt")
+    assert Path("net.pt").exists()
+    assert call("probe", "gradients", "tiny:plain-8", "--json").count('"run"') == 2
+    assert "ensemble of 2" in call("probe", "ensemble", "tiny:plain-8")
+    assert "results/tiny/report/index.html" in call("report", "tiny")
