@@ -12,6 +12,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
 
 from resexp.runs.records import Status
 from resexp.runs.store import Run
@@ -36,6 +37,23 @@ class Display(Protocol):
 def make_display(console: Console) -> Display:
     """Bars where a person looks at a terminal, lines on a pipe and in CI."""
     return Bars(console) if console.is_terminal and not os.environ.get("CI") else Lines(console)
+
+
+STYLES = {
+    "finished": "green",
+    "running": "cyan",
+    "queued": "blue",
+    "interrupted": "yellow",
+    "pending": "dim",
+    "diverged": "red",
+    "failed": "red",
+}
+"""How a terminal with colours shows each state."""
+
+
+def state_text(state: str, text: str = "") -> Text:
+    """A state, or a text about it, in the state's colour. Consoles leave colours out for NO_COLOR and TERM=dumb."""
+    return Text(text or state, style=STYLES[state])
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:

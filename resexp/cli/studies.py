@@ -1,0 +1,70 @@
+"""``resexp list``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from resexp.cli.options import RESULTS, AsJson, Results, err, out, print_json, print_table
+from resexp.errors import UserError
+
+if TYPE_CHECKING:
+    from resexp.runs.store import StudyFolder
+
+
+def list_studies(as_json: AsJson = False, results: Results = RESULTS) -> None:
+    """List the studies that are shipped, and those in the results folder with the states of their runs."""
+    from resexp.config.study import SHIPPED, load
+    from resexp.runs.store import StudyFolder
+
+    shipped = []
+    for path in sorted(SHIPPED.rglob("*.yaml")):
+        study, cells = load(str(path))
+        name = str(path.relative_to(SHIPPED).with_suffix(""))
+        shipped.append({"study": name, "runs": len(cells), "description": study.description})
+    kept = []
+    for plan in sorted(results.glob("*/study.json")):
+        try:
+            kept.append(_kept(StudyFolder(plan.parent)))
+        except UserError as error:
+            err.print(f"{error}", soft_wrap=True)
+    if as_json:
+        print_json({"shipped": shipped, "results": kept})
+        return
+    table = Table("study", "runs", "what it trains", title="shipped", title_justify="left")
+    for row in shipped:
+        table.add_row(row["study"], f"{row['runs']:,}", row["description"])
+    table.columns[1].justify = "right"
+    print_table(table)
+    if not kept:
+        out.print(f"{results}: no study here yet; run `resexp sweep STUDY`", soft_wrap=True)
+        return
+    table = Table("study", "runs", "last change", title=f"{results}", title_justify="left")
+    for row in kept:
+        changed = datetime.fromisoformat(row["changed"]).astimezone()
+        table.add_row(row["study"], _states(row["states"]), f"{changed:%Y-%m-%d %H:%M}")
+    print_table(table)
+
+
+def _kept(study: StudyFolder) -> dict[str, Any]:
+    """A study of the results folder: the states of its runs, and when one of them last changed, in UTC."""
+    runs = study.runs()
+    paths = [study.plan_path, *(run.status_path for run in runs)]
+    changed = max(path.stat().st_mtime for path in paths if path.exists())
+    return {
+        "study": study.folder.name,
+        "folder": str(study.folder),
+        "runs": len(runs),
+        "states": dict(Counter(run.status().state for run in runs)),
+        "changed": datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _states(counts: dict[str, int]) -> Text:
+    from resexp.display import STYLES, state_text
+
+    return Text(", ").join(state_text(state, f"{counts[state]:,} {state}") for state in STYLES if state in counts)
