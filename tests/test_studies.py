@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import pytest
+from pandas import read_csv
 from typer.testing import CliRunner
 
 from resexp.cli import app
 from resexp.config.study import load
+from resexp.errors import UserError
+from resexp.report.comparison import compare
+from resexp.report.estimates import difference
+from resexp.runs.store import StudyFolder
 from tests.conftest import REPOSITORY
 
 Write = Callable[..., Path]
@@ -54,3 +61,72 @@ def test_a_damaged_study_does_not_hide_the_others(write_study: Write) -> None:
     found: dict[str, Any] = json.loads(done.stdout)
     assert [row["study"] for row in found["results"]] == ["tiny"]
     assert done.stderr.startswith("results/broken/study.json: ")
+
+
+PUBLISHED = ("--results", REPOSITORY / "results/published")
+
+
+def compared(a: object, b: object, *more: object) -> dict[str, Any]:
+    return dict(json.loads(call("diff", a, b, *(more or PUBLISHED), "--json")))
+
+
+def test_two_nets_differ_in_a_key_and_in_an_error_with_its_interval() -> None:
+    found = compared("cpu-small:plain-20", "cpu-small:plain-56")
+    assert found["configuration"] == [{"key": "model.depth", "a": 20, "b": 56, "nets": ["plain-20"]}]
+    (net,) = found["nets"]
+    rows = read_csv(REPOSITORY / "results/published/cpu-small/report/runs.csv")
+    mean = {name: of["running_train_error"].mean() for name, of in rows.groupby("net")}
+    assert net["a"]["running_train_error"] == pytest.approx(mean["plain-20"])
+    assert net["difference"] == pytest.approx(mean["plain-56"] - mean["plain-20"])
+    assert net["low"] < net["difference"] < net["high"]
+    assert (net["a"]["finished"], net["b"]["finished"]) == (5, 5)
+    table = call("diff", "cpu-small:plain-20", "cpu-small:plain-56", *PUBLISHED)
+    assert f"{100 * net['difference']:+.2f} [{100 * net['low']:+.2f}, {100 * net['high']:+.2f}]" in table
+
+
+def test_the_other_way_round_the_sign_changes_and_nothing_else() -> None:
+    (there,), (back,) = (compared(*nets)["nets"] for nets in permutations(["cpu-small:plain-32", "cpu-small:plain-44"]))
+    assert (back["difference"], back["p"]) == pytest.approx((-there["difference"], there["p"]))
+    assert (back["low"], back["high"]) == pytest.approx((-there["high"], -there["low"]))
+
+
+@pytest.mark.parametrize("a", ["plain-20", "plain-32", "residual-20", "residual-44"])
+def test_the_interval_at_confidence_1_minus_p_ends_at_zero(a: str) -> None:
+    """The test and the interval are two readings of one distribution."""
+    study = StudyFolder(REPOSITORY / "results/published/cpu-small")
+    runs = {label: [run for run in study.runs() if run.label == label] for label in (a, "residual-32")}
+    (pair,) = compare(runs[a], runs["residual-32"]).pairs
+    assert pair.p is not None
+    assert pair.a.error
+    assert pair.b.error
+    at = difference(pair.b.error, pair.a.error, 1 - pair.p)
+    assert min(abs(at.low or 0), abs(at.high or 0)) == pytest.approx(0, abs=1e-3)
+
+
+def test_studies_are_compared_net_by_net() -> None:
+    found = compared("figure6-ends", "cpu-small")
+    assert [net["a"]["net"] for net in found["nets"]] == ["plain-20", "plain-56", "residual-20", "residual-56"]
+    assert found["only_b"] == ["plain-32", "plain-44", "residual-32", "residual-44"]
+    assert found["only_a"] == []
+    nets = [net["a"]["net"] for net in found["nets"]]
+    assert {"key": "train.steps", "a": 64000, "b": 4000, "nets": nets} in found["configuration"]
+    assert {"key": "seeds", "a": [0], "b": [0, 1, 2, 3, 4], "nets": nets} in found["configuration"]
+    assert all((net["low"], net["p"]) == (None, None) for net in found["nets"])  # one seed has no spread
+
+
+def test_a_study_does_not_differ_from_itself_and_unfinished_nets_have_no_difference(write_study: Write) -> None:
+    call("sweep", write_study(grid={"model.depth": [8, 14]}, seeds=[0, 1]), "--only", "residual-8", "--jobs", 1)
+    table = call("diff", "tiny", "tiny")
+    assert "configuration: no difference" in table
+    assert "none finished" in table
+    trained, pending = compared("tiny", "tiny", "--results", "results")["nets"]
+    assert (trained["difference"], trained["low"] <= 0 <= trained["high"], trained["p"]) == (0, True, pytest.approx(1))
+    assert (pending["difference"], pending["a"]["finished"]) == (None, 0)
+
+
+def test_nets_without_a_match_are_refused_in_one_line() -> None:
+    done = CliRunner().invoke(app, ["diff", "cpu-small:plain-20", "identity-plain", *map(str, PUBLISHED)])
+    assert isinstance(done.exception, UserError)
+    assert done.exception.args == (
+        "no net in common: plain-20 against plain-20-continued, plain-20-fresh; name one net of each, as STUDY:NET",
+    )
