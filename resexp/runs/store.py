@@ -67,6 +67,11 @@ class Run:
         return f"{self.label} {self.folder.name.replace('seed', 'seed ')}"
 
     @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.folder.name.removeprefix("seed"))
+
+    @property
     def config_path(self) -> Path:
         """The resolved configuration."""
         return self.folder / "config.yaml"
