@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -54,6 +54,11 @@ STYLES = {
 def state_text(state: str, text: str = "") -> Text:
     """A state, or a text about it, in the state's colour. Consoles leave colours out for NO_COLOR and TERM=dumb."""
     return Text(text or state, style=STYLES[state])
+
+
+def state_counts(counts: Mapping[str, int]) -> Text:
+    """``12 finished, 2 running``, each in its colour."""
+    return Text(", ").join(state_text(state, f"{counts[state]:,} {state}") for state in STYLES if state in counts)
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:

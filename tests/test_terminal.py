@@ -15,6 +15,7 @@ import sys
 import termios
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -26,10 +27,19 @@ from resexp.display import Bars, Lines
 from resexp.runs.records import Status
 from resexp.runs.store import Run
 from tests.conftest import command
+from tests.screen import Screen
 
 
-def on_terminal(*arguments: object, columns: int, **environment: str) -> tuple[int, str]:
-    """The exit code of a command on a terminal of so many columns, and what it shows."""
+def on_terminal(
+    *arguments: object,
+    columns: int,
+    after: tuple[str, Callable[[int], object]] = ("", lambda _: None),
+    **environment: str,
+) -> tuple[int, str]:
+    """The exit code of a command on a terminal with 24 lines of `columns`, and what it writes.
+
+    `after` a text has been shown, something is done once, with the terminal's descriptor.
+    """
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ.pop("COLUMNS", None)
@@ -46,6 +56,9 @@ def on_terminal(*arguments: object, columns: int, **environment: str) -> tuple[i
         if not part:
             break
         shown += part
+        if after[0] and after[0] in shown.decode(errors="replace"):
+            after[1](terminal)
+            after = ("", lambda _: None)
     os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown.decode(errors="replace")
 
@@ -128,6 +141,96 @@ def test_a_run_that_was_stopped_does_not_count_as_done(display: type[Bars | Line
         for run in runs:
             shown.ended(run, "" if run.state == "finished" else run.state)
     assert shown.ended_runs == 2
+
+
+def test_a_sweep_shows_every_result_once_and_leaves_no_frame(write_study: Callable[..., Path]) -> None:
+    """Twelve runs on 24 lines of 80 columns: lines that scroll away while bars are drawn neither go nor stay twice."""
+    study = write_study(grid={"model.kind": ["plain", "residual"], "model.depth": [8, 14]}, seeds=[0, 1, 2])
+    code, written = on_terminal("sweep", study, "--jobs", 2, columns=80, TERM="xterm-256color", CI="")
+    assert code == 0, written
+    lines = Screen(80, 24).feed(written).text
+    assert "\x1b[1A" in written  # bars were redrawn
+    results = [line.partition(":")[0] for line in lines if ": finished; training error" in line]
+    names = [f"{kind}-{depth} seed {seed}" for kind in ("plain", "residual") for depth in (8, 14) for seed in range(3)]
+    assert sorted(results) == sorted(names)
+    bars = [line for line in lines if "━" in line]
+    assert [(line.split()[0], "12/12 runs" in line) for line in bars] == [("sweep", True)]
+    assert lines[-2].startswith("results/tiny: 12 trained")
+
+
+@pytest.fixture
+def half(write_study: Callable[..., Path]) -> Path:
+    """A study one of whose two nets is trained."""
+    study = write_study(grid={"model.depth": [8, 14]})
+    assert CliRunner().invoke(app, ["sweep", str(study), "--only", "residual-8", "--jobs", "1"]).exit_code == 0
+    return study
+
+
+def test_a_watched_study_is_redrawn_until_all_runs_have_ended(half: Path) -> None:
+    def train(terminal: int) -> None:
+        subprocess.run(command("sweep", half, "--jobs", 1), check=True, capture_output=True)
+
+    code, written = on_terminal("status", "--watch", columns=80, after=("pending", train), TERM="xterm")
+    assert code == 0, written
+    assert written.count("residual-14 seed 0") >= 2
+    lines = Screen(80, 24).feed(written).text
+    assert [line.split()[0] for line in lines if "finished" in line and "seed 0" in line] == [
+        "residual-8",
+        "residual-14",
+    ]
+    assert not any("pending" in line for line in lines)
+
+
+def test_ctrl_c_ends_watching_and_leaves_the_table(half: Path) -> None:
+    code, written = on_terminal(
+        "status", "-w", columns=80, after=("1 pending", lambda terminal: os.write(terminal, b"\x03")), TERM="xterm"
+    )
+    assert code == 130
+    lines = Screen(80, 24).feed(written).text
+    assert [sum(f"{net} seed 0" in line for line in lines) for net in ("residual-8", "residual-14")] == [1, 1]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_a_watched_table_fits_the_terminal(half: Path, columns: int) -> None:
+    """A line that the terminal broke in two would be redrawn in the wrong place."""
+    _, written = on_terminal(
+        "status", "-w", columns=columns, after=("1 pending", lambda terminal: os.write(terminal, b"\x03")), TERM="xterm"
+    )
+    frame = Screen(columns, 24).feed(written.partition("1 pending")[0])
+    assert not frame.wrapped
+    shown = "\n".join(frame.lines)
+    for whole in ("residual-8 seed 0", "residual-14 seed 0", "finished", "pending", "train", "left"):
+        assert whole in shown
+    assert ("speed" in shown) == (columns >= 80)
+
+
+def test_a_low_terminal_is_shown_the_runs_that_matter(write_study: Callable[..., Path]) -> None:
+    study = write_study(grid={"model.depth": [8, 14]}, seeds=list(range(30)))
+    assert CliRunner().invoke(app, ["sweep", str(study), "--only", "residual-14", "--jobs", "1"]).exit_code == 0
+    _, written = on_terminal(
+        "status", "-w", columns=80, after=("30 pending", lambda terminal: os.write(terminal, b"\x03")), TERM="xterm"
+    )
+    frame = Screen(80, 24).feed(written.partition("30 pending")[0])
+    assert len(frame.lines) <= 24
+    assert sum("pending" in line for line in frame.lines) == 17
+    assert "43 more runs" in frame.text
+
+
+@pytest.mark.parametrize(
+    ("environment", "coloured"),
+    [({"TERM": "xterm"}, True), ({"TERM": "xterm", "NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
+)
+def test_states_have_colours_where_they_are_wanted(half: Path, environment: dict[str, str], coloured: bool) -> None:
+    _, written = on_terminal("status", columns=100, **environment)
+    assert ("\x1b[32mfinished" in written) == coloured
+    assert "finished" in written
+
+
+@pytest.mark.parametrize("words", [["--watch"], ["--watch", "--json"]])
+def test_what_is_no_terminal_is_not_redrawn(half: Path, resexp: Callable[..., Any], words: list[str]) -> None:
+    done = resexp("status", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "resexp: status: --watch redraws a terminal, and this is none or JSON; leave it out\n"
 
 
 def epilogs() -> list[str]:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.table import Table
 
 import resexp
-from resexp.cli import bench, data, describe, diff, export, probe, studies, train
-from resexp.cli.options import PATH, RESULTS, AsJson, Results, err, out, print_json, print_table
+from resexp.cli import bench, data, describe, diff, export, probe, status, studies, train
+from resexp.cli.options import PATH, RESULTS, AsJson, Results, err, out, print_json
 from resexp.errors import RunFailedError, UserError
 from resexp.utils.interrupts import EXIT_FAILED, EXIT_USAGE, Interrupted
 
@@ -50,52 +49,7 @@ app.command(epilog="Example: resexp train cifar10/resnet20 --set train.precision
 app.command(epilog="Example: resexp sweep cifar10/cpu-small --set data.path=~/cifar10 --jobs 2")(train.sweep)
 
 
-@app.command(epilog="Example: resexp status results/quickstart --json")
-def status(
-    name: Annotated[
-        str | None, typer.Argument(metavar="STUDY", help="Or a net or run of it; default: the newest.")
-    ] = None,
-    as_json: AsJson = False,
-    results: Results = RESULTS,
-) -> None:
-    """Show the runs of a study: state, step, errors, speed and time left.
-
-    train: running training error (augmented, train mode). clean: training error in eval mode, without augmentation.
-    """
-    from resexp.display import duration, percent, speed
-    from resexp.executors.slurm import queued
-    from resexp.runs.names import find, open_study
-
-    named = find(name or str(open_study(None, results).folder), results)
-    rows = [(run, run.status()) for run in named.runs]
-    jobs = queued(run for run, state in rows if state.state in ("pending", "interrupted"))
-    for run, state in rows:
-        if run.folder in jobs:
-            state.state, state.message = "queued", f"Slurm job {jobs[run.folder]}"
-    if as_json:
-        records = [
-            {"run": run.name, "folder": str(run.folder), **state.model_dump(exclude={"traceback"}), "eta": state.eta}
-            for run, state in rows
-        ]
-        print_json(records)
-        return
-    table = Table(title=str(named.study.folder), title_justify="left")
-    for column in ("run", "state", "step", "train", "clean", "test", "speed", "left"):
-        table.add_column(column, no_wrap=True, justify="left" if column in ("run", "state") else "right")
-    for run, state in rows:
-        table.add_row(
-            run.name,
-            f"queued ({state.message})" if state.state == "queued" else state.state,
-            f"{state.step:,}/{state.steps:,}" if state.steps else "",
-            percent(state.train_error),
-            percent(state.clean_train_error),
-            percent(state.test_error),
-            speed(state) if state.state == "running" else "",
-            duration(state.eta),
-        )
-    print_table(table)
-    if named.whole and (line := named.study.strays_line()):
-        out.print(line, soft_wrap=True)
+app.command(epilog="Example: resexp status quickstart --json")(status.status)
 
 
 @app.command(epilog="Example: resexp report results/quickstart --open")

@@ -31,8 +31,8 @@ def diff(a: Named, b: Named, as_json: AsJson = False, results: Results = RESULTS
     if found.settings:
         table = Table("key", a, b, "nets", title="configuration", title_justify="left")
         for setting in found.settings:
-            nets = "all" if len(setting.nets) == len(found.pairs) else ", ".join(setting.nets)
-            table.add_row(setting.key, _shown(setting.a), _shown(setting.b), nets)
+            of = "all" if len(setting.nets) == len(found.pairs) else ", ".join(setting.nets)
+            table.add_row(setting.key, _shown(setting.a), _shown(setting.b), of)
         print_table(table)
     else:
         out.print("configuration: no difference")

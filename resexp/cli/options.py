@@ -78,6 +78,11 @@ def print_table(table: Table) -> None:
 
     Long texts are folded. Where the terminal is too narrow for the rest, it breaks the lines itself.
     """
+    out.print(table, width=max(out.width, fit(table)), crop=False)
+
+
+def fit(table: Table) -> int:
+    """Let a table cut no words or numbers, and have no lines where they don't fit. Returns the columns it needs."""
     for column in table.columns:
         lines = [line for cell in (column.header, *column.cells, column.footer) for line in str(cell).split("\n")]
         wide = max(map(cell_len, lines))
@@ -88,7 +93,7 @@ def print_table(table: Table) -> None:
     if needed > out.width:  # without lines it takes less
         table.box, table.padding, table.pad_edge = SIMPLE_HEAD, (0, 1, 0, 0), False
         needed = Measurement.get(out, out.options.update(width=10_000), table).minimum
-    out.print(table, width=max(out.width, needed), crop=False)
+    return needed
 
 
 def counted(count: int, noun: str) -> str:

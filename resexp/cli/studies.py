@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
-from rich.text import Text
 
 from resexp.cli.options import RESULTS, AsJson, Results, err, out, print_json, print_table
 from resexp.errors import UserError
@@ -19,9 +18,10 @@ if TYPE_CHECKING:
 def list_studies(as_json: AsJson = False, results: Results = RESULTS) -> None:
     """List the studies that are shipped, and those in the results folder with the states of their runs."""
     from resexp.config.study import SHIPPED, load
+    from resexp.display import state_counts
     from resexp.runs.store import StudyFolder
 
-    shipped = []
+    shipped: list[dict[str, Any]] = []
     for path in sorted(SHIPPED.rglob("*.yaml")):
         study, cells = load(str(path))
         name = str(path.relative_to(SHIPPED).with_suffix(""))
@@ -46,7 +46,7 @@ def list_studies(as_json: AsJson = False, results: Results = RESULTS) -> None:
     table = Table("study", "runs", "last change", title=f"{results}", title_justify="left")
     for row in kept:
         changed = datetime.fromisoformat(row["changed"]).astimezone()
-        table.add_row(row["study"], _states(row["states"]), f"{changed:%Y-%m-%d %H:%M}")
+        table.add_row(row["study"], state_counts(row["states"]), f"{changed:%Y-%m-%d %H:%M}")
     print_table(table)
 
 
@@ -62,9 +62,3 @@ def _kept(study: StudyFolder) -> dict[str, Any]:
         "states": dict(Counter(run.status().state for run in runs)),
         "changed": datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds"),
     }
-
-
-def _states(counts: dict[str, int]) -> Text:
-    from resexp.display import STYLES, state_text
-
-    return Text(", ").join(state_text(state, f"{counts[state]:,} {state}") for state in STYLES if state in counts)
