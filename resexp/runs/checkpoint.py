@@ -1,4 +1,7 @@
-"""Checkpoints: whole or absent, checksummed, with the one before kept, and loaded without executing anything."""
+"""Checkpoints: whole or absent, checksummed, with the one before kept, and loaded without executing anything.
+
+``torch.load(path, weights_only=True)`` reads one without resexp.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import hashlib
 import io
 import os
 import shutil
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,8 +22,7 @@ from resexp.runs.store import Run
 from resexp.utils.untrusted import read_file
 
 _KIND = b"resexp checkpoint "
-_MAGIC = _KIND + b"2 sha256 "
-_HEADER = len(_MAGIC) + 64 + 1
+_SEAL_BYTES = len(_KIND) + len(b"3 sha256 ") + 64 + 1
 MAX_BYTES = 1 << 36
 
 _STATE = {
@@ -34,27 +37,31 @@ _BEST = {"step": int, "val_error": float, "model": dict}
 
 
 def pack(state: dict[str, Any]) -> bytes:
-    """The content of a checkpoint that holds `state`: tensors, numbers, text, containers of them."""
+    """The content of a checkpoint that holds `state`: tensors, numbers, text, containers of them.
+
+    It is what torch.save writes, a zip archive. The archive's comment has the digest of all bytes before it.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    payload = buffer.getvalue()
-    return _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
+    buffer.seek(-2, os.SEEK_END)
+    buffer.write(struct.pack("<H", _SEAL_BYTES))  # the length of the comment ends the archive
+    with buffer.getbuffer() as archive:
+        seal = _seal(3, archive)
+    buffer.write(seal)
+    return buffer.getvalue()
+
+
+def _seal(version: int, archive: bytes | memoryview) -> bytes:
+    return _KIND + b"%d sha256 %s\n" % (version, hashlib.sha256(archive).hexdigest().encode())
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any]:
     """Load what `save` saved. Raises DamagedCheckpointError if a byte is missing or changed, UserError if it is of
     another version of resexp, or was never a session's."""
-    content = read_file(path, MAX_BYTES)
-    if content.startswith(_KIND) and not content.startswith(_MAGIC[: len(_KIND) + 2]):
-        raise UserError(
-            f"{path}: written by another version of resexp, which can finish it; delete the run folder to begin anew"
-        )
-    payload = content[_HEADER:]
-    if content[:_HEADER] != _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n":
-        raise DamagedCheckpointError(f"{path}: truncated or changed")
+    archive = _archive(path, read_file(path, MAX_BYTES))
     try:
-        _check_size(payload)
-        state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+        _check_size(archive)
+        state = torch.load(io.BytesIO(archive), map_location=device, weights_only=True)
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as error:  # the digest is no signature: whoever wrote the file can have written anything
@@ -66,11 +73,28 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
     return dict(state)
 
 
-def _check_size(payload: bytes) -> None:
+def _archive(path: Path, content: bytes) -> bytes:
+    """The zip archive in a checkpoint's content, as far as its seal is right. See `read` for the errors."""
+    if content.startswith(_KIND):  # version 2 had the seal in front, where torch.load stumbles over it
+        seal, archive = content[:_SEAL_BYTES], content[_SEAL_BYTES:]
+        whole = seal == _seal(2, archive)
+    else:
+        seal, archive = content[-_SEAL_BYTES:], content
+        whole = seal == _seal(3, memoryview(content)[:-_SEAL_BYTES])
+    if whole:
+        return archive
+    if seal.startswith(_KIND) and seal[len(_KIND) : len(_KIND) + 2] not in (b"2 ", b"3 "):
+        raise UserError(
+            f"{path}: written by another version of resexp, which can finish it; delete the run folder to begin anew"
+        )
+    raise DamagedCheckpointError(f"{path}: truncated or changed")
+
+
+def _check_size(content: bytes) -> None:
     """torch.save compresses nothing: what would unpack to more than the file's own size is no checkpoint."""
-    with zipfile.ZipFile(io.BytesIO(payload)) as archive:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = archive.infolist()
-    if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > len(payload):
+    if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > len(content):
         raise ValueError("compressed")
 
 

@@ -6,7 +6,8 @@ A run folder is the whole truth about a run::
         config.yaml      the resolved configuration
         manifest.json    versions, device, commit, data fingerprint, command, and one entry per attempt
         metrics.jsonl    one JSON object a line, only ever appended to; a torn last line is ignored
-        checkpoint.pt    the state to continue from, the best weights in it; checkpoint.prev.pt is the one before
+        checkpoint.pt    the state to continue from, the best weights in it, for torch.load(weights_only=True);
+                         checkpoint.prev.pt is the one before
         logits.npz       of the final weights on the test images: float32 logits (N, classes) in the order of the data
                          set, labels (N,), and the fingerprint of the data; see `logits`
         status.json      what the run is doing now

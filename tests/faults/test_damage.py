@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
@@ -10,8 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from resexp.errors import UserError
+from resexp.runs import checkpoint
 from resexp.runs.lease import HEARTBEAT_TIMEOUT_S
 from resexp.runs.store import Run
 from resexp.training.train import train
@@ -24,9 +27,12 @@ from tests.test_training import after, assert_same
 
 Survived = Callable[..., None]
 Write = Callable[..., Path]
+Form = Callable[[bytes], bytes]
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
-HEADER = len(b"resexp checkpoint 2 sha256 ") + 64 + 1
+KIND = b"resexp checkpoint "
+SEAL = len(KIND) + len(b"3 sha256 ") + 64 + 1
+"""Bytes at the end of a checkpoint, with the digest of all others; of version 2, at its beginning."""
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +59,22 @@ def another(tmp_path: Path, stopped: tuple[Run, Run]) -> Iterator[Run]:
     return copies()
 
 
+def of_version_2(content: bytes) -> bytes:
+    """The same checkpoint as earlier versions wrote it: the digest, and then the archive without a comment."""
+    archive = content[: -SEAL - 2] + bytes(2)
+    return KIND + b"2 sha256 " + hashlib.sha256(archive).hexdigest().encode() + b"\n" + archive
+
+
+FORMATS = pytest.mark.parametrize("form", [bytes, of_version_2], ids=["version 3", "version 2"])
+
+
 def lengths(size: int) -> dict[str, int]:
     """A length of every class that a truncated file of `size` bytes can have."""
-    middle = (HEADER + size) // 2
     return {
-        "empty": 0, "one byte": 1, "in the magic": 10, "in the digest": HEADER // 2, "a byte before the header's end":
-        HEADER - 1, "the header alone": HEADER, "a byte of payload": HEADER + 1, "a page": 4096, "half": middle,
-        "one byte short": size - 1,
+        "empty": 0, "one byte": 1, "in an old kind": 10, "in an old digest": SEAL // 2, "an old seal but a byte":
+        SEAL - 1, "an old seal": SEAL, "an old seal and a byte": SEAL + 1, "a page": 4096, "half": size // 2,
+        "the archive but a byte": size - SEAL - 1, "the archive": size - SEAL, "in the kind": size - SEAL + 10,
+        "in the digest": size - SEAL // 2, "one byte short": size - 1,
     }  # fmt: skip
 
 
@@ -70,39 +85,76 @@ def continued(run: Run) -> list[str]:
     return [line for line in said if line.startswith(str(run.folder))]
 
 
+@FORMATS
+def test_torch_alone_reads_a_checkpoint_and_old_ones_go_on(
+    stopped: tuple[Run, Run], another: Iterator[Run], form: Form
+) -> None:
+    whole, run = stopped[0], next(another)
+    for path in (run.checkpoint_path, run.previous_checkpoint_path):
+        alone = torch.load(path, weights_only=True)["trainer"]
+        path.write_bytes(form(path.read_bytes()))
+        ours = checkpoint.read(path, torch.device("cpu"))["trainer"]
+        assert ours["step"] == alone["step"] > 0
+        assert all(torch.equal(ours["model"][name], value) for name, value in alone["model"].items())
+    assert continued(run) == []
+    assert_same(run, whole)
+    assert torch.load(run.checkpoint_path, weights_only=True)["tested"]  # whatever it went on from
+
+
+@FORMATS
 def test_a_checkpoint_of_any_length_falls_back_to_the_one_before(
-    stopped: tuple[Run, Run], another: Iterator[Run], survived: Survived
+    stopped: tuple[Run, Run], another: Iterator[Run], form: Form, survived: Survived
 ) -> None:
     whole, origin = stopped
-    cut = lengths(origin.checkpoint_path.stat().st_size)
+    content = form(origin.checkpoint_path.read_bytes())
+    cut = lengths(len(content))
     for name, length in cut.items():
         run = next(another)
-        os.truncate(run.checkpoint_path, length)
+        run.checkpoint_path.write_bytes(content[:length])
         assert continued(run) == [f"{run.folder}: checkpoint.pt damaged; continuing from checkpoint.prev.pt"], name
         assert_nothing_lost(run, whole)
     survived("truncated checkpoint", len(cut))
 
 
+@FORMATS
 @pytest.mark.parametrize("times", [pytest.param(100, marks=pytest.mark.faults), 8])
 def test_a_checkpoint_with_any_byte_flipped_falls_back_to_the_one_before(
-    stopped: tuple[Run, Run], another: Iterator[Run], times: int, survived: Survived
+    stopped: tuple[Run, Run], another: Iterator[Run], times: int, form: Form, survived: Survived
 ) -> None:
-    """Half of them in the header. Of another version, which is not damage, a checkpoint is refused instead."""
-    whole, _ = stopped
-    chance, version = random.Random(3), len(b"resexp checkpoint ")
+    """Half of them in the seal. Of another version, which is not damage, a checkpoint is refused instead."""
+    whole, origin = stopped
+    chance, intact = random.Random(3), form(origin.checkpoint_path.read_bytes())
+    seal = intact.rindex(KIND)
+    inside, version = range(seal, seal + SEAL), seal + len(KIND)
+    outside = [at for at in range(len(intact)) if at not in inside]
     for number in range(times):
-        run = next(another)
-        content = bytearray(run.checkpoint_path.read_bytes())
-        at = chance.randrange(HEADER) if number % 2 else chance.randrange(HEADER, len(content))
+        run, content = next(another), bytearray(intact)
+        at = chance.choice(inside if number % 2 else outside)
         content[at] ^= 1 << chance.randrange(8)
         run.checkpoint_path.write_bytes(content)
-        if at in (version, version + 1):
+        if at in (version, version + 1) and content[version : version + 2] not in (b"2 ", b"3 "):
             with pytest.raises(UserError, match="written by another version of resexp"):
                 train(run)
             continue
         assert continued(run) == [f"{run.folder}: checkpoint.pt damaged; continuing from checkpoint.prev.pt"], at
         assert_nothing_lost(run, whole)
     survived("flipped bit in a checkpoint", times)
+
+
+@FORMATS
+def test_no_flip_of_a_bit_is_read(stopped: tuple[Run, Run], form: Form, tmp_path: Path) -> None:
+    """All bits of the seal, of the archive's directory, and of the first bytes."""
+    content = bytearray(form(stopped[1].checkpoint_path.read_bytes()))
+    path, size = tmp_path / "checkpoint.pt", len(content)
+    for at in (*range(2 * SEAL), *range(size - 3 * SEAL, size)):
+        for bit in range(8):
+            content[at] ^= 1 << bit
+            path.write_bytes(content)
+            with pytest.raises(
+                (checkpoint.DamagedCheckpointError, UserError), match=r"truncated or changed|another ver"
+            ):
+                checkpoint.read(path, torch.device("cpu"))
+            content[at] ^= 1 << bit
 
 
 def test_when_both_checkpoints_are_damaged_a_run_begins_anew(

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import random
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -261,8 +262,12 @@ def _checkpoint(rng: random.Random, state: dict[str, Any], content: bytes, other
         payload = mutations.of_bytes(rng, payload, others)
     else:
         payload = _saved(_other_state(rng, state), compress=rng.random() < 0.1)
-    digest = hashlib.sha256(payload).hexdigest().encode()
-    return b"resexp checkpoint 2 sha256 " + digest + b"\n" + payload if rng.random() < 0.95 else payload
+    if rng.random() < 0.05:
+        return payload
+    if not (old := rng.random() < 0.5):  # the length of the comment that follows
+        payload = payload[:-2] + struct.pack("<H", 92)
+    seal = b"resexp checkpoint %d sha256 %s\n" % (2 if old else 3, hashlib.sha256(payload).hexdigest().encode())
+    return seal + payload if old else payload + seal
 
 
 def _other_state(rng: random.Random, state: dict[str, Any]) -> object:
