@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,15 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 
+from resexp import __version__
 from resexp.config import ModelConfig, RunConfig
-from resexp.config.study import load
+from resexp.config.nets import named
+from resexp.config.study import load, load_run
+from resexp.data import open_dataset
 from resexp.errors import UserError
 from resexp.models import build_model
-from resexp.runs import checkpoint
+from resexp.runs import checkpoint, weights_file
 from resexp.runs.records import Status
 from resexp.runs.store import Run
 from resexp.training.export import export, for_torchvision
@@ -39,7 +44,8 @@ def trained(write_study: Callable[..., Path], tmp_path: Path) -> Run:
 def finished(folder: Path, classes: int = 10, **model: Any) -> tuple[Run, torch.nn.Module]:
     """A run folder as training leaves it, with random weights."""
     torch.manual_seed(0)
-    config = RunConfig.model_validate({"data": {"source": "shapes", "size": 32}, "model": model, "train": {"steps": 1}})
+    data = {"source": "shapes", "size": 32, "train_images": 100, "test_images": 100}
+    config = RunConfig.model_validate({"data": data, "model": model, "train": {"steps": 1}})
     run, net = Run(folder / config.folder), build_model(config.model, classes)
     for buffer in net.buffers():  # statistics as after training
         if buffer.is_floating_point():
@@ -82,6 +88,72 @@ def test_safetensors_hold_the_same(trained: Run, tmp_path: Path) -> None:
     assert all(torch.equal(weights[name], value) for name, value in expected.items())
 
 
+DESCRIBED = """
+import json, pathlib, sys
+import numpy as np
+path = pathlib.Path(sys.argv[1])
+if path.suffix == ".pt":
+    text = path.with_suffix(".json").read_text()
+else:
+    from safetensors import safe_open
+    text = safe_open(path, "pt").metadata()["resexp"]
+about = json.loads(text)
+np.save(sys.argv[2], np.array(about.pop("mean"), np.float32))
+print(json.dumps(about))
+"""
+"""What another program does, without resexp."""
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_the_description_tells_what_the_net_takes_and_means(trained: Run, suffix: str, tmp_path: Path) -> None:
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors")
+    to, mean = tmp_path / f"weights{suffix}", tmp_path / "mean.npy"
+    assert export(trained, to) == "residual-8-width=2"
+    alone = subprocess.run([sys.executable, "-I", "-c", DESCRIBED, to, mean], capture_output=True, text=True, cwd="/")
+    config = load_run(trained.config_path)
+    dataset = open_dataset(config.data)
+    about = json.loads(alone.stdout)
+    assert about == {
+        "resexp": __version__,
+        "net": "residual-8-width=2",
+        "classes": dataset.classes,
+        "size": [8, 8],
+        "data": {"source": "shapes", "size": 8, "train_images": 200, "test_images": 100, "pad": 1},
+        "signature": config.signature,
+        "step": 1,
+        "test_error": trained.metrics()[-1]["test_error"],
+    }
+    exact = dataset.train()[0].astype(np.float64).mean(0) / 255
+    assert np.array_equal(np.load(mean), exact.astype(np.float32))
+    described = weights_file.read(to).description
+    assert described is not None
+    assert np.array_equal(described.mean_image, np.load(mean))
+
+
+def test_torchvisions_name_is_in_the_description(tmp_path: Path) -> None:
+    run, _ = finished(tmp_path, variant="imagenet", depth=18, shortcut="B")
+    assert export(run, tmp_path / "w.pt", torchvision=True) == "resnet18"
+    described = weights_file.read(tmp_path / "w.pt").description
+    assert described is not None
+    assert (described.torchvision, described.net) == ("resnet18", "imagenet/residual-18-B")
+    assert named(described.net, []).config == load_run(run.config_path).model
+
+
+def test_weights_leave_without_their_images(trained: Run, resexp: Cli, tmp_path: Path) -> None:
+    """With a line that tells what is missing."""
+    manifest = trained.manifest()
+    assert manifest is not None
+    manifest.data.fingerprint = "0" * 16
+    trained.write_manifest(manifest)
+    done = resexp("export", trained.folder, "--to", tmp_path / "w.pt")
+    assert done.returncode == 0
+    assert "written without mean and classes, for its images are not here: other data (fingerprint" in done.stderr
+    described = weights_file.read(tmp_path / "w.pt").description
+    assert described is not None
+    assert (described.mean, described.classes, described.net) == (None, [], "residual-8-width=2")
+
+
 def test_without_safetensors_it_says_what_to_install(trained: Run, resexp: Cli, tmp_path: Path) -> None:
     broken = tmp_path / "path" / "safetensors"
     broken.mkdir(parents=True)
@@ -101,13 +173,15 @@ def test_without_safetensors_it_says_what_to_install(trained: Run, resexp: Cli, 
         ("resnet18", {"depth": 18, "shortcut": "B"}),
         ("resnet34", {"depth": 34, "shortcut": "B", "residual_init": "zero-gamma"}),
         ("resnet50", {"depth": 50, "stride_conv": "3x3", "shortcut": "B"}),
+        ("resnet101", {"depth": 101, "stride_conv": "3x3", "shortcut": "B"}),
+        ("resnet152", {"depth": 152, "stride_conv": "3x3", "shortcut": "B"}),
     ],
 )
 def test_torchvisions_nets_take_the_weights_and_give_the_same_logits(
     name: str, model: dict[str, Any], tmp_path: Path
 ) -> None:
     run, ours = finished(tmp_path, variant="imagenet", **model)
-    assert export(run, tmp_path / "w.pt", "torchvision") == name
+    assert export(run, tmp_path / "w.pt", torchvision=True) == name
     theirs = getattr(torchvision.models, name)(weights=None, num_classes=10).eval()
     theirs.load_state_dict(torch.load(tmp_path / "w.pt", weights_only=True), strict=True)
     x = torch.randn(1, 3, 64, 64)
@@ -146,8 +220,8 @@ def test_a_net_that_torchvision_lacks_is_refused(model: dict[str, Any], odd: str
     run.create(config)
     run.write_status(Status(state="finished"))
     with pytest.raises(UserError) as refused:
-        export(run, tmp_path / "w.pt", "torchvision")
-    assert str(refused.value) == f"{run.folder}: torchvision has no net with {odd}; leave --names out"
+        export(run, tmp_path / "w.pt", torchvision=True)
+    assert str(refused.value) == f"{run.folder}: torchvision has no net with {odd}; leave --torchvision out"
 
 
 def test_what_is_no_finished_run_is_refused(resexp: Cli, write_study: Callable[..., Path], tmp_path: Path) -> None:
@@ -159,11 +233,13 @@ def test_what_is_no_finished_run_is_refused(resexp: Cli, write_study: Callable[.
     (study / "study.json").write_text("{}")
     kept = tmp_path / "kept.pt"
     kept.write_text("mine")
+    (tmp_path / "other.json").write_text("mine")
     for folder, to, why in [
         (tmp_path / "nowhere", "w.pt", "neither a run folder (config.yaml) nor a study folder"),
         (study, "w.pt", "0 runs; name one, such as STUDY:NET/SEED"),
         (run.folder, "w.pt", "pending, and only a finished run is exported"),
         (run.folder, kept, "exists already, and is left as it is; name another file"),
+        (run.folder, tmp_path / "other.pt", "other.json: exists already, and is left as it is; name another file"),
         (run.folder, "w.onnx", "unknown suffix '.onnx'; allowed: .pt, .safetensors"),
     ]:
         done = resexp("export", folder, "--to", to)

@@ -77,7 +77,12 @@ _TORCHVISION = {
 
 def _rename_torchvision(model: nn.Module, state: dict[str, Any], *_: Any) -> None:
     for name in list(state):
-        state[_renamed(name, _TORCHVISION).replace(".downsample.", ".shortcut.")] = state.pop(name)
+        state[from_torchvision(name)] = state.pop(name)
+
+
+def from_torchvision(name: str) -> str:
+    """The name here of a parameter or buffer that torchvision names so; names of ours stay as they are."""
+    return _renamed(name, _TORCHVISION).replace(".downsample.", ".shortcut.")
 
 
 def to_torchvision(name: str) -> str:

@@ -1,0 +1,46 @@
+"""Weights of others for a net of ours: what does not fit is named in one line."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from resexp.errors import UserError
+from resexp.models.resnet import ResNet, from_torchvision
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Give `model` these weights, under resexp's or torchvision's names.
+
+    The random state of dropout may be missing. Raises UserError, which begins with `where`, unless all others are
+    there with their shapes, and nothing else is.
+    """
+    own = model.state_dict()
+    if isinstance(model, ResNet):
+        weights = {from_torchvision(name): value for name, value in weights.items()}
+    missing = [name for name in own if name not in weights and ".draws." not in name]
+    unknown = [name for name in weights if name not in own]
+    other = [name for name, value in weights.items() if name in own and value.shape != own[name].shape]
+    classes = [name for name in own if own[name].is_floating_point()][-2:]  # the last layer's
+    if other and set(other) <= set(classes) and not missing and not unknown:
+        ours, theirs = len(own[other[0]]), len(weights[other[0]])
+        raise UserError(
+            f"{where}: weights for {theirs} classes, and here are {ours}; name weights for the same classes"
+        )
+    for what, names in (("lacks", missing), ("has, and the net has not,", unknown)):
+        if names:
+            raise UserError(f"{where}: {what} {_few(names)}; name weights of the same net")
+    if other:
+        name = other[0]
+        raise UserError(
+            f"{where}: {name} has the shape {_shape(weights[name])}, and in the net {_shape(own[name])}; name weights "
+            f"of the same net"
+        )
+    model.load_state_dict(weights, strict=False)
+
+
+def _few(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
+
+
+def _shape(value: Tensor) -> str:
+    return "x".join(map(str, value.shape)) or "scalar"

@@ -1,0 +1,164 @@
+"""Files of weights for other programs: a plain state dict, and what its net is and takes.
+
+A ``.safetensors`` file has the description in its metadata, under ``resexp``. A ``.pt`` file has it in a JSON file of
+the same name, next to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, field_validator
+from torch import Tensor
+
+from resexp.errors import UserError, sanitize
+from resexp.utils.files import write_atomic
+from resexp.utils.untrusted import MAX_RECORD, Count, Record, read_file
+
+SUFFIXES = (".pt", ".safetensors")
+MAX_BYTES = 1 << 34
+
+Side = Annotated[int, Field(ge=1, le=4096)]
+
+
+class Description(Record):
+    """The net of a file of weights, and the images that it takes: (N, 3, H, W), RGB in [0, 1], less `mean`."""
+
+    resexp: str
+    """The version that wrote the file."""
+    net: str
+    """Name of the net, such as ``residual-20-B``."""
+    torchvision: str | None = None
+    """The net of torchvision.models that takes the weights, if they have its names."""
+    classes: list[str] = Field(default_factory=list)
+    """Names of the classes in the order of the logits; empty if unknown."""
+    size: tuple[Side, Side] | None = None
+    """Height and width of the images."""
+    mean: list[float] | list[list[list[float]]] | None = None
+    """Mean of the training images: per channel (3,), or per pixel (H, W, 3). None if unknown."""
+    val_resize: Side | None = None
+    """Side to which the shorter side of an image is resized before its centre is cropped. None: no crop."""
+    data: dict[str, Any] = Field(default_factory=dict)
+    """The `data` section of the run, without paths."""
+    signature: str = ""
+    seed: Count = 0
+    step: Count = 0
+    test_error: float | None = None
+    """Fraction in [0, 1]."""
+
+    @field_validator("classes")
+    @classmethod
+    def _can_be_shown(cls, classes: list[str]) -> list[str]:
+        return list(map(sanitize, classes))
+
+    @field_validator("mean")
+    @classmethod
+    def _of_three_channels(cls, mean: Any) -> Any:
+        if mean is not None and (array := np.asarray(mean, np.float32)).shape[-1] != 3:  # ragged lists raise ValueError
+            raise ValueError(f"a mean of shape {array.shape}")
+        return mean
+
+    @property
+    def mean_image(self) -> NDArray[np.float32]:
+        """The mean of every pixel, (H, W, 3); for files that know it and the size."""
+        assert self.size is not None
+        return np.broadcast_to(np.asarray(self.mean, np.float32), (*self.size, 3)).copy()
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """What a file of weights holds."""
+
+    weights: dict[str, Tensor]
+    sha256: str
+    description: Description | None
+    """None where nothing but weights was found."""
+
+
+def check_new(to: Path) -> None:
+    """Raise UserError unless `to` is the name of a new file of weights."""
+    if to.suffix not in SUFFIXES:
+        raise UserError(f"{to}: unknown suffix {to.suffix!r}; allowed: {', '.join(SUFFIXES)}")
+    for path in (to, to.with_suffix(".json")) if to.suffix == ".pt" else (to,):
+        if path.exists() or path.is_symlink():
+            raise UserError(f"{path}: exists already, and is left as it is; name another file")
+
+
+def write(to: Path, weights: dict[str, Tensor], description: Description) -> None:
+    """Write a file that `check_new` allows, and the description with it."""
+    text = description.model_dump_json(exclude_defaults=True)
+    if to.suffix == ".safetensors":
+        try:
+            from safetensors.torch import save
+        except ImportError:
+            raise UserError(f"{to}: needs safetensors: pip install 'resexp[export]'; or name a .pt file") from None
+        write_atomic(to, bytes(save(weights, {"format": "pt", "resexp": text})))
+        return
+    buffer = io.BytesIO()
+    torch.save(weights, buffer)
+    write_atomic(to.with_suffix(".json"), text)
+    write_atomic(to, buffer.getvalue())
+
+
+def read(path: Path) -> WeightsFile:
+    """Read a file that `write` wrote, or another state dict. Raises FileNotFoundError, or UserError for all else."""
+    content = read_file(path, MAX_BYTES)
+    digest = hashlib.sha256(content).hexdigest()
+    if path.suffix == ".safetensors":
+        weights, text = _read_safetensors(path, content)
+    else:
+        weights = _read_pickle(path, content)
+        described = path.with_suffix(".json")
+        text = read_file(described, MAX_RECORD) if described.exists() else None
+    try:
+        description = None if text is None else Description.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise UserError(f"{path}: its description is damaged ({where}: {first['msg']}); export it again") from None
+    return WeightsFile(weights, digest, description)
+
+
+def _read_safetensors(path: Path, content: bytes) -> tuple[dict[str, Tensor], str | None]:
+    try:
+        from safetensors import safe_open
+        from safetensors.torch import load
+    except ImportError:
+        raise UserError(f"{path}: needs safetensors: pip install 'resexp[export]'") from None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return load(content), metadata.get("resexp")
+    except Exception as error:
+        raise _no_weights(path, error) from None
+
+
+def _read_pickle(path: Path, content: bytes) -> dict[str, Tensor]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = archive.infolist()
+        unpacked = sum(member.file_size for member in members)
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members) or unpacked > len(content):
+            raise ValueError("compressed")
+        weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # readers raise what they like at files that were made to break them
+        raise _no_weights(path, error) from None
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and type(value) is Tensor and value.layout == torch.strided and not value.is_meta
+        for name, value in weights.items()
+    ):
+        raise _no_weights(path, "no dictionary of tensors by name")
+    return weights
+
+
+def _no_weights(path: Path, why: object) -> UserError:
+    reason = str(why).partition("\n")[0]
+    return UserError(f"{path}: not a file of weights ({reason}); expected a state dict, such as resexp export writes")
