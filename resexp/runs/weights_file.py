@@ -112,6 +112,7 @@ def read(path: Path) -> WeightsFile:
     """Read a file that `write` wrote, or another state dict. Raises FileNotFoundError, or UserError for all else."""
     content = read_file(path, MAX_BYTES)
     digest = hashlib.sha256(content).hexdigest()
+    text: str | bytes | None
     if path.suffix == ".safetensors":
         weights, text = _read_safetensors(path, content)
     else:

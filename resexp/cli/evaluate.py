@@ -1,0 +1,95 @@
+"""``resexp evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from resexp.cli.options import PATH, AsJson, err, out, print_json, print_table
+from resexp.errors import UserError
+
+if TYPE_CHECKING:
+    from resexp.evaluation.confusion import Confusion
+
+MOST_CLASSES = 20
+"""Classes whose confusion matrix is shown in the terminal."""
+
+
+def evaluate(
+    subject: Annotated[
+        Path, typer.Argument(help="Folder of a finished run, or file of weights.", **{**PATH, "metavar": "RUN|WEIGHTS"})
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder or archive of test images, in folders with the names of the classes.", **PATH),
+    ] = None,
+    net: Annotated[
+        str | None, typer.Option(metavar="NET", help="Name of the net, such as residual-20-B, where a file lacks it.")
+    ] = None,
+    as_json: AsJson = False,
+    to_csv: Annotated[
+        Path | None,
+        typer.Option("--csv", help="Write the confusion matrix to this file.", **{**PATH, "metavar": "FILE"}),
+    ] = None,
+) -> None:
+    """Show the test error of a run or a file of weights, the error of each class, and the confusion matrix.
+
+    A run is evaluated by the logits that it stored, on its own test images. With --data, its net is.
+    """
+    from resexp.evaluation.confusion import stored_result, write_csv
+    from resexp.runs.store import Run
+
+    def say(line: str) -> None:
+        err.print(line, soft_wrap=True)
+
+    run = Run(subject)
+    if subject.is_dir() and not run.config_path.exists():
+        raise UserError(
+            f"{subject}: not a run folder (no config.yaml); name one of a study's runs, or a file of weights"
+        )
+    if subject.is_dir() and net:
+        raise UserError("--net: a run knows its net; leave it out")
+    result = stored_result(run, say) if subject.is_dir() else None
+    if result is None or data:
+        from resexp.evaluation.given import (
+            evaluate_run,
+            evaluate_weights,
+        )  # torch takes seconds, which logits need not wait for
+
+        result = evaluate_run(run, data, say) if subject.is_dir() else evaluate_weights(subject, net, data, say)
+    if to_csv:
+        write_csv(result, to_csv)
+    if as_json:
+        print_json({"subject": f"{subject}", "data": f"{data}" if data else None, **result.to_json()})
+    else:
+        _show(f"{subject}", result)
+
+
+def _show(title: str, result: Confusion) -> None:
+    found, classes = result.to_json(), result.per_class()
+    table = Table(title=title, title_justify="left")
+    few = len(classes) <= MOST_CLASSES
+    for column in ("class", "images", "error, %", *(result.classes if few else ())):
+        table.add_column(column, no_wrap=True, justify="left" if column == "class" else "right")
+    for of, counts in zip(classes, result.matrix.tolist() if few else [()] * len(classes), strict=True):
+        table.add_row(
+            of["class"],
+            f"{of['images']:,}",
+            _percent(of["error"]),
+            *(f"{count:,}" if count else "" for count in counts),
+        )
+    print_table(table)
+    if few:
+        out.print("rows: true classes; columns: predicted classes", soft_wrap=True)
+    top5 = "" if found["top5_error"] is None else f", top-5 error {_percent(found['top5_error'])} %"
+    out.print(
+        f"error {_percent(found['error'])} %{top5}, loss {found['loss']:.4f}, {found['images']:,} images",
+        soft_wrap=True,
+    )
+
+
+def _percent(error: float | None) -> str:
+    return "" if error is None else f"{100 * error:.2f}"

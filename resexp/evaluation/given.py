@@ -1,0 +1,150 @@
+"""A net of a run or of a file of weights, tested on images that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from resexp.config import Cifar10Data, DataConfig, FolderData, TrainConfig
+from resexp.config.nets import named
+from resexp.config.study import load_run
+from resexp.data import Dataset, open_dataset
+from resexp.data.cifar import ARCHIVE, BATCHES
+from resexp.data.labelled import find_labels, read_labelled
+from resexp.data.layout import few
+from resexp.data.loader import normalise, pixel_mean
+from resexp.device.hardware import choose_device, tune_process
+from resexp.errors import UserError
+from resexp.evaluation.confusion import Confusion
+from resexp.evaluation.description import describe
+from resexp.evaluation.evaluator import EVAL_BATCH
+from resexp.models import build_model
+from resexp.models.loading import load_weights
+from resexp.runs import weights_file
+from resexp.runs.checkpoint import final_weights
+from resexp.runs.logits import Logits
+from resexp.runs.records import json_text
+from resexp.runs.store import Run
+from resexp.runs.weights_file import Description
+
+_FEWEST = 32
+"""Images that go through a net at a time, at least."""
+_DATA: TypeAdapter[DataConfig] = TypeAdapter(DataConfig)
+
+Say = Callable[[str], None]
+Batches = Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]
+"""Images (B, H, W, 3) and labels (B,)."""
+
+
+def evaluate_run(run: Run, data: Path | None, say: Say) -> Confusion:
+    """Test a finished run on the images at `data`, by default on its own test images.
+
+    Raises UserError as `evaluate_weights` does.
+    """
+    config = load_run(run.config_path)
+    step, weights = final_weights(run)
+    return _test(weights, describe(run, config, step, say), data, config.data, f"{run.folder}", say)
+
+
+def evaluate_weights(path: Path, net: str | None, data: Path | None, say: Say) -> Confusion:
+    """Test a file of weights on the images at `data`, by default on the test images of CIFAR-10 or shapes, if it was
+    trained on these.
+
+    `net` names its net where the file does not. Raises UserError where the net is unknown or the weights do not fit
+    it, where nothing tells what is subtracted from the images, or where there are no images of its classes.
+    """
+    file = weights_file.read(path)
+    about = file.description or Description(resexp="", net=net or "")
+    if not about.net:
+        raise UserError(f"{path}: nothing tells its net; name it with --net, such as --net residual-20-B")
+    if net and named(net, []).config != named(about.net, []).config:
+        raise UserError(f"{path}: holds {about.net}, not {net}; leave --net out")
+    own = None
+    if about.data.get("source") in ("cifar10", "shapes"):
+        try:
+            own = _DATA.validate_json(json_text(about.data))
+        except ValidationError:
+            raise UserError(f"{path}: its description is damaged (data); export it again") from None
+    return _test(file.weights, about, data, own, f"{path}", say)
+
+
+def _test(
+    weights: dict[str, Tensor], about: Description, data: Path | None, own: DataConfig | None, where: str, say: Say
+) -> Confusion:
+    if data and about.mean is not None and about.classes and about.size and not _is_cifar(data):
+        classes, mean = about.classes, about.mean_image
+        batches = _labelled(data, about.classes, about.size, about.val_resize, say)
+    else:
+        dataset = _opened(about, data, own, where, say)
+        classes = dataset.classes
+        if about.classes and about.classes != classes:
+            raise UserError(
+                f"{where}: its classes are {few(about.classes)}, and those of {data} are {few(classes)}; name images "
+                f"of its classes"
+            )
+        images = torch.from_numpy(dataset.train()[0])
+        known = about.mean is not None and about.size == dataset.size
+        mean = about.mean_image if known else pixel_mean(images, torch.from_numpy(dataset.train_index)).numpy()
+        batches = _tests_of(dataset)
+    tune_process(None)
+    device = choose_device(TrainConfig())
+    model = build_model(named(about.net, []).config, len(classes))
+    load_weights(model, weights, where)
+    model.to(memory_format=torch.channels_last).to(device).eval()
+    return Confusion(_logits(model, torch.from_numpy(mean).to(device), batches), classes)
+
+
+def _opened(about: Description, data: Path | None, own: DataConfig | None, where: str, say: Say) -> Dataset:
+    """The set whose test images are asked for, with training images that the mean can be taken of."""
+    if data:
+        resize = about.data.get("resize")
+        kind = Cifar10Data if _is_cifar(data) else FolderData
+        own = kind.model_validate(
+            {"source": "folder" if kind is FolderData else "cifar10", "path": f"{data}", "resize": resize}
+        )
+    if own is None:
+        raise UserError(f"{where}: name the images to test it on with --data FOLDER")
+    dataset = open_dataset(own, say)
+    if not isinstance(dataset, Dataset):
+        raise UserError(f"{where}: name its validation images with --data {dataset.tree.root}/val")
+    return dataset
+
+
+def _is_cifar(data: Path) -> bool:
+    return data.name == ARCHIVE or any((data / batch).exists() for batch in BATCHES)
+
+
+def _tests_of(dataset: Dataset) -> Batches:
+    images, labels = dataset.test()
+    size = _batch(dataset.size)
+    for first in range(0, len(labels), size):
+        yield images[first : first + size], labels[first : first + size]
+
+
+def _labelled(data: Path, classes: list[str], size: tuple[int, int], val_resize: int | None, say: Say) -> Batches:
+    labels = find_labels(data, classes, say)
+    pairs = read_labelled(data, labels, size, val_resize)
+    while some := list(islice(pairs, _batch(size))):
+        yield np.stack([image for image, _ in some]), np.array([label for _, label in some])
+
+
+def _batch(size: tuple[int, int]) -> int:
+    return max(_FEWEST, min(EVAL_BATCH, EVAL_BATCH * 32 * 32 // (size[0] * size[1])))
+
+
+@torch.inference_mode()
+def _logits(model: nn.Module, mean: Tensor, batches: Batches) -> Logits:
+    found, labels = [], []
+    for images, of in batches:
+        found.append(
+            model(normalise(torch.from_numpy(np.ascontiguousarray(images)).to(mean.device), mean)).float().cpu()
+        )
+        labels.append(of)
+    return Logits(torch.cat(found).numpy(), np.concatenate(labels), "")
