@@ -156,8 +156,15 @@ def _usual_milestones(train: TrainConfig) -> tuple[int, ...]:
 
 
 def budget(run: Run) -> int:
-    """The steps behind a run's net: its own, and those of the runs that it goes back to."""
+    """The steps behind a run's net: its own, and those of the runs that it goes back to.
+
+    Raises UserError where it goes back to a file of weights.
+    """
     train = load_run(run.config_path).train
+    if train.init_weights:
+        raise UserError(
+            f"{run.folder}: it started from {train.init_weights[0]}, whose steps are unknown; name another run"
+        )
     return train.steps + (budget(Run(expanded(train.init_from))) if train.init_from else 0)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
 import re
 from collections.abc import Callable
@@ -23,6 +25,19 @@ from pydantic_core import CoreSchema, core_schema
 from resexp.config.choice import Choice, Custom
 from resexp.config.data import DataConfig
 from resexp.config.section import Section
+from resexp.errors import UserError
+from resexp.utils.paths import expanded
+
+WEIGHTS = (".pt", ".safetensors")
+"""How files of weights are called."""
+_WITH_DIGEST = re.compile(r"(.+)#sha256=([0-9a-f]{64})")
+
+
+@functools.lru_cache
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    """The digest of a file; each file once, not once for every cell of a grid."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _paper_milestones(train: dict[str, Any]) -> tuple[int, ...]:
@@ -158,7 +173,9 @@ class TrainConfig(Section):
     """Running training error (a fraction) that ends the warm-up."""
     init_from: Annotated[str, Field(min_length=1)] | None = None
     """Folder of a finished run, relative to the current directory. The net starts with the weights of that run; a
-    deeper net gets identity blocks (section 1). Default: He initialisation."""
+    deeper net gets identity blocks (section 1). Or a `.pt` or `.safetensors` file of weights for the same net, as
+    `resexp export` writes it; its sha256 is added to the path and counts for the signature. Default: He
+    initialisation."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 on GPUs that support it, otherwise fp32. fp16 uses a loss scaler."""
     eval_every: Steps = 4000
@@ -184,8 +201,10 @@ class TrainConfig(Section):
     """Seconds between checkpoints."""
 
     def science(self) -> dict[str, Any]:
-        """The fields that change what is measured; `init_from` counts by net and seed, not by its path."""
+        """The fields that change what is measured; `init_from` counts by net and seed, or by content, not by path."""
         fields = super().science()
+        if self.init_weights:
+            return fields | {"init_from": f"sha256={self.init_weights[1]}"}
         return fields | ({"init_from": "/".join(Path(self.init_from).parts[-2:])} if self.init_from else {})
 
     def for_depth(self, depth: int) -> TrainConfig:
@@ -195,9 +214,29 @@ class TrainConfig(Section):
         return self.model_copy(update={"lr": self.lr.value * (depth / self.lr.at_depth) ** self.lr.power})
 
     @property
+    def init_weights(self) -> tuple[str, str] | None:
+        """Path and sha256 of the file of weights in `init_from`; None where it names a run or nothing."""
+        known = _WITH_DIGEST.fullmatch(self.init_from or "")
+        return (known[1], known[2]) if known else None
+
+    @property
     def final_from(self) -> int:
         """The step after which the running training error counts: the last milestone, as Fig. 6 is read."""
         return self.milestones[-1] if self.milestones else self.steps * 3 // 4
+
+    @field_validator("init_from")
+    @classmethod
+    def _weights_by_their_content(cls, init_from: str | None) -> str | None:
+        if init_from is None or not init_from.endswith(WEIGHTS):
+            return init_from
+        try:
+            path = expanded(init_from)
+            status = path.stat()
+            return f"{init_from}#sha256={_sha256(path, status.st_size, status.st_mtime_ns)}"
+        except (UserError, OSError) as error:
+            raise ValueError(
+                f"no file of weights that can be read ({getattr(error, 'strerror', None) or error})"
+            ) from None
 
     @field_validator("microbatch")
     @classmethod

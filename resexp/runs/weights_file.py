@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, field_validator
 from torch import Tensor
 
+from resexp.config.train import WEIGHTS
 from resexp.errors import UserError, sanitize
 from resexp.utils.files import write_atomic
 from resexp.utils.untrusted import MAX_RECORD, Count, Record, read_file
 
-SUFFIXES = (".pt", ".safetensors")
 MAX_BYTES = 1 << 34
 
 Side = Annotated[int, Field(ge=1, le=4096)]
@@ -85,8 +85,8 @@ class WeightsFile:
 
 def check_new(to: Path) -> None:
     """Raise UserError unless `to` is the name of a new file of weights."""
-    if to.suffix not in SUFFIXES:
-        raise UserError(f"{to}: unknown suffix {to.suffix!r}; allowed: {', '.join(SUFFIXES)}")
+    if to.suffix not in WEIGHTS:
+        raise UserError(f"{to}: unknown suffix {to.suffix!r}; allowed: {', '.join(WEIGHTS)}")
     for path in (to, to.with_suffix(".json")) if to.suffix == ".pt" else (to,):
         if path.exists() or path.is_symlink():
             raise UserError(f"{path}: exists already, and is left as it is; name another file")

@@ -100,8 +100,9 @@ class Session:
             self.evaluated, self.tested, self.best = state["evaluated"], state["tested"], state["best"]
             self.window = state["window"]
             metrics_bytes = state["metrics_bytes"]
-        elif self.config.train.init_from:
-            found = warm_start(self.config, probe_input(self.trainer), len(self.dataset.classes))
+        elif self.config.train.init_from and (
+            found := warm_start(self.config, probe_input(self.trainer), len(self.dataset.classes))
+        ):
             write_record(run, found)
         self.metrics = Metrics(run, metrics_bytes, state.get("metrics_sha256") if state else None)
         for record in run.metrics():

@@ -1,19 +1,24 @@
-"""A run that begins where another one ended: with the same net, or a deeper one with identity blocks inserted."""
+"""A run that begins where another one ended: with the same net, or a deeper one with identity blocks inserted.
+
+It may begin with a file of weights, too, for the same net.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from resexp.config import RunConfig
+from resexp.config.nets import Net, named
 from resexp.config.study import load_run
 from resexp.errors import UserError
 from resexp.models import ResNet, build_model
+from resexp.models.loading import load_weights
 from resexp.probes import ProbeInput
 from resexp.probes.identity import compare, deepen, why_not
-from resexp.runs import checkpoint
+from resexp.runs import checkpoint, weights_file
 from resexp.runs.store import Run
 from resexp.utils.paths import expanded
 
@@ -32,13 +37,16 @@ def check(start: Run, deep: RunConfig) -> RunConfig:
     return config
 
 
-def warm_start(deep_config: RunConfig, subject: ProbeInput, classes: int) -> dict[str, Any]:
-    """Initialise the deep net so that it computes the same function as the finished run.
+def warm_start(deep_config: RunConfig, subject: ProbeInput, classes: int) -> dict[str, Any] | None:
+    """Initialise the net so that it computes the same function as the finished run, or takes the file of weights.
 
-    Returns how well it does, on all images that are trained on: see `probes.identity.compare`. Raises UserError where
-    it can't be done.
+    Returns how well a deeper net does, on all images that are trained on: see `probes.identity.compare`; None for a
+    file. Raises UserError where it can't be done.
     """
     assert deep_config.train.init_from
+    if file := deep_config.train.init_weights:
+        _take_weights(*file, deep_config, subject.model)
+        return None
     run = Run(expanded(deep_config.train.init_from))
     config = check(run, deep_config)
     _, weights = checkpoint.final_weights(run)
@@ -53,3 +61,23 @@ def warm_start(deep_config: RunConfig, subject: ProbeInput, classes: int) -> dic
 
     deepen(shallow, deep, batches)
     return {"probe": "identity", "step": 0, "from": str(run.folder), **compare(shallow, deep, batches)}
+
+
+def _take_weights(path: str, sha256: str, config: RunConfig, model: nn.Module) -> None:
+    try:
+        file = weights_file.read(expanded(path))
+    except OSError as error:
+        raise UserError(
+            f"{path}: the weights to start from can't be read ({error.strerror}); bring them back"
+        ) from None
+    if file.sha256 != sha256:
+        raise UserError(
+            f"{path}: changed since the run was made (sha256 {file.sha256[:12]}..., then {sha256[:12]}...); bring the "
+            f"old file back"
+        )
+    if file.description and named(file.description.net, []).config != config.model:
+        ours = Net(config.model, 0, 0).name
+        raise UserError(
+            f"{path}: holds {file.description.net}, and the run's net is {ours}; name weights of the same net"
+        )
+    load_weights(model, file.weights, path)
