@@ -1,8 +1,9 @@
 """The processes that train one run together, as torchrun starts them.
 
-Rank 0 decides and writes; the others wait for its orders, and do with their trainer what it does with its own. So no
-two ranks can come to different conclusions, and only the first needs the run folder. What is computed goes through the
-default group (NCCL on GPUs), orders and agreements through one of the hosts (Gloo), so that no GPU is waited for.
+All ranks run the same loop, each on its part of every batch. What follows from losses and errors needs no agreement,
+for these are sums over all ranks. What depends on a clock or a signal is agreed on by all, and rank 0, which alone
+touches the run folder, broadcasts what it finds there. Tensors go through the default group (NCCL on GPUs), agreements
+through one of the hosts (Gloo), so that no GPU is waited for.
 """
 
 from __future__ import annotations
@@ -11,24 +12,23 @@ import contextlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from resexp.errors import UserError
-from resexp.utils.interrupts import Stop
+from resexp.errors import StopRequested, UserError
+from resexp.utils.interrupts import Interrupted, Stop, exit_code
 
-BROADCAST_TIMEOUT = timedelta(days=1)
-"""How long an order may take to come: rank 0 may be at something that it does alone, such as a probe."""
-FAREWELL_TIMEOUT = timedelta(seconds=5)
-"""How long the last order may take to be sent: the others may be dead, or in the middle of something else."""
-COMMAND_BYTES = 64
+AGREEMENT_TIMEOUT = timedelta(days=1)
+"""How long the ranks wait for one another: rank 0 may be at something that it does alone, such as a probe."""
+
+ResultT = TypeVar("ResultT")
 
 
 class Ranks:
@@ -39,11 +39,20 @@ class Ranks:
     """Number of the process among those of its machine, and how many they are."""
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether any rank says yes. A signal to stop that one of them has received, all have received then."""
+        """Whether any rank has the flag. A signal to stop that one of them has received, all have received then."""
         return flag
 
-    def command(self, *words: object) -> None:
-        """Rank 0 lets the others do what it does now; elsewhere, nothing."""
+    def together(self) -> AbstractContextManager[None]:
+        """Around work that each rank needs the others for: none begins it before all are here."""
+        return contextlib.nullcontext()
+
+    def alone(self, work: Generator[int, None, ResultT]) -> Generator[int, None, ResultT]:
+        """Let rank 0 do the work while the others wait for its result. Raises StopRequested on all if rank 0 does."""
+        return work
+
+    def broadcast_object(self, value: Any = None) -> Any:
+        """The value that rank 0 has."""
+        return value
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Add up the tensor over the ranks, in place."""
@@ -72,57 +81,94 @@ class Torchrun(Ranks):
     """One of several processes."""
 
     def __init__(self, stop: Stop) -> None:
-        """`stop` hears of the signals that other ranks receive."""
+        """`stop` receives the signals that other ranks receive."""
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.local, self.local_world = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        self.name = f"rank {self.rank} on {os.uname().nodename}"
         self._stop = stop
-        hosts = dist.new_group(backend="gloo", timeout=BROADCAST_TIMEOUT)
+        self._apart = True
+        """Whether the other ranks will still come to an agreement if this one fails now."""
+        hosts = dist.new_group(backend="gloo", timeout=AGREEMENT_TIMEOUT)
         assert isinstance(hosts, dist.ProcessGroup)
         self._hosts = hosts
 
+    @contextlib.contextmanager
+    def sharing_errors(self) -> Iterator[None]:
+        """Around all that the ranks do: where one fails, all end.
+
+        Rank 0 raises its own error, or a UserError that says what another rank failed for. The others end with its exit
+        code and leave it to rank 0 to print the error. A rank that fails in the middle of a step can't tell: it raises
+        its own error, and the others find it lost.
+        """
+        self._apart = True
+        try:
+            yield
+            self.any_rank(False)
+        except BaseException as error:
+            if self._apart and not isinstance(error, KeyboardInterrupt):
+                with contextlib.suppress(RuntimeError):  # the others are gone
+                    self._agree(False, failure=(exit_code(error), f"{self.name}: {error}"))
+                    if self.rank > 0 and isinstance(error, UserError | OSError):
+                        raise SystemExit(exit_code(error)) from None
+            if self.rank > 0 and isinstance(error, UserError):
+                raise UserError(f"{self.name}: {error}") from error
+            raise
+
     def any_rank(self, flag: bool) -> bool:
-        """See Ranks."""
-        said = torch.tensor([int(flag), self._stop.signal])
-        dist.all_reduce(said, dist.ReduceOp.MAX, group=self._hosts)
-        anyone, signal = said.tolist()
+        """See Ranks. Raises an error where another rank has failed; see `sharing_errors`."""
+        before, self._apart = self._apart, False
+        anyone, failure = self._agree(flag)
+        if failure:
+            code, text = failure
+            if self.rank > 0:
+                raise SystemExit(code)
+            raise Interrupted(self._stop.signal) if self._stop() else UserError(text)
+        self._apart = before
+        return anyone
+
+    def _agree(self, flag: bool, failure: tuple[int, str] | None = None) -> tuple[bool, tuple[int, str] | None]:
+        """Whether any rank has the flag; and the first failure, an exit code and a line, if any rank has one."""
+        values = torch.tensor([int(flag), self._stop.signal, int(failure is not None)])
+        dist.all_reduce(values, dist.ReduceOp.MAX, group=self._hosts)
+        anyone, signal, failed = values.tolist()
         if signal:
             self._stop.ask(signal)
-        return bool(anyone)
+        failures = [failure] * self.world
+        if failed:
+            dist.all_gather_object(failures, failure, self._hosts)
+        return bool(anyone), next(filter(None, failures), None)
 
-    def command(self, *words: object) -> None:
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
         """See Ranks."""
+        self.any_rank(False)
+        self._apart = False
+        try:
+            yield
+        except BaseException as error:
+            self._apart = isinstance(error, StopRequested)  # which all ranks raise
+            raise
+        self._apart = True
+
+    def alone(self, work: Generator[int, None, ResultT]) -> Generator[int, None, ResultT]:
+        """See Ranks."""
+        outcome: ResultT | StopRequested | None = None
         if self.rank == 0:
-            self._send(words).wait()
+            try:
+                outcome = yield from work
+            except StopRequested as stopped:
+                outcome = stopped
+        outcome = self.broadcast_object(outcome)
+        if isinstance(outcome, StopRequested):
+            raise outcome
+        return outcome
 
-    def end_others(self, code: int) -> None:
-        """From rank 0: the last order, to end with this exit code; in vain where the others can't hear it."""
-        with contextlib.suppress(RuntimeError):
-            self._send(("end", code)).wait(FAREWELL_TIMEOUT)
-
-    def _send(self, words: Iterable[object]) -> dist.Work:
-        text = " ".join(map(str, words)).encode().ljust(COMMAND_BYTES)
-        sent = dist.broadcast(torch.frombuffer(bytearray(text), dtype=torch.uint8), 0, self._hosts, async_op=True)
-        assert sent is not None
-        return sent
-
-    def next_command(self) -> list[str]:
-        """On the other ranks: wait for what rank 0 does next."""
-        text = torch.zeros(COMMAND_BYTES, dtype=torch.uint8)
-        dist.broadcast(text, 0, self._hosts)
-        return text.numpy().tobytes().decode().split()
-
-    def broadcast_object(self, what: Any = None) -> Any:
-        """What rank 0 hands out, on every rank."""
-        box = [what]
-        dist.broadcast_object_list(box, 0, self._hosts)
+    def broadcast_object(self, value: Any = None) -> Any:
+        """See Ranks."""
+        box = [value]
+        with self.together():
+            dist.broadcast_object_list(box, 0, self._hosts)
         return box[0]
-
-    def first_error(self, problem: str = "") -> str:
-        """The first problem that any rank has, on every rank; empty where none has one."""
-        problems: list[str] = [""] * self.world
-        text = problem and f"rank {self.rank} on {os.uname().nodename}: {problem}"
-        dist.all_gather_object(problems, text, self._hosts)
-        return next(filter(None, problems), "")
 
     def all_reduce(self, tensor: Tensor) -> None:
         """See Ranks."""
@@ -146,10 +192,9 @@ class Torchrun(Ranks):
 
     def ddp(self, model: nn.Module) -> nn.Module:
         """See Ranks. BN's averages stay each rank's own."""
-        # The keyword for it has another name in each version of torch.
-        names = [name for name, _ in model.named_buffers()]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]
-        return DistributedDataParallel(model)
+        net = DistributedDataParallel(model)
+        net.broadcast_buffers = False  # as a keyword it has one name before torch 2.13, and another one since
+        return net
 
     def gradient_sync(self, net: nn.Module, *, last: bool) -> AbstractContextManager[None]:
         """See Ranks."""
@@ -176,14 +221,16 @@ class _Gather(torch.autograd.Function):
 def joined(stop: Stop) -> Iterator[Torchrun]:
     """The ranks that torchrun started, for as long as the context lasts.
 
-    Raises UserError where they don't find each other.
+    Raises UserError where they don't find each other; and see `sharing_errors`.
     """
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     except dist.DistError as error:
         raise UserError(f"rank {os.environ['RANK']}: can't reach rank 0 ({lost(error)})") from error
     try:
-        yield Torchrun(stop)
+        ranks = Torchrun(stop)
+        with ranks.sharing_errors():
+            yield ranks
     finally:
         dist.destroy_process_group()
 

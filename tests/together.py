@@ -2,7 +2,7 @@
 
     torchrun ... -m tests.together RUN [RUN...]
 
-The ranks but the first work in another, empty folder: they need no run folder. A run that is refused is left.
+The ranks but the first work in another, empty folder: they need no run folder. A run that one of them refuses is left.
 How many broadcasts of tensors rank 0 made is written to `broadcasts` in its folder.
 """
 
@@ -20,7 +20,6 @@ import torch.distributed as dist
 from resexp.distributed import joined
 from resexp.errors import UserError
 from resexp.runs.store import Run
-from resexp.training.followers import follow
 from resexp.training.train import train
 from resexp.utils.interrupts import Stop
 
@@ -30,7 +29,7 @@ made = 0
 
 def counted(tensor: Any, source: int, group: Any = None, **options: Any) -> Any:
     global made
-    made += group is None  # orders go through a group of their own
+    made += group is None  # agreements go through a group of their own
     return broadcast(tensor, source, group, **options)
 
 
@@ -41,11 +40,8 @@ if __name__ == "__main__":
         if ranks.rank > 0:
             os.chdir(empty)
         for folder in sys.argv[1:]:
-            if ranks.rank > 0:
-                follow(ranks, stop)
-                continue
             made = 0
-            with contextlib.suppress(UserError):
+            with contextlib.suppress(UserError, SystemExit), ranks.sharing_errors():
                 train(Run(Path(folder)), ranks=ranks)
-            Path(folder, "broadcasts").write_text(f"{made}")
-            ranks.end_others(0)
+            if ranks.rank == 0:
+                Path(folder, "broadcasts").write_text(f"{made}")

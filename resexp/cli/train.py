@@ -21,13 +21,14 @@ from resexp.cli.options import (
     out,
     print_table,
 )
-from resexp.cli.ranks import leading
+from resexp.cli.ranks import torchrun
 from resexp.errors import DeviceFailedError, RunFailedError, UserError
 from resexp.utils.interrupts import EXIT_FAILED, Stop
 
 if TYPE_CHECKING:
     from resexp.config.study import Cell
     from resexp.distributed import Ranks
+    from resexp.runs.records import Status
     from resexp.runs.store import Run
     from resexp.sweeping import Outcome
 
@@ -53,8 +54,12 @@ def train(
     Under torchrun, all processes train one run together.
     """
     stop = Stop()
-    with leading(stop) as ranks:
-        chosen = _chosen(named or [], config, settings, seed, no_graphs, dry_run, results)
+    with torchrun(stop) as ranks:
+        chosen = []
+        if not ranks or ranks.rank == 0:
+            chosen = _chosen(named or [], config, settings, seed, no_graphs, dry_run, results)
+        if ranks:
+            chosen = ranks.broadcast_object(chosen)
         if len(chosen) == 1:
             _train(*chosen[0], stop, ranks, allow_world_size_change)
         elif ranks:
@@ -114,8 +119,20 @@ def _train_several(runs: list[Run], stop: Stop) -> None:
 
 
 def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_size_change: bool) -> None:
-    from resexp.display import make_display
     from resexp.distributed import SINGLE_PROCESS
+    from resexp.training.train import train as train_run
+
+    stop.install()
+    if ranks and ranks.rank > 0:
+        status = train_run(run, stop=stop, ranks=ranks)
+    else:
+        status = _train_and_show(run, cost, stop, ranks or SINGLE_PROCESS, allow_world_size_change)
+    if status.state != "finished":
+        raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)
+
+
+def _train_and_show(run: Run, cost: float, stop: Stop, ranks: Ranks, allow_world_size_change: bool) -> Status:
+    from resexp.display import make_display
     from resexp.sweeping import describe
     from resexp.training.train import train as train_run
 
@@ -123,7 +140,6 @@ def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_s
     if state in ("finished", "diverged"):
         out.print(f"{run.folder}: already {state}; nothing to do", soft_wrap=True)
         raise typer.Exit(0 if state == "finished" else EXIT_FAILED)
-    stop.install()
     display = make_display(out)
     try:
         with display.sweep([(run, cost)], 0):
@@ -132,7 +148,7 @@ def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_s
                 stop=stop,
                 on_status=lambda status: display.update([run]),
                 say=display.say,
-                ranks=ranks or SINGLE_PROCESS,
+                ranks=ranks,
                 world_may_change=allow_world_size_change,
             )
             display.ended(run, describe(run))
@@ -143,8 +159,7 @@ def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_s
     except Exception as error:
         raise RunFailedError(f"{run.name} failed: {error} (traceback in {run.status_path})") from error
     out.print(f"{run.folder}", soft_wrap=True)
-    if status.state != "finished":
-        raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)
+    return status
 
 
 def sweep(

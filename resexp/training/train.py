@@ -9,12 +9,12 @@ from collections.abc import Callable
 import torch
 
 from resexp.device.concurrent import Task, run_to_completion
-from resexp.device.hardware import give_back
 from resexp.distributed import SINGLE_PROCESS, Ranks, lost
 from resexp.errors import DeviceFailedError, DeviceOutOfMemoryError, LeaseLostError, RankLostError, UserError
-from resexp.runs.records import Status
+from resexp.runs.records import State, Status
 from resexp.runs.store import Run
-from resexp.training.attempt import Session
+from resexp.training.loop import Loop
+from resexp.training.set_up import set_up
 from resexp.utils.interrupts import Interrupted
 
 _OUT_OF_MEMORY = ("CUDA error: out of memory", "ALLOC_FAILED", "unable to find an engine")
@@ -38,8 +38,8 @@ def train(
     UserError or OSError for what can be mended from outside, which leaves the run to be begun or continued; anything
     else marks it as failed. Both are recorded in the folder.
 
-    Where several `ranks` train the run, rank 0 calls this and the others `follow`. The number of ranks stays the same,
-    unless the `world_may_change`.
+    Where several `ranks` train the run, each of them calls this, and rank 0 alone reads and writes the folder. The
+    number of ranks stays the same, unless the `world_may_change`.
     """
     work = attempt(
         run, stop=stop, on_status=on_status, say=say, threads=threads, ranks=ranks, world_may_change=world_may_change
@@ -58,43 +58,50 @@ def attempt(
     world_may_change: bool = False,
 ) -> Task[Status]:
     """`train`, piece by piece, so that several runs can take turns in one process."""
-    with run.leased() as run:
-        status = run.status().model_copy(update={"state": "running", "message": "", "traceback": ""})
-        session = None
+    leased = run.leased() if ranks.rank == 0 else contextlib.nullcontext(run)
+    with leased as run, contextlib.ExitStack() as undo:
+        lease, loop = run.lease, None
+        status = (run.status() if lease else Status()).model_copy(
+            update={"state": "running", "message": "", "traceback": ""}
+        )
         try:
-            run.write_status(status)  # what an earlier attempt came to is over
-            assert run.lease
-            with run.lease.heartbeats():
-                session = Session(run, status, stop, on_status, say, threads, ranks, world_may_change)
-            for steps in session.work():
-                run.lease.heartbeat()
+            if lease:
+                run.write_status(status)  # what an earlier attempt came to is over
+            with lease.heartbeats() if lease else contextlib.nullcontext():
+                start = set_up(run, status, say, ranks, threads, world_may_change, undo)
+            loop = Loop(run, status, *start, stop, on_status)
+            for steps in loop.work():
+                if lease:
+                    lease.heartbeat()
                 yield steps
         except Interrupted:  # while the images were decoded
-            status.state = "interrupted" if run.checkpoint_path.exists() else "pending"
-            run.write_status(status)
-            on_status(status)
+            status.state = _idle(run)
+            if lease:
+                run.write_status(status)
+                on_status(status)
         except Exception as raised:
             error = _explained(raised, run)
             status.message = " ".join(f"{error}".split()) or type(error).__name__
             if isinstance(error, UserError | OSError):
-                status.state = "interrupted" if run.checkpoint_path.exists() else "pending"
+                status.state = _idle(run)
             else:
                 status.state = "failed"
                 status.message = f"{type(error).__name__}: {status.message}"
                 status.traceback = traceback.format_exc()
-            with contextlib.suppress(OSError, LeaseLostError):  # the disk, or the lease, may be what is wrong
-                run.write_status(status)
-                if session:
-                    session.close_attempt(status.state)
-            on_status(status)
+            if lease:
+                with contextlib.suppress(OSError, LeaseLostError):  # the disk, or the lease, may be what is wrong
+                    run.write_status(status)
+                    if loop:
+                        loop.close_attempt(status.state)
+                on_status(status)
             if error is raised:
                 raise
             raise error from raised
-        finally:
-            if session:
-                session.trainer.close()
-                give_back(session.hardware)
         return status
+
+
+def _idle(run: Run) -> State:
+    return "interrupted" if run.checkpoint_path.exists() else "pending"
 
 
 def _explained(error: Exception, run: Run) -> Exception:

@@ -44,7 +44,7 @@ class Trainer:
     what is to be recorded. So it can be replayed as a CUDA graph, and the host need not wait for it.
 
     Where several ranks train the run, each has a trainer and takes its part of every batch, and of what is evaluated.
-    All ranks follow rank 0 (see `follow`); its records and results cover all ranks.
+    All of them do the same steps and evaluations; records and results cover all ranks.
     """
 
     def __init__(
@@ -115,25 +115,26 @@ class Trainer:
 
     def join(self) -> None:
         """Train with the other ranks from now on, beginning with the weights of rank 0."""
-        self.net = self.hardware.ranks.ddp(self.model)
+        with self.hardware.ranks.together():
+            self.net = self.hardware.ranks.ddp(self.model)
 
     def advance(self, until: int, pause: Callable[[], bool]) -> Task[None]:
-        """Train until step `until`, until `pause()`, or until the records must be read."""
+        """Train until step `until`, until `pause()` on any rank, or until the records must be read."""
         until = min(until, self.read_to + MEMORY)
-        self.hardware.ranks.command("advance", until)
         started, throttle = time.perf_counter(), HostThrottle(self.hardware)
         self.model.train()
         try:
-            while self.step < until:
-                steps = min(throttle.stride if self._train_step.captured else 1, until - self.step)
-                for _ in range(steps):
-                    self.pipeline.prepare(self.step)
-                    self._train_step()
-                    self.step += 1
-                paused = self.hardware.ranks.any_rank(pause())
-                yield from throttle.limit(steps, ahead=0 if paused or self.step == until else 1)
-                if paused:
-                    break
+            with self.hardware.ranks.together():
+                while self.step < until:
+                    steps = min(throttle.stride if self._train_step.captured else 1, until - self.step)
+                    for _ in range(steps):
+                        self.pipeline.prepare(self.step)
+                        self._train_step()
+                        self.step += 1
+                    paused = self.hardware.ranks.any_rank(pause())
+                    yield from throttle.limit(steps, ahead=0 if paused or self.step == until else 1)
+                    if paused:
+                        break
         finally:
             self.seconds += time.perf_counter() - started
 
@@ -167,7 +168,6 @@ class Trainer:
 
     def read(self) -> list[StepRecord]:
         """The records of the steps since the last call, in one transfer; to be called before the rate is lowered."""
-        self.hardware.ranks.command("read")
         steps = range(self.read_to, self.step)
         self.read_to = self.step
         columns = self._records.cpu()[:, [step % MEMORY for step in steps]].T.tolist()
@@ -178,7 +178,6 @@ class Trainer:
 
     def reduce_lr(self) -> None:
         """Multiply the rate by gamma from now on."""
-        self.hardware.ranks.command("reduce_lr")
         self.schedule.add_milestone(self.step)
 
     @property
@@ -197,11 +196,11 @@ class Trainer:
 
         Raises StopRequested if `pause()` between batches.
         """
-        self.hardware.ranks.command("evaluate", split)
-        if self._alike_at != self.step:
-            self.hardware.ranks.broadcast(self.model.buffers())
-            self._alike_at = self.step
-        return (yield from self._evaluator.evaluate(split, pause))
+        with self.hardware.ranks.together():
+            if self._alike_at != self.step:
+                self.hardware.ranks.broadcast(self.model.buffers())
+                self._alike_at = self.step
+            return (yield from self._evaluator.evaluate(split, pause))
 
     def recompute_bn(self, count: int, pause: Callable[[], bool]) -> Task[int]:
         """Replace BN's moving averages by mean and variance over the first `count` training images of the first epoch.
@@ -209,27 +208,24 @@ class Trainer:
         Returns the number of batches; see Evaluator. Raises StopRequested if `pause()` between them, changing nothing.
         """
         order, *_ = plan_epoch(self.dataset.train_index, self.config.seed, epoch=0, pad=0, flip=False)
-        batches = yield from self._evaluator.recompute_bn(order[:count], pause)
-        self.broadcast_weights()
+        batches = yield from self.hardware.ranks.alone(self._evaluator.recompute_bn(order[:count], pause))
+        with self.hardware.ranks.together():
+            self.hardware.ranks.broadcast(self.model.buffers())
+        self._alike_at = self.step
         return batches
 
     @contextlib.contextmanager
     def weights(self, weights: dict[str, Tensor]) -> Iterator[None]:
-        """Other weights, for as long as the context lasts; in place, so that what was captured holds."""
+        """Other weights, for as long as the context lasts; in place, so that what was captured holds.
+
+        They and their statistics are the same on all ranks, as this net's own are after an evaluation.
+        """
         own = {name: value.clone() for name, value in self.model.state_dict().items()}
         into(self.model, weights, self.config.folder)
-        self.broadcast_weights()
         try:
             yield
         finally:
             self.model.load_state_dict(own)
-            self.broadcast_weights()
-
-    def broadcast_weights(self) -> None:
-        """Give the weights and statistics of rank 0 to the other ranks."""
-        self.hardware.ranks.command("broadcast_weights")
-        self.hardware.ranks.broadcast(self.model.state_dict().values())
-        self._alike_at = self.step
 
     def state(self) -> dict[str, Any]:
         """All that a continuation needs; batches and rates follow from the step."""

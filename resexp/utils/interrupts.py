@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from resexp.errors import UserError
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_SIGNAL = 128
@@ -22,6 +24,15 @@ class Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__()
         self.exit_code = EXIT_SIGNAL + number
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of a command that ends in this error."""
+    if isinstance(code := getattr(error, "exit_code", None), int):  # Interrupted, or typer's Exit
+        return code
+    if isinstance(error, UserError | OSError):
+        return EXIT_USAGE
+    return EXIT_SIGNAL + signal.SIGINT if isinstance(error, KeyboardInterrupt) else EXIT_FAILED
 
 
 @contextlib.contextmanager

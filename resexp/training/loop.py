@@ -1,0 +1,299 @@
+"""THE loop: a run is trained, evaluated, probed and saved, by all of its ranks alike."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from resexp.device.concurrent import Task, on_stream
+from resexp.errors import StopRequested
+from resexp.evaluation.tta import UnderTest, compare
+from resexp.evaluation.views import usual
+from resexp.probes import PROBES
+from resexp.runs import checkpoint
+from resexp.runs.logits import Logits
+from resexp.runs.metrics import Metrics
+from resexp.runs.records import Manifest, State, Status, running_error
+from resexp.runs.store import Run
+from resexp.training.manifest import now
+from resexp.training.probing import keep, snapshot
+from resexp.training.trainer import Trainer
+
+LOOK_S = 1.0
+"""Seconds between reads of the device's records."""
+
+
+@dataclass
+class Progress:
+    """What a continuation needs to know in addition to the trainer's state."""
+
+    evaluated: int = 0
+    """The step of the last evaluation."""
+    tested: bool = False
+    best: dict[str, Any] | None = None
+    """The weights of the least validation error, that error, and their step."""
+    window: list[Any] = field(default_factory=lambda: [0, 0.0, 0])
+    """The step at which the line of metrics in the making begins, and its sums of losses and wrong predictions."""
+    bn_recomputed: bool = False
+
+
+class Loop:
+    """The training of a run by one of its ranks; rank 0 alone writes into the run folder."""
+
+    def __init__(
+        self,
+        run: Run,
+        status: Status,
+        trainer: Trainer,
+        progress: Progress,
+        metrics: Metrics | None,
+        manifest: Manifest | None,
+        stop: Callable[[], bool],
+        on_status: Callable[[Status], None],
+    ) -> None:
+        """`metrics` and `manifest` are those of rank 0, which leases the run; the other ranks have none."""
+        self.run, self.trainer, self.progress, self.metrics, self.manifest = run, trainer, progress, metrics, manifest
+        self.status, self.stop, self.on_status = status, stop, on_status
+        self.config, self.dataset, self.ranks = trainer.config, trainer.dataset, trainer.hardware.ranks
+        self.probes = self.config.probes.due(self.config.train.steps)
+        self.checkpoint_at = time.monotonic() + self.config.train.checkpoint_seconds
+        self.look_at = 0.0
+        self.mark = (trainer.step, trainer.seconds)
+        """Where the speed is measured from."""
+        any_rank, alone = self.ranks.any_rank, self.ranks.alone
+        self.periodic: list[tuple[Callable[[], bool], Callable[[], Iterable[int]]]] = [
+            (self._bn_due, self._recompute_bn),
+            (self._evaluation_due, self._evaluate),
+            (lambda: trainer.step in self.probes, lambda: alone(self._probe())),
+            (lambda: self._ended and not progress.tested, self._test),
+            (lambda: self._ended or any_rank(self._checkpoint_due()), self._save),
+            (lambda: self._ended, lambda: alone(self._test_views())),
+        ]
+        """When something is due, and what; in this order."""
+        if run.lease:
+            trainer.pipeline.while_waiting(self._look)
+
+    def work(self) -> Task[None]:
+        """Train to the end, or until asked to stop."""
+        self.status.steps = self.config.train.steps
+        self._tell()
+        with contextlib.closing(self.metrics) if self.metrics else contextlib.nullcontext():
+            yield from on_stream(self.trainer.hardware, self._loop())
+
+    def _loop(self) -> Task[None]:
+        """Train until something is due, read what was recorded, and do what is due."""
+        if self.trainer.step == 0:
+            self._save()  # the last good state of a run that diverges at once
+        try:
+            while True:
+                if (diverged := self._log()) is not None:
+                    self._append("diverged", {"step": diverged})
+                    return self._end("diverged", f"loss or weights not finite by step {diverged}", diverged)
+                for due, work in self.periodic:
+                    if due():
+                        yield from work()
+                if self._ended:
+                    return self._end("finished", self._remark())
+                if self.ranks.any_rank(self.stop()):
+                    break
+                self.look_at = time.monotonic() + LOOK_S
+                yield from self.trainer.advance(self._next_due(), self._pause)
+        except StopRequested:
+            pass
+        self._save()
+        return self._end("interrupted", "stopped by a signal; the same command continues")
+
+    # -- what is due, and when ------------------------------------------------------------------------------------
+
+    @property
+    def _ended(self) -> bool:
+        return self.trainer.step == self.config.train.steps
+
+    def _bn_due(self) -> bool:
+        return self._ended and bool(self.config.train.precise_bn_images) and not self.progress.bn_recomputed
+
+    def _evaluation_due(self) -> bool:
+        step = self.trainer.step
+        return step > self.progress.evaluated and (self._ended or step % self.config.train.eval_every == 0)
+
+    def _next_due(self) -> int:
+        train, step = self.config.train, self.trainer.step
+        regular = ((step // n + 1) * n for n in (train.eval_every, train.checkpoint_steps) if n)
+        return min(train.steps, *regular, *(at for at in self.probes if at > step))
+
+    def _pause(self) -> bool:
+        return self.stop() or self._checkpoint_due() or time.monotonic() >= self.look_at
+
+    def _checkpoint_due(self) -> bool:
+        every = self.config.train.checkpoint_steps
+        at_step = every is not None and self.trainer.step > 0 and self.trainer.step % every == 0
+        return at_step or time.monotonic() >= self.checkpoint_at
+
+    def _log(self) -> int | None:
+        """Read the steps since the last look and write the lines that they complete; the step by which a loss, or the
+        weights in the end, are no numbers, if there is one."""
+        train, trainer, batch = self.config.train, self.trainer, self.config.train.batch_size
+        first, lines, progress = trainer.read_to, 0, self.progress
+        steps, seconds = trainer.step - self.mark[0], trainer.seconds - self.mark[1]
+        if steps:
+            self.status.seconds_per_step = seconds / steps
+            self.status.images_per_second = round(steps * batch / seconds, 1)
+        for step, record in enumerate(trainer.read(), first + 1):
+            if not math.isfinite(record.loss):
+                return step
+            progress.window[1] += record.loss
+            progress.window[2] += record.wrong
+            evaluated = train.schedule == "plateau" and step % train.eval_every == 0  # it may become a milestone
+            if step % train.log_every == 0 or step in train.milestones or evaluated or step == train.steps:
+                begin, losses, wrong = progress.window
+                progress.window = [step, 0.0, 0]
+                self.status.train_error = wrong / ((step - begin) * batch)
+                self._append(
+                    "train",
+                    {
+                        "step": step,
+                        "epoch": step * batch / len(self.dataset.train_index),
+                        "lr": record.lr,
+                        "train_loss": losses / (step - begin),
+                        "train_error": self.status.train_error,
+                        "images_per_second": self.status.images_per_second,
+                    },
+                )
+                lines += 1
+        if lines:
+            self.mark = (trainer.step, trainer.seconds)
+        self._tell()
+        return trainer.step if self._ended and not trainer.is_finite() else None
+
+    def _recompute_bn(self) -> Task[None]:
+        images, step = self.config.train.precise_bn_images, self.trainer.step
+        assert images
+        batches = yield from self.trainer.recompute_bn(images, self.stop)
+        self._append("bn", {"step": step, "precise_bn_images": images, "bn_batches": batches})
+        self.progress.bn_recomputed = True
+
+    def _evaluate(self) -> Task[None]:
+        trainer, progress = self.trainer, self.progress
+        if not trainer.is_finite():
+            return  # the next loss will say so
+        clean = yield from trainer.evaluate("train", self.stop)
+        record: dict[str, Any] = {"step": trainer.step, **clean.record("clean_train")}
+        self.status.clean_train_error = error = clean.error
+        if self.dataset.val_images:
+            found = yield from trainer.evaluate("val", self.stop)
+            record |= found.record("val")
+            self.status.val_error = error = found.error
+            if len(self.dataset.val_index) and (progress.best is None or error < progress.best["val_error"]):
+                weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+                progress.best = {"step": trainer.step, "val_error": error, "model": weights}
+        self._append("eval", record)
+        if trainer.step < self.config.train.steps and trainer.schedule.is_plateau(error):
+            trainer.reduce_lr()
+            self._append("milestone", {"step": trainer.step})
+        progress.evaluated = trainer.step
+        self._tell()
+
+    def _probe(self) -> Task[None]:
+        """Take the probes that are due at this step, of a copy of the net: training does not notice."""
+        trainer = self.trainer
+        for name in self.probes.get(trainer.step, []):
+            if not PROBES[name].refuses(self.config.model) and not self.run.probe_path(name, trainer.step).exists():
+                found = PROBES[name].take(snapshot(trainer))
+                yield from keep(self.run, name, trainer.step, found, self.stop)
+
+    def _test(self) -> Task[None]:
+        """Read the test set, once: with the final weights and, where there is validation, with the best ones."""
+        trainer, best = self.trainer, self.progress.best
+        final = yield from trainer.evaluate("test", self.stop)
+        record: dict[str, Any] = {"step": trainer.step, **final.record("test")}
+        if best:
+            with trainer.weights(best["model"]):
+                if self.config.train.precise_bn_images:
+                    yield from trainer.recompute_bn(self.config.train.precise_bn_images, self.stop)
+                found = yield from trainer.evaluate("test", self.stop)
+            record |= {"best_step": best["step"], "best_val_error": best["val_error"], "best_test_error": found.error}
+        if self.run.lease:
+            record["running_train_error"] = running_error(self.run.metrics(), self._final_from)
+            record["train_seconds"] = round(trainer.seconds, 3)
+            logits = Logits(final.logits.cpu().numpy(), self.dataset.test_labels, self.dataset.fingerprint)
+            self.run.publish(self.run.logits_path, logits.pack())
+        self._append("test", record)
+        self.progress.tested = True
+        self.status.test_error = final.error
+
+    @property
+    def _final_from(self) -> int:
+        """The step after which the running training error counts: the last milestone, in whatever way it was found."""
+        found = self.trainer.schedule.milestones
+        return found[-1] if found else self.config.train.final_from
+
+    def _test_views(self) -> Task[None]:
+        """Test the final weights on several views of each image, where that was asked for and is not done yet."""
+        trainer = self.trainer
+        subject = UnderTest(trainer.model, trainer.pipeline.mean, trainer.autocast)
+        for name in self.config.probes.tta:
+            if not self.run.probe_path(name, trainer.step).exists():
+                mode = usual(self.config, name, self.dataset.size)
+                found = compare(self.config, self.dataset, trainer.pipeline, subject, mode)
+                yield from keep(self.run, name, trainer.step, found, self.stop)
+
+    # -- what is written, by rank 0 -------------------------------------------------------------------------------
+
+    def _append(self, event: str, record: dict[str, Any]) -> None:
+        if self.metrics:
+            self.metrics.append(event, record)
+
+    def _save(self) -> Iterable[int]:
+        """Write a checkpoint, unless the weights are no numbers: then the last one is the last good state."""
+        self.checkpoint_at = time.monotonic() + self.config.train.checkpoint_seconds
+        if self.metrics and self.trainer.is_finite():
+            self.metrics.sync()  # the checkpoint must never know of lines that a crash could take away
+            state = {
+                "signature": self.config.signature,
+                "seed": self.config.seed,
+                "trainer": self.trainer.state(),
+                "evaluated": self.progress.evaluated,
+                "tested": self.progress.tested,
+                "best": self.progress.best,
+                "window": self.progress.window,
+                **self.metrics.state(),
+            }
+            checkpoint.save(self.run, state)
+        return ()
+
+    def close_attempt(self, state: State) -> None:
+        """Record how the attempt ended."""
+        if self.manifest:
+            attempt = self.manifest.attempts[-1]
+            attempt.ended, attempt.to_step, attempt.state = now(), self.trainer.step, state
+            self.run.write_manifest(self.manifest)
+
+    def _remark(self) -> str:
+        """What a reader of the finished run's numbers must know."""
+        if self.trainer.warming_up:
+            return f"its warm-up never ended: the training error stayed over {self.config.train.warmup_until_error:.0%}"
+        if missing := sorted(self.dataset.unreadable):
+            return f"{len(missing):,} images could not be read, and were shown to the net as grey: {missing[0]}, ..."
+        return ""
+
+    def _tell(self, step: int | None = None) -> None:
+        self.status.step = self.trainer.step if step is None else step
+        if self.run.lease:
+            self.run.write_status(self.status)
+            self.on_status(self.status)
+
+    def _end(self, state: State, message: str = "", step: int | None = None) -> None:
+        self.close_attempt(state)
+        self.status.state, self.status.message = state, message
+        self._tell(step)
+
+    def _look(self) -> None:
+        """While images are waited for: give a sign of life, and stop if asked to, unless other ranks wait as well."""
+        assert self.run.lease
+        self.run.lease.heartbeat()
+        if self.ranks.world == 1 and self.stop():
+            raise StopRequested
