@@ -292,7 +292,7 @@ def test_what_does_not_fit_gets_a_line(trained: Run, resexp: Cli, tmp_path: Path
     first = {name: value for name, value in weights.items() if name != "fc.bias"}
     for words, line in [
         ((tmp_path / "nowhere.pt",), "nowhere.pt: No such file or directory"),
-        ((tmp_path / "empty",), "empty: not a run folder (no config.yaml)"),
+        ((tmp_path / "empty",), "empty: neither a run folder (config.yaml) nor a study folder"),
         ((trained.folder, "--net", net), "--net: a run knows its net; leave it out"),
         ((good, "--csv", tmp_path / "nowhere/c.csv"), "nowhere/c.csv: No such file or directory"),
     ]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -198,6 +199,26 @@ def test_the_examples_train_and_are_reported_without_their_code(name: str, tmp_p
     resexp(tmp_path, "report", f"results/{name}")
     page = (tmp_path / f"results/{name}/report/deviations.md").read_text()
     assert {"squeeze_excite": "squeeze_excite+reduction=4", "lion": "lion+beta=0.99"}[name] in page
+
+
+def test_the_guide_works_when_followed_word_by_word(tmp_path: Path) -> None:
+    """Its file, its study and its commands, with fewer steps of smaller nets."""
+    guide = (EXAMPLES / "README.md").read_text()
+    blocks = dict(re.findall(r"```(python|yaml)\n(.*?)```", guide, re.DOTALL))
+    (tmp_path / "scaled.py").write_text(blocks["python"])
+    small = {
+        "data": SHAPES,
+        "model": {"width": 2},
+        "train": {"steps": 6, "milestones": [], "log_every": 2},
+        "seeds": [0],
+    }
+    (tmp_path / "scaled.yaml").write_text(blocks["yaml"] + yaml.safe_dump(small))
+    commands = [line for block in re.findall(r"```sh\n(.*?)```", guide, re.DOTALL) for line in block.splitlines()]
+    assert len(commands) == 3
+    said = [resexp(tmp_path, *command.removesuffix(" --open").split()[1:]) for command in commands]
+    assert "residual-20-block=scaled+begin=1.0" in said[0]
+    assert "8 trained" in said[1]
+    assert "report/index.html" in said[2]
 
 
 def test_a_killed_sweep_resumes_bit_for_bit(tmp_path: Path) -> None:

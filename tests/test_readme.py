@@ -54,7 +54,13 @@ def test_every_make_target_exists(target: tuple[str, str]) -> None:
     assert re.search(rf"^{''.join(target)}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
 
 
-LINKS = [(path, link) for path, text in TEXTS.items() for link in re.findall(r"\]\(([^)]+)\)", text)]
+GUIDE = REPOSITORY / "configs/plugins/README.md"
+"""Followed word by word in test_plugins."""
+LINKS = [
+    (path, link)
+    for path, text in {**TEXTS, GUIDE: GUIDE.read_text()}.items()
+    for link in re.findall(r"\]\(([^)]+)\)", text)
+]
 
 
 @pytest.mark.parametrize(("path", "link"), [pair for pair in LINKS if "://" not in pair[1]], ids=str)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from resexp.cli.options import PATH, AsJson, err, out, print_json, print_table
+from resexp.cli.options import PATH, RESULTS, AsJson, Plugins, Results, err, out, print_json, print_table
 from resexp.errors import UserError
+from resexp.utils.paths import expanded
 
 if TYPE_CHECKING:
     from resexp.evaluation.confusion import Confusion
@@ -20,7 +21,10 @@ MOST_CLASSES = 20
 
 def evaluate(
     subject: Annotated[
-        Path, typer.Argument(help="Folder of a finished run, or file of weights.", **{**PATH, "metavar": "RUN|WEIGHTS"})
+        str,
+        typer.Argument(
+            metavar="RUN|WEIGHTS", help="A finished run: STUDY:NET/SEED, or its folder; or a file of weights."
+        ),
     ],
     data: Annotated[
         Path | None,
@@ -29,7 +33,9 @@ def evaluate(
     net: Annotated[
         str | None, typer.Option(metavar="NET", help="Name of the net, such as residual-20-B, where a file lacks it.")
     ] = None,
+    plugins: Plugins = None,
     as_json: AsJson = False,
+    results: Results = RESULTS,
     to_csv: Annotated[
         Path | None,
         typer.Option("--csv", help="Write the confusion matrix to this file.", **{**PATH, "metavar": "FILE"}),
@@ -40,26 +46,22 @@ def evaluate(
     A run is evaluated by the logits that it stored, on its own test images. With --data, its net is.
     """
     from resexp.evaluation.confusion import stored_result, write_csv
-    from resexp.runs.store import Run
+    from resexp.runs.names import find_run
 
     def say(line: str) -> None:
         err.print(line, soft_wrap=True)
 
-    run = Run(subject)
-    if subject.is_dir() and not run.config_path.exists():
-        raise UserError(
-            f"{subject}: not a run folder (no config.yaml); name one of a study's runs, or a file of weights"
-        )
-    if subject.is_dir() and net:
+    path = expanded(subject)
+    weights = path.suffix in (".pt", ".safetensors")
+    run = None if weights else find_run(subject, results)
+    if run and net:
         raise UserError("--net: a run knows its net; leave it out")
-    result = stored_result(run, say) if subject.is_dir() else None
+    result = stored_result(run, say) if run else None
     if result is None or data:
-        from resexp.evaluation.given import (
-            evaluate_run,
-            evaluate_weights,
-        )  # torch takes seconds, which logits need not wait for
+        # torch takes seconds, which logits need not wait for
+        from resexp.evaluation.given import evaluate_run, evaluate_weights
 
-        result = evaluate_run(run, data, say) if subject.is_dir() else evaluate_weights(subject, net, data, say)
+        result = evaluate_run(run, data, say) if run else evaluate_weights(path, net, data, say)
     if to_csv:
         write_csv(result, to_csv)
     if as_json:
