@@ -85,8 +85,8 @@ def test_gradients_times_weights_at_both_moments_before_the_classifier(folder: S
     section = sections["Gradients"]
     assert section.headline == (
         "|g| |w| at the first layer over that at the last before the classifier is at initialisation 1,000 (100 to "
-        "1.0e4; 1.47 a layer) in plain-20, 0.50 (0.89 a layer) in residual-8; trained 15 (1.16 a layer) in plain-20. "
-        "The largest |w| of a layer is at initialisation 1.0 in plain-20, 1.0 in residual-8; trained 300 in plain-20 "
+        "1.0e4; 1.47 per layer) in plain-20, 0.50 (0.89 per layer) in residual-8; trained 15 (1.16 per layer) in "
+        "plain-20. The largest |w| of a layer is at initialisation 1.0 in plain-20, 1.0 in residual-8; trained 300 in plain-20 "
         "(1 to 2 seeds). The cosine between gradients of neighbours at a distance of 0.1 is at initialisation, from "
         "the shallowest net to the deepest, 0.7 to 0.1 in plain nets of 8 to 20 layers, 0.9 in residual nets of 8 "
         "layers."
@@ -94,7 +94,7 @@ def test_gradients_times_weights_at_both_moments_before_the_classifier(folder: S
     assert section.table is not None
     header, rows = section.table
     assert header[3:7] == [
-        "norm of g, first / last", "times norm of w, first / last", "growth a layer", "largest norm of w"
+        "norm of g, first / last", "times norm of w, first / last", "growth per layer", "largest norm of w"
     ]  # fmt: skip
     assert [row[:7] for row in rows] == [
         ["plain-8", "at initialisation", "2", "4.0 (2.0 to 8.0)", "8.0 (2.0 to 32)", "1.41", "2.0 (1.0 to 4.0)"],
@@ -415,7 +415,7 @@ def test_a_damaged_or_foreign_record_is_a_line_and_the_others_are_shown(folder: 
     torn.write_text('{"layers": [')
     build_report(folder, folder.folder / "report")
     page = (folder.folder / "report/index.html").read_text()
-    assert "0.50 (0.96 a layer) in residual-20" in page
+    assert "0.50 (0.96 per layer) in residual-20" in page
     for path in (*paths, torn):
         assert page.count(str(path)) == 1
         assert str(path) in (folder.folder / "report/summary.md").read_text()

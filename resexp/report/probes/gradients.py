@@ -94,7 +94,8 @@ def gradients(material: Material) -> Section | None:
         "1/|w|, and |g| alone shows how much the weights have grown: at a rate of 0.1 the first 15 steps of plain-56 "
         "multiply |w| of its first layers by 50 to 180. |g| |w|, the slope of the loss against a relative change of "
         "the weights, has no such scale. Yang et al. 2019 (arXiv 1902.08129) showed that BN makes gradients explode at "
-        "initialisation in nets without shortcuts. Growth per layer: the factor between |g| |w| of one layer "
+        "initialisation in nets without shortcuts, in wide ones with ReLU by "
+        f"sqrt(pi / (pi - 1)) = {EXPLOSION:.2f} per layer. Growth per layer: the factor between |g| |w| of one layer "
         "and of the one before it. Signal-to-noise: squared norm of the gradient's mean over the mean squared norm of "
         "its deviations. "
         "Agreement: cosine between the gradients with respect to an image and to the same image with noise added, "
@@ -140,6 +141,10 @@ def _agreement(found: Moments[Gradients]) -> Plot:
     return plot
 
 
+EXPLOSION = math.sqrt(math.pi / (math.pi - 1))
+"""Growth per layer of the gradient's norm in wide plain nets with BN and ReLU, at initialisation (Yang et al. 2019)."""
+
+
 def _rise(values: Sequence[float]) -> float:
     """The ratio of the first layer's number to the number of the last layer before the classifier.
 
@@ -166,7 +171,7 @@ def _sentence(found: Moments[Gradients]) -> str:
     rises, weights = [], []
     for moment, nets in found.items():
         deep = deepest(nets)
-        growth = [f"{decades(net, _product_rise, f'{_a_layer(net)} a layer')} in {net.label}" for net in deep]
+        growth = [f"{decades(net, _product_rise, f'{_a_layer(net)} per layer')} in {net.label}" for net in deep]
         rises.append(f"{moment} {', '.join(growth)}")
         weights.append(f"{moment} {', '.join(f'{decades(net, _largest)} in {net.label}' for net in deep)}")
     moment, nets = next(iter(found.items()))
@@ -181,7 +186,7 @@ def _sentence(found: Moments[Gradients]) -> str:
 
 def _table(found: Moments[Gradients]) -> tuple[list[str], list[list[str]]]:
     header = [
-        *("net", "moment", "seeds", "norm of g, first / last", "times norm of w, first / last", "growth a layer"),
+        *("net", "moment", "seeds", "norm of g, first / last", "times norm of w, first / last", "growth per layer"),
         *("largest norm of w", "signal to noise", "without the classifier"),
     ]
     rows = [
