@@ -17,7 +17,6 @@ from resexp.cli.options import (
     Results,
     Settings,
     all_settings,
-    counted,
     out,
     print_table,
 )
@@ -26,7 +25,6 @@ from resexp.errors import DeviceFailedError, RunFailedError, UserError
 from resexp.utils.interrupts import EXIT_FAILED, Stop
 
 if TYPE_CHECKING:
-    from resexp.config.study import Cell
     from resexp.distributed import Ranks
     from resexp.runs.records import Status
     from resexp.runs.store import Run
@@ -103,7 +101,9 @@ def _chosen(
             f"use `resexp sweep`, or `resexp sweep --only {labels[0]}`"
         )
     if dry_run:
-        _show_cells(study.name, cells[:1], results)
+        from resexp.cli.dry_run import show
+
+        show(study, cells[:1], results)
         return []
     from resexp.sweeping import create
 
@@ -200,7 +200,9 @@ def sweep(
         raise UserError(f"--detach: runs of the {study.executor.name} executor end with the sweep; it is for slurm")
     chosen = only_labels(cells, only) if only else cells
     if dry_run:
-        _show_cells(study.name, chosen, results)
+        from resexp.cli.dry_run import show
+
+        show(study, chosen, results)
         return
     from resexp.sweeping import sweep as carry_out
 
@@ -245,20 +247,3 @@ def _tell(outcome: Outcome, stop: Stop) -> None:
         )
     if outcome.problems or outcome.not_started or (stop() and outcome.left_to_engine):
         raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)
-
-
-def _show_cells(study: str, cells: list[Cell], results: Path) -> None:
-    from resexp.data import source
-    from resexp.runs.store import Run
-
-    table = Table(
-        "net", "seed", "steps", "state", "folder", title=f"{study}: {counted(len(cells), 'run')}", title_justify="left"
-    )
-    for cell in cells:
-        run = Run(results / study / cell.config.folder)
-        seed, steps = str(cell.config.seed), f"{cell.config.train.steps:,}"
-        table.add_row(cell.label, seed, steps, run.status().state, str(cell.config.folder))
-    print_table(table)
-    for data in dict.fromkeys(cell.config.data for cell in cells):
-        if (path := source(data)) is not None and not path.exists():
-            out.print(f"data: {path} is not here; training would stop there", soft_wrap=True)

@@ -1,0 +1,80 @@
+"""`--dry-run`: the runs of a study, what they will take as far as earlier runs tell, and whether the data are here."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from resexp.cli.options import counted, err, out, print_table
+from resexp.errors import UserError
+from resexp.utils.machine import cores
+
+if TYPE_CHECKING:
+    from resexp.config import DataConfig, Study
+    from resexp.config.study import Cell
+    from resexp.runs.earlier import Earlier
+
+MIB = 1 << 20
+
+
+def show(study: Study, cells: Sequence[Cell], results: Path) -> None:
+    """Show the runs with their estimated time, then the sums, then what is wrong with the data."""
+    from resexp.display import duration, state_text
+    from resexp.runs.earlier import find_earlier, what
+    from resexp.runs.store import Run
+
+    table = Table(title=f"{study.name}: {counted(len(cells), 'run')}", title_justify="left")
+    for name in ("net", "seed", "steps", "state", "time", "folder"):
+        table.add_column(name, justify="right" if name in ("seed", "steps", "time") else "left")
+    known: dict[str, Earlier | None] = {}
+    todo: list[tuple[Earlier | None, float]] = []
+    for cell in cells:
+        status, time = Run(results / study.name / cell.config.folder).status(), ""
+        seed, steps = str(cell.config.seed), f"{cell.config.train.steps:,}"
+        if status.state not in ("finished", "diverged"):
+            if (key := what(cell.config)) not in known:
+                known[key] = find_earlier(cell.config, results)
+            earlier, left = known[key], cell.config.train.steps - status.step
+            todo.append((earlier, earlier.seconds_per_step * left if earlier else 0.0))
+            time = duration(todo[-1][1]) if earlier else "unknown"
+        table.add_row(cell.label, seed, steps, state_text(status.state), time, str(cell.config.folder))
+    print_table(table)
+    if todo:
+        _print_sums(study, todo, results)
+    for data in dict.fromkeys(cell.config.data for cell in cells):
+        _try_data(data)
+
+
+def _print_sums(study: Study, todo: list[tuple[Earlier | None, float]], results: Path) -> None:
+    from resexp.display import duration
+
+    found = [(earlier, seconds) for earlier, seconds in todo if earlier]
+    if not found:
+        out.print("time and disk: unknown, for no run of these nets has finished here", soft_wrap=True)
+        return
+    devices = sorted({earlier.device for earlier, _ in found})
+    total = sum(seconds for _, seconds in found)
+    parts = [f"time: {duration(total)} for {counted(len(found), 'run')}, as earlier ones took on {', '.join(devices)}"]
+    if study.executor.name == "local" and all(device.endswith(" cpu") for device in devices):
+        processes = min(study.executor.jobs or cores(), len(found))
+        longest = max(seconds for _, seconds in found)
+        parts.append(f"about {duration(max(total / processes, longest))} in all with {processes} at a time")
+    if len(found) < len(todo):
+        parts.append(f"unknown for {counted(len(todo) - len(found), 'run')}")
+    out.print("; ".join(parts), soft_wrap=True)
+    there = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
+    needed, free = sum(earlier.size for earlier, _ in found), shutil.disk_usage(there).free
+    out.print(f"disk: {needed / MIB:,.1f} MiB for {counted(len(found), 'run')}; {free / MIB:,.0f} MiB are free")
+
+
+def _try_data(data: DataConfig) -> None:
+    from resexp.data import open_dataset
+
+    try:
+        open_dataset(data, lambda line: err.print(line, soft_wrap=True))
+    except UserError as error:
+        out.print(f"data: {error}; training would stop there", soft_wrap=True)
