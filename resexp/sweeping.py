@@ -43,13 +43,16 @@ def plan(study: Study, cells: list[Cell], results: Path) -> list[tuple[Cell, Run
     return [(cell, Run(results / study.name / cell.config.folder, cell.label)) for cell in cells]
 
 
-def prepare(chosen: Sequence[tuple[Cell, Run]], say: Callable[[str], None], *, here: bool = True) -> set[torch.device]:
+def prepare(
+    chosen: Sequence[tuple[Cell, Run]], say: Callable[[str], None], *, here: bool = True, anew: Sequence[Cell] = ()
+) -> set[torch.device]:
     """Open the data of the chosen runs and, if they are to be trained `here`, find their devices, before a folder is
-    made.
+    made. What runs that begin `anew` were trained on before does not matter.
 
     Raises UserError where this machine has not what a run asks for, or has other data than the run was begun on.
     """
     devices = {hardware.choose_device(cell.config.train) for cell, _ in chosen} if here else set()
+    fresh = {cell.config.folder for cell in anew}
     datasets: dict[DataConfig, Dataset | ImageNet] = {}
     rehearsed = set[str]()
     for cell, run in chosen:
@@ -68,7 +71,7 @@ def prepare(chosen: Sequence[tuple[Cell, Run]], say: Callable[[str], None], *, h
         if cell.config.customs and cell.config.signature not in rehearsed:
             rehearse(cell.config, *dataset.size, len(dataset.classes))
             rehearsed.add(cell.config.signature)
-        before = run.manifest()
+        before = None if cell.config.folder in fresh else run.manifest()
         if before and before.data.fingerprint != dataset.fingerprint:
             raise UserError(
                 f"{run.folder}: begun on other data (fingerprint {before.data.fingerprint}, now "
@@ -92,6 +95,7 @@ def sweep(
     chosen: list[Cell],
     results: Path,
     *,
+    rerun: Sequence[Cell] = (),
     retry_failed: bool,
     fail_fast: bool,
     stop: Stop,
@@ -101,14 +105,20 @@ def sweep(
     """Train what is missing of the `chosen` cells of a study; unless asked to `wait`, leave it to its executor.
 
     Finished and diverged runs are left alone, failed ones too unless `retry_failed`; the others are begun or continued.
+    The cells to `rerun` begin at step 0. What they have come to is taken away once the data and devices are found.
     Raises UserError before a run folder is made if the study can't be run here, or is being swept by another process.
     """
     folder = StudyFolder(results / study.name)
     with locked(folder.lock_path, f"the study in {folder.folder}"):
         here = study.executor.name in ("local", "debug")
-        devices = prepare(plan(study, chosen, results), display.say, here=here)
+        devices = prepare(plan(study, chosen, results), display.say, here=here, anew=rerun)
         engine = make_engine(study.executor, devices, display.say)
         outcome = Outcome(folder.folder)
+        again = [run for _, run in plan(study, list(rerun), results)]
+        if held := next((run for run in again if run.is_held()), None):
+            raise UserError(f"{held.name}: at work; stop that first, nothing was taken away")
+        for run in again:
+            run.clear()
         for cell, run in plan(study, cells, results):
             run.create(cell.config)
         folder.write_plan(_record(study, cells))

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import resexp
-from resexp.cli import bench, data, describe, diff, evaluate, export, probe, status, studies, train
+from resexp.cli import bench, data, describe, diff, evaluate, export, probe, remove, status, studies, train
 from resexp.cli.options import PATH, RESULTS, AsJson, Results, err, out, print_json
 from resexp.errors import RunFailedError, UserError
 from resexp.utils.interrupts import EXIT_FAILED, EXIT_USAGE, Interrupted
@@ -79,6 +79,7 @@ def report(
 
 app.command("list", epilog="Example: resexp list --json")(studies.list_studies)
 app.command(epilog="Example: resexp diff quickstart:plain-20 quickstart:residual-20")(diff.diff)
+app.command("rm", epilog="Example: resexp rm quickstart:plain-20/0 --yes")(remove.remove)
 app.command(epilog="Example: resexp export quickstart:plain-20/0 --to plain-20.pt")(export.export)
 app.command(epilog="Example: resexp evaluate quickstart:plain-20/0 --csv confusion.csv")(evaluate.evaluate)
 app.command(epilog="Example: resexp bench --depths 20,110 --packs 1,4 --out results/bench")(bench.bench)

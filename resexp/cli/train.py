@@ -177,6 +177,9 @@ def sweep(
     ] = None,
     executor: Annotated[str | None, typer.Option(help="local, debug, ray or slurm.")] = None,
     no_wait: Annotated[bool, typer.Option("--detach", help="Submit to Slurm and return; see `resexp status`.")] = False,
+    rerun: Annotated[
+        list[str] | None, typer.Option(help="Train nets with this label again from step 0, and no others. Repeatable.")
+    ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry failed runs.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
     dry_run: DryRun = False,
@@ -198,7 +201,8 @@ def sweep(
     study, cells = load(config or str(SHIPPED / "quickstart.yaml"), all_settings(settings, no_graphs, **flags))
     if no_wait and study.executor.name != "slurm":
         raise UserError(f"--detach: runs of the {study.executor.name} executor end with the sweep; it is for slurm")
-    chosen = only_labels(cells, only) if only else cells
+    again = only_labels(cells, rerun, "--rerun") if rerun else []
+    chosen = only_labels(cells, [*(only or []), *(rerun or [])]) if only or rerun else cells
     if dry_run:
         from resexp.cli.dry_run import show
 
@@ -209,7 +213,7 @@ def sweep(
     stop, display = Stop().install(), make_display(out)
     outcome = carry_out(
         study, cells, chosen, results,
-        retry_failed=retry_failed, fail_fast=fail_fast, stop=stop, display=display, wait=not no_wait,
+        rerun=again, retry_failed=retry_failed, fail_fast=fail_fast, stop=stop, display=display, wait=not no_wait,
     )  # fmt: skip
     if with_report and not stop() and (outcome.finished or outcome.skipped):
         from resexp.report import build_report

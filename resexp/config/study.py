@@ -153,13 +153,13 @@ def _of_first_seed(text: str) -> RunConfig:
     return validated(RunConfig, yaml_file.parse(f"{text}seed: 0\n", ""))
 
 
-def only_labels(cells: list[Cell], chosen: list[str]) -> list[Cell]:
-    """The cells with these labels (all seeds)."""
+def only_labels(cells: list[Cell], chosen: list[str], option: str = "--only") -> list[Cell]:
+    """The cells with these labels (all seeds), which the user chose by an option."""
     labels = list(dict.fromkeys(cell.label for cell in cells))
     for label in chosen:
         if label not in labels:
             known = ", ".join(labels)
-            raise UserError(f"--only {label}: no such net in this study; it has {known}{hint(label, labels)}")
+            raise UserError(f"{option} {label}: no such net in this study; it has {known}{hint(label, labels)}")
     return [cell for cell in cells if cell.label in chosen]
 
 

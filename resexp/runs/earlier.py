@@ -62,7 +62,7 @@ def _seconds_per_step(manifest: Manifest) -> float | None:
     spans = []
     for attempt in manifest.attempts:
         if attempt.ended and attempt.to_step and attempt.to_step > attempt.from_step:
-            seconds = datetime.fromisoformat(attempt.ended) - datetime.fromisoformat(attempt.started)
-            spans.append((attempt.to_step - attempt.from_step, seconds.total_seconds()))
+            span = datetime.fromisoformat(attempt.ended) - datetime.fromisoformat(attempt.started)
+            spans.append((attempt.to_step - attempt.from_step, span.total_seconds()))
     steps, seconds = max(spans, default=(0, 0.0))
     return seconds / steps if steps else None

@@ -23,7 +23,9 @@ others of the grid) stands in study.json, so that a grid can grow without moving
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,31 @@ class Run:
         text = yaml_file.dump(config.model_dump(mode="json"))
         if not self.config_path.exists() or self.config_path.read_text() != text:
             write_atomic(self.config_path, text)
+
+    def clear(self) -> None:
+        """Take away all that the run has come to; the next attempt begins at step 0, and deletes it.
+
+        Raises UserError while an attempt is alive.
+        """
+        if not self.folder.exists():
+            return
+        with self.leased() as run:
+            assert run.lease
+            # A process that is killed in between leaves a run to begin or to continue, never one that seems finished.
+            first = [self.status_path, self.checkpoint_path, self.previous_checkpoint_path]
+            rest = [path for path in sorted(self.folder.iterdir()) if path not in (*first, self.config_path)]
+            for path in [*first, *(path for path in rest if not path.name.startswith("."))]:
+                if path.exists():
+                    path.rename(run.lease.folder / path.name)
+
+    def remove(self) -> None:
+        """Delete the run folder, and the net's where it is empty then. Raises UserError while an attempt is alive."""
+        with self.leased():
+            gone = self.folder.with_name(f".{self.folder.name}.deleted")  # a half of it must not pass for a run
+            self.folder.rename(gone)
+            shutil.rmtree(gone)
+        with contextlib.suppress(OSError):  # other seeds are there
+            gone.parent.rmdir()
 
     def publish(self, path: Path, content: str | bytes, *, sync: bool = True) -> None:
         """Replace a file of the run. Raises LeaseLostError where the run's lease to the folder was taken away."""
@@ -254,6 +281,16 @@ class StudyFolder:
             others = [run for run in self.plan().runs if run.folder not in named]
             plan = more.model_copy(update={"runs": [*others, *more.runs]})
             write_held(self.plan_path, plan.model_dump_json(indent=1))
+
+    def drop(self, runs: Sequence[Run]) -> None:
+        """Take runs out of the plan."""
+        gone = {os.path.relpath(run.folder, self.folder) for run in runs}
+        with self._plan_lock:
+            plan = self.plan()
+            if not plan.runs:
+                return
+            kept = [run for run in plan.runs if run.folder not in gone]
+            write_held(self.plan_path, plan.model_copy(update={"runs": kept}).model_dump_json(indent=1))
 
     def runs(self) -> list[Run]:
         """The runs that the study names; a second recipe with the same label gets its signature as a suffix."""

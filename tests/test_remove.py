@@ -1,0 +1,165 @@
+"""`resexp rm` deletes run folders and nothing else; `resexp sweep --rerun` begins nets again, and no others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from resexp.cli import app
+from resexp.config.study import load
+from resexp.errors import UserError
+from resexp.runs.earlier import size
+from resexp.runs.records import Plan, PlannedRun, Status
+from resexp.runs.store import Run, StudyFolder
+
+Write = Callable[..., Path]
+Cli = Callable[..., "Result"]
+
+
+@pytest.fixture
+def study(write_study: Write) -> StudyFolder:
+    """Two nets with two seeds each, as if they had been trained; each folder holds 1 MiB."""
+    loaded, cells = load(str(write_study(grid={"model.kind": ["plain", "residual"]}, seeds=[0, 1])))
+    folder = StudyFolder(Path("results") / loaded.name)
+    folder.folder.mkdir(parents=True)
+    planned = [PlannedRun(folder=str(cell.config.folder), label=cell.label) for cell in cells]
+    folder.write_plan(Plan(name=loaded.name, runs=planned))
+    for cell, run in zip(cells, folder.runs(), strict=True):
+        run.create(cell.config)
+        run.write_status(Status(state="finished", step=12, steps=12))
+        run.checkpoint_path.write_bytes(b"\0" * 2**20)
+    return folder
+
+
+def rm(*words: str, answer: str = "") -> Result:
+    return CliRunner().invoke(app, ["rm", *words], input=answer)
+
+
+def names(study: StudyFolder) -> list[str]:
+    """The runs that are there, in the plan and on the disk."""
+    there = [run for run in study.runs() if run.folder.exists()]
+    assert len(there) == len(study.runs())
+    assert len(list(study.folder.glob("*/*"))) == len(there)
+    return [run.name for run in there]
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("tiny:plain-8/0", ["plain-8 seed 1", "residual-8 seed 0", "residual-8 seed 1"]),
+        ("tiny:plain-8", ["residual-8 seed 0", "residual-8 seed 1"]),
+    ],
+)
+def test_a_net_or_a_run_is_deleted_and_no_other(study: StudyFolder, name: str, left: list[str]) -> None:
+    done = rm(name, "--yes")
+    count = 4 - len(left)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith(
+        f"deleted {count} run{'s' * (count > 1)} of results/tiny, {count}.0 MiB: plain-8 seed 0"
+    )
+    assert names(study) == left
+
+
+def test_a_path_names_a_run_as_well(study: StudyFolder) -> None:
+    assert rm(str(study.runs()[0].folder), "--yes").exit_code == 0
+    assert names(study) == ["plain-8 seed 1", "residual-8 seed 0", "residual-8 seed 1"]
+
+
+def test_a_whole_study_goes_with_what_its_runs_left(study: StudyFolder) -> None:
+    stray = study.runs()[3]
+    study.write_plan(study.plan().model_copy(update={"runs": study.plan().runs[:3]}))
+    assert [run.folder for run in study.strays()] == [stray.folder]
+    done = rm("tiny", "--yes")
+    assert done.stdout.startswith("deleted 4 runs of results/tiny, 4.0 MiB: ")
+    assert list(Path("results").iterdir()) == []
+
+
+def test_what_is_not_a_run_folder_stays(study: StudyFolder) -> None:
+    notes, page = study.folder / "notes.txt", study.folder / "report" / "index.html"
+    page.parent.mkdir()
+    for path in (notes, page):
+        path.write_text("mine")
+    elsewhere = Path("elsewhere")
+    run = study.runs()[0]
+    run.folder.rename(elsewhere)
+    run.folder.symlink_to(elsewhere.absolute())
+    damaged = study.runs()[1]
+    damaged.config_path.write_text("model: {depth: 14}\n")
+    done = rm("tiny", "--yes")
+    assert done.exit_code == 0, done.output
+    assert "deleted 2 runs" in done.stdout
+    left = f".lock, .plan.lock, notes.txt, {run.folder.parent.name}, report, study.json"
+    assert f"left as they are in results/tiny: {left}" in done.stdout
+    assert [one.folder for one in study.runs()] == [run.folder, damaged.folder]
+    assert f"{run.folder}: a link; not deleted" in done.stderr
+    assert damaged.folder.exists()
+    assert (elsewhere / "checkpoint.pt").exists()
+    assert notes.read_text() == page.read_text() == "mine"
+
+
+@pytest.mark.parametrize(("answer", "left"), [("n\n", 4), ("", 4), ("y\n", 2)])
+def test_it_asks(study: StudyFolder, answer: str, left: int) -> None:
+    done = rm("tiny:plain-8", answer=answer)
+    assert "2 runs of results/tiny, 2.0 MiB: plain-8 seed 0, plain-8 seed 1\ndelete? [y/N]" in done.stderr
+    assert done.exit_code == (0 if left == 2 else 1)
+    assert len(names(study)) == left
+
+
+def test_a_run_at_work_is_not_deleted_nor_are_its_neighbours(study: StudyFolder) -> None:
+    with study.runs()[1].leased():
+        done = rm("tiny", "--yes")
+    assert isinstance(done.exception, UserError)
+    assert done.exception.args == ("plain-8 seed 1: at work; stop that first, nothing was deleted",)
+    assert len(names(study)) == 4
+
+
+def test_a_rerun_begins_at_step_0_and_gives_the_same_again(write_study: Write) -> None:
+    study = str(write_study(grid={"model.kind": ["plain", "residual"]}))
+    sweep = ["sweep", study, "--jobs", "1"]
+    assert CliRunner().invoke(app, sweep).exit_code == 0
+    plain, residual = StudyFolder(Path("results/tiny")).runs()
+    before, kept = plain.metrics_path.read_bytes(), residual.metrics_path.stat()
+    began = plain.manifest_path.stat().st_mtime_ns
+    done = CliRunner().invoke(app, [*sweep, "--rerun", "plain-8"])
+    assert done.exit_code == 0, done.output
+    assert "1 trained, 0 finished before" in done.stdout
+    assert _errors(plain.metrics_path.read_text()) == _errors(before.decode())
+    manifest = plain.manifest()
+    assert manifest is not None
+    assert [attempt.from_step for attempt in manifest.attempts] == [0]
+    assert plain.manifest_path.stat().st_mtime_ns > began
+    assert residual.metrics_path.stat() == kept
+    assert not list(plain.folder.glob(".attempt-*/checkpoint.pt"))
+    assert CliRunner().invoke(app, sweep).stdout.count("finished before") == 2
+
+
+def _errors(lines: str) -> list[str]:
+    """The lines of metrics.jsonl without what depends on the clock."""
+    return [line for line in lines.splitlines() if '"event": "eval"' in line]
+
+
+def test_nothing_is_taken_away_where_a_rerun_can_not_begin(study: StudyFolder) -> None:
+    run = study.runs()[0]
+    missing = ["--set", "data={source: folder, path: nowhere}"]
+    for words in (missing, ["--set", "train.device=cuda:99"]):
+        assert CliRunner().invoke(app, ["sweep", "tiny.yaml", "--rerun", "plain-8", *words]).exit_code != 0
+    with run.leased():
+        done = CliRunner().invoke(app, ["sweep", "tiny.yaml", "--rerun", "plain-8"])
+    assert isinstance(done.exception, UserError)
+    assert done.exception.args == ("plain-8 seed 0: at work; stop that first, nothing was taken away",)
+    assert (run.status().state, size(run.checkpoint_path.parent) >> 20) == ("finished", 1)
+    done = CliRunner().invoke(app, ["sweep", "tiny.yaml", "--rerun", "plain-9"])
+    assert isinstance(done.exception, UserError)
+    assert done.exception.args[0].startswith("--rerun plain-9: no such net in this study; it has plain-8, residual-8")
+
+
+def test_a_cleared_run_is_to_be_begun_and_keeps_its_numbering_of_attempts(study: StudyFolder) -> None:
+    run = Run(study.runs()[0].folder)
+    run.clear()
+    assert run.status().state == "pending"
+    assert sorted(path.name for path in run.folder.iterdir()) == [".attempt-1", ".lock", "config.yaml"]
+    with run.leased():
+        assert sorted(path.name for path in run.folder.glob(".attempt-*")) == [".attempt-2"]
