@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from resexp.cli import app
+from resexp.cli import app, probe
 from resexp.config.study import load
 from resexp.errors import UserError
 from resexp.runs.names import find, find_run, names_runs, open_study
@@ -122,6 +123,22 @@ def test_commands_take_names(write_study: Write) -> None:
     assert call("train", "tiny:residual-8/1").count("finished;") == 1
     call("export", "tiny:plain-8/0", "--to", "net.pt")
     assert Path("net.pt").exists()
-    assert call("probe", "gradients", "tiny:plain-8", "--json").count('"run"') == 2
+    done = CliRunner().invoke(app, ["probe", "gradients", "tiny:plain-8", "--json"])
+    assert [record["run"] for record in json.loads(done.stdout)] == ["plain-8 seed 0", "plain-8 seed 1"]
+    assert done.stderr.splitlines() == ["gradients 1/2: plain-8 seed 0", "gradients 2/2: plain-8 seed 1"]
     assert "ensemble of 2" in call("probe", "ensemble", "tiny:plain-8")
     assert "results/tiny/report/index.html" in call("report", "tiny")
+
+
+def test_a_probe_at_work_says_so_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line when it begins, and one after the first piece that ends later than LINE_S seconds after the last line."""
+    lines, clock = list[str](), iter([0.0, 4.0, 12.0, 15.0, 23.0])
+    monkeypatch.setattr(probe, "_say", lines.append)
+    monkeypatch.setattr(probe.time, "monotonic", lambda: next(clock))
+    part = probe._Part("lesion 1/2: plain-20 seed 0", lambda: False)
+    assert [part() for _ in range(4)] == [False] * 4
+    assert lines == [
+        "lesion 1/2: plain-20 seed 0",
+        "lesion 1/2: plain-20 seed 0: 2 pieces in 12 s",
+        "lesion 1/2: plain-20 seed 0: 4 pieces in 23 s",
+    ]

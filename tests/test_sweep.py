@@ -16,6 +16,7 @@ from resexp.runs import checkpoint
 from resexp.runs.store import Run, StudyFolder
 from resexp.sweeping import plan
 from resexp.training.train import train
+from resexp.utils.machine import cores
 from tests.conftest import command, fill, wait_until
 from tests.test_training import assert_same
 
@@ -63,7 +64,8 @@ def test_plain_output_is_bounded(write_study: Write, resexp: Cli) -> None:
     runs = [line.partition(":")[0].rpartition("] ")[2] for line in lines if " seed 0:" in line]
     assert len(set(runs)) == 4
     assert max(map(runs.count, runs)) <= 5  # begun, a quarter, half, three quarters, ended
-    assert len(lines) - len(runs) == 3  # decoding, how many are to be trained, how it went
+    assert len(lines) - len(runs) == 4  # decoding, how many are to be trained, processes starting, how it went
+    assert lines[2] == f"{min(4, cores())} process{'es' * (cores() > 1)} starting"
 
 
 def break_run(cell: Cell, run: Run) -> None:

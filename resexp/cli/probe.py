@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +18,8 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+LINE_S = 10.0
+"""Seconds between two lines of a probe."""
 RUNS = "Runs as STUDY:NET/SEED, nets as STUDY:NET, or folders of runs and studies."
 Targets = Annotated[
     list[str], typer.Argument(metavar="RUN_OR_STUDY...", help=f"{RUNS} A study file stands for untrained nets.")
@@ -44,8 +48,8 @@ def _command(name: str, what: str) -> None:
                 err.print(f"{one.run.name}: left out, for {reason}", soft_wrap=True)
                 continue
             try:
-                with err.status(f"{name}: {one.run.name} ({number} of {len(chosen)})"):  # on a terminal only
-                    step = probe(one.run, name, initial=one.initial, stop=stop, say=_say)
+                part = _Part(f"{name} {number}/{len(chosen)}: {one.run.name}", stop)
+                step = probe(one.run, name, initial=one.initial, stop=part, say=_say)
             except StopRequested:
                 raise typer.Exit(stop.exit_code) from None
             record = one.run.probes(name)[step]
@@ -135,7 +139,8 @@ def _views(names: list[str], results: Path, as_json: bool, mode: str, asked: Any
     if not runs:
         raise UserError(f"{', '.join(names)}: no finished run there")
     table, records = Table("run", "views", "single view", "several views"), []
-    for run in runs:
+    for number, run in enumerate(runs, 1):
+        _say(f"{mode} {number}/{len(runs)}: {run.name}")
         config = load_run(run.config_path)
         record = evaluate_run(run, asked or usual(config, mode, open_dataset(config.data, _say).size), _say)
         write_record(run, {"probe": record["mode"], "step": config.train.steps, **record})
@@ -189,6 +194,24 @@ def identity(
         errors += [donor[part]["clean_train_error"] for part in PARTS]
         table.add_row(donor["from"], *(percent(error, 2) for error in errors))
     _show(as_json, found, table)
+
+
+class _Part:
+    """What shows that a probe is at work: a line when it begins, and one every LINE_S seconds."""
+
+    def __init__(self, what: str, stop: Callable[[], bool]) -> None:
+        self._what, self._stop = what, stop
+        self._pieces, self._began = 0, time.monotonic()
+        self._due = self._began + LINE_S
+        _say(what)
+
+    def __call__(self) -> bool:
+        """Whether the probe is to stop; it asks after each of its pieces."""
+        self._pieces, now = self._pieces + 1, time.monotonic()
+        if now >= self._due:
+            self._due = now + LINE_S
+            _say(f"{self._what}: {self._pieces:,} pieces in {now - self._began:.0f} s")
+        return self._stop()
 
 
 def _say(line: str) -> None:

@@ -46,7 +46,7 @@ class Local:
 
     def __init__(self, config: ExecutorConfig, devices: set[torch.device], say: Callable[[str], None]) -> None:
         """`devices`: the devices of the runs."""
-        self._config, self._devices = config, devices
+        self._config, self._devices, self._say, self._started = config, devices, say, False
         self._on_cpu = all(device.type == "cpu" for device in devices)
         if config.runs_per_gpu and self._on_cpu:
             say("--runs-per-gpu is for GPUs; on CPU cores every run has a process of its own")
@@ -81,7 +81,10 @@ class Local:
         return []
 
     def start(self, jobs: Sequence[Job]) -> list[Handle]:
-        """A process for each."""
+        """A process for each. The first ones wait for the server, which imports torch."""
+        if not self._started:
+            self._say(f"{len(jobs)} process{'es' * (len(jobs) > 1)} starting")
+            self._started = True
         return [_Worker(self._context, job) for job in jobs]
 
     def wait(self, handles: Sequence[Handle]) -> None:
