@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from resexp.executors import Loop, make_engine
 from resexp.executors.engine import Engine
 from resexp.runs.records import Plan, PlannedRun
 from resexp.runs.store import Run, StudyFolder
+from resexp.tracking import Follower
 from resexp.training.rehearsal import rehearse
 from resexp.utils.files import locked
 from resexp.utils.interrupts import Stop
@@ -101,11 +103,13 @@ def sweep(
     stop: Stop,
     display: Display,
     wait: bool = True,
+    trackers: Sequence[str] = (),
 ) -> Outcome:
     """Train what is missing of the `chosen` cells of a study; unless asked to `wait`, leave it to its executor.
 
     Finished and diverged runs are left alone, failed ones too unless `retry_failed`; the others are begun or continued.
     The cells to `rerun` begin at step 0. What they have come to is taken away once the data and devices are found.
+    Metrics go to the `trackers` as they are written.
     Raises UserError before a run folder is made if the study can't be run here, or is being swept by another process.
     """
     folder = StudyFolder(results / study.name)
@@ -133,7 +137,10 @@ def sweep(
                 outcome.problems.append((run, describe(run)))
             else:
                 todo.append((run, cell.config.cost))
-        train_all(engine, study.executor, todo, outcome, fail_fast=fail_fast, stop=stop, display=display, wait=wait)
+        train_all(
+            engine, study.executor, todo, outcome, fail_fast=fail_fast, stop=stop, display=display, wait=wait,
+            follower=Follower(folder.folder, trackers, display.say) if trackers else None,
+        )  # fmt: skip
     return outcome
 
 
@@ -169,8 +176,12 @@ def train_all(
     stop: Stop,
     display: Display,
     wait: bool = True,
+    follower: Follower | None = None,
 ) -> None:
-    """Train run folders, each given with its cost, and enter in `outcome` how each ended."""
+    """Train run folders, each given with its cost, and enter in `outcome` how each ended.
+
+    `follower` passes their metrics on to trackers.
+    """
     ran = 0
 
     def ended(run: Run, said: str) -> bool:
@@ -182,10 +193,17 @@ def train_all(
         else:
             outcome.finished += 1
         display.ended(run, problem)
+        if follower:
+            follower.ended(run)
         return not problem
 
-    with display.sweep(todo, outcome.skipped):
-        loop = Loop(engine, config, fail_fast=fail_fast, stop=stop, say=display.say, tick=display.update, ended=ended)
+    def tick(running: list[Run]) -> None:
+        display.update(running)
+        if follower:
+            follower.update(running)
+
+    with display.sweep(todo, outcome.skipped), closing(follower) if follower else nullcontext():
+        loop = Loop(engine, config, fail_fast=fail_fast, stop=stop, say=display.say, tick=tick, ended=ended)
         outcome.left_to_engine = loop.train(todo, wait=wait)
     outcome.not_started = len(todo) - ran - outcome.left_to_engine
 

@@ -18,7 +18,7 @@ ROWS = [
     {"data"},
     {"evaluation", "probes"},
     {"report", "training"},
-    {"executors", "display", "bench"},
+    {"executors", "display", "bench", "tracking"},
     {"sweeping"},
     {"probing", "api"},
     {"cli"},

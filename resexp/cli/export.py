@@ -7,26 +7,50 @@ from typing import Annotated
 
 import typer
 
-from resexp.cli.options import PATH, RESULTS, Plugins, Results, err, out
+from resexp.cli.options import PATH, RESULTS, Plugins, Results, Track, counted, err, out
+from resexp.errors import UserError
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="A finished run: STUDY:NET/SEED, or its folder.", metavar="RUN")],
-    to: Annotated[Path, typer.Option("--to", help="A new file: .pt or .safetensors.", **{**PATH, "metavar": "FILE"})],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A finished run, STUDY:NET/SEED, or its folder; with --track, a study.", metavar="RUN|STUDY"
+        ),
+    ],
+    to: Annotated[
+        Path | None, typer.Option("--to", help="A new file: .pt or .safetensors.", **{**PATH, "metavar": "FILE"})
+    ] = None,
     torchvision: Annotated[
         bool, typer.Option("--torchvision", help="Name the weights as torchvision.models does, for nets that it has.")
     ] = False,
+    track: Track = None,
     plugins: Plugins = None,
     results: Results = RESULTS,
 ) -> None:
-    """Write the weights of a finished run as a plain state dict.
+    """Write the weights of a finished run as a plain state dict, or pass the metrics of a study on to trackers.
 
     They are the final weights, with the BN statistics that the run was tested with. torch.load(FILE, weights_only=True)
     reads a .pt file without resexp. The net takes pixels in [0, 1], less the mean image of the training set. This mean
     and the names of the classes are in the metadata of a .safetensors file, or in a .json file next to a .pt file.
     """
-    from resexp.runs.names import find_run
-    from resexp.training.export import export as write
+    if (to is None) == (not track):
+        raise UserError("export: give either --to FILE, for the weights of a run, or --track NAME, for a study")
 
-    name = write(find_run(run, results), to, torchvision=torchvision, say=lambda line: err.print(line, soft_wrap=True))
-    out.print(f"{to}: {name}", soft_wrap=True)
+    def say(line: str) -> None:
+        err.print(line, soft_wrap=True)
+
+    from resexp.runs.names import find, find_run
+
+    if to:
+        from resexp.training.export import export as write
+
+        out.print(f"{to}: {write(find_run(name, results), to, torchvision=torchvision, say=say)}", soft_wrap=True)
+        return
+    from resexp.tracking import check, track_study
+
+    if torchvision:
+        raise UserError("export: --torchvision names the weights of a run; give --to FILE")
+    check(track or [])
+    runs = track_study(find(name, results).study, track or [], say)
+    out.print(f"{name}: {counted(runs, 'run')} passed on to {', '.join(track or [])}", soft_wrap=True)

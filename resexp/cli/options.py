@@ -62,6 +62,10 @@ NoGraphs = Annotated[
     bool,
     typer.Option("--no-cuda-graphs", help="On a GPU, launch every kernel from Python, without CUDA graphs."),
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", help="Pass metrics on: tensorboard, trackio, wandb or mlflow. Repeatable."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the runs without training them.")]
 PATH: Any = {"parser": expanded, "metavar": "PATH"}
 """For options and arguments that are paths: `~` and `$NAME` are replaced, which a shell does not do in --option=~/x."""

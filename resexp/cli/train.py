@@ -16,6 +16,7 @@ from resexp.cli.options import (
     Plugins,
     Results,
     Settings,
+    Track,
     all_settings,
     out,
     print_table,
@@ -182,6 +183,7 @@ def sweep(
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry failed runs.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
+    track: Track = None,
     dry_run: DryRun = False,
     with_report: Annotated[bool, typer.Option("--report", help="Write the report at the end.")] = False,
     results: Results = RESULTS,
@@ -208,12 +210,18 @@ def sweep(
 
         show(study, chosen, results)
         return
+    if track and no_wait:
+        later = f"resexp export {results / study.name} --track {track[0]}"
+        raise UserError(f"--track: a sweep follows its runs, and --detach ends it; leave one out, or later: {later}")
     from resexp.sweeping import sweep as carry_out
+    from resexp.tracking import check
 
+    check(track or [])
     stop, display = Stop().install(), make_display(out)
     outcome = carry_out(
         study, cells, chosen, results,
         rerun=again, retry_failed=retry_failed, fail_fast=fail_fast, stop=stop, display=display, wait=not no_wait,
+        trackers=track or [],
     )  # fmt: skip
     if with_report and not stop() and (outcome.finished or outcome.skipped):
         from resexp.report import build_report

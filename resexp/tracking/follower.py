@@ -1,0 +1,234 @@
+"""From metrics.jsonl to trackers: every line once, also over several sweeps.
+
+Where a sweep is killed, its successor may pass on the lines of the last second again.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from resexp.config.study import load_run
+from resexp.errors import RunFailedError, UserError
+from resexp.runs.store import Run, StudyFolder
+from resexp.tracking.adapters import TRACKERS, Scalars, TrackedRun, Tracker
+from resexp.utils.files import locked
+from resexp.utils.untrusted import Count, Record, parse_json, read_record
+
+LOOK_S = 1.0
+"""Seconds between looks at the metrics of a run."""
+
+
+class Sent(Record):
+    """What a tracker has got of a run."""
+
+    lines: Count = 0
+    id: str = ""
+    """See `Tracker.id`."""
+    over: bool = False
+    """Whether it has the final numbers."""
+
+
+class Tracked(Record):
+    """tracked.json in a run folder: what was passed on, by tracker."""
+
+    trackers: dict[str, Sent] = Field(default_factory=dict)
+
+
+@dataclass
+class _Followed:
+    """A run, how far its metrics were read, and its open trackers."""
+
+    run: Run
+    tracked: Tracked = field(default_factory=Tracked)
+    open: dict[str, Tracker] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
+    file: int = -1
+    offset: int = 0
+    lines: int = 0
+    looked: float = -math.inf
+
+    def fresh(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The number, from 0, and the record of each whole line since the last call.
+
+        Every attempt at a run begins with a new file, which has the lines before its checkpoint again.
+        """
+        try:
+            with self.run.metrics_path.open("rb") as file:
+                if (number := os.fstat(file.fileno()).st_ino) != self.file:
+                    self.file, self.offset, self.lines = number, 0, 0
+                file.seek(self.offset)
+                content = file.read()
+        except FileNotFoundError:
+            return
+        whole = content[: content.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        for line in whole.splitlines():
+            yield self.lines, parse_json(line)
+            self.lines += 1
+
+
+class Follower:
+    """Passes the metrics of a study's runs on to trackers.
+
+    A tracker that fails is left alone for the rest of the run, and `say` gets a line. What it has not got then, the
+    next sweep or `resexp export STUDY --track` passes on.
+    """
+
+    def __init__(self, folder: Path, trackers: Sequence[str], say: Callable[[str], None]) -> None:
+        self._folder, self._trackers, self._say = folder, list(dict.fromkeys(trackers)), say
+        self._followed: dict[Path, _Followed] = {}
+        self.failures = 0
+        """Number of runs and trackers that failed."""
+
+    def update(self, running: Sequence[Run]) -> None:
+        """Pass on what runs at work have written, of each once in a while."""
+        for run in running:
+            followed = self._of(run)
+            if time.monotonic() >= followed.looked + LOOK_S:
+                self._pass_on(followed)
+
+    def ended(self, run: Run) -> None:
+        """Pass on the rest of a run that is over or interrupted."""
+        followed = self._of(run)
+        self._pass_on(followed)
+        over = run.status().state in ("finished", "diverged")
+        for name, sent in followed.tracked.trackers.items():
+            if name in self._trackers and not sent.over:
+                self._try(followed, name, _close, sent, run if over else None)
+        self._keep(followed)
+        del self._followed[run.folder]
+
+    def close(self) -> None:
+        """Nothing more is followed."""
+        for followed in list(self._followed.values()):
+            self.ended(followed.run)
+
+    def _of(self, run: Run) -> _Followed:
+        if run.folder not in self._followed:
+            followed = self._followed[run.folder] = _Followed(run)
+            try:
+                followed.tracked = read_record(_path(run), Tracked) or Tracked()
+            except (OSError, UserError) as error:
+                self._fail(followed, self._trackers, error)
+        return self._followed[run.folder]
+
+    def _pass_on(self, followed: _Followed) -> None:
+        followed.looked = time.monotonic()
+        try:
+            fresh = list(followed.fresh())
+        except (OSError, ValueError) as error:
+            self._fail(followed, self._trackers, error)
+            return
+        for name in self._trackers:
+            sent = followed.tracked.trackers.get(name, Sent())
+            due = [(number, line) for number, line in fresh if number >= sent.lines]
+            if due and not sent.over and name not in followed.failed:
+                followed.tracked.trackers[name] = sent
+                self._try(followed, name, _log, sent, due)
+        if fresh:
+            self._keep(followed)
+
+    def _try(self, followed: _Followed, name: str, do: Callable[[Tracker, Sent, Any], None], *what: Any) -> None:
+        """Do something with a tracker of a run, which is opened first if need be."""
+        if name in followed.failed:
+            return
+        try:
+            if name not in followed.open:
+                followed.open[name] = self._open(followed, name)
+            do(followed.open[name], *what)
+        except Exception as error:  # a network that fails, a service that refuses: no reason to end a sweep
+            self._fail(followed, [name], error)
+
+    def _open(self, followed: _Followed, name: str) -> Tracker:
+        run, sent = followed.run, followed.tracked.trackers[name]
+        config = load_run(run.config_path).model_dump(mode="json", include={"data", "model", "train", "seed"})
+        study, label = self._folder.resolve().name, f"{run.label}-{run.folder.name}"
+        tracker = TRACKERS[name](TrackedRun(study, label, dict(_flat(config)), self._folder, sent.id))
+        sent.id = tracker.id
+        return tracker
+
+    def _keep(self, followed: _Followed) -> None:
+        """Write what was passed on."""
+        if followed.tracked.trackers:
+            try:
+                text = followed.tracked.model_dump_json(indent=1)
+                followed.run.publish(_path(followed.run), text, sync=False)
+            except OSError as error:
+                self._fail(followed, self._trackers, error)
+
+    def _fail(self, followed: _Followed, names: Sequence[str], error: Exception) -> None:
+        if names := [name for name in names if name not in followed.failed]:
+            followed.failed.update(names)
+            self.failures += 1
+            why = str(error).partition("\n")[0] or type(error).__name__
+            later = f"resexp export {self._folder} " + " ".join(f"--track {name}" for name in names)
+            self._say(f"{followed.run.name}: {', '.join(names)} failed ({why}); to continue: {later}")
+
+
+def track_study(study: StudyFolder, trackers: Sequence[str], say: Callable[[str], None]) -> int:
+    """Pass on what trackers have not got yet of the runs of a study; returns the number of runs that have metrics.
+
+    Raises UserError while a sweep of the study is at work, and where it has no metrics; RunFailedError where a tracker
+    failed.
+    """
+    with locked(study.lock_path, f"the study in {study.folder}"):
+        runs = [run for run in study.runs() if run.metrics_path.exists()]
+        if not runs:
+            raise UserError(f"{study.folder}: no run has metrics yet; run `resexp sweep` first")
+        follower = Follower(study.folder, trackers, say)
+        for run in runs:
+            follower.ended(run)
+    if follower.failures:
+        raise RunFailedError(f"{study.folder}: not all runs were passed on; the same command continues")
+    return len(runs)
+
+
+def _log(tracker: Tracker, sent: Sent, due: list[tuple[int, dict[str, Any]]]) -> None:
+    for number, line in due:
+        if values := _numbers(line):
+            tracker.log(line["step"], values)
+        sent.lines = number + 1
+
+
+def _close(tracker: Tracker, sent: Sent, over: Run | None) -> None:
+    """Close with the final numbers of a run that is over."""
+    tracker.close(_final(over) if over else None)
+    sent.over = over is not None
+
+
+def _numbers(line: dict[str, Any]) -> Scalars:
+    """The numbers of a line, without the step."""
+    return {
+        name: value
+        for name, value in line.items()
+        if isinstance(value, int | float) and math.isfinite(value) and name != "step"
+    }
+
+
+def _final(run: Run) -> Scalars:
+    """The last numbers of evaluations and of the test."""
+    found: Scalars = {}
+    for line in run.metrics():
+        if line["event"] in ("eval", "test"):
+            found |= _numbers(line)
+    return found
+
+
+def _flat(config: dict[str, Any], within: str = "") -> Iterator[tuple[str, str | int | float | bool]]:
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{within}{name}.")
+        else:
+            yield f"{within}{name}", value if isinstance(value, str | int | float | bool) else str(value)
+
+
+def _path(run: Run) -> Path:
+    return run.folder / "tracked.json"
