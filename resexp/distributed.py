@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from resexp.errors import StopRequested, UserError
-from resexp.utils.interrupts import Interrupted, Stop, exit_code
+from resexp.utils.interrupts import EXIT_FAILED, Interrupted, Stop, exit_code
 
 AGREEMENT_TIMEOUT = timedelta(days=1)
 """How long the ranks wait for one another: rank 0 may be at something that it does alone, such as a probe."""
@@ -84,7 +84,6 @@ class Torchrun(Ranks):
         """`stop` receives the signals that other ranks receive."""
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.local, self.local_world = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-        self.name = f"rank {self.rank} on {os.uname().nodename}"
         self._stop = stop
         self._apart = True
         """Whether the other ranks will still come to an agreement if this one fails now."""
@@ -105,38 +104,34 @@ class Torchrun(Ranks):
             yield
             self.any_rank(False)
         except BaseException as error:
+            code, text = exit_code(error), f"rank {self.rank} on {os.uname().nodename}: {error}"
             if self._apart and not isinstance(error, KeyboardInterrupt):
                 with contextlib.suppress(RuntimeError):  # the others are gone
-                    self._agree(False, failure=(exit_code(error), f"{self.name}: {error}"))
-                    if self.rank > 0 and isinstance(error, UserError | OSError):
-                        raise SystemExit(exit_code(error)) from None
+                    self.any_rank(False, (code, text))
+                    if self.rank > 0 and code != EXIT_FAILED:
+                        raise SystemExit(code) from None
             if self.rank > 0 and isinstance(error, UserError):
-                raise UserError(f"{self.name}: {error}") from error
+                raise UserError(text) from error
             raise
 
-    def any_rank(self, flag: bool) -> bool:
-        """See Ranks. Raises an error where another rank has failed; see `sharing_errors`."""
-        before, self._apart = self._apart, False
-        anyone, failure = self._agree(flag)
-        if failure:
-            code, text = failure
-            if self.rank > 0:
-                raise SystemExit(code)
-            raise Interrupted(self._stop.signal) if self._stop() else UserError(text)
-        self._apart = before
-        return anyone
-
-    def _agree(self, flag: bool, failure: tuple[int, str] | None = None) -> tuple[bool, tuple[int, str] | None]:
-        """Whether any rank has the flag; and the first failure, an exit code and a line, if any rank has one."""
+    def any_rank(self, flag: bool, failure: tuple[int, str] | None = None) -> bool:
+        """See Ranks. A rank that has failed comes with its exit code and its error; the others raise what
+        `sharing_errors` describes."""
         values = torch.tensor([int(flag), self._stop.signal, int(failure is not None)])
         dist.all_reduce(values, dist.ReduceOp.MAX, group=self._hosts)
         anyone, signal, failed = values.tolist()
         if signal:
             self._stop.ask(signal)
-        failures = [failure] * self.world
         if failed:
+            self._apart = False
+            failures = [failure] * self.world
             dist.all_gather_object(failures, failure, self._hosts)
-        return bool(anyone), next(filter(None, failures), None)
+            if failure is None:
+                code, text = next(filter(None, failures))
+                if self.rank > 0:
+                    raise SystemExit(code)
+                raise Interrupted(signal) if signal else UserError(text)
+        return bool(anyone)
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -153,11 +148,10 @@ class Torchrun(Ranks):
     def alone(self, work: Generator[int, None, ResultT]) -> Generator[int, None, ResultT]:
         """See Ranks."""
         outcome: ResultT | StopRequested | None = None
-        if self.rank == 0:
-            try:
-                outcome = yield from work
-            except StopRequested as stopped:
-                outcome = stopped
+        try:
+            outcome = (yield from work) if self.rank == 0 else None
+        except StopRequested as stopped:
+            outcome = stopped
         outcome = self.broadcast_object(outcome)
         if isinstance(outcome, StopRequested):
             raise outcome

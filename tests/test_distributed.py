@@ -226,7 +226,7 @@ def test_a_signal_saves_and_another_number_of_processes_is_refused_unless_allowe
     run = create(tmp_path, config(LONG))
     process = start(run)
     wait_until(process, lambda: run.status().step >= 20)
-    os.kill(process_of(1, process), signal.SIGTERM)  # whichever hears of it first
+    os.kill(process_of(1, process), signal.SIGTERM)  # whichever receives it
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert exit_code(errors) == 143
@@ -252,6 +252,18 @@ def test_rank_0_alone_says_what_is_wrong_and_all_end_as_it_does(tmp_path: Path) 
     assert errors.count("resexp: train.batch_size: 33 images can't be shared out evenly among 2 processes; start") == 1
     assert exit_code(errors) == 2
     assert run.status().state == "pending"
+
+
+@pytest.mark.torchrun
+def test_an_error_of_rank_0_in_the_middle_ends_all_ranks_with_one_line(tmp_path: Path) -> None:
+    """Where it writes what a probe found, there is a file instead of a folder. The other rank waits meanwhile."""
+    run = create(tmp_path, config({"probes": {"gradients": [12]}}))
+    run.probe_folder.write_text("")
+    process = start(run)
+    _, errors = process.communicate(timeout=120)
+    assert [line for line in errors.splitlines() if "resexp: " in line] == [f"resexp: {run.probe_folder}: File exists"]
+    assert exit_code(errors) == 2
+    assert run.status().state == "interrupted"
 
 
 def test_what_keeps_another_rank_from_beginning_is_said_by_rank_0(together: Callable[[str], Run]) -> None:

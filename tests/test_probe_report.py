@@ -87,9 +87,9 @@ def test_gradients_times_weights_at_both_moments_before_the_classifier(folder: S
         "|g| |w| at the first layer over that at the last before the classifier is at initialisation 1,000 (100 to "
         "1.0e4; 1.47 per layer) in plain-20, 0.50 (0.89 per layer) in residual-8; trained 15 (1.16 per layer) in "
         "plain-20. The largest |w| of a layer is at initialisation 1.0 in plain-20, 1.0 in residual-8; trained 300 "
-        "in plain-20 (1 to 2 seeds). The cosine between gradients of neighbours at a distance of 0.1 is at initialisation, from "
-        "the shallowest net to the deepest, 0.7 to 0.1 in plain nets of 8 to 20 layers, 0.9 in residual nets of 8 "
-        "layers."
+        "in plain-20 (1 to 2 seeds). The cosine between gradients of neighbours at a distance of 0.1 is at "
+        "initialisation, from the shallowest net to the deepest, 0.7 to 0.1 in plain nets of 8 to 20 layers, 0.9 in "
+        "residual nets of 8 layers."
     )
     assert section.table is not None
     header, rows = section.table

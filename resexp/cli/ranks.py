@@ -1,4 +1,4 @@
-"""`resexp train` under torchrun: every rank carries the command out; rank 0 alone reads its arguments and prints."""
+"""`resexp train` under torchrun: rank 0 reads the arguments, prints, and tells the others which run to train."""
 
 from __future__ import annotations
 

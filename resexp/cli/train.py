@@ -27,7 +27,6 @@ from resexp.utils.interrupts import EXIT_FAILED, Stop
 
 if TYPE_CHECKING:
     from resexp.distributed import Ranks
-    from resexp.runs.records import Status
     from resexp.runs.store import Run
     from resexp.sweeping import Outcome
 
@@ -54,17 +53,22 @@ def train(
     """
     stop = Stop()
     with torchrun(stop) as ranks:
-        chosen = []
-        if not ranks or ranks.rank == 0:
-            chosen = _chosen(named or [], config, settings, seed, no_graphs, dry_run, results)
-        if ranks:
-            chosen = ranks.broadcast_object(chosen)
+        if ranks and ranks.rank > 0:
+            _train_with_rank_0(ranks, stop)
+            return
+        chosen = _chosen(named or [], config, settings, seed, no_graphs, dry_run, results)
         if len(chosen) == 1:
             _train(*chosen[0], stop, ranks, allow_world_size_change)
         elif ranks:
             raise UserError("train: under torchrun, all processes train one run; name one run folder")
         elif chosen:
             _train_several([run for run, _ in chosen], stop)
+
+
+def _train_with_rank_0(ranks: Ranks, stop: Stop) -> None:
+    from resexp.training.train import train as train_run
+
+    train_run(ranks.broadcast_object(), stop=stop, ranks=ranks)
 
 
 def _chosen(
@@ -120,20 +124,8 @@ def _train_several(runs: list[Run], stop: Stop) -> None:
 
 
 def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_size_change: bool) -> None:
-    from resexp.distributed import SINGLE_PROCESS
-    from resexp.training.train import train as train_run
-
-    stop.install()
-    if ranks and ranks.rank > 0:
-        status = train_run(run, stop=stop, ranks=ranks)
-    else:
-        status = _train_and_show(run, cost, stop, ranks or SINGLE_PROCESS, allow_world_size_change)
-    if status.state != "finished":
-        raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)
-
-
-def _train_and_show(run: Run, cost: float, stop: Stop, ranks: Ranks, allow_world_size_change: bool) -> Status:
     from resexp.display import make_display
+    from resexp.distributed import SINGLE_PROCESS
     from resexp.sweeping import describe
     from resexp.training.train import train as train_run
 
@@ -141,7 +133,10 @@ def _train_and_show(run: Run, cost: float, stop: Stop, ranks: Ranks, allow_world
     if state in ("finished", "diverged"):
         out.print(f"{run.folder}: already {state}; nothing to do", soft_wrap=True)
         raise typer.Exit(0 if state == "finished" else EXIT_FAILED)
+    stop.install()
     display = make_display(out)
+    if ranks:
+        ranks.broadcast_object(run)
     try:
         with display.sweep([(run, cost)], 0):
             status = train_run(
@@ -149,7 +144,7 @@ def _train_and_show(run: Run, cost: float, stop: Stop, ranks: Ranks, allow_world
                 stop=stop,
                 on_status=lambda status: display.update([run]),
                 say=display.say,
-                ranks=ranks,
+                ranks=ranks or SINGLE_PROCESS,
                 world_may_change=allow_world_size_change,
             )
             display.ended(run, describe(run))
@@ -160,7 +155,8 @@ def _train_and_show(run: Run, cost: float, stop: Stop, ranks: Ranks, allow_world
     except Exception as error:
         raise RunFailedError(f"{run.name} failed: {error} (traceback in {run.status_path})") from error
     out.print(f"{run.folder}", soft_wrap=True)
-    return status
+    if status.state != "finished":
+        raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)
 
 
 def sweep(

@@ -29,7 +29,7 @@ LOOK_S = 1.0
 
 @dataclass
 class Progress:
-    """What a continuation needs to know in addition to the trainer's state."""
+    """What a checkpoint holds in addition to the trainer's state."""
 
     evaluated: int = 0
     """The step of the last evaluation."""
@@ -38,43 +38,41 @@ class Progress:
     """The weights of the least validation error, that error, and their step."""
     window: list[Any] = field(default_factory=lambda: [0, 0.0, 0])
     """The step at which the line of metrics in the making begins, and its sums of losses and wrong predictions."""
-    bn_recomputed: bool = False
 
 
+@dataclass
 class Loop:
     """The training of a run by one of its ranks; rank 0 alone writes into the run folder."""
 
-    def __init__(
-        self,
-        run: Run,
-        status: Status,
-        trainer: Trainer,
-        progress: Progress,
-        metrics: Metrics | None,
-        manifest: Manifest | None,
-        stop: Callable[[], bool],
-        on_status: Callable[[Status], None],
-    ) -> None:
-        """`metrics` and `manifest` are those of rank 0, which leases the run; the other ranks have none."""
-        self.run, self.trainer, self.progress, self.metrics, self.manifest = run, trainer, progress, metrics, manifest
-        self.status, self.stop, self.on_status = status, stop, on_status
+    run: Run
+    """Leased on rank 0."""
+    status: Status
+    trainer: Trainer
+    progress: Progress
+    metrics: Metrics | None
+    """On rank 0, as the manifest."""
+    manifest: Manifest | None
+    stop: Callable[[], bool]
+    on_status: Callable[[Status], None]
+
+    def __post_init__(self) -> None:
+        trainer, progress = self.trainer, self.progress
         self.config, self.dataset, self.ranks = trainer.config, trainer.dataset, trainer.hardware.ranks
         self.probes = self.config.probes.due(self.config.train.steps)
         self.checkpoint_at = time.monotonic() + self.config.train.checkpoint_seconds
         self.look_at = 0.0
         self.mark = (trainer.step, trainer.seconds)
         """Where the speed is measured from."""
-        any_rank, alone = self.ranks.any_rank, self.ranks.alone
         self.periodic: list[tuple[Callable[[], bool], Callable[[], Iterable[int]]]] = [
             (self._bn_due, self._recompute_bn),
             (self._evaluation_due, self._evaluate),
-            (lambda: trainer.step in self.probes, lambda: alone(self._probe())),
+            (lambda: trainer.step in self.probes, lambda: self.ranks.alone(self._probe())),
             (lambda: self._ended and not progress.tested, self._test),
-            (lambda: self._ended or any_rank(self._checkpoint_due()), self._save),
-            (lambda: self._ended, lambda: alone(self._test_views())),
+            (lambda: self._ended or self.ranks.any_rank(self._checkpoint_due()), self._save),
+            (lambda: self._ended, lambda: self.ranks.alone(self._test_views())),
         ]
         """When something is due, and what; in this order."""
-        if run.lease:
+        if self.run.lease:
             trainer.pipeline.while_waiting(self._look)
 
     def work(self) -> Task[None]:
@@ -114,7 +112,10 @@ class Loop:
         return self.trainer.step == self.config.train.steps
 
     def _bn_due(self) -> bool:
-        return self._ended and bool(self.config.train.precise_bn_images) and not self.progress.bn_recomputed
+        if not (self._ended and self.config.train.precise_bn_images):
+            return False
+        records = self.run.metrics() if self.run.lease else []
+        return bool(self.ranks.broadcast_object(all(record["event"] != "bn" for record in records)))
 
     def _evaluation_due(self) -> bool:
         step = self.trainer.step
@@ -174,7 +175,6 @@ class Loop:
         assert images
         batches = yield from self.trainer.recompute_bn(images, self.stop)
         self._append("bn", {"step": step, "precise_bn_images": images, "bn_batches": batches})
-        self.progress.bn_recomputed = True
 
     def _evaluate(self) -> Task[None]:
         trainer, progress = self.trainer, self.progress
@@ -217,19 +217,14 @@ class Loop:
                 found = yield from trainer.evaluate("test", self.stop)
             record |= {"best_step": best["step"], "best_val_error": best["val_error"], "best_test_error": found.error}
         if self.run.lease:
-            record["running_train_error"] = running_error(self.run.metrics(), self._final_from)
+            last_milestone = (trainer.schedule.milestones or [self.config.train.final_from])[-1]
+            record["running_train_error"] = running_error(self.run.metrics(), last_milestone)
             record["train_seconds"] = round(trainer.seconds, 3)
             logits = Logits(final.logits.cpu().numpy(), self.dataset.test_labels, self.dataset.fingerprint)
             self.run.publish(self.run.logits_path, logits.pack())
         self._append("test", record)
         self.progress.tested = True
         self.status.test_error = final.error
-
-    @property
-    def _final_from(self) -> int:
-        """The step after which the running training error counts: the last milestone, in whatever way it was found."""
-        found = self.trainer.schedule.milestones
-        return found[-1] if found else self.config.train.final_from
 
     def _test_views(self) -> Task[None]:
         """Test the final weights on several views of each image, where that was asked for and is not done yet."""
@@ -256,10 +251,7 @@ class Loop:
                 "signature": self.config.signature,
                 "seed": self.config.seed,
                 "trainer": self.trainer.state(),
-                "evaluated": self.progress.evaluated,
-                "tested": self.progress.tested,
-                "best": self.progress.best,
-                "window": self.progress.window,
+                **vars(self.progress),
                 **self.metrics.state(),
             }
             checkpoint.save(self.run, state)

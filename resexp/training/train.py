@@ -1,20 +1,32 @@
-"""Training one run folder, and what becomes of it when something goes wrong."""
+"""Training one run folder: an attempt's set-up, and what becomes of the run when something goes wrong."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 
 import torch
 
+from resexp.config import RunConfig, plugins
+from resexp.config.study import load_run
+from resexp.data import open_dataset
 from resexp.device.concurrent import Task, run_to_completion
+from resexp.device.hardware import choose, give_back, tune_process, with_stream
 from resexp.distributed import SINGLE_PROCESS, Ranks, lost
 from resexp.errors import DeviceFailedError, DeviceOutOfMemoryError, LeaseLostError, RankLostError, UserError
-from resexp.runs.records import State, Status
+from resexp.runs import checkpoint
+from resexp.runs.metrics import Metrics
+from resexp.runs.records import Manifest, Status
 from resexp.runs.store import Run
-from resexp.training.loop import Loop
-from resexp.training.set_up import set_up
+from resexp.training.loop import Loop, Progress
+from resexp.training.manifest import new_attempt, of_data
+from resexp.training.probing import probe_input, write_record
+from resexp.training.trainer import Trainer
+from resexp.training.warm_start import warm_start
 from resexp.utils.interrupts import Interrupted
 
 _OUT_OF_MEMORY = ("CUDA error: out of memory", "ALLOC_FAILED", "unable to find an engine")
@@ -58,67 +70,186 @@ def attempt(
     world_may_change: bool = False,
 ) -> Task[Status]:
     """`train`, piece by piece, so that several runs can take turns in one process."""
-    leased = run.leased() if ranks.rank == 0 else contextlib.nullcontext(run)
-    with leased as run, contextlib.ExitStack() as undo:
-        lease, loop = run.lease, None
-        status = (run.status() if lease else Status()).model_copy(
-            update={"state": "running", "message": "", "traceback": ""}
-        )
+    if ranks.rank > 0:
+        status = Status()
+        with _explaining(run), ExitStack() as undo:
+            start = _set_up(run, status, say, ranks, threads, world_may_change, undo)
+            yield from Loop(run, status, *start, stop, on_status).work()
+        return status
+    with run.leased() as run, ExitStack() as undo:
+        status = run.status().model_copy(update={"state": "running", "message": "", "traceback": ""})
+        loop = None
         try:
-            if lease:
-                run.write_status(status)  # what an earlier attempt came to is over
-            with lease.heartbeats() if lease else contextlib.nullcontext():
-                start = set_up(run, status, say, ranks, threads, world_may_change, undo)
-            loop = Loop(run, status, *start, stop, on_status)
-            for steps in loop.work():
-                if lease:
-                    lease.heartbeat()
-                yield steps
+            run.write_status(status)  # what an earlier attempt came to is over
+            assert run.lease
+            with _explaining(run):
+                with run.lease.heartbeats():
+                    start = _set_up(run, status, say, ranks, threads, world_may_change, undo)
+                loop = Loop(run, status, *start, stop, on_status)
+                for steps in loop.work():
+                    run.lease.heartbeat()
+                    yield steps
         except Interrupted:  # while the images were decoded
-            status.state = _idle(run)
-            if lease:
-                run.write_status(status)
-                on_status(status)
-        except Exception as raised:
-            error = _explained(raised, run)
+            status.state = "interrupted" if run.checkpoint_path.exists() else "pending"
+            run.write_status(status)
+            on_status(status)
+        except Exception as error:
             status.message = " ".join(f"{error}".split()) or type(error).__name__
             if isinstance(error, UserError | OSError):
-                status.state = _idle(run)
+                status.state = "interrupted" if run.checkpoint_path.exists() else "pending"
             else:
                 status.state = "failed"
                 status.message = f"{type(error).__name__}: {status.message}"
                 status.traceback = traceback.format_exc()
-            if lease:
-                with contextlib.suppress(OSError, LeaseLostError):  # the disk, or the lease, may be what is wrong
-                    run.write_status(status)
-                    if loop:
-                        loop.close_attempt(status.state)
-                on_status(status)
-            if error is raised:
-                raise
-            raise error from raised
+            with contextlib.suppress(OSError, LeaseLostError):  # the disk, or the lease, may be what is wrong
+                run.write_status(status)
+                if loop:
+                    loop.close_attempt(status.state)
+            on_status(status)
+            raise
         return status
 
 
-def _idle(run: Run) -> State:
-    return "interrupted" if run.checkpoint_path.exists() else "pending"
+def _set_up(
+    run: Run,
+    status: Status,
+    say: Callable[[str], None],
+    ranks: Ranks,
+    threads: int | None,
+    world_may_change: bool,
+    undo: ExitStack,
+) -> tuple[Trainer, Progress, Metrics | None, Manifest | None]:
+    """Continue a run where it stopped, or begin it, on every rank; `undo` is to be closed in the end.
 
-
-def _explained(error: Exception, run: Run) -> Exception:
-    """What the device's errors mean for the run; any other error as it is."""
-    text = str(error)
-    words = text.partition("\n")[0][:100]
-    if not isinstance(error, RuntimeError):
-        return error
-    if what := lost(error):
-        return RankLostError(f"{run.folder}: another rank is gone ({what}); the same command continues")
-    if isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
-        return DeviceOutOfMemoryError(
-            f"{run.folder}: out of GPU memory; free some, or lower train.batch_size or model.width ({words})"
+    Metrics and manifest are those of rank 0, which leases the run; `status` gets the errors measured so far. Raises
+    UserError where the run can't be continued.
+    """
+    if ranks.rank > 0:
+        config, precision, threads, fingerprint, content = ranks.broadcast_object()
+        trainer = _trainer(config, precision, threads, say, ranks, undo, fingerprint)
+        with torch.cuda.stream(trainer.hardware.stream):
+            state = torch.load(io.BytesIO(content), map_location=trainer.hardware.device, weights_only=True)
+            trainer.load(state["trainer"])
+            trainer.join()
+        return trainer, Progress(**state["progress"]), None, None
+    config, before = load_run(run.config_path), run.manifest()
+    last = before.attempts[-1] if before else None
+    if last and last.world != ranks.world and not world_may_change:
+        raise UserError(
+            f"{run.folder}: trained by {last.world} process{'es' * (last.world > 1)} so far, now by {ranks.world}; "
+            f"start as many as before, or add --allow-world-size-change"
         )
-    if isinstance(error, torch.AcceleratorError) or _device_failed():
-        return DeviceFailedError(f"{run.folder}: the GPU failed ({words}); the same command continues")
-    return error
+    # What sums are rounded to, and in which order, must not change in the middle of a run.
+    precision, threads = (last.precision, last.threads) if last else (None, threads)
+    trainer = _trainer(config, precision, threads, say, ranks, undo)
+    with torch.cuda.stream(trainer.hardware.stream):
+        progress, metrics = _continue(run, trainer, status, say)
+        if ranks.world > 1:
+            content = io.BytesIO()
+            torch.save({"trainer": trainer.state(), "progress": vars(progress)}, content)
+            train = config.train.model_copy(update={"device": trainer.hardware.device.type})
+            ranks.broadcast_object(
+                (
+                    config.model_copy(update={"train": train}),
+                    trainer.hardware.precision,
+                    torch.get_num_threads(),
+                    trainer.dataset.fingerprint,
+                    content.getvalue(),
+                )
+            )
+        trainer.join()
+    return trainer, progress, metrics, _begin_attempt(run, trainer, before)
+
+
+def _trainer(
+    config: RunConfig,
+    precision: str | None,
+    threads: int | None,
+    say: Callable[[str], None],
+    ranks: Ranks,
+    undo: ExitStack,
+    fingerprint: str | None = None,
+) -> Trainer:
+    """A trainer in its initial state. The images must have the fingerprint, if one is given."""
+    tune_process(threads)
+    hardware = replace(with_stream(choose(config.train, precision, say, ranks)), threads=threads)
+    undo.callback(give_back, hardware)
+    dataset = open_dataset(config.data, say)
+    if fingerprint not in (None, dataset.fingerprint):
+        raise UserError(
+            f"{config.data.source}: other images here (fingerprint {dataset.fingerprint}) than rank 0 has "
+            f"({fingerprint}); give every machine the same"
+        )
+    with torch.cuda.stream(hardware.stream):
+        trainer = Trainer(config, dataset, hardware, say)
+    undo.callback(trainer.close)
+    return trainer
+
+
+def _continue(run: Run, trainer: Trainer, status: Status, say: Callable[[str], None]) -> tuple[Progress, Metrics]:
+    """Load the newest whole checkpoint and drop the metrics written after it; they will be written again."""
+    for left_over in run.folder.glob("*.tmp"):
+        left_over.unlink()  # of a process that was killed while it wrote; we hold the lock
+    config, progress = trainer.config, Progress()
+    state, damage = checkpoint.load(run, trainer.hardware.device)
+    if damage:
+        say(f"{run.folder}: {damage}")
+    if state:
+        if (state["signature"], state["seed"]) != (config.signature, config.seed):
+            raise UserError(
+                f"{run.checkpoint_path}: checkpoint of another configuration (signature {state['signature']} "
+                f"seed {state['seed']}, config.yaml has {config.signature} seed {config.seed}); "
+                f"delete it to begin anew"
+            )
+        trainer.load(state["trainer"])
+        progress = Progress(**{name: state[name] for name in vars(progress)})
+    elif config.train.init_from and (found := warm_start(config, probe_input(trainer), len(trainer.dataset.classes))):
+        write_record(run, found)
+    kept, sha256 = (state["metrics_bytes"], state.get("metrics_sha256")) if state else (0, None)
+    metrics = Metrics(run, kept, sha256)
+    for record in run.metrics():
+        for name in ("train_error", "clean_train_error", "val_error", "test_error"):
+            setattr(status, name, record.get(name, getattr(status, name)))
+    return progress, metrics
+
+
+def _begin_attempt(run: Run, trainer: Trainer, before: Manifest | None) -> Manifest:
+    """Add the attempt to the manifest. Raises UserError where earlier ones had other data."""
+    data = of_data(trainer.config, trainer.dataset)
+    if before and before.data.fingerprint != data.fingerprint:
+        raise UserError(
+            f"{run.folder}: begun on other data (fingerprint {before.data.fingerprint}, now "
+            f"{data.fingerprint}); bring the old data back, or delete the run folder to begin anew"
+        )
+    attempt = new_attempt(trainer.hardware, trainer.step)
+    begun = Manifest(
+        signature=trainer.config.signature,
+        parameters=sum(p.numel() for p in trainer.model.parameters()),
+        data=data,
+        plugins=plugins.sources({custom.source for custom in trainer.config.customs.values()}),
+        attempts=[*(before.attempts if before else []), attempt],
+    )
+    run.write_manifest(begun)
+    return begun
+
+
+@contextlib.contextmanager
+def _explaining(run: Run) -> Iterator[None]:
+    """Let errors of the device and of the network say what they mean for the run."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        words = text.partition("\n")[0][:100]
+        if what := lost(error):
+            raise RankLostError(f"{run.folder}: another rank is gone ({what}); the same command continues") from error
+        if isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
+            raise DeviceOutOfMemoryError(
+                f"{run.folder}: out of GPU memory; free some, or lower train.batch_size or model.width ({words})"
+            ) from error
+        if isinstance(error, torch.AcceleratorError) or _device_failed():
+            raise DeviceFailedError(f"{run.folder}: the GPU failed ({words}); the same command continues") from error
+        raise
 
 
 def _device_failed() -> bool:

@@ -209,9 +209,7 @@ class Trainer:
         """
         order, *_ = plan_epoch(self.dataset.train_index, self.config.seed, epoch=0, pad=0, flip=False)
         batches = yield from self.hardware.ranks.alone(self._evaluator.recompute_bn(order[:count], pause))
-        with self.hardware.ranks.together():
-            self.hardware.ranks.broadcast(self.model.buffers())
-        self._alike_at = self.step
+        self._alike_at = None
         return batches
 
     @contextlib.contextmanager
