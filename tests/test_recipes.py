@@ -299,7 +299,14 @@ def test_a_rate_is_a_function_of_the_step(keys: dict[str, Any], rates: dict[int,
 def test_a_rate_may_be_a_power_of_the_depth(depth: int, rate: float) -> None:
     law = {"at_depth": 20, "value": 0.1, "power": -1.5}
     config = RunConfig.model_validate({"model": {"depth": depth}, "train": {"lr": law}})
-    assert config.train.lr == pytest.approx(rate)
+    assert config.train.for_depth(depth).lr == pytest.approx(rate)
+    assert "learning rate 0.1 (depth / 20)^-1.5 instead of 0.1" in map(str, departures(config, "cifar10"))
+
+
+def test_nets_whose_rate_is_one_law_are_one_family() -> None:
+    law = {"at_depth": 20, "value": 0.1, "power": -1.5}
+    nets = [RunConfig.model_validate({"model": {"depth": depth}, "train": {"lr": law}}) for depth in (20, 56)]
+    assert nets[0].train == nets[1].train
 
 
 def test_a_law_with_a_mistake_is_one_line() -> None:

@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 
 def list_studies(as_json: AsJson = False, results: Results = RESULTS) -> None:
     """List the studies that are shipped, and those in the results folder with the states of their runs."""
-    from resexp.config.study import SHIPPED, load
+    from resexp.config.study import SHIPPED, find, load
+    from resexp.config.yaml_file import read
     from resexp.display import state_counts
     from resexp.runs.store import StudyFolder
 
     shipped: list[dict[str, Any]] = []
     for path in sorted(SHIPPED.rglob("*.yaml")):
-        study, cells = load(str(path))
+        raw = read(path, find).data
+        needs = raw.get("plugins", [])  # their code is not run to list them
+        runs = None if needs else len(load(str(path))[1])
         name = str(path.relative_to(SHIPPED).with_suffix(""))
-        shipped.append({"study": name, "runs": len(cells), "description": study.description})
+        shipped.append({"study": name, "runs": runs, "description": raw.get("description", ""), "plugins": needs})
     kept = []
     for plan in sorted(results.glob("*/study.json")):
         try:
@@ -37,7 +40,8 @@ def list_studies(as_json: AsJson = False, results: Results = RESULTS) -> None:
         return
     table = Table("study", "runs", "what it trains", title="shipped", title_justify="left")
     for row in shipped:
-        table.add_row(row["study"], f"{row['runs']:,}", row["description"])
+        needs = f" Needs --plugin {' '.join(row['plugins'])}." if row["plugins"] else ""
+        table.add_row(row["study"], "" if row["runs"] is None else f"{row['runs']:,}", row["description"] + needs)
     table.columns[1].justify = "right"
     print_table(table)
     if not kept:
