@@ -197,6 +197,8 @@ class Torchrun(Ranks):
 
 
 class _Gather(torch.autograd.Function):
+    """What torch.distributed.nn.functional.all_gather was, which is deprecated; its successor is private."""
+
     @staticmethod
     def forward(context: Any, tensor: Tensor, ranks: Ranks) -> Tensor:
         context.ranks = ranks

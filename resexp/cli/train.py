@@ -54,7 +54,9 @@ def train(
     stop = Stop()
     with torchrun(stop) as ranks:
         if ranks and ranks.rank > 0:
-            _train_with_rank_0(ranks, stop)
+            from resexp.training.train import train as train_run
+
+            train_run(ranks.broadcast_object(), stop=stop, ranks=ranks)
             return
         chosen = _chosen(named or [], config, settings, seed, no_graphs, dry_run, results)
         if len(chosen) == 1:
@@ -63,12 +65,6 @@ def train(
             raise UserError("train: under torchrun, all processes train one run; name one run folder")
         elif chosen:
             _train_several([run for run, _ in chosen], stop)
-
-
-def _train_with_rank_0(ranks: Ranks, stop: Stop) -> None:
-    from resexp.training.train import train as train_run
-
-    train_run(ranks.broadcast_object(), stop=stop, ranks=ranks)
 
 
 def _chosen(

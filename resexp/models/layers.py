@@ -41,7 +41,10 @@ class BatchNorm(nn.BatchNorm2d):
         )
 
     def _across(self, x: Tensor) -> Tensor:
-        """As in training, over the images of all ranks; each has equally many."""
+        """As in training, over the images of all ranks; each has equally many.
+
+        nn.SyncBatchNorm is for CUDA only. It would wait for all ranks where rank 0 trains a copy by itself, in a probe.
+        """
         images = x.float()
         parts = self.ranks.all_gather(torch.stack(torch.var_mean(images, (0, 2, 3), correction=0)))
         variances, means = parts.unbind(1)

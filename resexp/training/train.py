@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from resexp.config import RunConfig, plugins
+from resexp.config import plugins
 from resexp.config.study import load_run
 from resexp.data import open_dataset
 from resexp.device.concurrent import Task, run_to_completion
@@ -124,66 +124,46 @@ def _set_up(
     Metrics and manifest are those of rank 0, which leases the run; `status` gets the errors measured so far. Raises
     UserError where the run can't be continued.
     """
-    if ranks.rank > 0:
-        config, precision, threads, fingerprint, content = ranks.broadcast_object()
-        trainer = _trainer(config, precision, threads, say, ranks, undo, fingerprint)
-        with torch.cuda.stream(trainer.hardware.stream):
-            state = torch.load(io.BytesIO(content), map_location=trainer.hardware.device, weights_only=True)
-            trainer.load(state["trainer"])
-            trainer.join()
-        return trainer, Progress(**state["progress"]), None, None
-    config, before = load_run(run.config_path), run.manifest()
-    last = before.attempts[-1] if before else None
-    if last and last.world != ranks.world and not world_may_change:
-        raise UserError(
-            f"{run.folder}: trained by {last.world} process{'es' * (last.world > 1)} so far, now by {ranks.world}; "
-            f"start as many as before, or add --allow-world-size-change"
-        )
-    # What sums are rounded to, and in which order, must not change in the middle of a run.
-    precision, threads = (last.precision, last.threads) if last else (None, threads)
-    trainer = _trainer(config, precision, threads, say, ranks, undo)
-    with torch.cuda.stream(trainer.hardware.stream):
-        progress, metrics = _continue(run, trainer, status, say)
-        if ranks.world > 1:
-            content = io.BytesIO()
-            torch.save({"trainer": trainer.state(), "progress": vars(progress)}, content)
-            train = config.train.model_copy(update={"device": trainer.hardware.device.type})
-            ranks.broadcast_object(
-                (
-                    config.model_copy(update={"train": train}),
-                    trainer.hardware.precision,
-                    torch.get_num_threads(),
-                    trainer.dataset.fingerprint,
-                    content.getvalue(),
-                )
+    leads, before, fingerprint = ranks.rank == 0, None, ""
+    if leads:
+        config, before = load_run(run.config_path), run.manifest()
+        last = before.attempts[-1] if before else None
+        if last and last.world != ranks.world and not world_may_change:
+            raise UserError(
+                f"{run.folder}: trained by {last.world} process{'es' * (last.world > 1)} so far, now by {ranks.world}; "
+                f"start as many as before, or add --allow-world-size-change"
             )
-        trainer.join()
-    return trainer, progress, metrics, _begin_attempt(run, trainer, before)
-
-
-def _trainer(
-    config: RunConfig,
-    precision: str | None,
-    threads: int | None,
-    say: Callable[[str], None],
-    ranks: Ranks,
-    undo: ExitStack,
-    fingerprint: str | None = None,
-) -> Trainer:
-    """A trainer in its initial state. The images must have the fingerprint, if one is given."""
+        # What sums are rounded to, and in which order, must not change in the middle of a run.
+        precision, threads = (last.precision, last.threads) if last else (None, threads)
+    else:
+        config, precision, threads, fingerprint, content = ranks.broadcast_object()
     tune_process(threads)
     hardware = replace(with_stream(choose(config.train, precision, say, ranks)), threads=threads)
     undo.callback(give_back, hardware)
     dataset = open_dataset(config.data, say)
-    if fingerprint not in (None, dataset.fingerprint):
+    if not leads and dataset.fingerprint != fingerprint:
         raise UserError(
             f"{config.data.source}: other images here (fingerprint {dataset.fingerprint}) than rank 0 has "
             f"({fingerprint}); give every machine the same"
         )
     with torch.cuda.stream(hardware.stream):
         trainer = Trainer(config, dataset, hardware, say)
-    undo.callback(trainer.close)
-    return trainer
+        undo.callback(trainer.close)
+        if leads:
+            progress, metrics = _continue(run, trainer, status, say)
+        else:
+            state = torch.load(io.BytesIO(content), map_location=hardware.device, weights_only=True)
+            trainer.load(state["trainer"])
+            progress, metrics = Progress(**state["progress"]), None
+        if leads and ranks.world > 1:
+            stream = io.BytesIO()
+            torch.save({"trainer": trainer.state(), "progress": vars(progress)}, stream)
+            train = config.train.model_copy(update={"device": hardware.device.type})
+            config = config.model_copy(update={"train": train})
+            threads, fingerprint = torch.get_num_threads(), dataset.fingerprint
+            ranks.broadcast_object((config, hardware.precision, threads, fingerprint, stream.getvalue()))
+        trainer.join()
+    return trainer, progress, metrics, _begin_attempt(run, trainer, before) if leads else None
 
 
 def _continue(run: Run, trainer: Trainer, status: Status, say: Callable[[str], None]) -> tuple[Progress, Metrics]:
