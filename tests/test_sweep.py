@@ -302,5 +302,9 @@ def test_runs_of_an_earlier_configuration_are_named(resexp: Cli, write_study: Ca
     study = write_study(grid={"model.depth": [8]})
     assert "earlier configuration" not in resexp("sweep", study).stdout
     write_study(grid={"model.depth": [8]}, train={"lr": 0.05})
-    for words in (["sweep", study], ["status"]):
+    line = resexp("sweep", study, "--dry-run").stdout.splitlines()[-1]
+    assert line.startswith("results/tiny: 1 run of an earlier configuration left out: residual-8-")
+    done = resexp("sweep", study).stdout.splitlines()
+    assert done.index(line) < done.index("1 to train, 0 finished before")
+    for words in (["status"], ["status", "tiny"]):
         assert "1 run of an earlier configuration left out: " in resexp(*words).stdout

@@ -22,11 +22,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from resexp.cli import app
+from resexp.cli.options import out
 from resexp.config.study import is_study
 from resexp.display import Bars, Lines
 from resexp.runs.records import Status
 from resexp.runs.store import Run
-from tests.conftest import command
+from tests.conftest import REPOSITORY, command
 from tests.screen import Screen
 
 
@@ -70,6 +71,30 @@ def test_nothing_is_cut_on_a_narrow_terminal(columns: int) -> None:
     assert "…" not in shown
     for whole in ("stages.2.1.conv2", "2,359,296", "40,551,040", "64 x 8 x 8", "57 to 73", "blocks"):
         assert whole in shown
+
+
+TABLES = {
+    "list": ("list",),
+    "status": ("status", "cpu-small"),
+    "configuration and errors": ("diff", "figure6-ends", "cpu-small"),
+    "nets": ("diff", "cpu-small:plain-20", "cpu-small:residual-20"),
+    "dry run": ("sweep", "--dry-run"),
+    "layers": ("describe", "residual-20"),
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_width_shows_every_word(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 60, 80 and 200 columns; long texts are folded between words, and nothing is cut."""
+    monkeypatch.setenv("RESEXP_RESULTS", str(REPOSITORY / "results/published"))
+    words = {}
+    for columns in (200, 80, 60):
+        monkeypatch.setattr(out, "_width", columns)
+        done = CliRunner().invoke(app, TABLES[table])
+        assert done.exit_code == 0, done.output
+        assert "…" not in done.stdout
+        words[columns] = sorted(re.findall(r"[^\s│┃┏┓└┘┡┩╇┳━─┴┼├┤╷╵]+", done.stdout))
+    assert words[200] == words[80] == words[60]
 
 
 def test_a_terminal_without_utf_8_gets_what_it_can_show() -> None:

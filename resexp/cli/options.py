@@ -82,7 +82,9 @@ def print_table(table: Table) -> None:
 
     Long texts are folded. Where the terminal is too narrow for the rest, it breaks the lines itself.
     """
-    out.print(table, width=max(out.width, fit(table)), crop=False)
+    if (needed := fit(table)) > out.width:
+        table.width = needed  # a console never prints wider than it is, and narrow columns would vanish
+    out.print(table, crop=False)
 
 
 def fit(table: Table) -> int:

@@ -59,6 +59,10 @@ def status(
         ]
         print_json(records)
         return
+    _print(named, rows)
+
+
+def _print(named: Named, rows: Rows) -> None:
     print_table(_table(named, rows, COLUMNS))
     if named.whole and (line := named.study.strays_line()):
         out.print(line, soft_wrap=True)
@@ -76,7 +80,7 @@ def _watch(named: Named) -> None:
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     finally:
-        print_table(_table(named, rows, COLUMNS))
+        _print(named, rows)
 
 
 def _frame(named: Named, rows: Rows) -> Group:

@@ -201,6 +201,8 @@ def sweep(
         from resexp.cli.dry_run import show
 
         show(study, chosen, results)
+        if line := StudyFolder(results / study.name).strays_line({str(cell.config.folder) for cell in cells}):
+            out.print(line, soft_wrap=True)
         return
     if track and no_wait:
         later = f"resexp export {results / study.name} --track {track[0]}"

@@ -44,7 +44,7 @@ class Ray:
         self._config, self._say = config, say
 
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
-        """Jobs of `runs_per_job` runs, longest first; Ray decides how many run at a time."""
+        """Jobs of `runs_per_job` runs in the order of starting; Ray decides how many run at a time."""
         settings = self._config.ray
         threads, gpu = max(1, int(settings.cpus)), None if settings.gpus else ""
         pack = self._config.runs_per_gpu if settings.gpus else 1

@@ -25,7 +25,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -302,15 +302,18 @@ class StudyFolder:
             runs.append(Run(self.folder / run.folder, label))
         return runs
 
-    def strays(self) -> list[Run]:
-        """Runs in the folder that the study no longer names, such as those of an earlier configuration."""
-        named = {run.folder for run in self.plan().runs}
+    def strays(self, named: Collection[str] | None = None) -> list[Run]:
+        """Runs in the folder that the study no longer names, such as those of an earlier configuration.
+
+        `named`: the folders of its runs, relative to its own; by default those of the plan.
+        """
+        named = {run.folder for run in self.plan().runs} if named is None else named
         found = sorted(str(path.parent.relative_to(self.folder)) for path in self.folder.glob("*/seed*/config.yaml"))
         return [Run(self.folder / folder) for folder in found if folder not in named]
 
-    def strays_line(self) -> str:
-        """A line that counts and names them; empty where there are none."""
-        found = [str(run.folder.relative_to(self.folder)) for run in self.strays()]
+    def strays_line(self, named: Collection[str] | None = None) -> str:
+        """A line that counts and names the `strays`; empty where there are none."""
+        found = [str(run.folder.relative_to(self.folder)) for run in self.strays(named)]
         if not found:
             return ""
         runs = "1 run" if len(found) == 1 else f"{len(found):,} runs"
