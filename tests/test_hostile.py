@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -38,9 +39,10 @@ from resexp.errors import MAX_LINE, UnreadableImageError, UserError, sanitize
 from resexp.report import draw, page
 from resexp.report.probes import inside
 from resexp.report.summary import summarise
-from resexp.runs import checkpoint, logits
+from resexp.runs import checkpoint, logits, weights_file
 from resexp.runs.records import PlannedRun, Status
 from resexp.runs.store import Run, StudyFolder
+from resexp.runs.weights_file import Description
 from resexp.training.train import train
 from resexp.utils import untrusted
 from resexp.utils.files import locked, write_atomic
@@ -366,6 +368,46 @@ def test_a_checkpoint_that_unpacks_to_more_than_itself_is_refused(begun: Run) ->
         patch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpacked it"))
         with says("no checkpoint of resexp's"):
             checkpoint.read(begun.checkpoint_path, CPU)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_file_of_weights_is_read_or_refused_whatever_was_done_to_it(tmp_path: Path, suffix: str) -> None:
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors")
+    path = tmp_path / f"w{suffix}"
+    weights_file.write(path, {"a": torch.ones(3, 2), "b": torch.zeros(4)}, Description(resexp="1", net="plain-20"))
+    content = path.read_bytes()
+    for at in range(0, len(content), 3):
+        for changed in (content[:at], content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]):
+            path.write_bytes(changed)
+            with contextlib.suppress(UserError):
+                assert all(type(value) is torch.Tensor for value in weights_file.read(path).weights.values())
+
+
+def test_a_file_of_weights_runs_and_unpacks_nothing(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.mkdir, ("ran",))
+
+    plain, evil, packed = tmp_path / "plain.pt", tmp_path / "evil.pt", tmp_path / "packed.pt"
+    torch.save({"a": torch.zeros(2)}, plain)
+    torch.save({"a": Evil()}, evil)
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    for path in (evil, packed):
+        with says("not a file of weights"):
+            weights_file.read(path)
+    assert not Path("ran").exists()
+    for description in (
+        "{", '{"resexp": "1"}', '{"resexp": "1", "net": "plain-20", "mean": [[1, 2]]}',
+        '{"resexp": "1", "net": "plain-20", "size": [4, 4], "mean": [[[1, 2, 3]]]}',
+        '{"resexp": "1", "net": "plain-20", "mean": [NaN, 0, 0]}',
+    ):  # fmt: skip
+        plain.with_suffix(".json").write_text(description)
+        with says(r"plain.pt: its description is damaged \(.*; export it again"):
+            weights_file.read(plain)
 
 
 def _npz(path: Path, **arrays: Any) -> Path:

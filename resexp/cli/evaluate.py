@@ -45,8 +45,9 @@ def evaluate(
 
     A run is evaluated by the logits that it stored, on its own test images. With --data, its net is.
     """
-    from resexp.evaluation.confusion import stored_result, write_csv
+    from resexp.evaluation.confusion import stored_result
     from resexp.runs.names import find_run
+    from resexp.utils.files import write_atomic
 
     def say(line: str) -> None:
         err.print(line, soft_wrap=True)
@@ -63,7 +64,7 @@ def evaluate(
 
         result = evaluate_run(run, data, say) if run else evaluate_weights(path, net, data, say)
     if to_csv:
-        write_csv(result, to_csv)
+        write_atomic(to_csv, result.to_csv())
     if as_json:
         print_json({"subject": f"{subject}", "data": f"{data}" if data else None, **result.to_json()})
     else:

@@ -7,7 +7,6 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,8 +100,3 @@ def stored_result(run: Run, say: Callable[[str], None]) -> Confusion | None:
         if dataset.fingerprint == found.fingerprint:
             names = dataset.classes
     return Confusion(found, names)
-
-
-def write_csv(result: Confusion, to: Path) -> None:
-    """Write the confusion matrix to a file."""
-    to.write_text(result.to_csv())

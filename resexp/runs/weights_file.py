@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from torch import Tensor
 
 from resexp.config.train import WEIGHTS
@@ -61,9 +61,11 @@ class Description(Record):
 
     @field_validator("mean")
     @classmethod
-    def _of_three_channels(cls, mean: Any) -> Any:
-        if mean is not None and (array := np.asarray(mean, np.float32)).shape[-1] != 3:  # ragged lists raise ValueError
-            raise ValueError(f"a mean of shape {array.shape}")
+    def _of_such_images(cls, mean: Any, info: ValidationInfo) -> Any:
+        if mean is not None and (shape := np.asarray(mean, np.float32).shape) != (3,):  # ragged lists raise ValueError
+            size = info.data.get("size")
+            if size is None or shape != (*size, 3):
+                raise ValueError(f"a mean of the shape {shape} for images of {size}")
         return mean
 
     @property
