@@ -60,8 +60,10 @@ def test_the_schema_is_printed(resexp: Cli) -> None:
         (["describe"], "describe: give either nets, such as plain-20 residual-20, or --config FILE"),
         (["describe", "plain-20", "--config", "quickstart"], "describe: give either nets"),
         (["describe", "plain-20", "--svg", "nowhere/nets.svg"], "No such file or directory"),
-        (["data", "verify"], "CIFAR-10 is not here; run `resexp data fetch`"),
-        (["sweep", "--config", "cifar10/resnet20"], "CIFAR-10 is not here; run `resexp data fetch`"),
+        (["data", "verify"], "CIFAR-10 is not here; run `resexp data fetch cifar10`"),
+        (["sweep", "--config", "cifar10/resnet20"], "CIFAR-10 is not here; run `resexp data fetch cifar10`"),
+        (["sweep", "--config", "cifar100/figure6"], "CIFAR-100 is not here; run `resexp data fetch cifar100`"),
+        (["sweep", "--config", "svhn/figure6"], "training set is not here; run `resexp data fetch svhn`"),
         (["sweep", "--set", "train.device=cuda:99"], "train.device: cuda:99 asked for, but"),
     ],
 )

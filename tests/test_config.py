@@ -34,6 +34,9 @@ def test_milestones_stand_at_half_and_three_quarters_of_the_steps(steps: int, mi
         ({"source": "cifar10"}, 128, 64_063),  # 164 x 50,000 / 128 = 64,062.5
         ({"source": "cifar10", "split": "holdout"}, 128, 57_657),  # 164 x 45,000 / 128 = 57,656.25
         ({"source": "cifar10"}, 256, 32_032),
+        ({"source": "cifar100"}, 128, 64_063),
+        ({"source": "svhn"}, 128, 93_861),  # 164 x 73,257 / 128 = 93,860.5
+        ({"source": "svhn", "split": "holdout"}, 128, 84_475),  # 164 x 65,931 / 128 = 84,474.1
         ({"source": "shapes", "train_images": 1000}, 100, 1640),
         ({"source": "imagenet", "path": "ilsvrc"}, 256, 820_748),  # 164 x 1,281,167 / 256 = 820,747.6
     ],

@@ -1,11 +1,9 @@
-"""Image sets: shapes, folders and archives, CIFAR-10; fingerprints, caches and splits."""
+"""Image sets: shapes, folders and archives; fingerprints, caches and splits."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
-import pickle
 import subprocess
 import sys
 import tarfile
@@ -16,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resexp.config import Cifar10Data, FolderData, ShapesData
-from resexp.data import cifar, data_home, folder, open_dataset, shapes
+from resexp.config import FolderData, ShapesData
+from resexp.data import data_home, folder, open_dataset, shapes
 from resexp.errors import UserError
 
 SHAPES = ShapesData(source="shapes", train_images=200, test_images=100, size=16)
@@ -351,103 +349,6 @@ def test_what_a_killed_process_left_is_cleared_away() -> None:
 def test_a_folder_is_not_cifar_10_for_being_called_so(image_folder: Path) -> None:
     image_folder.rename(image_folder.parent / "cifar10")
     assert open_dataset(folder_data(image_folder.parent / "cifar10")).name == "folder cifar10"
-
-
-# -- CIFAR-10 ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An archive of the official layout with 20 images a batch, whose md5 is taken for the official one."""
-    rng = np.random.default_rng(0)
-    path = tmp_path / cifar.ARCHIVE
-    with tarfile.open(path, "w:gz") as tar:
-        for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
-            batch = {"data": rng.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": [i % 10 for i in range(20)]}
-            content = pickle.dumps(batch)
-            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    with tarfile.open(path) as tar:
-        tar.extractall(tmp_path / "unpacked", filter="data")
-    files = (tmp_path / "unpacked").glob("*/*")
-    monkeypatch.setattr(cifar, "BATCHES", {f.name: hashlib.md5(f.read_bytes()).hexdigest() for f in sorted(files)})
-    monkeypatch.setattr(cifar, "MD5", hashlib.md5(path.read_bytes()).hexdigest())
-    return path
-
-
-def test_the_official_archive_is_read_in_its_own_order(small_cifar: Path) -> None:
-    data = open_dataset(Cifar10Data(path=str(small_cifar)))
-    images, labels = data.train()
-    assert (images.shape, data.test()[0].shape) == ((100, 32, 32, 3), (20, 32, 32, 3))
-    assert labels[:12].tolist() == [*range(10), 0, 1]
-    with tarfile.open(small_cifar) as tar:
-        member = tar.extractfile("cifar-10-batches-py/data_batch_1")
-        assert member is not None
-        row = pickle.load(member)["data"][0]
-    # A row holds the red, the green and the blue plane, each by rows (the data set's own description).
-    assert images[0, 1, 2].tolist() == [row[34], row[1024 + 34], row[2048 + 34]]
-
-
-def test_the_unpacked_archive_is_the_same_images(small_cifar: Path) -> None:
-    """As torchvision leaves it: named itself, or the folder above it."""
-    packed = open_dataset(Cifar10Data(path=str(small_cifar)))
-    unpacked = small_cifar.parent / "unpacked"
-    for path in (unpacked, unpacked / "cifar-10-batches-py"):
-        assert cifar.decode(cifar.find(Cifar10Data(path=str(path)), data_home())).fingerprint() == packed.fingerprint
-
-
-def test_no_pickle_of_the_unpacked_archive_is_opened_before_its_md5_is_right(
-    small_cifar: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = small_cifar.parent / "unpacked/cifar-10-batches-py"
-    monkeypatch.setattr(pickle, "loads", lambda *a, **k: pytest.fail("opened a pickle"))
-    (folder / "data_batch_1").write_bytes(b"somebody else's")
-    with pytest.raises(UserError, match=r"data_batch_1: damaged or another file"):
-        cifar.decode(folder)
-    (folder / "data_batch_1").unlink()
-    with pytest.raises(UserError, match=r"data_batch_1: not here, though other batches are"):
-        cifar.decode(folder)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "says"),
-    [
-        ("cifar-10-binary.tar.gz", b"", "called as CIFAR-10's binary version is"),
-        ("cifar-100-python.tar.gz", b"", "called as CIFAR-100 is"),
-        ("cifar-10-python.tar.gz", b"<!DOCTYPE html><html>", "not an archive but a web page"),
-        ("cifar-10-python.tar.gz", b"version https://git-lfs.github.com/spec/v1", "run `git lfs pull`"),
-        ("cifar-10-python.tar.gz", None, "another archive, which holds other"),
-    ],
-)
-def test_a_good_file_of_another_kind_is_named_and_never_to_be_deleted(
-    tmp_path: Path, name: str, content: bytes | None, says: str
-) -> None:
-    path = tmp_path / name
-    if content is None:
-        with tarfile.open(path, "w:gz") as tar:
-            tar.addfile(tarfile.TarInfo("other/file"))
-    else:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=says) as error:
-        cifar.verify(path)
-    assert "delete" not in f"{error.value}"
-    assert "fetch it again" not in f"{error.value}"
-
-
-@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:500] + bytes([b[500] ^ 1]) + b[501:], lambda b: b""])
-def test_no_pickle_is_opened_before_the_md5_is_right(
-    small_cifar: Path, damage: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pickle, "loads", lambda *a, **k: pytest.fail("opened a pickle"))
-    small_cifar.write_bytes(damage(small_cifar.read_bytes()))  # type: ignore[operator]
-    with pytest.raises(UserError, match=r"damaged.*: move this file elsewhere and run `resexp data fetch`"):
-        open_dataset(Cifar10Data(path=str(small_cifar)))
-
-
-def test_a_missing_archive_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"run `resexp data fetch`, or download .* by hand and place it there"):
-        open_dataset(Cifar10Data(path=str(tmp_path)))
 
 
 @pytest.mark.skipif(

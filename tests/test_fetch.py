@@ -1,20 +1,25 @@
-"""Fetching CIFAR-10 from real HTTP servers on this machine: resuming, falling back, refusing the wrong file."""
+"""Fetching official files from real HTTP servers on this machine: resuming, falling back, refusing the wrong file."""
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
+from typer.testing import CliRunner
 
-from resexp.data import cifar
+from resexp.cli import app
+from resexp.data import official
 from resexp.data.fetch import fetch
+from resexp.data.official import OfficialFile, md5
 from resexp.errors import UserError
 
 CONTENT = bytes(range(256)) * 4000
+FILE = OfficialFile("cifar10", "CIFAR-10", "a", len(CONTENT), md5(CONTENT), ())
 
 
 class Mirror:
@@ -42,7 +47,7 @@ class Mirror:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/{cifar.ARCHIVE}"
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/a"
 
 
 @pytest.fixture
@@ -60,15 +65,9 @@ def mirror() -> Iterator[type[Mirror]]:
         server.server.server_close()
 
 
-@pytest.fixture(autouse=True)
-def _expect_the_content(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cifar, "MD5", hashlib.md5(CONTENT).hexdigest())
-    monkeypatch.setattr(cifar, "SIZE", len(CONTENT))
-
-
 def get(path: Path, *mirrors: Mirror) -> list[str]:
     said: list[str] = []
-    fetch(path, lambda *_: None, said.append, [m.url for m in mirrors])
+    fetch(replace(FILE, mirrors=tuple(m.url for m in mirrors)), path, lambda *_: None, said.append)
     return said
 
 
@@ -81,10 +80,11 @@ def test_the_first_mirror_that_delivers_is_enough(tmp_path: Path, mirror: type[M
 
 
 def test_progress_is_reported_in_bytes(tmp_path: Path, mirror: type[Mirror]) -> None:
-    heard: list[int] = []
-    fetch(tmp_path / "a", lambda _, done, size: heard.append(done / size), lambda _: None, [mirror().url])
-    assert heard == sorted(heard)
-    assert heard[-1] == 1.0
+    done: list[int] = []
+    file = replace(FILE, mirrors=(mirror().url,))
+    fetch(file, tmp_path / "a", lambda _, count: done.append(count), lambda _: None)
+    assert done == sorted(done)
+    assert done[-1] == len(CONTENT)
 
 
 def test_a_download_that_broke_off_continues_where_it_stopped(tmp_path: Path, mirror: type[Mirror]) -> None:
@@ -127,6 +127,34 @@ def test_a_file_placed_by_hand_is_checked_and_not_fetched(tmp_path: Path, mirror
         get(tmp_path / "a", unused)
 
 
-def test_the_shipped_mirrors_are_all_https_and_the_home_server_is_last() -> None:
-    assert all(url.startswith("https://") and url.endswith(cifar.ARCHIVE) for url in cifar.MIRRORS)
-    assert "cs.toronto.edu" in cifar.MIRRORS[-1]
+@pytest.mark.parametrize("file", official.FILES, ids=lambda file: file.name)
+def test_the_shipped_mirrors_are_https_but_svhns_and_the_home_server_is_last(file: OfficialFile) -> None:
+    scheme = "http://" if file.source == "svhn" else "https://"
+    assert all(url.startswith(scheme) and url.endswith(f"/{file.name}") for url in file.mirrors)
+    assert file.mirrors[-1].split("/")[2] in ("www.cs.toronto.edu", "ufldl.stanford.edu")
+
+
+def test_all_files_of_a_set_are_fetched(tmp_path: Path, mirror: type[Mirror], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESEXP_DATA", str(tmp_path / "home"))
+    train, test, other = mirror(), mirror(CONTENT[:1000]), mirror()
+    files = (
+        replace(FILE, source="svhn", name="train.mat", mirrors=(train.url,)),
+        replace(FILE, mirrors=(other.url,)),
+        OfficialFile("svhn", "SVHN", "test.mat", 1000, md5(CONTENT[:1000]), (test.url,)),
+    )
+    monkeypatch.setattr(official, "FILES", files)
+    done = CliRunner().invoke(app, ["data", "fetch", "svhn"])
+    assert (done.exit_code, done.stdout) == (0, f"{tmp_path}/home/train.mat: whole\n{tmp_path}/home/test.mat: whole\n")
+    assert (tmp_path / "home/train.mat").read_bytes() == CONTENT
+    assert (tmp_path / "home/test.mat").read_bytes() == CONTENT[:1000]
+    assert (len(train.ranges), len(test.ranges), other.ranges) == (1, 1, [])
+    again = CliRunner().invoke(app, ["data", "verify", "svhn"])
+    assert again.stdout.splitlines() == [f"{tmp_path}/home/{f.name}: whole, md5 {f.md5}" for f in files[::2]]
+    assert len(train.ranges) == 1
+
+
+def test_a_set_that_is_misspelt_gets_a_hint(resexp: Callable[..., CompletedProcess[str]]) -> None:
+    for verb in ("fetch", "verify"):
+        done = resexp("data", verb, "cifar-100")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "allowed: cifar10, cifar100, svhn (did you mean 'cifar100'?)" in done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import hashlib
 import io
 import itertools
 import json
@@ -17,6 +16,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,10 @@ pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from resexp.config import Cifar10Data, FolderData, RunConfig, yaml_file
+from resexp.config import FolderData, RunConfig, yaml_file
 from resexp.config.study import MAX_LABEL, load, load_run
 from resexp.data import archive, cifar, folder, open_dataset
+from resexp.data.official import CIFAR10_ARCHIVE, OfficialFile, md5
 from resexp.data.pixels import read_image
 from resexp.display import duration, percent, speed
 from resexp.errors import MAX_LINE, UnreadableImageError, UserError, sanitize
@@ -615,20 +616,20 @@ def test_the_bytes_that_the_md5_vouches_for_are_those_that_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody exchanges the archive between the two."""
-    path = tmp_path / cifar.ARCHIVE
+    path = tmp_path / CIFAR10_ARCHIVE.name
     with tarfile.open(path, "w:gz"):
         pass
-    monkeypatch.setattr(cifar, "MD5", hashlib.md5(path.read_bytes()).hexdigest())
-    verify = cifar.verify
+    empty = replace(CIFAR10_ARCHIVE, md5=md5(path.read_bytes()))
+    verify = OfficialFile.verify
 
-    def exchanged(of: Path) -> bytes:
-        content = verify(of)
+    def exchanged(file: OfficialFile, of: Path) -> bytes:
+        content = verify(file, of)
         of.write_bytes(b"pickles of somebody else's")
         return content
 
-    monkeypatch.setattr(cifar, "verify", exchanged)
+    monkeypatch.setattr(OfficialFile, "verify", exchanged)
     with pytest.raises(KeyError, match="data_batch_1"):  # of the archive that was verified, which is empty
-        cifar.decode(cifar.find(Cifar10Data(path=str(path)), tmp_path))
+        replace(cifar.CIFAR10, files=(empty,)).decode(path)
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------

@@ -173,6 +173,8 @@ def test_frames_and_transparency_are_said(tmp_path: Path) -> None:
         (["a.heic", "b.heic", "c.txt"], "it holds 2 .heic, 1 .txt"),
         ([], "it is empty"),
         (["cifar-10-batches-py/data_batch_1"], "set data.source to cifar10"),
+        (["cifar-100-python/meta", "cifar-100-python/train", "cifar-100-python/test"], "set data.source to cifar100"),
+        (["test_32x32.mat", "train_32x32.mat"], "set data.source to svhn"),
         (renamed("test/dog", "test/wolf"), "class dog is in train/ but not in test/, and class wolf is in test/"),
         ([n for n in PLAIN if "dog" not in n], "only one class, cat"),
         ([f"{top}/{name}" for top in "xy" for name in PLAIN], "holds several sets of images, x, y"),

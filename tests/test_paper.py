@@ -13,6 +13,8 @@ from pydantic import Field
 from resexp import paper
 from resexp.config import (
     Cifar10Data,
+    Cifar100Data,
+    DataConfig,
     FolderData,
     ImageNetData,
     ModelConfig,
@@ -20,6 +22,7 @@ from resexp.config import (
     RunConfig,
     Section,
     ShapesData,
+    SvhnData,
     TrainConfig,
 )
 from resexp.models.layers import BatchNorm
@@ -125,6 +128,31 @@ def test_synthetic_images_depart_in_size_and_number() -> None:
     ]
 
 
+def test_other_images_are_one_departure_and_digits_without_flips_another() -> None:
+    def said(data: DataConfig, dataset: str) -> list[str]:
+        return [str(departure) for departure in paper.departures(RunConfig(data=data), dataset)]
+
+    fine = Cifar100Data(source="cifar100")
+    assert said(fine, "cifar100") == ["images cifar100 instead of cifar10"]
+    coarse = Cifar100Data(source="cifar100", labels="coarse", resize=16)
+    assert said(coarse, "cifar100-coarse") == [
+        "images cifar100-coarse instead of cifar10", "image size 16 instead of 32",
+    ]  # fmt: skip
+    assert said(SvhnData(source="svhn"), "svhn") == ["images svhn instead of cifar10", "flips off instead of on"]
+    assert said(SvhnData(source="svhn", flip=True), "svhn") == ["images svhn instead of cifar10"]
+
+
+def test_the_images_trained_on_are_counted() -> None:
+    def said(**data: Any) -> str:
+        return read_as(RunConfig.model_validate({"data": data}))["images trained on"]
+
+    assert said(source="cifar10") == "all training images, 50k of CIFAR-10 (data.split: full)"
+    assert said(source="svhn") == "all training images, 73,257 of svhn (data.split: full)"
+    assert said(source="cifar100", split="holdout") == (
+        "90 % of the training images, 45,000 of cifar100 (data.split: holdout)"
+    )
+
+
 def test_images_resized_to_the_size_that_they_have_are_the_papers() -> None:
     assert paper.departures(RunConfig(data=Cifar10Data(resize=32)), "cifar10") == []
 
@@ -194,6 +222,8 @@ BESIDE: dict[str, dict[str, Any]] = {
 """What a field needs to have an effect."""
 RUNS = {
     "cifar10": RunConfig(),
+    "cifar100": RunConfig(data=Cifar100Data(source="cifar100")),
+    "svhn": RunConfig(data=SvhnData(source="svhn", flip=True)),
     "folder": RunConfig(data=FolderData(source="folder", path="images")),
     "shapes": RunConfig(data=ShapesData(source="shapes", size=32, train_images=50_000, test_images=10_000)),
     "imagenet": RunConfig(

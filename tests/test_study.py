@@ -79,7 +79,7 @@ def test_every_mistake_is_said_at_once_with_its_place(tmp_path: Path) -> None:
         "colour: red\n"
     )
     assert sorted(mistakes(path)) == [
-        "1: data.source: got 'shapez'; allowed: cifar10, folder, shapes, imagenet, imagefolder "
+        "1: data.source: got 'shapez'; allowed: cifar10, cifar100, svhn, folder, shapes, imagenet, imagefolder "
         "(did you mean 'shapes'?)",
         f"3: model.depht: unknown key, got 20; allowed: {MODEL_KEYS} (did you mean 'depth'?)",
         "4: model.width: should be a valid integer, got '8'",
@@ -196,9 +196,14 @@ def test_every_shipped_study_loads_and_satisfies_its_schema(path: Path, monkeypa
     pytest.importorskip("jsonschema").validate(yaml.safe_load(path.read_text()), json_schema())
     name = str(path.relative_to(SHIPPED).with_suffix(""))
     study, cells = load(name)
-    assert study.name == path.stem
+    assert study.name in (path.stem, f"{path.stem}-{path.parent.name}")
     assert study.description
     assert cells
+
+
+def test_no_two_shipped_studies_share_a_results_folder() -> None:
+    names = [load(str(path))[0].name for path in SHIPPED.rglob("*.yaml")]
+    assert sorted(set(names)) == sorted(names)
 
 
 def test_figure_6_is_the_papers_nine_nets() -> None:

@@ -18,7 +18,7 @@ def bench(
         typer.Option(
             "--config",
             "-c",
-            help="Study whose recipe is timed. CIFAR-10 studies use synthetic images, ImageNet studies their own.",
+            help="Study whose recipe is timed. ImageNet studies use their own images, others synthetic ones.",
         ),
     ] = "cifar10/resnet20",
     settings: Settings = None,

@@ -15,58 +15,62 @@ from resexp.utils.interrupts import EXIT_FAILED
 
 if TYPE_CHECKING:
     from resexp.config import DataConfig, ImageNetData
+    from resexp.data.official import OfficialFile
 
 app = typer.Typer(help="Fetch, check and prepare image sets.", no_args_is_help=True)
 
 Study = Annotated[str, typer.Option("--config", "-c", help="Study file with data.source: imagenet or imagefolder.")]
 AnyStudy = Annotated[str, typer.Option("--config", "-c", help="Study file.")]
+Name = Annotated[str, typer.Argument(metavar="[SET]", help="cifar10, cifar100 or svhn.")]
 
 
-@app.command(epilog="Example: resexp data fetch")
-def fetch() -> None:
-    """Download CIFAR-10 (170 MB), resumable and checked by md5."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+@app.command(epilog="Example: resexp data fetch cifar100")
+def fetch(name: Name = "cifar10") -> None:
+    """Download CIFAR-10 (170 MB), CIFAR-100 (169 MB) or SVHN (246 MB), resumable and checked by md5."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 
-    from resexp.data import cifar, data_home
-    from resexp.data.fetch import fetch as fetch_archive
+    from resexp.data import data_home
+    from resexp.data.fetch import fetch as fetch_file
 
-    path = data_home() / cifar.ARCHIVE
+    files = _files(name)
     with Progress(
         "{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), console=err
     ) as bar:
-        task = bar.add_task(cifar.ARCHIVE, total=cifar.SIZE)
-        fetch_archive(
-            path,
-            progress=lambda mirror, done, size: bar.update(
-                task, completed=done, total=size, description=mirror.split("/")[2]
-            ),
-            say=lambda line: bar.console.print(line, soft_wrap=True),
-        )
-        bar.update(task, completed=cifar.SIZE)
-    out.print(f"{path}: whole", soft_wrap=True)
+        for file in files:
+            task = bar.add_task(file.name, total=file.size)
+
+            def show(mirror: str, done: int, task: TaskID = task) -> None:
+                bar.update(task, completed=done, description=mirror.split("/")[2])
+
+            fetch_file(file, data_home() / file.name, show, lambda line: bar.console.print(line, soft_wrap=True))
+            bar.update(task, completed=file.size)
+    for file in files:
+        out.print(f"{data_home() / file.name}: whole", soft_wrap=True)
 
 
-@app.command(epilog="Example: resexp data verify")
-def verify() -> None:
-    """Check the md5 of the CIFAR-10 archive."""
-    from resexp.data import cifar, data_home
+@app.command(epilog="Example: resexp data verify svhn")
+def verify(name: Name = "cifar10") -> None:
+    """Check the md5 of the files of an image set."""
+    from resexp.data import data_home
 
-    path = data_home() / cifar.ARCHIVE
-    cifar.verify(path)
-    out.print(f"{path}: whole, md5 {cifar.MD5}", soft_wrap=True)
+    for file in _files(name):
+        file.verify(path := data_home() / file.name)
+        out.print(f"{path}: whole, md5 {file.md5}", soft_wrap=True)
 
 
 @app.command(epilog="Example: RESEXP_DATA=/scratch/data resexp data info")
 def info() -> None:
-    """Show the data folder, and how to place the archive by hand."""
-    from resexp.data import cifar, data_home
+    """Show the data folder, and how to place files there by hand."""
+    from resexp.data import data_home
+    from resexp.data.official import FILES
 
-    path = data_home() / cifar.ARCHIVE
     out.print(f"data folder   {data_home()}  (set RESEXP_DATA to move it)", soft_wrap=True)
-    out.print(f"archive       {path}: {'here' if path.exists() else 'not here'}", soft_wrap=True)
-    out.print(f"by hand       place {cifar.ARCHIVE} there; md5 {cifar.MD5}", soft_wrap=True)
-    for mirror in cifar.MIRRORS:
-        out.print(f"mirror        {mirror}", soft_wrap=True)
+    for file in FILES:
+        path = data_home() / file.name
+        out.print(f"\n{file.title}: {path}: {'here' if path.exists() else 'not here'}", soft_wrap=True)
+        out.print(f"by hand       place {file.name} there; md5 {file.md5}", soft_wrap=True)
+        for mirror in file.mirrors:
+            out.print(f"mirror        {mirror}", soft_wrap=True)
 
 
 @app.command(epilog="Example: resexp data example images && resexp sweep imagenet/smoke --set data.path=images")
@@ -140,6 +144,17 @@ def check(config: AnyStudy, settings: Settings = None) -> None:
     out.print(f"{len(faults):,} image{'' if len(faults) == 1 else 's'} can't be read", soft_wrap=True)
     if faults:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _files(name: str) -> list[OfficialFile]:
+    """The files of an image set. Raises UserError where its authors publish none that are read."""
+    from resexp.config.study import hint
+    from resexp.data.official import FILES
+
+    names = list(dict.fromkeys(file.source for file in FILES))
+    if name not in names:
+        raise UserError(f"{name}: no image set that can be fetched; allowed: {', '.join(names)}{hint(name, names)}")
+    return [file for file in FILES if file.source == name]
 
 
 def _sets(config: str, settings: list[str] | None) -> list[DataConfig]:

@@ -13,7 +13,17 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 
 from resexp.config.choice import Custom
-from resexp.config.data import SOURCES, ArrayData, Cifar10Data, DataConfig, FolderData, ShapesData
+from resexp.config.data import (
+    SOURCES,
+    ArrayData,
+    Cifar10Data,
+    Cifar100Data,
+    DataConfig,
+    FolderData,
+    OfficialData,
+    ShapesData,
+    SvhnData,
+)
 from resexp.config.executor import ExecutorConfig, RayConfig, SlurmConfig
 from resexp.config.imagenet import ImageNetData, PreparedConfig
 from resexp.config.model import ModelConfig
@@ -27,11 +37,13 @@ __all__ = [
     "SOURCES",
     "ArrayData",
     "Cifar10Data",
+    "Cifar100Data",
     "DataConfig",
     "ExecutorConfig",
     "FolderData",
     "ImageNetData",
     "ModelConfig",
+    "OfficialData",
     "PowerOfDepth",
     "PreparedConfig",
     "ProbesConfig",
@@ -42,6 +54,7 @@ __all__ = [
     "ShapesData",
     "SlurmConfig",
     "Study",
+    "SvhnData",
     "TrainConfig",
 ]
 

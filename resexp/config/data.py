@@ -52,6 +52,34 @@ class Cifar10Data(_AnyData):
         return 50_000
 
 
+class Cifar100Data(_AnyData):
+    """The official CIFAR-100 archive; `resexp data fetch cifar100` gets it."""
+
+    source: Literal["cifar100"]
+    path: str | None = None
+    """Path of cifar-100-python.tar.gz or of the unpacked cifar-100-python. Default: in the data folder."""
+    labels: Literal["fine", "coarse"] = "fine"
+    """`fine`: 100 classes. `coarse`: their 20 superclasses."""
+
+    @property
+    def _all_images(self) -> int:
+        return 50_000
+
+
+class SvhnData(_AnyData):
+    """The official SVHN files of cropped digits, without the extra set; `resexp data fetch svhn` gets them."""
+
+    source: Literal["svhn"]
+    path: str | None = None
+    """Folder of train_32x32.mat and test_32x32.mat. Default: the data folder."""
+    flip: bool = False
+    """Flip half of the training images horizontally. Off by default: a flipped digit is another thing."""
+
+    @property
+    def _all_images(self) -> int:
+        return 73_257
+
+
 class FolderData(_AnyData):
     """Images in `train/<class>/` and `test/<class>/`: a folder, a .zip, or a .tar (also compressed)."""
 
@@ -78,10 +106,13 @@ class ShapesData(_AnyData):
         return self.train_images
 
 
-ArrayData = Cifar10Data | FolderData | ShapesData
+OfficialData = Cifar10Data | Cifar100Data | SvhnData
+"""Image sets that are read from the files that their authors publish."""
+
+ArrayData = OfficialData | FolderData | ShapesData
 """Image sets that are decoded once, into arrays."""
 
-DataConfig = Annotated[Cifar10Data | FolderData | ShapesData | ImageNetData, Field(discriminator="source")]
+DataConfig = Annotated[ArrayData | ImageNetData, Field(discriminator="source")]
 
 SOURCES: dict[str, type[Section]] = {
     source: section

@@ -8,7 +8,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from resexp.config import FolderData, ImageNetData, ModelConfig, RunConfig, Section, ShapesData, yaml_file
+from resexp.config import (
+    Cifar100Data,
+    FolderData,
+    ImageNetData,
+    ModelConfig,
+    RunConfig,
+    Section,
+    ShapesData,
+    yaml_file,
+)
 from resexp.config.model import WORDS, name_part
 from resexp.config.study import hint, load, validated
 from resexp.config.yaml_file import Document
@@ -122,6 +131,8 @@ def _classes(config: RunConfig) -> int:
     if isinstance(config.data, ImageNetData):
         asked = config.data.classes
         return len(asked) if isinstance(asked, tuple) else asked or 1000
+    if isinstance(config.data, Cifar100Data):
+        return 100 if config.data.labels == "fine" else 20
     return 1000 if isinstance(config.data, FolderData) and config.model.variant == "imagenet" else 10
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, overload
 
@@ -13,13 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from resexp.config import ArrayData, Cifar10Data, DataConfig, FolderData, ImageNetData
+from resexp.config import (
+    ArrayData,
+    Cifar10Data,
+    Cifar100Data,
+    DataConfig,
+    FolderData,
+    ImageNetData,
+    OfficialData,
+    ShapesData,
+)
 from resexp.config.data import HOLDOUT
-from resexp.data import cifar, folder, shapes
+from resexp.data import cifar, folder, shapes, svhn
 from resexp.data.duplicates import find_duplicates, of_set
 from resexp.data.home import data_home
 from resexp.data.imagenet import ImageNet, open_imagenet
 from resexp.data.images import ImageSet
+from resexp.data.official import OfficialSet
 from resexp.data.pixels import Pixels
 from resexp.errors import UserError
 from resexp.runs.records import Findings
@@ -51,7 +61,7 @@ class Dataset:
 
     cache: Path
     name: str
-    """``cifar10``, ``shapes``, or the name of the folder; a folder that holds CIFAR-10 is recognised by content."""
+    """That of an official set, ``shapes``, or that of the folder; a folder of CIFAR-10 is recognised by content."""
     fingerprint: str
     classes: list[str]
     train_index: NDArray[np.int64]
@@ -116,23 +126,35 @@ def open_dataset(config: DataConfig, say: Callable[[str], None] = lambda line: N
 
 def source(config: DataConfig) -> Path | None:
     """The folder or file that the images come from, there or not; None where they are drawn."""
-    if isinstance(config, Cifar10Data):
-        return cifar.find(config, data_home())
+    if isinstance(config, OfficialData):
+        return official_set(config).find(config.path, data_home())
     return expanded(config.path) if isinstance(config, FolderData | ImageNetData) else None
+
+
+def official_set(config: OfficialData) -> OfficialSet:
+    """The set that a configuration reads, with the labels that it asks for."""
+    if isinstance(config, Cifar10Data):
+        return cifar.CIFAR10
+    if isinstance(config, Cifar100Data):
+        coarse = config.labels == "coarse"
+        return replace(cifar.CIFAR100, name="cifar100-coarse", kind="coarse_") if coarse else cifar.CIFAR100
+    return svhn.SVHN
 
 
 def _open_arrays(config: ArrayData, say: Callable[[str], None]) -> Dataset:
     home = data_home()
     survey = folder.Survey()
-    if isinstance(config, Cifar10Data):
-        name, content, decode = "cifar10", cifar.MD5, lambda: cifar.decode(cifar.find(config, home))
-    elif isinstance(config, FolderData):
+    if isinstance(config, FolderData):
         path = expanded(config.path)
         survey = folder.survey(path, home / "cache")
-        name, content, decode = f"folder {path.name}", survey.content, lambda: folder.decode(path, config.resize)
+        content, decode = f"folder-{survey.content}", lambda: folder.decode(path, config.resize)
+        name = f"folder {path.name}"
+    elif isinstance(config, ShapesData):
+        name, content, decode = "shapes", f"shapes-{shapes.content_key(config)}", lambda: shapes.generate(config)
     else:
-        name, content, decode = "shapes", shapes.content_key(config), lambda: shapes.generate(config)
-    cache = home / "cache" / f"{config.source}-{content}-{config.resize or 'native'}"
+        found = official_set(config)
+        name, content, decode = found.name, found.content, lambda: found.decode(found.find(config.path, home))
+    cache = home / "cache" / f"{content}-{config.resize or 'native'}"
     meta = _read_meta(cache)
     if meta is None:
         say(f"decoding {name} into {cache}")

@@ -1,14 +1,14 @@
-"""Downloading the CIFAR-10 archive: resumable, from the first mirror that delivers, checked by its md5."""
+"""Downloading an official file: resumable, from the first mirror that delivers, checked by its md5."""
 
 from __future__ import annotations
 
 import http.client
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from resexp.data import cifar
+from resexp.data.official import OfficialFile
 from resexp.errors import UserError
 from resexp.utils.files import locked, with_filename
 
@@ -16,35 +16,25 @@ TIMEOUT_S = 30
 _CHUNK = 1 << 18
 
 
-def fetch(
-    path: Path,
-    progress: Callable[[str, int, int], None],
-    say: Callable[[str], None],
-    mirrors: Sequence[str] = cifar.MIRRORS,
-) -> None:
-    """Download the archive to `path`, continuing a partial download.
+def fetch(file: OfficialFile, path: Path, progress: Callable[[str, int], None], say: Callable[[str], None]) -> None:
+    """Download `file` to `path`, continuing a partial download.
 
-    `progress` hears (mirror, bytes done, bytes in all); `say` hears why a mirror was left. Raises UserError if none of
-    the mirrors delivers the right file.
+    `progress` gets (mirror, bytes done); `say` gets why a mirror was left. Raises UserError if no mirror delivers the
+    right file.
     """
     with locked(path.with_name(f".{path.name}.lock"), f"the download of {path}"):
-        _fetch(path, progress, say, mirrors)
+        _fetch(file, path, progress, say)
 
 
-def _fetch(
-    path: Path,
-    progress: Callable[[str, int, int], None],
-    say: Callable[[str], None],
-    mirrors: Sequence[str],
-) -> None:
+def _fetch(file: OfficialFile, path: Path, progress: Callable[[str, int], None], say: Callable[[str], None]) -> None:
     if path.exists():
-        cifar.verify(path)
+        file.verify(path)
         return
     part = path.with_name(path.name + ".part")
-    for mirror in mirrors:
+    for mirror in file.mirrors:
         try:
-            _download(mirror, part, progress)
-            cifar.verify(part)
+            _download(file, mirror, part, progress)
+            file.verify(part)
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             say(f"{mirror}: {getattr(error, 'reason', error)}; trying the next mirror")
         except UserError:
@@ -54,30 +44,30 @@ def _fetch(
             part.rename(path)
             return
     raise UserError(
-        f"no mirror delivered {cifar.ARCHIVE}; run the command again to continue where it stopped, or download it "
-        f"by hand (md5 {cifar.MD5}) and place it at {path}"
+        f"no mirror delivered {file.name}; run the command again to continue where it stopped, or download it "
+        f"by hand (md5 {file.md5}) and place it at {path}"
     )
 
 
-def _download(url: str, part: Path, progress: Callable[[str, int, int], None]) -> None:
+def _download(file: OfficialFile, url: str, part: Path, progress: Callable[[str, int], None]) -> None:
     done = part.stat().st_size if part.exists() else 0
-    if done >= cifar.SIZE:
+    if done >= file.size:
         return  # complete: its md5 will tell
     request = urllib.request.Request(url, headers={"User-Agent": "resexp", "Range": f"bytes={done}-"})
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             done = 0  # this server starts over
-        if (length := response.headers["Content-Length"]) != str(cifar.SIZE - done):
-            raise ConnectionError(f"offers {length} bytes where {cifar.SIZE - done:,} are missing")
-        with with_filename(part), part.open("ab" if done else "wb") as file:
+        if (length := response.headers["Content-Length"]) != str(file.size - done):
+            raise ConnectionError(f"offers {length} bytes where {file.size - done:,} are missing")
+        with with_filename(part), part.open("ab" if done else "wb") as stream:
             while chunk := _read(response):
-                file.write(chunk)
+                stream.write(chunk)
                 done += len(chunk)
-                if done > cifar.SIZE:
-                    raise ConnectionError(f"sent more than {cifar.SIZE:,} bytes")
-                progress(url, done, cifar.SIZE)
-    if done < cifar.SIZE:
-        raise ConnectionError(f"the connection ended after {done:,} of {cifar.SIZE:,} bytes")
+                if done > file.size:
+                    raise ConnectionError(f"sent more than {file.size:,} bytes")
+                progress(url, done)
+    if done < file.size:
+        raise ConnectionError(f"the connection ended after {done:,} of {file.size:,} bytes")
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:

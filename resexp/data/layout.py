@@ -17,6 +17,8 @@ SUFFIXES = frozenset({
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")
 """What the folders of the splits are called, in any case; where there are several, the first is taken."""
+OFFICIAL = {"cifar10": {"data_batch_1"}, "cifar100": {"train", "test", "meta"}, "svhn": {"train_32x32.mat"}}
+"""The sources that read other files than images, and files by which they are recognised."""
 TABLE = "val_annotations.txt"
 """Tiny ImageNet's labels of the images in val/."""
 
@@ -155,8 +157,9 @@ class _Search:
 
     def _not_laid_out(self, missing: str) -> UserError:
         folders = sorted({"/".join(parts[:-1]) or "no folder" for parts in self.images})
-        if any(parts[-1] == "data_batch_1" for parts, _ in self.files):
-            found = "it holds CIFAR-10's batches; set data.source to cifar10"
+        names = {parts[-1] for parts, _ in self.files}
+        if official := next((source for source, known in OFFICIAL.items() if known <= names), None):
+            found = f"it holds files of {official}; set data.source to {official}"
         elif folders:
             found = f"its images lie in {few(folders)}; sort them into train/<class>/ and test/<class>/"
         elif self.files:

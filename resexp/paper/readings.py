@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from resexp.config import ImageNetData, RunConfig
+from resexp.config import Cifar100Data, ImageNetData, RunConfig, SvhnData
 from resexp.paper.recipe import maybe_warmed_up, of_identity_mappings, recipe, sharing
 
 
@@ -27,9 +27,11 @@ class Reading:
 def _split(run: RunConfig) -> str | None:
     if isinstance(run.data, ImageNetData):
         return None
-    if run.data.split == "holdout":
-        return "90 % of the training images, 45k of CIFAR-10 (data.split: holdout)"
-    return "all training images, 50k of CIFAR-10 (data.split: full)"
+    which, count = ("90 % of the", "45k") if run.data.split == "holdout" else ("all", "50k")
+    images = f"{count} of CIFAR-10"
+    if isinstance(run.data, Cifar100Data | SvhnData):
+        images = f"{run.data.epoch_images:,} of {run.data.source}"
+    return f"{which} training images, {images} (data.split: {run.data.split})"
 
 
 def _held_out(run: RunConfig) -> str | None:

