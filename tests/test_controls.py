@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ from scipy import stats
 
 from resexp.report import build_report
 from resexp.report.controls import sentences
+from resexp.report.figure import OnPage
 from resexp.report.page import html, markdown
 from resexp.report.plots import controls_plot, depth_plot
 from resexp.report.summary import summarise
@@ -108,7 +110,7 @@ def test_the_page_has_a_section_and_a_figure(study: Make) -> None:
     folder = precisions(study, DEGRADES)
     build_report(folder, folder.folder / "report")
     page = (folder.folder / "report/index.html").read_text()
-    assert "<h2>Does it depend on precision?</h2>" in page
+    assert re.search('<h2 id="controls">Does it depend on precision\\? <a', page)
     tip = "precision=bf16, plain minus residual, deepest (at depth 44): +55.0 points [+50.8, +59.2]"
     assert f"<title>{tip}</title>" in page
     assert (folder.folder / "report/figures/controls.png").exists()
@@ -140,4 +142,5 @@ def test_of_many_families_only_those_judged_have_bars_and_seeds(study: Make) -> 
 def test_the_question_is_whole_where_no_setting_is_named(study: Make) -> None:
     found = replace(summarise(precisions(study, DEGRADES)), varied="")
     assert "\nDoes it depend on the variant?\n" in markdown(found, [], [])
-    assert "<h2>Does it depend on the variant?</h2>" in html(found, defaultdict(str), [], [])
+    blank = defaultdict(lambda: OnPage("", "", [], "", "", False))
+    assert '<h2 id="controls">Does it depend on the variant? <a' in html(found, blank, [], [])

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from matplotlib.axis import Axis
 
 from resexp.report import LARGE, SMALL
-from resexp.report.plots import IN_LEGEND, Plot, curves_plot, depth_axis, depth_plot, depth_scale, styled
+from resexp.report.figure import Plot, styled
+from resexp.report.plots import IN_LEGEND, curves_plot, depth_axis, depth_plot, depth_scale
 from resexp.report.summary import Summary, summarise
 from resexp.runs.store import StudyFolder
 from tests.test_report import add_family, study

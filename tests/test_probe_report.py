@@ -304,7 +304,7 @@ def test_nets_that_were_handed_their_weights_beside_others_of_the_same_budget(st
             ["plain-20, fresh", "1,400", "22.00 ± 2.00"],
         ],
     )
-    drawn = [line for line in section.plots["probe-identity"].axes.lines if line.get_linestyle() == "-"]
+    drawn = [line for line in section.plots["probe-identity"].axes.lines if line.get_linewidth() == 1]
     assert [list(line.get_xdata())[-1] for line in drawn if len(line.get_xdata())] == [1400] * 3
 
 

@@ -117,10 +117,14 @@ def test_top_5_errors_and_the_readings_of_fig_4_are_columns(folder: StudyFolder)
 
 
 def test_the_papers_readings_are_marks_over_depth(folder: StudyFolder) -> None:
-    axes = draw(summarise(folder))["depth-running"].axes
-    marks = {line.get_label(): list(zip(*line.get_data(), strict=True)) for line in axes.lines}
-    assert marks["plain, He et al. 2015"] == [(18, 31.5), (34, 32.7)]
-    assert marks["residual, He et al. 2015"] == [(18, 30.0), (34, 25.1)]
+    plot = draw(summarise(folder))["depth-running"]
+    drawn = {plot.marks[line.get_gid()].tip: line.get_ydata()[0] for line in plot.axes.lines if line.get_gid()}
+    assert {tip: error for tip, error in drawn.items() if "He et al." in tip} == {
+        "plain-18, He et al. 2015: 31.50 %": 31.5,
+        "plain-34, He et al. 2015: 32.70 %": 32.7,
+        "residual-18, He et al. 2015: 30.00 %": 30.0,
+        "residual-34, He et al. 2015: 25.10 %": 25.1,
+    }
 
 
 def test_a_net_without_a_late_reading_has_no_mark_but_may_be_compared(folder: StudyFolder) -> None:

@@ -8,6 +8,7 @@ import os
 os.environ["MPLBACKEND"] = "agg"
 
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from resexp.errors import UserError
 from resexp.report import page, tuning
 from resexp.report.deviations import deviations, markdown
+from resexp.report.figure import OnPage, Plot
 from resexp.report.formatting import MOST
-from resexp.report.plots import Plot, controls_plot, curves_plot, depth_plot
+from resexp.report.plots import controls_plot, curves_plot, depth_plot
 from resexp.report.probes import inside
 from resexp.report.stats import RunRecord
 from resexp.report.summary import Summary, summarise
@@ -27,7 +29,7 @@ from resexp.utils.parallel import parallel_map
 
 __all__ = ["build_report"]
 
-LARGE, SMALL = (7.0, 4.2), (6.0, 4.2)
+LARGE, SMALL = (6.6, 4.1), (5.4, 3.9)
 CUT = 20
 """Percent at which the error axis of training curves begins where none falls below it, as in Fig. 4."""
 
@@ -44,10 +46,12 @@ def build_report(study: StudyFolder, to: Path) -> Summary:
     if found := tuning.section(summary.judged):
         sections.insert(0, found)
     plots = draw(summary) | {name: plot for section in sections for name, plot in section.plots.items()}
-    figures, files = dict[str, str](), dict[str, str | bytes]()
-    for (name, plot), made in zip(plots.items(), parallel_map(Plot.files, list(plots.values()), 6), strict=True):
+    for number, plot in enumerate(plots.values()):
+        plot.prefix = f"{ascii_lowercase[number % 26]}{number // 26 or ''}"
+    figures, files = dict[str, OnPage](), dict[str, str | bytes]()
+    for name, (made, on_page) in zip(plots, parallel_map(Plot.files, list(plots.values()), 6), strict=True):
         files |= {f"figures/{name}.{kind}": content for kind, content in made.items()}
-        figures[name] = plot.inline(made["svg"])
+        figures[name] = on_page
     files["summary.csv"] = page.csv(summary)
     files["runs.csv"] = frame([(record.run, record) for record in summary.records]).to_csv(index=False)
     files["summary.md"] = page.markdown(summary, sections, remarks)
@@ -62,8 +66,8 @@ def draw(summary: Summary) -> dict[str, Plot]:
     nets = [net for net in summary.nets if net.family in summary.drawn]
     records = [record for record in summary.records if record.whole and record.family in summary.drawn]
     plots = {
-        f"depth-{metric}": depth_plot(nets, metric, summary.verdict.families, LARGE if metric == "running" else SMALL)
-        for metric in ("running", "clean", "test")
+        f"depth-{metric}": depth_plot(nets, metric, summary.verdict.families, size, title)
+        for metric, size, title in (("running", LARGE, summary.seen), ("clean", SMALL, ""), ("test", SMALL, ""))
     }
     if summary.controls:
         plots["controls"] = controls_plot(summary.controls[:MOST])

@@ -19,7 +19,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
 
 from resexp.layer_table import Layer, Part, fold, unfold
-from resexp.report.plots import INK, styled
+from resexp.report.figure import INK, styled
 
 BOX, HEIGHT = 1.55, 0.21
 """Width and height of a box."""

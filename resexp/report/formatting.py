@@ -20,3 +20,10 @@ def filled(header: list[str], rows: list[list[str]]) -> tuple[list[str], list[li
     """A table without the columns that have NOTHING in every row."""
     kept = [column for column in range(len(header)) if any(row[column] != NOTHING for row in rows)]
     return [header[column] for column in kept], [[row[column] for column in kept] for row in rows]
+
+
+def duration(seconds: float) -> str:
+    """``90 s``, ``14.4 min`` or ``2.5 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

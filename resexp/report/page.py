@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 import resexp
 from resexp.errors import sanitize
 from resexp.report.controls import sentences
 from resexp.report.deviations import deviations
-from resexp.report.estimates import Estimate
-from resexp.report.formatting import MOST, NOTHING, filled, listed
+from resexp.report.drilldown import details, slug
+from resexp.report.estimates import Difference, Estimate
+from resexp.report.figure import OnPage
+from resexp.report.formatting import MOST, NOTHING, duration, filled, listed
+from resexp.report.plots import curve
 from resexp.report.probes import Section
-from resexp.report.stats import METRICS
+from resexp.report.stats import METRICS, Net
 from resexp.report.summary import SEEDS, Summary
+from resexp.report.svg import data_url
+from resexp.report.verdict import Verdict
+from resexp.runs.records import json_text
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("resexp.report", "."),
@@ -28,9 +39,24 @@ _TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
 )
 
+_SCRIPT = re.sub(r"(?m)^\s*(//.*\n)?", "", Path(__file__).with_name("page.js").read_text())
+"""The page's script without indentation and lines of comments."""
+_MARKERS = {
+    "o": "M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0z",
+    "s": "M-3-3h6v6h-6z",
+    "^": "M0-4l4 7h-8z",
+    "v": "M0 4l4-7h-8z",
+    "D": "M0-4l4 4-4 4-4-4z",
+    "P": "M-1.5-4h3v2.5h2.5v3h-2.5v2.5h-3v-2.5h-2.5v-3h2.5z",
+    "x": "M-3-3l6 6m0-6l-6 6",
+}
+"""Matplotlib's markers as paths, for the legends."""
+
 _RUNNING, *_OTHERS = METRICS
 ROWS = 200
 """Rows of a table on the page; summary.csv and summary.md have them all."""
+LARGEST = 200_000
+"""Letters of a file inside the page."""
 INTERVAL = "95 % interval"
 """Beside the error that the verdict is about; those of the other errors stand in summary.csv."""
 HEADER = [
@@ -49,7 +75,7 @@ def table(summary: Summary) -> tuple[list[str], list[list[str]]]:
             str(net.errors[_RUNNING]),
             _interval(net.errors[_RUNNING]),
             *(str(net.errors.get(metric, NOTHING)) for metric in _OTHERS),
-            _time(net.seconds),
+            duration(net.seconds),
             f"{net.published.train:.2f}" if net.published and net.published.train is not None else NOTHING,
             f"{net.published.test:.2f}" if net.published and net.published.test is not None else NOTHING,
         ]
@@ -60,16 +86,6 @@ def table(summary: Summary) -> tuple[list[str], list[list[str]]]:
 
 def _interval(error: Estimate) -> str:
     return "[{:.2f}, {:.2f}]".format(*error.interval) if error.interval else NOTHING
-
-
-def _time(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.1f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
 
 
 def comparability(summary: Summary) -> list[tuple[str, list[str]]]:
@@ -106,17 +122,24 @@ def _values(values: list[Any]) -> str:
     return "; ".join(shown) + ("; ..." if len(counts) > 5 else "")
 
 
-def html(summary: Summary, figures: dict[str, str], sections: Sequence[Section], remarks: Sequence[str]) -> str:
-    """The self-contained page with its `figures` as SVG; `remarks` say which records of probes can't be shown."""
+def html(summary: Summary, figures: Mapping[str, OnPage], sections: Sequence[Section], remarks: Sequence[str]) -> str:
+    """The self-contained page with its `figures`; `remarks` say which records of probes can't be shown."""
+    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
     return _TEMPLATES.get_template("page.html.j2").render(
         summary=summary,
         figures=figures,
+        series=max((entry.number + 1 for figure in figures.values() for entry in figure.legend), default=0),
+        paper=any(entry.paper for figure in figures.values() for entry in figure.legend),
+        numbers=_numbers(summary.verdict),
         rows=ROWS,
         seeds=SEEDS,
         most=MOST,
         listed=listed,
+        slug=slug,
         curves=[name for name in figures if name.startswith("curves")],
         table=table(summary),
+        details=details(summary.nets[:ROWS], figures),
+        downloads=_downloads(summary),
         sections=sections,
         remarks=remarks,
         question=_question(summary),
@@ -124,7 +147,49 @@ def html(summary: Summary, figures: dict[str, str], sections: Sequence[Section],
         deviations=deviations(summary.nets),
         provenance=provenance(summary),
         version=resexp.__version__,
+        script=Markup(_SCRIPT),
+        digest=digest,
+        markers=_MARKERS,
     )
+
+
+def _numbers(verdict: Verdict) -> list[tuple[str, str, str, str]]:
+    """The three numbers that lead the page: a class, what it is, points, and its interval in words."""
+    found: list[tuple[str, str, Difference | None]] = [
+        ("plain", "plain nets' rise", verdict.plain.overall if verdict.plain else None),
+        ("residual", "residual nets' rise", verdict.residual.overall if verdict.residual else None),
+        ("gap", "plain minus residual", verdict.interaction),
+    ]
+    return [
+        (name, words, f"{points.value:+.1f}" if points else NOTHING, _range(points)) for name, words, points in found
+    ]
+
+
+def _range(points: Difference | None) -> str:
+    if points is None:
+        return "not known"
+    return "no interval" if points.low is None else f"[{points.low:+.1f}, {points.high:+.1f}]"
+
+
+def _downloads(summary: Summary) -> list[tuple[str, str | None]]:
+    """The data as files inside the page: their names and links; None where a file is too large for that."""
+    curves = [
+        {"net": net.label, "step": int(step), "training_error": error / 100}
+        for net in summary.nets
+        if net.family in summary.drawn
+        for step, error in zip(*_mean_curve(net), strict=True)
+    ]
+    files = {
+        "nets.csv": ("text/csv", csv(summary)),
+        "curves.csv": ("text/csv", pd.DataFrame(curves).to_csv(index=False, float_format="%.4g")),
+        "study.json": ("application/json", json_text(summary.to_json())),
+    }
+    return [(name, data_url(*file) if len(file[1]) < LARGEST else None) for name, file in files.items()]
+
+
+def _mean_curve(net: Net) -> tuple[Sequence[float], Sequence[float]]:
+    mean = curve([run for run in net.runs if run.whole], "train_error")
+    return mean.steps.tolist(), mean.values.tolist()
 
 
 def _question(summary: Summary) -> str:

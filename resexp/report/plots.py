@@ -1,32 +1,20 @@
-"""The figures. Colours are Okabe and Ito's, which people with any colour vision can tell apart; markers and dashes
-repeat what colour says."""
+"""The figures of the training: errors against depth, training curves, and what the variants of a study change."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
-import textwrap
 from collections.abc import Iterable, Sequence
-from html import escape
 from itertools import cycle
 from typing import Any, TypeVar
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from resexp import paper
 from resexp.report.controls import QUANTITIES, Control
+from resexp.report.figure import INK, KINDS, MARKERS, OTHERS, Plot, depth_colours, family_colours, styled
 from resexp.report.stats import METRICS, Net, RunRecord, Series
 
-INK = "#1b1f24"
-"""Text and axes. On the page it becomes the page's own text colour, light or dark."""
-PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = ("o", "s", "^", "D", "v", "P")
 HE_2015 = "He et al. 2015"
 FEW = 4
 """Families that one figure can show, each with its bars and seeds."""
@@ -34,155 +22,70 @@ SIDE_BY_SIDE = 0.01
 """Distance between families that would hide each other, as a share of the depth axis."""
 MORE_EVEN = 1.5
 """Factor in the geometric mean of the gaps between depths that a logarithmic axis must gain to be used."""
-LETTERS = 9
-"""Letters in an inch of a panel's title."""
 LONG = 100_000
 """Steps beyond which a curve counts them in tens of thousands, as the paper's figures do."""
 IN_LEGEND = 12
 """Nets that a legend names; more would take the room of the curves."""
+LABELLED = 7
+"""Curves that are named where they end."""
 MAX_POINTS = 250
 """Points of a training curve; more would only make the page larger."""
-
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "resexp",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 11,
-    "text.color": INK,
-    "axes.facecolor": "none",
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 12,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#808080",
-    "grid.alpha": 0.25,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-}
-
-
-styled = mpl.rc_context({**mpl.rcParamsDefault, "backend": "agg", **_STYLE})
-"""For a function that draws."""
 
 ItemT = TypeVar("ItemT")
 
 
-class Plot:
-    """A figure and the tooltips of its points."""
-
-    def __init__(
-        self,
-        title: str,
-        xlabel: str,
-        ylabel: str,
-        size: tuple[float, float],
-        panels: Sequence[Sequence[str]] = (("",),),
-    ) -> None:
-        """`panels` are the titles of the panels, row by row; they share both axes."""
-        self.figure = Figure(figsize=size, layout="constrained")
-        grid = self.figure.subplots(len(panels), len(panels[0]), sharex=True, sharey=True, squeeze=False)
-        self.panels: list[list[Axes]] = [list(row) for row in grid]
-        self.axes = self.panels[0][0]
-        for row, titles in zip(self.panels, panels, strict=True):
-            row[0].set_ylabel(ylabel)
-            for axes, name in zip(row, titles, strict=True):
-                axes.set_title(textwrap.fill(name, int(LETTERS * size[0] / len(titles))), fontsize="medium")
-        for axes in self.panels[-1]:
-            axes.set_xlabel(xlabel)
-        if grid.size == 1:
-            self.axes.set_title(": ".join(filter(None, (title, panels[0][0]))))
-        else:
-            self.figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-        self.tips: list[str] = []
-
-    def legend(self, columns: int, fontsize: str = "medium", **look: Any) -> None:
-        """Add the legend below the panels, in fewer columns where it would be wider than the figure."""
-        while True:
-            legend = self.figure.legend(loc="outside lower center", ncols=columns, fontsize=fontsize, **look)
-            if columns == 1 or legend.get_window_extent().width <= self.figure.bbox.width:
-                return
-            legend.remove()
-            columns -= 1
-
-    def tip(self, text: str) -> str:
-        """An id for an artist whose tooltip is `text`."""
-        self.tips.append(text)
-        return f"tip{len(self.tips) - 1}"
-
-    @styled
-    def files(self) -> dict[str, bytes]:
-        """The figure on white, as a PNG, an SVG and a PDF file."""
-        found = {}
-        for kind, metadata in {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}.items():
-            buffer = io.BytesIO()
-            self.figure.savefig(buffer, format=kind, dpi=150, facecolor="white", metadata=metadata)
-            found[kind] = buffer.getvalue()
-        return found
-
-    def inline(self, file: bytes) -> str:
-        """Its SVG `file`, for the page: without the white, in the page's text colour and font, with tooltips."""
-        svg = file.decode()
-        svg = svg[svg.index("<svg") :].replace("fill: #ffffff", "fill: none", 1).replace(INK, "currentColor")
-        for attribute in ("width", "height"):  # the page decides how large it is
-            svg = re.sub(rf'(<svg[^>]*?) {attribute}="[^"]*"', r"\1", svg, count=1)
-        svg = re.sub(r"(\.\d)\d{2,}", r"\1", svg)  # a tenth of a point is finer than a screen shows
-        for number, text in enumerate(self.tips):
-            mark = f'<g id="tip{number}">'
-            svg = svg.replace(mark, f"<g><title>{escape(text)}</title>", 1)
-        return svg
-
-
 @styled
-def depth_plot(nets: Sequence[Net], metric: str, judged: Sequence[str], size: tuple[float, float]) -> Plot:
-    """An error against depth: a line a family through the means, bars of one standard deviation, a faint dot a seed.
+def depth_plot(
+    nets: Sequence[Net], metric: str, judged: Sequence[str], size: tuple[float, float], title: str = ""
+) -> Plot:
+    """An error against depth: a line per family through means, bars of one standard deviation, a faint dot per seed.
 
-    Of more than FEW families only those `judged` are drawn so; the others are thin lines.
+    Of more than FEW families only those `judged` are drawn so; the others are thin lines. The `title` says what is
+    seen; without one it is the name of the error.
     """
     name = METRICS[metric]
-    plot = Plot(f"{name[0].upper()}{name[1:]}", "depth (layers)", "error (%)", size)
+    plot = Plot(title or f"{name[0].upper()}{name[1:]}", "depth (layers)", f"{name.partition(',')[0]} (%)", size)
     axes = plot.axes
     depths = sorted({net.depth for net in nets})
     families = sorted(dict.fromkeys(net.family for net in nets), key=lambda family: family not in judged)
     full = [family for family in families if len(families) <= FEW or family in judged]
-    # More than two curves that meet would hide each other, and so do two points: they stand side by side.
-    crowded = len(full) > 2 or len(depths) == 1
-    for number, family in enumerate(families):
+    ends = []
+    for number, (family, colour) in enumerate(family_colours(families).items()):
         of_family = [net for net in nets if net.family == family]
-        look: dict[str, Any] = {
-            "color": PALETTE[number % len(PALETTE)],
-            "marker": MARKERS[(number + number // len(PALETTE)) % len(MARKERS)],
-        }
-        shift = SIDE_BY_SIDE * (number - (len(full) - 1) / 2) if family in full and crowded else 0.0
+        look: dict[str, Any] = {"color": colour, "marker": MARKERS[number % len(MARKERS)]}
+        shift = SIDE_BY_SIDE * (number - (len(full) - 1) / 2) if family in full else 0.0
         at = [_shifted(net.depth, shift, depths) for net in of_family]
         errors = [net.errors[metric] for net in of_family]
-        line = look | {"linestyle": "-" if family.startswith("plain") else "--", "label": family}
         means = [error.mean for error in errors]
-        if family in full:
-            axes.errorbar(at, means, [error.std or 0 for error in errors], capsize=3, **line)
-        else:
-            axes.errorbar(at, means, linewidth=0.8, markersize=3, **line)
+        bars = {"yerr": [error.std or 0 for error in errors], "capsize": 3} if family in full else {"linewidth": 0.8}
+        drawn = axes.errorbar(at, means, markersize=6 if family in full else 3, label=family, **bars, **look)
+        for artist in drawn.get_children():
+            artist.set_gid(plot.mark(family))
         for net, x, error in zip(of_family, at, errors, strict=True):
-            tip = plot.tip(f"{net.label}: {error} %, n = {len(error.values)}")
+            tip = plot.mark(family, f"{net.label}: {error} %, n = {len(error.values)}")
             axes.plot([x], [error.mean], markersize=7 if family in full else 3, gid=tip, **look)
             if family in full:
-                seeds = [x] * len(error.values)
-                axes.plot(seeds, error.values, alpha=0.3, markersize=4, linestyle="none", **look)
+                faint = look | {"alpha": 0.3, "markersize": 4, "linestyle": "none"}
+                for run in net.runs:
+                    tip = plot.mark(family, f"{net.label}, seed {run.config.seed}: {run.errors[metric]:.2f} %")
+                    axes.plot([x], [run.errors[metric]], gid=tip, **faint)
+        if family in full:
+            ends.append((at[-1], means[-1], family, colour, family))
         published = [
-            (x, theirs)
+            (net.label, x, theirs)
             for net, x in zip(of_family, at, strict=True)
             if metric in _PAPER and (theirs := getattr(net.published, _PAPER[metric], None)) is not None
         ]
         if published:
-            crosses = look | {"marker": "x", "linestyle": "none", "markersize": 9, "label": f"{family}, {HE_2015}"}
-            axes.plot(*zip(*published, strict=True), **crosses)
+            series = f"{family}, {HE_2015}"
+            crosses = look | {"marker": "x", "linestyle": "none", "markersize": 9}
+            for label, x, theirs in published:
+                tip = plot.mark(series, f"{label}, {HE_2015}: {theirs:.2f} %", paper=True)
+                axes.plot([x], [theirs], gid=tip, label=series if label == published[0][0] else None, **crosses)
     axes.set_ylim(0, 1.05 * axes.dataLim.ymax or None)  # the margin of the data's range would cut marks at the top
     plot.legend(2, "medium" if len(families) <= FEW else "small")
+    if len(depths) > 1:
+        plot.label_ends(ends)
     depth_axis(plot, depths)
     return plot
 
@@ -243,28 +146,35 @@ def curves_plot(
     that may be compared with them. `ends` are those of the error axis, shared by the families.
     """
     plot = Plot(f"{family} nets", "step", "error (%)", size)
+    plot.zooms = True
     beside_the_paper = False
     by_net: dict[str, list[RunRecord]] = {}
     for record in sorted(records, key=lambda r: r.config.model.depth):
         if record.family == family and len(record.metrics["train_error"].steps):
             by_net.setdefault(record.run.label, []).append(record)
     told = told_in_legend(by_net)
+    lasts = []
     for (label, of_net), colour, marker in zip(
         by_net.items(), depth_colours(len(by_net)), cycle(MARKERS), strict=False
     ):
         model = of_net[0].config.model
-        name = f"{model.kind}-{model.depth}" if label in told else None  # the title says which variant
+        series = f"{model.kind}-{model.depth}" if label in told else label  # the title says which variant
         train, validation, test = (curve(of_net, f"{part}_error") for part in ("train", "val", "test"))
-        plot.axes.plot(train.steps, train.values, color=colour, linestyle="--", linewidth=1.2, label=name)
-        plot.axes.plot(validation.steps, validation.values, color=colour, linewidth=2.5)
+        look: dict[str, Any] = {"color": colour, "linestyle": "--", "linewidth": 1.2}
+        look |= {"label": series} if label in told else {}
+        plot.axes.plot(train.steps, train.values, gid=plot.mark(series, f"{label}, training"), **look)
+        tip = plot.mark(series, f"{label}, validation")
+        plot.axes.plot(validation.steps, validation.values, color=colour, linewidth=2.5, gid=tip)
         if len(test.steps):
-            tip = plot.tip(f"{label}: test error {test.values[-1]:.2f} % at the end")
-            look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 7}
+            tip = plot.mark(series, f"{label}: test error {test.values[-1]:.2f} % at the end")
+            look = {"color": colour, "marker": marker, "markersize": 7}
             plot.axes.plot(test.steps, test.values, clip_on=False, gid=tip, **look)
+            lasts.append((test.steps[-1], test.values[-1], str(model.depth), colour, series))
         published = {} if of_net[0].departures else paper.fig6(model.kind, str(model.block), model.depth)
         for split, points in published.items():
-            dashes = "--" if split == "train" else "-"
-            plot.axes.plot(*zip(*points, strict=True), color=colour, linestyle=dashes, linewidth=0.6)
+            tip = plot.mark(HE_2015, f"{label}, {HE_2015}, {split}", paper=True)
+            look = {"color": colour, "linestyle": "--" if split == "train" else "-", "linewidth": 0.6}
+            plot.axes.plot(*zip(*points, strict=True), gid=tip, **look)
         beside_the_paper |= bool(published)
     if beside_the_paper:
         plot.axes.plot([], [], color=INK, linewidth=0.6, label=HE_2015)
@@ -276,6 +186,8 @@ def curves_plot(
     else:
         plot.axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
     plot.legend(4, "small")
+    if len(lasts) <= LABELLED:
+        plot.label_ends(lasts)
     return plot
 
 
@@ -290,7 +202,7 @@ def controls_plot(found: Sequence[Control]) -> Plot:
     plot = Plot(title, "difference (points); bars are 95 % intervals", "", (7.0, 1.9 + 0.5 * len(found)))
     axes = plot.axes
     axes.axvline(0, color=INK, linewidth=1)
-    colours = {"interaction": INK, "plain": PALETTE[0], "residual": PALETTE[1], "gap": PALETTE[2]}
+    colours = {"interaction": INK, "plain": KINDS["plain"][0], "residual": KINDS["residual"][0], "gap": OTHERS[0]}
     for number, (quantity, words) in enumerate(QUANTITIES.items()):
         look: dict[str, Any] = {"color": colours[quantity], "marker": MARKERS[number]}
         for row, control in enumerate(found):
@@ -299,8 +211,9 @@ def controls_plot(found: Sequence[Control]) -> Plot:
             change, y = control.changes[quantity], row + 0.18 * (number - 1.5)
             points = change.difference
             if points.low is not None and points.high is not None:
-                axes.plot([points.low, points.high], [y, y], color=look["color"], linewidth=2)
-            tip = plot.tip(f"{control.variant}, {words} (at {change.at}): {points}")
+                bar = plot.mark(words)
+                axes.plot([points.low, points.high], [y, y], color=look["color"], linewidth=2, gid=bar)
+            tip = plot.mark(words, f"{control.variant}, {words} (at {change.at}): {points}")
             axes.plot([points.value], [y], markersize=7, gid=tip, **look)
         if any(quantity in control.changes for control in found):
             axes.plot([], [], linestyle="none", label=words, **look)
@@ -326,12 +239,3 @@ def told_in_legend(items: Iterable[ItemT]) -> set[ItemT]:
     """All items, shallow to deep, or IN_LEGEND of them from the first to the last: the shades between follow."""
     every = list(items)
     return {every[round(at)] for at in np.linspace(0, len(every) - 1, min(len(every), IN_LEGEND))}
-
-
-def depth_colours(count: int) -> list[str]:
-    """A colour a net, shallow to deep; more nets than hues can distinguish get shades from dark to light."""
-    hues = ["#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#999999"]
-    if count <= len(hues):
-        return hues[:count]
-    shades = mpl.colormaps["cividis"]
-    return [to_hex(shades(0.2 + 0.8 * i / (count - 1))) for i in range(count)]

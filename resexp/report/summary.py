@@ -65,6 +65,17 @@ class Summary:
         return any(record.config.data.source in ("imagenet", "imagefolder") for record in self.records)
 
     @property
+    def seen(self) -> str:
+        """What the main figure shows, as its title; empty where no rise is known."""
+        rises = {"plain": self.verdict.plain, "residual": self.verdict.residual}
+        known = {kind: rise for kind, rise in rises.items() if rise}
+        if not known:
+            return ""
+        ends = {f"from {rise.shallowest} to {rise.deepest} layers" for rise in known.values()}
+        changes = [f"{rise.overall.value:+.1f} points in {kind} nets" for kind, rise in known.items()]
+        return f"Training error {ends.pop()}: {', '.join(changes)}" if len(ends) == 1 else ""
+
+    @property
     def drawn(self) -> list[str]:
         """The families that there is room for in the figures."""
         return self.families[:DRAWN]

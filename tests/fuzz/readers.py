@@ -28,7 +28,7 @@ from resexp.device.hardware import choose
 from resexp.display import duration, percent, speed
 from resexp.errors import UnreadableImageError, UserError
 from resexp.report import draw, page
-from resexp.report.plots import Plot
+from resexp.report.figure import Plot
 from resexp.report.probes import inside
 from resexp.report.stats import read as read_run
 from resexp.report.summary import summarise

@@ -8,7 +8,7 @@ from typing import Any
 from resexp import paper
 from resexp.errors import UserError
 from resexp.evaluation.ensemble import Ensemble, alone, joined
-from resexp.report.plots import MARKERS, PALETTE, Plot, styled
+from resexp.report.figure import MARKERS, OTHERS, Plot, styled
 from resexp.report.probes.material import Material, Section
 from resexp.report.stats import RunRecord
 from resexp.runs.store import Run
@@ -83,13 +83,16 @@ def _change(name: str, made: Ensemble) -> str:
 @styled
 def _plot(found: dict[str, Ensemble]) -> Plot:
     plot = Plot("Ensembles of seeds", "test error (%)", "", (7.0, 1.6 + 0.36 * len(found)))
+    looks: dict[str, dict[str, Any]] = {
+        label: {"color": OTHERS[number], "marker": MARKERS[number], "linestyle": "none"}
+        for number, label in enumerate(("mean of the members", "ensemble"))
+    }
     for row, (name, made) in enumerate(found.items()):
         plot.axes.plot([100 * made.mean, 100 * made.error], [row, row], color="#808080", linewidth=2, zorder=1)
-        for number, error in enumerate((made.mean, made.error)):
-            look: dict[str, Any] = {"color": PALETTE[number], "marker": MARKERS[number], "linestyle": "none"}
-            plot.axes.plot([100 * error], [row], gid=plot.tip(f"{name}: {100 * error:.2f} %"), **look)
-    for number, label in enumerate(("mean of the members", "ensemble")):
-        plot.axes.plot([], [], color=PALETTE[number], marker=MARKERS[number], linestyle="none", label=label)
+        for (label, look), error in zip(looks.items(), (made.mean, made.error), strict=True):
+            plot.axes.plot([100 * error], [row], gid=plot.mark(label, f"{name}: {100 * error:.2f} %"), **look)
+    for label, look in looks.items():
+        plot.axes.plot([], [], label=label, **look)
     plot.axes.set_yticks(range(len(found)), [f"{name} ({len(made.runs)})" for name, made in found.items()])
     plot.axes.set_ylim(len(found) - 0.5, -0.5)
     plot.axes.grid(visible=False, axis="y")

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from resexp.report.plots import MARKERS, PALETTE, Plot, depth_axis, styled
+from resexp.report.figure import MARKERS, Plot, family_colours, styled
+from resexp.report.plots import depth_axis
 from resexp.report.probes.material import INITIAL, MAX_LAYERS, Found, Material, Moments, Number, Part, Record, Section
 from resexp.report.probes.panels import (
     by_family,
@@ -118,15 +119,16 @@ def _snr(found: Moments[Gradients]) -> Plot:
     plot.axes.set_yscale("symlog", linthresh=0.01)  # the estimate may come out just below zero
     depths = sorted({net.depth for nets in found.values() for net in nets})
     names = list(dict.fromkeys(net.family for nets in found.values() for net in nets))
+    colours = family_colours(names)
     for moment, nets in found.items():
         for family, alike in by_family(nets).items():
-            number = names.index(family)
-            look: dict[str, Any] = {"color": PALETTE[number], "marker": MARKERS[number]}
-            look |= {"linestyle": "--", "markerfacecolor": "none"} if moment == INITIAL else {}
-            at = [net.depth for net in alike]
+            look: dict[str, Any] = {"color": colours[family], "marker": MARKERS[names.index(family)]}
+            look |= {"linewidth": 0.8, "markerfacecolor": "none"} if moment == INITIAL else {}
+            at, series = [net.depth for net in alike], f"{family}, {moment}"
             whole, rest = plot.panels[0]
-            whole.plot(at, [float(net.mean(lambda r: r.snr)) for net in alike], label=f"{family}, {moment}", **look)
-            rest.plot(at, [float(net.mean(lambda r: r.snr_before_classifier)) for net in alike], **look)
+            tips = [plot.mark(series, series) for _ in plot.panels[0]]
+            whole.plot(at, [float(net.mean(lambda r: r.snr)) for net in alike], label=series, gid=tips[0], **look)
+            rest.plot(at, [float(net.mean(lambda r: r.snr_before_classifier)) for net in alike], gid=tips[1], **look)
     plot.legend(2, "small")
     depth_axis(plot, depths)
     return plot
@@ -136,7 +138,8 @@ def _snr(found: Moments[Gradients]) -> Plot:
 def _agreement(found: Moments[Gradients]) -> Plot:
     plot = panels("Agreement of neighbours' gradients", "distance (share of the image's norm)", "cosine", found)
     for axes, net, look in places(plot, found):
-        axes.plot(net.seeds[0].distances, net.mean(lambda r: r.agreement), gid=plot.tip(net.label), **look)
+        tip = plot.mark(f"{net.depth} layers", net.label)
+        axes.plot(net.seeds[0].distances, net.mean(lambda r: r.agreement), gid=tip, **look)
     plot.axes.set_xscale("log")
     return plot
 

@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 
 from resexp.errors import UserError
 from resexp.report.estimates import Estimate, difference
+from resexp.report.figure import INK, KINDS, OTHERS, Plot, styled
 from resexp.report.formatting import NOTHING, listed
-from resexp.report.plots import INK, PALETTE, Plot, curve, styled
+from resexp.report.plots import curve
 from resexp.report.probes.material import Material, Part, Record, Section
 from resexp.report.stats import RunRecord
 from resexp.utils.untrusted import MAX_RECORD, parse_json, read_file
@@ -183,8 +184,12 @@ def _table(record: Identity, parts: Parts) -> tuple[list[str], list[list[str]]]:
 def _plot(record: Identity, parts: Parts) -> Plot:
     plot = Plot("Handed down, trained on, and trained afresh", "step", "training error (%)", (7.0, 4.2))
     handed = f"handed down by {record.shallow}"
-    plot.axes.axhline(_handed(record).mean, color=INK, linestyle=":", label=handed)
-    looks = {"continued": (PALETTE[1], "s"), "trained_on": (PALETTE[2], "^"), "fresh": (PALETTE[0], "o")}
+    plot.axes.axhline(_handed(record).mean, color=INK, linewidth=0.7, label=handed, gid=plot.mark(handed))
+    looks = {
+        "continued": (OTHERS[0], "s"),
+        "trained_on": (OTHERS[1], "^"),
+        "fresh": (KINDS.get(record.kind, OTHERS)[0], "o"),
+    }
     names = {
         "continued": f"{record.kind}-{record.depth} with identity blocks",
         "trained_on": f"{record.shallow}, trained on",
@@ -194,9 +199,10 @@ def _plot(record: Identity, parts: Parts) -> Plot:
         colour, marker = looks[part]
         running, clean = (curve(runs, f"{error}_error") for error in ("train", "clean_train"))
         before = _before(record, part)
-        plot.axes.plot(running.steps + before, running.values, color=colour, linewidth=1)
+        line = plot.mark(names[part], f"{names[part]}, running")
+        plot.axes.plot(running.steps + before, running.values, color=colour, linewidth=1, gid=line)
         marks: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": "none"}
-        tip = plot.tip(f"{names[part]}: {listed([run.run.name for run in runs], 5)}")
+        tip = plot.mark(names[part], f"{names[part]}, clean: {listed([run.run.name for run in runs], 5)}")
         plot.axes.plot(clean.steps + before, clean.values, gid=tip, clip_on=False, **marks)
         plot.axes.plot([], [], color=colour, marker=marker, linewidth=1, label=names[part])
     plot.axes.set_ylim(bottom=0)

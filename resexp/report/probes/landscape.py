@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field, model_validator
 
-from resexp.report.plots import Plot, styled
+from resexp.report.figure import Plot, styled
 from resexp.report.probes.material import Found, Material, Number, Record, Section
 from resexp.report.probes.panels import deepest, seeds
 
@@ -89,7 +89,7 @@ def _plot(moment: str, nets: Sequence[Found[Landscape]]) -> Plot:
     for axes, net, log in zip(plot.panels[0], nets, logs, strict=True):
         steps, seen = net.seeds[0].steps, np.ma.masked_invalid(log)
         colours = axes.contourf(
-            steps, steps, seen, levels=np.linspace(bottom, top, LEVELS), cmap="cividis_r", extend="max"
+            steps, steps, seen, levels=np.linspace(bottom, top, LEVELS), cmap="YlGn_r", extend="max"
         )
         colours.set_edgecolor("face")  # or SVG shows the page through the seams
         near = math.log10(10 ** log[len(log) // 2][len(log) // 2] + NEAR)

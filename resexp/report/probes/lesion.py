@@ -6,8 +6,8 @@ import statistics
 
 from pydantic import Field
 
+from resexp.report.figure import Plot, styled
 from resexp.report.formatting import listed
-from resexp.report.plots import Plot, styled
 from resexp.report.probes.material import MAX_LAYERS, Found, Material, Moments, Part, Record, Section
 from resexp.report.probes.panels import panels, places, seeds
 
@@ -81,13 +81,15 @@ def _plot(found: Moments[Lesion]) -> Plot:
         x = [_place(block.block, net.run.config.model.stages) for block in net.seeds[0].without]
         errors = 100 * net.mean(lambda r: [block.error for block in r.without])
         same = [block.same for block in net.seeds[0].without]
-        axes.axhline(100 * float(net.mean(lambda r: r.intact)), color=look["color"], linewidth=0.7)
-        axes.plot(x, errors, color=look["color"], linewidth=look["linewidth"], gid=plot.tip(net.label))
+        series, whole = f"{net.depth} layers", 100 * float(net.mean(lambda r: r.intact))
+        axes.axhline(whole, color=look["color"], linewidth=0.7, gid=plot.mark(series))
+        line = plot.mark(series, net.label)
+        axes.plot(x, errors, color=look["color"], linewidth=look["linewidth"], gid=line)
         for keeps, fill in ((True, look["color"]), (False, "none")):
             marks = [(at, error) for at, error, like in zip(x, errors, same, strict=True) if like is keeps]
             if marks:
                 style = look | {"linestyle": "none", "markerfacecolor": fill, "markersize": 4 if keeps else 6}
-                axes.plot(*zip(*marks, strict=True), **style)
+                axes.plot(*zip(*marks, strict=True), gid=plot.mark(series), **style)
     plot.axes.set_ylim(0, 100)
     return plot
 

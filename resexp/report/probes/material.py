@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, WrapValidator
 
 from resexp.errors import UserError
+from resexp.report.figure import Plot
 from resexp.report.formatting import listed
-from resexp.report.plots import FEW, Plot
+from resexp.report.plots import FEW
 from resexp.report.stats import RunRecord
 
 Number = Annotated[float, WrapValidator(lambda value, finite: float("nan") if value is None else finite(value))]

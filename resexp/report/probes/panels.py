@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from resexp.report.plots import MARKERS, Plot, depth_colours, styled, told_in_legend
+from resexp.report.figure import MARKERS, Plot, depth_colours, styled
+from resexp.report.plots import told_in_legend
 from resexp.report.probes.material import Found, Moments, RecordT
 
 MARKS = 8
@@ -68,7 +69,7 @@ def profiles(
     for axes, net, look in places(plot, found):
         mean = net.geometric(values)
         x = np.linspace(0, 1, len(mean))
-        axes.plot(x, mean, markevery=-(-len(mean) // MARKS), gid=plot.tip(net.label), **look)
+        axes.plot(x, mean, markevery=-(-len(mean) // MARKS), gid=plot.mark(f"{net.depth} layers", net.label), **look)
     logarithmic(plot.axes)
     return plot
 

@@ -8,12 +8,10 @@ import numpy as np
 from pydantic import Field
 
 from resexp import paper
-from resexp.report.plots import Plot, styled, told_in_legend
+from resexp.report.figure import Plot, family_colours, styled, tints
+from resexp.report.plots import told_in_legend
 from resexp.report.probes.material import MAX_LAYERS, Found, Material, Number, Part, Record, Section
 from resexp.report.probes.panels import MARKS, logarithmic, looks
-
-DASHES = ("--", "-", ":", "-.")
-"""Line styles by family, plain nets first, as in Fig. 7."""
 
 
 class _Layer(Part):
@@ -66,15 +64,16 @@ def _mean(net: Found[Responses]) -> str:
 def _plot(moment: str, nets: Sequence[Found[Responses]]) -> Plot:
     titles = [["in order", "by magnitude"]]
     plot = Plot(f"Layer responses, {moment}", "layer", "standard deviation", (8.0, 4.2), titles)
-    names = list(dict.fromkeys(net.family for net in nets))
     look = looks(net.depth for net in nets)
+    colours = family_colours(dict.fromkeys(net.family for net in nets))
     told = told_in_legend(look)
+    shades = {family: dict(zip(look, tints(colour, len(look)), strict=True)) for family, colour in colours.items()}
     for net in sorted(nets, key=lambda net: net.depth):
         stds = net.mean(lambda r: r.stds)
         layers = np.arange(1, len(stds) + 1)
-        style = look[net.depth] | {"linestyle": DASHES[names.index(net.family)], "markevery": -(-len(stds) // MARKS)}
+        style = look[net.depth] | {"color": shades[net.family][net.depth], "markevery": -(-len(stds) // MARKS)}
         for axes, values in zip(plot.panels[0], (stds, np.sort(stds)[::-1]), strict=True):
-            axes.plot(layers, values, gid=plot.tip(net.label), **style)
+            axes.plot(layers, values, gid=plot.mark(net.label, net.label), **style)
         if net.depth in told:
             plot.axes.plot([], [], label=net.label, **style)
     logarithmic(plot.axes)

@@ -1,0 +1,256 @@
+"""A figure of the report: its style, its colours, and how it gets into files and onto the page.
+
+Orange is plain and blue is residual, from Okabe and Ito, and nothing else is. Depth has a scale of its own. Markers
+repeat what colour says, for people with any colour vision.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.artist import Artist, getp
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
+from matplotlib.figure import Figure
+
+from resexp.report.svg import Compact, Mark, data_url
+
+INK = "#1b1f24"
+"""Text and axes. On the page it becomes the page's own text colour, light or dark."""
+KINDS = {
+    "plain": ("#D55E00", "#F2A265", "#A8551E"),
+    "residual": ("#0072B2", "#63B3E4", "#2E5E8C"),
+    "preact": ("#009E73",),
+    "vgg": ("#8A7A00",),
+}
+"""Colours of the families of each kind, the first for the one that is judged."""
+OTHERS = ("#009E73", "#8A7A00")
+"""Colours of what is neither a kind of net nor a depth."""
+DEPTHS = LinearSegmentedColormap.from_list("depths", ["#E087BA", "#BA4A9A", "#7E3A92"])
+"""From shallow to deep."""
+MARKERS = ("o", "s", "^", "D", "v", "P")
+LETTERS = 9
+"""Letters in an inch of a panel's title."""
+LINE = 12.0
+"""Points between the names of two lines."""
+
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "resexp",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 11,
+    "text.color": INK,
+    "axes.facecolor": "none",
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#808080",
+    "grid.alpha": 0.25,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+}
+
+
+styled = mpl.rc_context({**mpl.rcParamsDefault, "backend": "agg", **_STYLE})
+"""For a function that draws."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of a legend."""
+
+    label: str
+    number: int
+    """That of its series: what is drawn of it has the class ``s3``."""
+    colour: str
+    marker: str
+    dashed: bool
+    drawn: bool
+    """Whether there is a line."""
+    width: float
+    paper: bool
+    """Whether it holds numbers of the paper."""
+
+
+@dataclass(frozen=True)
+class OnPage:
+    """A figure as the page shows it."""
+
+    svg: str
+    """Without the legend, in the page's colours and font."""
+    link: str
+    """A data: URL of the whole figure on white."""
+    legend: list[Entry]
+    across: str
+    """What the x axis shows, such as ``step``."""
+    unit: str
+    """That of the y axis: ``%`` or empty."""
+    zooms: bool
+    """Whether a reader can zoom in."""
+
+
+class Plot:
+    """A figure, the tooltips of its points and the series that they belong to."""
+
+    def __init__(
+        self,
+        title: str,
+        xlabel: str,
+        ylabel: str,
+        size: tuple[float, float],
+        panels: Sequence[Sequence[str]] = (("",),),
+    ) -> None:
+        """`panels` are the titles of the panels, row by row; they share both axes."""
+        self.figure = Figure(figsize=size, layout="constrained")
+        grid = self.figure.subplots(len(panels), len(panels[0]), sharex=True, sharey=True, squeeze=False)
+        self.panels: list[list[Axes]] = [list(row) for row in grid]
+        self.axes = self.panels[0][0]
+        for row, titles in zip(self.panels, panels, strict=True):
+            row[0].set_ylabel(ylabel)
+            for axes, name in zip(row, titles, strict=True):
+                axes.set_title(textwrap.fill(name, int(LETTERS * size[0] / len(titles))), fontsize="medium")
+        for axes in self.panels[-1]:
+            axes.set_xlabel(xlabel)
+        if grid.size == 1:
+            self.axes.set_title(textwrap.fill(": ".join(filter(None, (title, panels[0][0]))), int(LETTERS * size[0])))
+        else:
+            self.figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+        self.prefix = "f"
+        """Begins the ids of its SVG, which no other figure of a page may share."""
+        self.zooms = False
+        """Whether the page lets a reader zoom in."""
+        self.series: list[str] = []
+        """As legends name them; the page can hide each."""
+        self.marks: dict[str, Mark] = {}
+        self.papers: set[str] = set()
+        """Series of the paper's own numbers."""
+
+    def mark(self, series: str, tip: str = "", paper: bool = False) -> str:
+        """An id for an artist that belongs to a `series` and whose tooltip is `tip`."""
+        if series not in self.series:
+            self.series.append(series)
+        if paper:
+            self.papers.add(series)
+        classes = f"s s{self.series.index(series)}" + " paper" * paper
+        name = f"mark{len(self.marks)}"
+        self.marks[name] = Mark(classes, tip)
+        return name
+
+    def legend(self, columns: int, fontsize: str = "medium", **look: Any) -> None:
+        """Add the legend below the panels, in fewer columns where it would be wider than the figure."""
+        while True:
+            legend = self.figure.legend(loc="outside lower center", ncols=columns, fontsize=fontsize, **look)
+            if columns == 1 or legend.get_window_extent().width <= self.figure.bbox.width:
+                return
+            legend.remove()
+            columns -= 1
+
+    def label_ends(self, ends: Iterable[tuple[float, float, str, str, str]]) -> None:
+        """Name lines where they end, given x, y, words, colour and series; names that would overlap are moved apart."""
+        self.figure.draw_without_rendering()
+        transform, dots = self.axes.transData, self.figure.dpi / 72
+        low, high = self.axes.bbox.y0, self.axes.bbox.y1
+        placed, least = [], low - LINE * dots
+        for end in sorted(ends, key=lambda end: end[1]):
+            wanted = min(max(float(transform.transform(end[:2])[1]), low), high)
+            least = max(wanted, least + LINE * dots)
+            placed.append((end, least))
+        over = max((place for _, place in placed), default=high) - high
+        look: dict[str, Any] = {"va": "center", "fontsize": "small", "annotation_clip": False}
+        for (x, y, words, colour, series), place in placed:
+            offset = (place - max(0.0, over) - float(transform.transform((x, y))[1])) / dots
+            gid = self.mark(series)
+            self.marks[gid] = Mark(self.marks[gid].classes.replace("s ", "t ", 1))  # hidden where a reader zooms in
+            self.axes.annotate(words, (x, y), (9, offset), textcoords="offset points", color=colour, gid=gid, **look)
+
+    @styled
+    def files(self) -> tuple[dict[str, bytes], OnPage]:
+        """The figure on white as a PNG, an SVG and a PDF file, and as the page shows it."""
+        for number, axes in enumerate(self.figure.axes):
+            axes.set_gid(f"panel{number}")
+        found = {}
+        # SVG comes last: the layout that it has is asked for below, and each format has its own.
+        for kind, metadata in {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}.items():
+            buffer = io.BytesIO()
+            self.figure.savefig(buffer, format=kind, dpi=150, facecolor="white", metadata=metadata)
+            found[kind] = buffer.getvalue()
+        points = 72 / self.figure.dpi
+        cut = max((legend.get_window_extent().y1 * points for legend in self.figure.legends), default=0.0)
+        whole = data_url("image/svg+xml", Compact("a", INK, 1).file(found["svg"]), "<>'")
+        panels = {str(axes.get_gid()): self._scales(axes) for axes in self.figure.axes}
+        svg = Compact(self.prefix, INK, 2 if self.zooms else 1, self.marks, panels).inline(found["svg"], cut)
+        across = re.split(r" \(|, ", self.panels[-1][0].get_xlabel())[0]
+        unit = "%" if "(%)" in self.axes.get_ylabel() else ""
+        return found, OnPage(svg, whole, self._entries(), across, unit, self.zooms)
+
+    def _scales(self, axes: Axes) -> str:
+        """Where a panel lies in its SVG and what its axes show, as attributes for the page's script."""
+        points, height = 72 / self.figure.dpi, self.figure.get_size_inches()[1] * 72
+        box = axes.get_window_extent()
+        corners = (box.x0 * points, height - box.y0 * points, box.x1 * points, height - box.y1 * points)
+        ends = [
+            f' data-{name}="{low:.8g} {high:.8g} {scale}"'
+            for name, (low, high), scale in (
+                ("x", axes.get_xlim(), axes.get_xscale()),
+                ("y", axes.get_ylim(), axes.get_yscale()),
+            )
+        ]
+        return f" data-box='{' '.join(f'{corner:.2f}' for corner in corners)}'{''.join(ends)}"
+
+    def _entries(self) -> list[Entry]:
+        found: dict[str, Artist] = {}
+        for axes in self.figure.axes:
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                found.setdefault(label, getattr(handle, "lines", [handle])[0])
+        return [
+            Entry(
+                label,
+                self.series.index(label),
+                "currentColor" if getp(line, "color") == INK else to_hex(getp(line, "color")),
+                str(getp(line, "marker")),
+                getp(line, "linestyle") == "--",
+                getp(line, "linestyle") != "None",
+                float(getp(line, "linewidth")),
+                label in self.papers,
+            )
+            for label, line in found.items()
+            if label in self.series
+        ]
+
+
+def family_colours(families: Iterable[str]) -> dict[str, str]:
+    """A colour for each family, such as ``residual B``: a shade of its kind's."""
+    found: dict[str, str] = {}
+    seen: dict[str, int] = {}
+    for family in families:
+        kind = family.partition(" ")[0]
+        shades = KINDS.get(kind, OTHERS)
+        found[family] = shades[seen.get(kind, 0) % len(shades)]
+        seen[kind] = seen.get(kind, 0) + 1
+    return found
+
+
+def depth_colours(number: int) -> list[str]:
+    """A colour for each net, shallow to deep."""
+    return [to_hex(DEPTHS(i / max(1, number - 1))) for i in range(number)]
+
+
+def tints(colour: str, number: int) -> list[str]:
+    """Shades of a colour, from half as strong to itself: for the depths of one family."""
+    full = np.array(to_rgb(colour))
+    strengths = [0.5 + 0.5 * i / (number - 1) for i in range(number - 1)] + [1.0]
+    return [to_hex(tuple((1 - strength * (1 - full)).tolist())) for strength in strengths]
