@@ -16,7 +16,7 @@ from resexp.config import Cifar10Data, DataConfig, FolderData, TrainConfig
 from resexp.config.nets import named
 from resexp.config.study import load_run
 from resexp.data import Dataset, open_dataset
-from resexp.data.cifar import ARCHIVE, BATCHES
+from resexp.data.cifar import CIFAR10
 from resexp.data.labelled import find_labels, read_labelled
 from resexp.data.layout import few
 from resexp.data.loader import normalise, pixel_mean
@@ -118,7 +118,7 @@ def _opened(about: Description, data: Path | None, own: DataConfig | None, where
 
 
 def _is_cifar(data: Path) -> bool:
-    return data.name == ARCHIVE or any((data / batch).exists() for batch in BATCHES)
+    return data.name == CIFAR10.archive.name or any((data / batch).exists() for batch in CIFAR10.batches)
 
 
 def _tests_of(dataset: Dataset) -> Batches:

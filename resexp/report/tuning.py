@@ -18,8 +18,9 @@ from scipy import stats
 from resexp.config import TrainConfig
 from resexp.report.estimates import CONFIDENCE, Difference, Estimate, contrast
 from resexp.report.families import Family
+from resexp.report.figure import Plot, family_colours, styled
 from resexp.report.formatting import NOTHING, listed
-from resexp.report.plots import PALETTE, Plot, depth_axis, styled
+from resexp.report.plots import depth_axis
 from resexp.report.probes.material import Section
 
 Errors = Mapping[float, Mapping[int, float]]
@@ -159,14 +160,17 @@ def _plot(best: Mapping[str, Mapping[int, Estimate]], fixed: Mapping[str, Mappin
     plot = Plot(
         "Training error at one rate, and at the best for each depth", "depth (layers)", "training error (%)", (7.0, 4.2)
     )
-    colours = dict(zip(("plain", "residual"), PALETTE, strict=False))
+    colours = family_colours(best)
     for label, lines, style, marker in ((f"rate {rate:g}", fixed, ":", "s"), ("best rate", best, "-", "o")):
         for kind, errors in lines.items():
             means, bars = [e.mean for e in errors.values()], [e.std or 0 for e in errors.values()]
             look: dict[str, Any] = {"color": colours[kind], "linestyle": style, "marker": marker, "capsize": 3}
-            plot.axes.errorbar(list(errors), means, bars, label=f"{kind}, {label}", **look)
+            series = f"{kind}, {label}"
+            drawn = plot.axes.errorbar(list(errors), means, bars, label=series, **look)
+            for artist in drawn.get_children():
+                artist.set_gid(plot.mark(series))
             for depth, error in errors.items():
-                tip = plot.tip(f"{kind}-{depth}, {label}: {error} %, n = {len(error.values)}")
+                tip = plot.mark(series, f"{kind}-{depth}, {label}: {error} %, n = {len(error.values)}")
                 plot.axes.plot([depth], [error.mean], color=colours[kind], marker=marker, gid=tip)
     plot.axes.set_ylim(bottom=0)
     plot.legend(2, "medium")
