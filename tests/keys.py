@@ -10,7 +10,7 @@ from pydantic_core import PydanticUndefined
 from resexp.config import SECTIONS, SOURCES, Section, Study
 
 KEYS = Path(__file__).parent.parent / "configs/KEYS.md"
-TITLES = {"cache": "data.cache", "ray": "executor.ray", "slurm": "executor.slurm"}
+TITLES = {"plugin": "data, source: a plug-in", "cache": "data.cache", "ray": "executor.ray", "slurm": "executor.slurm"}
 
 
 def keys() -> str:

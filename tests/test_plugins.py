@@ -21,6 +21,7 @@ from resexp.config import ModelConfig, RunConfig, plugins
 from resexp.config.choice import Custom
 from resexp.config.nets import named
 from resexp.config.study import SHIPPED, load, load_run
+from resexp.data import Dataset, open_dataset
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.summary import summarise
@@ -172,22 +173,13 @@ def square(step, steps): return (1 - step / steps) ** 2
 # -- by the command, and in other processes ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["squeeze_excite", "lion"])
+@pytest.mark.parametrize("name", ["squeeze_excite", "lion", "gratings"])
 def test_the_examples_train_and_are_reported_without_their_code(name: str, tmp_path: Path) -> None:
     words = ["--set", "train.steps=6", "--set", "train.log_every=2", "--set", "model.width=2", "--set", "seeds=[0]"]
-    words += ["--set", f"data={json.dumps(SHAPES)}"]
-    words += ["--set", "train.milestones=[]"] if name == "squeeze_excite" else ["--set", "train.warmup_steps=3"]
-    resexp(
-        tmp_path,
-        "sweep",
-        "--config",
-        f"plugins/{name}",
-        "--plugin",
-        str(EXAMPLES / f"{name}.py"),
-        *words,
-        "--jobs",
-        "2",
-    )
+    own = "data.source={name: gratings, train: 200, test: 100}"
+    words += ["--set", own if name == "gratings" else f"data={json.dumps(SHAPES)}"]
+    words += ["--set", "train.warmup_steps=3" if name == "lion" else "train.milestones=[]"]
+    resexp(tmp_path, "sweep", f"plugins/{name}", "--plugin", str(EXAMPLES / f"{name}.py"), *words, "--jobs", "2")
     runs = [Run(path.parent) for path in (tmp_path / "results" / name).glob("*/seed0/config.yaml")]
     customs = {run.folder: load_run(run.config_path).customs for run in runs}
     assert sum(bool(custom) for custom in customs.values()) == 4
@@ -198,7 +190,8 @@ def test_the_examples_train_and_are_reported_without_their_code(name: str, tmp_p
         assert list(manifest.plugins.values()) == ([source] if customs[run.folder] else [])
     resexp(tmp_path, "report", f"results/{name}")
     page = (tmp_path / f"results/{name}/report/deviations.md").read_text()
-    assert {"squeeze_excite": "squeeze_excite+reduction=4", "lion": "lion+beta=0.99"}[name] in page
+    shown = {"squeeze_excite": "squeeze_excite+reduction=4", "lion": "lion+beta=0.99", "gratings": "gratings+noise=0.3"}
+    assert shown[name] in page
 
 
 def test_the_guide_works_when_followed_word_by_word(tmp_path: Path) -> None:
@@ -324,6 +317,49 @@ def test_a_block_that_does_not_work_is_one_line(code: str, keys: dict[str, objec
         rehearse(RunConfig.model_validate({"model": {"depth": 8, "block": "mine", **keys}}), 16, 16, 10)
     assert len(error.value.args) == 1
     assert "mine.py" in error.value.args[0]
+
+
+GIVEN = """
+import numpy as np
+@register("data", "mine")
+def mine():
+    x, y = np.zeros((20, 8, 8, 3), np.uint8), np.arange(20) % 2
+    x[:] = np.arange(20)[:, None, None, None]
+    given = dict(classes=["a", "b"], train_images=x, train_labels=y, test_images=x + 100, test_labels=y)
+    {}
+    return given
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("given = None", "data mine: returns something else than a mapping with classes, train_images"),
+        ("given['classes'] = ['a', 'a']", "returns 2 class names; return two or more, all different"),
+        ("given['train_images'] = x / 255", r"train_images has shape \(20, 8, 8, 3\) and type float64; return uint8"),
+        ("given['test_images'] = x[..., 0]", r"test_images has shape \(20, 8, 8\) and type uint8; return uint8"),
+        ("given['test_labels'] = y[:3]", r"test_labels has shape \(3,\) and type int64; return 20 integers"),
+        ("given['train_labels'] = y + 1", "train_labels are from 1 to 2; there are 2 classes"),
+        ("given['test_images'] = x[:, :4, :4]", "training and test images of different sizes"),
+        ("1 / 0", "data mine: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_data_that_are_no_image_set_are_one_line(change: str, says: str, tmp_path: Path) -> None:
+    loaded(written(tmp_path, GIVEN.format(change)))
+    config = RunConfig.model_validate({"data": {"source": "mine"}})
+    with pytest.raises(UserError, match=says) as error:
+        open_dataset(config.data)
+    assert len(error.value.args) == 1
+    assert "mine.py" in error.value.args[0]
+
+
+def test_data_of_ones_own_are_what_was_given(tmp_path: Path) -> None:
+    loaded(written(tmp_path, GIVEN.format("")))
+    dataset = open_dataset(RunConfig.model_validate({"data": {"source": "mine"}}).data)
+    assert isinstance(dataset, Dataset)
+    assert dataset.name == "mine"
+    assert dataset.train()[0][:, 0, 0, 0].tolist() == list(range(20))
+    assert dataset.test()[1].tolist() == [0, 1] * 10
 
 
 @pytest.mark.parametrize(

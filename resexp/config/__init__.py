@@ -18,6 +18,7 @@ from resexp.config.data import (
     ArrayData,
     Cifar10Data,
     Cifar100Data,
+    CustomData,
     DataConfig,
     FolderData,
     OfficialData,
@@ -38,6 +39,7 @@ __all__ = [
     "ArrayData",
     "Cifar10Data",
     "Cifar100Data",
+    "CustomData",
     "DataConfig",
     "ExecutorConfig",
     "FolderData",
@@ -98,9 +100,9 @@ class RunConfig(_Base):
 
     @property
     def customs(self) -> dict[str, Custom]:
-        """The parts that plug-ins offer, by key."""
-        fields = [(key, value) for section in (self.model, self.train) for key, value in section]
-        return {key: value for key, value in fields if isinstance(value, Custom)}
+        """The parts that plug-ins offer, by role."""
+        parts = [*self.model, *self.train, ("data", self.data.source)]
+        return {role: value for role, value in parts if isinstance(value, Custom)}
 
     @property
     def signature(self) -> str:
@@ -187,6 +189,7 @@ SECTIONS: dict[str, type[Section]] = {
     "ray": RayConfig,
     "slurm": SlurmConfig,
     "cache": PreparedConfig,
+    "plugin": CustomData,
     **SOURCES,
 }
 """The section classes by the last name that pydantic's error locations use (data sections by their source)."""

@@ -51,6 +51,8 @@ class Choice:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         named = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+        if self.role == "data":  # its words have sections of their own
+            return named
         return {"anyOf": [{"enum": list(self.words)}, named]}
 
     def validate(self, value: Any) -> str | Custom:

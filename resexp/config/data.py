@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
+from resexp.config import plugins
+from resexp.config.choice import Choice, Custom
 from resexp.config.imagenet import ImageNetData
 from resexp.config.section import Section
 
@@ -109,14 +111,34 @@ class ShapesData(_AnyData):
 OfficialData = Cifar10Data | Cifar100Data | SvhnData
 """Image sets that are read from the files that their authors publish."""
 
-ArrayData = OfficialData | FolderData | ShapesData
+
+class CustomData(_AnyData):
+    """Images from a plug-in."""
+
+    source: Annotated[str | Custom, Choice("data")]
+    """Name of the plug-in, or a mapping with `name` and its options."""
+
+
+ArrayData = OfficialData | FolderData | ShapesData | CustomData
 """Image sets that are decoded once, into arrays."""
 
-DataConfig = Annotated[ArrayData | ImageNetData, Field(discriminator="source")]
+BuiltInData = Annotated[OfficialData | FolderData | ShapesData | ImageNetData, Field(discriminator="source")]
+
+
+def _which(data: Any) -> str:
+    """Whether raw `data` names a plug-in."""
+    source = data.get("source") if isinstance(data, dict) else getattr(data, "source", None)
+    is_plugin = isinstance(source, dict | Custom) or (isinstance(source, str) and source in plugins.registered("data"))
+    return "plugin" if is_plugin else "built-in"
+
+
+DataConfig = Annotated[
+    Annotated[BuiltInData, Tag("built-in")] | Annotated[CustomData, Tag("plugin")], Discriminator(_which)
+]
 
 SOURCES: dict[str, type[Section]] = {
     source: section
-    for section in get_args(get_args(DataConfig)[0])
+    for section in get_args(get_args(BuiltInData)[0])
     for source in get_args(section.model_fields["source"].annotation)
 }
 """The data sections by their source."""

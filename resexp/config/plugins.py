@@ -20,8 +20,8 @@ from resexp.config.section import Section
 from resexp.errors import UserError
 from resexp.utils.paths import expanded
 
-Role = Literal["block", "shortcut", "activation", "norm", "init", "optimizer", "schedule"]
-"""What a plug-in may offer; the key of the study file has the same name."""
+Role = Literal["block", "shortcut", "activation", "norm", "init", "optimizer", "schedule", "data"]
+"""What a plug-in may offer; the key of the study file has the same name, `data.source` for data."""
 
 VARIABLE = "RESEXP_PLUGINS"
 MAX_BYTES = 1 << 20
@@ -35,6 +35,7 @@ BUILT_IN: dict[Role, tuple[str, ...]] = {
     "init": ("he", "orthogonal", "delta-orthogonal", "dirac"),
     "optimizer": ("sgd", "nesterov", "adamw", "muon"),
     "schedule": ("milestones", "plateau", "cosine", "constant"),
+    "data": ("cifar10", "cifar100", "svhn", "folder", "shapes", "imagenet", "imagefolder"),
 }
 """The words of each role that need no plug-in."""
 

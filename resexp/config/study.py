@@ -236,7 +236,7 @@ def validated(model: type[ModelT], document: Document) -> ModelT:
 
 def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> str:
     """One mistake as ``file:line: key: what was got, what is allowed``."""
-    loc: KeyPath = tuple(error["loc"])
+    loc: KeyPath = tuple(part for part in error["loc"] if part != "built-in")
     tag = loc[1] if len(loc) > 1 and loc[0] == "data" else None
     path = (loc[0], *loc[2:]) if tag else loc
     section = SECTIONS.get(str(loc[-2])) if len(loc) > 1 else model

@@ -17,6 +17,7 @@ from resexp.config import (
     ArrayData,
     Cifar10Data,
     Cifar100Data,
+    CustomData,
     DataConfig,
     FolderData,
     ImageNetData,
@@ -24,7 +25,7 @@ from resexp.config import (
     ShapesData,
 )
 from resexp.config.data import HOLDOUT
-from resexp.data import cifar, folder, shapes, svhn
+from resexp.data import cifar, folder, given, shapes, svhn
 from resexp.data.duplicates import find_duplicates, of_set
 from resexp.data.home import data_home
 from resexp.data.imagenet import ImageNet, open_imagenet
@@ -149,6 +150,8 @@ def _open_arrays(config: ArrayData, say: Callable[[str], None]) -> Dataset:
         survey = folder.survey(path, home / "cache")
         content, decode = f"folder-{survey.content}", lambda: folder.decode(path, config.resize)
         name = f"folder {path.name}"
+    elif isinstance(config, CustomData):
+        name, content, decode = f"{config.source}", given.content_key(config), lambda: given.load(config)
     elif isinstance(config, ShapesData):
         name, content, decode = "shapes", f"shapes-{shapes.content_key(config)}", lambda: shapes.generate(config)
     else:

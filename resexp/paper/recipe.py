@@ -215,7 +215,7 @@ def departures(config: RunConfig, dataset: str, world: int = 1) -> list[Departur
         for name, shown in section.science().items():
             key = f"{part}.{name}"
             own = getattr(section, name)
-            if (key in IDENTITIES and not isinstance(own, Custom)) or key in paper.open:
+            if (key in IDENTITIES and not (part == "model" and isinstance(own, Custom))) or key in paper.open:
                 continue
             value = paper.values[key] if key in paper.values else _default(section, name)
             value = value(config) if callable(value) else value

@@ -58,7 +58,7 @@ def what(config: RunConfig) -> str:
 
 
 def _seconds_per_step(manifest: Manifest) -> float | None:
-    """Of the longest attempt that ended; None where no attempt took a step and said when it ended."""
+    """Speed of the longest attempt that ended; None where no attempt took a step and said when it ended."""
     spans = []
     for attempt in manifest.attempts:
         if attempt.ended and attempt.to_step and attempt.to_step > attempt.from_step:

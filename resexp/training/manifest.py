@@ -43,7 +43,7 @@ def new_attempt(hardware: Hardware, from_step: int) -> Attempt:
 def of_data(config: RunConfig, dataset: Dataset | ImageNet) -> DataRecord:
     """The images that a run sees."""
     return DataRecord(
-        source=config.data.source,
+        source=str(config.data.source),
         name=dataset.name,
         fingerprint=dataset.fingerprint,
         classes=len(dataset.classes),

@@ -42,14 +42,17 @@ def write_atomic(path: Path, content: str | bytes, *, sync: bool = True, within:
     temporary = (within or path.parent) / f"{path.name}.{os.getpid()}.tmp"
     try:
         temporary.unlink(missing_ok=True)
-        with with_filename(path), temporary.open("xb") as file:  # made here: not a link to elsewhere that others left
+        with temporary.open("xb") as file:  # made here: not a link to elsewhere that others left
             file.write(data)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = str(path)  # the temporary file is not what was asked for
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise
 
 

@@ -1,0 +1,69 @@
+"""Images from a plug-in."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from resexp.config import CustomData
+from resexp.config.choice import Custom
+from resexp.config.plugins import find
+from resexp.data.images import ImageSet
+from resexp.errors import UserError
+
+EXPECTED = "a mapping with classes, train_images, train_labels, test_images and test_labels"
+
+
+def content_key(config: CustomData) -> str:
+    """What the images depend on: the plug-in's source and its options."""
+    assert isinstance(config.source, Custom)
+    options = hashlib.sha256(repr(config.source.options).encode()).hexdigest()[:16]
+    return f"plugin-{config.source.name}-{config.source.source}-{options}"
+
+
+def load(config: CustomData) -> ImageSet:
+    """Call the plug-in, and check what it returns: images (N, H, W, 3), uint8, and as many labels.
+
+    Raises UserError that names the plug-in.
+    """
+    assert isinstance(config.source, Custom)
+    plugin = find("data", config.source.name, config.source.source)
+    where = f"{plugin.path}: data {plugin.name}"
+    try:
+        given = plugin.make(**dict(config.source.options))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{where}: {type(error).__name__}: {error}") from error
+    keys = {"classes", "train_images", "train_labels", "test_images", "test_labels"}
+    if not isinstance(given, dict) or given.keys() != keys:
+        raise UserError(f"{where}: returns something else than {EXPECTED}")
+    classes = [str(name) for name in given["classes"]]
+    if len(classes) < 2 or len(set(classes)) < len(classes):
+        raise UserError(f"{where}: returns {len(classes)} class names; return two or more, all different")
+    images, labels = {}, {}
+    for split in ("train", "test"):
+        images[split], labels[split] = _checked(where, split, given, len(classes))
+    if images["train"].shape[1:] != images["test"].shape[1:]:
+        raise UserError(f"{where}: returns training and test images of different sizes")
+    return ImageSet(classes, {split: list(array) for split, array in images.items()}, labels)
+
+
+def _checked(where: str, split: str, given: dict[str, Any], classes: int) -> tuple[Any, Any]:
+    images, labels = np.asarray(given[f"{split}_images"]), np.asarray(given[f"{split}_labels"])
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
+        raise UserError(
+            f"{where}: {split}_images has shape {images.shape} and type {images.dtype}; return uint8 (N, height, "
+            f"width, 3)"
+        )
+    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(
+            f"{where}: {split}_labels has shape {labels.shape} and type {labels.dtype}; return {len(images)} integers"
+        )
+    if labels.min() < 0 or labels.max() >= classes:
+        raise UserError(
+            f"{where}: {split}_labels are from {labels.min()} to {labels.max()}; there are {classes} classes"
+        )
+    return images, labels.astype(np.int64)
