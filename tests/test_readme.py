@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from resexp.cli import app
 from resexp.config.study import SHIPPED, load
@@ -135,6 +136,6 @@ def test_every_shipped_study_is_named() -> None:
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_a_study_without_a_committed_result_says_so(path: Path) -> None:
-    study, _ = load(str(path))
-    published = (REPOSITORY / "results/published" / study.name).is_dir()
+    name = yaml.safe_load(path.read_text())["name"]
+    published = (REPOSITORY / "results/published" / name).is_dir()
     assert ("# No committed result yet.\n" in path.read_text()) != published
