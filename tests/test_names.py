@@ -97,6 +97,7 @@ def test_a_command_for_one_run_or_one_study_takes_no_other(study: StudyFolder) -
 def test_a_study_file_is_not_taken_for_results(study: StudyFolder, tmp_path: Path) -> None:
     Path("a:b.yaml").write_text("name: x\n")
     names = [
+        "results/nothing/seed0",
         "tiny",
         "results/tiny",
         "tiny:plain-8",
@@ -106,7 +107,7 @@ def test_a_study_file_is_not_taken_for_results(study: StudyFolder, tmp_path: Pat
         "quickstart",
         "quickstrt",
     ]
-    assert [name for name in names if names_runs(name, RESULTS)] == names[:4]
+    assert [name for name in names if names_runs(name, RESULTS)] == names[:5]
 
 
 def test_commands_take_names(write_study: Write) -> None:

@@ -61,6 +61,8 @@ def test_a_damaged_study_does_not_hide_the_others(write_study: Write) -> None:
     found: dict[str, Any] = json.loads(done.stdout)
     assert [row["study"] for row in found["results"]] == ["tiny"]
     assert done.stderr.startswith("results/broken/study.json: ")
+    Path("results/tiny").rename("results/\x1b[2Jtiny")  # which would clear the screen
+    assert "\x1b" not in call("list")
 
 
 PUBLISHED = ("--results", REPOSITORY / "results/published")

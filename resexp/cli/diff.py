@@ -12,10 +12,15 @@ from resexp.cli.options import RESULTS, AsJson, Results, out, print_json, print_
 if TYPE_CHECKING:
     from resexp.report.comparison import Pair
 
-Named = Annotated[str, typer.Argument(help="STUDY, STUDY:NET or STUDY:NET/SEED, or a folder.", show_default=False)]
+NAMED = "STUDY, STUDY:NET or STUDY:NET/SEED, or a folder."
 
 
-def diff(a: Named, b: Named, as_json: AsJson = False, results: Results = RESULTS) -> None:
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help=NAMED)],
+    b: Annotated[str, typer.Argument(metavar="B", help=NAMED)],
+    as_json: AsJson = False,
+    results: Results = RESULTS,
+) -> None:
     """Show how two studies, nets or runs differ: in configuration, and in running training error.
 
     Nets of studies are matched by name. Differences are B minus A, in points, with a 95 % interval over seeds (Welch).

@@ -66,7 +66,9 @@ Track = Annotated[
     list[str] | None,
     typer.Option("--track", help="Pass metrics on: tensorboard, trackio, wandb or mlflow. Repeatable."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the runs without training them.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show the runs with their estimated time and disk, and open the data.")
+]
 PATH: Any = {"parser": expanded, "metavar": "PATH"}
 """For options and arguments that are paths: `~` and `$NAME` are replaced, which a shell does not do in --option=~/x."""
 Results = Annotated[Path, typer.Option("--results", envvar="RESEXP_RESULTS", help="Folder of all studies.", **PATH)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resexp.cli.options import RESULTS, Results, counted, err, out
-from resexp.errors import UserError
+from resexp.errors import UserError, sanitize
 
 if TYPE_CHECKING:
     from resexp.runs.names import Named
@@ -27,7 +27,7 @@ def remove(
 ) -> None:
     """Delete the runs of a study, of a net, or one run. A study without runs goes, too.
 
-    Runs at work are not deleted. Nothing but run folders is: a report or a file of yours stays.
+    Runs at work are not deleted. Only run folders are: a report, or a file of yours, stays.
     """
     from resexp.runs.earlier import size
     from resexp.runs.names import find
@@ -53,7 +53,7 @@ def remove(
         named.study.folder.rmdir()
     out.print(f"deleted {what}", soft_wrap=True)
     if named.whole and named.study.folder.exists():
-        left = ", ".join(sorted(path.name for path in named.study.folder.iterdir()))
+        left = sanitize(", ".join(sorted(path.name for path in named.study.folder.iterdir())))
         out.print(f"left as they are in {named.study.folder}: {left}", soft_wrap=True)
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from resexp.cli.options import RESULTS, AsJson, Results, err, out, print_json, print_table
-from resexp.errors import UserError
+from resexp.errors import UserError, sanitize
 
 if TYPE_CHECKING:
     from resexp.runs.store import StudyFolder
 
 
 def list_studies(as_json: AsJson = False, results: Results = RESULTS) -> None:
-    """List the studies that are shipped, and those in the results folder with the states of their runs."""
+    """List the shipped studies, and the results folder's with the states of their runs."""
     from resexp.config.study import SHIPPED, find, load
     from resexp.config.yaml_file import read
     from resexp.display import state_counts
@@ -50,7 +50,7 @@ def list_studies(as_json: AsJson = False, results: Results = RESULTS) -> None:
     table = Table("study", "runs", "last change", title=f"{results}", title_justify="left")
     for row in kept:
         changed = datetime.fromisoformat(row["changed"]).astimezone()
-        table.add_row(row["study"], state_counts(row["states"]), f"{changed:%Y-%m-%d %H:%M}")
+        table.add_row(sanitize(row["study"]), state_counts(row["states"]), f"{changed:%Y-%m-%d %H:%M}")
     print_table(table)
 
 

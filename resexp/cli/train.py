@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def train(
     named: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[STUDY | RUN...]", help="A study, as --config; or runs to continue: STUDY:NET/SEED."),
+        typer.Argument(metavar="STUDY | RUN", help="A study, as --config; or runs to continue: STUDY:NET/SEED."),
     ] = None,
     config: Config = None,
     settings: Settings = None,

@@ -79,7 +79,7 @@ class Slurm:
         return self._states[job]
 
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
-        """Jobs of as many runs as the configuration says, longest first; Slurm sees to the room."""
+        """Jobs of as many runs as the configuration says, in the order of starting; Slurm sees to the room."""
         left = [(run, cost * (1 - run.status().share)) for run, cost in todo]
         return [Job(chunk) for chunk in schedule.in_chunks(left, self._config.runs_per_job)], sys.maxsize
 

@@ -58,7 +58,7 @@ def what(config: RunConfig) -> str:
 
 
 def _seconds_per_step(manifest: Manifest) -> float | None:
-    """Speed of the longest attempt that ended; None where no attempt took a step and said when it ended."""
+    """Wall-clock time per step of the longest attempt; None where no attempt took a step and has an end."""
     spans = []
     for attempt in manifest.attempts:
         if attempt.ended and attempt.to_step and attempt.to_step > attempt.from_step:

@@ -50,7 +50,8 @@ def names_runs(name: str, results: Path) -> bool:
     path = expanded(name)
     if path.is_file():
         return False
-    return ":" in name or path.is_dir() or (not is_study(name) and _is_study(results / name))
+    inside = len(path.parts) > 1 and not path.suffix and Path(path.parts[0]).is_dir()  # of a folder that is here
+    return ":" in name or path.is_dir() or (not is_study(name) and (inside or _is_study(results / name)))
 
 
 def find_run(name: str, results: Path) -> Run:

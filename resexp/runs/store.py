@@ -80,6 +80,7 @@ class Run:
         """Delete the run folder, and the net's where it is empty then. Raises UserError while an attempt is alive."""
         with self.leased():
             gone = self.folder.with_name(f".{self.folder.name}.deleted")  # a half of it must not pass for a run
+            shutil.rmtree(gone, ignore_errors=True)  # of a process that was killed
             self.folder.rename(gone)
             shutil.rmtree(gone)
         with contextlib.suppress(OSError):  # other seeds are there
