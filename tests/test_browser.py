@@ -125,6 +125,14 @@ def test_the_first_screen_has_the_verdict_its_numbers_and_the_whole_figure(
     assert visible(browser, f"{MAIN} .drawing text") > 4
 
 
+def test_a_study_without_a_verdict_has_no_numbers(browser: Browser, tmp_path: Path) -> None:
+    browser.open(reported(planned(tmp_path / "study", {("plain", 8): [10.0, 11.0]})))
+    assert texts(browser, ".verdict")[0].startswith("No verdict: ")
+    assert visible(browser, ".numbers") == 0
+    assert visible(browser, f"{MAIN} .s0") > 0
+    assert browser.problems() == []
+
+
 def test_orange_is_plain_and_blue_is_residual(browser: Browser, page: Path) -> None:
     browser.open(page)
     picture = browser.picture()
@@ -408,6 +416,22 @@ def test_figures_and_data_can_be_saved_without_scripts(browser: Browser, page: P
     assert len(json.loads(files["study-study.json"])["runs"]) == 12
     browser.open(saved, width=700, height=500)
     assert near(browser.picture(), ORANGE) > 300
+
+
+def test_a_saved_figure_looks_as_matplotlib_drew_it(browser: Browser, page: Path, tmp_path: Path) -> None:
+    """A third as large, and the same within what rounding to a tenth of a point can do."""
+    browser.open(page, scripts=False)
+    for name, small in links(browser).items():
+        if name.endswith(".svg"):
+            drawn = page.parent / "figures" / name
+            assert len(small) < 0.6 * len(drawn.read_text())
+            (tmp_path / name).write_text(small)
+            pictures = []
+            for path in (drawn, tmp_path / name):
+                browser.open(path, width=700, height=500)
+                pictures.append(browser.picture())
+            assert (np.abs(pictures[0] - pictures[1]).max(axis=2) > 100).mean() < 0.001
+            assert near(pictures[0], (255, 255, 255)) < 0.97 * 700 * 500
 
 
 # -- zoom -------------------------------------------------------------------------------------------------------------

@@ -174,7 +174,7 @@ class Plot:
         for (x, y, words, colour, series), place in placed:
             offset = (place - max(0.0, over) - float(transform.transform((x, y))[1])) / dots
             gid = self.mark(series)
-            self.marks[gid] = Mark(self.marks[gid].classes.replace("s ", "t ", 1))  # hidden where a reader zooms in
+            self.marks[gid] = Mark(self.marks[gid].classes.replace("s ", "end ", 1))  # hidden where a reader zooms in
             self.axes.annotate(words, (x, y), (9, offset), textcoords="offset points", color=colour, gid=gid, **look)
 
     @styled
@@ -215,7 +215,8 @@ class Plot:
         found: dict[str, Artist] = {}
         for axes in self.figure.axes:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-                found.setdefault(label, getattr(handle, "lines", [handle])[0])
+                if label in self.series:
+                    found.setdefault(label, getattr(handle, "lines", [handle])[0])
         return [
             Entry(
                 label,
@@ -227,8 +228,7 @@ class Plot:
                 float(getp(line, "linewidth")),
                 label in self.papers,
             )
-            for label, line in found.items()
-            if label in self.series
+            for label, line in sorted(found.items(), key=lambda item: self.series.index(item[0]))
         ]
 
 

@@ -154,20 +154,16 @@ def html(summary: Summary, figures: Mapping[str, OnPage], sections: Sequence[Sec
 
 
 def _numbers(verdict: Verdict) -> list[tuple[str, str, str, str]]:
-    """The three numbers that lead the page: a class, what it is, points, and its interval in words."""
+    """The numbers that lead the page, as far as known: a class, what it is, points, and its interval in words."""
     found: list[tuple[str, str, Difference | None]] = [
         ("plain", "plain nets' rise", verdict.plain.overall if verdict.plain else None),
         ("residual", "residual nets' rise", verdict.residual.overall if verdict.residual else None),
         ("gap", "plain minus residual", verdict.interaction),
     ]
-    return [
-        (name, words, f"{points.value:+.1f}" if points else NOTHING, _range(points)) for name, words, points in found
-    ]
+    return [(name, words, f"{points.value:+.1f}", _range(points)) for name, words, points in found if points]
 
 
-def _range(points: Difference | None) -> str:
-    if points is None:
-        return "not known"
+def _range(points: Difference) -> str:
     return "no interval" if points.low is None else f"[{points.low:+.1f}, {points.high:+.1f}]"
 
 
