@@ -100,7 +100,7 @@ def test_the_verdict_is_about_18_and_34_layers(folder: StudyFolder) -> None:
 def test_top_5_errors_and_the_readings_of_fig_4_are_columns(folder: StudyFolder) -> None:
     header, rows = table(summarise(folder))
     assert header[header.index("test error, final") :] == [
-        "test error, final", "test error, final, top-5", "time a run", "paper: training", "paper: test"
+        "test error, final", "test error, final, top-5", "time per run", "paper: training", "paper: test"
     ]  # fmt: skip
     assert {row[0]: row[-5:] for row in rows}["plain-34"] == [
         "33.05 ± 0.07",

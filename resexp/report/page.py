@@ -61,7 +61,7 @@ INTERVAL = "95 % interval"
 """Beside the error that the verdict is about; those of the other errors stand in summary.csv."""
 HEADER = [
     *("net", "parameters", "seeds", METRICS[_RUNNING], INTERVAL, *(METRICS[metric] for metric in _OTHERS)),
-    *("time a run", "paper: training", "paper: test"),
+    *("time per run", "paper: training", "paper: test"),
 ]
 
 
