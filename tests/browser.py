@@ -111,9 +111,17 @@ class Browser:
         """Click the middle of an element, scrolled into sight, one or several times in a row."""
         self.run(f"{_first(selector)}.scrollIntoView({{block: 'center'}})")
         left, top, right, bottom = self.box(selector)
+        self._clicks((left + right) / 2, (top + bottom) / 2, times)
+
+    def double_click(self, x: float, y: float) -> None:
+        """Double click a point of the window."""
+        self.move(x, y)
+        self._clicks(x, y, 2)
+
+    def _clicks(self, x: float, y: float, times: int) -> None:
         for count in range(1, times + 1):
-            self._mouse("mousePressed", (left + right) / 2, (top + bottom) / 2, count)
-            self._mouse("mouseReleased", (left + right) / 2, (top + bottom) / 2, count)
+            self._mouse("mousePressed", x, y, count)
+            self._mouse("mouseReleased", x, y, count)
 
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         """Drag the mouse from a point of the window to another."""

@@ -386,6 +386,13 @@ def test_a_row_leads_to_the_runs_of_its_net(browser: Browser, page: Path, script
     assert "curves-plain" in words
 
 
+def test_a_double_click_on_a_point_leads_to_the_runs_of_its_net(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.double_click(*point(browser, MAIN, "residual-44, seed 0: 4.00 %"))
+    wait_until(None, lambda: fragment(browser) == "#net-residual-44")
+    wait_until(None, lambda: visible(browser, "#net-residual-44 table") == 1)
+
+
 # -- downloads --------------------------------------------------------------------------------------------------------
 
 

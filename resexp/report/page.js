@@ -86,8 +86,7 @@ function nearest(list, x, y) {
 }
 function point(figure, svg, event) {
 	const { x, y } = inside(svg, event);
-	const best = nearest(points(figure), x, y);
-	show(svg, best && Math.hypot(best.px - x, best.py - y) < 60 ? best : null);
+	show(svg, nearest(points(figure), x, y));
 }
 function step(figure, svg, event) {
 	const way = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 1, ArrowUp: -1 }[event.key];
@@ -245,6 +244,7 @@ for (const figure of all("figure:has([data-tip])")) {
 	on(svg, "pointermove pointerdown", (event) => point(figure, svg, event));
 	on(svg, "pointerleave blur", (event) => event.pointerType !== "touch" && show(svg, null));
 	on(svg, "keydown", (event) => step(figure, svg, event));
+	on(svg, "dblclick", () => shown && (location.hash = `net-${shown.words.split(/[,:]/)[0]}`));
 	if ("zooms" in figure.dataset) zooming(figure, svg);
 	const boxes = all("figcaption input", figure);
 	for (const label of all("figcaption label", figure))
