@@ -158,7 +158,7 @@ def _numbers(verdict: Verdict) -> list[tuple[str, str, str, str]]:
     found: list[tuple[str, str, Difference | None]] = [
         ("plain", "plain nets' rise", verdict.plain.overall if verdict.plain else None),
         ("residual", "residual nets' rise", verdict.residual.overall if verdict.residual else None),
-        ("gap", "plain minus residual", verdict.interaction),
+        ("gap", "difference of the rises", verdict.interaction),
     ]
     return [(name, words, f"{points.value:+.1f}", _range(points)) for name, words, points in found if points]
 
