@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -79,8 +78,7 @@ class Loop:
         """Train to the end, or until asked to stop."""
         self.status.steps = self.config.train.steps
         self._tell()
-        with contextlib.closing(self.metrics) if self.metrics else contextlib.nullcontext():
-            yield from on_stream(self.trainer.hardware, self._loop())
+        yield from on_stream(self.trainer.hardware, self._loop())
 
     def _loop(self) -> Task[None]:
         """Train until something is due, read what was recorded, and do what is due."""

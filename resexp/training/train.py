@@ -151,6 +151,7 @@ def _set_up(
         undo.callback(trainer.close)
         if leads:
             progress, metrics = _continue(run, trainer, status, say)
+            undo.callback(metrics.close)
         else:
             state = torch.load(io.BytesIO(content), map_location=hardware.device, weights_only=True)
             trainer.load(state["trainer"])
