@@ -16,6 +16,7 @@ from resexp.report.probes.panels import (
     course,
     decades,
     deepest,
+    digits,
     each,
     panels,
     places,
@@ -125,10 +126,11 @@ def _snr(found: Moments[Gradients]) -> Plot:
             look: dict[str, Any] = {"color": colours[family], "marker": MARKERS[names.index(family)]}
             look |= {"linewidth": 0.8, "markerfacecolor": "none"} if moment == INITIAL else {}
             at, series = [net.depth for net in alike], f"{family}, {moment}"
-            whole, rest = plot.panels[0]
-            tips = [plot.mark(series, series) for _ in plot.panels[0]]
-            whole.plot(at, [float(net.mean(lambda r: r.snr)) for net in alike], label=series, gid=tips[0], **look)
-            rest.plot(at, [float(net.mean(lambda r: r.snr_before_classifier)) for net in alike], gid=tips[1], **look)
+            whole = [float(net.mean(lambda r: r.snr)) for net in alike]
+            rest = [float(net.mean(lambda r: r.snr_before_classifier)) for net in alike]
+            for axes, ratios, label in zip(plot.panels[0], (whole, rest), (series, None), strict=True):
+                told = [f"{digits(ratio)} at depth {depth}" for depth, ratio in zip(at, ratios, strict=True)]
+                axes.plot(at, ratios, label=label, gid=plot.mark(series, f"{series}: {', '.join(told)}"), **look)
     plot.legend(2, "small")
     depth_axis(plot, depths)
     return plot
