@@ -165,8 +165,8 @@ def make_optimizer(config: TrainConfig, model: nn.Module, rate: Tensor) -> torch
         return made
     decay = config.weight_decay
     if chosen == "adamw":
-        betas = (config.momentum, 0.999)
-        return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=decay, fused=rate.is_cuda)
+        betas, fast = (config.momentum, 0.999), rate.is_cuda
+        return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=decay, fused=fast, capturable=fast)
     optimizer: torch.optim.Optimizer
     if chosen == "muon":
         optimizer = Muon(parameters, rate, config.momentum, decay)
