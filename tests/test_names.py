@@ -132,7 +132,7 @@ def test_commands_take_names(write_study: Write) -> None:
 
 
 def test_a_probe_at_work_says_so_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line when it begins, and one after the first piece that ends later than LINE_S seconds after the last line."""
+    """A line after the first piece, and one after each that ends LINE_S seconds or more after the last line."""
     lines, clock = list[str](), iter([0.0, 4.0, 12.0, 15.0, 23.0])
     monkeypatch.setattr(probe, "_say", lines.append)
     monkeypatch.setattr(probe.time, "monotonic", lambda: next(clock))

@@ -140,9 +140,9 @@ def _views(names: list[str], results: Path, as_json: bool, mode: str, asked: Any
         raise UserError(f"{', '.join(names)}: no finished run there")
     table, records = Table("run", "views", "single view", "several views"), []
     for number, run in enumerate(runs, 1):
-        _say(f"{mode} {number}/{len(runs)}: {run.name}")
         config = load_run(run.config_path)
         record = evaluate_run(run, asked or usual(config, mode, open_dataset(config.data, _say).size), _say)
+        _say(f"{mode} {number}/{len(runs)}: {run.name}")
         write_record(run, {"probe": record["mode"], "step": config.train.steps, **record})
         records.append({"run": run.name, "folder": str(run.folder), **record})
         errors = [_shown(record, "single_view_test"), _shown(record, "test")]
@@ -197,17 +197,18 @@ def identity(
 
 
 class _Part:
-    """What shows that a probe is at work: a line when it begins, and one every LINE_S seconds."""
+    """What shows that a probe is at work: a line after its first piece, and one every LINE_S seconds."""
 
     def __init__(self, what: str, stop: Callable[[], bool]) -> None:
         self._what, self._stop = what, stop
         self._pieces, self._began = 0, time.monotonic()
         self._due = self._began + LINE_S
-        _say(what)
 
     def __call__(self) -> bool:
         """Whether the probe is to stop; it asks after each of its pieces."""
         self._pieces, now = self._pieces + 1, time.monotonic()
+        if self._pieces == 1:
+            _say(self._what)
         if now >= self._due:
             self._due = now + LINE_S
             _say(f"{self._what}: {self._pieces:,} pieces in {now - self._began:.0f} s")
