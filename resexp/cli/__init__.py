@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-import webbrowser
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 import resexp
-from resexp.cli import bench, data, describe, diff, evaluate, export, probe, remove, status, studies, train
-from resexp.cli.options import PATH, RESULTS, AsJson, Results, err, out, print_json
+from resexp.cli import bench, data, describe, diff, evaluate, export, probe, remove, report, status, studies, train
+from resexp.cli.options import err, out, print_json
 from resexp.errors import RunFailedError, UserError
 from resexp.utils.interrupts import EXIT_FAILED, EXIT_USAGE, Interrupted
 
@@ -52,31 +50,7 @@ app.command(epilog="Example: resexp sweep cifar10/cpu-small --set data.path=~/ci
 app.command(epilog="Example: resexp status quickstart --json")(status.status)
 
 
-@app.command(epilog="Example: resexp report results/quickstart --open")
-def report(
-    name: Annotated[str | None, typer.Argument(metavar="STUDY", help="Name or folder; default: the newest.")] = None,
-    to: Annotated[Path | None, typer.Option("--out", help="Where to write; default: FOLDER/report.", **PATH)] = None,
-    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-    as_json: AsJson = False,
-    results: Results = RESULTS,
-) -> None:
-    """Write the page, figures and tables of a study, finished or still running."""
-    from resexp.report import build_report
-    from resexp.runs.names import open_study
-
-    study = open_study(name, results)
-    target = to or study.folder / "report"
-    summary = build_report(study, target)
-    page = target / "index.html"
-    if as_json:
-        print_json(summary.to_json())
-    else:
-        out.print(summary.verdict.headline, style="bold", soft_wrap=True)
-        out.print(str(page), soft_wrap=True)
-    if show:
-        webbrowser.open(page.resolve().as_uri())
-
-
+app.command(epilog="Example: resexp report quickstart --open")(report.report)
 app.command("list", epilog="Example: resexp list --json")(studies.list_studies)
 app.command(epilog="Example: resexp diff quickstart:plain-20 quickstart:residual-20")(diff.diff)
 app.command("rm", epilog="Example: resexp rm quickstart:plain-20/0 --yes")(remove.remove)

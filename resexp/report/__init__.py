@@ -7,8 +7,10 @@ import os
 # Figures are drawn without a screen; a notebook's or a user's backend need not be installed here.
 os.environ["MPLBACKEND"] = "agg"
 
+from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from resexp.errors import UserError
 from resexp.report import page, tuning
 from resexp.report.deviations import deviations, markdown
-from resexp.report.figure import OnPage, Plot
+from resexp.report.figure import LINE, OnPage, Plot
 from resexp.report.formatting import MOST
 from resexp.report.plots import controls_plot, curves_plot, depth_plot
 from resexp.report.probes import inside
@@ -27,17 +29,31 @@ from resexp.runs.store import StudyFolder
 from resexp.utils.files import write_all
 from resexp.utils.parallel import parallel_map
 
-__all__ = ["build_report"]
+__all__ = ["Slide", "build_report"]
 
 LARGE, SMALL = (6.6, 4.1), (5.4, 3.9)
 CUT = 20
 """Percent at which the error axis of training curves begins where none falls below it, as in Fig. 4."""
 
 
-def build_report(study: StudyFolder, to: Path) -> Summary:
+@dataclass(frozen=True)
+class Slide:
+    """How the main figure is drawn for a talk."""
+
+    pixels: tuple[int, int]
+    """Width and height."""
+    dpi: int
+    title: str
+    """Default: what is seen."""
+    ylim: tuple[float, float] | None
+    """Ends of the error axis, percent. None: from zero to the largest error."""
+
+
+def build_report(study: StudyFolder, to: Path, *, slide: Slide | None = None, reload: float | None = None) -> Summary:
     """Write index.html, summary.csv, runs.csv, summary.md, deviations.md and figures/ to the folder `to`.
 
-    All are made before the first is replaced; see `files.write_all`. Raises UserError while no run has finished.
+    With a `slide`, figures/slide.png, .svg and .pdf, too. A page that is to `reload` does so after so many seconds. All
+    are made before the first is replaced; see `files.write_all`. Raises UserError while no run has finished.
     """
     if (study.folder / "report").is_symlink():
         raise UserError(f"{study.folder / 'report'}: a link, which the report would be written through; remove it")
@@ -52,13 +68,29 @@ def build_report(study: StudyFolder, to: Path) -> Summary:
     for name, (made, on_page) in zip(plots, parallel_map(Plot.files, list(plots.values()), 6), strict=True):
         files |= {f"figures/{name}.{kind}": content for kind, content in made.items()}
         figures[name] = on_page
+    if slide:
+        made, _ = _drawn(summary, slide).files(slide.dpi)
+        files |= {f"figures/slide.{kind}": content for kind, content in made.items()}
     files["summary.csv"] = page.csv(summary)
     files["runs.csv"] = frame([(record.run, record) for record in summary.records]).to_csv(index=False)
     files["summary.md"] = page.markdown(summary, sections, remarks)
     files["deviations.md"] = markdown(summary.name, deviations(summary.nets))
-    files["index.html"] = page.html(summary, figures, sections, remarks)
+    files["index.html"] = page.html(summary, figures, sections, remarks, reload)
     write_all(to, files)
     return summary
+
+
+def _drawn(summary: Summary, slide: Slide) -> Plot:
+    """The main figure as a slide, with a line that says what it shows."""
+    nets = [net for net in summary.nets if net.family in summary.drawn]
+    size = (slide.pixels[0] / slide.dpi, slide.pixels[1] / slide.dpi)
+    plot = depth_plot(nets, "running", summary.verdict.families, size, slide.title or summary.seen)
+    if slide.ylim:
+        plot.axes.set_ylim(*slide.ylim)
+    words = f"{summary.name}: running training error; points are means over seeds, bars one standard deviation"
+    look: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": "x-small"}
+    plot.axes.annotate(words, (0, 0), (0, -3 * LINE), va="top", annotation_clip=False, **look)
+    return plot
 
 
 def draw(summary: Summary) -> dict[str, Plot]:

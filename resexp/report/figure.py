@@ -178,7 +178,7 @@ class Plot:
             self.axes.annotate(words, (x, y), (9, offset), textcoords="offset points", color=colour, gid=gid, **look)
 
     @styled
-    def files(self) -> tuple[dict[str, bytes], OnPage]:
+    def files(self, dpi: int = 150) -> tuple[dict[str, bytes], OnPage]:
         """The figure on white as a PNG, an SVG and a PDF file, and as the page shows it."""
         for number, axes in enumerate(self.figure.axes):
             axes.set_gid(f"panel{number}")
@@ -186,7 +186,7 @@ class Plot:
         # SVG comes last: the layout that it has is asked for below, and each format has its own.
         for kind, metadata in {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}.items():
             buffer = io.BytesIO()
-            self.figure.savefig(buffer, format=kind, dpi=150, facecolor="white", metadata=metadata)
+            self.figure.savefig(buffer, format=kind, dpi=dpi, facecolor="white", metadata=metadata)
             found[kind] = buffer.getvalue()
         points = 72 / self.figure.dpi
         cut = max((legend.get_window_extent().y1 * points for legend in self.figure.legends), default=0.0)

@@ -122,8 +122,17 @@ def _values(values: list[Any]) -> str:
     return "; ".join(shown) + ("; ..." if len(counts) > 5 else "")
 
 
-def html(summary: Summary, figures: Mapping[str, OnPage], sections: Sequence[Section], remarks: Sequence[str]) -> str:
-    """The self-contained page with its `figures`; `remarks` say which records of probes can't be shown."""
+def html(
+    summary: Summary,
+    figures: Mapping[str, OnPage],
+    sections: Sequence[Section],
+    remarks: Sequence[str],
+    reload: float | None = None,
+) -> str:
+    """The self-contained page with its `figures`; `remarks` say which records of probes can't be shown.
+
+    Browsers load it again after `reload` seconds, if given.
+    """
     digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
     return _TEMPLATES.get_template("page.html.j2").render(
         summary=summary,
@@ -149,6 +158,7 @@ def html(summary: Summary, figures: Mapping[str, OnPage], sections: Sequence[Sec
         version=resexp.__version__,
         script=Markup(_SCRIPT),
         digest=digest,
+        reload=reload,
         markers=_MARKERS,
     )
 
