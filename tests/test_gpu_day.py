@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from resexp.bench.contestants import Case
 from resexp.config import RunConfig
 from resexp.models import build_model
-from tests.benchmarks.many_nets import Stacked, vmapped
+from tests.benchmarks.many_nets import Stacked, mps, vmapped
 from tests.conftest import REPOSITORY, TINY
 from tests.gpu.day import PIECE, take_home
 from tests.gpu.roofline import estimates
@@ -111,3 +111,25 @@ def test_scripts_of_gpu_tests_name_what_they_use() -> None:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 known |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
         assert {node.id for node in names} <= known
+
+
+def test_mps_is_started_for_its_processes_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script in the place of NVIDIA's control program writes down how it is called."""
+    control = tmp_path / "nvidia-cuda-mps-control"
+    calls = tmp_path / "calls"
+    control.write_text(f'#!/bin/sh\necho "$@ $CUDA_MPS_PIPE_DIRECTORY" >> {calls}\n[ "$1" = -d ] || cat >> {calls}\n')
+    control.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with mps() as started:
+        assert started
+        folder = os.environ["CUDA_MPS_PIPE_DIRECTORY"]
+        assert Path(folder).is_dir()
+    assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
+    assert calls.read_text().split() == ["-d", folder, folder, "quit"]
+
+
+def test_without_a_gpu_there_is_no_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with mps() as started:
+        assert not started

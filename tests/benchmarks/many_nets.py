@@ -1,15 +1,21 @@
 """Which way of training many small nets at once is fastest? All of them in turns, in one run.
 
 `side by side` is what resexp does on a GPU: a stream and a CUDA graph for each run. `processes` has a process for each
-run; with `nvidia-cuda-mps-control -d` started before, the processes share the GPU instead of taking turns. `vmap` puts
-the weights of all nets into one tensor a layer, and trains on fixed images without augmentation, so it does less.
+run; with MPS, NVIDIA's service, they share the GPU instead of taking turns. `vmap` puts the weights of all nets into
+one tensor per layer, and trains on fixed images without augmentation, so it does less.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import shutil
 import statistics
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +79,28 @@ def vmapped(case: Case, facts: dict[str, Any]) -> Loop:
     return waiting(loop, case.hardware.device)
 
 
+@contextlib.contextmanager
+def mps() -> Iterator[bool]:
+    """NVIDIA's service by which processes share a GPU, for those that are started within; whether it is there."""
+    control = shutil.which("nvidia-cuda-mps-control")
+    if control is None or not torch.cuda.is_available():
+        print("no MPS: no GPU, or no nvidia-cuda-mps-control")
+        yield False
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        places = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+        os.environ.update(places)
+        subprocess.run([control, "-d"], check=True)
+        try:
+            yield True
+        finally:
+            subprocess.run([control], input="quit\n", text=True, check=False)
+            for name in places:
+                del os.environ[name]
+
+
 def main() -> None:
-    """Time the three ways; print and write milliseconds for a step of all nets."""
+    """Time the ways; print and write milliseconds for a step of all nets."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--depths", default="20,56")
@@ -101,6 +127,11 @@ def main() -> None:
                 Case("vmap", vmapped, config, runs=nets, threads=1),
             ]
             measured, missing = in_turns(cases, args.rounds, args.seconds, print)
+            with mps() as shared:
+                if shared:
+                    shares = Case("processes with MPS", ours, config, processes=nets, threads=1)
+                    more, lost = in_turns([shares], args.rounds, args.seconds, print)
+                    measured, missing = [*measured, *more], [*missing, *lost]
             print(*missing, sep="\n")
             for m in measured:
                 ms = [1000 * nets * config.train.batch_size / rate for rate in m.rates()]
