@@ -16,7 +16,7 @@ import pytest
 
 from resexp.config import Cifar10Data, TrainConfig
 from resexp.report import build_report
-from resexp.report.page import _SCRIPT
+from resexp.report.page import SCRIPT
 from resexp.runs.records import Plan
 from resexp.runs.store import StudyFolder
 from tests.browser import Browser, needs_chromium
@@ -159,7 +159,7 @@ def test_without_scripts_nothing_is_missing_but_what_needs_them(browser: Browser
 
 
 def test_the_script_is_small_and_the_only_one_that_may_run(browser: Browser, page: Path) -> None:
-    assert len(_SCRIPT.encode()) <= 12_000
+    assert len(SCRIPT.encode()) <= 12_000
     browser.open(page)
     assert browser.problems() == []
     assert visible(browser, "#filter") == 1  # it ran

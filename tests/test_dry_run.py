@@ -89,6 +89,6 @@ def test_data_that_are_not_here_are_one_line_below_the_table(verb: str) -> None:
     lines = call(verb, "cifar10/resnet20", "--dry-run").splitlines()
     assert sum("residual-20" in line for line in lines) == 1
     assert lines[-1].startswith("data: ")
-    assert "CIFAR-10 is not here; run `resexp data fetch`" in lines[-1]
+    assert "CIFAR-10 is not here; run `resexp data fetch cifar10`" in lines[-1]
     assert lines[-1].endswith("; training would stop there")
     assert not Path("results").exists()

@@ -164,7 +164,9 @@ def test_the_papers_value_of_every_field_is_known() -> None:
     assert {key: value for key, value in told.items() if key not in IDENTITIES | CIFAR10_RECIPE.open.keys()} == {
         "data.resize": None, "data.pad": 4, "data.flip": True,
         "model.width": 16, "model.shortcut": "A", "model.stride_conv": None, "model.norm": "batch",
-        "model.residual_init": "standard", "model.drop_path": 0.0,
+        "model.activation": "relu", "model.init": "he", "model.residual_init": "standard", "model.residual_scale": 1.0,
+        "model.drop_path": 0.0, "train.optimizer": "sgd", "train.warmup_steps": None, "train.label_smoothing": 0.0,
+        "train.clip_norm": None,
         "train.steps": 64_000, "train.batch_size": 128, "train.lr": 0.1, "train.schedule": "milestones",
         "train.milestones": [32_000, 48_000], "train.gamma": 0.1, "train.momentum": 0.9, "train.weight_decay": 1e-4,
         "train.warmup_lr": None, "train.warmup_until_error": 0.8, "train.init_from": None,
@@ -204,12 +206,14 @@ OTHER = {
     },
     "model": {
         "width": 8, "shortcut": "C", "stride_conv": "3x3", "norm": "none", "residual_init": "rezero", "drop_path": 0.5,
+        "activation": "gelu", "init": "dirac", "residual_scale": 0.5,
     },
     "train": {
         "steps": 500_000, "batch_size": 1024, "lr": 0.2, "microbatch": 64, "schedule": "other", "patience": 3,
         "max_lr_drops": 3, "milestones": (50_000,), "gamma": 0.2, "momentum": 0.8, "weight_decay": 5e-4,
         "warmup_lr": 0.05, "warmup_until_error": 0.5, "init_from": "plain-20/seed0", "precision": "bf16",
-        "eval_every": 500, "precise_bn_images": 1000, "sync_bn": True,
+        "eval_every": 500, "precise_bn_images": 1000, "sync_bn": True, "optimizer": "adamw", "warmup_steps": 100,
+        "label_smoothing": 0.1, "clip_norm": 1.0,
     },
 }  # fmt: skip
 """For each field, a value that is not the paper's."""

@@ -252,9 +252,9 @@ def _merge(base: Document, top: Document, path: KeyPath, places: dict[KeyPath, s
     below, above = _at(base.data, path), _at(top.data, path)
     for key in [*below, *(k for k in above if k not in below)]:
         here = (*path, key)
-        # The grid is one thought: adding to a base's grid key by key would surprise.
+        # The grid is one thought: adding to a base's grid key by key would surprise. So is a plug-in with its options.
         both_mappings = isinstance(below.get(key), Mapping) and isinstance(above.get(key), Mapping)
-        if both_mappings and here != ("grid",):
+        if both_mappings and here != ("grid",) and "name" not in above[key]:
             places[here] = top.places[here]
             merged[key] = _merge(base, top, here, places)
             continue

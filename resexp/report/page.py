@@ -39,8 +39,8 @@ _TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
 )
 
-_SCRIPT = re.sub(r"(?m)^\s*(//.*\n)?", "", Path(__file__).with_name("page.js").read_text())
-"""The page's script without indentation and lines of comments."""
+SCRIPT = re.sub(r"(?m)^\s*(//.*\n)?", "", Path(__file__).with_name("page.js").read_text())
+"""The page's only script, without indentation and comments."""
 _MARKERS = {
     "o": "M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0z",
     "s": "M-3-3h6v6h-6z",
@@ -133,7 +133,7 @@ def html(
 
     Browsers load it again after `reload` seconds, if given.
     """
-    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     return _TEMPLATES.get_template("page.html.j2").render(
         summary=summary,
         figures=figures,
@@ -156,7 +156,7 @@ def html(
         deviations=deviations(summary.nets),
         provenance=provenance(summary),
         version=resexp.__version__,
-        script=Markup(_SCRIPT),
+        script=Markup(SCRIPT),
         digest=digest,
         reload=reload,
         markers=_MARKERS,

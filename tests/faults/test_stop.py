@@ -16,7 +16,7 @@ import pytest
 
 from resexp.runs import checkpoint
 from resexp.runs.store import Run
-from resexp.training import attempt
+from resexp.training import loop
 from resexp.training.train import train
 from resexp.training.trainer import Trainer
 from resexp.utils.interrupts import Stop
@@ -78,7 +78,7 @@ PHASES: dict[str, tuple[Any, str, str]] = {
     "the evaluation of the validation images": (Trainer, "evaluate", "val"),
     "the test": (Trainer, "evaluate", "test"),
     "BN's new averages": (Trainer, "recompute_bn", ""),
-    "a probe": (attempt, "keep", ""),
+    "a probe": (loop, "keep", ""),
     "a save": (checkpoint, "save", ""),
 }
 """What begins each of them, and with which argument."""

@@ -28,7 +28,6 @@ from resexp.device.hardware import choose
 from resexp.display import duration, percent, speed
 from resexp.errors import UnreadableImageError, UserError
 from resexp.report import draw, page
-from resexp.report.figure import Plot
 from resexp.report.probes import inside
 from resexp.report.stats import read as read_run
 from resexp.report.summary import summarise
@@ -231,15 +230,15 @@ def _report(study: StudyFolder, content: bytes, whole: dict[Path, bytes]) -> Non
     try:
         summary = summarise(study)
         sections, remarks = inside(study, summary)
-        plots: dict[str, Plot] = draw(summary) | {n: p for section in sections for n, p in section.plots.items()}
-        shown = page.html(summary, plots, sections, remarks)
+        plots = draw(summary) | {n: p for section in sections for n, p in section.plots.items()}
+        shown = page.html(summary, {name: plot.files()[1] for name, plot in plots.items()}, sections, remarks)
         page.markdown(summary, sections, remarks).encode()
         page.csv(summary)
         json.dumps(summary.to_json())
     finally:
         path.write_bytes(whole[path])
     shown.encode()
-    assert "<script" not in shown
+    assert shown.count("<script") == shown.count(f"<script>{page.SCRIPT}</script>") == 1
     assert "\x1b" not in shown
 
 
