@@ -173,6 +173,18 @@ def square(step, steps): return (1 - step / steps) ** 2
 # -- by the command, and in other processes ----------------------------------------------------------------------------
 
 
+def test_a_named_plugin_replaces_another_with_its_options(tmp_path: Path) -> None:
+    """Options without a name change those of the plug-in that is there."""
+    loaded(EXAMPLES / "squeeze_excite.py")
+    loaded(written(tmp_path, '@register("block", "mine")\nclass Mine(Block): pass\n'))
+    path = study(tmp_path, model={"block": {"name": "squeeze_excite", "reduction": 2}})
+    blocks = [
+        load(str(path), list(settings))[1][0].config.model.block
+        for settings in ([], ["model.block={name: mine}"], ["model.block.reduction=8"])
+    ]
+    assert list(map(str, blocks)) == ["squeeze_excite+reduction=2", "mine", "squeeze_excite+reduction=8"]
+
+
 @pytest.mark.parametrize("name", ["squeeze_excite", "lion", "gratings"])
 def test_the_examples_train_and_are_reported_without_their_code(name: str, tmp_path: Path) -> None:
     words = ["--set", "train.steps=6", "--set", "train.log_every=2", "--set", "model.width=2", "--set", "seeds=[0]"]
