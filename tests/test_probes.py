@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import subprocess
@@ -288,13 +287,9 @@ def metrics(run: Run) -> list[dict[str, Any]]:
 
 
 def weights(run: Run) -> dict[str, Tensor]:
-    state = torch.load(_payload(run), weights_only=True)
+    state = torch.load(run.checkpoint_path, weights_only=True)
     found: dict[str, Tensor] = state["trainer"]["model"]
     return found
-
-
-def _payload(run: Run) -> Any:
-    return io.BytesIO(run.checkpoint_path.read_bytes().split(b"\n", 1)[1])
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def test_documents_quote_their_records(document: Path) -> None:
 def test_the_reference_of_keys_is_the_schema() -> None:
     """`make published` writes it, too."""
     assert KEYS.read_text() == keys()
-    assert "| `lr` | number > 0 | `0.1` | Initial learning rate. |" in keys()
+    assert "| `lr` | number > 0, or a mapping | `0.1` | Initial learning rate." in keys()
 
 
 def test_outside_of_quotations_no_measured_number_is_named() -> None:
@@ -60,7 +60,7 @@ def test_the_published_page_is_small_and_linked(name: str) -> None:
     ("quotation", "says"),
     [
         ("nowhere: verdict", "nowhere: no such study in results/published"),
-        ("quickstart: sections", "quickstart: sections: no record has it; there are verdict, headline, errors, "),
+        ("quickstart: sections", "quickstart: sections: no record has it; there are verdict, headline, controls, "),
     ],
 )
 def test_a_number_that_no_record_has_is_one_line(quotation: str, says: str) -> None:

@@ -1,4 +1,4 @@
-"""`resexp report`: slides, and pages that are written while runs go on."""
+"""`resexp report`: slides, and pages that are written while runs train."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ Results = Annotated[Path, typer.Option("--results", envvar="RESEXP_RESULTS", hel
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 RESULTS = Path("results")
-TEXT = 30
+TEXT = 32
 """Columns of a terminal that a cell of a table may need before it is folded."""
 
 

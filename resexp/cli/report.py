@@ -27,7 +27,7 @@ def report(
     name: Annotated[str | None, typer.Argument(metavar="STUDY", help="Name or folder; default: the newest.")] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Where to write; default: FOLDER/report.", **PATH)] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Write it again while runs go on; the page reloads.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Write it again while runs train; the page reloads.")] = False,
     size: Annotated[str | None, typer.Option(help="Draw the main figure for a slide, too: pixels, 1920x1080.")] = None,
     dpi: Annotated[int, typer.Option(min=50, max=600, help="Pixels per inch of the slide: larger text.")] = 200,
     title: Annotated[str | None, typer.Option(help="Title of the slide. Default: what is seen.")] = None,

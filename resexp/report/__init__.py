@@ -52,8 +52,8 @@ class Slide:
 def build_report(study: StudyFolder, to: Path, *, slide: Slide | None = None, reload: float | None = None) -> Summary:
     """Write index.html, summary.csv, runs.csv, summary.md, deviations.md and figures/ to the folder `to`.
 
-    With a `slide`, figures/slide.png, .svg and .pdf, too. A page that is to `reload` does so after so many seconds. All
-    are made before the first is replaced; see `files.write_all`. Raises UserError while no run has finished.
+    With a `slide`, figures/slide.png, .svg and .pdf, too. Browsers load the page again after `reload` seconds, if
+    given. All are made before the first is replaced; see `files.write_all`. Raises UserError while no run has finished.
     """
     if (study.folder / "report").is_symlink():
         raise UserError(f"{study.folder / 'report'}: a link, which the report would be written through; remove it")
