@@ -185,6 +185,12 @@ def test_a_named_plugin_replaces_another_with_its_options(tmp_path: Path) -> Non
     assert list(map(str, blocks)) == ["squeeze_excite+reduction=2", "mine", "squeeze_excite+reduction=8"]
 
 
+def test_a_named_executor_keeps_what_else_is_known_of_it(tmp_path: Path) -> None:
+    path = study(tmp_path, executor={"jobs": 3, "ray": {"cpus": 2.0}})
+    executor = load(str(path), ["executor={name: ray}"])[0].executor
+    assert (executor.name, executor.jobs, executor.ray.cpus) == ("ray", 3, 2.0)
+
+
 @pytest.mark.parametrize("name", ["squeeze_excite", "lion", "gratings"])
 def test_the_examples_train_and_are_reported_without_their_code(name: str, tmp_path: Path) -> None:
     words = ["--set", "train.steps=6", "--set", "train.log_every=2", "--set", "model.width=2", "--set", "seeds=[0]"]

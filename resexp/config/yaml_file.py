@@ -254,7 +254,7 @@ def _merge(base: Document, top: Document, path: KeyPath, places: dict[KeyPath, s
         here = (*path, key)
         # The grid is one thought: adding to a base's grid key by key would surprise. So is a plug-in with its options.
         both_mappings = isinstance(below.get(key), Mapping) and isinstance(above.get(key), Mapping)
-        if both_mappings and here != ("grid",) and "name" not in above[key]:
+        if both_mappings and here != ("grid",) and not (path and "name" in above[key]):
             places[here] = top.places[here]
             merged[key] = _merge(base, top, here, places)
             continue
