@@ -20,7 +20,7 @@ ROWS = [
     {"report", "training"},
     {"executors", "display", "bench", "tracking"},
     {"sweeping"},
-    {"probing", "api"},
+    {"probing", "api", "study"},
     {"cli"},
     {"__main__"},
 ]
