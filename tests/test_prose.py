@@ -13,6 +13,7 @@ from tests.conftest import REPOSITORY
 
 HABITS = {
     "passive reports": r"\b(?:is|are|was|were|be|been) (?:said|heard|told)\b",
+    "relative clauses read twice": r"\b(?:of which|those that)\b",
     "so many, for a number": r"\b[Ss]o many\b",
     "go on, for continue": r"\b(?:go|goes|went|going|gone) on\b",
     "beside, for compared with or next to": r"\bbeside\b",
@@ -24,7 +25,7 @@ WORDS = 20
 """Average number of words in a sentence of a document, at most."""
 TEXTS = [
     path
-    for pattern in ("*.md", "*/*.md", ".github/*.md", "configs/**/*.yaml", "resexp/report/*.j2")
+    for pattern in ("*.md", "*/*.md", "*/*/*.md", ".github/*.md", "configs/**/*.yaml", "resexp/report/*.j2")
     for path in sorted(REPOSITORY.glob(pattern))
 ]
 SOURCES = sorted((REPOSITORY / "resexp").rglob("*.py"))

@@ -101,7 +101,7 @@ def _frame(named: Named, rows: Rows) -> Group:
 
 
 def _rows(named: Named) -> Rows:
-    """The runs with their states; Slurm's queue is asked for those that are not at work."""
+    """The runs with their states; Slurm's queue knows the runs that are not at work."""
     from resexp.executors.slurm import queued
 
     rows = [(run, run.status()) for run in named.runs]

@@ -106,7 +106,7 @@ def find(role: Role, name: str, source: str) -> Plugin:
 
 
 def name_files(files: list[str]) -> None:
-    """Let this process and those that it starts load these files."""
+    """Let this process and its children load these files."""
     paths = [str(expanded(file).resolve()) for file in files]
     os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys([*_named(), *paths]))
 

@@ -41,7 +41,7 @@ def why_not(shallow: ModelConfig, deep: ModelConfig) -> str:
 
 @torch.no_grad()
 def deepen(shallow: ResNet, deep: ResNet, batches: Batches) -> None:
-    """Make `deep` compute what `shallow` does, in eval mode: the blocks of each stage are copied, and those that follow
+    """Make `deep` compute what `shallow` does, in eval mode: the blocks of each stage are copied, and later ones
     are made identities. Where that takes BN's statistics, those over `batches` are used.
 
     In a residual block F becomes zero. In a plain block each convolution hands on the pixel in its middle, and BN's

@@ -85,7 +85,7 @@ class Setting:
     a: Any
     b: Any
     nets: list[str]
-    """The nets of which this holds."""
+    """Nets that have this difference."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Summary:
     varied: str
     """What the study varies besides kind, depth and seed, such as ``precision and width``."""
     judged: list[Family]
-    """The nets, divided into those that differ in depth alone."""
+    """The nets, in families that differ in depth alone."""
 
     @cached_property
     def families(self) -> list[str]:
