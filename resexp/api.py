@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from rich.console import Console
 
 from resexp.config import Study
 from resexp.config import study as studies
@@ -73,7 +72,7 @@ def sweep(
             retry_failed=False,
             fail_fast=False,
             stop=stop,
-            display=Lines(Console(quiet=True)),
+            display=Lines(),
         )
     if outcome.problems:
         raise RuntimeError("; ".join(f"{run.name}: {problem}" for run, problem in outcome.problems))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from rich.text import Text
 from resexp.runs.records import Status
 from resexp.runs.store import Run
 
+log = logging.getLogger(__name__)
+
 
 class Display(Protocol):
     """What shows a sweep while it runs."""
@@ -30,13 +33,10 @@ class Display(Protocol):
     def ended(self, run: Run, problem: str) -> None:
         """Show that a run has ended, and the problem if there was one."""
 
-    def say(self, line: str) -> None:
-        """Show a line."""
-
 
 def make_display(console: Console) -> Display:
     """Bars where a person looks at a terminal, lines on a pipe and in CI."""
-    return Bars(console) if console.is_terminal and not os.environ.get("CI") else Lines(console)
+    return Bars(console) if console.is_terminal and not os.environ.get("CI") else Lines()
 
 
 STYLES = {
@@ -140,7 +140,7 @@ class Bars:
         """Show the sweep of these runs until the context ends."""
         self.clock, self.ended_runs, self.runs = _Clock(runs), 0, len(runs)
         if skipped:
-            self.say(f"{skipped} finished before")
+            log.info(f"{skipped} finished before")
         with self.progress:
             self.whole = self._add(f"[bold]{'sweep' if len(runs) > 1 else 'run'}", self.clock.total)
             yield
@@ -181,26 +181,21 @@ class Bars:
         if run.folder in self.tasks:
             self.progress.remove_task(self.tasks.pop(run.folder))
         self.ended_runs += _has_ended(self.clock, run)
-        self.say(_summary(run, problem))
+        log.info(_summary(run, problem))
         self.update([])
-
-    def say(self, line: str) -> None:
-        """Show a line above the bars."""
-        self.progress.console.print(line, soft_wrap=True)
 
 
 class Lines:
     """At most five lines a run: begun, a quarter, half, three quarters, ended."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self) -> None:
         self.quarters: dict[object, int] = {}
 
     @contextlib.contextmanager
     def sweep(self, runs: Sequence[tuple[Run, float]], skipped: int) -> Iterator[None]:
         """Show the sweep of these runs until the context ends."""
         self.clock, self.ended_runs, self.runs = _Clock(runs), 0, len(runs)
-        self.say(f"{len(runs)} to train, {skipped} finished before")
+        log.info(f"{len(runs)} to train, {skipped} finished before")
         yield
 
     def update(self, running: list[Run]) -> None:
@@ -216,13 +211,9 @@ class Lines:
                     parts.insert(1, f"training error {percent(status.train_error)}")
                 if left := duration(self.clock.left):
                     parts.append(f"{left} left in all")
-                self.say(f"{run.name}: {', '.join(part for part in parts if part)}")
+                log.info(f"{run.name}: {', '.join(part for part in parts if part)}")
 
     def ended(self, run: Run, problem: str) -> None:
         """Say how the run ended."""
         self.ended_runs += _has_ended(self.clock, run)
-        self.say(f"[{self.ended_runs}/{self.runs}] {_summary(run, problem)}")
-
-    def say(self, line: str) -> None:
-        """Print one line."""
-        self.console.print(line, soft_wrap=True)
+        log.info(f"[{self.ended_runs}/{self.runs}] {_summary(run, problem)}")

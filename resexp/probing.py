@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,7 @@ class Target:
     """Before training, rather than as its last checkpoint has it."""
 
 
-def targets(
-    names: list[str], *, initial: bool, settings: list[str], results: Path, say: Callable[[str], None]
-) -> list[Target]:
+def targets(names: list[str], *, initial: bool, settings: list[str], results: Path) -> list[Target]:
     """The runs that the user named: see `names.find`; the nets of study files are measured untrained.
 
     Raises UserError for anything else.
@@ -41,7 +38,7 @@ def targets(
     for name in names:
         if not names_runs(name, results):
             study, cells = load(name, settings)
-            found += [Target(create(study, cell, results, say), True) for cell in cells]
+            found += [Target(create(study, cell, results), True) for cell in cells]
             continue
         named = find(name, results)
         runs = named.runs

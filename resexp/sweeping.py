@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ from resexp.training.rehearsal import rehearse
 from resexp.utils.files import locked
 from resexp.utils.interrupts import Stop
 
+log = logging.getLogger(__name__)
+
 
 @dataclass
 class Outcome:
@@ -45,9 +48,7 @@ def plan(study: Study, cells: list[Cell], results: Path) -> list[tuple[Cell, Run
     return [(cell, Run(results / study.name / cell.config.folder, cell.label)) for cell in cells]
 
 
-def prepare(
-    chosen: Sequence[tuple[Cell, Run]], say: Callable[[str], None], *, here: bool = True, anew: Sequence[Cell] = ()
-) -> set[torch.device]:
+def prepare(chosen: Sequence[tuple[Cell, Run]], *, here: bool = True, anew: Sequence[Cell] = ()) -> set[torch.device]:
     """Open the data of the chosen runs and, if they are to be trained `here`, find their devices, before a folder is
     made. What runs that begin `anew` were trained on before does not matter.
 
@@ -60,9 +61,9 @@ def prepare(
     for cell, run in chosen:
         data = cell.config.data
         if data not in datasets:
-            datasets[data] = open_dataset(data, say)
+            datasets[data] = open_dataset(data)
             for line in datasets[data].remarks:
-                say(line)
+                log.info(line)
         dataset = datasets[data]
         if min(dataset.size) < cell.config.model.smallest_side:
             raise UserError(
@@ -82,10 +83,10 @@ def prepare(
     return devices
 
 
-def create(study: Study, cell: Cell, results: Path, say: Callable[[str], None]) -> Run:
+def create(study: Study, cell: Cell, results: Path) -> Run:
     """The run folder of one cell, recorded in its study."""
     ((_, run),) = chosen = plan(study, [cell], results)
-    prepare(chosen, say)
+    prepare(chosen)
     run.create(cell.config)
     StudyFolder(results / study.name).add_to_plan(_record(study, [cell]))
     return run
@@ -115,8 +116,8 @@ def sweep(
     folder = StudyFolder(results / study.name)
     with locked(folder.lock_path, f"the study in {folder.folder}"):
         here = study.executor.name in ("local", "debug")
-        devices = prepare(plan(study, chosen, results), display.say, here=here, anew=rerun)
-        engine = make_engine(study.executor, devices, display.say)
+        devices = prepare(plan(study, chosen, results), here=here, anew=rerun)
+        engine = make_engine(study.executor, devices)
         outcome = Outcome(folder.folder)
         again = [run for _, run in plan(study, list(rerun), results)]
         if held := next((run for run in again if run.is_held()), None):
@@ -127,7 +128,7 @@ def sweep(
             run.create(cell.config)
         folder.write_plan(_record(study, cells))
         if line := folder.strays_line():
-            display.say(line)
+            log.info(line)
         todo: list[tuple[Run, float]] = []
         for cell, run in plan(study, chosen, results):
             state = run.status().state
@@ -139,7 +140,7 @@ def sweep(
                 todo.append((run, cell.config.cost))
         train_all(
             engine, study.executor, todo, outcome, fail_fast=fail_fast, stop=stop, display=display, wait=wait,
-            follower=Follower(folder.folder, trackers, display.say) if trackers else None,
+            follower=Follower(folder.folder, trackers) if trackers else None,
         )  # fmt: skip
     return outcome
 
@@ -161,7 +162,7 @@ def train_runs(runs: Sequence[Run], *, stop: Stop, display: Display) -> Outcome:
         else:
             todo.append((run, config.cost))
     executor = ExecutorConfig()
-    engine = make_engine(executor, devices, display.say)
+    engine = make_engine(executor, devices)
     train_all(engine, executor, todo, outcome, fail_fast=False, stop=stop, display=display)
     return outcome
 
@@ -203,7 +204,7 @@ def train_all(
             follower.update(running)
 
     with display.sweep(todo, outcome.skipped), closing(follower) if follower else nullcontext():
-        loop = Loop(engine, config, fail_fast=fail_fast, stop=stop, say=display.say, tick=tick, ended=ended)
+        loop = Loop(engine, config, fail_fast=fail_fast, stop=stop, tick=tick, ended=ended)
         outcome.left_to_engine = loop.train(todo, wait=wait)
     outcome.not_started = len(todo) - ran - outcome.left_to_engine
 

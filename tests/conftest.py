@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from resexp.utils.logs import logged_to
+
 # One thread a process, here and in the processes that tests start: results must not depend on what else is running.
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -61,6 +63,14 @@ def write_study(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """Lines that resexp has logged since the test began."""
+    lines = list[str]()
+    with logged_to(lines.append):
+        yield lines
 
 
 @pytest.fixture

@@ -194,7 +194,7 @@ def test_an_evaluation_of_other_statistics_shows() -> None:
 
 def test_capturing_has_no_effect() -> None:
     total = torch.zeros(())
-    replayed = CudaGraphed(lambda: total.add_(1), Hardware(CPU, "fp32", graphs=True), pytest.fail)  # type: ignore[arg-type, return-value]
+    replayed = CudaGraphed(lambda: total.add_(1), Hardware(CPU, "fp32", graphs=True))  # type: ignore[arg-type, return-value]
     for call in range(1, CALLS_BEFORE_CAPTURE + 5):
         replayed()
         assert total == call

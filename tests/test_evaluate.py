@@ -237,7 +237,7 @@ def test_bare_weights_take_the_mean_from_the_training_images(trained: Run, tmp_p
         write_images(tmp_path / "set" / split, images_of(trained), split)
     stored = stored_result(trained, silent)
     assert stored is not None
-    assert close(evaluate_weights(to, "residual-8-width=2", tmp_path / "set", lambda line: None), stored)
+    assert close(evaluate_weights(to, "residual-8-width=2", tmp_path / "set"), stored)
 
 
 def test_weights_under_torchvisions_names_give_the_same(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_what_does_not_fit_gets_a_line(trained: Run, resexp: Cli, tmp_path: Path
         (good, None, broken, "broken: bars/0000.png can't be read ("),
     ]:
         with pytest.raises(UserError, match=re.escape(line)) as refused:
-            evaluate_weights(path, name, images, lambda line: None)
+            evaluate_weights(path, name, images)
         assert len(refused.value.args) == 1
 
 

@@ -23,6 +23,7 @@ from resexp.runs.store import Run
 from resexp.sweeping import plan
 from resexp.training.trainer import Trainer
 from resexp.utils.interrupts import Stop
+from resexp.utils.logs import logged_to
 from tests.test_pack import MODELS, alone, make
 from tests.test_sweep import break_run
 from tests.test_training import assert_same
@@ -32,7 +33,7 @@ class Given(Local):
     """The engine of this machine, with jobs planned by the test."""
 
     def __init__(self, jobs: list[Job], capacity: int) -> None:
-        super().__init__(ExecutorConfig(), set(), lambda line: None)
+        super().__init__(ExecutorConfig(), set())
         self.jobs, self.capacity = jobs, capacity
 
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
@@ -48,14 +49,10 @@ class Sweep:
         self.most = 0
         self.kills = kills
         self.killed: set[int] = set()
-        Loop(
-            Given(jobs, capacity),
-            ExecutorConfig(**config),
-            stop=Stop(),
-            say=self.said.append,
-            tick=self._tick,
-            ended=self._ended,
-        ).train([])
+        with logged_to(self.said.append):
+            Loop(
+                Given(jobs, capacity), ExecutorConfig(**config), stop=Stop(), tick=self._tick, ended=self._ended
+            ).train([])
 
     def _ended(self, run: Run, said: str) -> bool:
         assert run.name not in self.ended, "each run is over once"

@@ -17,6 +17,7 @@ from resexp.data import official
 from resexp.data.fetch import fetch
 from resexp.data.official import OfficialFile, md5
 from resexp.errors import UserError
+from resexp.utils.logs import logged_to
 
 CONTENT = bytes(range(256)) * 4000
 FILE = OfficialFile("cifar10", "CIFAR-10", "a", len(CONTENT), md5(CONTENT), ())
@@ -67,7 +68,8 @@ def mirror() -> Iterator[type[Mirror]]:
 
 def get(path: Path, *mirrors: Mirror) -> list[str]:
     said: list[str] = []
-    fetch(replace(FILE, mirrors=tuple(m.url for m in mirrors)), path, lambda *_: None, said.append)
+    with logged_to(said.append):
+        fetch(replace(FILE, mirrors=tuple(m.url for m in mirrors)), path, lambda *_: None)
     return said
 
 
@@ -82,7 +84,7 @@ def test_the_first_mirror_that_delivers_is_enough(tmp_path: Path, mirror: type[M
 def test_progress_is_reported_in_bytes(tmp_path: Path, mirror: type[Mirror]) -> None:
     done: list[int] = []
     file = replace(FILE, mirrors=(mirror().url,))
-    fetch(file, tmp_path / "a", lambda _, count: done.append(count), lambda _: None)
+    fetch(file, tmp_path / "a", lambda _, count: done.append(count))
     assert done == sorted(done)
     assert done[-1] == len(CONTENT)
 

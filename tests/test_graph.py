@@ -47,37 +47,39 @@ class Device:
         self.log.append("capture" if self.capturing else "call")
 
 
-def test_the_first_calls_are_calls_and_then_a_graph_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_calls_are_calls_and_then_a_graph_is_replayed(
+    monkeypatch: pytest.MonkeyPatch, logged: list[str]
+) -> None:
     device = Device(monkeypatch)
-    replayed = CudaGraphed(device.function, GRAPHS, pytest.fail)
+    replayed = CudaGraphed(device.function, GRAPHS)
     for _ in range(CALLS_BEFORE_CAPTURE + 2):
         replayed()
     assert device.log == ["call"] * CALLS_BEFORE_CAPTURE + ["capture", "replay", "replay"]
+    assert logged == []
 
 
 def test_without_graphs_a_function_is_only_called(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(monkeypatch)
-    replayed = CudaGraphed(device.function, Hardware(CPU, "fp32"), pytest.fail)
+    replayed = CudaGraphed(device.function, Hardware(CPU, "fp32"))
     for _ in range(10):
         replayed()
     assert device.log == ["call"] * 10
 
 
-def test_what_can_not_be_captured_goes_on_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_can_not_be_captured_goes_on_with_one_line(monkeypatch: pytest.MonkeyPatch, logged: list[str]) -> None:
     device = Device(monkeypatch, RuntimeError("CUDA error: operation not permitted\nwhen stream is capturing"))
-    said: list[str] = []
-    replayed = CudaGraphed(device.function, GRAPHS, said.append)
+    replayed = CudaGraphed(device.function, GRAPHS)
     for _ in range(CALLS_BEFORE_CAPTURE + 5):
         replayed()
     assert device.log == ["call"] * CALLS_BEFORE_CAPTURE + ["capture"] + ["call"] * 5
-    assert said == [
+    assert logged == [
         "no CUDA graph, kernels are launched one by one: CUDA error: operation not permitted when stream is capturing"
     ]
 
 
 def test_too_little_memory_to_capture_is_for_the_pack_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"))
-    replayed = CudaGraphed(device.function, GRAPHS, pytest.fail)
+    replayed = CudaGraphed(device.function, GRAPHS)
     for _ in range(CALLS_BEFORE_CAPTURE):
         replayed()
     with pytest.raises(torch.OutOfMemoryError):

@@ -85,9 +85,7 @@ def images_of(config: RunConfig) -> ImageNet:
 
 @contextlib.contextmanager
 def fed(config: RunConfig) -> Iterator[StreamingInput]:
-    with contextlib.closing(
-        StreamingInput(config, images_of(config), Hardware(CPU, "fp32"), lambda line: None)
-    ) as pipeline:
+    with contextlib.closing(StreamingInput(config, images_of(config), Hardware(CPU, "fp32"))) as pipeline:
         yield pipeline
 
 

@@ -249,10 +249,10 @@ def test_large_images_need_only_the_memory_of_what_is_kept_of_them(
 def test_imagenet_says_what_is_near_and_what_is_left_out(tmp_path: Path) -> None:
     root = write(tmp_path / "set", renamed("test/", "Val/"))
     with pytest.raises(UserError, match=r"it holds Val/, train/: rename Val/ to val/, or link it"):
-        open_tree(root, tmp_path, print)
+        open_tree(root, tmp_path)
     (root / "Val").rename(root / "val")
     write(root, ["train/cat/a.heic", "train/cat/more/b.png"])
-    tree = open_tree(root, tmp_path, print)
+    tree = open_tree(root, tmp_path)
     assert (tree.images("train"), tree.left_out) == (5, {".heic": 1})
     assert tree.remarks == ["1 file left out: 1 .heic (train/cat/a.heic)"]
 

@@ -36,7 +36,7 @@ def content(run: Run) -> dict[str, bytes]:
 def test_an_attempt_that_was_taken_over_writes_nothing_more(make_run: MakeRun) -> None:
     undisturbed, run = make_run(), make_run("taken-over")
     train(undisturbed)
-    frozen = attempt(run, stop=lambda: False, say=lambda line: None)
+    frozen = attempt(run, stop=lambda: False)
     for _ in range(7):
         next(frozen)
     assert train(run).state == "finished"
@@ -108,7 +108,7 @@ def test_an_attempt_gives_signs_of_life_while_it_prepares(tmp_path: Path, monkey
 def test_an_attempt_gives_signs_of_life_while_it_works(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resexp.runs.lease.HEARTBEAT_S", 0.0)
     run = make_run()
-    work = attempt(run, stop=after(3), say=lambda line: None)
+    work = attempt(run, stop=after(3))
     next(work)
     (folder,) = run.folder.glob(".attempt-*")
     os.utime(folder, (0, 0))

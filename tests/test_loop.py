@@ -16,6 +16,7 @@ from resexp.executors.loop import Loop
 from resexp.runs.records import Status
 from resexp.runs.store import Run
 from resexp.utils.interrupts import Stop
+from resexp.utils.logs import logged_to
 
 Script = list[Callable[["Scripted"], None]]
 
@@ -118,11 +119,11 @@ class Sweep:
             ExecutorConfig(**options),
             fail_fast=fail_fast,
             stop=stop or Stop(),
-            say=self.said.append,
             tick=lambda running: None,
             ended=self._ended,
         )
-        self.left = loop.train([(run, 1.0) for run in self.runs], wait=wait)
+        with logged_to(self.said.append):
+            self.left = loop.train([(run, 1.0) for run in self.runs], wait=wait)
 
     def _ended(self, run: Run, said: str) -> bool:
         assert run.folder.name not in self.ended, "each run is over once"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from resexp.config import ModelConfig
 from resexp.models import build_model
@@ -175,6 +176,25 @@ def test_multiply_adds_are_those_of_every_layer_by_hand() -> None:
     assert net.multiply_adds == stem + first + second + third + 64 * 10
     assert net.activations == 3 * 16 * 32 * 32 + 2 * 32 * 16 * 16 + 2 * 64 * 8 * 8
     assert net.step_flops(128) == 6 * 128 * net.multiply_adds
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"kind": "plain", "depth": 20},
+        {"kind": "residual", "depth": 56, "shortcut": "C"},
+        {"kind": "preact", "depth": 164, "block": "bottleneck"},
+        {"variant": "imagenet", "depth": 50, "shortcut": "B"},
+        {"kind": "vgg", "variant": "imagenet", "depth": 16},
+    ],
+)
+def test_multiply_adds_are_those_that_pytorch_counts(config: dict[str, Any]) -> None:
+    """Its FlopCounterMode counts two operations per multiply-add."""
+    net = ModelConfig.model_validate(config)
+    side = 224 if net.variant == "imagenet" else 32
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        build_model(net)(torch.empty(1, 3, side, side))
+    assert summarise(net, side, side).multiply_adds == counter.get_total_flops() / 2
 
 
 def test_projections_cost_what_they_cost() -> None:

@@ -131,14 +131,13 @@ def test_commands_take_names(write_study: Write) -> None:
     assert "results/tiny/report/index.html" in call("report", "tiny")
 
 
-def test_a_probe_at_work_says_so_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_at_work_says_so_now_and_then(monkeypatch: pytest.MonkeyPatch, logged: list[str]) -> None:
     """A line after the first piece, and one after each that ends LINE_S seconds or more after the last line."""
-    lines, clock = list[str](), iter([0.0, 4.0, 12.0, 15.0, 23.0])
-    monkeypatch.setattr(probe, "_say", lines.append)
+    clock = iter([0.0, 4.0, 12.0, 15.0, 23.0])
     monkeypatch.setattr(probe.time, "monotonic", lambda: next(clock))
     part = probe._Part("lesion 1/2: plain-20 seed 0", lambda: False)
     assert [part() for _ in range(4)] == [False] * 4
-    assert lines == [
+    assert logged == [
         "lesion 1/2: plain-20 seed 0",
         "lesion 1/2: plain-20 seed 0: 2 pieces in 12 s",
         "lesion 1/2: plain-20 seed 0: 4 pieces in 23 s",

@@ -17,6 +17,7 @@ from resexp.training import concurrent_runs as pack_module
 from resexp.training.concurrent_runs import Concurrency, ConcurrentRuns
 from resexp.training.train import train
 from resexp.training.trainer import Trainer
+from resexp.utils.logs import logged_to
 from tests.test_training import after, assert_same, tiny
 
 MODELS = [{"kind": "plain", "depth": 8}, {"kind": "residual", "depth": 8}, {"kind": "residual", "depth": 14}]
@@ -30,15 +31,16 @@ class Packed:
         self.outcome: dict[str, Status | Exception] = {}
         self.side_by_side = 0
         self.said: list[str] = []
-        ConcurrentRuns(
+        pack = ConcurrentRuns(
             runs,
             size=size,
             threads=1,
             stop=stop,
-            say=lambda run, line: self.said.append(line),
             began=self._begin,
             ended=lambda run, outcome: self.outcome.update({run.folder.parent.name.rpartition("-")[0]: outcome}),
-        ).train()
+        )
+        with logged_to(self.said.append):
+            pack.train()
 
     def _begin(self, run: Run) -> None:
         self.began.append(run)

@@ -298,7 +298,7 @@ def make(write_study: Callable[..., Path]) -> Callable[..., Run]:
 
     def run(results: str = "results", **sections: Any) -> Run:
         study, (cell,) = load(str(write_study(**sections)))
-        return create(study, cell, Path(results), lambda line: None)
+        return create(study, cell, Path(results))
 
     return run
 

@@ -463,28 +463,28 @@ def empties(run: Run) -> None:
 
 @pytest.mark.parametrize("damage", [halves, flips_a_byte, empties])
 def test_a_damaged_checkpoint_falls_back_to_the_previous(
-    make_run: Callable[..., Run], damage: Callable[[Run], None]
+    make_run: Callable[..., Run], damage: Callable[[Run], None], logged: list[str]
 ) -> None:
     whole, damaged = make_run("whole"), make_run("damaged")
     train(whole)
     train(damaged, stop=after(5))
     train(damaged, stop=after(4))
     damage(damaged)
-    said: list[str] = []
-    train(damaged, say=said.append)
-    assert said == [f"{damaged.folder}: checkpoint.pt damaged; continuing from checkpoint.prev.pt"]
+    train(damaged)
+    assert logged == [f"{damaged.folder}: checkpoint.pt damaged; continuing from checkpoint.prev.pt"]
     assert_same(whole, damaged)
 
 
-def test_without_any_whole_checkpoint_a_run_begins_anew_and_says_so(make_run: Callable[..., Run]) -> None:
+def test_without_any_whole_checkpoint_a_run_begins_anew_and_says_so(
+    make_run: Callable[..., Run], logged: list[str]
+) -> None:
     whole, damaged = make_run("whole"), make_run("damaged")
     train(whole)
     train(damaged, stop=after(5))
     empties(damaged)
     damaged.previous_checkpoint_path.write_bytes(b"resexp")
-    said: list[str] = []
-    train(damaged, say=said.append)
-    assert said == [f"{damaged.folder}: checkpoint.pt and checkpoint.prev.pt damaged; starting anew"]
+    train(damaged)
+    assert logged == [f"{damaged.folder}: checkpoint.pt and checkpoint.prev.pt damaged; starting anew"]
     assert_same(whole, damaged)
 
 

@@ -19,7 +19,7 @@ from resexp.data.loader import Plan, augment, normalise
 from resexp.device.concurrent import run_to_completion
 from resexp.errors import UserError
 from resexp.evaluation.tta import UnderTest, Viewed, evaluate_run, resident
-from resexp.evaluation.views import Mode, MultiScale, SingleView, TenCrop, rescaled, ten_crop, usual
+from resexp.evaluation.views import Mode, MultiScale, SingleView, TenCrop, rescaled, usual
 from resexp.models import build_model
 from resexp.runs.store import Run
 from resexp.training.train import train
@@ -51,7 +51,7 @@ def some_images(count: int = 7, height: int = 16, width: int = 16) -> tuple[Tens
 def test_ten_crops_are_four_corners_the_centre_and_their_flips() -> None:
     """Pixel by pixel, of images that are wider than high."""
     images = torch.randn(2, 3, 12, 16)
-    crops = ten_crop(images, 8)
+    crops = torch.stack(list(TenCrop(8).views(images)))
     assert crops.shape == (10, 2, 3, 8, 8)
     for view, (top, left) in enumerate([(0, 0), (0, 8), (4, 0), (4, 8), (2, 4)]):
         for y in range(8):
@@ -98,8 +98,8 @@ def averaged_by_loops(net: nn.Module, views_of: Callable[[Tensor], list[Tensor]]
 
 
 def crops_by_hand(image: Tensor) -> list[Tensor]:
-    """Of 13 of 16 pixels: a side that the nets halve to 7 and to 4."""
-    corners = [(0, 0), (0, 3), (3, 0), (3, 3), (1, 1)]
+    """Of 13 of 16 pixels: a side that the nets halve to 7 and to 4; torchvision rounds the centre's 1.5 to even."""
+    corners = [(0, 0), (0, 3), (3, 0), (3, 3), (2, 2)]
     crops = [image[:, y : y + 13, x : x + 13] for y, x in corners]
     return crops + [torch.stack([crop[:, :, 12 - x] for x in range(13)], dim=2) for crop in crops]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from resexp.config import RunConfig
 from resexp.device.hardware import choose
 from resexp.training import manifest
 from resexp.utils.machine import cores
+
+log = logging.getLogger(__name__)
 
 BASELINES = {"usual loop": usual_loop, "eager loop": eager_loop}
 CEILINGS = {"matmul": matmul, "copy": copy}
@@ -47,7 +50,6 @@ def bench(
     packs: Sequence[int] | None,
     rounds: int,
     seconds: float,
-    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Time the steps of every configuration; returns what `resexp bench --json` prints.
 
@@ -56,10 +58,10 @@ def bench(
     """
     rows, results = list[Row](), list[dict[str, Any]]()
     for config in configs:
-        say(f"{config.model.kind}-{config.model.depth} {choose(config.train).precision}")
-        measured, missing = in_turns(_cases(config, packs), rounds, seconds, say)
+        log.info(f"{config.model.kind}-{config.model.depth} {choose(config.train).precision}")
+        measured, missing = in_turns(_cases(config, packs), rounds, seconds)
         for line in missing:
-            say(f"left out: {line}")
+            log.info(f"left out: {line}")
         rows += _rows(measured)
         results += [raw(m) for m in measured]
     return {"machine": machine(configs[0]), "rows": [asdict(row) for row in rows], "measured": results}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from resexp.data import ImageNet, open_dataset
 from resexp.data.imagenet.statistics import statistics as take_statistics
 from resexp.device.hardware import choose
 from resexp.utils.machine import cores
+
+log = logging.getLogger(__name__)
 
 RIVALS = {"input": "torchvision's input", "compute": "usual AMP loop"}
 """Beside what each is set."""
@@ -65,23 +68,21 @@ class Bottleneck:
         )
 
 
-def bench_streamed(
-    configs: Sequence[RunConfig], *, rounds: int, seconds: float, say: Callable[[str], None]
-) -> dict[str, Any]:
+def bench_streamed(configs: Sequence[RunConfig], *, rounds: int, seconds: float) -> dict[str, Any]:
     """Time input, compute and both for every configuration, in turns; returns what `resexp bench --json` prints.
 
     Raises UserError where the images are missing.
     """
     rows, found, results = list[Row](), list[Bottleneck](), list[dict[str, Any]]()
     for config in configs:
-        say(f"{_net(config)} {choose(config.train).precision}")
-        dataset = open_dataset(config.data, say)
+        log.info(f"{_net(config)} {choose(config.train).precision}")
+        dataset = open_dataset(config.data)
         assert isinstance(dataset, ImageNet)
-        take_statistics(dataset, say)  # once, and not in each process
+        take_statistics(dataset)  # once, and not in each process
         cases, missing = _cases(config)
-        measured, failed = in_turns(cases, rounds, seconds, say)
+        measured, failed = in_turns(cases, rounds, seconds)
         for line in (*missing, *failed):
-            say(f"left out: {line}")
+            log.info(f"left out: {line}")
         rows += _rows(measured)
         found += _bottleneck(measured)
         results += [raw(m) for m in measured]

@@ -69,7 +69,7 @@ def make_trainers(case: Case, facts: dict[str, Any]) -> list[Trainer]:
         hardware = with_stream(choose(case.config.train))
         with torch.cuda.stream(hardware.stream):
             config = case.config.model_copy(update={"seed": seed})
-            trainers.append(Trainer(config, dataset, hardware, say=lambda line: facts.update(warning=line)))
+            trainers.append(Trainer(config, dataset, hardware))
     facts["graphs"] = trainers[0].hardware.graphs
     return trainers
 

@@ -84,7 +84,7 @@ def _decoders(case: Case) -> int:
 
 
 def _pipeline(kind: type[StreamingInput], case: Case) -> StreamingInput:
-    return kind(case.config, _images(case), case.hardware, lambda line: None)
+    return kind(case.config, _images(case), case.hardware)
 
 
 def torchvision_input(case: Case, facts: dict[str, Any]) -> Loop:

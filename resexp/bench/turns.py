@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import resource
 import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
@@ -18,6 +19,9 @@ import torch
 from resexp.bench.contestants import Case, Loop, work_of_a_unit
 from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE
 from resexp.errors import UserError
+from resexp.utils.logs import log_to
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -35,9 +39,7 @@ class Measured:
         return [sum(self.facts[quantity] / seconds for seconds in turn) for turn in self.seconds]
 
 
-def in_turns(
-    cases: Sequence[Case], rounds: int, seconds: float, say: Callable[[str], None]
-) -> tuple[list[Measured], list[str]]:
+def in_turns(cases: Sequence[Case], rounds: int, seconds: float) -> tuple[list[Measured], list[str]]:
     """Start every case, one after the other, then let them work in turns, about `seconds` a turn.
 
     Returns what was measured, and why cases are missing from it.
@@ -63,10 +65,10 @@ def in_turns(
                     end.close()
                 continue
             assert isinstance(told[0], dict)
-            say(f"{case.what}: ready after {told[0]['start_up_s']:.1f} s")
+            log.info(f"{case.what}: ready after {told[0]['start_up_s']:.1f} s")
             running.append((Measured(case, told[0]), ends))
         for number in range(rounds):
-            say(f"round {number + 1} of {rounds}")
+            log.info(f"round {number + 1} of {rounds}")
             for measured, ends in running:
                 for end in ends:
                     end.send("go")
@@ -96,6 +98,7 @@ def _serve(case: Case, seconds: float, started: float, parent: Connection) -> No
     """The process of one contestant: build it, find out how many units a turn holds, and wait for its turn."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends us
     facts: dict[str, Any] = {}
+    log_to(lambda line: facts.update(warning=line))
     try:
         if case.threads:
             torch.set_num_threads(case.threads)

@@ -9,7 +9,7 @@ import typer
 
 import resexp
 from resexp.cli import bench, data, describe, diff, evaluate, export, probe, remove, report, status, studies, train
-from resexp.cli.options import err, out, print_json
+from resexp.cli.options import err, out, print_json, show_log
 from resexp.errors import RunFailedError, UserError
 from resexp.utils.interrupts import EXIT_FAILED, EXIT_USAGE, Interrupted
 
@@ -40,7 +40,7 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    show_log(err)
 
 
 app.command(epilog="Example: resexp train cifar10/resnet20 --set train.precision=fp32 --seed 3")(train.train)

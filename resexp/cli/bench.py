@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from resexp.cli.options import PATH, AsJson, NoGraphs, Settings, all_settings, err, out, print_json, print_table
+from resexp.cli.options import PATH, AsJson, NoGraphs, Settings, all_settings, out, print_json, print_table
 from resexp.errors import UserError
 
 
@@ -72,14 +72,13 @@ def bench(
         grid = f"grid={{model.kind: [{kinds or 'residual'}], model.depth: [{depths}], train.precision: [{precisions}]}}"
         given, varied = [images, *given], [[grid]]
     configs = [cell.config for some in varied for cell in load(config, [*given, *some, "seeds=[0]"])[1]]
-    say = lambda line: err.print(line, soft_wrap=True)  # noqa: E731
     many = _numbers("--packs", packs) if packs else None
     if to:
         to.mkdir(parents=True, exist_ok=True)  # before minutes are spent
     if streamed:
-        result = bench_streamed(configs, rounds=rounds, seconds=seconds, say=say)
+        result = bench_streamed(configs, rounds=rounds, seconds=seconds)
     else:
-        result = time_steps(configs, packs=many, rounds=rounds, seconds=seconds, say=say)
+        result = time_steps(configs, packs=many, rounds=rounds, seconds=seconds)
     shape, remarked = (TABLE, remarks(result)) if streamed else (table.STEPS, [])
     if to:
         write_atomic(to / "bench.json", json_text(result, indent=1))

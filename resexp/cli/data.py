@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,8 @@ from resexp.utils.interrupts import EXIT_FAILED
 if TYPE_CHECKING:
     from resexp.config import DataConfig, ImageNetData
     from resexp.data.official import OfficialFile
+
+log = logging.getLogger(__name__)
 
 app = typer.Typer(help="Fetch, check and prepare image sets.", no_args_is_help=True)
 
@@ -42,7 +45,7 @@ def fetch(name: Name = "cifar10") -> None:
             def show(mirror: str, done: int, task: TaskID = task) -> None:
                 bar.update(task, completed=done, description=mirror.split("/")[2])
 
-            fetch_file(file, data_home() / file.name, show, lambda line: bar.console.print(line, soft_wrap=True))
+            fetch_file(file, data_home() / file.name, show)
             bar.update(task, completed=file.size)
     for file in files:
         out.print(f"{data_home() / file.name}: whole", soft_wrap=True)
@@ -100,9 +103,9 @@ def prepare(config: Study, settings: Settings = None) -> None:
     for data in _imagenet(config, settings):
         if data.cache is None:
             raise UserError(f"{config}: data.cache says what to prepare, and it is not there; add it, or --set it")
-        dataset = open_imagenet(data.model_copy(update={"cache": None}), _say)
+        dataset = open_imagenet(data.model_copy(update={"cache": None}))
         with _bar("images") as progress:
-            folder = prepare_images(dataset, data.cache, _say, progress, data.workers or cores())
+            folder = prepare_images(dataset, data.cache, progress, data.workers or cores())
         out.print(f"{folder}: prepared", soft_wrap=True)
 
 
@@ -124,7 +127,7 @@ def check(config: AnyStudy, settings: Settings = None) -> None:
             faults += unreadable
             if unreadable:
                 continue
-        dataset = open_dataset(data, _say)
+        dataset = open_dataset(data)
         remarks = list(dataset.remarks)
         if isinstance(dataset, ImageNet):
             with _bar("images") as progress:
@@ -183,7 +186,3 @@ def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=err) as bar:
         task = bar.add_task(what)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _say(line: str) -> None:
-    err.print(line, soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from resexp.cli.options import counted, err, out, print_table
+from resexp.cli.options import counted, out, print_table
 from resexp.errors import UserError
 from resexp.utils.machine import cores
 
@@ -75,6 +75,6 @@ def _try_data(data: DataConfig) -> None:
     from resexp.data import open_dataset
 
     try:
-        open_dataset(data, lambda line: err.print(line, soft_wrap=True))
+        open_dataset(data)
     except UserError as error:
         out.print(f"data: {error}; training would stop there", soft_wrap=True)

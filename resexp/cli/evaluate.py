@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from resexp.cli.options import PATH, RESULTS, AsJson, Plugins, Results, err, out, print_json, print_table
+from resexp.cli.options import PATH, RESULTS, AsJson, Plugins, Results, out, print_json, print_table
 from resexp.errors import UserError
 from resexp.utils.paths import expanded
 
 if TYPE_CHECKING:
     from resexp.evaluation.confusion import Confusion
+
+log = logging.getLogger(__name__)
 
 MOST_CLASSES = 20
 """Classes whose confusion matrix is shown in the terminal."""
@@ -49,20 +52,17 @@ def evaluate(
     from resexp.runs.names import find_run
     from resexp.utils.files import write_atomic
 
-    def say(line: str) -> None:
-        err.print(line, soft_wrap=True)
-
     path = expanded(subject)
     weights = path.suffix in (".pt", ".safetensors")
     run = None if weights else find_run(subject, results)
     if run and net:
         raise UserError("--net: a run knows its net; leave it out")
-    result = stored_result(run, say) if run else None
+    result = stored_result(run) if run else None
     if result is None or data:
         # torch takes seconds, which logits need not wait for
         from resexp.evaluation.given import evaluate_run, evaluate_weights
 
-        result = evaluate_run(run, data, say) if run else evaluate_weights(path, net, data, say)
+        result = evaluate_run(run, data) if run else evaluate_weights(path, net, data)
     if to_csv:
         write_atomic(to_csv, result.to_csv())
     if as_json:

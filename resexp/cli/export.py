@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from resexp.cli.options import PATH, RESULTS, Plugins, Results, Track, counted, err, out
+from resexp.cli.options import PATH, RESULTS, Plugins, Results, Track, counted, out
 from resexp.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def export(
@@ -37,20 +40,17 @@ def export(
     if (to is None) == (not track):
         raise UserError("export: give either --to FILE, for the weights of a run, or --track NAME, for a study")
 
-    def say(line: str) -> None:
-        err.print(line, soft_wrap=True)
-
     from resexp.runs.names import find, find_run
 
     if to:
         from resexp.training.export import export as write
 
-        out.print(f"{to}: {write(find_run(name, results), to, torchvision=torchvision, say=say)}", soft_wrap=True)
+        out.print(f"{to}: {write(find_run(name, results), to, torchvision=torchvision)}", soft_wrap=True)
         return
     from resexp.tracking import check, track_study
 
     if torchvision:
         raise UserError("export: --torchvision names the weights of a run; give --to FILE")
     check(track or [])
-    runs = track_study(find(name, results).study, track or [], say)
+    runs = track_study(find(name, results).study, track or [])
     out.print(f"{name}: {counted(runs, 'run')} passed on to {', '.join(track or [])}", soft_wrap=True)

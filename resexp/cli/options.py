@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from resexp.utils.logs import log_to
 from resexp.utils.paths import expanded
 
 
@@ -38,6 +39,12 @@ _open_streams()
 # Paths and messages are shown as they are; where nobody looks at a terminal, tables need not fit one.
 out = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 160)
 err = Console(markup=False, highlight=False, stderr=True)
+
+
+def show_log(console: Console) -> None:
+    """Print what resexp logs on this console."""
+    log_to(lambda line: console.print(line, soft_wrap=True))
+
 
 Config = Annotated[str | None, typer.Option("--config", "-c", help="Study file, or a shipped study: cifar10/figure6.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a value: --set train.lr=0.05. Repeatable.")]

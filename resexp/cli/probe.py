@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from rich.table import Table
 
 from resexp.cli.options import RESULTS, AsJson, Plugins, Results, Settings, err, print_json, print_table
 from resexp.errors import StopRequested, UserError
+
+log = logging.getLogger(__name__)
 
 app = typer.Typer(
     help="Measure nets: gradients, responses, lesions and more. The report shows the results.",
@@ -40,7 +43,7 @@ def _command(name: str, what: str) -> None:
         from resexp.training.probing import probe
         from resexp.utils.interrupts import Stop
 
-        chosen = targets(target, initial=initial, settings=settings or [], results=results, say=_say)
+        chosen = targets(target, initial=initial, settings=settings or [], results=results)
         stop, table, records = Stop().install(), Table("run", "step", name, "time"), []
         for number, one in enumerate(chosen, 1):
             reason = PROBES[name].refuses(load_run(one.run.config_path).model)
@@ -49,7 +52,7 @@ def _command(name: str, what: str) -> None:
                 continue
             try:
                 part = _Part(f"{name} {number}/{len(chosen)}: {one.run.name}", stop)
-                step = probe(one.run, name, initial=one.initial, stop=part, say=_say)
+                step = probe(one.run, name, initial=one.initial, stop=part)
             except StopRequested:
                 raise typer.Exit(stop.exit_code) from None
             record = one.run.probes(name)[step]
@@ -141,8 +144,8 @@ def _views(names: list[str], results: Path, as_json: bool, mode: str, asked: Any
     table, records = Table("run", "views", "single view", "several views"), []
     for number, run in enumerate(runs, 1):
         config = load_run(run.config_path)
-        record = evaluate_run(run, asked or usual(config, mode, open_dataset(config.data, _say).size), _say)
-        _say(f"{mode} {number}/{len(runs)}: {run.name}")
+        record = evaluate_run(run, asked or usual(config, mode, open_dataset(config.data).size))
+        log.info(f"{mode} {number}/{len(runs)}: {run.name}")
         write_record(run, {"probe": record["mode"], "step": config.train.steps, **record})
         records.append({"run": run.name, "folder": str(run.folder), **record})
         errors = [_shown(record, "single_view_test"), _shown(record, "test")]
@@ -208,15 +211,11 @@ class _Part:
         """Whether the probe is to stop; it asks after each of its pieces."""
         self._pieces, now = self._pieces + 1, time.monotonic()
         if self._pieces == 1:
-            _say(self._what)
+            log.info(self._what)
         if now >= self._due:
             self._due = now + LINE_S
-            _say(f"{self._what}: {self._pieces:,} pieces in {now - self._began:.0f} s")
+            log.info(f"{self._what}: {self._pieces:,} pieces in {now - self._began:.0f} s")
         return self._stop()
-
-
-def _say(line: str) -> None:
-    err.print(line, soft_wrap=True)
 
 
 def _show(as_json: bool, records: Any, table: Table) -> None:

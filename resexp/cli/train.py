@@ -20,10 +20,12 @@ from resexp.cli.options import (
     all_settings,
     out,
     print_table,
+    show_log,
 )
 from resexp.cli.ranks import torchrun
 from resexp.errors import DeviceFailedError, RunFailedError, UserError
 from resexp.utils.interrupts import EXIT_FAILED, Stop
+from resexp.utils.logs import log_to
 
 if TYPE_CHECKING:
     from resexp.distributed import Ranks
@@ -56,6 +58,7 @@ def train(
         if ranks and ranks.rank > 0:
             from resexp.training.train import train as train_run
 
+            log_to(lambda line: None)  # rank 0 logs the same
             train_run(ranks.broadcast_object(), stop=stop, ranks=ranks)
             return
         chosen = _chosen(named or [], config, settings, seed, no_graphs, dry_run, results)
@@ -108,7 +111,7 @@ def _chosen(
         return []
     from resexp.sweeping import create
 
-    return [(create(study, cells[0], results, lambda line: out.print(line, soft_wrap=True)), cells[0].config.cost)]
+    return [(create(study, cells[0], results), cells[0].config.cost)]
 
 
 def _train_several(runs: list[Run], stop: Stop) -> None:
@@ -116,6 +119,7 @@ def _train_several(runs: list[Run], stop: Stop) -> None:
     from resexp.display import make_display
     from resexp.sweeping import train_runs
 
+    show_log(out)
     _tell(train_runs(runs, stop=stop.install(), display=make_display(out)), stop)
 
 
@@ -130,6 +134,7 @@ def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_s
         out.print(f"{run.folder}: already {state}; nothing to do", soft_wrap=True)
         raise typer.Exit(0 if state == "finished" else EXIT_FAILED)
     stop.install()
+    show_log(out)
     display = make_display(out)
     if ranks:
         ranks.broadcast_object(run)
@@ -139,7 +144,6 @@ def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_s
                 run,
                 stop=stop,
                 on_status=lambda status: display.update([run]),
-                say=display.say,
                 ranks=ranks or SINGLE_PROCESS,
                 world_may_change=allow_world_size_change,
             )
@@ -211,6 +215,7 @@ def sweep(
     from resexp.tracking import check
 
     check(track or [])
+    show_log(out)
     stop, display = Stop().install(), make_display(out)
     outcome = carry_out(
         study, cells, chosen, results,

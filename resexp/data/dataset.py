@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -38,6 +39,8 @@ from resexp.utils.files import locked, with_filename, write_atomic
 from resexp.utils.interrupts import at_once
 from resexp.utils.paths import expanded
 from resexp.utils.untrusted import Count, Record, read_record
+
+log = logging.getLogger(__name__)
 
 
 class _Meta(Record):
@@ -113,16 +116,16 @@ class Dataset:
 
 
 @overload
-def open_dataset(config: ArrayData, say: Callable[[str], None] = ...) -> Dataset: ...
+def open_dataset(config: ArrayData) -> Dataset: ...
 @overload
-def open_dataset(config: DataConfig, say: Callable[[str], None] = ...) -> Dataset | ImageNet: ...
-def open_dataset(config: DataConfig, say: Callable[[str], None] = lambda line: None) -> Dataset | ImageNet:
+def open_dataset(config: DataConfig) -> Dataset | ImageNet: ...
+def open_dataset(config: DataConfig) -> Dataset | ImageNet:
     """Open the image set that `config` names, decoding it first if this is the first time.
 
-    Raises UserError if it is missing, damaged, or can't be split as asked. `say` hears of slow work.
+    Raises UserError if it is missing, damaged, or can't be split as asked. Slow work is logged.
     """
     with at_once():  # whatever is done here can be done again
-        return open_imagenet(config, say) if isinstance(config, ImageNetData) else _open_arrays(config, say)
+        return open_imagenet(config) if isinstance(config, ImageNetData) else _open_arrays(config)
 
 
 def source(config: DataConfig) -> Path | None:
@@ -142,7 +145,7 @@ def official_set(config: OfficialData) -> OfficialSet:
     return svhn.SVHN
 
 
-def _open_arrays(config: ArrayData, say: Callable[[str], None]) -> Dataset:
+def _open_arrays(config: ArrayData) -> Dataset:
     home = data_home()
     survey = folder.Survey()
     if isinstance(config, FolderData):
@@ -160,7 +163,7 @@ def _open_arrays(config: ArrayData, say: Callable[[str], None]) -> Dataset:
     cache = home / "cache" / f"{content}-{config.resize or 'native'}"
     meta = _read_meta(cache)
     if meta is None:
-        say(f"decoding {name} into {cache}")
+        log.info(f"decoding {name} into {cache}")
         meta = _build(cache, decode, config.resize)
     if meta.fingerprint == cifar.FINGERPRINT:
         name = "cifar10"

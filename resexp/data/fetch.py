@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import logging
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -12,21 +13,23 @@ from resexp.data.official import OfficialFile
 from resexp.errors import UserError
 from resexp.utils.files import locked, with_filename
 
+log = logging.getLogger(__name__)
+
 TIMEOUT_S = 30
 _CHUNK = 1 << 18
 
 
-def fetch(file: OfficialFile, path: Path, progress: Callable[[str, int], None], say: Callable[[str], None]) -> None:
+def fetch(file: OfficialFile, path: Path, progress: Callable[[str, int], None]) -> None:
     """Download `file` to `path`, continuing a partial download.
 
-    `progress` gets (mirror, bytes done); `say` gets why a mirror was left. Raises UserError if no mirror delivers the
-    right file.
+    `progress` gets (mirror, bytes done). A warning is logged for each mirror that fails. Raises UserError if none
+    delivers the right file.
     """
     with locked(path.with_name(f".{path.name}.lock"), f"the download of {path}"):
-        _fetch(file, path, progress, say)
+        _fetch(file, path, progress)
 
 
-def _fetch(file: OfficialFile, path: Path, progress: Callable[[str, int], None], say: Callable[[str], None]) -> None:
+def _fetch(file: OfficialFile, path: Path, progress: Callable[[str, int], None]) -> None:
     if path.exists():
         file.verify(path)
         return
@@ -36,10 +39,10 @@ def _fetch(file: OfficialFile, path: Path, progress: Callable[[str, int], None],
             _download(file, mirror, part, progress)
             file.verify(part)
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            say(f"{mirror}: {getattr(error, 'reason', error)}; trying the next mirror")
+            log.warning(f"{mirror}: {getattr(error, 'reason', error)}; trying the next mirror")
         except UserError:
             part.unlink()
-            say(f"{mirror}: delivered another file (wrong md5), thrown away; trying the next mirror")
+            log.warning(f"{mirror}: delivered another file (wrong md5), thrown away; trying the next mirror")
         else:
             part.rename(path)
             return

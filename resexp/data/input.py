@@ -46,12 +46,10 @@ class InputPipeline(Protocol):
         """No more images are asked for."""
 
 
-def open_input(
-    config: RunConfig, dataset: Dataset | ImageNet, hardware: Hardware, say: Callable[[str], None] = lambda line: None
-) -> InputPipeline:
-    """The pipeline of a run; `say` hears of slow work. To be closed."""
+def open_input(config: RunConfig, dataset: Dataset | ImageNet, hardware: Hardware) -> InputPipeline:
+    """The pipeline of a run; Slow work is logged. To be closed."""
     if isinstance(dataset, ImageNet):
-        return StreamingInput(config, dataset, hardware, say)
+        return StreamingInput(config, dataset, hardware)
     return InMemoryInput(config, dataset, hardware)
 
 

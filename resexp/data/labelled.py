@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from resexp.data.ahead import ahead
@@ -17,12 +18,14 @@ from resexp.data.pixels import Pixels, read_image
 from resexp.errors import UnreadableImageError, UserError, sanitize
 from resexp.utils.machine import cores
 
+log = logging.getLogger(__name__)
 
-def find_labels(path: Path, classes: Sequence[str], say: Callable[[str], None]) -> dict[str, int]:
+
+def find_labels(path: Path, classes: Sequence[str]) -> dict[str, int]:
     """The label of each image in the set at `path`, by the image's name in it.
 
     The innermost folder with the name of a class gives the label. Where the set has test images, these alone count,
-    and training images never do. `say` gets a line for images in no such folder. Raises UserError where none is left.
+    and training images never do. A warning counts images in no such folder. Raises UserError where none is left.
     """
     if not path.exists():
         raise UserError(f"{path}: no such folder or archive")
@@ -43,7 +46,7 @@ def find_labels(path: Path, classes: Sequence[str], say: Callable[[str], None]) 
             f"{path}: no test images in folders with the names of the net's classes ({few(list(classes))}); {instead}"
         )
     if others:
-        say(f"{path}: {others.total():,} images in no class of the net's left out: {where}")
+        log.warning(f"{path}: {others.total():,} images in no class of the net's left out: {where}")
     return {name: of[-1] for name, of in sorted(known.items()) if of}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 
 from resexp.device.hardware import Hardware
 from resexp.models.blocks import Block
+
+log = logging.getLogger(__name__)
 
 CALLS_BEFORE_CAPTURE = 3
 """cuDNN picks its kernels and the optimiser makes its buffers in the first calls; a graph holds neither."""
@@ -19,11 +22,11 @@ class CudaGraphed:
     """A function that reads and writes tensors in place: called as it is, then captured and replayed.
 
     Its first calls are calls like any other, so capturing changes no result. Without a stream, it is only ever called.
-    A function that can't be captured is launched from Python, and one line says why.
+    A function that can't be captured is launched from Python, and a log line says why.
     """
 
-    def __init__(self, function: Callable[[], None], hardware: Hardware, say: Callable[[str], None]) -> None:
-        self._function, self._stream, self._say = function, hardware.stream, say
+    def __init__(self, function: Callable[[], None], hardware: Hardware) -> None:
+        self._function, self._stream = function, hardware.stream
         self._calls = 0 if hardware.graphs else None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._failed: torch.cuda.CUDAGraph | None = None  # torch 2.11's allocator keeps a pointer to it
@@ -56,7 +59,7 @@ class CudaGraphed:
             raise
         except RuntimeError as error:
             self._failed = graph
-            self._say(f"no CUDA graph, kernels are launched one by one: {' '.join(str(error).split())[:300]}")
+            log.warning(f"no CUDA graph, kernels are launched one by one: {' '.join(str(error).split())[:300]}")
         else:
             self._graph = graph
         finally:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import platform
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,8 @@ import torch
 from resexp.config import TrainConfig
 from resexp.distributed import SINGLE_PROCESS, Ranks
 from resexp.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -68,12 +70,11 @@ def tune_process(threads: int | None) -> None:
 def choose(
     config: TrainConfig,
     begun_in: str | None = None,
-    say: Callable[[str], None] = lambda line: None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> Hardware:
     """The hardware that `config` asks for; a run keeps the precision that it was `begun_in`.
 
-    A GPU without bf16 gets fp16, and `say` hears of it. Raises UserError where the machine has no such device.
+    A GPU without bf16 gets fp16, and a warning is logged. Raises UserError where the machine has no such device.
     """
     device, precision = choose_device(config, ranks), begun_in or config.precision
     if device.type != "cuda":
@@ -85,7 +86,7 @@ def choose(
     if precision == "auto":
         precision = "bf16" if has_bf16 else "fp32"
     elif precision == "bf16" and not has_bf16:
-        say(f"{torch.cuda.get_device_name(device)} has no bf16; training in fp16 with a loss scaler")
+        log.warning(f"{torch.cuda.get_device_name(device)} has no bf16; training in fp16 with a loss scaler")
         precision = "fp16"
     return Hardware(device, precision, graphs=config.cuda_graphs and ranks.world == 1, ranks=ranks)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from resexp.errors import UserError
 from resexp.runs import logits
 from resexp.runs.logits import Logits
 from resexp.runs.store import Run
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,10 @@ class Confusion:
         return text.getvalue()
 
 
-def stored_result(run: Run, say: Callable[[str], None]) -> Confusion | None:
+def stored_result(run: Run) -> Confusion | None:
     """The result of a finished run on its test images, from the logits that it has stored; None without logits.
 
-    Where the run's images are not here, its classes have numbers for names, and `say` gets a line. Raises UserError
+    Where the run's images are not here, its classes have numbers for names, and a warning is logged. Raises UserError
     where the run is not finished, or its logits are not those of its test error.
     """
     if (state := run.status().state) != "finished":
@@ -93,9 +95,9 @@ def stored_result(run: Run, say: Callable[[str], None]) -> Confusion | None:
         )
     names = [str(label) for label in range(found.values.shape[1])]
     try:
-        dataset = open_dataset(load_run(run.config_path).data, say)
+        dataset = open_dataset(load_run(run.config_path).data)
     except (UserError, OSError) as error:
-        say(f"{run.folder}: its classes are shown by their numbers, for its images are not here: {error}")
+        log.warning(f"{run.folder}: its classes are shown by their numbers, for its images are not here: {error}")
     else:
         if dataset.fingerprint == found.fingerprint:
             names = dataset.classes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import logging
 from typing import Any
 
 import numpy as np
@@ -19,18 +19,20 @@ from resexp.errors import UserError
 from resexp.runs.store import Run
 from resexp.runs.weights_file import Description
 
+log = logging.getLogger(__name__)
 
-def describe(run: Run, config: RunConfig, step: int, say: Callable[[str], None]) -> Description:
+
+def describe(run: Run, config: RunConfig, step: int) -> Description:
     """The description of a run's weights.
 
-    Where the images that it was trained on are not here, it has no classes, size and mean, and `say` gets a line.
+    Where the images that it was trained on are not here, it has no classes, size and mean, and a warning is logged.
     """
     tests = [line["test_error"] for line in run.metrics() if "test_error" in line]
     known: dict[str, Any] = {}
     try:
-        known = _images(run, config, say)
+        known = _images(run, config)
     except (UserError, OSError) as error:
-        say(f"{run.folder}: written without mean and classes, for its images are not here: {error}")
+        log.warning(f"{run.folder}: written without mean and classes, for its images are not here: {error}")
     return Description(
         resexp=resexp.__version__,
         net=Net(config.model, 0, 0).name,
@@ -44,11 +46,11 @@ def describe(run: Run, config: RunConfig, step: int, say: Callable[[str], None])
     )
 
 
-def _images(run: Run, config: RunConfig, say: Callable[[str], None]) -> dict[str, Any]:
-    dataset, manifest = open_dataset(config.data, say), run.manifest()
+def _images(run: Run, config: RunConfig) -> dict[str, Any]:
+    dataset, manifest = open_dataset(config.data), run.manifest()
     if manifest and manifest.data.fingerprint != dataset.fingerprint:
         raise UserError(f"other data (fingerprint {dataset.fingerprint}, the run's {manifest.data.fingerprint})")
-    with contextlib.closing(open_input(config, dataset, Hardware(torch.device("cpu"), "fp32"), say)) as pipeline:
+    with contextlib.closing(open_input(config, dataset, Hardware(torch.device("cpu"), "fp32"))) as pipeline:
         mean = pipeline.mean.numpy()
     if (mean == mean[0, 0]).all():
         mean = mean[0, 0]

@@ -59,7 +59,6 @@ class Evaluator:
         *,
         batch: int,
         classes: int,
-        say: Callable[[str], None],
     ) -> None:
         """`batch` images go through the net at a time."""
         self._model, self._pipeline, self._hardware, self._autocast = model, pipeline, hardware, autocast
@@ -68,7 +67,7 @@ class Evaluator:
         self._labels = torch.zeros(batch, dtype=torch.int64, device=device)
         self._logits = torch.zeros((batch, classes), device=device)
         self._sums = torch.zeros(3, device=device)
-        self._step = CudaGraphed(self._look, hardware, say)
+        self._step = CudaGraphed(self._look, hardware)
 
     def evaluate(self, split: str, pause: Callable[[], bool]) -> Task[Evaluation]:
         """Error, loss and logits on "train", "val" or "test". Raises StopRequested if `pause()` between batches."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -38,22 +38,21 @@ _FEWEST = 32
 """Images that go through a net at a time, at least."""
 _DATA: TypeAdapter[DataConfig] = TypeAdapter(DataConfig)
 
-Say = Callable[[str], None]
 Batches = Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]
 """Images (B, H, W, 3) and labels (B,)."""
 
 
-def evaluate_run(run: Run, data: Path | None, say: Say) -> Confusion:
+def evaluate_run(run: Run, data: Path | None) -> Confusion:
     """Test a finished run on the images at `data`, by default on its own test images.
 
     Raises UserError as `evaluate_weights` does.
     """
     config = load_run(run.config_path)
     step, weights = final_weights(run)
-    return _test(weights, describe(run, config, step, say), data, config.data, f"{run.folder}", say)
+    return _test(weights, describe(run, config, step), data, config.data, f"{run.folder}")
 
 
-def evaluate_weights(path: Path, net: str | None, data: Path | None, say: Say) -> Confusion:
+def evaluate_weights(path: Path, net: str | None, data: Path | None) -> Confusion:
     """Test a file of weights on the images at `data`, by default on the test images of CIFAR-10 or shapes, if it was
     trained on these.
 
@@ -72,17 +71,17 @@ def evaluate_weights(path: Path, net: str | None, data: Path | None, say: Say) -
             own = _DATA.validate_json(json_text(about.data))
         except ValidationError:
             raise UserError(f"{path}: its description is damaged (data); export it again") from None
-    return _test(file.weights, about, data, own, f"{path}", say)
+    return _test(file.weights, about, data, own, f"{path}")
 
 
 def _test(
-    weights: dict[str, Tensor], about: Description, data: Path | None, own: DataConfig | None, where: str, say: Say
+    weights: dict[str, Tensor], about: Description, data: Path | None, own: DataConfig | None, where: str
 ) -> Confusion:
     if data and about.mean is not None and about.classes and about.size and not _is_cifar(data):
         classes, mean = about.classes, about.mean_image
-        batches = _labelled(data, about.classes, about.size, about.val_resize, say)
+        batches = _labelled(data, about.classes, about.size, about.val_resize)
     else:
-        dataset = _opened(about, data, own, where, say)
+        dataset = _opened(about, data, own, where)
         classes = dataset.classes
         if about.classes and about.classes != classes:
             raise UserError(
@@ -101,7 +100,7 @@ def _test(
     return Confusion(_logits(model, torch.from_numpy(mean).to(device), batches), classes)
 
 
-def _opened(about: Description, data: Path | None, own: DataConfig | None, where: str, say: Say) -> Dataset:
+def _opened(about: Description, data: Path | None, own: DataConfig | None, where: str) -> Dataset:
     """The set whose test images are asked for, with training images that the mean can be taken of."""
     if data:
         resize = about.data.get("resize")
@@ -111,7 +110,7 @@ def _opened(about: Description, data: Path | None, own: DataConfig | None, where
         )
     if own is None:
         raise UserError(f"{where}: name the images to test it on with --data FOLDER")
-    dataset = open_dataset(own, say)
+    dataset = open_dataset(own)
     if not isinstance(dataset, Dataset):
         raise UserError(f"{where}: name its validation images with --data {dataset.tree.root}/val")
     return dataset
@@ -128,8 +127,8 @@ def _tests_of(dataset: Dataset) -> Batches:
         yield images[first : first + size], labels[first : first + size]
 
 
-def _labelled(data: Path, classes: list[str], size: tuple[int, int], val_resize: int | None, say: Say) -> Batches:
-    labels = find_labels(data, classes, say)
+def _labelled(data: Path, classes: list[str], size: tuple[int, int], val_resize: int | None) -> Batches:
+    labels = find_labels(data, classes)
     pairs = read_labelled(data, labels, size, val_resize)
     while some := list(islice(pairs, _batch(size))):
         yield np.stack([image for image, _ in some]), np.array([label for _, label in some])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -133,11 +133,11 @@ def _less_mean(view: Tensor, mean: Tensor) -> Tensor:
     return view - mean
 
 
-def evaluate_run(run: Run, mode: Mode, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def evaluate_run(run: Run, mode: Mode) -> dict[str, Any]:
     """Test the final weights of a finished run on the views of the test images, in the run's device and precision.
 
     Returns the mode with its settings, the number of views, and the errors, fractions in [0, 1]: with the views, and
-    with a single view in the same way. `say` hears of slow work. Raises UserError where the run is not finished, its
+    with a single view in the same way. Slow work is logged. Raises UserError where the run is not finished, its
     weights or its data are not there any more, or the images do not allow the mode.
     """
     manifest, config = run.manifest(), load_run(run.config_path)
@@ -145,7 +145,7 @@ def evaluate_run(run: Run, mode: Mode, say: Callable[[str], None] = lambda line:
         raise UserError(
             f"{run.folder}: {state}, and only a finished run is tested; finish it with resexp train {run.folder}"
         )
-    dataset = open_dataset(config.data, say)
+    dataset = open_dataset(config.data)
     if dataset.fingerprint != manifest.data.fingerprint:
         raise UserError(
             f"{run.folder}: trained on other data (fingerprint {manifest.data.fingerprint}, now "
@@ -155,12 +155,12 @@ def evaluate_run(run: Run, mode: Mode, say: Callable[[str], None] = lambda line:
         raise UserError(f"{run.folder}: a view of {mode.smallest} pixels; its net needs {config.model.smallest_side}")
     last = manifest.attempts[-1]
     tune_process(last.threads)
-    hardware = choose(config.train, last.precision, say)
+    hardware = choose(config.train, last.precision)
     model = build_model(config.model, len(dataset.classes)).to(memory_format=torch.channels_last)
     checkpoint.into(model, checkpoint.final_weights(run)[1], run.folder)
     model.to(hardware.device)
     autocast = torch.autocast(hardware.device.type, hardware.dtype, enabled=hardware.precision != "fp32")
-    with contextlib.closing(open_input(config, dataset, hardware, say)) as pipeline:
+    with contextlib.closing(open_input(config, dataset, hardware)) as pipeline:
         return run_to_completion(compare(config, dataset, pipeline, UnderTest(model, pipeline.mean, autocast), mode))
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,15 +25,6 @@ STRIDE = 4
 at a border where it has seen none in training."""
 LONGEST = 8
 """Largest ratio of the longer to the shorter side of a view."""
-
-
-def ten_crop(images: Tensor, crop: int) -> Tensor:
-    """(B, 3, H, W) -> (10, B, 3, crop, crop): the four corners and the centre, then the flip of each."""
-    height, width = images.shape[2:]
-    down, right = height - crop, width - crop
-    corners = [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)]
-    crops = torch.stack([images[:, :, top : top + crop, left : left + crop] for top, left in corners])
-    return torch.cat([crops, crops.flip(-1)])
 
 
 def rescaled(images: Tensor, side: int) -> Tensor:
@@ -91,7 +81,10 @@ class TenCrop:
 
     def views(self, images: Tensor) -> Iterable[Tensor]:
         """(B, 3, H, W) -> ten views (B, 3, crop, crop)."""
-        return ten_crop(F.pad(images, (self.pad,) * 4), self.crop)
+        from torchvision.transforms.functional import five_crop  # slow to import
+
+        crops: tuple[Tensor, ...] = five_crop(F.pad(images, [self.pad] * 4), self.crop)
+        return [*crops, *(crop.flip(-1) for crop in crops)]
 
 
 @dataclass(frozen=True)

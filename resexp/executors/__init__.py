@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from resexp.config import ExecutorConfig
@@ -18,17 +17,17 @@ if TYPE_CHECKING:
 __all__ = ["Loop", "make_engine"]
 
 
-def make_engine(config: ExecutorConfig, devices: set[torch.device], say: Callable[[str], None]) -> Engine:
+def make_engine(config: ExecutorConfig, devices: set[torch.device]) -> Engine:
     """The engine that `config` names; on this machine it uses the `devices` that the runs ask for.
 
     Raises UserError where this machine has no way to it.
     """
     if config.name == "slurm":
-        return Slurm(config, say)
+        return Slurm(config)
     if config.name == "debug":
         return Debug()
     if config.name == "ray":
         from resexp.executors.ray import Ray
 
-        return Ray(config, say)
-    return Local(config, devices, say)
+        return Ray(config)
+    return Local(config, devices)

@@ -49,7 +49,6 @@ class _Here:
             size=1,
             threads=None,
             stop=lambda: self._stop,
-            say=lambda run, line: self._events.append(Event("say", run, line)),
             began=lambda run: self._events.append(Event("began", run)),
             ended=self._ended,
         )

@@ -24,7 +24,7 @@ class Job:
     """Runs side by side; None: as many as pay."""
 
 
-Kind = Literal["here", "say", "began", "ended", "lost"]
+Kind = Literal["here", "log", "began", "ended", "lost"]
 """Kinds of events. `here`: the job has started. `lost`: a machine fault ended the run."""
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -23,6 +24,8 @@ from resexp.utils.temporary import mark_sockets
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
 
 TICK_S = 0.5
 _SERVER_DIED = 255
@@ -44,12 +47,12 @@ class Local:
 
     outlives = False
 
-    def __init__(self, config: ExecutorConfig, devices: set[torch.device], say: Callable[[str], None]) -> None:
+    def __init__(self, config: ExecutorConfig, devices: set[torch.device]) -> None:
         """`devices`: the devices of the runs."""
-        self._config, self._devices, self._say, self._started = config, devices, say, False
+        self._config, self._devices, self._started = config, devices, False
         self._on_cpu = all(device.type == "cpu" for device in devices)
         if config.runs_per_gpu and self._on_cpu:
-            say("--runs-per-gpu is for GPUs; on CPU cores every run has a process of its own")
+            log.info("--runs-per-gpu is for GPUs; on CPU cores every run has a process of its own")
         # Processes are forked from a server that has torch imported and nothing running: each starts in milliseconds.
         # The first optimizer of a process would import torch._dynamo, which takes seconds.
         self._context = multiprocessing.get_context("forkserver")
@@ -83,7 +86,7 @@ class Local:
     def start(self, jobs: Sequence[Job]) -> list[Handle]:
         """A process for each. The first ones wait for the server, which imports torch."""
         if not self._started:
-            self._say(f"{len(jobs)} process{'es' * (len(jobs) > 1)} starting")
+            log.info(f"{len(jobs)} process{'es' * (len(jobs) > 1)} starting")
             self._started = True
         return [_Worker(self._context, job) for job in jobs]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from resexp.executors.engine import End, Engine, Event, Handle, Job
 from resexp.runs import lease
 from resexp.runs.store import Run
 from resexp.utils.interrupts import Stop
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -39,7 +42,6 @@ class Loop:
         *,
         fail_fast: bool = False,
         stop: Stop,
-        say: Callable[[str], None],
         tick: Callable[[list[Run]], None],
         ended: Callable[[Run, str], bool],
     ) -> None:
@@ -47,7 +49,7 @@ class Loop:
         answers whether the run is finished. When `stop` is asked, or a run did not finish under `fail_fast`, the others
         are asked to save and end."""
         self._engine, self._config, self._fail_fast, self._stop = engine, config, fail_fast, stop
-        self._say, self._tick, self._ended = say, tick, ended
+        self._tick, self._ended = tick, ended
         self._queue, self._live = list[Job](), list[_Live]()
         self._tries = Counter[Path]()
         self._failed = self._asked = False
@@ -97,7 +99,7 @@ class Loop:
                 if not self._live:
                     raise
                 self._queue[:0] = starting  # running jobs must still be followed
-                self._say(f"{error}; asked again")
+                log.warning(f"{error}; asked again")
 
     def _attend(self, live: _Live) -> None:
         end = live.handle.poll()  # asked before listening: then nothing that it told can be missed
@@ -121,8 +123,8 @@ class Loop:
         run, live.heard = event.run, time.monotonic()
         if event.kind == "here":
             return
-        if event.kind == "say":
-            self._say(event.text)
+        if event.kind == "log":
+            log.info(event.text)
         elif event.kind == "began":
             live.began = True
             if run in live.waiting:  # or it is tried again alone, for want of memory
@@ -147,7 +149,7 @@ class Loop:
             return False
         self._tries[run.folder] += 1
         number = f"{self._tries[run.folder]} of {self._config.retries}"
-        self._say(f"{run.name}, at step {run.status().step}: {end.words}; tried again ({number})")
+        log.warning(f"{run.name}, at step {run.status().step}: {end.words}; tried again ({number})")
         return True
 
     def _listen_for_life(self, live: _Live) -> None:
@@ -157,7 +159,7 @@ class Loop:
             return  # its own time limit ends what hangs there
         if live.heard and not live.running and now >= live.heard + self._config.heartbeat_timeout:
             name = live.handle.job.runs[0].name
-            self._say(f"{name}: its job has done nothing for {now - live.heard:.0f} s; it is killed")
+            log.warning(f"{name}: its job has done nothing for {now - live.heard:.0f} s; it is killed")
             live.handle.kill()
             live.heard = now
         for folder, (run, beat, seen) in live.running.items():
@@ -166,7 +168,7 @@ class Loop:
             if (latest := lease.last_heartbeat(folder)) != beat:
                 live.running[folder] = (run, latest, now)
             elif now >= seen + self._config.heartbeat_timeout:
-                self._say(f"{run.name}: no sign of life for {now - seen:.0f} s; its job is killed")
+                log.warning(f"{run.name}: no sign of life for {now - seen:.0f} s; its job is killed")
                 live.handle.kill()
                 live.running[folder] = (run, beat, now)
 

@@ -8,7 +8,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from resexp.executors.worker import Message, train
 from resexp.runs.store import Run
 from resexp.utils.interrupts import Stop
 from resexp.utils.machine import cores
+
+log = logging.getLogger(__name__)
 
 try:
     import ray
@@ -40,8 +42,8 @@ class Ray:
 
     outlives = False
 
-    def __init__(self, config: ExecutorConfig, say: Callable[[str], None]) -> None:
-        self._config, self._say = config, say
+    def __init__(self, config: ExecutorConfig) -> None:
+        self._config = config
 
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
         """Jobs of `runs_per_job` runs in the order of starting; Ray decides how many run at a time."""
@@ -82,7 +84,7 @@ class Ray:
         if address:
             _reach(address)
         else:
-            self._say("starting Ray on this machine")
+            log.info("starting Ray on this machine")
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
             # Ray would leave one in the user's home, which all later clusters would ask for.
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -101,7 +103,7 @@ class Ray:
         cpus, gpus = self._config.ray.cpus, self._config.ray.gpus
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
-            self._say(f"no node of the Ray cluster has {cpus:g} CPUs and {gpus:g} GPUs; jobs wait until one joins it")
+            log.info(f"no node of the Ray cluster has {cpus:g} CPUs and {gpus:g} GPUs; jobs wait until one joins it")
 
 
 def _reach(address: str) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import datetime
 import io
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,6 +33,8 @@ from resexp.utils.interrupts import EXIT_USAGE
 
 if TYPE_CHECKING:
     import submitit
+
+log = logging.getLogger(__name__)
 
 INHERITED = ("RESEXP_DATA", "RESEXP_PLUGINS", "PYTHONPATH", "OMP_NUM_THREADS")
 """Variables that jobs have from the sweep that submitted them, whatever else the cluster lets through."""
@@ -65,12 +68,12 @@ class Slurm:
 
     outlives = True
 
-    def __init__(self, config: ExecutorConfig, say: Callable[[str], None]) -> None:
+    def __init__(self, config: ExecutorConfig) -> None:
         if find_spec("submitit") is None:
             raise UserError("executor slurm: submitit is not installed; pip install 'resexp[slurm]'")
         if not shutil.which("sbatch"):
             raise UserError("executor slurm: no sbatch on this machine; submit from a login node of the cluster")
-        self._config, self._say = config, say
+        self._config = config
         self._states: dict[str, _State] = {}
         self._deaf = False
 
@@ -93,7 +96,7 @@ class Slurm:
             if state and not state.left and not _has_ended(run, submission.attempt):
                 jobs.setdefault(submission.job, []).append((run, submission))
         if jobs:
-            self._say(f"{sum(map(len, jobs.values()))} of them were submitted before: {_named(jobs)}")
+            log.info(f"{sum(map(len, jobs.values()))} of them were submitted before: {_named(jobs)}")
         return [_Submitted(self, name, submissions) for name, submissions in jobs.items()]
 
     def start(self, jobs: Sequence[Job]) -> list[Handle]:
@@ -118,8 +121,8 @@ class Slurm:
                 run.write_submission(record)
             self._states[its.job_id] = _State("PENDING")
             handles.append(_Submitted(self, its.job_id, list(zip(job.runs, records, strict=True))))
-        self._say(f"{sum(len(job.runs) for job in jobs)} runs submitted: {_named(its.job_id for its in submitted)}")
-        self._say(f"what jobs print: {logs}")
+        log.info(f"{sum(len(job.runs) for job in jobs)} runs submitted: {_named(its.job_id for its in submitted)}")
+        log.info(f"what jobs print: {logs}")
         return handles
 
     def wait(self, handles: Sequence[Handle]) -> None:
@@ -130,7 +133,7 @@ class Slurm:
             seen = _look({submission.user for job in jobs for _, submission in job.submissions})
         except UserError as error:
             if not self._deaf:
-                self._say(f"{error}; asked again until it answers")
+                log.info(f"{error}; asked again until it answers")
             self._deaf = True
             return
         self._deaf = False

@@ -21,6 +21,7 @@ from resexp.runs.records import Status
 from resexp.runs.store import Run
 from resexp.training.concurrent_runs import ConcurrentRuns
 from resexp.utils.interrupts import Stop
+from resexp.utils.logs import logged_to
 
 ORPHAN_S = 2 * HEARTBEAT_TIMEOUT_S
 """How long a run may be held by the worker of an earlier attempt, seconds: of one on another machine only its silence
@@ -63,8 +64,9 @@ def train(job: Job, stop: Stop) -> Iterator[Message]:
     def tell(kind: Kind, run: Run, text: str = "") -> None:
         unsent.append((kind, job.runs.index(run), text))
 
-    def say(run: Run, line: str) -> None:
-        tell("say", run, line)
+    def keep(line: str) -> None:
+        run = pack.current or job.runs[0]
+        tell("log", run, line)
         _write(run, line)
 
     def ended(run: Run, outcome: Status | Exception) -> None:
@@ -79,13 +81,13 @@ def train(job: Job, stop: Stop) -> Iterator[Message]:
         size=job.pack,
         threads=job.threads,
         stop=stop,
-        say=say,
         began=lambda run: tell("began", run),
         ended=ended,
     )
-    for _ in pack.turns():
-        while unsent:
-            yield unsent.popleft()
+    with logged_to(keep):
+        for _ in pack.turns():
+            while unsent:
+                yield unsent.popleft()
 
 
 def _write(run: Run, text: str) -> None:

@@ -5,6 +5,7 @@ Where a sweep is killed, its successor may pass on the lines of the last second 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -21,6 +22,8 @@ from resexp.runs.store import Run, StudyFolder
 from resexp.tracking.adapters import TRACKERS, Scalars, TrackedRun, Tracker
 from resexp.utils.files import locked
 from resexp.utils.untrusted import Count, Record, parse_json, read_record
+
+log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """Seconds between looks at the metrics of a run."""
@@ -78,12 +81,12 @@ class _Followed:
 class Follower:
     """Passes the metrics of a study's runs on to trackers.
 
-    A tracker that fails is left alone for the rest of the run, and `say` gets a line. What it has not got then, the
+    A tracker that fails is left alone for the rest of the run, and a warning is logged. What it has not got then, the
     next sweep or `resexp export STUDY --track` passes on.
     """
 
-    def __init__(self, folder: Path, trackers: Sequence[str], say: Callable[[str], None]) -> None:
-        self._folder, self._trackers, self._say = folder, list(dict.fromkeys(trackers)), say
+    def __init__(self, folder: Path, trackers: Sequence[str]) -> None:
+        self._folder, self._trackers = folder, list(dict.fromkeys(trackers))
         self._followed: dict[Path, _Followed] = {}
         self.failures = 0
         """Number of runs and trackers that failed."""
@@ -170,10 +173,10 @@ class Follower:
             self.failures += 1
             why = str(error).partition("\n")[0] or type(error).__name__
             later = f"resexp export {self._folder} " + " ".join(f"--track {name}" for name in names)
-            self._say(f"{followed.run.name}: {', '.join(names)} failed ({why}); to continue: {later}")
+            log.warning(f"{followed.run.name}: {', '.join(names)} failed ({why}); to continue: {later}")
 
 
-def track_study(study: StudyFolder, trackers: Sequence[str], say: Callable[[str], None]) -> int:
+def track_study(study: StudyFolder, trackers: Sequence[str]) -> int:
     """Pass on what trackers have not got yet of the runs of a study; returns the number of runs that have metrics.
 
     Raises UserError while a sweep of the study is at work, and where it has no metrics; RunFailedError where a tracker
@@ -183,7 +186,7 @@ def track_study(study: StudyFolder, trackers: Sequence[str], say: Callable[[str]
         runs = [run for run in study.runs() if run.metrics_path.exists()]
         if not runs:
             raise UserError(f"{study.folder}: no run has metrics yet; run `resexp sweep` first")
-        follower = Follower(study.folder, trackers, say)
+        follower = Follower(study.folder, trackers)
         for run in runs:
             follower.ended(run)
     if follower.failures:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,8 @@ from resexp.models.summary import summarise
 from resexp.runs.records import Status
 from resexp.runs.store import Run
 from resexp.training.train import attempt
+
+log = logging.getLogger(__name__)
 
 SETTLING_STEPS = 64
 """Steps of each run before its speed counts: by then its kernels are chosen and its graph is captured."""
@@ -87,7 +90,6 @@ class ConcurrentRuns:
         size: int | None,
         threads: int | None,
         stop: Callable[[], bool],
-        say: Callable[[Run, str], None],
         began: Callable[[Run], None],
         ended: Callable[[Run, Status | Exception], None],
     ) -> None:
@@ -97,7 +99,9 @@ class ConcurrentRuns:
         """
         self._waiting, self._again, self._members = deque(runs), deque[Run](), list[_Member]()
         self._size, self._threads, self._stop = Concurrency(size), threads, stop
-        self._say, self._began, self._ended = say, began, ended
+        self._began, self._ended = began, ended
+        self.current: Run | None = None
+        """The run that has its turn."""
         self._free = _free_memory(runs[0])
         self._told = False
 
@@ -136,7 +140,7 @@ class ConcurrentRuns:
         except (UserError, OSError):
             return True  # to be said of the run when it begins
         if not fits and not self._told:
-            self._say(run, f"{run.name} waits: too little GPU memory next to {len(self._members)} others")
+            log.info(f"{run.name} waits: too little GPU memory next to {len(self._members)} others")
             self._told = True
         return fits
 
@@ -144,13 +148,14 @@ class ConcurrentRuns:
         alone = not self._waiting
         run = (self._again if alone else self._waiting).popleft()
         self._began(run)
-        work = attempt(run, stop=self._stop, say=lambda line: self._say(run, line), threads=self._threads)
+        work = attempt(run, stop=self._stop, threads=self._threads)
         self._members.append(_Member(run, work, alone))
 
     def _turn(self) -> int:
         """Let every member do a piece of its work; returns the steps done."""
         worked, left = 0, list[_Member]()
         for member in self._members:
+            self.current = member.run
             try:
                 steps = next(member.work)
             except StopIteration as end:
@@ -175,7 +180,7 @@ class ConcurrentRuns:
             self._size.shrink(len(self._members) - 1)
             self._again.append(member.run)
             size = self._size.size
-            self._say(member.run, f"{member.run.name}: out of memory; tried again alone, the others {size} at a time")
+            log.warning(f"{member.run.name}: out of memory; tried again alone, the others {size} at a time")
             return
         if isinstance(error, DeviceFailedError):
             self._waiting.clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -18,7 +17,7 @@ from resexp.runs.checkpoint import final_weights
 from resexp.runs.store import Run
 
 
-def export(run: Run, to: Path, *, torchvision: bool = False, say: Callable[[str], None] = lambda line: None) -> str:
+def export(run: Run, to: Path, *, torchvision: bool = False) -> str:
     """Write the weights that a finished run was evaluated with: ``.pt`` for torch.load, or ``.safetensors``.
 
     With them goes a description; see `runs.weights_file`. `torchvision` gives the weights its names. Returns the name
@@ -36,7 +35,7 @@ def export(run: Run, to: Path, *, torchvision: bool = False, say: Callable[[str]
     theirs = _torchvisions_name(run, config.model) if torchvision else None
     step, weights = final_weights(run)
     weights = {key: value.contiguous().clone() for key, value in weights.items()}
-    description = describe(run, config, step, say).model_copy(update={"torchvision": theirs})
+    description = describe(run, config, step).model_copy(update={"torchvision": theirs})
     weights_file.write(to, for_torchvision(weights) if torchvision else weights, description)
     return theirs or description.net
 

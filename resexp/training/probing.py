@@ -70,7 +70,6 @@ def probe(
     *,
     initial: bool = False,
     stop: Callable[[], bool] = lambda: False,
-    say: Callable[[str], None] = lambda line: None,
 ) -> int:
     """Take the probe `name` of a run's last weights, or of its `initial` ones, which its seed makes again.
 
@@ -82,13 +81,13 @@ def probe(
         raise UserError(f"{run.folder}: {reason}, so there is nothing to probe for {name}; name another run")
     tune_process(None)
     torch.manual_seed(config.seed)
-    dataset, manifest = open_dataset(config.data, say), run.manifest()
+    dataset, manifest = open_dataset(config.data), run.manifest()
     if manifest and manifest.data.fingerprint != dataset.fingerprint:
         raise UserError(
             f"{run.folder}: begun on other data (fingerprint {manifest.data.fingerprint}, now {dataset.fingerprint}); "
             f"bring the old data back"
         )
-    subject, step = _untrained(config, dataset, say), 0
+    subject, step = _untrained(config, dataset), 0
     if not initial:
         step, weights = checkpoint.final_weights(run)
         checkpoint.into(subject.model, weights, run.folder)
@@ -98,9 +97,9 @@ def probe(
     return step
 
 
-def _untrained(config: RunConfig, dataset: Dataset | ImageNet, say: Callable[[str], None]) -> ProbeInput:
+def _untrained(config: RunConfig, dataset: Dataset | ImageNet) -> ProbeInput:
     hardware, model = Hardware(choose_device(config.train), "fp32"), build_model(config.model, len(dataset.classes))
-    with contextlib.closing(open_input(config, dataset, hardware, say)) as pipeline:
+    with contextlib.closing(open_input(config, dataset, hardware)) as pipeline:
         images, labels, index = pipeline.sample()
     model = model.to(memory_format=torch.channels_last).to(hardware.device)
     return ProbeInput(config.model, model, images, labels, pipeline.mean, index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -29,6 +30,8 @@ from resexp.training.trainer import Trainer
 from resexp.training.warm_start import warm_start
 from resexp.utils.interrupts import Interrupted
 
+log = logging.getLogger(__name__)
+
 _OUT_OF_MEMORY = ("CUDA error: out of memory", "ALLOC_FAILED", "unable to find an engine")
 """How CUDA, cuBLAS and cuDNN say so, where PyTorch does not."""
 
@@ -38,14 +41,13 @@ def train(
     *,
     stop: Callable[[], bool] = lambda: False,
     on_status: Callable[[Status], None] = lambda status: None,
-    say: Callable[[str], None] = lambda line: None,
     threads: int | None = None,
     ranks: Ranks = SINGLE_PROCESS,
     world_may_change: bool = False,
 ) -> Status:
     """Train the run in its folder to the end, or until `stop()`; continue it if it was begun.
 
-    `on_status` receives every status, `say` every line for the user; `threads` limits the CPU threads of a new run.
+    `on_status` receives every status; `threads` limits the CPU threads of a new run.
     A continued run has the same metrics and weights as one that was never interrupted: bit for bit on a CPU. Raises
     UserError or OSError for what can be mended from outside, which leaves the run to be begun or continued; anything
     else marks it as failed. Both are recorded in the folder.
@@ -53,9 +55,7 @@ def train(
     Where several `ranks` train the run, each of them calls this, and rank 0 alone reads and writes the folder. The
     number of ranks stays the same, unless the `world_may_change`.
     """
-    work = attempt(
-        run, stop=stop, on_status=on_status, say=say, threads=threads, ranks=ranks, world_may_change=world_may_change
-    )
+    work = attempt(run, stop=stop, on_status=on_status, threads=threads, ranks=ranks, world_may_change=world_may_change)
     return run_to_completion(work)
 
 
@@ -64,7 +64,6 @@ def attempt(
     *,
     stop: Callable[[], bool],
     on_status: Callable[[Status], None] = lambda status: None,
-    say: Callable[[str], None],
     threads: int | None = None,
     ranks: Ranks = SINGLE_PROCESS,
     world_may_change: bool = False,
@@ -73,7 +72,7 @@ def attempt(
     if ranks.rank > 0:
         status = Status()
         with _explaining(run), ExitStack() as undo:
-            start = _set_up(run, status, say, ranks, threads, world_may_change, undo)
+            start = _set_up(run, status, ranks, threads, world_may_change, undo)
             yield from Loop(run, status, *start, stop, on_status).work()
         return status
     with run.leased() as run, ExitStack() as undo:
@@ -84,7 +83,7 @@ def attempt(
             assert run.lease
             with _explaining(run):
                 with run.lease.heartbeats():
-                    start = _set_up(run, status, say, ranks, threads, world_may_change, undo)
+                    start = _set_up(run, status, ranks, threads, world_may_change, undo)
                 loop = Loop(run, status, *start, stop, on_status)
                 for steps in loop.work():
                     run.lease.heartbeat()
@@ -113,7 +112,6 @@ def attempt(
 def _set_up(
     run: Run,
     status: Status,
-    say: Callable[[str], None],
     ranks: Ranks,
     threads: int | None,
     world_may_change: bool,
@@ -138,19 +136,19 @@ def _set_up(
     else:
         config, precision, threads, fingerprint, content = ranks.broadcast_object()
     tune_process(threads)
-    hardware = replace(with_stream(choose(config.train, precision, say, ranks)), threads=threads)
+    hardware = replace(with_stream(choose(config.train, precision, ranks)), threads=threads)
     undo.callback(give_back, hardware)
-    dataset = open_dataset(config.data, say)
+    dataset = open_dataset(config.data)
     if not leads and dataset.fingerprint != fingerprint:
         raise UserError(
             f"{config.data.source}: other images here (fingerprint {dataset.fingerprint}) than rank 0 has "
             f"({fingerprint}); give every machine the same"
         )
     with torch.cuda.stream(hardware.stream):
-        trainer = Trainer(config, dataset, hardware, say)
+        trainer = Trainer(config, dataset, hardware)
         undo.callback(trainer.close)
         if leads:
-            progress, metrics = _continue(run, trainer, status, say)
+            progress, metrics = _continue(run, trainer, status)
             undo.callback(metrics.close)
         else:
             state = torch.load(io.BytesIO(content), map_location=hardware.device, weights_only=True)
@@ -167,14 +165,14 @@ def _set_up(
     return trainer, progress, metrics, _begin_attempt(run, trainer, before) if leads else None
 
 
-def _continue(run: Run, trainer: Trainer, status: Status, say: Callable[[str], None]) -> tuple[Progress, Metrics]:
+def _continue(run: Run, trainer: Trainer, status: Status) -> tuple[Progress, Metrics]:
     """Load the newest whole checkpoint and drop the metrics written after it; they will be written again."""
     for left_over in run.folder.glob("*.tmp"):
         left_over.unlink()  # of a process that was killed while it wrote; we hold the lock
     config, progress = trainer.config, Progress()
     state, damage = checkpoint.load(run, trainer.hardware.device)
     if damage:
-        say(f"{run.folder}: {damage}")
+        log.warning(f"{run.folder}: {damage}")
     if state:
         if (state["signature"], state["seed"]) != (config.signature, config.seed):
             raise UserError(

@@ -52,7 +52,6 @@ class Trainer:
         config: RunConfig,
         dataset: Dataset | ImageNet,
         hardware: Hardware,
-        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.config, self.dataset, self.hardware = config, dataset, hardware
         device, train, ranks = hardware.device, config.train, hardware.ranks
@@ -89,7 +88,7 @@ class Trainer:
         self.optimizer = make_optimizer(train, self.model, self.schedule.rate)
         self.autocast = torch.autocast(device.type, hardware.dtype, enabled=hardware.precision != "fp32")
         self.scaler = torch.amp.GradScaler(device.type, enabled=hardware.precision == "fp16")
-        self.pipeline = open_input(config, dataset, hardware, say)
+        self.pipeline = open_input(config, dataset, hardware)
         self.step = self.read_to = 0
         self._alike_at: int | None = None
         """The step since which BN's averages are the same on all ranks. The weights always are."""
@@ -108,9 +107,8 @@ class Trainer:
                 # Without a backward pass, this batch needs less memory than a step.
                 batch=min(EVAL_BATCH, 4 * (train.microbatch or train.batch_size), images),
                 classes=len(dataset.classes),
-                say=say,
             )
-            self._train_step = CudaGraphed(self._update, hardware, say)
+            self._train_step = CudaGraphed(self._update, hardware)
             undo.pop_all()
 
     def join(self) -> None:

@@ -19,6 +19,7 @@ from resexp.bench.turns import in_turns
 from resexp.config import RunConfig, ShapesData
 from resexp.device.hardware import choose
 from resexp.training import trainer as trainer_module
+from resexp.utils.logs import log_to
 
 CONFIG = RunConfig(data=ShapesData(source="shapes", train_images=50_000, test_images=100, size=32))
 
@@ -82,7 +83,8 @@ def main() -> None:
         Case("blocks compiled", ours, compiled, threads=1),
         *([Case("no CUDA graph", ours, eager, threads=1)] if gpu else []),
     ]
-    measured, missing = in_turns(cases, rounds=5, seconds=2.0, say=lambda line: print(line, file=sys.stderr))
+    log_to(lambda line: print(line, file=sys.stderr))
+    measured, missing = in_turns(cases, rounds=5, seconds=2.0)
     shipped = measured[0].rates()
     print(f"ResNet-20, {choose(config.train).name}, PyTorch {torch.__version__}: time of a step / as it is")
     for m in measured:

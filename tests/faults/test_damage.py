@@ -19,6 +19,7 @@ from resexp.runs.lease import HEARTBEAT_TIMEOUT_S
 from resexp.runs.store import Run
 from resexp.training.train import train
 from resexp.utils.files import write_atomic
+from resexp.utils.logs import logged_to
 from tests.conftest import wait_until
 from tests.faults.processes import Sweep
 from tests.faults.test_every_operation import assert_nothing_lost, make
@@ -81,7 +82,8 @@ def lengths(size: int) -> dict[str, int]:
 def continued(run: Run) -> list[str]:
     """Train the run to its end; what was said of it."""
     said: list[str] = []
-    assert train(run, say=said.append).state == "finished"
+    with logged_to(said.append):
+        assert train(run).state == "finished"
     return [line for line in said if line.startswith(str(run.folder))]
 
 

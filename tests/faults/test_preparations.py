@@ -50,7 +50,7 @@ def test_a_study_whose_folders_were_half_made_is_made_again(
 
     def make(results: Path) -> None:
         for cell in cells:
-            create(study, cell, results, lambda line: None)
+            create(study, cell, results)
 
     def made(results: Path) -> dict[str, str]:
         files = (path for path in results.rglob("*") if path.is_file() and path.name[0] != ".")

@@ -59,6 +59,13 @@ def _steady() -> Iterator[None]:
     torch.backends.cudnn.deterministic = before
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_logged(logged: list[str]) -> Iterator[None]:
+    """No capture fails, no run is tried again."""
+    yield
+    assert logged == []
+
+
 def config(kind: str = "residual", depth: int = 20, **recipe: Any) -> RunConfig:
     return RunConfig.model_validate(
         {
@@ -80,10 +87,10 @@ def losses(run: Run) -> list[float]:
     return [record["train_loss"] for record in run.metrics() if "train_loss" in record]
 
 
-def trainer(resolved: RunConfig, say: Callable[[str], None] = pytest.fail) -> Trainer:
+def trainer(resolved: RunConfig) -> Trainer:
     hardware = with_stream(choose(resolved.train))
     with torch.cuda.stream(hardware.stream):
-        return Trainer(resolved, open_dataset(resolved.data), hardware, say)
+        return Trainer(resolved, open_dataset(resolved.data), hardware)
 
 
 def advance(one: Trainer, steps: int) -> list[float]:
@@ -129,11 +136,11 @@ def test_the_end_of_a_run_is_the_same_replayed_and_eager(tmp_path: Path) -> None
         for eager in (False, True)
     ]
     for run in runs:
-        train(run, say=pytest.fail)
+        train(run)
     replayed, eager = (read(run.logits_path) for run in runs)
     assert replayed.values == pytest.approx(eager.values, abs=0.05 * float(eager.values.std()))
     assert replayed.error == runs[0].status().test_error
-    own = evaluate_run(runs[0], SingleView(), pytest.fail)
+    own = evaluate_run(runs[0], SingleView())
     assert own["test_error"] == pytest.approx(replayed.error, abs=0.01)
 
 
@@ -146,7 +153,7 @@ def test_what_is_dropped_is_drawn_anew_in_every_replay(tmp_path: Path) -> None:
         resolved = resolved.model_copy(update={"model": model})
         run = Run(tmp_path / str(eager) / resolved.folder)
         run.create(resolved)
-        assert train(run, say=pytest.fail).state == "finished"
+        assert train(run).state == "finished"
         _, weights = final_weights(run)
         assert {int(value) for name, value in weights.items() if name.endswith("draws.calls")} == {60}
         found.append(losses(run))
@@ -162,7 +169,7 @@ def test_training_does_not_notice_probes(tmp_path: Path) -> None:
             probes = {"gradients": [0, 30], "lesion": [30], "landscape": [-1], "responses": [-1], "branches": [30]}
             resolved = RunConfig.model_validate({**config(precision="fp32").model_dump(mode="json"), "probes": probes})
             run.create(resolved)
-        assert train(run, say=pytest.fail).state == "finished"
+        assert train(run).state == "finished"
         found.append(losses(run))
     assert len(list(run.folder.glob("probes/*.json"))) == 6
     assert found[0] == pytest.approx(found[1], rel=0.02)
@@ -181,12 +188,14 @@ import torch
 from resexp.config import TrainConfig
 from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE, CudaGraphed
 from resexp.device.hardware import choose, with_stream
+from resexp.utils.logs import log_to
 
 hardware = with_stream(choose(TrainConfig(device="cuda")))
 said = []
+log_to(said.append)
 with torch.cuda.stream(hardware.stream):
     total = torch.zeros((), device="cuda")
-    replayed = CudaGraphed(lambda: total.add_(1).item(), hardware, said.append)
+    replayed = CudaGraphed(lambda: total.add_(1).item(), hardware)
     for _ in range(CALLS_BEFORE_CAPTURE + 4):
         replayed()
     assert total.item() == CALLS_BEFORE_CAPTURE + 4, total
@@ -199,30 +208,27 @@ assert len(said) == 1 and said[0].startswith("no CUDA graph, kernels are launche
 NETS = [("plain", 20), ("residual", 20), ("residual", 32), ("residual", 8)]
 
 
-def train_pack(runs: list[Run], size: int | None) -> list[str]:
-    said: list[str] = []
+def train_pack(runs: list[Run], size: int | None) -> None:
     ended: list[Status | Exception] = []
     ConcurrentRuns(
         runs,
         size=size,
         threads=None,
         stop=lambda: False,
-        say=lambda run, line: said.append(line),
         began=lambda run: None,
         ended=lambda run, outcome: ended.append(outcome),
     ).train()
     assert [outcome for outcome in ended if isinstance(outcome, Exception)] == []
-    return said
 
 
 @pytest.mark.parametrize(("size", "steps"), [(4, 60), pytest.param(None, 1000, marks=only_cuda)])
 def test_packed_runs_equal_runs_alone(tmp_path: Path, size: int | None, steps: int) -> None:
     """Of a given size, and growing while it trains."""
     packed = [make(tmp_path / "packed", *net, steps=steps) for net in NETS]
-    assert train_pack(packed, size) == []
+    train_pack(packed, size)
     for run, net in zip(packed, NETS, strict=True):
         other = make(tmp_path / "alone", *net, steps=steps)
-        assert train(other, say=pytest.fail).state == run.status().state == "finished"
+        assert train(other).state == run.status().state == "finished"
         assert losses(run)[:6] == pytest.approx(losses(other)[:6], rel=1e-3)
         assert run.status().test_error == pytest.approx(other.status().test_error, abs=0.05)
 
@@ -283,7 +289,7 @@ def test_the_gpu_and_the_cpu_begin_alike() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_every_precision_learns(tmp_path: Path, precision: str) -> None:
     run = make(tmp_path, precision=precision, steps=200, lr=0.1)
-    assert train(run, say=pytest.fail).state == "finished"
+    assert train(run).state == "finished"
     assert losses(run)[-1] < 1.5  # ln 10 = 2.3 knows nothing
     manifest = run.manifest()
     assert manifest is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -139,13 +138,13 @@ class ImageNet:
         return stored if stored.ndim == 3 else decode(stored, shorter_side)
 
 
-def open_imagenet(config: ImageNetData, say: Callable[[str], None] = lambda line: None) -> ImageNet:
+def open_imagenet(config: ImageNetData) -> ImageNet:
     """Open the image set that `config` names, listing it first if this is the first time.
 
-    Raises UserError if it is missing, or not laid out as ImageNet is, or not prepared as asked. `say` hears of slow
-    work.
+    Raises UserError if it is missing, or not laid out as ImageNet is, or not prepared as asked. Slow work is
+    logged.
     """
     memory = data_home() / "cache"
-    tree = open_tree(expanded(config.path), memory, say).subset(config.classes)
+    tree = open_tree(expanded(config.path), memory).subset(config.classes)
     prepared = open_prepared(memory, tree, config.cache) if config.cache else None
     return ImageNet(config, tree, prepared)

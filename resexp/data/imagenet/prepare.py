@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ from resexp.data.images import digests
 from resexp.data.layout import few
 from resexp.errors import UnreadableImageError, UserError
 from resexp.utils.files import locked, with_filename, write_atomic
+
+log = logging.getLogger(__name__)
 
 ResultT = TypeVar("ResultT")
 
@@ -63,7 +66,6 @@ def check(dataset: ImageNet, progress: Callable[[int, int], None], threads: int)
 def prepare(
     dataset: ImageNet,
     config: PreparedConfig,
-    say: Callable[[str], None],
     progress: Callable[[int, int], None],
     threads: int,
 ) -> Path:
@@ -76,13 +78,13 @@ def prepare(
     with locked(folder.with_name(f".{folder.name}.lock"), f"the cache {folder}"):
         try:
             if read_meta(folder) is not None:
-                say(f"{folder}: there already")
+                log.info(f"{folder}: there already")
                 return folder
         except UserError as error:
-            say(f"{error}: made again")
+            log.warning(f"{error}: made again")
         temporary = folder.with_name(f".building-{folder.name}")
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
-        _check_room(dataset, config, folder, say)
+        _check_room(dataset, config, folder)
         temporary.mkdir()
         try:
             unreadable = _build(dataset, config, temporary, progress, threads)
@@ -91,7 +93,7 @@ def prepare(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     if unreadable:
-        say(f"{len(unreadable):,} images can't be read, and are left empty: {few(unreadable)}")
+        log.warning(f"{len(unreadable):,} images can't be read, and are left empty: {few(unreadable)}")
     return folder
 
 
@@ -126,7 +128,7 @@ def _entry(dataset: ImageNet, config: PreparedConfig, part: Part, image: int) ->
     return _Entry(data, (height, width))
 
 
-def _check_room(dataset: ImageNet, config: PreparedConfig, folder: Path, say: Callable[[str], None]) -> None:
+def _check_room(dataset: ImageNet, config: PreparedConfig, folder: Path) -> None:
     """Say how large the cache will be. Raises UserError where there is less room."""
     total = needed = 0
     for part in PARTS:
@@ -135,7 +137,7 @@ def _check_room(dataset: ImageNet, config: PreparedConfig, folder: Path, say: Ca
         needed += sum(len(_entry(dataset, config, part, int(i)).data) for i in sample) * count // len(sample)
         total += count
     free = shutil.disk_usage(folder.parent).free
-    say(f"{folder}: about {needed / 1e9:,.3g} GB for {total:,} images; {free / 1e9:,.3g} GB are free")
+    log.info(f"{folder}: about {needed / 1e9:,.3g} GB for {total:,} images; {free / 1e9:,.3g} GB are free")
     if needed > free:
         raise UserError(
             f"{folder}: needs about {needed / 1e9:,.3g} GB, and {free / 1e9:,.3g} GB are free; make room, set "

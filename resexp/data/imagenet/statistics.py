@@ -7,7 +7,7 @@ of the colours, l the eigenvalues of their covariance, and a normal numbers of s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from resexp.data.imagenet.views import centre
 from resexp.errors import UserError
 from resexp.utils.files import locked
 from resexp.utils.machine import cores
+
+log = logging.getLogger(__name__)
 
 IMAGES = 10_000
 """Training images that are looked at, drawn evenly."""
@@ -43,8 +45,8 @@ class Statistics:
     """The principal components of the colours, unit vectors, as the columns of (3, 3)."""
 
 
-def statistics(dataset: ImageNet, say: Callable[[str], None] = lambda line: None) -> Statistics:
-    """The statistics of an image set, remembered where they have been taken before. `say` hears of slow work.
+def statistics(dataset: ImageNet) -> Statistics:
+    """The statistics of an image set, remembered where they have been taken before. Slow work is logged.
 
     Raises UserError as a Loader does.
     """
@@ -52,7 +54,7 @@ def statistics(dataset: ImageNet, say: Callable[[str], None] = lambda line: None
     with locked(file.with_name(f".{file.name}.lock"), "the mean image", wait=True):
         if (known := read_arrays(file)) is not None:
             return Statistics(**known)
-        say(f"{dataset.tree.root}: taking the mean of {min(IMAGES, dataset.images('train')):,} images, once")
+        log.info(f"{dataset.tree.root}: taking the mean of {min(IMAGES, dataset.images('train')):,} images, once")
         found = _take(dataset)
         write_arrays(file, vars(found))
         return found

@@ -47,11 +47,11 @@ class StreamingInput:
     They go to the device as bytes, where the mean is subtracted and light is added (Krizhevsky et al. 2012).
     """
 
-    def __init__(self, config: RunConfig, dataset: ImageNet, hardware: Hardware, say: Callable[[str], None]) -> None:
+    def __init__(self, config: RunConfig, dataset: ImageNet, hardware: Hardware) -> None:
         data, ranks, device = config.data, hardware.ranks, hardware.device
         assert isinstance(data, ImageNetData)
         self._dataset, self._data, self._config, self._cuda = dataset, data, config, device.type == "cuda"
-        found = statistics(dataset, say)
+        found = statistics(dataset)
         mean = found.pixel_mean if data.mean == "pixel" else np.broadcast_to(found.channel_mean, found.pixel_mean.shape)
         self.mean = torch.tensor(mean, device=device)
         self._basis = torch.tensor(found.components * found.eigenvalues, device=device)  # columns: components

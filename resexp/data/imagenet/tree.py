@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,8 @@ from resexp.data.layout import TEST, TRAIN, few, is_hidden, left_out_line, suffi
 from resexp.errors import UserError, sanitize
 from resexp.runs.records import json_text
 from resexp.utils.files import locked
+
+log = logging.getLogger(__name__)
 
 Part = Literal["train", "val"]
 PARTS: tuple[Part, Part] = ("train", "val")
@@ -117,11 +120,11 @@ class Tree:
         return dataclasses.replace(self, classes=[self.classes[i] for i in kept], files=files)
 
 
-def open_tree(given: Path, memory: Path, say: Callable[[str], None]) -> Tree:
+def open_tree(given: Path, memory: Path) -> Tree:
     """The images below `given`, or a folder in it that holds `train/` and `val/`.
 
     Their index lies in the folder `memory`, and is read where no folder has changed since. Raises UserError where the
-    images are not laid out as ImageNet's are. `say` hears of slow work.
+    images are not laid out as ImageNet's are. Slow work is logged.
     """
     root = _root(given)
     labels = label_files(root, given)
@@ -129,7 +132,7 @@ def open_tree(given: Path, memory: Path, say: Callable[[str], None]) -> Tree:
     with locked(index.with_name(f".{index.name}.lock"), "the index", wait=True):
         tree = _read(index, root, labels)
         if tree is None:
-            say(f"{root}: listing all images, once")
+            log.info(f"{root}: listing all images, once")
             tree = _scan(root, labels)
             _write(index, tree, labels)
     return tree
