@@ -37,11 +37,6 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 Write = Callable[..., Path]
 
 
-def silent(line: str) -> None:
-    """Nothing that is not expected is printed."""
-    pytest.fail(line)
-
-
 @pytest.fixture
 def trained(write_study: Write, tmp_path: Path) -> Run:
     _, [cell, *_] = load(str(write_study(train={"steps": 40})), [])
@@ -140,7 +135,7 @@ def test_a_runs_numbers_are_those_of_its_metrics_and_need_no_torch(trained: Run,
 
 def test_the_terminal_shows_the_matrix_of_few_classes(trained: Run, resexp: Cli) -> None:
     said = resexp("evaluate", trained.folder).stdout
-    result = stored_result(trained, silent)
+    result = stored_result(trained)
     assert result is not None
     row = next(line for line in said.splitlines() if "│ bars" in line)
     shown = [cell.strip() for cell in row.strip("│").split("│")]
@@ -150,7 +145,7 @@ def test_the_terminal_shows_the_matrix_of_few_classes(trained: Run, resexp: Cli)
 
 
 def test_without_logits_or_images_a_run_is_evaluated_as_far_as_it_goes(trained: Run, resexp: Cli) -> None:
-    stored = stored_result(trained, silent)
+    stored = stored_result(trained)
     assert stored is not None
     trained.logits_path.rename("kept.npz")
     again = json.loads(resexp("evaluate", trained.folder, "--json").stdout)
@@ -173,7 +168,7 @@ def test_exported_weights_are_tested_as_the_run_was(trained: Run, suffix: str, r
     if suffix == ".safetensors":
         pytest.importorskip("safetensors")
     export(trained, to := tmp_path / f"w{suffix}")
-    stored, result = stored_result(trained, silent), evaluate_weights(to, None, None, silent)
+    stored, result = stored_result(trained), evaluate_weights(to, None, None)
     assert stored is not None
     assert close(result, stored)
     if suffix == ".pt":
@@ -195,7 +190,7 @@ def test_images_of_ones_own_are_matched_by_the_names_of_their_classes(
     if within:
         write_images(root / Path(within).parent / "train", dataset, "train")
     data = Path(shutil.make_archive(str(tmp_path / "packed"), packed, root)) if packed else root
-    result, stored = evaluate_weights(to, None, data, silent), stored_result(trained, silent)
+    result, stored = evaluate_weights(to, None, data), stored_result(trained)
     assert stored is not None
     assert result.matrix[:3].sum() == 0
     assert np.array_equal(result.matrix[3:], stored.matrix[3:])
@@ -212,7 +207,7 @@ def test_images_of_another_size_are_resized_as_training_images_are(trained: Run,
             larger = image.resize((20, 12), Image.Resampling.BICUBIC)
         larger.save(path)
         Image.fromarray(resized(np.asarray(larger), 8)).save(fitting / path.relative_to(wide))
-    assert close(evaluate_weights(to, None, wide, silent), evaluate_weights(to, None, fitting, silent))
+    assert close(evaluate_weights(to, None, wide), evaluate_weights(to, None, fitting))
 
 
 def test_a_run_takes_other_images_and_a_line_counts_what_is_left_out(trained: Run, resexp: Cli, tmp_path: Path) -> None:
@@ -220,7 +215,7 @@ def test_a_run_takes_other_images_and_a_line_counts_what_is_left_out(trained: Ru
     shutil.copytree(data / "bars", data / "zebras")
     done = resexp("evaluate", trained.folder, "--data", data, "--json")
     assert done.stderr == f"{data}: 10 images in no class of the net's left out: zebras\n"
-    stored = stored_result(trained, silent)
+    stored = stored_result(trained)
     assert stored is not None
     assert json.loads(done.stdout)["confusion"][0] == stored.matrix[0].tolist()
 
@@ -230,12 +225,12 @@ def test_bare_weights_take_the_mean_from_the_training_images(trained: Run, tmp_p
     export(trained, to := tmp_path / "w.pt")
     to.with_suffix(".json").unlink()
     with pytest.raises(UserError, match="nothing tells its net; name it with --net, such as --net residual-20-B"):
-        evaluate_weights(to, None, None, silent)
+        evaluate_weights(to, None, None)
     with pytest.raises(UserError, match=r"w\.pt: name the images to test it on with --data FOLDER"):
-        evaluate_weights(to, "residual-8-width=2", None, silent)
+        evaluate_weights(to, "residual-8-width=2", None)
     for split in ("train", "test"):
         write_images(tmp_path / "set" / split, images_of(trained), split)
-    stored = stored_result(trained, silent)
+    stored = stored_result(trained)
     assert stored is not None
     assert close(evaluate_weights(to, "residual-8-width=2", tmp_path / "set"), stored)
 
@@ -244,7 +239,7 @@ def test_weights_under_torchvisions_names_give_the_same(tmp_path: Path) -> None:
     run, _ = finished(tmp_path, variant="imagenet", depth=18, shortcut="B", width=64)
     export(run, ours := tmp_path / "ours.pt")
     export(run, theirs := tmp_path / "theirs.pt", torchvision=True)
-    assert close(evaluate_weights(ours, None, None, silent), evaluate_weights(theirs, None, None, silent))
+    assert close(evaluate_weights(ours, None, None), evaluate_weights(theirs, None, None))
 
 
 def test_streamed_images_are_cropped_as_in_the_run(tmp_path: Path) -> None:
@@ -263,12 +258,12 @@ def test_streamed_images_are_cropped_as_in_the_run(tmp_path: Path) -> None:
     run = Run(tmp_path / config.folder)
     run.create(config)
     assert train(run).state == "finished"
-    stored = stored_result(run, silent)
+    stored = stored_result(run)
     assert stored is not None
     export(run, to := tmp_path / "w.pt")
-    assert close(evaluate_weights(to, None, tmp_path / "set/val", silent), stored)
+    assert close(evaluate_weights(to, None, tmp_path / "set/val"), stored)
     with pytest.raises(UserError, match="name the images to test it on with --data"):
-        evaluate_weights(to, None, None, silent)
+        evaluate_weights(to, None, None)
 
 
 def test_what_does_not_fit_gets_a_line(trained: Run, resexp: Cli, tmp_path: Path) -> None:
@@ -324,10 +319,10 @@ def test_an_unfinished_run_and_changed_logits_are_refused(trained: Run, write_st
     begun = Run(tmp_path / config.folder)
     begun.create(config)
     with pytest.raises(UserError, match="pending, and only a finished run is evaluated; finish its training first"):
-        stored_result(begun, silent)
+        stored_result(begun)
     labels = images_of(trained).test_labels
     trained.logits_path.write_bytes(Logits(np.eye(10, dtype=np.float32)[labels], labels, "").pack())
     with pytest.raises(
         UserError, match=r"its test error is 0\.0, and that of metrics\.jsonl 0\.\d+; restore the files"
     ):
-        stored_result(trained, silent)
+        stored_result(trained)

@@ -779,7 +779,7 @@ def test_example_check_and_prepare(resexp: Cli) -> None:
     assert (prepared.returncode, prepared.stdout.endswith("-96-jpeg95-v2: prepared\n")) == (0, True)
 
 
-def test_commands_say_what_they_are_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_say_what_they_are_for(tmp_path: Path, capsys: pytest.CaptureFixture[str], logged: list[str]) -> None:
     Path("s.yaml").write_text("name: s\n")
     commands.example(tmp_path / "e", classes=2, images=2, val=2)
     with pytest.raises(UserError, match="e: exists; name a new folder, or remove it"):
@@ -790,7 +790,7 @@ def test_commands_say_what_they_are_for(tmp_path: Path, capsys: pytest.CaptureFi
         commands.prepare("s.yaml", [IMAGES])
     for _ in range(2):
         commands.prepare("s.yaml", [IMAGES, "data.cache={side: 96}"])
-    assert "there already" in capsys.readouterr().err
+    assert "there already" in logged[-1]
     with pytest.raises(
         UserError, match=r"quickstart: data\.source is shapes, and this is for imagenet and imagefolder"
     ):

@@ -22,7 +22,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from resexp.cli import app
-from resexp.cli.options import out
+from resexp.cli.options import out, show_log
 from resexp.config.study import is_study
 from resexp.display import Bars, Lines
 from resexp.runs.records import Status
@@ -144,12 +144,13 @@ class _Run(Run):
         return Status(state=self.state, step=5, steps=10)
 
 
-@pytest.mark.parametrize("display", [Bars, Lines])
-def test_every_result_is_a_line_and_no_bar_stays(display: type[Bars | Lines], tmp_path: Path) -> None:
+@pytest.mark.parametrize("bars", [True, False])
+def test_every_result_is_a_line_and_no_bar_stays(bars: bool, tmp_path: Path) -> None:
     stream = io.StringIO()
-    console = Console(file=stream, force_terminal=display is Bars, width=100)
+    console = Console(file=stream, force_terminal=bars, width=100)
+    show_log(console)
     runs = [_Run(tmp_path / f"plain-{number}/seed0", "finished") for number in range(400)]
-    shown = display(console)
+    shown = Bars(console) if bars else Lines()
     with shown.sweep([(run, 1.0) for run in runs], 0):
         for run in runs:
             shown.update([run])
@@ -158,9 +159,8 @@ def test_every_result_is_a_line_and_no_bar_stays(display: type[Bars | Lines], tm
     assert len(lines) == 400
 
 
-@pytest.mark.parametrize("display", [Bars, Lines])
-def test_a_run_that_was_stopped_does_not_count_as_done(display: type[Bars | Lines], tmp_path: Path) -> None:
-    shown = display(Console(file=io.StringIO(), width=100))
+@pytest.mark.parametrize("shown", [Bars(Console(file=io.StringIO(), width=100)), Lines()])
+def test_a_run_that_was_stopped_does_not_count_as_done(shown: Bars | Lines, tmp_path: Path) -> None:
     runs = [_Run(tmp_path / f"{state}/seed0", state) for state in ("finished", "interrupted", "failed")]
     with shown.sweep([(run, 1.0) for run in runs], 0):
         for run in runs:

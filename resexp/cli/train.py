@@ -54,6 +54,7 @@ def train(
     Under torchrun, all processes train one run together.
     """
     stop = Stop()
+    show_log(out)
     with torchrun(stop) as ranks:
         if ranks and ranks.rank > 0:
             from resexp.training.train import train as train_run
@@ -119,7 +120,6 @@ def _train_several(runs: list[Run], stop: Stop) -> None:
     from resexp.display import make_display
     from resexp.sweeping import train_runs
 
-    show_log(out)
     _tell(train_runs(runs, stop=stop.install(), display=make_display(out)), stop)
 
 
@@ -134,7 +134,6 @@ def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_s
         out.print(f"{run.folder}: already {state}; nothing to do", soft_wrap=True)
         raise typer.Exit(0 if state == "finished" else EXIT_FAILED)
     stop.install()
-    show_log(out)
     display = make_display(out)
     if ranks:
         ranks.broadcast_object(run)
