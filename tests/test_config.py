@@ -9,8 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from resexp.config import SECTIONS, FolderData, ModelConfig, RunConfig, ShapesData, TrainConfig
-from resexp.config.renamed import RENAMED
-from resexp.config.study import load
+from resexp.config.study import RENAMED, load
 from resexp.errors import UserError
 
 

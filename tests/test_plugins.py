@@ -18,8 +18,8 @@ import torch
 import yaml
 
 from resexp.config import ModelConfig, RunConfig, plugins
-from resexp.config.choice import Custom
 from resexp.config.nets import named
+from resexp.config.plugins import Custom
 from resexp.config.study import SHIPPED, load, load_run
 from resexp.data import Dataset, open_dataset
 from resexp.errors import UserError

@@ -8,11 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 
-from resexp.config.choice import Custom
 from resexp.config.data import (
     SOURCES,
     ArrayData,
@@ -21,44 +20,62 @@ from resexp.config.data import (
     CustomData,
     DataConfig,
     FolderData,
+    ImageNetData,
     OfficialData,
+    PreparedConfig,
     ShapesData,
     SvhnData,
 )
 from resexp.config.executor import ExecutorConfig, RayConfig, SlurmConfig
-from resexp.config.imagenet import ImageNetData, PreparedConfig
 from resexp.config.model import ModelConfig
-from resexp.config.probes import ProbesConfig
-from resexp.config.report import ReportConfig
+from resexp.config.plugins import Custom
 from resexp.config.section import Section
 from resexp.config.train import PowerOfDepth, TrainConfig, in_steps
 
 __all__ = [
-    "SECTIONS",
-    "SOURCES",
-    "ArrayData",
-    "Cifar10Data",
-    "Cifar100Data",
-    "CustomData",
-    "DataConfig",
-    "ExecutorConfig",
-    "FolderData",
-    "ImageNetData",
-    "ModelConfig",
-    "OfficialData",
-    "PowerOfDepth",
-    "PreparedConfig",
-    "ProbesConfig",
-    "RayConfig",
-    "ReportConfig",
-    "RunConfig",
-    "Section",
-    "ShapesData",
-    "SlurmConfig",
-    "Study",
-    "SvhnData",
-    "TrainConfig",
-]
+    "SECTIONS", "SOURCES", "ArrayData", "Cifar10Data", "Cifar100Data", "CustomData", "DataConfig", "ExecutorConfig",
+    "FolderData", "ImageNetData", "ModelConfig", "OfficialData", "PowerOfDepth", "PreparedConfig", "ProbesConfig",
+    "ReportConfig", "RunConfig", "Section", "ShapesData", "Study", "SvhnData", "TrainConfig",
+]  # fmt: skip
+
+Steps = Annotated[tuple[Annotated[int, Field(ge=-1)], ...], Field(strict=False)]
+
+
+class ProbesConfig(Section):
+    """For each probe the steps at which it is taken: 0 is the initial net, -1 the trained one."""
+
+    gradients: Steps = ()
+    """Norm and signal-to-noise ratio of the gradient per layer; agreement of the gradients of neighbouring inputs."""
+    signals: Steps = ()
+    """Mean and variance of each layer's output."""
+    responses: Steps = ()
+    """Standard deviation of each 3x3 layer's response (Fig. 7)."""
+    branches: Steps = ()
+    """Size of F(x) compared with x, per residual block."""
+    lesion: Steps = ()
+    """Training error without each block, and with neighbouring blocks exchanged."""
+    landscape: Steps = ()
+    """Loss around the net, along two random directions."""
+
+    tta: Annotated[tuple[Literal["ten-crop", "multi-scale"], ...], Field(strict=False)] = ()
+    """Test-time augmentation of the trained net (section 3.4)."""
+
+    def due(self, steps: int) -> dict[int, list[str]]:
+        """For each step of a run of `steps` steps, the probes that are taken there."""
+        taken: dict[int, list[str]] = {}
+        for name, at in self:
+            for step in at if name != "tta" else ():
+                taken.setdefault(steps if step == -1 else step, []).append(name)
+        return taken
+
+
+class ReportConfig(Section):
+    """How runs are judged; fixed before they are trained."""
+
+    margin: Annotated[float, Field(gt=0, le=100)] | None = None
+    """Largest rise of the training error with depth, in points, that counts as no degradation: the whole interval must
+    be below it. Default: 1 at the paper's recipe, otherwise a tenth of the plain nets' rise."""
+
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -85,10 +102,9 @@ class RunConfig(_Base):
     @field_validator("train")
     @classmethod
     def _only_bn_has_statistics(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
-        if train.precise_bn_images and "model" in info.data and info.data["model"].norm != "batch":
-            raise ValueError("precise_bn_images is about BN's statistics, and this net has no BN; leave it out")
-        if train.sync_bn and "model" in info.data and info.data["model"].norm != "batch":
-            raise ValueError("sync_bn is about BN's statistics, and this net has no BN; leave it out")
+        for key in ("precise_bn_images", "sync_bn"):
+            if getattr(train, key) and "model" in info.data and info.data["model"].norm != "batch":
+                raise ValueError(f"{key} is about BN's statistics, and this net has no BN; leave it out")
         return train
 
     @field_validator("probes")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
-from resexp.config import plugins
-from resexp.config.choice import Choice, Custom
-from resexp.config.imagenet import ImageNetData
+from resexp.config.plugins import Choice, Custom, registered
 from resexp.config.section import Section
 
 HOLDOUT = 0.1
@@ -17,6 +15,8 @@ HOLDOUT = 0.1
 
 class _AnyData(Section):
     mechanics = frozenset({"path"})
+    published_images: ClassVar[int | None] = None
+    """Number of training images of a published set, held-out ones included."""
 
     split: Literal["full", "holdout"] = "full"
     """`full`: train on all training images. `holdout`: keep 10 % for validation (the paper's 45k/5k)."""
@@ -33,13 +33,8 @@ class _AnyData(Section):
     @property
     def epoch_images(self) -> int | None:
         """Number of images per epoch; None if it is unknown before the images are read."""
-        images = self._all_images
+        images: int | None = getattr(self, "train_images", self.published_images)
         return images and images - (round(images * HOLDOUT) if self.split == "holdout" else 0)
-
-    @property
-    def _all_images(self) -> int | None:
-        """Number of training images, held-out ones included."""
-        return None
 
 
 class Cifar10Data(_AnyData):
@@ -48,10 +43,7 @@ class Cifar10Data(_AnyData):
     source: Literal["cifar10"] = "cifar10"
     path: str | None = None
     """Path of cifar-10-python.tar.gz or of the unpacked cifar-10-batches-py. Default: in the data folder."""
-
-    @property
-    def _all_images(self) -> int:
-        return 50_000
+    published_images = 50_000
 
 
 class Cifar100Data(_AnyData):
@@ -62,10 +54,7 @@ class Cifar100Data(_AnyData):
     """Path of cifar-100-python.tar.gz or of the unpacked cifar-100-python. Default: in the data folder."""
     labels: Literal["fine", "coarse"] = "fine"
     """`fine`: 100 classes. `coarse`: their 20 superclasses."""
-
-    @property
-    def _all_images(self) -> int:
-        return 50_000
+    published_images = 50_000
 
 
 class SvhnData(_AnyData):
@@ -76,10 +65,7 @@ class SvhnData(_AnyData):
     """Folder of train_32x32.mat and test_32x32.mat. Default: the data folder."""
     flip: bool = False
     """Flip half of the training images horizontally. Off by default: a flipped digit is another thing."""
-
-    @property
-    def _all_images(self) -> int:
-        return 73_257
+    published_images = 73_257
 
 
 class FolderData(_AnyData):
@@ -103,9 +89,98 @@ class ShapesData(_AnyData):
     size: Annotated[int, Field(ge=8, le=128, multiple_of=4)] = 16
     """Side of an image, pixels."""
 
+
+Side = Annotated[int, Field(ge=32, le=4096)]
+
+
+class PreparedConfig(Section):
+    """A one-file cache of resized images (`resexp data prepare`). Resizing changes pixels slightly."""
+
+    side: Side
+    """Longest allowed shorter side, pixels. Larger images are resized to it (antialiased)."""
+    format: Literal["jpeg", "raw"] = "jpeg"
+    """`jpeg` stores unresized images byte for byte. `raw` stores pixels: faster to read, ten times as large."""
+    quality: Annotated[int, Field(ge=1, le=100)] = 95
+    """JPEG quality of resized images."""
+
+    @field_validator("quality")
+    @classmethod
+    def _only_jpegs_have_it(cls, quality: int, info: ValidationInfo) -> int:
+        if info.data.get("format") == "raw" and quality != cls.model_fields["quality"].default:
+            raise ValueError("is about JPEGs; leave it out, or set format to jpeg")
+        return quality
+
+
+class ImageNetData(Section):
+    """ImageNet, or images in the same layout: `train/<class>/*`, and `val/` in class folders or with a list of
+    labels."""
+
+    mechanics = frozenset({"path", "max_unreadable", "workers", "timeout"})
+
+    source: Literal["imagenet", "imagefolder"]
+    """`imagenet`: ILSVRC 2012. `imagefolder`: other images in the same layout, not compared with the paper."""
+    path: str
+    """Folder with `train/` and `val/`, relative to the current directory."""
+    classes: (
+        Annotated[int, Field(ge=2)]
+        | Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
+        | None
+    ) = None
+    """Number of classes to keep (the first in sorted order), or a list of class folders. Default: all."""
+    crop: Annotated[int, Field(ge=32, le=1024, multiple_of=4)] = 224
+    """Side of the square input of the net, pixels."""
+    resize_range: Annotated[tuple[Side, Side], Field(strict=False)] = (256, 480)
+    """Scale augmentation: the shorter side is resized to a random length in this range, ends included."""
+    val_resize: Side = 256
+    """Length of the shorter side for the centre crop in evaluations, pixels."""
+    flip: bool = True
+    """Flip half of the training images horizontally."""
+    pca_lighting: bool = True
+    """Vary the colours of training images along their principal components (Krizhevsky et al. 2012)."""
+    mean: Literal["pixel", "channel"] = "pixel"
+    """Mean that is subtracted: per pixel (the paper) or per colour channel."""
+    train_eval_images: Annotated[int, Field(ge=1)] = 50_000
+    """Number of training images for the clean training error; a fixed subset."""
+    cache: PreparedConfig | None = None
+    """Cache to read images from. Default: read the image files."""
+    max_unreadable: Annotated[float, Field(ge=0, lt=1)] = 0.001
+    """Largest share of unreadable images; with more, a run ends. Unreadable images are replaced by the mean colour."""
+    workers: Annotated[int, Field(ge=1)] | None = None
+    """Reader threads per process. Default: the available cores divided by the number of processes."""
+    timeout: Annotated[float, Field(gt=0)] = 120.0
+    """Seconds to wait for an image before the run ends with an error that names the file."""
+
     @property
-    def _all_images(self) -> int:
-        return self.train_images
+    def epoch_images(self) -> int | None:
+        """Number of images per epoch; None if it is unknown before the images are read."""
+        return 1_281_167 if self.source == "imagenet" and self.classes is None else None
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _number_or_names(cls, classes: Any) -> Any:
+        if isinstance(classes, list | tuple) and all(isinstance(name, str) and name for name in classes):
+            if len(set(classes)) != len(classes):
+                raise ValueError("a class is listed twice")
+            classes = sorted(classes)  # as their labels are
+            several = len(classes) > 1
+        else:
+            several = classes is None or (type(classes) is int and classes > 1)
+        if not several:
+            raise ValueError("expected a number of classes, 2 at least, or a list of their folders' names")
+        return classes
+
+    @field_validator("resize_range", "val_resize", "cache")
+    @classmethod
+    def _holds_a_crop(cls, value: Any, info: ValidationInfo) -> Any:
+        crop = info.data.get("crop", 0)
+        if isinstance(value, PreparedConfig) and value.side < crop:
+            raise ValueError(f"images of {value.side} pixels are smaller than a crop, {crop}")
+        if isinstance(value, tuple) and value[0] > value[1]:
+            raise ValueError("expected the shortest length, then the longest, such as [256, 480]")
+        shortest = value[0] if isinstance(value, tuple) else value
+        if isinstance(shortest, int) and shortest < crop:
+            raise ValueError(f"a crop of {crop} does not fit into {shortest} pixels; set data.crop too")
+        return value
 
 
 OfficialData = Cifar10Data | Cifar100Data | SvhnData
@@ -128,7 +203,7 @@ BuiltInData = Annotated[OfficialData | FolderData | ShapesData | ImageNetData, F
 def _which(data: Any) -> str:
     """Whether raw `data` names a plug-in."""
     source = data.get("source") if isinstance(data, dict) else getattr(data, "source", None)
-    is_plugin = isinstance(source, dict | Custom) or (isinstance(source, str) and source in plugins.registered("data"))
+    is_plugin = isinstance(source, dict | Custom) or (isinstance(source, str) and source in registered("data"))
     return "plugin" if is_plugin else "built-in"
 
 

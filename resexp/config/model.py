@@ -1,14 +1,73 @@
-"""The `model` section: which net."""
+"""The `model` section: which net, with the depths that the papers have."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from resexp.config import depths, plugins
-from resexp.config.choice import Choice, Custom
+from resexp.config.plugins import BUILT_IN, Choice, Custom, registered
 from resexp.config.section import Section
+
+IMAGENET: dict[int, tuple[str, tuple[int, ...]]] = {
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
+    152: ("bottleneck", (3, 8, 36, 3)),
+}
+"""Blocks in each stage (He et al. 2015, Table 1)."""
+
+VGG: dict[int, tuple[int, ...]] = {
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+"""3x3 convolutions in each stage; three fully connected layers follow (Simonyan and Zisserman 2014, nets D and E)."""
+
+LAYERS = {"basic": 2, "bottleneck": 3}
+"""Weighted layers of a block."""
+
+
+def layers_of(block: str | Custom) -> int | None:
+    """Weighted layers of a block; None for a plug-in's that is not loaded."""
+    if isinstance(block, str):
+        return LAYERS[block]
+    plugin = registered("block").get(block.name)
+    return getattr(plugin.make, "layers", None) if plugin else None
+
+
+def stages(kind: str, variant: str, layers: int | None, depth: int) -> tuple[int, ...]:
+    """The number of blocks (VGG: convolutions) in each stage of a net whose blocks have `layers` weighted layers.
+
+    They are () where the number of layers is unknown. Raises ValueError that names the depths there are.
+    """
+    if layers is None:
+        return ()
+    if kind == "vgg":
+        if depth not in VGG:
+            raise ValueError(f"VGG has {' or '.join(map(str, VGG))} layers")
+        return VGG[depth]
+    if variant == "imagenet":
+        known = [known for known, (block, _) in IMAGENET.items() if LAYERS[block] == layers]
+        if depth not in known:
+            name = next((block for block, of_block in LAYERS.items() if of_block == layers), f"{layers}-layer")
+            raise ValueError(f"of {name} blocks, ImageNet's nets have {', '.join(map(str, known)) or 'no'} layers")
+        return IMAGENET[depth][1]
+    per_n = 3 * layers
+    if (depth - 2) % per_n or depth < per_n + 2:
+        below = max(per_n + 2, (depth - 2) // per_n * per_n + 2)
+        raise ValueError(f"must be {per_n}n+2; the nearest are {below} and {below + per_n}")
+    return ((depth - 2) // per_n,) * 3
+
+
+def smallest(kind: str, variant: str, layers: int | None) -> int:
+    """The depth of a net whose depth is not said: of CIFAR's nets the first of Fig. 6, else the shallowest."""
+    if kind == "vgg":
+        return min(VGG)
+    if variant == "imagenet":
+        return min(depth for depth, (block, _) in IMAGENET.items() if LAYERS[block] == (layers or 2))
+    return 20 if 18 % (3 * (layers or 2)) == 0 else 3 * (layers or 2) + 2
 
 
 def _of_residual(model: dict[str, Any]) -> Literal["A", "B"] | None:
@@ -16,6 +75,12 @@ def _of_residual(model: dict[str, Any]) -> Literal["A", "B"] | None:
     if model.get("kind") not in ("residual", "preact"):
         return None
     return "B" if model.get("block") == "bottleneck" else "A"
+
+
+_BRANCHES = ("residual_init", "residual_scale", "drop_path")
+"""Fields that only nets with residual branches have."""
+_DEPENDENT = ("variant", "depth", "shortcut", "stride_conv", "norm", "activation", *_BRANCHES)
+"""Fields whose values must go together with those of earlier fields."""
 
 
 class ModelConfig(Section):
@@ -32,9 +97,7 @@ class ModelConfig(Section):
     """`basic`: two 3x3 convolutions. `bottleneck`: 1x1, 3x3, 1x1, the last four times as wide; the default where the
     depth is of ImageNet's nets with bottlenecks."""
     depth: Annotated[int, Field(le=10_000)] = Field(
-        default_factory=lambda m: depths.smallest(
-            m.get("kind", ""), m.get("variant", ""), layers_of(m.get("block", "basic"))
-        )
+        default_factory=lambda m: smallest(m.get("kind", ""), m.get("variant", ""), layers_of(m.get("block", "basic")))
     )
     """Number of weighted layers: 6n+2, or 9n+2 with bottlenecks; on ImageNet 18, 34, 50, 101, 152; VGG 16, 19."""
     width: Annotated[int, Field(ge=1, le=1024)] = Field(
@@ -77,86 +140,48 @@ class ModelConfig(Section):
     @property
     def stages(self) -> tuple[int, ...]:
         """Blocks in each stage."""
-        return depths.stages(self.kind, self.variant, layers_of(self.block), self.depth)
-
-    @field_validator("variant")
-    @classmethod
-    def _vgg_is_for_imagenet(cls, variant: str, info: ValidationInfo) -> str:
-        if info.data.get("kind") == "vgg" and variant != "imagenet":
-            raise ValueError("VGG has one variant; leave it out")
-        return variant
+        return stages(self.kind, self.variant, layers_of(self.block), self.depth)
 
     @model_validator(mode="before")
     @classmethod
     def _block_of_the_depth(cls, model: Any) -> Any:
         if isinstance(model, dict) and model.get("variant") == "imagenet" and "block" not in model:
             depth = model.get("depth")
-            known = depths.IMAGENET.get(depth) if isinstance(depth, int) else None
+            known = IMAGENET.get(depth) if isinstance(depth, int) else None
             return {**model, "block": known[0]} if known else model
         return model
 
-    @field_validator("depth")
+    @field_validator(*_DEPENDENT)
     @classmethod
-    def _depth_is_possible(cls, depth: int, info: ValidationInfo) -> int:
-        if info.data.get("kind") == "vgg" and info.data.get("block") == "bottleneck":
+    def _goes_with_the_fields_before(cls, value: Any, info: ValidationInfo) -> Any:
+        """Raise ValueError where a field contradicts an earlier one. `info.data` has the earlier ones, if they are valid."""
+        net, field = info.data, info.field_name
+        kind, block, norm = net.get("kind"), net.get("block"), net.get("norm")
+        if field == "variant" and kind == "vgg" and value != "imagenet":
+            raise ValueError("VGG has one variant; leave it out")
+        if field == "depth" and (kind, block) == ("vgg", "bottleneck"):
             raise ValueError("VGG has no bottlenecks; leave model.block out")
-        kind, variant, block = (info.data.get(name) for name in ("kind", "variant", "block"))
-        if kind and variant and block:
-            depths.stages(kind, variant, layers_of(block), depth)
-        return depth
-
-    @field_validator("shortcut")
-    @classmethod
-    def _shortcut_fits_the_kind(cls, shortcut: str | None, info: ValidationInfo) -> str | None:
-        kind = info.data.get("kind")
-        if kind in ("plain", "vgg") and shortcut is not None:
+        if field == "depth" and kind and block and "variant" in net:
+            stages(kind, net["variant"], layers_of(block), value)
+        if field == "shortcut" and kind in ("plain", "vgg") and value is not None:
             raise ValueError(f"a {kind} net has no shortcut; leave it out, or set model.kind to residual")
-        if kind in ("residual", "preact") and shortcut is None:
+        if field == "shortcut" and kind in ("residual", "preact") and value is None:
             raise ValueError(f"a {kind} net needs a shortcut: 'A', 'B' or 'C'")
-        return shortcut
-
-    @field_validator("stride_conv")
-    @classmethod
-    def _only_bottlenecks_choose(cls, stride_conv: str | None, info: ValidationInfo) -> str | None:
-        if "block" in info.data and (stride_conv is None) == (info.data["block"] == "bottleneck"):
+        if field == "stride_conv" and block and (value is None) == (block == "bottleneck"):
             raise ValueError("goes with block: bottleneck, and there it is '1x1' or '3x3'")
-        return stride_conv
-
-    @field_validator("norm")
-    @classmethod
-    def _fixup_is_for_residual_nets(cls, norm: str, info: ValidationInfo) -> str:
-        if norm == "fixup" and info.data.get("kind") != "residual":
+        if field == "norm" and value == "fixup" and kind != "residual":
             raise ValueError("Fixup initialises residual branches; set model.kind to residual, or norm to none")
-        return norm
-
-    @field_validator("activation")
-    @classmethod
-    def _tailored_to_plain_nets(cls, activation: str | Custom, info: ValidationInfo) -> str | Custom:
-        if activation == "tat" and (info.data.get("kind"), info.data.get("norm")) != ("plain", "none"):
+        if field == "activation" and value == "tat" and (kind, norm) != ("plain", "none"):
             raise ValueError(
                 "tat is tailored to plain nets without norms; set model.kind to plain and model.norm to none"
             )
-        return activation
-
-    @field_validator("residual_init", "residual_scale", "drop_path")
-    @classmethod
-    def _only_branches_begin(cls, value: str | float, info: ValidationInfo) -> str | float:
-        default = cls.model_fields[info.field_name or ""].default
-        if value != default and info.data.get("kind") not in ("residual", "preact"):
+        if field in _BRANCHES and value != cls.model_fields[field].default and kind not in ("residual", "preact"):
             raise ValueError("is about residual branches, and this net has none; leave it out")
-        if value == "zero-gamma" and (info.data.get("norm"), info.data.get("kind")) != ("batch", "residual"):
+        if field == "residual_init" and value == "zero-gamma" and (norm, kind) != ("batch", "residual"):
             raise ValueError("zero-gamma is about the BN that ends a branch, and this net has none; use rezero")
-        if value != "standard" and info.field_name == "residual_init" and info.data.get("norm") == "fixup":
+        if field == "residual_init" and value != "standard" and norm == "fixup":
             raise ValueError("Fixup sets how a branch begins; leave it out")
         return value
-
-
-def layers_of(block: str | Custom) -> int | None:
-    """Weighted layers of a block; None for a plug-in's that is not loaded."""
-    if isinstance(block, str):
-        return depths.LAYERS[block]
-    plugin = plugins.registered("block").get(block.name)
-    return getattr(plugin.make, "layers", None) if plugin else None
 
 
 def _literals(annotation: Any) -> list[str]:
@@ -169,12 +194,11 @@ _VALUES = [
     (word, field)
     for field, info in ModelConfig.model_fields.items()
     if field not in ("kind", "variant")
-    for word in (plugins.BUILT_IN[field] if field in plugins.BUILT_IN else _literals(info.annotation))
+    for word in (BUILT_IN[field] if field in BUILT_IN else _literals(info.annotation))
 ]
+_COUNTS = Counter(word for word, _ in _VALUES)
 WORDS = {
-    word: field
-    for word, field in _VALUES
-    if [w for w, _ in _VALUES].count(word) == 1 and word.replace("-", "").isalnum() and word != "none"
+    word: field for word, field in _VALUES if _COUNTS[word] == 1 and word.replace("-", "").isalnum() and word != "none"
 }
 """Words that may follow kind and depth in a net's name, with the field that each is a value of."""
 

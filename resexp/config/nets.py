@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
-from resexp.config import (
-    Cifar100Data,
-    FolderData,
-    ImageNetData,
-    ModelConfig,
-    RunConfig,
-    Section,
-    ShapesData,
-    yaml_file,
-)
+from resexp.config import Cifar100Data, FolderData, ImageNetData, ModelConfig, RunConfig, Section, ShapesData, yaml_file
 from resexp.config.model import WORDS, name_part
 from resexp.config.study import hint, load, validated
 from resexp.config.yaml_file import Document
@@ -34,15 +26,15 @@ class Net:
 
     config: ModelConfig
     size: int
-    """Pixels a side of an image."""
+    """Side of an image, pixels."""
     classes: int
 
     @property
     def name(self) -> str:
         """Kind, depth, and what else does not follow from them: ``residual-56-B``, ``plain-20-width=8``."""
-        said = _said(self.config)
-        variant = f"{self.config.variant}/" if "variant" in said else ""
-        more = [name_part(f"model.{key}", value) for key, value in said.items() if key not in _ALWAYS]
+        needed = _needed_fields(self.config)
+        variant = f"{self.config.variant}/" if "variant" in needed else ""
+        more = [name_part(f"model.{key}", value) for key, value in needed.items() if key not in _ALWAYS]
         return "-".join([variant + self.config.kind, str(self.config.depth), *more])
 
 
@@ -85,7 +77,8 @@ def _mapping(value: str) -> str:
 def of_study(study: str, settings: list[str], size: int | None = None) -> list[Net]:
     """The nets of a study's grid, each once, with the images of its data. Raises UserError as `study.load` does."""
     configs = [cell.config for cell in load(study, settings)[1]]
-    nets = [Net(config.model, size or _pixels(config), _classes(config)) for config in configs]
+    images = [_images(config) for config in configs]
+    nets = [Net(config.model, size or side, classes) for config, (side, classes) in zip(configs, images, strict=True)]
     return [_checked(net) for net in dict.fromkeys(nets)]
 
 
@@ -103,40 +96,30 @@ def _split(name: str, rest: str) -> list[str]:
     return re.findall(rf"-({known})(?=-|$)", rest)
 
 
-def _said(config: ModelConfig) -> dict[str, Any]:
+def _needed_fields(config: ModelConfig) -> dict[str, Any]:
     """The fewest fields that `config` follows from."""
-    said = config.model_dump()
-    for field in list(said):
-        rest = {key: value for key, value in said.items() if key != field}
-        try:
+    needed = config.model_dump()
+    for field in list(needed):
+        rest = {key: value for key, value in needed.items() if key != field}
+        with contextlib.suppress(ValidationError):  # the rest makes no net, so the field is needed
             if ModelConfig(**rest) == config:
-                said = rest
-        except ValidationError:  # what is left makes no net, so the field is needed
-            pass
-    return said
+                needed = rest
+    return needed
 
 
-def _pixels(config: RunConfig) -> int:
-    if isinstance(config.data, ImageNetData):
-        return config.data.crop
-    if config.data.resize:
-        return config.data.resize
-    if isinstance(config.data, ShapesData):
-        return config.data.size
-    return 224 if isinstance(config.data, FolderData) and config.model.variant == "imagenet" else 32
-
-
-def _classes(config: RunConfig) -> int:
-    """Number of classes; for a folder, which is not read here, as many as ImageNet or CIFAR-10 has."""
-    if isinstance(config.data, ImageNetData):
-        asked = config.data.classes
-        return len(asked) if isinstance(asked, tuple) else asked or 1000
-    if isinstance(config.data, Cifar100Data):
-        return 100 if config.data.labels == "fine" else 20
-    return 1000 if isinstance(config.data, FolderData) and config.model.variant == "imagenet" else 10
+def _images(config: RunConfig) -> tuple[int, int]:
+    """Side of the images, pixels, and number of classes; a folder, which is not read here, has those of ImageNet or
+    CIFAR-10."""
+    data = config.data
+    if isinstance(data, ImageNetData):
+        return data.crop, len(data.classes) if isinstance(data.classes, tuple) else data.classes or 1000
+    large = isinstance(data, FolderData) and config.model.variant == "imagenet"
+    side = data.size if isinstance(data, ShapesData) else 224 if large else 32
+    classes = {"fine": 100, "coarse": 20}[data.labels] if isinstance(data, Cifar100Data) else 1000 if large else 10
+    return data.resize or side, classes
 
 
 def _checked(net: Net) -> Net:
-    if net.config.kind == "vgg" and net.size < 32:
+    if net.size < net.config.smallest_side:
         raise UserError(f"{net.name}: halves its images five times, so they need 32 pixels, got {net.size}")
     return net

@@ -11,10 +11,14 @@ import hashlib
 import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from resexp.config.section import Section
 from resexp.errors import UserError
@@ -44,7 +48,6 @@ BUILT_IN: dict[Role, tuple[str, ...]] = {
 class Plugin:
     """One thing that a plug-in's file offers."""
 
-    role: Role
     name: str
     make: Any
     options: type[Section] | None
@@ -80,7 +83,7 @@ def register(role: Role, name: str, options: type[Section] | None = None) -> Cal
         raise UserError(f"{path}: {role} {name!r} is taken by {owner}; choose another name")
 
     def offer(made: MadeT) -> MadeT:
-        taken[name] = Plugin(role, name, made, options, path, source)
+        taken[name] = Plugin(name, made, options, path, source)
         return made
 
     return offer
@@ -133,7 +136,7 @@ def required(names: list[str], place: str) -> None:
 
 def sources(hashes: set[str]) -> dict[str, str]:
     """The sources of loaded plug-ins, by hash."""
-    return {found: text for found, text in sorted(_texts.items()) if found in hashes}
+    return {digest: text for digest, text in sorted(_texts.items()) if digest in hashes}
 
 
 def _named() -> list[str]:
@@ -158,32 +161,92 @@ def _load(path: Path) -> None:
     _loading = path, source
     try:
         spec.loader.exec_module(module)
-    except UserError:
-        _forget(path)
-        raise
     except Exception as error:
-        _forget(path)
-        line = _line_in(path, error)
-        raise UserError(f"{path}{line}: does not import: {type(error).__name__}: {error}") from error
+        for role, plugins in _known.items():  # what the file registered before it failed
+            _known[role] = {name: plugin for name, plugin in plugins.items() if plugin.path != path}
+        if isinstance(error, UserError):
+            raise
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        where = f"{path}:{line}" if line else f"{path}"
+        raise UserError(f"{where}: does not import: {type(error).__name__}: {error}") from error
     finally:
         _loading = None
     _texts[source] = content.decode(errors="replace")
 
 
-def _forget(path: Path) -> None:
-    """Drop what a file that failed had registered before it failed."""
-    for of_role in _known.values():
-        for name in [name for name, plugin in of_role.items() if plugin.path == path]:
-            del of_role[name]
+@dataclass(frozen=True)
+class Custom:
+    """A plug-in's part of a run: its name, its options, and a hash of its source.
+
+    In a file it is a mapping: ``{name: se, reduction: 4}``. Options are sorted pairs, so that configurations hash.
+    """
+
+    name: str
+    options: tuple[tuple[str, Any], ...]
+    source: str
+    """Eight hex digits of the SHA-256 of the plug-in's file."""
+
+    def as_mapping(self) -> dict[str, Any]:
+        """As config.yaml has it."""
+        return {"name": self.name, **dict(self.options), "source": self.source}
+
+    def __str__(self) -> str:
+        """As labels have it: ``se``, ``se+reduction=4``."""
+        return "+".join([self.name, *(f"{key}={value}" for key, value in self.options)])
 
 
-def _line_in(path: Path, error: BaseException) -> str:
-    """Where in the file the error came from, as ``:12``."""
-    if isinstance(error, SyntaxError):
-        return f":{error.lineno}"
-    trace, line = error.__traceback__, ""
-    while trace:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            line = f":{trace.tb_lineno}"
-        trace = trace.tb_next
-    return line
+@dataclass(frozen=True)
+class Choice:
+    """The type of a key whose value is a built-in word of `role`, or the name of a plug-in, alone or with its
+    options."""
+
+    role: Role
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        shown = core_schema.plain_serializer_function_ser_schema(
+            lambda value: value.as_mapping() if isinstance(value, Custom) else value
+        )
+        return core_schema.no_info_plain_validator_function(self.validate, serialization=shown)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        named = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+        # The words of `data` have sections of their own.
+        return named if self.role == "data" else {"anyOf": [{"enum": list(BUILT_IN[self.role])}, named]}
+
+    def validate(self, value: Any) -> str | Custom:
+        """The word itself, or the plug-in with its options."""
+        words = BUILT_IN[self.role]
+        if isinstance(value, Custom) or (isinstance(value, str) and value in words):
+            return value
+        given = dict(value) if isinstance(value, dict) else {"name": value}
+        name, source = given.pop("name", None), given.pop("source", None)
+        known = registered(self.role)
+        if isinstance(name, str) and name in known:
+            plugin = known[name]
+            return Custom(name, _options(plugin, given), source or plugin.source)
+        if isinstance(name, str) and isinstance(source, str):  # a run of a plug-in that is not loaded can be read
+            return Custom(name, _pairs(given), source)
+        expected = ", ".join([*words, *known])
+        raise PydanticCustomError("literal_error", "one of {expected}", {"expected": expected, "name": f"{name}"})
+
+
+def _options(plugin: Plugin, given: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """The options with their defaults. Raises ValueError with the first mistake."""
+    if plugin.options is None:
+        if given:
+            raise ValueError(f"{plugin.name} has no options; remove {', '.join(map(str, given))}")
+        return ()
+    try:
+        return _pairs(plugin.options.model_validate(given).model_dump(mode="json"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(plugin.options.model_fields)
+            raise ValueError(f"{plugin.name} has no option {key}; it has {known}") from None
+        raise ValueError(f"{plugin.name}: {key}: {first['msg']}") from None
+
+
+def _pairs(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in sorted(options.items()))

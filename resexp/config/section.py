@@ -32,13 +32,11 @@ class Section(BaseModel):
 
     def chosen(self) -> dict[str, Any]:
         """The science that is not at its default, be the default a value or computed from other fields."""
-        fields = type(self).model_fields
-        given = dict(self)
-        return {
-            name: value
-            for name, value in self.science().items()
-            if given[name] != fields[name].get_default(call_default_factory=True, validated_data=given)
+        given, fields = dict(self), type(self).model_fields
+        defaults = {
+            name: field.get_default(call_default_factory=True, validated_data=given) for name, field in fields.items()
         }
+        return {name: value for name, value in self.science().items() if given[name] != defaults[name]}
 
     def canonical(self) -> dict[str, Any]:
         """The science that is not at its default: what a signature is computed from.
@@ -46,10 +44,9 @@ class Section(BaseModel):
         A key that is added later leaves every signature as it was while the key is at its default. So the default of a
         key never changes. A default that depends on other fields is written out, since these may change.
         """
-        fields = type(self).model_fields
-        told: dict[str, Any] = {}
-        for name, value in self.science().items():
-            own = getattr(self, name)
-            if fields[name].default_factory is not None or own != fields[name].default:
-                told[name] = own.canonical() if isinstance(own, Section) else value
-        return told
+        given, fields = dict(self), type(self).model_fields
+        return {
+            name: given[name].canonical() if isinstance(given[name], Section) else value
+            for name, value in self.science().items()
+            if fields[name].default_factory is not None or given[name] != fields[name].default
+        }

@@ -21,7 +21,6 @@ from pydantic_core import ErrorDetails
 
 from resexp.config import SECTIONS, SOURCES, RunConfig, Section, Study, plugins, yaml_file
 from resexp.config.model import name_part
-from resexp.config.renamed import RENAMED
 from resexp.config.yaml_file import Document, KeyPath
 from resexp.errors import UserError
 from resexp.utils.paths import expanded
@@ -40,6 +39,30 @@ MAX_MISTAKES = 100
 """Mistakes reported at once."""
 MAX_LABEL = 120
 """Characters of a label, which becomes part of the names of figures."""
+
+RENAMED = {
+    "data.clean_images": "data.train_eval_images",
+    "data.colour": "data.pca_lighting",
+    "data.prepared": "data.cache",
+    "data.shorter_side": "data.resize_range",
+    "data.unreadable": "data.max_unreadable",
+    "data.val_side": "data.val_resize",
+    "executor.pack": "executor.runs_per_gpu",
+    "executor.silent_seconds": "executor.heartbeat_timeout",
+    "executor.slurm.cpus": "executor.slurm.cpus_per_task",
+    "executor.slurm.minutes": "executor.slurm.time_limit_minutes",
+    "model.branch": "model.residual_init",
+    "model.layout": "model.variant",
+    "model.stride_in": "model.stride_conv",
+    "probes.views": "probes.tta",
+    "train.bn_images": "train.precise_bn_images",
+    "train.eager": "train.cuda_graphs, with the opposite value",
+    "train.plateau_drops": "train.max_lr_drops",
+    "train.plateau_evals": "train.patience",
+    "train.start": "train.init_from",
+    "train.warmup_until": "train.warmup_until_error",
+}
+"""The name of today for each earlier one. A renamed key is refused with its new name, never read in silence."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -68,10 +91,9 @@ def find(name: str) -> Path:
 
 def is_study(name: str) -> bool:
     """Whether `name` is a study file or a shipped study."""
-    try:
+    with contextlib.suppress(UserError):
         return find(name).is_file()
-    except UserError:
-        return False
+    return False
 
 
 def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell]]:
@@ -184,21 +206,13 @@ def _expand(study: Study, document: Document) -> Iterator[tuple[dict[str, Any], 
             choice = dict(zip(product, values, strict=True))
             cell = Document(base, dict(document.places))
             for key, value in choice.items():
-                at = ("grid", index, key) if grid_is_list else ("grid", key)
-                cell = yaml_file.merge(cell, _nested(key, value, document.place(at)))
+                place = document.place(("grid", index, key) if grid_is_list else ("grid", key))
+                if key.count(".") >= yaml_file.MAX_NESTING:
+                    raise UserError(f"{place}: grid: {key}: no key has that many parts")
+                cell = yaml_file.merge(cell, yaml_file.nested(key, value, place))
             for seed in study.seeds:
                 seeded = Document({**cell.data, "seed": seed}, cell.places)
                 yield choice, seeded
-
-
-def _nested(key: str, value: Any, place: str) -> Document:
-    path = tuple(key.split("."))
-    if len(path) > yaml_file.MAX_NESTING:
-        raise UserError(f"{place}: grid: {key}: no key has that many parts")
-    data: Any = value
-    for name in reversed(path):
-        data = {name: data}
-    return Document(data, {path[:i]: place for i in range(len(path) + 1)})
 
 
 def _labels(cells: list[tuple[dict[str, Any], RunConfig]]) -> list[str]:
@@ -245,14 +259,16 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
         says = f"was renamed; write {name}"
     elif error["type"] == "extra_forbidden":
         allowed = list((section or Section).model_fields)
-        says = f"unknown key, got {got!r}; allowed: {', '.join(allowed)}{_where(loc) or hint(str(loc[-1]), allowed)}"
+        known = {"model": [SECTIONS["model"]], "train": [SECTIONS["train"]], "data": list(SOURCES.values())}
+        meant = [f"{name}.{loc[0]}" for name, own in known.items() if any(loc[0] in one.model_fields for one in own)]
+        near = f" (did you mean {' or '.join(meant)}?)" if meant and len(loc) == 1 else hint(str(loc[-1]), allowed)
+        says = f"unknown key, got {got!r}; allowed: {', '.join(allowed)}{near}"
     elif error["type"] == "missing":
         says = "missing"
-    elif error["type"] == "union_tag_not_found":
-        path, says = (*path, "source"), f"missing; allowed: {', '.join(SOURCES)}"
-    elif error["type"] == "union_tag_invalid":
-        near = hint(context["tag"], list(SOURCES))
-        path, says = (*path, "source"), f"got {context['tag']!r}; allowed: {', '.join(SOURCES)}{near}"
+    elif error["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        found = f"got {context['tag']!r}" if context.get("tag") is not None else "missing"
+        near = hint(context.get("tag", ""), list(SOURCES))
+        path, says = (*path, "source"), f"{found}; allowed: {', '.join(SOURCES)}{near}"
     elif error["type"] == "literal_error":
         choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         says = f"got {got!r}; allowed: {', '.join(choices)}{hint(str(got), choices)}"
@@ -281,19 +297,6 @@ _PATTERNS = {
 """What fields whose form is checked may hold, in words."""
 _SINGLE = ("int_type", "float_type", "bool_type", "literal_error", "string_type")
 """Types of mistakes where one value was expected."""
-
-
-def _where(loc: KeyPath) -> str:
-    """The section that has a key which stands in none."""
-    found = (
-        [f"{name}.{loc[0]}" for name in ("model", "train", "data") if loc[0] in _keys(name)] if len(loc) == 1 else []
-    )
-    return f" (did you mean {' or '.join(found)}?)" if found else ""
-
-
-def _keys(section: str) -> set[str]:
-    sections = [SECTIONS[section]] if section in SECTIONS else list(SOURCES.values())
-    return {key for of in sections for key in of.model_fields}
 
 
 def hint(word: str, known: list[str]) -> str:

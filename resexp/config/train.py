@@ -22,8 +22,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from resexp.config.choice import Choice, Custom
 from resexp.config.data import DataConfig
+from resexp.config.plugins import Choice, Custom
 from resexp.config.section import Section
 from resexp.errors import UserError
 from resexp.utils.paths import expanded
@@ -238,34 +238,26 @@ class TrainConfig(Section):
                 f"no file of weights that can be read ({getattr(error, 'strerror', None) or error})"
             ) from None
 
-    @field_validator("microbatch")
+    @field_validator("microbatch", "precision", "milestones")
     @classmethod
-    def _microbatch_divides(cls, microbatch: int | None, info: ValidationInfo) -> int | None:
-        if microbatch and (batch := info.data.get("batch_size", microbatch)) % microbatch:
+    def _goes_with_the_fields_before(cls, value: Any, info: ValidationInfo) -> Any:
+        """Raise ValueError where a field contradicts an earlier one. `info.data` has the earlier ones, if they are valid."""
+        train, field = info.data, info.field_name
+        steps, schedule = train.get("steps"), train.get("schedule", "milestones")
+        if field == "microbatch" and value and (batch := train.get("batch_size", value)) % value:
             raise ValueError(f"must divide train.batch_size, {batch}")
-        return microbatch
-
-    @field_validator("precision")
-    @classmethod
-    def _only_fused_steps_scale(cls, precision: str, info: ValidationInfo) -> str:
-        if precision == "fp16" and info.data.get("optimizer") == "muon":
+        if field == "precision" and value == "fp16" and train.get("optimizer") == "muon":
             raise ValueError("muon can't skip a step that overflows; set precision to bf16 or fp32")
-        return precision
-
-    @field_validator("milestones")
-    @classmethod
-    def _milestones_within_steps(cls, milestones: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        steps = info.data.get("steps")
-        if milestones and info.data.get("schedule") == "plateau":
+        if field != "milestones" or not value:
+            return value
+        if schedule == "plateau":
             raise ValueError("a schedule of plateaus finds its own; leave them out, or set schedule to milestones")
-        if milestones and info.data.get("schedule", "milestones") != "milestones":
-            raise ValueError(
-                f"a schedule of {info.data['schedule']} has none; leave them out, or set schedule to milestones"
-            )
-        if any(m <= 0 for m in milestones) or list(milestones) != sorted(set(milestones)):
+        if schedule != "milestones":
+            raise ValueError(f"a schedule of {schedule} has none; leave them out, or set schedule to milestones")
+        if value[0] <= 0 or list(value) != sorted(set(value)):
             raise ValueError("must be positive and increasing")
-        if steps is not None and milestones and milestones[-1] >= steps:
+        if steps is not None and value[-1] >= steps:
             raise ValueError(
-                f"{milestones[-1]} is not below train.steps, {steps}; leave it out for 1/2 and 3/4 of the steps"
+                f"{value[-1]} is not below train.steps, {steps}; leave it out for 1/2 and 3/4 of the steps"
             )
-        return milestones
+        return value

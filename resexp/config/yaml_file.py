@@ -51,7 +51,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The same in C, where PyYAML has it: a tenth of the time, but unbounded, and it says less of a mistake."""
+    """The same in C, where PyYAML has it: a tenth of the time, but unbounded, and with shorter messages."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -197,15 +197,12 @@ def dump(data: dict[str, Any]) -> str:
     return text
 
 
-def read(path: Path, find: Callable[[str], Path] = Path) -> Document:
+def read(path: Path, find: Callable[[str], Path] = Path, chain: tuple[Path, ...] = ()) -> Document:
     """Read a YAML file and everything it `extends`; the file that extends wins, key by key; lists are replaced.
 
-    The base is a file next to this one, or what `find` returns. Name and description are a file's own.
+    The base is a file next to this one, or what `find` returns. Name and description are a file's own. `chain` holds
+    the files that extend this one.
     """
-    return _read(path, find, ())
-
-
-def _read(path: Path, find: Callable[[str], Path], chain: tuple[Path, ...]) -> Document:
     try:
         own = path.resolve()
         text = read_file(path, MAX_BYTES).decode()
@@ -225,16 +222,17 @@ def _read(path: Path, find: Callable[[str], Path], chain: tuple[Path, ...]) -> D
     base = document.data.pop("extends", None)
     if base is None:
         return document
+    where = f"{document.place(('extends',))}: extends"
     if not isinstance(base, str) or sanitize(base) != base:
-        raise UserError(f"{document.place(('extends',))}: extends: expected the path of one YAML file, got {base!r}")
+        raise UserError(f"{where}: expected the path of one YAML file, got {base!r}")
     try:
-        beside = path.parent / expanded(base)
-        target = beside if beside.exists() else find(base)
+        neighbour = path.parent / expanded(base)
+        target = neighbour if neighbour.exists() else find(base)
         if not target.exists():
             raise UserError(f"{base}: no such file next to it")
     except UserError as error:
-        raise UserError(f"{document.place(('extends',))}: extends: {error}") from None
-    below = _read(target, find, (*chain, own))
+        raise UserError(f"{where}: {error}") from None
+    below = read(target, find, (*chain, own))
     for key in ("name", "description"):
         below.data.pop(key, None)
     return merge(below, document)
@@ -242,32 +240,25 @@ def _read(path: Path, find: Callable[[str], Path], chain: tuple[Path, ...]) -> D
 
 def merge(base: Document, top: Document) -> Document:
     """`base` overlaid by `top`: mappings merge key by key, everything else is replaced."""
-    places: dict[KeyPath, str] = {(): top.places.get((), "")}
-    data = _merge(base, top, (), places)
-    return Document(data, places)
+    return Document(_overlaid(base.data, top.data, top_level=True), {**base.places, **top.places})
 
 
-def _merge(base: Document, top: Document, path: KeyPath, places: dict[KeyPath, str]) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
-    below, above = _at(base.data, path), _at(top.data, path)
-    for key in [*below, *(k for k in above if k not in below)]:
-        here = (*path, key)
+def _overlaid(base: dict[str, Any], top: dict[str, Any], *, top_level: bool) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
         # The grid is one thought: adding to a base's grid key by key would surprise. So is a plug-in with its options.
-        both_mappings = isinstance(below.get(key), Mapping) and isinstance(above.get(key), Mapping)
-        if both_mappings and here != ("grid",) and not (path and "name" in above[key]):
-            places[here] = top.places[here]
-            merged[key] = _merge(base, top, here, places)
-            continue
-        winner = top if key in above else base
-        merged[key] = _at(winner.data, here)
-        places.update({p: where for p, where in winner.places.items() if p[: len(here)] == here})
+        replaces = not isinstance(value, Mapping) or (key == "grid" if top_level else "name" in value)
+        below = base.get(key)
+        merged[key] = _overlaid(below, value, top_level=False) if isinstance(below, dict) and not replaces else value
     return merged
 
 
-def _at(data: Any, path: KeyPath) -> Any:
-    for key in path:
-        data = data[key]
-    return data
+def nested(key: str, value: Any, place: str) -> Document:
+    """The document that has `value` at a dotted key; all of it stands at `place`."""
+    path = tuple(key.split("."))
+    for name in reversed(path):
+        value = {name: value}
+    return Document(value, {path[:i]: place for i in range(len(path) + 1)})
 
 
 def overrides(settings: list[str]) -> Document:
@@ -275,28 +266,19 @@ def overrides(settings: list[str]) -> Document:
     result = Document({}, {(): "--set"})
     for setting in settings:
         keys, equals, value = setting.partition("=")
-        path = tuple(keys.strip().split("."))
+        path = keys.strip().split(".")
         if not equals or not all(path) or len(path) > MAX_NESTING:
             raise UserError(f"--set {setting}: expected KEY=VALUE with a dotted key, such as train.lr=0.05")
         name = f"--set {setting}"
-        parsed = _typed(value, name)
-        data: Any = parsed
-        for key in reversed(path):
-            data = {key: data}
-        places: dict[KeyPath, str] = {path[:i]: name for i in range(len(path) + 1)}
-        result = merge(result, Document(data, places))
+        result = merge(result, nested(keys.strip(), _typed(value, name), name))
     return result
 
 
 def _typed(value: str, name: str) -> Any:
     """A value as it was typed: YAML where it is quoted, a list or a mapping, or a single word; else text."""
     value = value.strip()
-    plain = not value.startswith(("[", "{", "'", '"', "&", "*", "!", "|", ">"))
-    if plain and (
-        " #" in value or ": " in value or value.endswith(":") or "\n" in value or value.startswith(("#", "- "))
-    ):
-        return value
-    return parse(f"value: {value}", name).data["value"]
+    is_text = not value.startswith(tuple("[{'\"&*!|>")) and re.search(r" #|: |:$|\n|^#|^- ", value)
+    return value if is_text else parse(f"value: {value}", name).data["value"]
 
 
 def dotted(path: KeyPath) -> str:

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from resexp.config import CustomData
-from resexp.config.choice import Custom
-from resexp.config.plugins import find
+from resexp.config.plugins import Custom, find
 from resexp.data.images import ImageSet
 from resexp.errors import UserError
 

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resexp.config import ModelConfig
-from resexp.config.choice import Custom
-from resexp.config.plugins import find
+from resexp.config.plugins import Custom, find
 
 LEAK = 0.01
 """Slope of `leaky_relu` below zero: PyTorch's default."""

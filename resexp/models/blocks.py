@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
-from resexp.config.choice import Custom
-from resexp.config.plugins import find
+from resexp.config.plugins import Custom, find
 from resexp.errors import UserError
 from resexp.models.activations import make_activation
 from resexp.models.layers import BatchNorm, Scalar, Scale, StochasticDepth, conv, norm

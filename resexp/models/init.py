@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
-from resexp.config.choice import Custom
-from resexp.config.plugins import find
+from resexp.config.plugins import Custom, find
 from resexp.models.activations import gain
 
 

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
-from resexp.config.choice import Custom
-from resexp.config.plugins import find
+from resexp.config.plugins import Custom, find
 from resexp.distributed import SINGLE_PROCESS, Ranks
 
 BN_MOMENTUM = 0.1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resexp.config import ImageNetData, PowerOfDepth, RunConfig, Section
-from resexp.config.choice import Custom
+from resexp.config.plugins import Custom
 
 
 @dataclass(frozen=True)

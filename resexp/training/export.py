@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from resexp.config import ModelConfig
-from resexp.config.depths import IMAGENET
+from resexp.config.model import IMAGENET
 from resexp.config.study import load_run
 from resexp.errors import UserError
 from resexp.evaluation.description import describe

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from resexp.config import TrainConfig
-from resexp.config.choice import Custom
-from resexp.config.plugins import find
+from resexp.config.plugins import Custom, find
 from resexp.errors import UserError
 from resexp.runs.checkpoint import fits
 from resexp.training.muon import Muon
