@@ -1,4 +1,4 @@
-"""One thin adapter per tracker: open a run, log a line, close."""
+"""Each tracker's own calls: open a run, log a line, close it. Packages are imported when a run is opened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from resexp.errors import UserError
 
@@ -34,131 +33,109 @@ class TrackedRun:
     """The tracker's own name of the run, from when it was first opened; empty before."""
 
 
-class Tracker(Protocol):
+@dataclass(frozen=True)
+class Tracker:
     """An open run."""
 
     id: str
     """Opens the run again later."""
-
-    def log(self, step: int, values: Scalars) -> None:
-        """Pass a line of metrics on."""
-
-    def close(self, final: Scalars | None) -> None:
-        """No more lines for now; with the `final` numbers of a run that has ended."""
+    log: Callable[[int, Scalars], None]
+    """Passes the numbers of a step on."""
+    close: Callable[[Scalars | None], None]
+    """Ends the run for now; with the final numbers of a run that has ended."""
 
 
-class TensorBoard:
+def tensorboard(run: TrackedRun) -> Tracker:
     """``tensorboard --logdir results/STUDY/tensorboard``."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    id = ""
+    writer = SummaryWriter(run.folder / "tensorboard" / run.name)
 
-    def __init__(self, run: TrackedRun) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._config = run.config
-        self._writer = SummaryWriter(run.folder / "tensorboard" / run.name)
-
-    def log(self, step: int, values: Scalars) -> None:
-        """See Tracker."""
+    def log(step: int, values: Scalars) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+            writer.add_scalar(name, value, step)
+        writer.flush()
 
-    def close(self, final: Scalars | None) -> None:
-        """See Tracker."""
+    def close(final: Scalars | None) -> None:
         if final is not None:
             named = {f"final/{name}": value for name, value in final.items()}
-            self._writer.add_hparams(dict(self._config), named, run_name=".")  # next to the run's own curves
-        self._writer.close()
+            writer.add_hparams(dict(run.config), named, run_name=".")  # next to the run's own curves
+        writer.close()
+
+    return Tracker("", log, close)
 
 
-class Trackio:
+def trackio(run: TrackedRun) -> Tracker:
     """``trackio show --project STUDY``."""
+    import trackio
 
-    id = "name"
-
-    def __init__(self, run: TrackedRun) -> None:
-        import trackio
-
-        self._step: int | None = None
-        resume = "allow" if run.id else "never"
-        with contextlib.redirect_stdout(io.StringIO()):
-            self._run = contextvars.Context().run(  # init ends the run that is open in its context
-                trackio.init, project=run.study, name=run.name, config=dict(run.config), resume=resume, embed=False,
-                auto_log_gpu=False, auto_log_cpu=False,
-            )  # fmt: skip
-
-    def log(self, step: int, values: Scalars) -> None:
-        """See Tracker."""
-        self._step = step
-        self._run.log(values, step)
-
-    def close(self, final: Scalars | None) -> None:
-        """See Tracker."""
-        if final is not None:
-            self._run.log({f"final/{name}": value for name, value in final.items()}, self._step)
-        with contextlib.redirect_stdout(io.StringIO()):
-            self._run.finish()
-
-
-class Wandb:
-    """A project with the study's name at wandb.ai, or where WANDB_BASE_URL and WANDB_MODE say."""
-
-    def __init__(self, run: TrackedRun) -> None:
-        import wandb
-
-        self.id = run.id or uuid.uuid4().hex[:16]
-        self._run = wandb.init(
-            project=run.study, name=run.name, id=self.id, resume="allow", config=dict(run.config),
-            dir=str(run.folder), reinit="create_new",
+    last: list[int | None] = [None]
+    with contextlib.redirect_stdout(io.StringIO()):
+        opened = contextvars.Context().run(  # init ends the run that is open in its context
+            trackio.init, project=run.study, name=run.name, config=dict(run.config),
+            resume="allow" if run.id else "never", embed=False, auto_log_gpu=False, auto_log_cpu=False,
         )  # fmt: skip
 
-    def log(self, step: int, values: Scalars) -> None:
-        """See Tracker."""
-        self._run.log(values, step=step)
+    def log(step: int, values: Scalars) -> None:
+        last[:] = [step]
+        opened.log(values, step)
 
-    def close(self, final: Scalars | None) -> None:
-        """See Tracker."""
+    def close(final: Scalars | None) -> None:
         if final is not None:
-            self._run.summary.update(final)
-        self._run.finish()
+            opened.log({f"final/{name}": value for name, value in final.items()}, last[0])
+        with contextlib.redirect_stdout(io.StringIO()):
+            opened.finish()
+
+    return Tracker("name", log, close)
 
 
-class MLflow:
-    """An experiment with the study's name at MLFLOW_TRACKING_URI."""
+def wandb(run: TrackedRun) -> Tracker:
+    """A project with the study's name at wandb.ai, or where WANDB_BASE_URL and WANDB_MODE say."""
+    import wandb
 
-    def __init__(self, run: TrackedRun) -> None:
-        from mlflow import MlflowClient
-        from mlflow.entities import Metric, Param
+    key = run.id or uuid.uuid4().hex[:16]
+    opened = wandb.init(
+        project=run.study, name=run.name, id=key, resume="allow", config=dict(run.config), dir=str(run.folder),
+        reinit="create_new",
+    )  # fmt: skip
 
-        self._metric, self._client = Metric, MlflowClient()
-        if run.id:
-            self.id = run.id
-            return
-        known = self._client.get_experiment_by_name(run.study)
-        experiment = known.experiment_id if known else self._client.create_experiment(run.study)
-        self.id = self._client.create_run(experiment, run_name=run.name).info.run_id
+    def close(final: Scalars | None) -> None:
+        if final is not None:
+            opened.summary.update(final)
+        opened.finish()
+
+    return Tracker(key, lambda step, values: opened.log(values, step=step), close)
+
+
+def mlflow(run: TrackedRun) -> Tracker:
+    """An experiment with the study's name at MLFLOW_TRACKING_URI. MLflow shows the last value of each metric as the
+    run's."""
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param
+
+    client, key = MlflowClient(), run.id
+    if not key:
+        known = client.get_experiment_by_name(run.study)
+        experiment = known.experiment_id if known else client.create_experiment(run.study)
+        key = client.create_run(experiment, run_name=run.name).info.run_id
         params = [Param(name, str(value)) for name, value in run.config.items()]
         for first in range(0, len(params), 100):  # as many as a batch may have
-            self._client.log_batch(self.id, params=params[first : first + 100])
+            client.log_batch(key, params=params[first : first + 100])
 
-    def log(self, step: int, values: Scalars) -> None:
-        """See Tracker."""
+    def log(step: int, values: Scalars) -> None:
         now = int(1000 * time.time())
-        self._client.log_batch(self.id, [self._metric(name, value, now, step) for name, value in values.items()])
+        client.log_batch(key, [Metric(name, value, now, step) for name, value in values.items()])
 
-    def close(self, final: Scalars | None) -> None:
-        """See Tracker. MLflow shows the last value of each metric as the run's."""
+    def close(final: Scalars | None) -> None:
         if final is not None:
-            self._client.set_terminated(self.id)
+            client.set_terminated(key)
+
+    return Tracker(key, log, close)
 
 
 TRACKERS: dict[str, Callable[[TrackedRun], Tracker]] = {
-    "tensorboard": TensorBoard,
-    "trackio": Trackio,
-    "wandb": Wandb,
-    "mlflow": MLflow,
-}
+    "tensorboard": tensorboard, "trackio": trackio, "wandb": wandb, "mlflow": mlflow,
+}  # fmt: skip
 """By the name of their package, which is that of the extra, too."""
 
 

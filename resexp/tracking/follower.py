@@ -5,11 +5,12 @@ Where a sweep is killed, its successor may pass on the lines of the last second 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from resexp.utils.untrusted import Count, Record, parse_json, read_record
 log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
-"""Seconds between looks at the metrics of a run."""
+"""Seconds between reads of the metrics of a run."""
 
 
 class Sent(Record):
@@ -56,13 +57,14 @@ class _Followed:
     file: int = -1
     offset: int = 0
     lines: int = 0
-    looked: float = -math.inf
+    read_at: float = -math.inf
 
-    def fresh(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def new_lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """The number, from 0, and the record of each whole line since the last call.
 
         Every attempt at a run begins with a new file, which has the lines before its checkpoint again.
         """
+        self.read_at = time.monotonic()
         try:
             with self.run.metrics_path.open("rb") as file:
                 if (number := os.fstat(file.fileno()).st_ino) != self.file:
@@ -76,6 +78,11 @@ class _Followed:
         for line in whole.splitlines():
             yield self.lines, parse_json(line)
             self.lines += 1
+
+    def save(self) -> None:
+        """Write what was passed on."""
+        if self.tracked.trackers:
+            self.run.publish(_path(self.run), self.tracked.model_dump_json(indent=1), sync=False)
 
 
 class Follower:
@@ -95,7 +102,7 @@ class Follower:
         """Pass on what runs at work have written, of each once in a while."""
         for run in running:
             followed = self._of(run)
-            if time.monotonic() >= followed.looked + LOOK_S:
+            if time.monotonic() >= followed.read_at + LOOK_S:
                 self._pass_on(followed)
 
     def ended(self, run: Run) -> None:
@@ -104,9 +111,12 @@ class Follower:
         self._pass_on(followed)
         over = run.status().state in ("finished", "diverged")
         for name, sent in followed.tracked.trackers.items():
-            if name in self._trackers and not sent.over:
-                self._try(followed, name, _close, sent, run if over else None)
-        self._keep(followed)
+            if name in self._trackers and name not in followed.failed and not sent.over:
+                with self._failing(followed, [name]):
+                    self._tracker(followed, name).close(_final(run) if over else None)
+                    sent.over = over
+        with self._failing(followed, self._trackers):
+            followed.save()
         del self._followed[run.folder]
 
     def close(self) -> None:
@@ -117,63 +127,49 @@ class Follower:
     def _of(self, run: Run) -> _Followed:
         if run.folder not in self._followed:
             followed = self._followed[run.folder] = _Followed(run)
-            try:
+            with self._failing(followed, self._trackers):
                 followed.tracked = read_record(_path(run), Tracked) or Tracked()
-            except (OSError, UserError) as error:
-                self._fail(followed, self._trackers, error)
         return self._followed[run.folder]
 
     def _pass_on(self, followed: _Followed) -> None:
-        followed.looked = time.monotonic()
-        try:
-            fresh = list(followed.fresh())
-        except (OSError, ValueError) as error:
-            self._fail(followed, self._trackers, error)
-            return
-        for name in self._trackers:
-            sent = followed.tracked.trackers.get(name, Sent())
-            due = [(number, line) for number, line in fresh if number >= sent.lines]
-            if due and not sent.over and name not in followed.failed:
-                followed.tracked.trackers[name] = sent
-                self._try(followed, name, _log, sent, due)
-        if fresh:
-            self._keep(followed)
+        with self._failing(followed, self._trackers):
+            lines = list(followed.new_lines())
+            for name in self._trackers:
+                sent = followed.tracked.trackers.get(name, Sent())
+                due = [(number, line) for number, line in lines if number >= sent.lines]
+                if due and not sent.over and name not in followed.failed:
+                    followed.tracked.trackers[name] = sent
+                    with self._failing(followed, [name]):
+                        tracker = self._tracker(followed, name)
+                        for number, line in due:
+                            if values := _numbers(line):
+                                tracker.log(line["step"], values)
+                            sent.lines = number + 1
+            if lines:
+                followed.save()
 
-    def _try(self, followed: _Followed, name: str, do: Callable[[Tracker, Sent, Any], None], *what: Any) -> None:
-        """Do something with a tracker of a run, which is opened first if need be."""
-        if name in followed.failed:
-            return
+    def _tracker(self, followed: _Followed, name: str) -> Tracker:
+        """A tracker of the run, opened if it is not open yet."""
+        if name not in followed.open:
+            run, sent = followed.run, followed.tracked.trackers[name]
+            config = load_run(run.config_path).model_dump(mode="json", include={"data", "model", "train", "seed"})
+            study, label = self._folder.resolve().name, f"{run.label}-{run.folder.name}"
+            tracker = TRACKERS[name](TrackedRun(study, label, dict(_flat(config)), self._folder, sent.id))
+            sent.id, followed.open[name] = tracker.id, tracker
+        return followed.open[name]
+
+    @contextlib.contextmanager
+    def _failing(self, followed: _Followed, names: Sequence[str]) -> Iterator[None]:
+        """Let an error end nothing but the work of these trackers on a run."""
         try:
-            if name not in followed.open:
-                followed.open[name] = self._open(followed, name)
-            do(followed.open[name], *what)
+            yield
         except Exception as error:  # a network that fails, a service that refuses: no reason to end a sweep
-            self._fail(followed, [name], error)
-
-    def _open(self, followed: _Followed, name: str) -> Tracker:
-        run, sent = followed.run, followed.tracked.trackers[name]
-        config = load_run(run.config_path).model_dump(mode="json", include={"data", "model", "train", "seed"})
-        study, label = self._folder.resolve().name, f"{run.label}-{run.folder.name}"
-        tracker = TRACKERS[name](TrackedRun(study, label, dict(_flat(config)), self._folder, sent.id))
-        sent.id = tracker.id
-        return tracker
-
-    def _keep(self, followed: _Followed) -> None:
-        """Write what was passed on."""
-        if followed.tracked.trackers:
-            try:
-                text = followed.tracked.model_dump_json(indent=1)
-                followed.run.publish(_path(followed.run), text, sync=False)
-            except OSError as error:
-                self._fail(followed, self._trackers, error)
-
-    def _fail(self, followed: _Followed, names: Sequence[str], error: Exception) -> None:
-        if names := [name for name in names if name not in followed.failed]:
-            followed.failed.update(names)
-            self.failures += 1
-            why = str(error).partition("\n")[0] or type(error).__name__
-            later = f"resexp export {self._folder} " + " ".join(f"--track {name}" for name in names)
-            log.warning(f"{followed.run.name}: {', '.join(names)} failed ({why}); to continue: {later}")
+            if names := [name for name in names if name not in followed.failed]:
+                followed.failed.update(names)
+                self.failures += 1
+                why = str(error).partition("\n")[0] or type(error).__name__
+                later = f"resexp export {self._folder} " + " ".join(f"--track {name}" for name in names)
+                log.warning(f"{followed.run.name}: {', '.join(names)} failed ({why}); to continue: {later}")
 
 
 def track_study(study: StudyFolder, trackers: Sequence[str]) -> int:
@@ -194,19 +190,6 @@ def track_study(study: StudyFolder, trackers: Sequence[str]) -> int:
     return len(runs)
 
 
-def _log(tracker: Tracker, sent: Sent, due: list[tuple[int, dict[str, Any]]]) -> None:
-    for number, line in due:
-        if values := _numbers(line):
-            tracker.log(line["step"], values)
-        sent.lines = number + 1
-
-
-def _close(tracker: Tracker, sent: Sent, over: Run | None) -> None:
-    """Close with the final numbers of a run that is over."""
-    tracker.close(_final(over) if over else None)
-    sent.over = over is not None
-
-
 def _numbers(line: dict[str, Any]) -> Scalars:
     """The numbers of a line, without the step."""
     return {
@@ -218,11 +201,8 @@ def _numbers(line: dict[str, Any]) -> Scalars:
 
 def _final(run: Run) -> Scalars:
     """The last numbers of evaluations and of the test."""
-    found: Scalars = {}
-    for line in run.metrics():
-        if line["event"] in ("eval", "test"):
-            found |= _numbers(line)
-    return found
+    lines = [line for line in run.metrics() if line["event"] in ("eval", "test")]
+    return {name: value for line in lines for name, value in _numbers(line).items()}
 
 
 def _flat(config: dict[str, Any], within: str = "") -> Iterator[tuple[str, str | int | float | bool]]:
