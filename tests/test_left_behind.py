@@ -23,7 +23,7 @@ write_alone(Path(sys.argv[1]), "half")
 """
 SERVES = """
 import multiprocessing, sys
-from resexp.utils.temporary import mark_sockets
+from resexp.utils.parallel import mark_sockets
 mark_sockets()
 process = multiprocessing.get_context("forkserver").Process(target=print, args=("served",), kwargs={"flush": True})
 process.start()

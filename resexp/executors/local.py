@@ -19,8 +19,7 @@ from resexp.executors.engine import End, Event, Handle, Job
 from resexp.runs.store import Run
 from resexp.utils.interrupts import STOPPING
 from resexp.utils.machine import cores
-from resexp.utils.parallel import without_main
-from resexp.utils.temporary import mark_sockets
+from resexp.utils.parallel import mark_sockets, without_main
 
 if TYPE_CHECKING:
     import torch

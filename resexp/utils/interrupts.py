@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 from resexp.errors import UserError
 
@@ -36,31 +37,38 @@ def exit_code(error: BaseException) -> int:
 
 
 @contextlib.contextmanager
+def _handlers_restored() -> Iterator[dict[signal.Signals, Any]]:
+    """Put the handlers of SIGINT and SIGTERM back at the end. Empty in other threads than the main one, which have
+    none."""
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in STOPPING} if in_main else {}
+    try:
+        yield before
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def at_once() -> Iterator[None]:
     """Let SIGINT and SIGTERM end the work inside by raising Interrupted: for work that can be thrown away.
 
     Earlier handlers are called, too. In other threads than the main one nothing changes.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in STOPPING}
+    with _handlers_restored() as before:
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        for again in STOPPING:  # once is enough: nothing is to interrupt the cleaning up
-            signal.signal(again, signal.SIG_IGN)
-        if callable(told := before[signal.Signals(number)]) and told is not signal.default_int_handler:
-            told(number, frame)
-        raise Interrupted(number)
+        def handle(number: int, frame: FrameType | None) -> None:
+            for again in STOPPING:  # once is enough: nothing is to interrupt the cleaning up
+                signal.signal(again, signal.SIG_IGN)
+            earlier = before[signal.Signals(number)]
+            if callable(earlier) and earlier is not signal.default_int_handler:
+                earlier(number, frame)
+            raise Interrupted(number)
 
-    for number in STOPPING:
-        if before[number] is not signal.SIG_IGN:
-            signal.signal(number, handle)
-    try:
+        for number, earlier in before.items():
+            if earlier is not signal.SIG_IGN:
+                signal.signal(number, handle)
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Stop:
@@ -68,7 +76,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal = 0
-        self._heard = False
+        self._asked = False
 
     def __call__(self) -> bool:
         """Whether we were asked."""
@@ -84,15 +92,8 @@ class Stop:
     @contextlib.contextmanager
     def listening(self) -> Iterator[Stop]:
         """Handle the signals for as long as the context lasts, in the main thread; in others, don't."""
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        before = {number: signal.getsignal(number) for number in STOPPING}
-        try:
-            yield self.install()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with _handlers_restored() as before:
+            yield self.install() if before else self
 
     def ask(self, number: int = signal.SIGTERM) -> None:
         """Ask to stop as if the signal had arrived."""
@@ -104,7 +105,7 @@ class Stop:
         return EXIT_SIGNAL + self.signal
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._heard and number == signal.SIGINT:
+        if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._heard = True
+        self._asked = True
         self.signal = number

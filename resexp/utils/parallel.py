@@ -1,19 +1,25 @@
-"""Many small pieces of work, shared out over the cores."""
+"""Small tasks in processes on all cores, and the folders of sockets that multiprocessing leaves behind."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import gc
 import multiprocessing
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import util
+from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
 from resexp.utils.machine import cores
-from resexp.utils.temporary import mark_sockets
 
+_MARK = ".resexp"
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -47,3 +53,39 @@ def parallel_map(function: Callable[[A], B], pieces: Sequence[A], enough: int) -
     finally:
         gc.freeze()  # nor is it to visit them later
         gc.enable()
+
+
+@functools.cache
+def mark_sockets() -> None:
+    """Mark this process's folder of sockets, and remove marked ones of killed processes.
+
+    A process holds a lock on its folder, which the kernel drops when it ends. Without locks nothing is removed.
+    """
+    for mark in Path(tempfile.gettempdir()).glob(f"pymp-*/{_MARK}"):
+        with contextlib.suppress(OSError):  # another user's, or of a living process
+            os.close(_locked(mark.parent))
+            _remove(mark.parent)
+    folder = Path(util.get_temp_dir())
+    with contextlib.suppress(OSError):  # a file system without locks
+        _locked(folder)  # to the end of the process
+        (folder / _MARK).touch()
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder with its sockets. Raises OSError where it holds anything else, which is kept."""
+    for socket in folder.glob("listener-*"):
+        if socket.is_socket():
+            socket.unlink()
+    (folder / _MARK).unlink()
+    folder.rmdir()
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor that holds a lock on the folder. Raises OSError where another process does."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
