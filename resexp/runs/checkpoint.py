@@ -25,15 +25,18 @@ _KIND = b"resexp checkpoint "
 _SEAL_BYTES = len(_KIND) + len(b"3 sha256 ") + 64 + 1
 MAX_BYTES = 1 << 36
 
-_STATE = {
-    "signature": str, "seed": int, "trainer": dict, "evaluated": int, "tested": bool, "best": dict | None,
-    "window": list, "metrics_bytes": int,
+_PARTS: dict[str, dict[str, Any]] = {
+    "": {
+        "signature": str, "seed": int, "trainer": dict, "evaluated": int, "tested": bool, "best": dict | None,
+        "window": list, "metrics_bytes": int,
+    },
+    "trainer": {
+        "step": int, "model": dict, "optimizer": dict, "scaler": dict, "warming_up": bool, "running_error": float,
+        "seconds": float,
+    },
+    "best": {"step": int, "val_error": float, "model": dict},
 }  # fmt: skip
-_TRAINER = {
-    "step": int, "model": dict, "optimizer": dict, "scaler": dict, "warming_up": bool, "running_error": float,
-    "seconds": float,
-}  # fmt: skip
-_BEST = {"step": int, "val_error": float, "model": dict}
+"""The keys of the state and of its parts, with their types."""
 
 
 def pack(state: dict[str, Any]) -> bytes:
@@ -60,17 +63,26 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
     another version of resexp, or was never a session's."""
     archive = _archive(path, read_file(path, MAX_BYTES))
     try:
-        _check_size(archive)
-        state = torch.load(io.BytesIO(archive), map_location=device, weights_only=True)
+        state = load_stored(archive, device)
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as error:  # the digest is no signature: whoever wrote the file can have written anything
         raise _foreign(path, str(error).partition("\n")[0]) from None
-    _check(path, state, _STATE)
-    _check(path, state["trainer"], _TRAINER)
-    if state["best"] is not None:
-        _check(path, state["best"], _BEST)
+    for part, kinds in _PARTS.items():  # their values are looked at no deeper, for they may refer to themselves
+        found = state[part] if part else state
+        for key, kind in kinds.items() if found is not None else ():
+            if not isinstance(found, dict) or key not in found or not isinstance(found[key], kind):
+                raise _foreign(path, f"{key} is missing, or not of its kind")
     return dict(state)
+
+
+def load_stored(archive: bytes, device: torch.device) -> Any:
+    """What torch.save wrote. It compresses nothing: raises ValueError where more would be unpacked than is there."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        members = opened.infolist()
+    if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > len(archive):
+        raise ValueError("compressed")
+    return torch.load(io.BytesIO(archive), map_location=device, weights_only=True)
 
 
 def _archive(path: Path, content: bytes) -> bytes:
@@ -90,21 +102,6 @@ def _archive(path: Path, content: bytes) -> bytes:
     raise DamagedCheckpointError(f"{path}: truncated or changed")
 
 
-def _check_size(content: bytes) -> None:
-    """torch.save compresses nothing: what would unpack to more than the file's own size is no checkpoint."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = archive.infolist()
-    if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > len(content):
-        raise ValueError("compressed")
-
-
-def _check(path: Path, state: Any, kinds: dict[str, Any]) -> None:
-    """That a part of the state has its keys; what they hold is looked at no deeper, for it may refer to itself."""
-    for key, kind in kinds.items():
-        if not isinstance(state, dict) or key not in state or not isinstance(state[key], kind):
-            raise _foreign(path, f"{key} is missing, or not of its kind")
-
-
 def _foreign(path: Path, why: str) -> UserError:
     return UserError(f"{path}: no checkpoint of resexp's ({why}); delete it, or the run folder, to begin anew")
 
@@ -119,8 +116,12 @@ def into(model: nn.Module, weights: dict[str, Any], folder: Path) -> None:
 
 def fits(value: Any, own: Tensor) -> bool:
     """Whether `value`, from a checkpoint, is a tensor like `own`."""
-    plain = type(value) is Tensor and value.layout == torch.strided and not value.is_meta
-    return plain and value.shape == own.shape and value.dtype == own.dtype
+    return is_plain(value) and value.shape == own.shape and value.dtype == own.dtype
+
+
+def is_plain(value: Any) -> bool:
+    """Whether `value` is a dense tensor that holds its numbers."""
+    return type(value) is Tensor and value.layout == torch.strided and not value.is_meta
 
 
 def save(run: Run, state: dict[str, Any]) -> None:

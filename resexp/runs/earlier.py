@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from resexp.config import RunConfig
 from resexp.config.study import load_run
 from resexp.errors import UserError
-from resexp.runs.records import Manifest
 from resexp.runs.store import Run
 
 
@@ -19,7 +18,7 @@ class Earlier:
     """What an earlier run took."""
 
     seconds_per_step: float
-    """Wall-clock time, evaluation included."""
+    """Wall-clock time in its longest attempt, evaluation included."""
     size: int
     """Bytes of its folder."""
     device: str
@@ -34,15 +33,14 @@ def find_earlier(config: RunConfig, results: Path) -> Earlier | None:
     folders = results.glob(f"*/{config.model.kind}-{config.model.depth}-*/seed*/status.json")
     for path in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
         run = Run(path.parent)
-        try:
+        with contextlib.suppress(UserError, OSError):  # a damaged run is no estimate; `resexp report` names the damage
             manifest = run.manifest()
             if manifest is None or run.status().state != "finished" or what(load_run(run.config_path)) != what(config):
                 continue
-            device, seconds = manifest.attempts[-1].device, _seconds_per_step(manifest)
-            if seconds is not None and (not device.endswith(" cpu") or device == f"{platform.machine()} cpu"):
-                return Earlier(seconds, size(run.folder), device)
-        except (UserError, OSError):
-            continue  # a damaged run is no estimate; `resexp report` says what is wrong with it
+            steps, seconds = max(((a.steps, a.seconds) for a in manifest.attempts), default=(0, 0.0))
+            device = manifest.attempts[-1].device
+            if steps and (not device.endswith(" cpu") or device == f"{platform.machine()} cpu"):
+                return Earlier(seconds / steps, size(run.folder), device)
     return None
 
 
@@ -55,14 +53,3 @@ def what(config: RunConfig) -> str:
     """What the time of a step depends on, as a text."""
     model, data, train = config.model.canonical(), config.data.canonical(), config.train
     return f"{model} {data} {train.batch_size} {train.precision} {train.device}"
-
-
-def _seconds_per_step(manifest: Manifest) -> float | None:
-    """Wall-clock time per step of the longest attempt; None where no attempt took a step and has an end."""
-    spans = []
-    for attempt in manifest.attempts:
-        if attempt.ended and attempt.to_step and attempt.to_step > attempt.from_step:
-            span = datetime.fromisoformat(attempt.ended) - datetime.fromisoformat(attempt.started)
-            spans.append((attempt.to_step - attempt.from_step, span.total_seconds()))
-    steps, seconds = max(spans, default=(0, 0.0))
-    return seconds / steps if steps else None

@@ -127,12 +127,11 @@ def leased(folder: Path, what: str) -> Iterator[Lease]:
 
 def holder_elsewhere(folder: Path) -> str:
     """The attempt on another machine that shows signs of life: ``process 12 on node3``; empty if there is none."""
-    attempts = _attempts(folder)
     try:
-        newest = attempts[max(attempts)]
-        owner, age = read_file(newest / _OWNER, _MAX_OWNER).decode(), time.time() - newest.stat().st_mtime
-    except (ValueError, FileNotFoundError, UserError):
+        owner = read_file(_attempts(folder)[newest(folder)] / _OWNER, _MAX_OWNER).decode()
+    except (KeyError, ValueError, FileNotFoundError, UserError):
         return ""
+    age = time.time() - last_heartbeat(folder)
     return owner if abs(age) < HEARTBEAT_TIMEOUT_S and not owner.endswith(f" on {os.uname().nodename}") else ""
 
 
@@ -143,10 +142,9 @@ def newest(folder: Path) -> int:
 
 def last_heartbeat(folder: Path) -> float:
     """When the newest attempt at a run last gave a sign of life, by the file system's clock; 0 if there was none."""
-    attempts = _attempts(folder)
     try:
-        return attempts[max(attempts)].stat().st_mtime
-    except (ValueError, FileNotFoundError):
+        return _attempts(folder)[newest(folder)].stat().st_mtime
+    except (KeyError, FileNotFoundError):
         return 0.0
 
 

@@ -1,13 +1,11 @@
-"""logits.npz: what the final weights of a run say of each test image, kept so that ensembles need no training again."""
+"""logits.npz: the logits of a run's final weights on each test image, so that ensembles need no training again."""
 
 from __future__ import annotations
 
 import io
-import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +17,6 @@ FEW_CLASSES = 10
 """With no more classes, the five likeliest say little."""
 MAX_BYTES = 1 << 30
 """Largest file, uncompressed: 200,000 images of 1,000 classes."""
-_KINDS = {"logits": ("f", 2), "labels": ("i", 1), "fingerprint": ("U", 0)}
-"""The dtype kind and number of dimensions of each array."""
 
 
 @dataclass(frozen=True)
@@ -66,27 +62,16 @@ def read(path: Path) -> Logits:
     content = read_file(path, MAX_BYTES)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            arrays = {name: _array(archive, name) for name in _KINDS}
-        if not arrays["logits"].size or arrays["labels"].shape != arrays["logits"].shape[:1]:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("compressed")
+        with np.load(io.BytesIO(content)) as arrays:
+            values, labels, fingerprint = arrays["logits"], arrays["labels"], arrays["fingerprint"]
+        if [(a.dtype.kind, a.ndim) for a in (values, labels, fingerprint)] != [("f", 2), ("i", 1), ("U", 0)]:
+            raise ValueError("arrays of another kind")
+        if not values.size or labels.shape != values.shape[:1]:
             raise ValueError("shapes that do not belong together")
-        if arrays["labels"].min() < 0 or arrays["labels"].max() >= arrays["logits"].shape[1]:
+        if labels.min() < 0 or labels.max() >= values.shape[1]:
             raise ValueError("labels of classes that there are no logits of")
-        return Logits(arrays["logits"], arrays["labels"], str(arrays["fingerprint"]))
+        return Logits(values, labels, str(fingerprint))
     except Exception as error:  # readers raise what they like at files that were made to break them
         raise UserError(f"{path}: damaged ({error}); restore it, or delete the run folder and train it again") from None
-
-
-def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    """An array of the archive, as long as its header says it is: only then is memory taken for it."""
-    member = archive.getinfo(f"{name}.npy")
-    if member.compress_type != zipfile.ZIP_STORED or member.file_size > MAX_BYTES:
-        raise ValueError("compressed")
-    with archive.open(member) as file:
-        np.lib.format.read_magic(file)
-        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
-        content = file.read()
-    if (dtype.kind, len(shape)) != _KINDS[name] or len(content) != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{name} of another kind")
-    return (
-        np.frombuffer(content, dtype).reshape(shape, order="F" if by_columns else "C").copy()
-    )  # what bytes back is read-only

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Annotated, Any, Literal, Required
 
 from pydantic import ConfigDict, Field, TypeAdapter, field_validator
@@ -80,6 +81,17 @@ class Attempt(Record):
     ended: str | None = None
     to_step: Count | None = None
     state: State | None = None
+
+    @property
+    def steps(self) -> int:
+        """Steps it took; 0 before it has ended."""
+        return max(0, (self.to_step or 0) - self.from_step) if self.ended else 0
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time from its start to its end; 0 before that."""
+        started, ended = (datetime.fromisoformat(time) for time in (self.started, self.ended or self.started))
+        return (ended - started).total_seconds()
 
 
 class Manifest(Record):
@@ -167,47 +179,31 @@ class Plan(Record):
 
 
 Measured = Annotated[float, Field(gt=-(1 << 63), lt=1 << 63)] | None
+REPORTED: dict[str, Any] = dict.fromkeys((
+    "train_error", "running_train_error", "clean_train_error", "val_error", "val_top5_error", "test_error",
+    "test_top5_error", "best_test_error", "train_seconds",
+), Measured)  # fmt: skip
+"""The metrics that reports read: errors are fractions in [0, 1]. A new metric needs an entry here or below."""
+OTHERS: dict[str, Any] = {
+    **dict.fromkeys(("epoch", "lr", "train_loss", "images_per_second"), float | None),
+    **dict.fromkeys(("clean_train_top5_error", "clean_train_loss", "val_loss", "test_loss"), float | None),
+    "best_step": Count, "best_val_error": Measured, "precise_bn_images": Count, "bn_batches": Count,
+}  # fmt: skip
+"""The other metrics in a line. A number that was NaN or infinite, such as the loss of a net whose moving averages lag
+behind its weights, is null."""
 
 
-class Errors(TypedDict, total=False):
-    """What a report takes of a line of metrics.jsonl; errors are fractions in [0, 1]."""
-
-    __pydantic_config__ = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)  # type: ignore[misc]
-
-    event: Required[str]
-    step: Required[Count]
-    train_error: Measured
-    running_train_error: Measured
-    clean_train_error: Measured
-    val_error: Measured
-    val_top5_error: Measured
-    test_error: Measured
-    test_top5_error: Measured
-    best_test_error: Measured
-    train_seconds: Measured
+def _reader(metrics: dict[str, Any]) -> TypeAdapter[Any]:
+    """Reads many lines at once: a large study has millions, and each call would cost as much as a line."""
+    make: Any = TypedDict
+    array: Any = list
+    line = make("Line", {"event": Required[str], "step": Required[Count], **metrics}, total=False)
+    line.__pydantic_config__ = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+    return TypeAdapter(array[line])
 
 
-class Line(Errors, total=False):
-    """A line of metrics.jsonl. A number that was NaN or infinite, such as the loss of a net whose moving averages lag
-    behind its weights, is null."""
-
-    epoch: float | None
-    lr: float | None
-    train_loss: float | None
-    images_per_second: float | None
-    clean_train_top5_error: float | None
-    clean_train_loss: float | None
-    val_loss: float | None
-    test_loss: float | None
-    best_step: Count
-    best_val_error: Measured
-    precise_bn_images: Count
-    bn_batches: Count
-
-
-LINES: TypeAdapter[Any] = TypeAdapter(list[Line])
-"""Reads many at once: a large study has millions, and each call would cost as much as a line."""
-ERRORS: TypeAdapter[Any] = TypeAdapter(list[Errors])
+LINES, ERRORS = _reader(REPORTED | OTHERS), _reader(REPORTED)
+"""Read lines of metrics.jsonl: all metrics, and those of a report."""
 
 
 def running_error(lines: Iterable[dict[str, Any]], final_from: int) -> float | None:

@@ -25,8 +25,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +34,30 @@ from pydantic import TypeAdapter, ValidationError
 from resexp.config import RunConfig, yaml_file
 from resexp.errors import UserError
 from resexp.runs.lease import Lease, holder_elsewhere, leased
-from resexp.runs.records import LINES, Manifest, Plan, Status, Submission
+from resexp.runs.records import LINES, Manifest, Plan, PlannedRun, Status, Submission
 from resexp.utils.files import is_locked, locked, write_atomic, write_held
 from resexp.utils.untrusted import MAX_LINES, MAX_METRICS, MAX_RECORD, parse_json, read_file, read_record, refuse_links
 
 
 class Run:
-    """One run folder; every path in it is a property."""
+    """One run folder; the paths in it are attributes."""
 
     def __init__(self, folder: Path, label: str = "", lease: Lease | None = None) -> None:
         """`label` is what the study calls the net; by default its kind and depth. An attempt at the run has a `lease`
         to it, by which all that it publishes goes."""
-        self.folder = folder
-        self.lease = lease
+        self.folder, self.lease = folder, lease
         self.label = label or folder.absolute().parent.name.rpartition("-")[0]
+        self.config_path = folder / "config.yaml"
+        self.manifest_path = folder / "manifest.json"
+        self.metrics_path = folder / "metrics.jsonl"
+        self.checkpoint_path = folder / "checkpoint.pt"
+        self.previous_checkpoint_path = folder / "checkpoint.prev.pt"
+        self.logits_path = folder / "logits.npz"
+        self.status_path = folder / "status.json"
+        self.log_path = folder / "log.txt"
+        self.probe_folder = folder / "probes"
+        self.job_path = folder / "job.json"
+        self.lock_path = folder / ".lock"  # held by the process that trains the run
 
     def create(self, config: RunConfig) -> None:
         """Create the folder and its config.yaml; an unfinished run takes over the mechanics of `config`."""
@@ -100,56 +109,6 @@ class Run:
         """The run's seed."""
         return int(self.folder.name.removeprefix("seed"))
 
-    @property
-    def config_path(self) -> Path:
-        """The resolved configuration."""
-        return self.folder / "config.yaml"
-
-    @property
-    def manifest_path(self) -> Path:
-        """How the run was made."""
-        return self.folder / "manifest.json"
-
-    @property
-    def metrics_path(self) -> Path:
-        """The measurements."""
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def checkpoint_path(self) -> Path:
-        """The state to continue from."""
-        return self.folder / "checkpoint.pt"
-
-    @property
-    def previous_checkpoint_path(self) -> Path:
-        """The state before that, for when the last one is damaged."""
-        return self.folder / "checkpoint.prev.pt"
-
-    @property
-    def logits_path(self) -> Path:
-        """What the final weights say of the test images; not there before the run has ended."""
-        return self.folder / "logits.npz"
-
-    @property
-    def status_path(self) -> Path:
-        """What the run is doing now."""
-        return self.folder / "status.json"
-
-    @property
-    def log_path(self) -> Path:
-        """What a worker process printed."""
-        return self.folder / "log.txt"
-
-    @property
-    def probe_folder(self) -> Path:
-        """What probes found."""
-        return self.folder / "probes"
-
-    @property
-    def job_path(self) -> Path:
-        """The cluster's job that was last asked to train it."""
-        return self.folder / "job.json"
-
     def submission(self) -> Submission | None:
         """What job.json says, or None if no cluster was ever asked, or a power failure left nothing of it."""
         try:
@@ -174,11 +133,6 @@ class Run:
             except (ValueError, TypeError):
                 raise UserError(f"{path}: damaged; delete it, and take the probe again") from None
         return dict(sorted(found.items()))
-
-    @property
-    def lock_path(self) -> Path:
-        """Held by the process that trains the run."""
-        return self.folder / ".lock"
 
     def is_held(self) -> bool:
         """Whether an attempt at the run is alive, here or on another machine."""
@@ -216,7 +170,7 @@ class Run:
 
     def metrics(self, reader: TypeAdapter[Any] = LINES, last: int | None = None) -> list[dict[str, Any]]:
         """The records of metrics.jsonl, or what `reader` takes of them; a torn last line, as a crash leaves it, is not
-        one. Of those before the `last` bytes nothing is read."""
+        one. Only the `last` bytes are read, if given."""
         try:
             content = read_file(self.metrics_path, MAX_METRICS, last)
         except FileNotFoundError:
@@ -227,17 +181,16 @@ class Run:
         if last is not None and len(content) == last:
             _, _, whole = whole.partition(b"\n")  # it may begin within a line
         records = _records(whole, reader) if whole else []
-        if records is None and last is not None:
+        if records is not None:
+            return records
+        if last is not None:
             return self.metrics(reader)  # which says where the damage is
-        if records is None:
-            lines = whole.split(b"\n")
-            damaged = next(number for number, line in enumerate(lines, 1) if _records(line, reader) is None)
-            raise UserError(f"{self.metrics_path}:{damaged}: no event with its numbers; restore it or delete the run")
-        return records
+        damaged = next(n for n, line in enumerate(whole.split(b"\n"), 1) if _records(line, reader) is None)
+        raise UserError(f"{self.metrics_path}:{damaged}: no event with its numbers; restore it or delete the run")
 
 
 def _records(lines: bytes, reader: TypeAdapter[Any]) -> list[dict[str, Any]] | None:
-    """Those of some lines of metrics.jsonl, or None where a line is not one."""
+    """The records in some lines of metrics.jsonl, or None where a line is damaged."""
     try:
         records: list[dict[str, Any]] = reader.validate_json(b"[" + lines.replace(b"\n", b",") + b"]")
     except ValidationError:
@@ -250,21 +203,8 @@ class StudyFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-
-    @property
-    def plan_path(self) -> Path:
-        """The plan."""
-        return self.folder / "study.json"
-
-    @property
-    def lock_path(self) -> Path:
-        """Held by the sweep that works on the folder."""
-        return self.folder / ".lock"
-
-    @property
-    def _plan_lock(self) -> AbstractContextManager[None]:
-        """Held for as long as it takes to rewrite the plan."""
-        return locked(self.folder / ".plan.lock", "the plan", wait=True)
+        self.plan_path = folder / "study.json"
+        self.lock_path = folder / ".lock"  # held by the sweep that works on the folder
 
     def plan(self) -> Plan:
         """The plan, empty before the first."""
@@ -272,26 +212,28 @@ class StudyFolder:
 
     def write_plan(self, plan: Plan) -> None:
         """Replace the plan."""
-        with self._plan_lock:
-            write_held(self.plan_path, plan.model_dump_json(indent=1))
+        self._replace_plan(lambda: plan)
 
     def add_to_plan(self, more: Plan) -> None:
         """Record runs that are trained on their own, without dropping the others."""
-        with self._plan_lock:
-            named = {run.folder for run in more.runs}
-            others = [run for run in self.plan().runs if run.folder not in named]
-            plan = more.model_copy(update={"runs": [*others, *more.runs]})
-            write_held(self.plan_path, plan.model_dump_json(indent=1))
+        self._replace_plan(
+            lambda: more.model_copy(update={"runs": [*self._others({run.folder for run in more.runs}), *more.runs]})
+        )
 
     def drop(self, runs: Sequence[Run]) -> None:
         """Take runs out of the plan."""
         gone = {os.path.relpath(run.folder, self.folder) for run in runs}
-        with self._plan_lock:
-            plan = self.plan()
-            if not plan.runs:
-                return
-            kept = [run for run in plan.runs if run.folder not in gone]
-            write_held(self.plan_path, plan.model_copy(update={"runs": kept}).model_dump_json(indent=1))
+        if self.plan().runs:
+            self._replace_plan(lambda: self.plan().model_copy(update={"runs": self._others(gone)}))
+
+    def _others(self, folders: Collection[str]) -> list[PlannedRun]:
+        """The planned runs in other folders than these."""
+        return [run for run in self.plan().runs if run.folder not in folders]
+
+    def _replace_plan(self, new: Callable[[], Plan]) -> None:
+        """Replace the plan by what `new` returns while no other process may."""
+        with locked(self.folder / ".plan.lock", "the plan", wait=True):
+            write_held(self.plan_path, new().model_dump_json(indent=1))
 
     def runs(self) -> list[Run]:
         """The runs that the study names; a second recipe with the same label gets its signature as a suffix."""

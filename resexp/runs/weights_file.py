@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from resexp.config.train import WEIGHTS
 from resexp.errors import UserError, sanitize
+from resexp.runs.checkpoint import is_plain, load_stored
 from resexp.utils.files import write_atomic
 from resexp.utils.untrusted import MAX_RECORD, Count, Record, read_file
 
@@ -146,18 +146,10 @@ def _read_safetensors(path: Path, content: bytes) -> tuple[dict[str, Tensor], st
 
 def _read_pickle(path: Path, content: bytes) -> dict[str, Tensor]:
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = archive.infolist()
-        unpacked = sum(member.file_size for member in members)
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members) or unpacked > len(content):
-            raise ValueError("compressed")
-        weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        weights = load_stored(content, torch.device("cpu"))
     except Exception as error:  # readers raise what they like at files that were made to break them
         raise _no_weights(path, error) from None
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and type(value) is Tensor and value.layout == torch.strided and not value.is_meta
-        for name, value in weights.items()
-    ):
+    if not isinstance(weights, dict) or not all(isinstance(k, str) and is_plain(v) for k, v in weights.items()):
         raise _no_weights(path, "no dictionary of tensors by name")
     return weights
 
