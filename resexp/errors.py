@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 MAX_LINE = 2000
-"""Characters of a line that a person is shown; of a longer one the beginning and the end, where the remedy stands."""
+"""Characters of a line at most; a longer one keeps its beginning and its end, which has the remedy."""
 
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but tab and newline, changes of direction, and halves of characters that can't be written."""

@@ -24,7 +24,7 @@ MIB = 1 << 20
 def show(study: Study, cells: Sequence[Cell], results: Path) -> None:
     """Show the runs with their estimated time, then the sums, then what is wrong with the data."""
     from resexp.display import duration, state_text
-    from resexp.runs.earlier import find_earlier, what
+    from resexp.runs.earlier import cost_key, find_earlier
     from resexp.runs.store import Run
 
     table = Table(title=f"{study.name}: {counted(len(cells), 'run')}", title_justify="left")
@@ -36,7 +36,7 @@ def show(study: Study, cells: Sequence[Cell], results: Path) -> None:
         status, time = Run(results / study.name / cell.config.folder).status(), ""
         seed, steps = str(cell.config.seed), f"{cell.config.train.steps:,}"
         if status.state not in ("finished", "diverged"):
-            if (key := what(cell.config)) not in known:
+            if (key := cost_key(cell.config)) not in known:
                 known[key] = find_earlier(cell.config, results)
             earlier, left = known[key], cell.config.train.steps - status.step
             todo.append((earlier, earlier.seconds_per_step * left if earlier else 0.0))

@@ -62,7 +62,7 @@ def stages(kind: str, variant: str, layers: int | None, depth: int) -> tuple[int
 
 
 def smallest(kind: str, variant: str, layers: int | None) -> int:
-    """The depth of a net whose depth is not said: of CIFAR's nets the first of Fig. 6, else the shallowest."""
+    """The default depth: 20 on CIFAR, as the first net of Fig. 6, where blocks allow it; otherwise the smallest."""
     if kind == "vgg":
         return min(VGG)
     if variant == "imagenet":
@@ -154,7 +154,7 @@ class ModelConfig(Section):
     @field_validator(*_DEPENDENT)
     @classmethod
     def _goes_with_the_fields_before(cls, value: Any, info: ValidationInfo) -> Any:
-        """Raise ValueError where a field contradicts an earlier one. `info.data` has the earlier ones, if they are valid."""
+        """Raise ValueError where a field contradicts an earlier one; `info.data` has the valid ones."""
         net, field = info.data, info.field_name
         kind, block, norm = net.get("kind"), net.get("block"), net.get("norm")
         if field == "variant" and kind == "vgg" and value != "imagenet":
@@ -209,6 +209,5 @@ def name_part(key: str, value: Any) -> str:
     if isinstance(value, dict) and "name" in value:
         value = "+".join([str(value["name"]), *(f"{k}={v}" for k, v in value.items() if k not in ("name", "source"))])
     values = value if isinstance(value, list | tuple) else [value]
-    words = ["none" if one is None else str(one).lower() if isinstance(one, bool) else str(one) for one in values]
-    shown = "+".join(words)
-    return shown if key == f"model.{WORDS.get(shown)}" else f"{key.rpartition('.')[2]}={shown}"
+    text = "+".join(str(one).lower() if one is None or isinstance(one, bool) else str(one) for one in values)
+    return text if key == f"model.{WORDS.get(text)}" else f"{key.rpartition('.')[2]}={text}"

@@ -204,10 +204,10 @@ class Choice:
     role: Role
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        shown = core_schema.plain_serializer_function_ser_schema(
+        as_mapping = core_schema.plain_serializer_function_ser_schema(
             lambda value: value.as_mapping() if isinstance(value, Custom) else value
         )
-        return core_schema.no_info_plain_validator_function(self.validate, serialization=shown)
+        return core_schema.no_info_plain_validator_function(self.validate, serialization=as_mapping)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         named = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}

@@ -1,4 +1,4 @@
-"""From a study file to the list of its runs: overlays, the grid, labels, and every mistake said at once."""
+"""From a study file to the list of its runs: overlays, the grid, labels, and every mistake reported at once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHIPPED = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / 
 """The shipped studies: inside the package in a wheel, next to it in a checkout."""
 
 RUN_SECTIONS = ("data", "model", "train", "probes")
-"""What a study says of its runs."""
+"""The sections that a study shares with its runs."""
 
 MAX_RUNS = 100_000
 """Runs per study; the grid of a small file could ask for more than a machine can list."""
@@ -136,14 +136,13 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
             errors.update(dict.fromkeys(error.args))
     if errors:
         raise UserError(*errors)
-    runs = [Cell(label, config) for label, config in zip(_labels(cells), (c for _, c in cells), strict=True)]
-    seen: dict[Path, Cell] = {}
+    runs = [Cell(label, config) for label, (_, config) in zip(_labels(cells), cells, strict=True)]
+    seen: set[Path] = set()
     for run in runs:
-        if run.config.folder in seen:
-            raise UserError(
-                f"{path}: grid: {run.label} with seed {run.config.seed} stands in the grid twice; remove one"
-            )
-        seen[run.config.folder] = run
+        if (folder := run.config.folder) in seen:
+            name = f"{run.label} with seed {run.config.seed}"
+            raise UserError(f"{path}: grid: {name} stands in the grid twice; remove one")
+        seen.add(folder)
     return study, runs
 
 
@@ -244,57 +243,58 @@ def validated(model: type[ModelT], document: Document) -> ModelT:
     except ValidationError as error:
         mistakes = error.errors(include_url=False)
         # A default that could not be computed, or a list too short for want of valid items, only repeats a mistake.
-        told = [m for m in mistakes if m["type"] not in ("default_factory_not_called", "too_short")] or mistakes
-        raise UserError(*[_line(mistake, model, document) for mistake in told]) from None
+        own = [m for m in mistakes if m["type"] not in ("default_factory_not_called", "too_short")] or mistakes
+        raise UserError(*[_line(mistake, model, document) for mistake in own]) from None
 
 
 def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> str:
     """One mistake as ``file:line: key: what was got, what is allowed``."""
     loc: KeyPath = tuple(part for part in error["loc"] if part != "built-in")
-    tag = loc[1] if len(loc) > 1 and loc[0] == "data" else None
-    path = (loc[0], *loc[2:]) if tag else loc
-    section = SECTIONS.get(str(loc[-2])) if len(loc) > 1 else model
-    got, context = error["input"], error.get("ctx", {})
-    if error["type"] == "extra_forbidden" and (name := RENAMED.get(yaml_file.dotted(path))):
-        says = f"was renamed; write {name}"
-    elif error["type"] == "extra_forbidden":
+    path = (loc[0], *loc[2:]) if len(loc) > 1 and loc[0] == "data" else loc
+    kind, got, context = error["type"], error["input"], error.get("ctx", {})
+    if kind == "extra_forbidden" and (name := RENAMED.get(yaml_file.dotted(path))):
+        message = f"was renamed; write {name}"
+    elif kind == "extra_forbidden":
+        section = SECTIONS.get(str(loc[-2])) if len(loc) > 1 else model
         allowed = list((section or Section).model_fields)
         known = {"model": [SECTIONS["model"]], "train": [SECTIONS["train"]], "data": list(SOURCES.values())}
         meant = [f"{name}.{loc[0]}" for name, own in known.items() if any(loc[0] in one.model_fields for one in own)]
         near = f" (did you mean {' or '.join(meant)}?)" if meant and len(loc) == 1 else hint(str(loc[-1]), allowed)
-        says = f"unknown key, got {got!r}; allowed: {', '.join(allowed)}{near}"
-    elif error["type"] == "missing":
-        says = "missing"
-    elif error["type"] in ("union_tag_not_found", "union_tag_invalid"):
-        found = f"got {context['tag']!r}" if context.get("tag") is not None else "missing"
-        near = hint(context.get("tag", ""), list(SOURCES))
-        path, says = (*path, "source"), f"{found}; allowed: {', '.join(SOURCES)}{near}"
-    elif error["type"] == "literal_error":
+        message = f"unknown key, got {got!r}; allowed: {', '.join(allowed)}{near}"
+    elif kind == "missing":
+        message = "missing"
+    elif kind in ("union_tag_not_found", "union_tag_invalid"):
+        tag = context.get("tag", "")
+        path = (*path, "source")
+        message = f"{f'got {tag!r}' if tag else 'missing'}; allowed: {', '.join(SOURCES)}{hint(tag, list(SOURCES))}"
+    elif kind == "literal_error":
         choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        says = f"got {got!r}; allowed: {', '.join(choices)}{hint(str(got), choices)}"
-    elif error["type"] == "value_error":
-        says = f"{context['error']}" if isinstance(got, list | dict | tuple) else f"{context['error']}, got {got!r}"
-    elif error["type"] in ("model_type", "model_attributes_type", "dict_type", "tuple_type"):
-        says = f"expected {'a list' if error['type'] == 'tuple_type' else 'a mapping of keys to values'}, got {got!r}"
+        message = f"got {got!r}; allowed: {', '.join(choices)}{hint(str(got), choices)}"
+    elif kind == "value_error":
+        message = f"{context['error']}" if isinstance(got, list | dict | tuple) else f"{context['error']}, got {got!r}"
     else:
-        message = error["msg"][0].lower() + error["msg"][1:]
-        says = f"{message.replace('input should', 'should')}, got {got!r}"
-    if error["type"] == "string_pattern_mismatch":
-        says = f"expected {_PATTERNS.get(str(path[-1]), 'another form')}, got {got!r}"
-    if error["type"] == "bool_type":
-        says = f"expected true or false, got {got!r}"
+        text = _EXPECTED.get(kind, error["msg"][0].lower() + error["msg"][1:]).removeprefix("input ")
+        if kind == "string_pattern_mismatch":
+            text = f"expected {_PATTERNS.get(str(path[-1]), 'another form')}"
+        message = f"{text}, got {got!r}"
     several = isinstance(got, list) or (isinstance(got, str) and "," in got)
-    if several and error["type"] in _SINGLE and path[0] in ("data", "model", "train"):
+    if several and kind in _SINGLE and path[0] in ("data", "model", "train"):
         values = ", ".join(map(str, got)) if isinstance(got, list) else got
-        says += f"; for a net of each, put it into the grid: --set 'grid={{{yaml_file.dotted(path)}: [{values}]}}'"
-    return f"{document.place(path)}: {yaml_file.dotted(path)}: {says}"
+        message += f"; for a net of each, put it into the grid: --set 'grid={{{yaml_file.dotted(path)}: [{values}]}}'"
+    return f"{document.place(path)}: {yaml_file.dotted(path)}: {message}"
 
 
+_MAPPING = "expected a mapping of keys to values"
+_EXPECTED = {
+    "model_type": _MAPPING, "model_attributes_type": _MAPPING, "dict_type": _MAPPING, "tuple_type": "expected a list",
+    "bool_type": "expected true or false",
+}  # fmt: skip
+"""What was expected, by the type of the mistake; others keep pydantic's message."""
 _PATTERNS = {
     "name": "letters, digits, '.', '_' and '-', at most 64, a letter or digit first",
     "device": "auto, cpu, mps, cuda or cuda:N",
 }
-"""What fields whose form is checked may hold, in words."""
+"""The allowed values of fields that are checked by a pattern."""
 _SINGLE = ("int_type", "float_type", "bool_type", "literal_error", "string_type")
 """Types of mistakes where one value was expected."""
 

@@ -11,15 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    ValidationError,
-    ValidationInfo,
-    WithJsonSchema,
-    field_validator,
-)
+from pydantic import Field, GetCoreSchemaHandler, ValidationError, ValidationInfo, WithJsonSchema, field_validator
 from pydantic_core import CoreSchema, core_schema
 
 from resexp.config.data import DataConfig
@@ -29,7 +21,7 @@ from resexp.errors import UserError
 from resexp.utils.paths import expanded
 
 WEIGHTS = (".pt", ".safetensors")
-"""How files of weights are called."""
+"""Suffixes of files of weights."""
 _WITH_DIGEST = re.compile(r"(.+)#sha256=([0-9a-f]{64})")
 
 
@@ -48,14 +40,10 @@ def _paper_milestones(train: dict[str, Any]) -> tuple[int, ...]:
 
 
 _EPOCHS = r"(\d+(?:\.\d+)?) epochs?"
-
-
-def _or_epochs(least: int = 1) -> WithJsonSchema:
-    whole = {"type": "integer", "minimum": least}
-    return WithJsonSchema({"anyOf": [whole, {"type": "string", "pattern": f"^{_EPOCHS}$"}]})
-
-
-Steps = Annotated[int, Field(ge=1, lt=2**63), _or_epochs()]
+_OR_EPOCHS = WithJsonSchema(
+    {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^{_EPOCHS}$"}]}
+)
+Steps = Annotated[int, Field(ge=1, lt=2**63), _OR_EPOCHS]
 """A number of steps; in a study file also of epochs, such as `164 epochs`."""
 
 
@@ -100,13 +88,10 @@ class _NumberOrPower:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         number = core_schema.float_schema(gt=0, strict=True, allow_inf_nan=False)
-        shown = core_schema.plain_serializer_function_ser_schema(
+        as_mapping = core_schema.plain_serializer_function_ser_schema(
             lambda value: value.model_dump() if isinstance(value, PowerOfDepth) else value
         )
-        return core_schema.no_info_wrap_validator_function(self._validate, number, serialization=shown)
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, PowerOfDepth.model_json_schema()]}
+        return core_schema.no_info_wrap_validator_function(self._validate, number, serialization=as_mapping)
 
     @staticmethod
     def _validate(value: Any, as_number: Callable[[Any], float]) -> float | PowerOfDepth:
@@ -122,6 +107,9 @@ class _NumberOrPower:
             ) from None
 
 
+_RATE_SCHEMA = WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, PowerOfDepth.model_json_schema()]})
+
+
 class TrainConfig(Section):
     """The recipe. A step is one update on one batch (the paper's iteration)."""
 
@@ -131,7 +119,7 @@ class TrainConfig(Section):
     """Number of updates. This and all other steps below may be written in epochs: `164 epochs`."""
     batch_size: Annotated[int, Field(ge=2, lt=2**63)] = 128
     """Images per step."""
-    lr: Annotated[float | PowerOfDepth, _NumberOrPower()] = 0.1
+    lr: Annotated[float | PowerOfDepth, _NumberOrPower(), _RATE_SCHEMA] = 0.1
     """Initial learning rate. As a power of the depth: `{at_depth: 20, value: 0.1, power: -1.5}` is
     0.1 (depth / 20)^-1.5."""
     optimizer: Annotated[str | Custom, Choice("optimizer")] = "sgd"
@@ -155,7 +143,7 @@ class TrainConfig(Section):
     """Number of successive evaluations without a new lowest error that make a plateau."""
     max_lr_drops: Annotated[int, Field(ge=1, le=20)] = 2
     """Number of plateaus that lower the rate; later ones do not."""
-    milestones: Annotated[tuple[Annotated[int, _or_epochs()], ...], Field(strict=False)] = Field(
+    milestones: Annotated[tuple[Annotated[int, _OR_EPOCHS], ...], Field(strict=False)] = Field(
         default_factory=_paper_milestones
     )
     """Steps at which the rate is multiplied by gamma. Default: at 1/2 and 3/4 of the steps (32k and 48k of 64k);
@@ -241,7 +229,7 @@ class TrainConfig(Section):
     @field_validator("microbatch", "precision", "milestones")
     @classmethod
     def _goes_with_the_fields_before(cls, value: Any, info: ValidationInfo) -> Any:
-        """Raise ValueError where a field contradicts an earlier one. `info.data` has the earlier ones, if they are valid."""
+        """Raise ValueError where a field contradicts an earlier one; `info.data` has the valid ones."""
         train, field = info.data, info.field_name
         steps, schedule = train.get("steps"), train.get("schedule", "milestones")
         if field == "microbatch" and value and (batch := train.get("batch_size", value)) % value:

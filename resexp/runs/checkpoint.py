@@ -68,10 +68,10 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
         raise
     except Exception as error:  # the digest is no signature: whoever wrote the file can have written anything
         raise _foreign(path, str(error).partition("\n")[0]) from None
-    for part, kinds in _PARTS.items():  # their values are looked at no deeper, for they may refer to themselves
-        found = state[part] if part else state
-        for key, kind in kinds.items() if found is not None else ():
-            if not isinstance(found, dict) or key not in found or not isinstance(found[key], kind):
+    for name, kinds in _PARTS.items():  # values are checked no deeper, for they may contain themselves
+        part = state[name] if name else state
+        for key, kind in kinds.items() if part is not None else ():
+            if not isinstance(part, dict) or key not in part or not isinstance(part[key], kind):
                 raise _foreign(path, f"{key} is missing, or not of its kind")
     return dict(state)
 
@@ -157,7 +157,7 @@ def final_weights(run: Run) -> tuple[int, dict[str, Tensor]]:
 
 
 def load(run: Run, device: torch.device) -> tuple[dict[str, Any] | None, str]:
-    """The newest whole checkpoint, or None; and, if one was damaged, a line that says so."""
+    """The newest whole checkpoint, or None; and a line that names damaged ones, if any."""
     damaged = []
     for path in (run.checkpoint_path, run.previous_checkpoint_path):
         if path.exists():

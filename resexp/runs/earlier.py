@@ -34,8 +34,8 @@ def find_earlier(config: RunConfig, results: Path) -> Earlier | None:
     for path in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
         run = Run(path.parent)
         with contextlib.suppress(UserError, OSError):  # a damaged run is no estimate; `resexp report` names the damage
-            manifest = run.manifest()
-            if manifest is None or run.status().state != "finished" or what(load_run(run.config_path)) != what(config):
+            manifest, other = run.manifest(), load_run(run.config_path)
+            if manifest is None or run.status().state != "finished" or cost_key(other) != cost_key(config):
                 continue
             steps, seconds = max(((a.steps, a.seconds) for a in manifest.attempts), default=(0, 0.0))
             device = manifest.attempts[-1].device
@@ -49,7 +49,7 @@ def size(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
 
 
-def what(config: RunConfig) -> str:
+def cost_key(config: RunConfig) -> str:
     """What the time of a step depends on, as a text."""
     model, data, train = config.model.canonical(), config.data.canonical(), config.train
     return f"{model} {data} {train.batch_size} {train.precision} {train.device}"

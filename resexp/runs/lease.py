@@ -29,7 +29,7 @@ from resexp.utils.untrusted import read_file, refuse_links
 HEARTBEAT_S = 1.0
 """Seconds between heartbeats."""
 HEARTBEAT_TIMEOUT_S = 60.0
-"""Without a sign of life for so long, an attempt on another machine is presumed dead, seconds. The clocks of the
+"""Seconds without a heartbeat after which an attempt on another machine is presumed dead. The clocks of the
 machines may differ by less than that."""
 _OWNER, _MAX_OWNER = "owner", 1000
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT, errno.ENOTDIR)
@@ -63,7 +63,7 @@ class Lease:
             write_atomic(path, content, sync=sync, within=self.folder)
 
     def heartbeat(self) -> None:
-        """Give a sign of life, if none was given lately. Raises LeaseLostError where the lease was taken away."""
+        """Touch the folder, at most once in HEARTBEAT_S. Raises LeaseLostError where the lease was taken away."""
         now = time.monotonic()
         if now >= self._beaten + HEARTBEAT_S:
             self._beaten = now
@@ -72,7 +72,7 @@ class Lease:
 
     @contextlib.contextmanager
     def heartbeats(self) -> Iterator[None]:
-        """Give signs of life from a thread, during work that has no pieces, such as decoding an image set."""
+        """Give heartbeats from a thread, during work that has no pieces, such as decoding an image set."""
         ended = threading.Event()
 
         def heartbeat() -> None:
@@ -126,7 +126,7 @@ def leased(folder: Path, what: str) -> Iterator[Lease]:
 
 
 def holder_elsewhere(folder: Path) -> str:
-    """The attempt on another machine that shows signs of life: ``process 12 on node3``; empty if there is none."""
+    """The living attempt on another machine: ``process 12 on node3``; empty if there is none."""
     try:
         owner = read_file(_attempts(folder)[newest(folder)] / _OWNER, _MAX_OWNER).decode()
     except (KeyError, ValueError, FileNotFoundError, UserError):
@@ -141,7 +141,7 @@ def newest(folder: Path) -> int:
 
 
 def last_heartbeat(folder: Path) -> float:
-    """When the newest attempt at a run last gave a sign of life, by the file system's clock; 0 if there was none."""
+    """Time of the newest attempt's last heartbeat, by the file system's clock; 0 if there was none."""
     try:
         return _attempts(folder)[newest(folder)].stat().st_mtime
     except (KeyError, FileNotFoundError):

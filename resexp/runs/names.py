@@ -37,12 +37,12 @@ def find(name: str, results: Path) -> Named:
         inside = _studies(path)
         remedy = f"; it holds the studies {', '.join(inside)}: name one of them" if inside else ""
         raise UserError(f"{path}: neither a run folder (config.yaml) nor a study folder (study.json){remedy}")
-    named, colon, rest = (name, "", "") if path.exists() else name.rpartition(":") if ":" in name else (name, "", "")
-    study = StudyFolder(_study_folder(named, name, results))
+    of_study, colon, rest = (name, "", "") if path.exists() or ":" not in name else name.rpartition(":")
+    study = StudyFolder(_study_folder(of_study, name, results))
     if not colon:
         return Named(study, study.runs(), whole=True)
     net, _, seed = rest.partition("/")
-    return Named(study, _runs(study, named, net, seed), whole=False)
+    return Named(study, _runs(study, of_study, net, seed), whole=False)
 
 
 def names_runs(name: str, results: Path) -> bool:
@@ -56,11 +56,11 @@ def names_runs(name: str, results: Path) -> bool:
 
 def find_run(name: str, results: Path) -> Run:
     """The one run that `name` stands for. Raises UserError where it stands for several."""
-    found = find(name, results)
-    if len(found.runs) != 1:
-        example = f"{found.study.folder.name}:{found.runs[0].label}/0" if found.runs else "STUDY:NET/SEED"
-        raise UserError(f"{name}: {len(found.runs):,} runs; name one, such as {example}")
-    return found.runs[0]
+    named = find(name, results)
+    if len(named.runs) != 1:
+        example = f"{named.study.folder.name}:{named.runs[0].label}/0" if named.runs else "STUDY:NET/SEED"
+        raise UserError(f"{name}: {len(named.runs):,} runs; name one, such as {example}")
+    return named.runs[0]
 
 
 def open_study(name: str | Path | None, results: Path) -> StudyFolder:
@@ -70,38 +70,39 @@ def open_study(name: str | Path | None, results: Path) -> StudyFolder:
         if not plans:
             raise UserError(f"{results}: no study here yet; run `resexp sweep` first, or name a study folder")
         return StudyFolder(plans[-1].parent)
-    found = find(str(name), results)
-    if not found.whole:
-        raise UserError(f"{name}: not a study folder but a part of {found.study.folder}; name that")
-    return found.study
+    named = find(str(name), results)
+    if not named.whole:
+        raise UserError(f"{name}: not a study folder but a part of {named.study.folder}; name that")
+    return named.study
 
 
-def _study_folder(named: str, name: str, results: Path) -> Path:
+def _study_folder(of_study: str, name: str, results: Path) -> Path:
     """The folder of a study, by its path or by its name in `results`; `name` is what the user wrote."""
-    for folder in (expanded(named), results / named):
-        if named and _is_study(folder):
+    for folder in (expanded(of_study), results / of_study):
+        if of_study and _is_study(folder):
             return folder
     known = _studies(results)
-    has = f"{results} has the studies {', '.join(known)}" if known else f"{results} has no study yet"
-    if ":" in name:
-        raise UserError(f"{name}: no study {named!r}; {has}{hint(named, known)}")
-    raise UserError(
-        f"{name}: neither a run folder (config.yaml) nor a study folder (study.json), nor a name such as "
-        f"STUDY:NET/SEED; {has}{hint(named, known)}"
+    problem = (
+        f"no study {of_study!r}"
+        if ":" in name
+        else "neither a run folder (config.yaml) nor a study folder (study.json), nor a name such as STUDY:NET/SEED"
     )
+    has = f"{results} has the studies {', '.join(known)}" if known else f"{results} has no study yet"
+    raise UserError(f"{name}: {problem}; {has}{hint(of_study, known)}")
 
 
-def _runs(study: StudyFolder, named: str, net: str, seed: str) -> list[Run]:
+def _runs(study: StudyFolder, of_study: str, net: str, seed: str) -> list[Run]:
     """The runs of a net of a study, or the one with this seed."""
     runs = study.runs()
-    labels = list(dict.fromkeys(run.label for run in runs))
     of_net = [run for run in runs if run.label == net]
     if not of_net:
-        raise UserError(f"{named}:{net}: no net {net!r} in this study; it has {', '.join(labels)}{hint(net, labels)}")
-    chosen = [run for run in of_net if run.folder.name == f"seed{seed}"] if seed else of_net
+        labels = list(dict.fromkeys(run.label for run in runs))
+        known = f"it has {', '.join(labels)}{hint(net, labels)}"
+        raise UserError(f"{of_study}:{net}: no net {net!r} in this study; {known}")
+    chosen = [run for run in of_net if not seed or run.folder.name == f"seed{seed}"]
     if not chosen:
         seeds = ", ".join(run.folder.name.removeprefix("seed") for run in of_net)
-        raise UserError(f"{named}:{net}/{seed}: no seed {seed!r} of this net; it has {seeds}")
+        raise UserError(f"{of_study}:{net}/{seed}: no seed {seed!r} of this net; it has {seeds}")
     return chosen
 
 

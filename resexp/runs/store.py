@@ -70,7 +70,7 @@ class Run:
             write_atomic(self.config_path, text)
 
     def clear(self) -> None:
-        """Take away all that the run has come to; the next attempt begins at step 0, and deletes it.
+        """Discard the run's results; the next attempt begins at step 0, and deletes them.
 
         Raises UserError while an attempt is alive.
         """
@@ -110,7 +110,7 @@ class Run:
         return int(self.folder.name.removeprefix("seed"))
 
     def submission(self) -> Submission | None:
-        """What job.json says, or None if no cluster was ever asked, or a power failure left nothing of it."""
+        """The last submission to a cluster; None if there was none, or a power failure left nothing of job.json."""
         try:
             return read_record(self.job_path, Submission)
         except UserError:
@@ -121,18 +121,18 @@ class Run:
         write_held(self.job_path, submission.model_dump_json(indent=1), sync=False)
 
     def probe_path(self, name: str, step: int) -> Path:
-        """What a probe found at a step."""
+        """The file of a probe's result at a step."""
         return self.probe_folder / f"{name}-{step}.json"
 
     def probes(self, name: str) -> dict[int, dict[str, Any]]:
-        """What a probe found, by step."""
-        found = {}
+        """The results of a probe, by step."""
+        results = {}
         for path in self.probe_folder.glob(f"{name}-*.json"):
             try:
-                found[int(path.stem.removeprefix(f"{name}-"))] = dict(parse_json(read_file(path, MAX_RECORD)))
+                results[int(path.stem.removeprefix(f"{name}-"))] = dict(parse_json(read_file(path, MAX_RECORD)))
             except (ValueError, TypeError):
                 raise UserError(f"{path}: damaged; delete it, and take the probe again") from None
-        return dict(sorted(found.items()))
+        return dict(sorted(results.items()))
 
     def is_held(self) -> bool:
         """Whether an attempt at the run is alive, here or on another machine."""
@@ -251,14 +251,14 @@ class StudyFolder:
         `named`: the folders of its runs, relative to its own; by default those of the plan.
         """
         named = {run.folder for run in self.plan().runs} if named is None else named
-        found = sorted(str(path.parent.relative_to(self.folder)) for path in self.folder.glob("*/seed*/config.yaml"))
-        return [Run(self.folder / folder) for folder in found if folder not in named]
+        all_runs = sorted(str(path.parent.relative_to(self.folder)) for path in self.folder.glob("*/seed*/config.yaml"))
+        return [Run(self.folder / folder) for folder in all_runs if folder not in named]
 
     def strays_line(self, named: Collection[str] | None = None) -> str:
         """A line that counts and names the `strays`; empty where there are none."""
-        found = [str(run.folder.relative_to(self.folder)) for run in self.strays(named)]
-        if not found:
+        strays = [str(run.folder.relative_to(self.folder)) for run in self.strays(named)]
+        if not strays:
             return ""
-        runs = "1 run" if len(found) == 1 else f"{len(found):,} runs"
-        more = f" and {len(found) - 3:,} more" if len(found) > 3 else ""
-        return f"{self.folder}: {runs} of an earlier configuration left out: {', '.join(found[:3])}{more}"
+        runs = "1 run" if len(strays) == 1 else f"{len(strays):,} runs"
+        more = f" and {len(strays) - 3:,} more" if len(strays) > 3 else ""
+        return f"{self.folder}: {runs} of an earlier configuration left out: {', '.join(strays[:3])}{more}"

@@ -113,47 +113,32 @@ def write(to: Path, weights: dict[str, Tensor], description: Description) -> Non
 def read(path: Path) -> WeightsFile:
     """Read a file that `write` wrote, or another state dict. Raises FileNotFoundError, or UserError for all else."""
     content = read_file(path, MAX_BYTES)
-    digest = hashlib.sha256(content).hexdigest()
-    text: str | bytes | None
-    if path.suffix == ".safetensors":
-        weights, text = _read_safetensors(path, content)
-    else:
-        weights = _read_pickle(path, content)
-        described = path.with_suffix(".json")
-        text = read_file(described, MAX_RECORD) if described.exists() else None
+    text: str | bytes | None = None
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors import safe_open
+            from safetensors.torch import load
+
+            with safe_open(path, framework="pt") as file:
+                text = (file.metadata() or {}).get("resexp")
+            weights = load(content)
+        else:
+            weights = load_stored(content, torch.device("cpu"))
+            if not isinstance(weights, dict) or not all(isinstance(k, str) and is_plain(v) for k, v in weights.items()):
+                raise ValueError("no dictionary of tensors by name")
+    except ImportError:
+        raise UserError(f"{path}: needs safetensors: pip install 'resexp[export]'") from None
+    except Exception as error:  # readers raise what they like at files that were made to break them
+        reason = str(error).partition("\n")[0]
+        expected = "expected a state dict, such as resexp export writes"
+        raise UserError(f"{path}: not a file of weights ({reason}); {expected}") from None
+    described = path.with_suffix(".json")
+    if path.suffix != ".safetensors" and described.exists():
+        text = read_file(described, MAX_RECORD)
     try:
         description = None if text is None else Description.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "it"
         raise UserError(f"{path}: its description is damaged ({where}: {first['msg']}); export it again") from None
-    return WeightsFile(weights, digest, description)
-
-
-def _read_safetensors(path: Path, content: bytes) -> tuple[dict[str, Tensor], str | None]:
-    try:
-        from safetensors import safe_open
-        from safetensors.torch import load
-    except ImportError:
-        raise UserError(f"{path}: needs safetensors: pip install 'resexp[export]'") from None
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        return load(content), metadata.get("resexp")
-    except Exception as error:
-        raise _no_weights(path, error) from None
-
-
-def _read_pickle(path: Path, content: bytes) -> dict[str, Tensor]:
-    try:
-        weights = load_stored(content, torch.device("cpu"))
-    except Exception as error:  # readers raise what they like at files that were made to break them
-        raise _no_weights(path, error) from None
-    if not isinstance(weights, dict) or not all(isinstance(k, str) and is_plain(v) for k, v in weights.items()):
-        raise _no_weights(path, "no dictionary of tensors by name")
-    return weights
-
-
-def _no_weights(path: Path, why: object) -> UserError:
-    reason = str(why).partition("\n")[0]
-    return UserError(f"{path}: not a file of weights ({reason}); expected a state dict, such as resexp export writes")
+    return WeightsFile(weights, hashlib.sha256(content).hexdigest(), description)

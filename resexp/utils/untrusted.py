@@ -34,7 +34,7 @@ Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class Record(BaseModel):
-    """What is kept in a JSON file: numbers are finite, and text can be shown as it is.
+    """The content of a JSON file: numbers are finite, and text can be shown as it is.
 
     Keys that a later version may add are kept out of the way.
     """
@@ -97,7 +97,7 @@ def read_record(path: Path, record: type[RecordT]) -> RecordT | None:
 
 
 def parse_json(content: bytes) -> Any:
-    """What a JSON text says. Raises ValueError where it is none, or holds NaN or Infinity, or is nested too deeply."""
+    """The value of a JSON text. Raises ValueError where it is none, holds NaN or Infinity, or is nested too deeply."""
     try:
         return json.loads(content, parse_constant=_no_number)
     except RecursionError:
