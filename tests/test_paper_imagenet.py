@@ -53,7 +53,7 @@ def test_the_papers_own_run_is_comparable_with_its_numbers(
 
 
 def test_nets_of_one_depth_that_are_of_different_layout_have_different_numbers() -> None:
-    assert paper.published(ModelConfig(kind="plain", depth=20)) == paper.CIFAR10["plain", "basic", 20]
+    assert paper.published(ModelConfig(kind="plain", depth=20)) == paper.nets()["cifar", "plain", "basic", 20, ""]
     assert paper.published(config(kind="preact").model) is None
     assert paper.published(config(depth=18, shortcut="B").model) is None
 

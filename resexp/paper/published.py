@@ -1,11 +1,21 @@
-"""The paper's numbers: their form, and those for CIFAR-10 of Table 6, Fig. 6 and Fig. 7."""
+"""The numbers that the paper gives for its nets: Tables 2 to 6 and Figs. 4, 6 and 7."""
 
 from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from pathlib import Path
+
+from resexp.config import ModelConfig
+
+ENSEMBLE_TOP5 = 3.57
+"""Top-5 error in percent of six nets of different depth, two of them ResNet-152 (Table 5).
+
+The test server measured it on images whose classes are not public. Errors on the validation images are not comparable.
+"""
+TEN_CROP, SIDES = 224, (224, 256, 384, 480, 640)
+"""Sides in pixels: the ten crops of Tables 2 and 3, and the shorter sides that Table 4 averages over (section 3.4)."""
 
 
 @dataclass(frozen=True)
@@ -28,42 +38,43 @@ class Published:
     """Test error. CIFAR-10: Table 6; for plain nets, which no table has, the mean over iterations 48k to 64k of Fig. 6.
     ImageNet: the end of Fig. 4, on the validation images' centre crops."""
     source: str
-    """Where both stand."""
+    """Where both are printed."""
     ten_crop: OnViews | None = None
     multi_scale: OnViews | None = None
+    response_std: float | None = None
+    """Standard deviation of the responses of 3x3 layers, mean over layers, read from the vector paths of Fig. 7.
+    The paper does not say over which axes it is taken."""
 
 
-CIFAR10: dict[tuple[str, str, int], Published] = {
-    ("plain", "basic", 20): Published(1.34, 9.70, "Fig. 6"),
-    ("plain", "basic", 32): Published(1.49, 10.13, "Fig. 6"),
-    ("plain", "basic", 44): Published(2.90, 11.28, "Fig. 6"),
-    ("plain", "basic", 56): Published(5.83, 13.27, "Fig. 6"),
-    ("plain", "basic", 110): Published(None, None, "over 60 % training error, not shown (section 4.2)"),
-    ("residual", "basic", 20): Published(0.73, 8.75, "Fig. 6, Table 6"),
-    ("residual", "basic", 32): Published(0.29, 7.51, "Fig. 6, Table 6"),
-    ("residual", "basic", 44): Published(0.18, 7.17, "Fig. 6, Table 6"),
-    ("residual", "basic", 56): Published(0.12, 6.97, "Fig. 6, Table 6"),
-    ("residual", "basic", 110): Published(0.06, 6.61, "Fig. 6; mean of 5 runs, Table 6"),
-    ("residual", "basic", 1202): Published(0.08, 7.93, "Fig. 6, Table 6"),
-    ("residual", "bottleneck", 164): Published(None, 5.93, "arXiv 1603.05027, Table 3"),
-    ("residual", "bottleneck", 1001): Published(None, 7.61, "arXiv 1603.05027, Table 3"),
-    ("preact", "basic", 110): Published(None, 6.37, "arXiv 1603.05027, Table 3"),
-    ("preact", "bottleneck", 164): Published(None, 5.46, "arXiv 1603.05027, Table 3"),
-    ("preact", "bottleneck", 1001): Published(None, 4.92, "arXiv 1603.05027, Table 3 (a median)"),
-}
-"""By kind, block and depth."""
+def published(model: ModelConfig) -> Published | None:
+    """The paper's numbers for a net, or None. A run may be compared with them only if it has no departures."""
+    shortcut = str(model.shortcut or "") if model.variant == "imagenet" else ""
+    return nets().get((model.variant, model.kind, str(model.block), model.depth, shortcut))
 
-FIG7: dict[tuple[str, str, int], float] = {
-    ("plain", "basic", 20): 1.82,
-    ("plain", "basic", 56): 1.53,
-    ("residual", "basic", 20): 1.62,
-    ("residual", "basic", 56): 1.13,
-    ("residual", "basic", 110): 0.99,
-}
-"""Standard deviation of the responses of 3x3 layers, mean over layers, by kind, block and depth.
 
-Read from the vector paths of Fig. 7 in the published PDF. The paper does not say over which axes it is taken.
-"""
+@cache
+def nets() -> dict[tuple[str, str, str, int, str], Published]:
+    """All nets that the paper has numbers for: by variant, kind, block, depth and shortcut."""
+    return {
+        (row["variant"], row["kind"], row["block"], int(row["depth"]), row["shortcut"]): Published(
+            _number(row["train"]),
+            _number(row["test"]),
+            row["source"],
+            _on_views(row, "ten_crop"),
+            _on_views(row, "multi_scale"),
+            _number(row["response_std"]),
+        )
+        for row in _rows("published.csv")
+    }
+
+
+def _on_views(row: dict[str, str], mode: str) -> OnViews | None:
+    top1 = _number(row[f"{mode}_top1"])
+    return None if top1 is None else OnViews(top1, _number(row[f"{mode}_top5"]), row[f"{mode}_source"])
+
+
+def _number(cell: str) -> float | None:
+    return float(cell) if cell else None
 
 
 def fig6(kind: str, block: str, depth: int) -> dict[str, list[tuple[int, float]]]:
@@ -71,14 +82,13 @@ def fig6(kind: str, block: str, depth: int) -> dict[str, list[tuple[int, float]]
 
     The file has 1,183 points, read from the vector paths of the published PDF. The figure ends at 20 %.
     """
-    return _fig6().get((kind, block, depth), {})
+    return _curves().get((kind, block, depth), {})
 
 
 @cache
-def _fig6() -> dict[tuple[str, str, int], dict[str, list[tuple[int, float]]]]:
+def _curves() -> dict[tuple[str, str, int], dict[str, list[tuple[int, float]]]]:
     curves: dict[tuple[str, str, int], dict[str, list[tuple[int, float]]]] = {}
-    lines = (resources.files("resexp.paper") / "fig6.csv").read_text().splitlines()
-    for row in csv.DictReader(line for line in lines if not line.startswith("#")):
+    for row in _rows("fig6.csv"):
         if row["panel"] == "right" and row["net"] == "resnet-110":
             continue  # drawn in the middle panel, and again with ResNet-1202
         name, _, depth = row["net"].partition("-")
@@ -86,3 +96,8 @@ def _fig6() -> dict[tuple[str, str, int], dict[str, list[tuple[int, float]]]]:
         points = curves.setdefault(net, {}).setdefault(row["split"], [])
         points.append((int(row["iteration"]), float(row["error_pct"])))
     return curves
+
+
+def _rows(file: str) -> csv.DictReader[str]:
+    lines = Path(__file__).with_name(file).read_text().splitlines()
+    return csv.DictReader(line for line in lines if not line.startswith("#"))

@@ -52,11 +52,10 @@ def responses(material: Material) -> Section | None:
 
 
 def _mean(net: Found[Responses]) -> str:
-    model = net.run.config.model
-    published = paper.FIG7.get((model.kind, str(model.block), model.depth))
+    published = paper.published(net.run.config.model)
     beside = ""
-    if published is not None:
-        beside = f" (paper: {published:.2f}{', not comparable' if net.run.departures else ''})"
+    if published and published.response_std is not None:
+        beside = f" (paper: {published.response_std:.2f}{', not comparable' if net.run.departures else ''})"
     return f"{net.label} {float(net.mean(lambda r: r.mean_std)):.2f}{beside}"
 
 
