@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from resexp.report import build_report
+from resexp.report.formatting import digits
 from resexp.report.probes import Section, inside
-from resexp.report.probes.panels import digits
 from resexp.report.summary import summarise
 from resexp.runs.logits import Logits
 from resexp.runs.store import Run, StudyFolder

@@ -159,6 +159,12 @@ class Plot:
             legend.remove()
             columns -= 1
 
+    def rows(self, names: Sequence[str]) -> None:
+        """Name the rows of the y axis, the first at the top."""
+        self.axes.set_yticks(range(len(names)), names)
+        self.axes.set_ylim(len(names) - 0.5, -0.5)
+        self.axes.grid(visible=False, axis="y")
+
     def label_ends(self, ends: Iterable[tuple[float, float, str, str, str]]) -> None:
         """Name lines where they end, given x, y, words, colour and series; names that would overlap are moved apart."""
         self.figure.draw_without_rendering()

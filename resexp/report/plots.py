@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter
 from resexp import paper
 from resexp.report.controls import QUANTITIES, Control
 from resexp.report.figure import INK, KINDS, MARKERS, OTHERS, Plot, depth_colours, family_colours, styled
-from resexp.report.stats import METRICS, Net, RunRecord, Series
+from resexp.report.stats import METRICS, Net, RunRecord, Series, grouped
 
 HE_2015 = "He et al. 2015"
 FEW = 4
@@ -147,11 +147,9 @@ def curves_plot(
     """
     plot = Plot(f"{family} nets", "step", "error (%)", size)
     plot.zooms = True
-    beside_the_paper = False
-    by_net: dict[str, list[RunRecord]] = {}
-    for record in sorted(records, key=lambda r: r.config.model.depth):
-        if record.family == family and len(record.metrics["train_error"].steps):
-            by_net.setdefault(record.run.label, []).append(record)
+    with_the_paper = False
+    drawn = [record for record in records if record.family == family and len(record.metrics["train_error"].steps)]
+    by_net = grouped(sorted(drawn, key=lambda r: r.config.model.depth), lambda r: r.run.label)
     told = told_in_legend(by_net)
     lasts = []
     for (label, of_net), colour, marker in zip(
@@ -170,25 +168,27 @@ def curves_plot(
             look = {"color": colour, "marker": marker, "markersize": 7}
             plot.axes.plot(test.steps, test.values, clip_on=False, gid=tip, **look)
             lasts.append((test.steps[-1], test.values[-1], str(model.depth), colour, series))
-        published = {} if of_net[0].departures else paper.fig6(model.kind, str(model.block), model.depth)
+        published = {} if Net(tuple(of_net)).departures else paper.fig6(model.kind, str(model.block), model.depth)
         for split, points in published.items():
             tip = plot.mark(HE_2015, f"{label}, {HE_2015}, {split}", paper=True)
             look = {"color": colour, "linestyle": "--" if split == "train" else "-", "linewidth": 0.6}
             plot.axes.plot(*zip(*points, strict=True), gid=tip, **look)
-        beside_the_paper |= bool(published)
-    if beside_the_paper:
+        with_the_paper |= bool(published)
+    if with_the_paper:
         plot.axes.plot([], [], color=INK, linewidth=0.6, label=HE_2015)
     plot.axes.set_ylim(*ends)
     plot.axes.set_xlim(left=0)
-    if plot.axes.get_xlim()[1] > LONG:
-        plot.axes.set_xlabel("step (1e4)")
-        plot.axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step / 10_000:g}"))
-    else:
-        plot.axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    long = plot.axes.get_xlim()[1] > LONG
+    plot.axes.set_xlabel("step (1e4)" if long else "step")
+    plot.axes.xaxis.set_major_formatter(FuncFormatter(_tens_of_thousands if long else _thousands))
     plot.legend(4, "small")
     if len(lasts) <= LABELLED:
         plot.label_ends(lasts)
     return plot
+
+
+def _tens_of_thousands(step: float, _: int | None) -> str:
+    return f"{step / 10_000:g}"
 
 
 def _thousands(step: float, _: int | None) -> str:
@@ -217,9 +217,7 @@ def controls_plot(found: Sequence[Control]) -> Plot:
             axes.plot([points.value], [y], markersize=7, gid=tip, **look)
         if any(quantity in control.changes for control in found):
             axes.plot([], [], linestyle="none", label=words, **look)
-    axes.set_yticks(range(len(found)), [control.variant for control in found])
-    axes.set_ylim(len(found) - 0.5, -0.5)
-    axes.grid(visible=False, axis="y")
+    plot.rows([control.variant for control in found])
     plot.legend(2)
     return plot
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,19 @@ from resexp.report.estimates import Estimate
 from resexp.runs.records import ERRORS, Manifest, Status, running_error
 from resexp.runs.store import Run
 
+COLUMNS = {
+    "running": "running_train_error",
+    "clean": "clean_train_error",
+    "test": "test_error",
+    "test_top5": "test_top5_error",
+    "best_test": "best_test_error",
+}
+"""The errors of a finished run, by their names in metrics.jsonl.
+
+Running: augmented and in train mode, mean over the steps after the last milestone, as Fig. 6 is read. Clean: a separate
+pass in eval mode. Final: the last weights; top-5 where there are classes enough. Best: those with the lowest validation
+error, with ``split: holdout`` only.
+"""
 METRICS = {
     "running": "training error, running",
     "clean": "training error, clean",
@@ -27,23 +40,21 @@ METRICS = {
     "test_top5": "test error, final, top-5",
     "best_test": "test error, best",
 }
-"""The errors of a finished run.
-
-Running: augmented and in train mode, mean over the steps after the last milestone, as Fig. 6 is read. Clean: a separate
-pass in eval mode. Final: the last weights; top-5 where there are classes enough. Best: those with the lowest validation
-error, with ``split: holdout`` only.
-"""
-
-_COLUMNS = {
-    "running": "running_train_error",
-    "clean": "clean_train_error",
-    "test": "test_error",
-    "test_top5": "test_top5_error",
-    "best_test": "best_test_error",
-}
+"""The same errors as people read them."""
+_CURVES = ("train_error", "clean_train_error", "val_error", "test_error")
 _END = 4096
 """Bytes at the end of metrics.jsonl, in which its last lines lie."""
-_ERRORS = ("train_error", "clean_train_error", "val_error", "test_error", "best_test_error")
+
+ItemT = TypeVar("ItemT")
+KeyT = TypeVar("KeyT", bound=Hashable)
+
+
+def grouped(items: Iterable[ItemT], key: Callable[[ItemT], KeyT]) -> dict[KeyT, list[ItemT]]:
+    """The items by their keys, both in the order in which they come first."""
+    groups: dict[KeyT, list[ItemT]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def fraction(percent: float | None) -> float | None:
@@ -89,22 +100,6 @@ class RunRecord:
         model = self.config.model
         return self.run.label.removeprefix(f"{model.kind}-{model.depth}").strip("-")
 
-    @property
-    def departures(self) -> list[paper.Departure]:
-        """Departures from the paper's data, nets and recipe; if there are none, the run may be compared with it."""
-        world = max(attempt.world for attempt in self.manifest.attempts)
-        return paper.departures(self.config, self.manifest.data.name, world)
-
-    @property
-    def published(self) -> paper.Published | None:
-        """The paper's numbers, where the net, the data and the recipe are the paper's."""
-        return None if self.departures else paper.published(self.config.model)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every number of a finished run is there."""
-        return {"running", "clean", "test"} <= self.errors.keys() and not math.isnan(self.seconds)
-
     def to_json(self) -> dict[str, Any]:
         """The run's numbers, for scripts: errors are fractions, by the names that metrics.jsonl has."""
         status = self.status
@@ -116,7 +111,7 @@ class RunRecord:
             "step": status.step,
             "steps": self.config.train.steps,
             "message": status.message,
-            **{_COLUMNS[metric]: error / 100 for metric, error in self.errors.items()},
+            **{COLUMNS[metric]: error / 100 for metric, error in self.errors.items()},
         }
 
 
@@ -136,25 +131,16 @@ def read(run: Run, whole: bool = True) -> RunRecord | None:
     end = {name: value for line in lines for name, value in line.items() if value is not None}
     if "running_train_error" not in end:  # which the first runs did not write
         end["running_train_error"] = running_error(lines, config.train.final_from)
-    errors = {metric: 100 * end[column] for metric, column in _COLUMNS.items() if end.get(column) is not None}
-    record = RunRecord(
-        run,
-        config,
-        status,
-        manifest,
-        _series(lines),
-        whole,
-        errors if finished else {},
-        end.get("train_seconds", math.nan),
-    )
-    if finished and not record.complete:
+    errors = {metric: 100 * end[column] for metric, column in COLUMNS.items() if end.get(column) is not None}
+    seconds = end.get("train_seconds", math.nan)
+    if finished and not ({"running", "clean", "test"} <= errors.keys() and math.isfinite(seconds)):
         raise UserError(f"{run.metrics_path}: the run is finished, but not all of its measurements are here")
-    return record
+    return RunRecord(run, config, status, manifest, _series(lines), whole, errors if finished else {}, seconds)
 
 
 def _series(lines: Sequence[dict[str, Any]]) -> dict[str, Series]:
     """Each error over the steps; in one pass, since a large study has millions of lines."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in _ERRORS}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in _CURVES}
     for line in lines:
         for name, value in line.items():
             if value is not None and name in found:
@@ -165,7 +151,7 @@ def _series(lines: Sequence[dict[str, Any]]) -> dict[str, Series]:
 
 @dataclass(frozen=True)
 class Net:
-    """The finished runs of one net, one a seed."""
+    """Runs of one net that differ in seed."""
 
     runs: tuple[RunRecord, ...]
 
@@ -207,8 +193,10 @@ class Net:
 
     @cached_property
     def departures(self) -> list[paper.Departure]:
-        """Where the net departs from the paper's data, nets and recipe."""
-        return self.runs[0].departures
+        """Departures from the paper's data, nets and recipe; without any, the net may be compared with the paper."""
+        manifest = self.runs[0].manifest
+        world = max(attempt.world for attempt in manifest.attempts)
+        return paper.departures(self.runs[0].config, manifest.data.name, world)
 
     @property
     def readings(self) -> list[paper.Reading]:
@@ -228,7 +216,7 @@ class Net:
     @cached_property
     def published(self) -> paper.Published | None:
         """The paper's numbers, where the net, the data and the recipe are the paper's."""
-        return self.runs[0].published
+        return None if self.departures else paper.published(self.runs[0].config.model)
 
     def to_json(self) -> dict[str, Any]:
         """The net's numbers, for scripts and summary.csv: errors are fractions; low and high are the ends of

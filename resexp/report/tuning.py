@@ -19,9 +19,9 @@ from resexp.config import TrainConfig
 from resexp.report.estimates import CONFIDENCE, Difference, Estimate, contrast
 from resexp.report.families import Family
 from resexp.report.figure import Plot, family_colours, styled
-from resexp.report.formatting import NOTHING, listed
+from resexp.report.formatting import NOTHING, Table, listed
 from resexp.report.plots import depth_axis
-from resexp.report.probes.material import Section
+from resexp.report.probes.results import Section
 
 Errors = Mapping[float, Mapping[int, float]]
 """Running training errors of the nets of one depth, percent, by rate and seed."""
@@ -178,9 +178,7 @@ def _plot(best: Mapping[str, Mapping[int, Estimate]], fixed: Mapping[str, Mappin
     return plot
 
 
-def _table(
-    tuned: Mapping[str, Mapping[int, Tuned]], fixed: Mapping[str, Mapping[int, Estimate]], rate: float
-) -> tuple[list[str], list[list[str]]]:
+def _table(tuned: Mapping[str, Mapping[int, Tuned]], fixed: Mapping[str, Mapping[int, Estimate]], rate: float) -> Table:
     rows = [
         [
             f"{kind}-{depth}",

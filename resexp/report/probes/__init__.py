@@ -10,31 +10,31 @@ from resexp.report.probes.gradients import gradients
 from resexp.report.probes.identity import identity
 from resexp.report.probes.landscape import landscape
 from resexp.report.probes.lesion import lesion
-from resexp.report.probes.material import Material, Section
 from resexp.report.probes.responses import responses
+from resexp.report.probes.results import ProbeResults, Section
 from resexp.report.probes.signals import signals
 from resexp.report.probes.views import views
 from resexp.report.summary import Summary
 from resexp.runs.store import StudyFolder
 
-__all__ = ["SECTIONS", "Section", "inside"]
+__all__ = ["Section", "inside"]
 
-SECTIONS: dict[str, Callable[[Material], Section | None]] = {
-    "gradients": gradients,
-    "signals": signals,
-    "responses": responses,
-    "branches": branches,
-    "lesion": lesion,
-    "landscape": landscape,
-    "ensembles": ensembles,
-    "identity": identity,
-    "views": views,
-}
-"""In the order of the page; None where a study has nothing of the kind."""
+SECTIONS: list[Callable[[ProbeResults], Section | None]] = [
+    gradients,
+    signals,
+    responses,
+    branches,
+    lesion,
+    landscape,
+    ensembles,
+    identity,
+    views,
+]
+"""In the order of the page; None where a study has no record of the kind."""
 
 
 def inside(study: StudyFolder, summary: Summary) -> tuple[list[Section], list[str]]:
     """The sections that a study has records for, and a line for each thing that can't be shown."""
-    material = Material(study.folder, summary.records, summary.families)
-    sections = [section for make in SECTIONS.values() if (section := make(material))]
-    return sections, material.remarks
+    results = ProbeResults(study.folder, summary.records, summary.families)
+    sections = [section for make in SECTIONS if (section := make(results))]
+    return sections, results.remarks

@@ -5,53 +5,44 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from resexp.report.probes.material import MAX_LAYERS, Found, Material, Number, Part, Record, Section
-from resexp.report.probes.panels import by_family, number, profiles
+from resexp.report.formatting import number
+from resexp.report.probes.panels import profiles
+from resexp.report.probes.results import MAX_LAYERS, Layer, Layerwise, NetResult, Number, ProbeResults, Section
+from resexp.report.stats import grouped
 
 
-class _Block(Part):
-    block: str
+class _Block(Layer):
+    layer: str = Field(validation_alias="block")
     ratio: Number
 
 
-class Branches(Record):
+class Branches(Layerwise[_Block]):
     """See `resexp.probes.signals.branches`."""
 
-    blocks: list[_Block] = Field(min_length=1, max_length=MAX_LAYERS)
-
-    @property
-    def places(self) -> list[str]:
-        """Blocks."""
-        return [block.block for block in self.blocks]
-
-    @property
-    def ratios(self) -> list[float]:
-        """By block."""
-        return [block.ratio for block in self.blocks]
+    layers: list[_Block] = Field(validation_alias="blocks", min_length=1, max_length=MAX_LAYERS)
 
 
-def branches(material: Material) -> Section | None:
+def branches(results: ProbeResults) -> Section | None:
     """|F(x)| / |x| by block."""
-    found = material.found("branches", Branches)
-    if not found:
+    nets = results.of("branches", Branches)
+    if not nets:
         return None
+    families = grouped(nets, lambda net: (net.family, net.moment))
     medians = [
-        f"{', '.join(map(_median, alike))} in {family} nets, {moment}"
-        for moment, nets in found.items()
-        for family, alike in by_family(nets).items()
+        f"{', '.join(map(_median, alike))} in {family} nets, {moment}" for (family, moment), alike in families.items()
     ]
     return Section(
         "Residual branches",
         f"The median over blocks of |F(x)| / |x| is {'; '.join(medians)}.",
         "Norms of what a block adds, F(x), and of what its shortcut passes on, root mean square over 1,000 training "
         "images, in eval mode. Means over seeds are geometric.",
-        {
-            "probe-branches": profiles(
-                "Size of F(x) compared with x", "|F(x)| / |x|", found, lambda r: r.ratios, "block"
-            )
-        },
+        {"probe-branches": profiles("Size of F(x) compared with x", "|F(x)| / |x|", nets, _ratios, "block")},
     )
 
 
-def _median(net: Found[Branches]) -> str:
-    return f"{number(float(np.median(net.geometric(lambda r: r.ratios))))} at depth {net.depth}"
+def _ratios(record: Branches) -> list[float]:
+    return [block.ratio for block in record.layers]
+
+
+def _median(net: NetResult[Branches]) -> str:
+    return f"{number(float(np.median(net.geometric(_ratios))))} at depth {net.depth}"

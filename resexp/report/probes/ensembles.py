@@ -9,8 +9,9 @@ from resexp import paper
 from resexp.errors import UserError
 from resexp.evaluation.ensemble import Ensemble, alone, joined
 from resexp.report.figure import MARKERS, OTHERS, Plot, styled
-from resexp.report.probes.material import Material, Section
-from resexp.report.stats import RunRecord
+from resexp.report.formatting import Table
+from resexp.report.probes.results import ProbeResults, Section
+from resexp.report.stats import Net, grouped
 from resexp.runs.store import Run
 from resexp.utils.parallel import parallel_map
 
@@ -21,28 +22,24 @@ _TABLE5 = (
 )
 
 
-def ensembles(material: Material) -> Section | None:
+def ensembles(results: ProbeResults) -> Section | None:
     """Mean test error of members and of their ensemble, by net and by family, from stored logits."""
-    nets: dict[str, list[RunRecord]] = {}
-    for record in material.records:
-        if record.finished and record.run.logits_path.exists():
-            nets.setdefault(record.run.label, []).append(record)
-    family_of = {label: runs[0].family for label, runs in nets.items() if len(runs) > 1}
-    shown = material.shown("ensembles", set(family_of.values()))
-    labels = [label for label, family in family_of.items() if family in shown]
-    members = [
-        [(run.run, (run.metrics["test_error"].values / 100).tolist()) for run in nets[label]] for label in labels
-    ]
-    made = dict(zip(labels, parallel_map(_of_net, members, 10), strict=True))
+    runs = [run for run in results.runs if run.finished and run.run.logits_path.exists()]
+    several = [Net(tuple(alike)) for alike in grouped(runs, lambda run: run.run.label).values() if len(alike) > 1]
+    shown = results.shown("ensembles", {net.family for net in several})
+    nets = [net for net in several if net.family in shown]
+    members = [[(run.run, (run.metrics["test_error"].values / 100).tolist()) for run in net.runs] for net in nets]
+    made = dict(zip([net.label for net in nets], parallel_map(_of_net, members, 10), strict=True))
     for family in shown:
-        of_nets = [net for label in labels if family_of[label] == family and isinstance(net := made[label], Ensemble)]
+        parts = [made[net.label] for net in nets if net.family == family]
+        of_nets = [ensemble for ensemble in parts if isinstance(ensemble, Ensemble)]
         if len(of_nets) > 1:
             made[f"all {family}"] = _joined(of_nets)
-    material.remarks += [f"Not in an ensemble: {error}." for error in made.values() if isinstance(error, UserError)]
+    results.remarks += [f"Not in an ensemble: {error}." for error in made.values() if isinstance(error, UserError)]
     found = {name: together for name, together in made.items() if isinstance(together, Ensemble)}
     if not found:
         return None
-    imagenet = any(run.config.data.source in ("imagenet", "imagefolder") for run in material.records)
+    imagenet = any(run.config.data.source in ("imagenet", "imagefolder") for run in results.runs)
     return Section(
         "Ensembles",
         f"Mean test error of runs, and test error of their ensemble: {', '.join(map(_change, found, found.values()))}.",
@@ -53,7 +50,7 @@ def ensembles(material: Material) -> Section | None:
     )
 
 
-def _top5(found: dict[str, Ensemble]) -> tuple[list[str], list[list[str]]] | None:
+def _top5(found: dict[str, Ensemble]) -> Table | None:
     """Both errors in a table, where there are classes enough for a top-5 error."""
     header = ["ensemble", "runs", "mean of the runs", "together", "mean of the runs, top-5", "together, top-5"]
     rows = []
@@ -93,8 +90,6 @@ def _plot(found: dict[str, Ensemble]) -> Plot:
             plot.axes.plot([100 * error], [row], gid=plot.mark(label, f"{name}: {100 * error:.2f} %"), **look)
     for label, look in looks.items():
         plot.axes.plot([], [], label=label, **look)
-    plot.axes.set_yticks(range(len(found)), [f"{name} ({len(made.runs)})" for name, made in found.items()])
-    plot.axes.set_ylim(len(found) - 0.5, -0.5)
-    plot.axes.grid(visible=False, axis="y")
+    plot.rows([f"{name} ({len(made.runs)})" for name, made in found.items()])
     plot.legend(2)
     return plot

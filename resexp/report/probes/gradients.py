@@ -6,36 +6,43 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+from matplotlib.axes import Axes
 from pydantic import Field, model_validator
 
 from resexp.report.figure import MARKERS, Plot, family_colours, styled
+from resexp.report.formatting import Table, course, digits, span
 from resexp.report.plots import depth_axis
-from resexp.report.probes.material import INITIAL, MAX_LAYERS, Found, Material, Moments, Number, Part, Record, Section
-from resexp.report.probes.panels import (
-    by_family,
-    course,
-    decades,
-    deepest,
-    digits,
-    each,
-    panels,
-    places,
-    profiles,
-    seeds,
+from resexp.report.probes.panels import by_moment, decades, deepest, panels, profiles, seeds
+from resexp.report.probes.results import (
+    INITIAL,
+    MAX_LAYERS,
+    Layer,
+    Layerwise,
+    NetResult,
+    Number,
+    ProbeResults,
+    Section,
 )
+from resexp.report.stats import grouped
 
 NEAR = 0.1
 """The distance that the sentence is about, as a share of the image's norm."""
+EXPLOSION = math.sqrt(math.pi / (math.pi - 1))
+"""Growth per layer of the gradient's norm in wide plain nets with BN and ReLU, at initialisation (Yang et al. 2019)."""
 
 
-class _Layer(Part):
-    layer: str
+class _Layer(Layer):
     norm: Number
     snr: Number
     weight_norm: Number
 
+    @property
+    def product(self) -> float:
+        """|g| |w|: the slope of the loss against a relative change of the layer's weights."""
+        return self.norm * self.weight_norm
 
-class Gradients(Record):
+
+class Gradients(Layerwise[_Layer]):
     """See `resexp.probes.gradients`."""
 
     layers: list[_Layer] = Field(min_length=2, max_length=MAX_LAYERS)
@@ -44,7 +51,7 @@ class Gradients(Record):
     agreement: list[Number]
 
     @model_validator(mode="after")
-    def _one_a_distance(self) -> Gradients:
+    def _one_for_each_distance(self) -> Gradients:
         if len(self.agreement) != len(self.distances):
             raise ValueError("agreement and distances differ in length")
         return self
@@ -52,22 +59,20 @@ class Gradients(Record):
     @property
     def places(self) -> list[str]:
         """Layers and distances."""
-        return [*(layer.layer for layer in self.layers), *map(str, self.distances)]
+        return [*super().places, *map(str, self.distances)]
 
     @property
-    def norms(self) -> list[float]:
-        """|g| by layer."""
-        return [layer.norm for layer in self.layers]
+    def norm_rise(self) -> float:
+        """|g| at the first layer over |g| at the last before the classifier.
+
+        The classifier is left out: its gradient has another shape, and no BN behind it.
+        """
+        return _ratio(self.layers[0].norm, self.layers[-2].norm)
 
     @property
-    def weight_norms(self) -> list[float]:
-        """|w| by layer."""
-        return [layer.weight_norm for layer in self.layers]
-
-    @property
-    def products(self) -> list[float]:
-        """|g| |w| by layer: the slope of the loss against a relative change of the layer's weights."""
-        return [layer.norm * layer.weight_norm for layer in self.layers]
+    def product_rise(self) -> float:
+        """The same of |g| |w|."""
+        return _ratio(self.layers[0].product, self.layers[-2].product)
 
     @property
     def snr_before_classifier(self) -> float:
@@ -82,15 +87,19 @@ class Gradients(Record):
         return min(zip(self.distances, self.agreement, strict=True), key=lambda pair: abs(math.log(pair[0] / NEAR)))[1]
 
 
-def gradients(material: Material) -> Section | None:
+def _ratio(first: float, last: float) -> float:
+    return first / last if last else math.nan
+
+
+def gradients(results: ProbeResults) -> Section | None:
     """Norms by layer, SNR against depth, agreement against distance."""
-    found = material.found("gradients", Gradients)
-    if not found:
+    nets = results.of("gradients", Gradients)
+    if not nets:
         return None
-    moment, nets = next(iter(found.items()))
+    first = [net for net in nets if net.moment == nets[0].moment]
     return Section(
         "Gradients",
-        _sentence(found),
+        _sentence(nets, first),
         "|g|: norm of the loss gradient with respect to a layer's weights, root mean square over 16 batches of 128 "
         "images, in train mode. |w|: norm of the weights. BN makes a layer's output independent of |w|, so |g| goes as "
         "1/|w|, and |g| alone shows how much the weights have grown: at a rate of 0.1 the first 15 steps of plain-56 "
@@ -103,104 +112,101 @@ def gradients(material: Material) -> Section | None:
         "Agreement: cosine between the gradients with respect to an image and to the same image with noise added, "
         "after Balduzzi et al. 2017 (arXiv 1702.08591). Means over seeds, of norms and their ratios geometric.",
         {
-            "probe-gradients-product": profiles("Gradient times weights", "|g| |w|", found, lambda r: r.products),
-            "probe-gradients-weights": profiles("Norm of the weights", "|w|", found, lambda r: r.weight_norms),
-            "probe-gradients-norm": profiles("Norm of the loss gradient", "|g|", found, lambda r: r.norms),
-            "probe-gradients-snr": _snr(found),
-            "probe-gradients-agreement": _agreement({moment: nets}),
+            "probe-gradients-product": _profiles("Gradient times weights", "|g| |w|", nets, "product"),
+            "probe-gradients-weights": _profiles("Norm of the weights", "|w|", nets, "weight_norm"),
+            "probe-gradients-norm": _profiles("Norm of the loss gradient", "|g|", nets, "norm"),
+            "probe-gradients-snr": _snr(nets),
+            "probe-gradients-agreement": _agreement(first),
         },
-        _table(found),
+        _table(nets),
     )
 
 
+def _profiles(title: str, ylabel: str, nets: Sequence[NetResult[Gradients]], name: str) -> Plot:
+    return profiles(title, ylabel, nets, lambda r: [getattr(layer, name) for layer in r.layers])
+
+
 @styled
-def _snr(found: Moments[Gradients]) -> Plot:
+def _snr(nets: Sequence[NetResult[Gradients]]) -> Plot:
     titles = ["all layers", "without the classifier"]
     plot = Plot("Signal-to-noise ratio of the gradient", "depth (layers)", "ratio", (8.0, 4.2), [titles])
     plot.axes.set_yscale("symlog", linthresh=0.01)  # the estimate may come out just below zero
-    depths = sorted({net.depth for nets in found.values() for net in nets})
-    names = list(dict.fromkeys(net.family for nets in found.values() for net in nets))
-    colours = family_colours(names)
-    for moment, nets in found.items():
-        for family, alike in by_family(nets).items():
-            look: dict[str, Any] = {"color": colours[family], "marker": MARKERS[names.index(family)]}
-            look |= {"linewidth": 0.8, "markerfacecolor": "none"} if moment == INITIAL else {}
-            at, series = [net.depth for net in alike], f"{family}, {moment}"
-            whole = [float(net.mean(lambda r: r.snr)) for net in alike]
-            rest = [float(net.mean(lambda r: r.snr_before_classifier)) for net in alike]
-            for axes, ratios, label in zip(plot.panels[0], (whole, rest), (series, None), strict=True):
-                told = [f"{digits(ratio)} at depth {depth}" for depth, ratio in zip(at, ratios, strict=True)]
-                axes.plot(at, ratios, label=label, gid=plot.mark(series, f"{series}: {', '.join(told)}"), **look)
+    colours = family_colours(dict.fromkeys(net.family for net in nets))
+    markers = dict(zip(colours, MARKERS, strict=False))
+    for (moment, family), alike in grouped(nets, lambda net: (net.moment, net.family)).items():
+        look: dict[str, Any] = {"color": colours[family], "marker": markers[family]}
+        look |= {"linewidth": 0.8, "markerfacecolor": "none"} if moment == INITIAL else {}
+        depths, series = [net.depth for net in alike], f"{family}, {moment}"
+        for axes, label, value in zip(plot.panels[0], (series, None), (_snr_of_all, _snr_of_most), strict=True):
+            ratios = [float(net.mean(value)) for net in alike]
+            told = [f"{digits(ratio)} at depth {depth}" for depth, ratio in zip(depths, ratios, strict=True)]
+            axes.plot(depths, ratios, label=label, gid=plot.mark(series, f"{series}: {', '.join(told)}"), **look)
     plot.legend(2, "small")
-    depth_axis(plot, depths)
+    depth_axis(plot, sorted({net.depth for net in nets}))
     return plot
 
 
+def _snr_of_all(record: Gradients) -> float:
+    return record.snr
+
+
+def _snr_of_most(record: Gradients) -> float:
+    return record.snr_before_classifier
+
+
 @styled
-def _agreement(found: Moments[Gradients]) -> Plot:
-    plot = panels("Agreement of neighbours' gradients", "distance (share of the image's norm)", "cosine", found)
-    for axes, net, look in places(plot, found):
+def _agreement(nets: Sequence[NetResult[Gradients]]) -> Plot:
+    def draw(plot: Plot, axes: Axes, net: NetResult[Gradients], look: dict[str, Any]) -> None:
         tip = plot.mark(f"{net.depth} layers", net.label)
-        axes.plot(net.seeds[0].distances, net.mean(lambda r: r.agreement), gid=tip, **look)
+        axes.plot(net.records[0].distances, net.mean(lambda r: r.agreement), gid=tip, **look)
+
+    title = "Agreement of neighbours' gradients"
+    plot = panels(title, "distance (share of the image's norm)", "cosine", nets, draw)
     plot.axes.set_xscale("log")
     return plot
 
 
-EXPLOSION = math.sqrt(math.pi / (math.pi - 1))
-"""Growth per layer of the gradient's norm in wide plain nets with BN and ReLU, at initialisation (Yang et al. 2019)."""
-
-
-def _rise(values: Sequence[float]) -> float:
-    """The ratio of the first layer's number to the number of the last layer before the classifier.
-
-    The classifier is left out: its gradient has another shape, and no BN behind it.
-    """
-    return values[0] / values[-2] if values[-2] else math.nan
-
-
-def _product_rise(record: Gradients) -> float:
-    return _rise(record.products)
-
-
-def _largest(record: Gradients) -> float:
-    return max(record.weight_norms)
-
-
-def _a_layer(net: Found[Gradients]) -> str:
+def _per_layer(net: NetResult[Gradients]) -> str:
     """The factor by which |g| |w| grows from one layer to the one before it."""
-    rise = float(net.geometric(_product_rise))
+    rise = float(net.geometric(lambda r: r.product_rise))
     return f"{rise ** (1 / (net.depth - 2)):.2f}"
 
 
-def _sentence(found: Moments[Gradients]) -> str:
-    rises, weights = [], []
-    for moment, nets in found.items():
-        deep = deepest(nets)
-        growth = [f"{decades(net, _product_rise, f'{_a_layer(net)} per layer')} in {net.label}" for net in deep]
-        rises.append(f"{moment} {', '.join(growth)}")
-        weights.append(f"{moment} {', '.join(f'{decades(net, _largest)} in {net.label}' for net in deep)}")
-    moment, nets = next(iter(found.items()))
-    cosines = each(nets, lambda alike: course([float(net.mean(lambda r: r.near)) for net in alike]))
+def _largest(record: Gradients) -> float:
+    return max(layer.weight_norm for layer in record.layers)
+
+
+def _sentence(nets: Sequence[NetResult[Gradients]], first: Sequence[NetResult[Gradients]]) -> str:
+    deep = deepest(nets)
+    rises = by_moment(deep, lambda net: decades(net, lambda r: r.product_rise, f"{_per_layer(net)} per layer"))
+    cosines = [
+        f"{course([float(net.mean(lambda r: r.near)) for net in alike])} in {_named(family, alike)}"
+        for family, alike in grouped(first, lambda net: net.family).items()
+    ]
     return (
-        f"|g| |w| at the first layer over that at the last before the classifier is {'; '.join(rises)}. The largest "
-        f"|w| of a layer is {'; '.join(weights)} ({seeds(net for nets in found.values() for net in deepest(nets))}). "
-        f"The cosine between gradients of neighbours at a distance of {NEAR:g} is {moment}, from the shallowest net to "
-        f"the deepest, {cosines}."
+        f"|g| |w| at the first layer over that at the last before the classifier is {rises}. The largest |w| of a "
+        f"layer is {by_moment(deep, lambda net: decades(net, _largest))} ({seeds(deep)}). The cosine between gradients "
+        f"of neighbours at a distance of {NEAR:g} is {first[0].moment}, from the shallowest net to the deepest, "
+        f"{', '.join(cosines)}."
     )
 
 
-def _table(found: Moments[Gradients]) -> tuple[list[str], list[list[str]]]:
+def _named(family: str, nets: Sequence[NetResult[Gradients]]) -> str:
+    kind, _, variant = family.partition(" ")
+    return f"{kind} nets{f' ({variant})' if variant else ''} of {span(net.depth for net in nets)} layers"
+
+
+def _table(nets: Sequence[NetResult[Gradients]]) -> Table:
     header = [
         *("net", "moment", "seeds", "norm of g, first / last", "times norm of w, first / last", "growth per layer"),
         *("largest norm of w", "signal to noise", "without the classifier"),
     ]
     rows = [
         [
-            *(net.label, moment, str(len(net.seeds)), decades(net, lambda r: _rise(r.norms))),
-            *(decades(net, _product_rise), _a_layer(net), decades(net, _largest)),
-            *(f"{float(net.mean(ratio)):.2g}" for ratio in (lambda r: r.snr, lambda r: r.snr_before_classifier)),
+            *(net.label, net.moment, str(len(net.runs)), decades(net, lambda r: r.norm_rise)),
+            *(decades(net, lambda r: r.product_rise), _per_layer(net), decades(net, _largest)),
+            *(f"{float(net.mean(ratio)):.2g}" for ratio in (_snr_of_all, _snr_of_most)),
         ]
-        for moment, nets in found.items()
         for net in nets
     ]
     return header, rows

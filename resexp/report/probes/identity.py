@@ -3,6 +3,9 @@ budget."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -10,14 +13,11 @@ from pydantic import Field, model_validator
 from resexp.errors import UserError
 from resexp.report.estimates import Estimate, difference
 from resexp.report.figure import INK, KINDS, OTHERS, Plot, styled
-from resexp.report.formatting import NOTHING, listed
+from resexp.report.formatting import NOTHING, Table, listed
 from resexp.report.plots import curve
-from resexp.report.probes.material import Material, Part, Record, Section
+from resexp.report.probes.results import Part, ProbeResults, Record, Section
 from resexp.report.stats import RunRecord
 from resexp.utils.untrusted import MAX_RECORD, parse_json, read_file
-
-PARTS = ("trained_on", "continued", "fresh")
-"""What is trained for each donor, in the order of the table."""
 
 
 class _Member(Part):
@@ -49,162 +49,176 @@ class Identity(Record):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_donor(cls, found: object) -> object:
+    def _one_donor(cls, content: object) -> object:
         """Old records have one donor, with its keys at the top level."""
-        if isinstance(found, dict) and "donors" not in found:
-            return found | {"donors": [found], "shallow": found.get("from", "")}
-        return found
+        if isinstance(content, dict) and "donors" not in content:
+            return content | {"donors": [content], "shallow": content.get("from", "")}
+        return content
+
+    @property
+    def handed(self) -> Estimate:
+        """The donors' training error, percent."""
+        return Estimate(tuple(100 * donor.handed_error for donor in self.donors))
+
+    @property
+    def constructed(self) -> Estimate:
+        """That of the deeper nets that were made of them, percent."""
+        return Estimate(tuple(100 * donor.constructed_error for donor in self.donors))
 
 
-Parts = dict[str, list[RunRecord]]
-"""The runs of each of PARTS, one a donor."""
+@dataclass(frozen=True)
+class _Group:
+    """Runs that were trained in one way, one for each donor."""
+
+    part: str
+    """``trained_on``, ``continued`` or ``fresh``, as the record has it."""
+    name: str
+    """As the figure names it."""
+    row: str
+    """As the table names it."""
+    clause: str
+    """Begins a clause on its error."""
+    look: tuple[str, str]
+    """Colour and marker."""
+    before: int | None
+    """Steps behind a run when it begins; None where they are not known."""
+    runs: list[RunRecord]
+
+    @property
+    def more(self) -> int:
+        """Steps of a run."""
+        return self.runs[0].config.train.steps
+
+    @property
+    def steps(self) -> int | None:
+        """Steps behind a net in all; None where they are not known."""
+        return None if self.before is None else self.before + self.more
+
+    @property
+    def error(self) -> Estimate | None:
+        """The last training errors in eval mode, in percent; None where one is missing."""
+        errors = [run.metrics["clean_train_error"].values for run in self.runs]
+        return Estimate(tuple(float(clean[-1]) for clean in errors)) if all(map(len, errors)) else None
 
 
-def identity(material: Material) -> Section | None:
+def identity(results: ProbeResults) -> Section | None:
     """Training errors of nets that began as a shallower one, of that one trained on, and of fresh ones."""
-    path = material.folder / "probes" / "identity.json"
+    path = results.folder / "probes" / "identity.json"
     try:
-        found = parse_json(read_file(path, MAX_RECORD))
+        content = parse_json(read_file(path, MAX_RECORD))
     except FileNotFoundError:
         return None
     except (UserError, ValueError):
-        found = None
-    record = material.checked(path, found, Identity)
+        content = None
+    record = results.checked(path, content, Identity)
     if record is None:
         return None
-    by_folder = {run.run.folder.resolve(): run for run in material.records}
-    parts: Parts = {}
-    for donor in record.donors:
-        for part in PARTS:
-            member: _Member | None = getattr(donor, part)
-            if member is None:
-                continue
-            folder = (material.folder / member.run).resolve()
-            if folder in by_folder:
-                parts.setdefault(part, []).append(by_folder[folder])
-            else:
-                material.remarks.append(
-                    f"{path}: {member.label} ({member.run}) is no run of this study that was begun."
-                )
+    groups = _groups(record, _members(results, path, record))
     return Section(
         "Deeper nets that begin as a shallower one",
-        _sentence(record, parts),
+        _sentence(record, [group for group in groups if group.error]),
         "The paper's argument by construction (section 1): added layers that are identity mappings hand down the "
         "training error of a shallower net. Training errors in eval mode, without augmentation, mean ± standard "
         "deviation over donors. Marks: the same. Lines: running.",
-        {"probe-identity": _plot(record, parts)} if parts else {},
-        _table(record, parts),
+        {"probe-identity": _plot(record, groups)} if groups else {},
+        _table(record, groups),
     )
 
 
-def _clean(runs: list[RunRecord]) -> Estimate | None:
-    """The last training errors in eval mode, in percent; None where one is missing."""
-    errors = [float(clean.values[-1]) for run in runs if len((clean := run.metrics["clean_train_error"]).values)]
-    return Estimate(tuple(errors)) if errors and len(errors) == len(runs) else None
+def _members(results: ProbeResults, path: Path, record: Identity) -> dict[str, list[RunRecord]]:
+    """The runs of each part, as far as they are there."""
+    by_folder = {run.run.folder.resolve(): run for run in results.runs}
+    members: dict[str, list[RunRecord]] = {"trained_on": [], "continued": [], "fresh": []}
+    for donor in record.donors:
+        for part, runs in members.items():
+            member: _Member | None = getattr(donor, part)
+            run = member and by_folder.get((results.folder / member.run).resolve())
+            if run:
+                runs.append(run)
+            elif member:
+                results.remarks.append(f"{path}: {member.label} ({member.run}) is no run of this study that was begun.")
+    return members
 
 
-def _handed(record: Identity) -> Estimate:
-    return Estimate(tuple(100 * donor.handed_error for donor in record.donors))
+def _groups(record: Identity, members: dict[str, list[RunRecord]]) -> list[_Group]:
+    deep, shallow, layers = f"{record.kind}-{record.depth}", record.shallow, f"{record.depth} layers"
+    trained_on, inserted, fresh = f"{shallow}, trained on", f"{deep}: {shallow} with identity blocks", f"{deep}, fresh"
+    groups = [
+        _Group(
+            "trained_on", trained_on, trained_on, "the shallower net, trained on, is at",
+            (OTHERS[1], "^"), record.steps, members["trained_on"],
+        ),
+        _Group(
+            "continued", f"{deep} with identity blocks", f"{inserted}, trained on",
+            f"the net of {layers} that began as the shallower one is at",
+            (OTHERS[0], "s"), record.steps, members["continued"],
+        ),
+        _Group(
+            "fresh", fresh, fresh, f"one of {layers} that began at random is at",
+            (KINDS.get(record.kind, OTHERS)[0], "o"), 0, members["fresh"],
+        ),
+    ]  # fmt: skip
+    return [group for group in groups if group.runs]
 
 
-def _constructed(record: Identity) -> Estimate:
-    return Estimate(tuple(100 * donor.constructed_error for donor in record.donors))
-
-
-def _before(record: Identity, part: str) -> int:
-    """The steps behind a run of a part when it begins, as far as they are known."""
-    return 0 if part == "fresh" else record.steps or 0
-
-
-def _in_all(record: Identity, part: str, parts: Parts) -> int | None:
-    """The steps behind a net of a part; None where they are not known, or not there."""
-    if part not in parts or (part != "fresh" and record.steps is None):
-        return None
-    return _before(record, part) + parts[part][0].config.train.steps
-
-
-def _sentence(record: Identity, parts: Parts) -> str:
+def _sentence(record: Identity, groups: Sequence[_Group]) -> str:
     names = listed([donor.source for donor in record.donors], 5)
     changed = max(donor.changed_predictions for donor in record.donors)
     apart = max(donor.largest_logit_difference for donor in record.donors)
-    said = [
-        f"{names} {'hands' if len(record.donors) == 1 else 'hand'} a training error of {_handed(record).mean:.1f} % to "
-        f"{record.kind} nets of {record.depth} layers, which begin at {_constructed(record).mean:.1f} % ({changed:,} "
+    sentences = [
+        f"{names} {'hands' if len(record.donors) == 1 else 'hand'} a training error of {record.handed.mean:.1f} % to "
+        f"{record.kind} nets of {record.depth} layers, which begin at {record.constructed.mean:.1f} % ({changed:,} "
         f"prediction{'s' * (changed != 1)} changed, logits at most {apart:.1g} apart)."
     ]
-    errors = {part: error for part in PARTS if (error := _clean(parts.get(part, [])))}
-    begin = {
-        "trained_on": "the shallower net, trained on, is at",
-        "continued": f"the net of {record.depth} layers that began as the shallower one is at",
-        "fresh": f"one of {record.depth} layers that began at random is at",
-    }
-    ends = ", ".join(f"{begin[part]} {error.mean:.1f} %" for part, error in errors.items())
-    budgets = {part: _in_all(record, part, parts) for part in errors}
+    errors = {group.part: group.error for group in groups if group.error}
+    budgets = {group.part: group.steps for group in groups}
+    ends = ", ".join(f"{group.clause} {errors[group.part].mean:.1f} %" for group in groups)
     equal = None not in budgets.values() and len(set(budgets.values())) == 1
     if equal:
-        said.append(f"After {next(iter(budgets.values())):,} steps in all, {ends}.")
+        sentences.append(f"After {groups[0].steps:,} steps in all, {ends}.")
     elif ends:
-        said.append(f"{ends[0].upper()}{ends[1:]}.")
+        sentences.append(f"{ends[0].upper()}{ends[1:]}.")
     if {"continued", "fresh"} <= errors.keys():
         if equal:
             change = difference(errors["fresh"], errors["continued"])
-            said.append(f"Beginning at random costs {change} against the net that began as the shallower one.")
+            sentences.append(f"Beginning at random costs {change} against the net that began as the shallower one.")
         else:
-            more = parts["continued"][0].config.train.steps
+            more = next(group.more for group in groups if group.part == "continued")
             other = f"those of its donor and {more:,} more" if record.steps is None else f"{budgets['continued']:,}"
-            said.append(
+            sentences.append(
                 f"These budgets are not equal: the fresh net had {budgets['fresh']:,} steps, the other {other}."
             )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
-def _table(record: Identity, parts: Parts) -> tuple[list[str], list[list[str]]]:
-    deep = f"{record.kind}-{record.depth}"
-    shallow = record.shallow
+def _table(record: Identity, groups: Sequence[_Group]) -> Table:
     known = f"{record.steps:,}" if record.steps else NOTHING
     rows = [
-        [shallow, known, str(_handed(record))],
-        [f"{deep}: {shallow} with identity blocks", known, str(_constructed(record))],
+        [record.shallow, known, str(record.handed)],
+        [f"{record.kind}-{record.depth}: {record.shallow} with identity blocks", known, str(record.constructed)],
     ]
-    names = {
-        "trained_on": f"{shallow}, trained on",
-        "continued": f"{deep}: {shallow} with identity blocks, trained on",
-        "fresh": f"{deep}, fresh",
-    }
-    for part, name in names.items():
-        if error := _clean(parts.get(part, [])):
-            steps = _in_all(record, part, parts)
-            more = f"{parts[part][0].config.train.steps:,} more"
-            rows.append([name, more if steps is None else f"{steps:,}", str(error)])
+    for group in groups:
+        if group.error:
+            steps = f"{group.more:,} more" if group.steps is None else f"{group.steps:,}"
+            rows.append([group.row, steps, str(group.error)])
     donors = len(record.donors)
     return ["net", "steps in all", f"clean training error ({donors} donor{'s' * (donors != 1)})"], rows
 
 
 @styled
-def _plot(record: Identity, parts: Parts) -> Plot:
+def _plot(record: Identity, groups: Sequence[_Group]) -> Plot:
     plot = Plot("Handed down, trained on, and trained afresh", "step", "training error (%)", (7.0, 4.2))
     handed = f"handed down by {record.shallow}"
-    plot.axes.axhline(_handed(record).mean, color=INK, linewidth=0.7, label=handed, gid=plot.mark(handed))
-    looks = {
-        "continued": (OTHERS[0], "s"),
-        "trained_on": (OTHERS[1], "^"),
-        "fresh": (KINDS.get(record.kind, OTHERS)[0], "o"),
-    }
-    names = {
-        "continued": f"{record.kind}-{record.depth} with identity blocks",
-        "trained_on": f"{record.shallow}, trained on",
-        "fresh": f"{record.kind}-{record.depth}, fresh",
-    }
-    for part, runs in parts.items():
-        colour, marker = looks[part]
-        running, clean = (curve(runs, f"{error}_error") for error in ("train", "clean_train"))
-        before = _before(record, part)
-        line = plot.mark(names[part], f"{names[part]}, running")
+    plot.axes.axhline(record.handed.mean, color=INK, linewidth=0.7, label=handed, gid=plot.mark(handed))
+    for group in groups:
+        (colour, marker), before = group.look, group.before or 0
+        running, clean = (curve(group.runs, f"{error}_error") for error in ("train", "clean_train"))
+        line = plot.mark(group.name, f"{group.name}, running")
         plot.axes.plot(running.steps + before, running.values, color=colour, linewidth=1, gid=line)
         marks: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": "none"}
-        tip = plot.mark(names[part], f"{names[part]}, clean: {listed([run.run.name for run in runs], 5)}")
+        tip = plot.mark(group.name, f"{group.name}, clean: {listed([run.run.name for run in group.runs], 5)}")
         plot.axes.plot(clean.steps + before, clean.values, gid=tip, clip_on=False, **marks)
-        plot.axes.plot([], [], color=colour, marker=marker, linewidth=1, label=names[part])
+        plot.axes.plot([], [], color=colour, marker=marker, linewidth=1, label=group.name)
     plot.axes.set_ylim(bottom=0)
     plot.axes.set_xlim(left=0)
     plot.legend(2, "small")

@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from resexp.report.figure import Plot, styled
-from resexp.report.probes.material import Found, Material, Number, Record, Section
 from resexp.report.probes.panels import deepest, seeds
+from resexp.report.probes.results import NetResult, Number, ProbeResults, Record, Section
 
 LEVELS, TICKS = 16, (-1, -0.5, 0, 0.5, 1)
 FAR = 10
@@ -51,43 +51,38 @@ class Landscape(Record):
         return float(np.mean(np.array(self.loss) < self.own + NEAR))
 
 
-def landscape(material: Material) -> Section | None:
+def landscape(results: ProbeResults) -> Section | None:
     """The deepest net of each family."""
-    moment, nets = material.latest("landscape", Landscape)
-    if not nets:
+    deep = deepest(results.latest("landscape", Landscape))
+    if not deep:
         return None
-    deep = deepest(nets)
     return Section(
         "The loss around the nets",
-        f"The loss is less than {NEAR:g} nat above the net's own on this share of the grid around it, {moment}: "
-        f"{', '.join(map(_share, deep))} ({seeds(deep)}).",
+        f"The loss is less than {NEAR:g} nat above the net's own on this share of the grid around it, "
+        f"{deep[0].moment}: {', '.join(map(_share, deep))} ({seeds(deep)}).",
         "Training loss on 500 images in eval mode along two random directions, in units of the weights' own norm "
         "filter by filter (Li et al. 2018); the net itself is in the middle. Black line: a nat above its own loss. "
         "Nets differ in their own loss, so each is compared with itself. Means over seeds are geometric.",
-        {"probe-landscape": _plot(moment, deep)},
+        {"probe-landscape": _plot(deep)},
     )
 
 
-def _share(net: Found[Landscape]) -> str:
+def _share(net: NetResult[Landscape]) -> str:
     own = float(net.mean(lambda r: r.own))
     return f"{100 * float(net.mean(lambda r: r.share_near)):.0f} % for {net.label} (its own loss: {own:.2f})"
 
 
-def _guessing(net: Found[Landscape]) -> float:
-    """The loss of the same probability for each class."""
-    return math.log(net.run.manifest.data.classes)
-
-
 @styled
-def _plot(moment: str, nets: Sequence[Found[Landscape]]) -> Plot:
+def _plot(nets: Sequence[NetResult[Landscape]]) -> Plot:
     logs = [net.mean(lambda r: np.log10(np.maximum(r.loss, LEAST))) for net in nets]
     bottom = min(float(np.nanmin(log)) for log in logs)
-    top = max(bottom + 0.1, math.log10(FAR * max(map(_guessing, nets))))
+    guessing = max(math.log(net.runs[0].manifest.data.classes) for net in nets)  # all classes as probable
+    top = max(bottom + 0.1, math.log10(FAR * guessing))
     size = (2.0 + 2.9 * len(nets), 3.9)
     titles = [[net.label for net in nets]]
-    plot = Plot(f"Loss around the nets, {moment}", "first direction", "second direction", size, titles)
+    plot = Plot(f"Loss around the nets, {nets[0].moment}", "first direction", "second direction", size, titles)
     for axes, net, log in zip(plot.panels[0], nets, logs, strict=True):
-        steps, seen = net.seeds[0].steps, np.ma.masked_invalid(log)
+        steps, seen = net.records[0].steps, np.ma.masked_invalid(log)
         colours = axes.contourf(
             steps, steps, seen, levels=np.linspace(bottom, top, LEVELS), cmap="YlGn_r", extend="max"
         )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from resexp import paper
 from resexp.report.estimates import Estimate
-from resexp.report.formatting import NOTHING, filled, listed
-from resexp.report.probes.material import Found, Material, Record, Section
-from resexp.report.probes.panels import span
+from resexp.report.formatting import NOTHING, filled, listed, span
+from resexp.report.probes.results import NetResult, ProbeResults, Record, Section
 
 MODES = ("ten-crop", "multi-scale")
+ERRORS = ("test_error", "test_top5_error")
 
 
 class Views(Record):
-    """What a test on several views found; errors are fractions, those of top-5 where there are classes enough."""
+    """A test on several views. Errors are fractions, those of top-5 where there are classes enough."""
 
     views: int
     crop: int | None = None
@@ -34,59 +34,55 @@ class Views(Record):
         return self.sides == paper.SIDES if self.sides else (self.crop, self.pad) == (paper.TEN_CROP, 0)
 
 
-def views(material: Material) -> Section | None:
+def views(results: ProbeResults) -> Section | None:
     """A table of test errors with the paper's, one row per net."""
-    found = {mode: {net.label: net for net in material.latest(mode, Views)[1]} for mode in MODES}
-    kept = [mode for mode in MODES if found[mode]]
-    if not kept:
+    tested = {mode: nets for mode in MODES if (nets := results.latest(mode, Views))}
+    if not tested:
         return None
-    labels = list(dict.fromkeys(label for mode in kept for label in found[mode]))
-    nets = {label: next(found[mode][label] for mode in kept if label in found[mode]) for label in labels}
-    header, rows = ["net", "single view", "single view, top-5"], []
-    for mode in kept:
+    header, rows = ["net", "single view", "single view, top-5"], dict[str, list[str]]()
+    for nets in tested.values():
+        for net in nets:
+            single = ([getattr(r, f"single_view_{name}") for r in net.records] for name in ERRORS)
+            rows.setdefault(net.label, [net.label, *map(_errors, single)])
+    for mode, nets in tested.items():
         header += [mode, f"{mode}, top-5", f"paper: {mode} / top-5"]
-    for label, net in nets.items():
-        row = [label, _errors([r.single_view_test_error for r in net.seeds])]
-        row.append(_errors([r.single_view_test_top5_error for r in net.seeds]))
-        for mode in kept:
-            row += _tested(mode, found[mode][label]) if label in found[mode] else [NOTHING] * 3
-        rows.append(row)
-    changes = [f"{span(map(_change, found[mode].values()))} points with {mode}" for mode in kept]
-    worse = [sentence for mode in kept for sentence in _worse(mode, list(found[mode].values()))]
-    how = [
-        f"{mode}: {span_of}" for mode in kept if (span_of := ", ".join(dict.fromkeys(map(_how, found[mode].values()))))
-    ]
+        cells = {net.label: _cells(mode, net) for net in nets}
+        for label, row in rows.items():
+            row += cells.get(label, [NOTHING] * 3)
+    changes = [f"{span(map(_change, nets))} points with {mode}" for mode, nets in tested.items()]
+    worse = [sentence for mode, nets in tested.items() for sentence in _worse(mode, nets)]
+    how = [f"{mode}: {', '.join(dict.fromkeys(map(_how, nets)))}" for mode, nets in tested.items()]
     return Section(
         "Several views",
         " ".join([f"Against a single view, the test error changes by {' and by '.join(changes)}.", *worse]),
         f"Test errors in percent, mean ± standard deviation over seeds, of the last weights. {'; '.join(how)}."
-        f"{_beside_the_paper(found)}",
-        table=filled(header, rows),
+        f"{_of_the_paper(tested)}",
+        table=filled(header, list(rows.values())),
     )
 
 
-def _tested(mode: str, net: Found[Views]) -> list[str]:
-    """Cells of a net tested with several views: top-1 and top-5 error, and the paper's."""
+def _cells(mode: str, net: NetResult[Views]) -> list[str]:
+    """A net tested with several views: top-1 and top-5 error, and the paper's."""
     theirs = _published(mode, net)
-    beside = NOTHING
+    paper_cell = NOTHING
     if theirs:
-        beside = f"{theirs.top1:.2f}" if theirs.top5 is None else f"{theirs.top1:.2f} / {theirs.top5:.2f}"
-    return [_errors([r.test_error for r in net.seeds]), _errors([r.test_top5_error for r in net.seeds]), beside]
+        paper_cell = f"{theirs.top1:.2f}" if theirs.top5 is None else f"{theirs.top1:.2f} / {theirs.top5:.2f}"
+    return [*(_errors([getattr(r, name) for r in net.records]) for name in ERRORS), paper_cell]
 
 
-def _published(mode: str, net: Found[Views]) -> paper.OnViews | None:
-    """The paper's numbers, where it has tested the net so, and the run is not otherwise set apart from it."""
-    if not net.seeds[0].as_in_the_paper:
+def _published(mode: str, net: NetResult[Views]) -> paper.OnViews | None:
+    """The paper's numbers, where it has tested the net so, and the run does not depart from it elsewhere."""
+    if not net.records[0].as_in_the_paper:
         return None
-    theirs: paper.OnViews | None = getattr(net.run.published, mode.replace("-", "_"), None)
+    theirs: paper.OnViews | None = getattr(net.published, mode.replace("-", "_"), None)
     return theirs
 
 
-def _beside_the_paper(found: dict[str, dict[str, Found[Views]]]) -> str:
-    if all(net.run.config.model.variant != "imagenet" for nets in found.values() for net in nets.values()):
+def _of_the_paper(tested: dict[str, list[NetResult[Views]]]) -> str:
+    nets = [(mode, net) for mode, nets in tested.items() for net in nets]
+    if all(net.runs[0].config.model.variant != "imagenet" for _, net in nets):
         return ""
-    theirs = [_published(mode, net) for mode, nets in found.items() for net in nets.values()]
-    sources = listed(sorted({one.source for one in theirs if one}))
+    sources = listed(sorted({theirs.source for mode, net in nets if (theirs := _published(mode, net))}))
     sides = f"{', '.join(map(str, paper.SIDES[:-1]))} and {paper.SIDES[-1]}"
     return (
         f" The paper's numbers{sources and f' ({sources})'} stand next to nets of its recipe with the same views: ten "
@@ -94,16 +90,16 @@ def _beside_the_paper(found: dict[str, dict[str, Found[Views]]]) -> str:
     )
 
 
-def _errors(fractions: list[float] | list[float | None]) -> str:
+def _errors(fractions: list[float | None]) -> str:
     known = [100 * fraction for fraction in fractions if fraction is not None]
     return str(Estimate(tuple(known))) if len(known) == len(fractions) else NOTHING
 
 
-def _change(net: Found[Views]) -> float:
+def _change(net: NetResult[Views]) -> float:
     return 100 * float(net.mean(lambda r: r.test_error - r.single_view_test_error))
 
 
-def _worse(mode: str, nets: list[Found[Views]]) -> list[str]:
+def _worse(mode: str, nets: list[NetResult[Views]]) -> list[str]:
     """A sentence for each reason why a mode raises the error of some nets."""
     reasons: dict[str, list[str]] = {}
     for net in nets:
@@ -115,17 +111,17 @@ def _worse(mode: str, nets: list[Found[Views]]) -> list[str]:
     ]
 
 
-def _reason(net: Found[Views]) -> str:
-    first = net.seeds[0]
+def _reason(net: NetResult[Views]) -> str:
+    first = net.records[0]
     if first.sides:
         return "the nets know objects in the sizes of training only"
-    if first.pad or net.run.config.model.variant == "imagenet":
+    if first.pad or net.runs[0].config.model.variant == "imagenet":
         return "a corner shows less of an object than the centre"
     return f"crops of {first.crop} pixels are smaller than the images that the nets were trained on"
 
 
-def _how(net: Found[Views]) -> str:
-    first = net.seeds[0]
+def _how(net: NetResult[Views]) -> str:
+    first = net.records[0]
     scale = f"sides of {', '.join(map(str, first.sides))}" if first.sides else f"crops of {first.crop}"
     padded = f" from images padded by {first.pad}" if first.pad else ""
     return f"{first.views} views, {scale} pixels{padded}"

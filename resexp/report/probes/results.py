@@ -10,16 +10,16 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError, WrapValidator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 
 from resexp.errors import UserError
 from resexp.report.figure import Plot
-from resexp.report.formatting import listed
+from resexp.report.formatting import Table, listed
 from resexp.report.plots import FEW
-from resexp.report.stats import RunRecord
+from resexp.report.stats import Net, RunRecord
 
 Number = Annotated[float, WrapValidator(lambda value, finite: float("nan") if value is None else finite(value))]
-"""What a probe found; JSON's null where it was not a number."""
+"""What a probe measured; JSON's null where it was not a number."""
 MAX_LAYERS = 20_000
 """More than the deepest net has."""
 INITIAL, TRAINED = "at initialisation", "trained"
@@ -36,18 +36,17 @@ class Section:
     """What is drawn, and how it was measured."""
     plots: dict[str, Plot] = field(default_factory=dict)
     """By the names of their files."""
-    table: tuple[list[str], list[list[str]]] | None = None
-    """Header and rows."""
+    table: Table | None = None
 
 
 class Part(BaseModel):
-    """A part of what a probe found: numbers are finite, and text names a layer, a block or a net."""
+    """A part of a record: numbers are finite, and text names a layer, a block or a net."""
 
     model_config = ConfigDict(allow_inf_nan=False, str_max_length=200)
 
 
 class Record(Part):
-    """What a probe found in one run; keys that are not shown are kept out of the way."""
+    """What a probe measured in one run; keys that are not shown are ignored."""
 
     @property
     def places(self) -> list[str]:
@@ -55,56 +54,56 @@ class Record(Part):
         return []
 
 
+class Layer(Part):
+    """What a probe measured at one layer."""
+
+    layer: str
+
+
 RecordT = TypeVar("RecordT", bound=Record)
+LayerT = TypeVar("LayerT", bound=Layer)
+
+
+class Layerwise(Record, Generic[LayerT]):
+    """What a probe measured in one run at each layer."""
+
+    layers: list[LayerT] = Field(min_length=1, max_length=MAX_LAYERS)
+
+    @property
+    def places(self) -> list[str]:
+        """Layers."""
+        return [layer.layer for layer in self.layers]
 
 
 @dataclass(frozen=True)
-class Found(Generic[RecordT]):
-    """What a probe found in a net at one moment of its training."""
+class NetResult(Net, Generic[RecordT]):
+    """What a probe measured in a net at one moment of its training."""
 
-    run: RunRecord
-    """The first of the runs."""
-    seeds: list[RecordT]
-
-    @property
-    def label(self) -> str:
-        """Such as ``plain-20``."""
-        return self.run.run.label
-
-    @property
-    def family(self) -> str:
-        """The curve that the net belongs to."""
-        return self.run.family
-
-    @property
-    def depth(self) -> int:
-        """Number of weighted layers."""
-        return self.run.config.model.depth
+    records: list[RecordT]
+    """One for each of the runs."""
+    moment: str
+    """INITIAL or TRAINED."""
 
     def mean(self, values: Callable[[RecordT], Any]) -> NDArray[np.float64]:
         """The mean over seeds of one number, or of one at each place."""
-        mean: NDArray[np.float64] = np.mean([values(record) for record in self.seeds], axis=0, dtype=float)
+        mean: NDArray[np.float64] = np.mean([values(record) for record in self.records], axis=0, dtype=float)
         return mean
 
     def geometric(self, values: Callable[[RecordT], Any]) -> NDArray[np.float64]:
         """The geometric mean over seeds, for what spans decades; NaN where a number is not positive and finite."""
-        found = np.array([values(record) for record in self.seeds], dtype=float)
-        found[~np.isfinite(found) | (found <= 0)] = np.nan
-        mean: NDArray[np.float64] = np.exp(np.log(found).mean(axis=0))
+        measured = np.array([values(record) for record in self.records], dtype=float)
+        measured[~np.isfinite(measured) | (measured <= 0)] = np.nan
+        mean: NDArray[np.float64] = np.exp(np.log(measured).mean(axis=0))
         return mean
 
 
-Moments = dict[str, list[Found[RecordT]]]
-"""What was found INITIAL and TRAINED, as far as it was looked for, the shallowest net of each family first."""
-
-
 @dataclass
-class Material:
-    """All that sections are made from."""
+class ProbeResults:
+    """The records of the probes of a study."""
 
     folder: Path
     """The study's."""
-    records: Sequence[RunRecord]
+    runs: Sequence[RunRecord]
     """The runs that were begun."""
     families: Sequence[str]
     """Those of the verdict first."""
@@ -114,31 +113,34 @@ class Material:
     @cached_property
     def probed(self) -> list[RunRecord]:
         """The runs that some probe was taken of."""
-        return [record for record in self.records if record.run.probe_folder.is_dir()]
+        return [run for run in self.runs if run.run.probe_folder.is_dir()]
 
-    def found(self, name: str, kind: type[RecordT]) -> Moments[RecordT]:
-        """What the probe `name` found in each net at first and, over seeds, at the last step of each run that has one.
+    def of(self, name: str, kind: type[RecordT]) -> list[NetResult[RecordT]]:
+        """What the probe `name` measured in each net at first and, over seeds, at the last step of each run.
 
-        Of more than FEW families the first are taken; a record that can't be used is left out. Both get a remark.
+        Results at initialisation come first, then by family, the shallowest net first. Only the first FEW families
+        are taken. A record that can't be used is left out. Both get a remark.
         """
-        moments: dict[str, dict[str, Found[RecordT]]] = {INITIAL: {}, TRAINED: {}}
+        taken: dict[tuple[str, str], list[tuple[RunRecord, RecordT]]] = {}
         for run in self.probed:
             for step, record in self._of_run(run, name, kind).items():
-                nets = moments[TRAINED if step else INITIAL]
-                net = nets.setdefault(run.run.label, Found(run, []))
-                if net.seeds and record.places != net.seeds[0].places:
+                seeds = taken.setdefault((TRAINED if step else INITIAL, run.run.label), [])
+                if seeds and record.places != seeds[0][1].places:
                     self._leave_out(run.run.probe_path(name, step), "it is not of the net that the other seeds have")
                 else:
-                    net.seeds.append(record)
-        having = {net.family for nets in moments.values() for net in nets.values()}
-        order = {family: number for number, family in enumerate(self.shown(name, having))}
-        kept = {
-            moment: sorted(
-                (net for net in nets.values() if net.family in order), key=lambda net: (order[net.family], net.depth)
-            )
-            for moment, nets in moments.items()
-        }
-        return {moment: nets for moment, nets in kept.items() if nets}
+                    seeds.append((run, record))
+        nets = [
+            NetResult(tuple(run for run, _ in seeds), [record for _, record in seeds], moment)
+            for (moment, _), seeds in taken.items()
+        ]
+        shown = self.shown(name, {net.family for net in nets})
+        kept = [net for net in nets if net.family in shown]
+        return sorted(kept, key=lambda net: (net.moment == TRAINED, shown.index(net.family), net.depth))
+
+    def latest(self, name: str, kind: type[RecordT]) -> list[NetResult[RecordT]]:
+        """What was measured in trained nets, or else at initialisation; see `of`."""
+        nets = self.of(name, kind)
+        return [net for net in nets if net.moment == nets[-1].moment]
 
     def shown(self, name: str, having: Collection[str]) -> list[str]:
         """The first FEW families among `having`; the others get a remark."""
@@ -147,14 +149,10 @@ class Material:
             self.remarks.append(f"{name}: there is room for {FEW} families; not shown: {listed(families[FEW:])}.")
         return families[:FEW]
 
-    def latest(self, name: str, kind: type[RecordT]) -> tuple[str, list[Found[RecordT]]]:
-        """What was found TRAINED, or else INITIAL, and which of them it is."""
-        return list({INITIAL: [], **self.found(name, kind)}.items())[-1]
-
-    def checked(self, path: Path, found: object, kind: type[RecordT]) -> RecordT | None:
+    def checked(self, path: Path, content: object, kind: type[RecordT]) -> RecordT | None:
         """A record, or None and a remark where it is none of its kind."""
         try:
-            return kind.model_validate(found)
+            return kind.model_validate(content)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
