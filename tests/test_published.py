@@ -9,7 +9,6 @@ import pytest
 
 from resexp.errors import UserError
 from resexp.report import page
-from resexp.report.deviations import deviations, markdown
 from resexp.report.probes import inside
 from tests import published
 from tests.keys import KEYS, keys
@@ -47,7 +46,7 @@ def test_the_published_texts_are_what_the_records_say(name: str) -> None:
     sections, remarks = inside(published.StudyFolder(PUBLISHED / name), summary)
     report = PUBLISHED / name / "report"
     assert (report / "summary.md").read_text() == page.markdown(summary, sections, remarks)
-    assert (report / "deviations.md").read_text() == markdown(summary.name, deviations(summary.nets))
+    assert (report / "deviations.md").read_text() == page.deviations_markdown(summary)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,8 +12,7 @@ import pytest
 
 from resexp.config import ImageNetData, TrainConfig
 from resexp.report import build_report, draw
-from resexp.report.deviations import deviations, markdown
-from resexp.report.page import provenance, table
+from resexp.report.page import deviations_markdown, provenance, table
 from resexp.report.probes import Section, inside
 from resexp.report.summary import summarise
 from resexp.runs.logits import Logits
@@ -187,7 +186,7 @@ def test_several_views_stand_beside_the_papers_tables(folder: StudyFolder) -> No
 
 def test_how_views_are_taken_is_a_reading_of_the_nets_that_have_them(folder: StudyFolder) -> None:
     put(folder.runs()[0], "ten-crop", **TEN_CROP, **SINGLE)
-    text = markdown("imagenet", deviations(summarise(folder).nets))
+    text = deviations_markdown(summarise(folder))
     of_one = text.partition("For plain-18:")[2]
     assert "| ten crops |" in of_one
     assert "| plateau of the error |" in text.partition("For plain-18:")[0]

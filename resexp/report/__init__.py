@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from resexp.errors import UserError
 from resexp.report import page, tuning
-from resexp.report.deviations import deviations, markdown
 from resexp.report.figure import LINE, OnPage, Plot
-from resexp.report.formatting import MOST
+from resexp.report.formatting import MOST, curves_of
 from resexp.report.plots import controls_plot, curves_plot, depth_plot
 from resexp.report.probes import inside
 from resexp.report.stats import RunRecord
@@ -74,7 +73,7 @@ def build_report(study: StudyFolder, to: Path, *, slide: Slide | None = None, re
     files["summary.csv"] = page.csv(summary)
     files["runs.csv"] = frame([(record.run, record) for record in summary.records]).to_csv(index=False)
     files["summary.md"] = page.markdown(summary, sections, remarks)
-    files["deviations.md"] = markdown(summary.name, deviations(summary.nets))
+    files["deviations.md"] = page.deviations_markdown(summary)
     files["index.html"] = page.html(summary, figures, sections, remarks, reload)
     write_all(to, files)
     return summary
@@ -107,7 +106,7 @@ def draw(summary: Summary) -> dict[str, Plot]:
     top = min(100.0, 1.05 * float(late.max(initial=0.0))) or 100.0
     bottom = float(CUT if late.min(initial=top) >= CUT else 0)
     for family in sorted({record.family for record in records if len(record.metrics["train_error"].steps)}):
-        plots[f"curves-{family.replace(' ', '-')}"] = curves_plot(records, family, (bottom, top), SMALL)
+        plots[curves_of(family)] = curves_plot(records, family, (bottom, top), SMALL)
     return plots
 
 

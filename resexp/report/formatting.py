@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 NOTHING = "–"
@@ -24,6 +25,16 @@ def filled(header: list[str], rows: list[list[str]]) -> Table:
     """A table without the columns that have NOTHING in every row."""
     kept = [column for column in range(len(header)) if any(row[column] != NOTHING for row in rows)]
     return [header[column] for column in kept], [[row[column] for column in kept] for row in rows]
+
+
+def slug(text: str) -> str:
+    """A text as part of an id: ``Layer responses`` becomes ``layer-responses``."""
+    return re.sub(r"[^\w.=-]+", "-", text).strip("-").lower()
+
+
+def curves_of(family: str) -> str:
+    """The name of the figure with the training curves of a family."""
+    return f"curves-{family.replace(' ', '-')}"
 
 
 def duration(seconds: float) -> str:

@@ -18,13 +18,13 @@ import resexp
 from resexp.errors import sanitize
 from resexp.report.controls import sentences
 from resexp.report.deviations import deviations
-from resexp.report.drilldown import details, slug
 from resexp.report.estimates import Difference, Estimate
+from resexp.report.families import recipe
 from resexp.report.figure import OnPage
-from resexp.report.formatting import MOST, NOTHING, duration, filled, listed
+from resexp.report.formatting import MOST, NOTHING, Table, curves_of, duration, filled, listed, slug
 from resexp.report.plots import curve
 from resexp.report.probes import Section
-from resexp.report.stats import METRICS, Net
+from resexp.report.stats import METRICS, Net, grouped
 from resexp.report.summary import SEEDS, Summary
 from resexp.report.svg import data_url
 from resexp.report.verdict import Verdict
@@ -32,7 +32,8 @@ from resexp.runs.records import json_text
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("resexp.report", "."),
-    autoescape=True,  # whatever a name, a message or a command holds, it is shown, never run
+    # Whatever a name, a message or a command holds, the page shows it and never runs it.
+    autoescape=lambda name: bool(name and name.endswith(".html.j2")),
     finalize=lambda value: sanitize(value) if type(value) is str else value,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
@@ -55,6 +56,8 @@ _MARKERS = {
 _RUNNING, *_OTHERS = METRICS
 ROWS = 200
 """Rows of a table on the page; summary.csv and summary.md have them all."""
+MOST_RUNS = 10
+"""Runs of a net on the page; runs.csv has them all."""
 LARGEST = 200_000
 """Letters of a file inside the page."""
 INTERVAL = "95 % interval"
@@ -65,8 +68,8 @@ HEADER = [
 ]
 
 
-def table(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table of nets, as people read it, without columns that are empty; errors in percent."""
+def table(summary: Summary) -> Table:
+    """The table of nets, as people read it, without columns that are empty; errors in percent."""
     rows = [
         [
             net.label,
@@ -76,8 +79,7 @@ def table(summary: Summary) -> tuple[list[str], list[list[str]]]:
             _interval(net.errors[_RUNNING]),
             *(str(net.errors.get(metric, NOTHING)) for metric in _OTHERS),
             duration(net.seconds),
-            f"{net.published.train:.2f}" if net.published and net.published.train is not None else NOTHING,
-            f"{net.published.test:.2f}" if net.published and net.published.test is not None else NOTHING,
+            *(_percent(net.published and getattr(net.published, error)) for error in ("train", "test")),
         ]
         for net in summary.nets
     ]
@@ -88,13 +90,41 @@ def _interval(error: Estimate) -> str:
     return "[{:.2f}, {:.2f}]".format(*error.interval) if error.interval else NOTHING
 
 
-def comparability(summary: Summary) -> list[tuple[str, list[str]]]:
-    """The nets that can't be compared with the paper, grouped by reason."""
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for net in summary.nets:
-        if net.differences:
-            groups.setdefault(tuple(net.differences), []).append(net.label)
-    return [(listed(nets), list(reasons)) for reasons, nets in groups.items()]
+def _percent(error: float | None) -> str:
+    return NOTHING if error is None else f"{error:.2f}"
+
+
+def runs_of(net: Net) -> Table:
+    """The first MOST_RUNS runs of a net, errors in percent."""
+    header = ["seed", *METRICS.values(), "training time", "attempts", "last step", "folder"]
+    rows = [
+        [
+            str(run.config.seed),
+            *(_percent(run.errors.get(metric)) for metric in METRICS),
+            duration(run.seconds),
+            str(len(run.manifest.attempts)),
+            f"{run.status.step:,}",
+            "/".join(run.run.folder.parts[-2:]),
+        ]
+        for run in net.runs[:MOST_RUNS]
+    ]
+    return filled(header, rows)
+
+
+def settings(nets: Sequence[Net]) -> dict[str, list[tuple[str, str]]]:
+    """The keys that nets of the study differ in, with the values of each net, by its label."""
+    recipes = {net.label: recipe(net.runs) for net in nets}
+    keys = sorted({key for fields in recipes.values() for key in fields})
+    differing = [key for key in keys if len({fields.get(key) for fields in recipes.values()}) > 1]
+    return {net: [(key, fields.get(key, "default")) for key in differing] for net, fields in recipes.items()}
+
+
+def training_of(net: Net) -> list[tuple[str, str]]:
+    """How the runs of a net were trained: each fact with its values."""
+    attempts = [attempt for run in net.runs for attempt in run.manifest.attempts]
+    facts = {name: {str(getattr(a, name)) for a in attempts} for name in ("commit", "torch", "device", "precision")}
+    facts["data"] = {f"{run.manifest.data.name}, fingerprint {run.manifest.data.fingerprint}" for run in net.runs}
+    return [(name, ", ".join(sorted(values))) for name, values in facts.items()]
 
 
 def provenance(summary: Summary) -> list[tuple[str, str]]:
@@ -145,9 +175,13 @@ def html(
         most=MOST,
         listed=listed,
         slug=slug,
+        curves_of=curves_of,
+        runs_of=runs_of,
+        most_runs=MOST_RUNS,
+        settings=settings(summary.nets[:ROWS]),
+        training_of=training_of,
         curves=[name for name in figures if name.startswith("curves")],
         table=table(summary),
-        details=details(summary.nets[:ROWS], figures),
         downloads=_downloads(summary),
         sections=sections,
         remarks=remarks,
@@ -183,7 +217,7 @@ def _downloads(summary: Summary) -> list[tuple[str, str | None]]:
         {"net": net.label, "step": int(step), "training_error": error / 100}
         for net in summary.nets
         if net.family in summary.drawn
-        for step, error in zip(*_mean_curve(net), strict=True)
+        for step, error in _mean_curve(net)
     ]
     files = {
         "nets.csv": ("text/csv", csv(summary)),
@@ -193,9 +227,9 @@ def _downloads(summary: Summary) -> list[tuple[str, str | None]]:
     return [(name, data_url(*file) if len(file[1]) < LARGEST else None) for name, file in files.items()]
 
 
-def _mean_curve(net: Net) -> tuple[Sequence[float], Sequence[float]]:
+def _mean_curve(net: Net) -> list[tuple[float, float]]:
     mean = curve([run for run in net.runs if run.whole], "train_error")
-    return mean.steps.tolist(), mean.values.tolist()
+    return list(zip(mean.steps.tolist(), mean.values.tolist(), strict=True))
 
 
 def _question(summary: Summary) -> str:
@@ -204,28 +238,22 @@ def _question(summary: Summary) -> str:
 
 
 def markdown(summary: Summary, sections: Sequence[Section], remarks: Sequence[str]) -> str:
-    """Verdict, table and what probes found as Markdown; errors in percent, mean ± standard deviation over seeds."""
-    lines = [f"# {summary.name}", "", f"**{summary.verdict.headline}**", "", *summary.verdict.sentences, ""]
-    if summary.controls:
-        lines += [_question(summary), *sentences(summary.controls), ""]
-    header, rows = table(summary)
-    lines += [
-        *_rows(header, rows),
-        "",
-        *(f"Not comparable with the paper: {nets}, because {'; '.join(why)}." for nets, why in comparability(summary)),
-    ]
-    for absence in summary.absent:
-        parts = (absence.run, absence.state, absence.step, absence.message)
-        lines.append(f"Not finished: {', '.join(part for part in parts if part)}.")
-    for section in sections:
-        lines += ["", f"{section.title}: {section.headline}"]
-        lines += ["", *_rows(*section.table)] if section.table else []
-    lines += ["", *remarks] if remarks else []
-    return sanitize("\n".join(lines) + "\n")
+    """summary.md: verdict, table and sections of probes; errors in percent, mean ± standard deviation over seeds."""
+    different = grouped([net for net in summary.nets if net.differences], lambda net: tuple(net.differences))
+    return _TEMPLATES.get_template("summary.md.j2").render(
+        summary=summary,
+        question=_question(summary),
+        controls=sentences(summary.controls),
+        table=table(summary),
+        not_comparable=[(listed([net.label for net in nets]), reasons) for reasons, nets in different.items()],
+        sections=sections,
+        remarks=remarks,
+    )
 
 
-def _rows(header: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
+def deviations_markdown(summary: Summary) -> str:
+    """deviations.md."""
+    return _TEMPLATES.get_template("deviations.md.j2").render(summary=summary, deviations=deviations(summary.nets))
 
 
 def csv(summary: Summary) -> str:
