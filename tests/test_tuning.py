@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -39,7 +40,7 @@ def two_rates(study: Make) -> StudyFolder:
 
 def test_a_rate_is_chosen_without_the_seed_that_it_is_shown_with() -> None:
     """Rate 1 is best on the means; without seed 2 it is, and without 0 or 1 rate 2 is."""
-    found = tune({1.0: {0: 10, 1: 10, 2: 40}, 2.0: {0: 30, 1: 30, 2: 5}})
+    found = tune(pd.DataFrame({1.0: {0: 10, 1: 10, 2: 40}, 2.0: {0: 30, 1: 30, 2: 5}}))
     assert found.rates == (2.0, 2.0, 1.0)
     assert found.error.values == (30, 30, 40)
 
@@ -50,14 +51,14 @@ def test_choosing_does_not_make_noise_look_like_gain() -> None:
     shown, lowest = [], []
     for _ in range(400):
         values = 50 + rng.normal(size=(10, 3))
-        shown.append(tune({float(rate): dict(enumerate(row)) for rate, row in enumerate(values)}).error.mean)
+        shown.append(tune(pd.DataFrame(values.T)).error.mean)
         lowest.append(values.mean(axis=1).min())
     assert abs(np.mean(shown) - 50) < 3 * np.std(shown) / 20
     assert np.mean(lowest) < 49.3
 
 
 def test_a_rate_that_lost_a_seed_is_not_chosen() -> None:
-    assert tune({1.0: {0: 10.0}, 2.0: {0: 30.0, 1: 30.0}}).rates == (2.0, 2.0)
+    assert tune(pd.DataFrame({1.0: {0: 10.0}, 2.0: {0: 30.0, 1: 30.0}})).rates == (2.0, 2.0)
 
 
 def test_the_exponent_is_that_of_least_squares() -> None:

@@ -8,23 +8,21 @@ several noisy means is too low.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 from scipy import stats
 
 from resexp.config import TrainConfig
 from resexp.report.estimates import CONFIDENCE, Difference, Estimate, contrast
-from resexp.report.families import Family
+from resexp.report.families import Family, without
 from resexp.report.figure import Plot, family_colours, styled
 from resexp.report.formatting import NOTHING, Table, listed
 from resexp.report.plots import depth_axis
 from resexp.report.probes.results import Section
-
-Errors = Mapping[float, Mapping[int, float]]
-"""Running training errors of the nets of one depth, percent, by rate and seed."""
+from resexp.report.stats import grouped
 
 
 @dataclass(frozen=True)
@@ -37,18 +35,16 @@ class Tuned:
     """The errors of the seeds at these rates."""
 
 
-def tune(errors: Errors) -> Tuned:
-    """Choose a rate for each seed by the other seeds; a single seed chooses its own."""
-    most = max(len(of_rate) for of_rate in errors.values())
-    whole = {rate: of_rate for rate, of_rate in errors.items() if len(of_rate) == most}
-    seeds = sorted(set.intersection(*(set(of_rate) for of_rate in whole.values())))
+def tune(errors: pd.DataFrame) -> Tuned:
+    """Choose a rate for each seed by the other seeds; a single seed chooses its own.
 
-    def best(without: int) -> float:
-        others = [seed for seed in seeds if seed != without] or seeds
-        return min(whole, key=lambda rate: statistics.fmean(whole[rate][seed] for seed in others))
-
-    rates = tuple(best(seed) for seed in seeds)
-    return Tuned(rates, Estimate(tuple(whole[rate][seed] for rate, seed in zip(rates, seeds, strict=True))))
+    `errors` are those of the nets of one depth, percent: a row for each seed, a column for each rate. A rate that lost
+    a seed is not chosen.
+    """
+    whole = errors.loc[:, errors.count() == errors.count().max()].dropna()
+    others = {seed: whole.drop(index=seed) if len(whole) > 1 else whole for seed in whole.index}
+    rates = {seed: rest.mean().idxmin() for seed, rest in others.items()}
+    return Tuned(tuple(rates.values()), Estimate(tuple(whole.at[seed, rate] for seed, rate in rates.items())))
 
 
 def slope(tuned: Mapping[int, Tuned]) -> Difference | None:
@@ -56,28 +52,70 @@ def slope(tuned: Mapping[int, Tuned]) -> Difference | None:
 
     None for fewer than three depths, and where one rate is best for all.
     """
-    if len(tuned) < 3 or len({rate for found in tuned.values() for rate in found.rates}) == 1:
+    if len(tuned) < 3 or len({rate for at_depth in tuned.values() for rate in at_depth.rates}) == 1:
         return None
-    points = [(math.log(depth), math.log(rate)) for depth, found in tuned.items() for rate in found.rates]
+    points = [(math.log(depth), math.log(rate)) for depth, at_depth in tuned.items() for rate in at_depth.rates]
     fit = stats.linregress([x for x, _ in points], [y for _, y in points])
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(points) - 2)) * float(fit.stderr)
     return Difference(float(fit.slope), float(fit.slope) - half, float(fit.slope) + half)
 
 
-def by_kind(families: Sequence[Family]) -> dict[str, dict[int, Errors]]:
-    """The errors by kind and depth of the first families of each kind that differ in the learning rate alone."""
-    found: dict[str, dict[int, Errors]] = {}
+def section(families: Sequence[Family]) -> Section | None:
+    """Both curves of each kind, at one rate and at the best; None where a study does not vary the rate."""
+    errors = _errors(families)
+    if not errors:
+        return None
+    tuned = {kind: {depth: tune(table) for depth, table in depths.items()} for kind, depths in errors.items()}
+    best = {kind: {depth: at_best.error for depth, at_best in depths.items()} for kind, depths in tuned.items()}
+    single = _common_rate(errors)
+    fixed = {
+        kind: {d: Estimate(tuple(table[single].dropna())) for d, table in depths.items() if single in table}
+        for kind, depths in errors.items()
+    }
+    sentences = [
+        f"With the rate that is best for each depth, {_changes(best)}.",
+        f"With a rate of {single:g} at every depth, {_changes(fixed)}.",
+    ]
+    slopes = {kind: exponent for kind, depths in tuned.items() if (exponent := slope(depths))}
+    if slopes:
+        exponents = listed([f"{s.value:.2f} [{s.low:.2f}, {s.high:.2f}] in {kind} nets" for kind, s in slopes.items()])
+        sentences.append(f"The best rate goes with depth to the power of {exponents}.")
+    seeds = min(len(at_best.rates) for depths in tuned.values() for at_best in depths.values())
+    chosen = "by the other seeds" if seeds > 1 else "by the same seed, so the error is too low"
+    rates = sorted({rate for depths in errors.values() for table in depths.values() for rate in table})
+    return Section(
+        "The best rate for each depth",
+        " ".join(sentences),
+        f"Running training error, mean over seeds; bars are standard deviations. Each seed's rate is chosen {chosen}, "
+        f"from {listed([f'{rate:g}' for rate in rates])}.",
+        {"tuned-rates": _plot(best, fixed, single)},
+        _table(tuned, fixed, single),
+    )
+
+
+def _errors(families: Sequence[Family]) -> dict[str, dict[int, pd.DataFrame]]:
+    """The errors, as `tune` takes them, by kind and depth: of the first families of each kind that differ in the
+    learning rate alone, at several rates and depths."""
+    errors: dict[str, dict[int, pd.DataFrame]] = {}
     for kind in ("plain", "residual"):
-        groups: dict[tuple[tuple[str, str], ...], dict[float, Family]] = {}
-        for family in families:
-            rate = _rate(family)
-            if family.kind == kind and rate is not None:
-                rest = tuple(sorted(item for item in family.recipe.items() if item[0] != "train.lr"))
-                groups.setdefault(rest, {})[rate] = family
-        of_rates = next((group for group in groups.values() if len(group) > 1), None)
-        if of_rates:
-            found[kind] = _by_depth(of_rates)
-    return found
+        of_kind = [family for family in families if family.kind == kind and _rate(family) is not None]
+        alike = grouped(of_kind, lambda family: frozenset(without(family.recipe, ["train.lr"]).items()))
+        group = next((group for group in alike.values() if len(set(map(_rate, group))) > 1), [])
+        rows = [
+            (net.depth, _rate(family), run.config.seed, run.errors["running"])
+            for family in group
+            for net in family.nets
+            for run in net.runs
+        ]
+        runs = pd.DataFrame(rows, columns=["depth", "rate", "seed", "error"])
+        tables = {
+            int(depth): of_depth.pivot_table("error", "seed", "rate", aggfunc="last")
+            for depth, of_depth in runs.groupby("depth")
+            if of_depth.rate.nunique() > 1
+        }
+        if len(tables) > 1:
+            errors[kind] = tables
+    return errors
 
 
 def _rate(family: Family) -> float | None:
@@ -88,57 +126,12 @@ def _rate(family: Family) -> float | None:
         return None
 
 
-def _by_depth(of_rates: Mapping[float, Family]) -> dict[int, Errors]:
-    found: dict[int, dict[float, dict[int, float]]] = {}
-    for rate, family in sorted(of_rates.items()):
-        for net in family.nets:
-            errors = zip(net.runs, net.errors["running"].values, strict=True)
-            found.setdefault(net.depth, {})[rate] = {run.config.seed: error for run, error in errors}
-    return {depth: errors for depth, errors in sorted(found.items()) if len(errors) > 1}
-
-
-def section(families: Sequence[Family]) -> Section | None:
-    """Both curves of each kind, at one rate and at the best; None where a study does not vary the rate."""
-    errors = {kind: depths for kind, depths in by_kind(families).items() if len(depths) > 1}
-    if not errors:
-        return None
-    tuned = {kind: {depth: tune(found) for depth, found in depths.items()} for kind, depths in errors.items()}
-    single = _common_rate(errors)
-    fixed = {
-        kind: {depth: Estimate(tuple(found[single].values())) for depth, found in depths.items() if single in found}
-        for kind, depths in errors.items()
-    }
-    best = {kind: {depth: found.error for depth, found in depths.items()} for kind, depths in tuned.items()}
-    sentences = [
-        f"With the rate that is best for each depth, {_changes(best)}.",
-        f"With a rate of {single:g} at every depth, {_changes(fixed)}.",
-    ]
-    slopes = {kind: found for kind, depths in tuned.items() if (found := slope(depths))}
-    if slopes:
-        exponents = listed([f"{s.value:.2f} [{s.low:.2f}, {s.high:.2f}] in {kind} nets" for kind, s in slopes.items()])
-        sentences.append(f"The best rate goes with depth to the power of {exponents}.")
-    seeds = min(len(found.rates) for depths in tuned.values() for found in depths.values())
-    chosen = "by the other seeds" if seeds > 1 else "by the same seed, so the error is too low"
-    return Section(
-        "The best rate for each depth",
-        " ".join(sentences),
-        f"Running training error, mean over seeds; bars are standard deviations. Each seed's rate is chosen {chosen}, "
-        f"from {listed([f'{rate:g}' for rate in _rates(errors)])}.",
-        {"tuned-rates": _plot(best, fixed, single)},
-        _table(tuned, fixed, single),
-    )
-
-
-def _rates(errors: Mapping[str, Mapping[int, Errors]]) -> list[float]:
-    return sorted({rate for depths in errors.values() for found in depths.values() for rate in found})
-
-
-def _common_rate(errors: Mapping[str, Mapping[int, Errors]]) -> float:
+def _common_rate(errors: Mapping[str, Mapping[int, pd.DataFrame]]) -> float:
     """The paper's rate where it was tried, else the largest that every net was trained with."""
-    tried = [set(found) for depths in errors.values() for found in depths.values()]
+    tried = [set(table) for depths in errors.values() for table in depths.values()]
     common = set.intersection(*tried) or set.union(*tried)
     default = float(TrainConfig.model_fields["lr"].default)
-    return default if default in common else max(common)
+    return default if default in common else float(max(common))
 
 
 def _changes(errors: Mapping[str, Mapping[int, Estimate]]) -> str:
@@ -182,11 +175,11 @@ def _table(tuned: Mapping[str, Mapping[int, Tuned]], fixed: Mapping[str, Mapping
     rows = [
         [
             f"{kind}-{depth}",
-            listed([f"{chosen:g}" for chosen in sorted(set(found.rates))]),
-            str(found.error),
+            listed([f"{chosen:g}" for chosen in sorted(set(at_best.rates))]),
+            str(at_best.error),
             str(fixed[kind][depth]) if depth in fixed[kind] else NOTHING,
         ]
         for kind, depths in tuned.items()
-        for depth, found in depths.items()
+        for depth, at_best in depths.items()
     ]
     return ["net", "best rate", "training error at it, %", f"at a rate of {rate:g}, %"], rows
