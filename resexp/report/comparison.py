@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scipy import stats
@@ -12,7 +12,7 @@ from scipy import stats
 from resexp.config.study import load_run
 from resexp.errors import UserError
 from resexp.report.estimates import Difference, Estimate, difference
-from resexp.report.stats import fraction, read
+from resexp.report.stats import fraction, grouped, read
 from resexp.runs.store import Run
 
 
@@ -113,7 +113,7 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
 
     Raises UserError where no net is on both sides.
     """
-    nets_a, nets_b = _by_net(a), _by_net(b)
+    nets_a, nets_b = grouped(a, lambda run: run.label), grouped(b, lambda run: run.label)
     if len(nets_a) == len(nets_b) == 1:
         matched = [(*nets_a, *nets_b)]
     else:
@@ -133,13 +133,6 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
     )
 
 
-def _by_net(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    nets: dict[str, list[Run]] = {}
-    for run in runs:
-        nets.setdefault(run.label, []).append(run)
-    return nets
-
-
 def _side(label: str, runs: Sequence[Run]) -> Side:
     records = [record for run in runs if (record := read(run, whole=False)) and record.finished]
     return Side(label, runs, Estimate(tuple(one.errors["running"] for one in records)) if records else None)
@@ -147,16 +140,13 @@ def _side(label: str, runs: Sequence[Run]) -> Side:
 
 def _settings(pairs: Sequence[Pair]) -> list[Setting]:
     """The differing keys; nets that differ in the same way share an entry."""
-    found: dict[str, Setting] = {}
+    differing = []
     for pair in pairs:
         a, b = pair.a.settings, pair.b.settings
-        for key in dict.fromkeys((*a, *b)):
-            if a.get(key) != b.get(key):
-                same = found.setdefault(
-                    f"{key} {a.get(key)!r} {b.get(key)!r}", Setting(key, a.get(key), b.get(key), [])
-                )
-                same.nets.append(pair.a.label)
-    return list(found.values())
+        keys = [key for key in dict.fromkeys((*a, *b)) if a.get(key) != b.get(key)]
+        differing += [Setting(key, a.get(key), b.get(key), [pair.a.label]) for key in keys]
+    alike = grouped(differing, lambda setting: f"{setting.key} {setting.a!r} {setting.b!r}").values()
+    return [replace(same[0], nets=[label for setting in same for label in setting.nets]) for same in alike]
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:

@@ -48,14 +48,14 @@ def controls(families: Sequence[Family]) -> list[Control]:
     plains, residuals = ([family for family in families if family.kind == kind] for kind in ("plain", "residual"))
     found: dict[str, dict[str, Change]] = {}
     for plain in plains:
-        partner = plain.beside(residuals)
+        partner = plain.partner(residuals)
         name = plain.variant or (partner.variant if partner else "")
         found[name or "no variant"] = _rise(plain) | (_beside(plain, partner) if partner else {})
-        if partner and partner.beside(plains) is plain:
+        if partner and partner.partner(plains) is plain:
             found[name or "no variant"] |= _rise(partner)
     for residual in residuals:
-        partner = residual.beside(plains)
-        if partner and partner.beside(residuals) is not residual:
+        partner = residual.partner(plains)
+        if partner and partner.partner(residuals) is not residual:
             found[residual.variant or "no variant"] = _beside(partner, residual) | _rise(residual)
     counts = Counter(quantity for changes in found.values() for quantity in changes)
     kept = {v: {q: changes[q] for q in QUANTITIES if q in changes and counts[q] > 1} for v, changes in found.items()}

@@ -6,7 +6,6 @@ what a study calls it.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from resexp.config import RunConfig
 from resexp.report.estimates import Estimate
-from resexp.report.stats import Net, RunRecord
+from resexp.report.stats import Net, RunRecord, grouped
 
 BRANCH = ("model.shortcut", "model.residual_init", "model.drop_path")
 """What a plain net has none of, so that a plain and a residual net may be compared whatever it is."""
@@ -80,7 +79,7 @@ class Family:
         """Its running training errors by depth."""
         return {net.depth: net.errors["running"] for net in self.nets}
 
-    def beside(self, others: Iterable[Family]) -> Family | None:
+    def partner(self, others: Iterable[Family]) -> Family | None:
         """The family among the `others` that differs in kind alone, or else in the residual branches, too."""
         others = list(others)
         for left_out in ((), BRANCH):
@@ -106,36 +105,38 @@ def named(records: Sequence[RunRecord]) -> dict[Path, str]:
     Nets of one recipe are a family. Nets whose recipes differ in what the paper varies with depth join it, unless it
     has a net of their depth already.
     """
-    nets: dict[Path, list[RunRecord]] = defaultdict(list)
-    for record in records:
-        nets[record.run.folder.parent].append(record)
-    recipes = {folder: recipe(runs) for folder, runs in nets.items()}
-    models = {folder: runs[0].config.model for folder, runs in nets.items()}
-    alike: dict[tuple[str, frozenset[str]], dict[frozenset[str], list[Path]]] = defaultdict(lambda: defaultdict(list))
-    for folder, runs in nets.items():
-        shared = without(recipes[folder], varied_by_the_paper(runs[0].config))
-        alike[models[folder].kind, _key(shared)][_key(recipes[folder])].append(folder)
-    joined: dict[str, list[list[Path]]] = defaultdict(list)
-    for parts in alike.values():
-        families: list[list[Path]] = []
-        for part in parts.values():
-            depths = {models[folder].depth for folder in part}
-            room = (other for other in families if not depths & {models[folder].depth for folder in other})
-            if other := next(room, None):
-                other += part
+    nets = {
+        folder: Net(tuple(runs)) for folder, runs in grouped(records, lambda record: record.run.folder.parent).items()
+    }
+    recipes = {folder: recipe(net.runs) for folder, net in nets.items()}
+
+    def shared(folder: Path) -> tuple[str, frozenset[str]]:
+        net = nets[folder]
+        return net.kind, _key(without(recipes[folder], varied_by_the_paper(net.runs[0].config)))
+
+    members: list[list[Path]] = []
+    for alike in grouped(nets, shared).values():
+        joined: list[list[Path]] = []
+        for part in grouped(alike, lambda folder: _key(recipes[folder])).values():
+            depths = {nets[folder].depth for folder in part}
+            room = [family for family in joined if not depths & {nets[folder].depth for folder in family}]
+            if room:
+                room[0].extend(part)
             else:
-                families.append(part)
-        for family in families:
-            first = nets[family[0]][0]
-            joined[f"{first.config.model.kind} {first.variant}".strip()].append(family)
+                joined.append(part)
+        members += joined
     names: dict[Path, str] = {}
-    for name, families in joined.items():
-        of_first = [recipes[family[0]] for family in families]
+    for name, namesakes in grouped(members, lambda family: _name(nets[family[0]])).items():
+        of_first = [recipes[family[0]] for family in namesakes]
         apart = sorted({key for other in of_first for key in differences(of_first[0], other)})
-        for family, own in zip(families, of_first, strict=True):
-            told = [f"{key.rpartition('.')[2]}={own.get(key, 'default')}" for key in apart]
-            names |= dict.fromkeys(family, " ".join([name, *told]))
+        for family, own in zip(namesakes, of_first, strict=True):
+            values = [f"{key.rpartition('.')[2]}={own.get(key, 'default')}" for key in apart]
+            names |= dict.fromkeys(family, " ".join([name, *values]))
     return names
+
+
+def _name(net: Net) -> str:
+    return f"{net.kind} {net.runs[0].variant}".strip()
 
 
 def _key(fields: Recipe) -> frozenset[str]:
@@ -144,12 +145,9 @@ def _key(fields: Recipe) -> frozenset[str]:
 
 def families(nets: Sequence[Net]) -> list[Family]:
     """The families of the nets, in the order of the nets."""
-    grouped: dict[str, list[Net]] = defaultdict(list)
-    for net in nets:
-        grouped[net.family].append(net)
     found = []
-    for name, alike in grouped.items():
-        alike.sort(key=lambda net: net.depth)
+    for name, namesakes in grouped(nets, lambda net: net.family).items():
+        alike = sorted(namesakes, key=lambda net: net.depth)
         excused = tuple(dict.fromkeys(key for net in alike for key in varied_by_the_paper(net.runs[0].config)))
         recipes = [recipe(net.runs) for net in alike]
         differing = tuple(key for key in excused if len({own.get(key) for own in recipes}) > 1)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from resexp.errors import UserError
 from resexp.report.controls import Control, controls, varied
 from resexp.report.families import Family, families, named
-from resexp.report.stats import Net, RunRecord, read
+from resexp.report.stats import Net, RunRecord, grouped, read
 from resexp.report.verdict import Verdict, judge
 from resexp.runs.store import Run, StudyFolder
 from resexp.utils.parallel import parallel_map
@@ -115,10 +114,7 @@ def summarise(study: StudyFolder) -> Summary:
             absent.append(Absence(run.name, status.state, step, status.message))
     names = named(records)
     records = [replace(record, family=names[record.run.folder.parent]) for record in records]
-    by_net: dict[Path, list[RunRecord]] = defaultdict(list)
-    for record in records:
-        if record.finished:
-            by_net[record.run.folder.parent].append(record)
+    by_net = grouped([record for record in records if record.finished], lambda record: record.run.folder.parent)
     if not by_net:
         states = ", ".join(f"{n} {state}" for state, n in Counter(absence.state for absence in absent).items())
         raise UserError(f"{study.folder}: no finished run to report yet ({states or 'no runs'}); see `resexp status`")
@@ -139,12 +135,8 @@ def summarise(study: StudyFolder) -> Summary:
 
 def _with_curves(runs: list[Run]) -> list[tuple[Run, bool]]:
     """Each run, and whether it is among those of its net whose curves are drawn."""
-    seen = Counter[str]()
-    found = []
-    for run in runs:
-        seen[run.label] += 1
-        found.append((run, seen[run.label] <= SEEDS))
-    return found
+    drawn = {run.folder for of_net in grouped(runs, lambda run: run.label).values() for run in of_net[:SEEDS]}
+    return [(run, run.folder in drawn) for run in runs]
 
 
 def _read(asked: tuple[Run, bool]) -> RunRecord | UserError | None:

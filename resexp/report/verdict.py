@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from resexp.report.estimates import Difference, Estimate, Rise, Trend, contrast, difference, rise, trend
+from resexp.report.estimates import Difference, Rise, Trend, contrast, difference, rise, trend
 from resexp.report.families import Family, differences
 from resexp.report.formatting import MOST, listed
 
@@ -58,62 +58,63 @@ def judge(
     or from the best depth, lies above zero. They "do not degrade" if it lies below the `margin`, from every
     depth. `missing` names runs that are left out, `remarks` what a reader must know about the others.
     """
-    plain, residual, obstacle = judged(families)
-    if plain is None:
+    of_plain, of_residual, obstacle = judged(families)
+    if of_plain is None:
         return Verdict(f"No verdict: {obstacle}.")
-    plain_errors, lone = _with_seeds(plain)
-    residual_errors: dict[int, Estimate] = {}
-    if residual:
-        residual_errors, more = _with_seeds(residual)
-        lone += more
-    of_plain = rise(plain_errors)
-    of_residual = rise(residual_errors) if len(residual_errors) > 1 else None
-    plain_trend = trend({depth: error.values for depth, error in plain_errors.items()})
-    residual_trend = trend({depth: error.values for depth, error in residual_errors.items()})
-    common = sorted(plain_errors.keys() & residual_errors.keys())
+    plain, residual = _Kind(of_plain), _Kind(of_residual) if of_residual else None
+    kinds = [kind for kind in (plain, residual) if kind]
+    common = sorted(plain.errors.keys() & residual.errors.keys()) if residual else []
     interaction = gap = None
-    if len(common) > 1:
+    if residual and len(common) > 1:
         low, high = common[0], common[-1]
-        of_kinds = [(1, plain_errors), (-1, residual_errors)]
-        interaction = contrast([(s * (1, -1)[d == low], e[d]) for s, e in of_kinds for d in (high, low)])
-        gap = difference(plain_errors[high], residual_errors[high])
+        rises = [
+            (1, plain.errors[high]),
+            (-1, plain.errors[low]),
+            (-1, residual.errors[high]),
+            (1, residual.errors[low]),
+        ]
+        interaction = contrast(rises)
+        gap = difference(plain.errors[high], residual.errors[high])
     elif residual:
         obstacle = "plain and residual nets have not finished at two depths in common"
-    margin, reason = _margin(margin, plain, residual, of_plain)
+    margin, reason = _margin(margin, kinds)
 
     sentences = []
     if interaction:
         names = [f"({kind}-{high} minus {kind}-{low})" for kind in ("plain", "residual")]
         sentences.append(f"{' minus '.join(names)}: {interaction}.")
-    for family, errors, found, tested in (
-        (plain, plain_errors, of_plain, plain_trend),
-        (residual, residual_errors, of_residual, residual_trend),
-    ):
-        if family and found:
-            sentences += _rise(family, errors, found, tested)
+    for kind in kinds:
+        sentences += kind.sentences()
     if gap:
         sentences.append(f"At depth {high}, plain minus residual: {gap}.")
     if residual:
-        sentences += _parameters(plain, residual)
+        sentences += _parameters(plain.family, residual.family)
     if margin is not None:
         sentences.append(f"A rise counts as none where its whole interval lies below {margin:.1f} points: {reason}.")
-    if lone:
+    if lone := [label for kind in kinds for label in kind.lone]:
         sentences.append(f"Not judged, since of one seed: {listed(lone)}.")
-    others = [family for family in families if family not in (plain, residual)]
-    if others:
-        names = [family.name for family in (plain, residual) if family]
-        apart = [f"{family.name}{_apart(family, plain)}" for family in others]
+    names = [kind.family.name for kind in kinds]
+    if others := [family for family in families if family not in (of_plain, of_residual)]:
+        apart = [f"{family.name}{_apart(family, of_plain)}" for family in others]
         sentences.append(f"Judged: {' and '.join(names)}. No part of the verdict: {listed(apart)}.")
-    headline = _headline(interaction, of_plain, of_residual, margin, obstacle, plain_trend, common)
+    headline = _headline(interaction, plain, residual, margin, obstacle, common)
     if missing:
         headline = f"So far: {headline[0].lower()}{headline[1:]}"
         sentences.append(f"Not counted, since not finished: {listed(missing, 6)}.")
     sentences += remarks[:MOST]
     if remarks[MOST:]:
         sentences.append(f"{len(remarks) - MOST:,} more runs have a message; `resexp status --json` shows it.")
-    names = [family.name for family in (plain, residual) if family]
     return Verdict(
-        headline, sentences, names, interaction, of_plain, of_residual, gap, margin, plain_trend, residual_trend
+        headline,
+        sentences,
+        names,
+        interaction,
+        plain.rise,
+        residual.rise if residual else None,
+        gap,
+        margin,
+        plain.trend,
+        residual.trend if residual else None,
     )
 
 
@@ -128,7 +129,7 @@ def judged(families: Sequence[Family]) -> tuple[Family | None, Family | None, st
     deep = [plain for plain in plains if len(plain.nets) > 1]
     if not deep:
         return None, None, _one_depth(plains)
-    pairs = [(plain, plain.beside(residuals)) for plain in deep]
+    pairs = [(plain, plain.partner(residuals)) for plain in deep]
     for plain, residual in pairs:
         if residual and len(plain.running.keys() & residual.running.keys()) > 1:
             return plain, residual, ""
@@ -155,43 +156,56 @@ def _apart(family: Family, plain: Family) -> str:
     return f" (differs in {listed(fields)})" if fields else ""
 
 
-def _with_seeds(family: Family) -> tuple[dict[int, Estimate], list[str]]:
-    """The errors of the nets of several seeds, and the other nets; all errors if fewer than two nets have several."""
-    several = {depth: error for depth, error in family.running.items() if len(error.values) > 1}
-    if len(several) < 2:
-        return family.running, []
-    return several, [net.label for net in family.nets if net.depth not in several]
+class _Kind:
+    """A family that is judged. Its nets of one seed are left out, unless fewer than two nets have several."""
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        several = {depth: error for depth, error in family.running.items() if len(error.values) > 1}
+        self.errors = several if len(several) > 1 else family.running
+        self.lone = [net.label for net in family.nets if net.depth not in self.errors]
+        self.rise = rise(self.errors) if len(self.errors) > 1 else None
+        self.trend = trend({depth: error.values for depth, error in self.errors.items()})
+
+    def sentences(self) -> list[str]:
+        """The rise from the shallowest depth and from the best, the trend, and what else varies with depth."""
+        if not self.rise:
+            return []
+        a, b = self.errors[self.rise.shallowest], self.errors[self.rise.deepest]
+        seeds = _seeds(len(a.values), len(b.values))
+        ends = f"{a.mean:.1f} % at depth {self.rise.shallowest}, {b.mean:.1f} % at depth {self.rise.deepest}"
+        name = f"{self.family.kind[0].upper()}{self.family.kind[1:]} nets"
+        found = [f"{name}: training error {ends}: {self.rise.overall}, {seeds}."]
+        if self.rise.depths > 2:
+            best = self.rise.from_best
+            corrected = "" if best.low is None else ", corrected for the choice of the depth"
+            found.append(f"{name}, from their best depth, {self.rise.best}: {best}{corrected}.")
+        if self.trend:
+            depths = f"{', '.join(map(str, self.trend.depths[:-1]))} and {self.trend.depths[-1]}"
+            pairs = f"the deeper has the higher error in {self.trend.statistic} of {self.trend.pairs} pairs of runs"
+            choice = f", corrected for {self.trend.choices} first depths" if self.trend.choices > 1 else ""
+            test = f"Jonckheere-Terpstra, one-sided{choice}"
+            found.append(f"{name}, trend over depths {depths}: {pairs}, {self.trend} ({test}).")
+        if self.family.excused:
+            found.append(f"{name} of different depth differ in {listed(self.family.excused)}, too, as in the paper.")
+        return found
 
 
-def _margin(margin: float | None, plain: Family, residual: Family | None, found: Rise) -> tuple[float | None, str]:
+def _seeds(a: int, b: int) -> str:
+    if a != b:
+        return f"{a} and {b} seeds"
+    return f"{a} seeds each" if a > 1 else "one seed each"
+
+
+def _margin(margin: float | None, kinds: Sequence[_Kind]) -> tuple[float | None, str]:
+    """The rise in points that counts as none, if any, and why."""
     if margin is not None:
         return margin, "report.margin of the study"
-    nets = [net for family in (plain, residual) if family for net in family.nets]
-    if not any(net.departures for net in nets):
+    if not any(net.departures for kind in kinds for net in kind.family.nets):
         return PAPER_MARGIN, "the default at the paper's recipe"
-    if found.from_best.value <= 0:
+    if not kinds[0].rise or kinds[0].rise.from_best.value <= 0:
         return None, ""
-    return SHARE * found.from_best.value, "a tenth of the plain nets' rise"
-
-
-def _rise(family: Family, errors: Mapping[int, Estimate], found: Rise, tested: Trend | None) -> list[str]:
-    a, b = errors[found.shallowest], errors[found.deepest]
-    seeds = _seeds(len(a.values), len(b.values))
-    ends = f"{a.mean:.1f} % at depth {found.shallowest}, {b.mean:.1f} % at depth {found.deepest}"
-    name = f"{family.kind[0].upper()}{family.kind[1:]} nets"
-    sentences = [f"{name}: training error {ends}: {found.overall}, {seeds}."]
-    if found.depths > 2:
-        corrected = "" if found.from_best.low is None else ", corrected for the choice of the depth"
-        sentences.append(f"{name}, from their best depth, {found.best}: {found.from_best}{corrected}.")
-    if tested:
-        depths = f"{', '.join(map(str, tested.depths[:-1]))} and {tested.depths[-1]}"
-        pairs = f"the deeper has the higher error in {tested.statistic} of {tested.pairs} pairs of runs"
-        choice = f", corrected for {tested.choices} first depths" if tested.choices > 1 else ""
-        test = f"Jonckheere-Terpstra, one-sided{choice}"
-        sentences.append(f"{name}, trend over depths {depths}: {pairs}, {tested} ({test}).")
-    if family.excused:
-        sentences.append(f"{name} of different depth differ in {listed(family.excused)}, too, as in the paper.")
-    return sentences
+    return SHARE * kinds[0].rise.from_best.value, "a tenth of the plain nets' rise"
 
 
 def _parameters(plain: Family, residual: Family) -> list[str]:
@@ -204,27 +218,21 @@ def _parameters(plain: Family, residual: Family) -> list[str]:
     return [f"Residual nets have other numbers of parameters: {shares}."]
 
 
-def _seeds(a: int, b: int) -> str:
-    if a != b:
-        return f"{a} and {b} seeds"
-    return f"{a} seeds each" if a > 1 else "one seed each"
-
-
 def _headline(
     interaction: Difference | None,
-    plain: Rise,
-    residual: Rise | None,
+    plain: _Kind,
+    residual: _Kind | None,
     margin: float | None,
     obstacle: str,
-    plain_trend: Trend | None,
     common: Sequence[int],
 ) -> str:
-    if plain.overall.low is None or (interaction and interaction.low is None):
-        return _few_seeds(plain, residual if interaction else None, obstacle, plain_trend)
-    of_plain = f"plain nets {_direction(plain, margin)}"
-    if interaction is None or residual is None:
+    assert plain.rise, "a plain family that is judged has two depths"
+    if plain.rise.overall.low is None or (interaction and interaction.low is None):
+        return _few_seeds(plain.rise, residual.rise if residual and interaction else None, obstacle, plain.trend)
+    of_plain = f"plain nets {_direction(plain.rise, margin)}"
+    if not (interaction and residual and residual.rise):
         return f"{of_plain[0].upper()}{of_plain[1:]}. No verdict on residual nets: {obstacle}."
-    both = f"{of_plain}; residual nets {_direction(residual, margin)}"
+    both = f"{of_plain}; residual nets {_direction(residual.rise, margin)}"
     depths = f"from {common[0]} to {common[-1]} layers"
     if interaction.sign > 0:
         return f"Depth costs plain nets {interaction} more than residual nets, {depths}: {both}."
