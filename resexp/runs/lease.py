@@ -52,8 +52,8 @@ class Lease:
             yield
         except FileNotFoundError:
             # Its folder may still be there, and what it was to publish be removed already.
-            latest = self.folder.name == f".attempt-{newest(self.folder.parent)}"
-            if latest or not self.folder.parent.exists():
+            latest = _attempt(self.folder.parent, newest(self.folder.parent))
+            if self.folder == latest or not self.folder.parent.exists():
                 raise
             raise LeaseLostError(f"{self.folder.parent}: taken over by another attempt, which continues it") from None
 
@@ -98,7 +98,7 @@ def leased(folder: Path, what: str) -> Iterator[Lease]:
     refuse_links(folder)
     earlier = _attempts(folder)
     number = max(earlier, default=0) + 1
-    lease = Lease(folder / f".attempt-{number}")
+    lease = Lease(_attempt(folder, number))
     making = folder / f".claiming-{uuid.uuid4().hex}"
     making.mkdir()
     try:
@@ -117,8 +117,8 @@ def leased(folder: Path, what: str) -> Iterator[Lease]:
             # Whole: if it were emptied first, and renamed by its maker then, a third could be renamed onto it.
             contender.rename(lease.folder / contender.name)
             _remove(lease.folder / contender.name)
-    for older in earlier.values():
-        _remove(older)
+    for older in earlier:
+        _remove(_attempt(folder, older))
     try:
         yield lease
     finally:
@@ -127,11 +127,11 @@ def leased(folder: Path, what: str) -> Iterator[Lease]:
 
 def holder_elsewhere(folder: Path) -> str:
     """The living attempt on another machine: ``process 12 on node3``; empty if there is none."""
+    attempt = _attempt(folder, newest(folder))
     try:
-        owner = read_file(_attempts(folder)[newest(folder)] / _OWNER, _MAX_OWNER).decode()
-    except (KeyError, ValueError, FileNotFoundError, UserError):
+        owner, age = read_file(attempt / _OWNER, _MAX_OWNER).decode(), time.time() - attempt.stat().st_mtime
+    except (ValueError, FileNotFoundError, UserError):
         return ""
-    age = time.time() - last_heartbeat(folder)
     return owner if abs(age) < HEARTBEAT_TIMEOUT_S and not owner.endswith(f" on {os.uname().nodename}") else ""
 
 
@@ -143,8 +143,8 @@ def newest(folder: Path) -> int:
 def last_heartbeat(folder: Path) -> float:
     """Time of the newest attempt's last heartbeat, by the file system's clock; 0 if there was none."""
     try:
-        return _attempts(folder)[newest(folder)].stat().st_mtime
-    except (KeyError, FileNotFoundError):
+        return _attempt(folder, newest(folder)).stat().st_mtime
+    except FileNotFoundError:
         return 0.0
 
 
@@ -157,6 +157,10 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _attempts(folder: Path) -> dict[int, Path]:
-    numbered = {path.name.removeprefix(".attempt-"): path for path in folder.glob(".attempt-*/")}
-    return {int(number): path for number, path in numbered.items() if number.isdecimal()}
+def _attempts(folder: Path) -> set[int]:
+    numbers = [path.name.removeprefix(".attempt-") for path in folder.glob(".attempt-*/")]
+    return {int(number) for number in numbers if number.isdecimal()}
+
+
+def _attempt(folder: Path, number: int) -> Path:
+    return folder / f".attempt-{number}"

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 from torch import Tensor
 
 from resexp.config.train import WEIGHTS
@@ -38,7 +38,7 @@ class Description(Record):
     """Name of the net, such as ``residual-20-B``."""
     torchvision: str | None = None
     """The net of torchvision.models that takes the weights, if they have its names."""
-    classes: list[str] = Field(default_factory=list)
+    classes: list[Annotated[str, AfterValidator(sanitize)]] = Field(default_factory=list)
     """Names of the classes in the order of the logits; empty if unknown."""
     size: tuple[Side, Side] | None = None
     """Height and width of the images."""
@@ -53,11 +53,6 @@ class Description(Record):
     step: Count = 0
     test_error: float | None = None
     """Fraction in [0, 1]."""
-
-    @field_validator("classes")
-    @classmethod
-    def _can_be_shown(cls, classes: list[str]) -> list[str]:
-        return list(map(sanitize, classes))
 
     @field_validator("mean")
     @classmethod
