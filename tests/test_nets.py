@@ -246,6 +246,15 @@ def test_draws_are_uniform_and_uncorrelated() -> None:
     assert abs(torch.corrcoef(u)[0, 1].item()) < 0.01
 
 
+def test_vgg_has_the_norm_and_the_activation_of_its_configuration() -> None:
+    model = net(kind="vgg", width=1, norm="group", activation="tanh")
+    assert [len([m for m in model.modules() if isinstance(m, of)]) for of in (nn.GroupNorm, nn.Tanh, nn.ReLU)] == [
+        13,
+        15,
+        0,
+    ]
+
+
 # -- mistakes ---------------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resexp.config import ModelConfig
+from resexp.models.activations import make_activation
 from resexp.models.init import init_weights
 from resexp.models.layers import Dropout, conv, norm
 
@@ -24,18 +25,18 @@ class VGG(nn.Module):
             filters = config.width << min(stage, 3)
             for _ in range(convolutions):
                 layers.append(conv(config, 3, channels, filters))
-                layers += [norm(config, filters)] if config.norm == "batch" else []
-                layers.append(nn.ReLU())
+                layers += [norm(config, filters)] if config.norm != "none" else []
+                layers.append(make_activation(config))
                 channels = filters
             layers.append(nn.MaxPool2d(2, stride=2))
         hidden = 64 * config.width
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(
             nn.Linear(7 * 7 * channels, hidden),
-            nn.ReLU(),
+            make_activation(config),
             Dropout(),
             nn.Linear(hidden, hidden),
-            nn.ReLU(),
+            make_activation(config),
             Dropout(),
             nn.Linear(hidden, classes),
         )
