@@ -28,6 +28,7 @@ from resexp.config.data import (
 )
 from resexp.config.executor import ExecutorConfig, RayConfig, SlurmConfig
 from resexp.config.model import ModelConfig
+from resexp.config.params import classes_of, resolved
 from resexp.config.plugins import Custom
 from resexp.config.section import Section
 from resexp.config.train import PowerOfDepth, TrainConfig, in_steps
@@ -92,6 +93,11 @@ class _Base(Section):
     @classmethod
     def _epochs_as_steps(cls, train: Any, info: ValidationInfo) -> Any:
         return in_steps(train, info.data["data"]) if "data" in info.data else train
+
+    @field_validator("model")
+    @classmethod
+    def _params_as_width(cls, model: ModelConfig, info: ValidationInfo) -> ModelConfig:
+        return resolved(model, classes_of(info.data["data"], model)) if "data" in info.data else model
 
 
 class RunConfig(_Base):

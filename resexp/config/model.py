@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from resexp.config.plugins import BUILT_IN, Choice, Custom, registered
 from resexp.config.section import Section
@@ -70,6 +71,27 @@ def smallest(kind: str, variant: str, layers: int | None) -> int:
     return 20 if 18 % (3 * (layers or 2)) == 0 else 3 * (layers or 2) + 2
 
 
+MAX_WIDTH = 1024
+_PARAMS = r"(\d{1,12}(?:\.\d{1,6})?)([kM])"
+
+
+def _as_number(params: Any) -> Any:
+    """``270k`` and ``1.7M`` as numbers."""
+    if not isinstance(params, str):
+        return params
+    if not (parts := re.fullmatch(_PARAMS, params)):
+        raise ValueError("expected a number of parameters, such as 270k or 1.7M")
+    return round(float(parts[1]) * {"k": 1e3, "M": 1e6}[parts[2]])
+
+
+Params = Annotated[
+    Annotated[int, Field(ge=1, lt=2**63)] | None,
+    BeforeValidator(_as_number),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^{_PARAMS}$"}]}),
+]
+"""A number of parameters; in a study file also in thousands (`270k`) or millions (`1.7M`)."""
+
+
 def _of_residual(model: dict[str, Any]) -> Literal["A", "B"] | None:
     """The paper's shortcut: A on CIFAR and in Table 2, B with bottlenecks, which A would widen fourfold with zeros."""
     if model.get("kind") not in ("residual", "preact"):
@@ -86,6 +108,8 @@ _DEPENDENT = ("variant", "depth", "shortcut", "stride_conv", "norm", "activation
 class ModelConfig(Section):
     """A net of He et al. 2015, for CIFAR (section 4.2) or ImageNet (4.1); pre-activated (arXiv 1603.05027); or VGG."""
 
+    mechanics = frozenset({"params"})
+
     kind: Literal["plain", "residual", "preact", "vgg"] = "residual"
     """`plain` has no shortcuts; `residual` adds one around each block; `preact` has BN and ReLU before the
     convolutions of its residual blocks; `vgg` is the ImageNet baseline."""
@@ -100,10 +124,13 @@ class ModelConfig(Section):
         default_factory=lambda m: smallest(m.get("kind", ""), m.get("variant", ""), layers_of(m.get("block", "basic")))
     )
     """Number of weighted layers: 6n+2, or 9n+2 with bottlenecks; on ImageNet 18, 34, 50, 101, 152; VGG 16, 19."""
-    width: Annotated[int, Field(ge=1, le=1024)] = Field(
+    width: Annotated[int, Field(ge=1, le=MAX_WIDTH)] = Field(
         default_factory=lambda m: 64 if m.get("variant") == "imagenet" else 16
     )
     """Filters in the first stage; each later stage has twice as many. Paper: 16 on CIFAR, 64 on ImageNet."""
+    params: Params = None
+    """Number of parameters, such as `270k` or `1.7M`, in place of the width: the width that comes nearest to it is
+    taken. Images of your own count as ten classes, for ImageNet's nets as 1000. Default: what the width gives."""
     shortcut: Annotated[str | Custom, Choice("shortcut")] | None = Field(default_factory=_of_residual)
     """Where dimensions change: `A` identity with zero padding (the paper's choice on CIFAR), `B` projection; `C`
     projects everywhere. A plain net has none."""
@@ -149,6 +176,13 @@ class ModelConfig(Section):
             depth = model.get("depth")
             known = IMAGENET.get(depth) if isinstance(depth, int) else None
             return {**model, "block": known[0]} if known else model
+        return model
+
+    @model_validator(mode="before")
+    @classmethod
+    def _params_instead_of_width(cls, model: Any) -> Any:
+        if isinstance(model, dict) and model.get("params") is not None and model.get("width", 0) is None:
+            return {key: value for key, value in model.items() if key != "width"}
         return model
 
     @field_validator(*_DEPENDENT)

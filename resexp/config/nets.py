@@ -7,15 +7,17 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 
-from resexp.config import Cifar100Data, FolderData, ImageNetData, ModelConfig, RunConfig, Section, ShapesData, yaml_file
+from resexp.config import FolderData, ImageNetData, ModelConfig, RunConfig, Section, ShapesData, yaml_file
 from resexp.config.model import WORDS, name_part
+from resexp.config.params import CLASSES, classes_of, resolved
 from resexp.config.study import hint, load, validated
 from resexp.config.yaml_file import Document
 from resexp.errors import UserError
 
 _ALWAYS = ("kind", "depth", "variant")
+_SIDES = {"cifar": 32, "imagenet": 224}
 _GIVEN = rf"-([a-z_]+)=({'|'.join(word for word in WORDS if '-' in word)}|[\w.+=]+(?:\^-[\d.]+)?)"
 """A part of a name such as ``-norm=none``."""
 
@@ -62,8 +64,7 @@ def named(name: str, settings: list[str], size: int | None = None) -> Net:
         model[field] = word
     document = yaml_file.merge(Document({"model": model}, {(): name, ("model",): name}), yaml_file.overrides(settings))
     config = validated(_Named, document).model
-    large = config.variant == "imagenet"
-    return _checked(Net(config, size or (224 if large else 32), 1000 if large else 10))
+    return _checked(Net(config, size or _SIDES[config.variant], CLASSES[config.variant]))
 
 
 def _mapping(value: str) -> str:
@@ -77,13 +78,17 @@ def _mapping(value: str) -> str:
 def of_study(study: str, settings: list[str], size: int | None = None) -> list[Net]:
     """The nets of a study's grid, each once, with the images of its data. Raises UserError as `study.load` does."""
     configs = [cell.config for cell in load(study, settings)[1]]
-    images = [_images(config) for config in configs]
-    nets = [Net(config.model, size or side, classes) for config, (side, classes) in zip(configs, images, strict=True)]
+    nets = [Net(config.model, size or _pixels(config), classes_of(config.data, config.model)) for config in configs]
     return [_checked(net) for net in dict.fromkeys(nets)]
 
 
 class _Named(Section):
     model: ModelConfig
+
+    @field_validator("model")
+    @classmethod
+    def _params_as_width(cls, model: ModelConfig) -> ModelConfig:
+        return resolved(model, CLASSES[model.variant])
 
 
 def _split(name: str, rest: str) -> list[str]:
@@ -98,6 +103,7 @@ def _split(name: str, rest: str) -> list[str]:
 
 def _needed_fields(config: ModelConfig) -> dict[str, Any]:
     """The fewest fields that `config` follows from."""
+    config = config.model_copy(update={"params": None})  # the width follows from it
     needed = config.model_dump()
     for field in list(needed):
         rest = {key: value for key, value in needed.items() if key != field}
@@ -107,16 +113,14 @@ def _needed_fields(config: ModelConfig) -> dict[str, Any]:
     return needed
 
 
-def _images(config: RunConfig) -> tuple[int, int]:
-    """Side of the images, pixels, and number of classes; a folder, which is not read here, has those of ImageNet or
-    CIFAR-10."""
-    data = config.data
-    if isinstance(data, ImageNetData):
-        return data.crop, len(data.classes) if isinstance(data.classes, tuple) else data.classes or 1000
-    large = isinstance(data, FolderData) and config.model.variant == "imagenet"
-    side = data.size if isinstance(data, ShapesData) else 224 if large else 32
-    classes = {"fine": 100, "coarse": 20}[data.labels] if isinstance(data, Cifar100Data) else 1000 if large else 10
-    return data.resize or side, classes
+def _pixels(config: RunConfig) -> int:
+    if isinstance(config.data, ImageNetData):
+        return config.data.crop
+    if config.data.resize:
+        return config.data.resize
+    if isinstance(config.data, ShapesData):
+        return config.data.size
+    return 224 if isinstance(config.data, FolderData) and config.model.variant == "imagenet" else 32
 
 
 def _checked(net: Net) -> Net:

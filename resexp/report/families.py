@@ -29,6 +29,8 @@ def recipe(records: Sequence[RunRecord]) -> Recipe:
     fields = {f"{name}.{key}": str(v) for name, section in sections.items() for key, v in section.chosen().items()}
     for key in ("model.kind", "model.depth"):
         fields.pop(key, None)
+    if config.model.params:  # the width follows from it, and from the depth
+        fields["model.width"] = f"of {config.model.params:,} parameters"
     if config.model.norm == "fixup":  # a norm that plain nets can't have: theirs is none
         fields |= {"model.norm": "none", "model.residual_init": "fixup"}
     fields["images"] = _together(record.manifest.data.fingerprint for record in records)

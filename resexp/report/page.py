@@ -79,7 +79,7 @@ def table(summary: Summary) -> Table:
             _interval(net.errors[_RUNNING]),
             *(str(net.errors.get(metric, NOTHING)) for metric in _OTHERS),
             duration(net.seconds),
-            *(_percent(net.published and getattr(net.published, error)) for error in ("train", "test")),
+            *(_percent(getattr(net.published, error, None)) for error in ("train", "test")),
         ]
         for net in summary.nets
     ]
