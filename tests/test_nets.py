@@ -296,5 +296,5 @@ def test_a_run_is_refused_where_its_net_does_not_allow_it(tmp_path: Path) -> Non
     (tmp_path / "vgg.yaml").write_text(yaml.safe_dump(study))
     loaded, (cell,) = load(str(tmp_path / "vgg.yaml"))
     with pytest.raises(UserError, match=r"vgg-16: images of 16 pixels a side, and it needs 32; set data.resize"):
-        create(loaded, cell, tmp_path / "results", print)
+        create(loaded, cell, tmp_path / "results")
     assert not (tmp_path / "results").exists()

@@ -367,7 +367,7 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "tiny.yaml").write_text(yaml.safe_dump({**TINY, "grid": {"model.kind": ["plain", "residual"]}}))
         study, cells = load("tiny.yaml")
         for cell in cells:
-            assert train(create(study, cell, Path("results"), print)).state == "finished"
+            assert train(create(study, cell, Path("results"))).state == "finished"
     return folder
 
 

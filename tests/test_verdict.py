@@ -387,7 +387,7 @@ def test_a_margin_that_is_none_gets_one_line(resexp: Cli, margin: str) -> None:
 
 def test_the_margin_of_a_study_stands_in_its_plan(tmp_path: Path) -> None:
     study, cells = load("quickstart", ["report.margin=2.5"])
-    create(study, cells[0], tmp_path, print)
+    create(study, cells[0], tmp_path)
     assert StudyFolder(tmp_path / "quickstart").plan().margin == 2.5
 
 
