@@ -30,6 +30,7 @@ from resexp.config import RunConfig
 from resexp.data import open_dataset
 from resexp.device.hardware import tune_process
 from resexp.models import build_model
+from resexp.utils.logs import log_to
 
 
 class Stacked:
@@ -111,6 +112,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    log_to(print)
     rows = []
     for depth in map(int, args.depths.split(",")):
         config = RunConfig.model_validate(
@@ -126,11 +128,11 @@ def main() -> None:
                 Case("processes", ours, config, processes=nets, threads=1),
                 Case("vmap", vmapped, config, runs=nets, threads=1),
             ]
-            measured, missing = in_turns(cases, args.rounds, args.seconds, print)
+            measured, missing = in_turns(cases, args.rounds, args.seconds)
             with mps() as shared:
                 if shared:
                     shares = Case("processes with MPS", ours, config, processes=nets, threads=1)
-                    more, lost = in_turns([shares], args.rounds, args.seconds, print)
+                    more, lost = in_turns([shares], args.rounds, args.seconds)
                     measured, missing = [*measured, *more], [*missing, *lost]
             print(*missing, sep="\n")
             for m in measured:
