@@ -47,7 +47,7 @@ class InputPipeline(Protocol):
 
 
 def open_input(config: RunConfig, dataset: Dataset | ImageNet, hardware: Hardware) -> InputPipeline:
-    """The pipeline of a run; Slow work is logged. To be closed."""
+    """The pipeline of a run. Slow work is logged. To be closed."""
     if isinstance(dataset, ImageNet):
         return StreamingInput(config, dataset, hardware)
     return InMemoryInput(config, dataset, hardware)
