@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from resexp.config import ImageNetData, PowerOfDepth, RunConfig, Section
@@ -34,15 +36,7 @@ IDENTITIES = frozenset({
 The net chooses the paper's numbers. The name of the data set says what the images are.
 """
 
-_OPEN = {
-    "train.microbatch": "BN statistics in training",
-    "train.sync_bn": "BN statistics in training",
-    "train.precise_bn_images": "BN statistics in a test",
-    "train.precision": "precision",
-    "train.eval_every": "training error",
-    "train.patience": "plateau of the error",
-    "train.max_lr_drops": "drops of the rate",
-}
+_TABLES = tomllib.loads(Path(__file__).with_name("recipe.toml").read_text())
 
 
 @dataclass(frozen=True)
@@ -110,74 +104,24 @@ def _shortcut(config: RunConfig) -> Any:
     return shortcut
 
 
-CIFAR10 = Recipe(
+def _recipe(dataset: str, conditional: dict[str, Any]) -> Recipe:
+    """The recipe of a data set in recipe.toml, with the values that depend on the run."""
+    table = _TABLES[dataset]
+    fixed = {key: tuple(value) if isinstance(value, list) else value for key, value in table["values"].items()}
+    opened = _TABLES["open"] | table["open"]
+    return Recipe(dataset, table["batch"], table["gpu_batch"], fixed | conditional, opened, table["sources"])
+
+
+CIFAR10 = _recipe(
     "cifar10",
-    batch=128,
-    gpu_batch=64,
-    values={
+    {
         "data.resize": _resize,
-        "data.flip": True,
-        "data.crop": 32,
-        "data.size": 32,
         "data.seed": None,
-        "data.train_images": 50_000,
-        "data.test_images": 10_000,
-        "train.milestones": (32_000, 48_000),
         "train.warmup_lr": _warmup_lr,
         "train.warmup_until_error": _warmup_until_error,
     },
-    open=_OPEN | {"data.split": "images trained on", "data.split_seed": "images held out"},
-    sources={
-        "data": "section 4.2",
-        "data.pad": "section 4.2, augmentation",
-        "data.flip": "section 4.2, augmentation",
-        "model": "section 4.2, nets",
-        "model.norm": "section 3.4",
-        "train": "section 4.2, training",
-        "train.warmup_lr": "section 4.2, n = 18",
-        "train.warmup_until_error": "section 4.2, n = 18",
-    },
 )
-IMAGENET = Recipe(
-    "imagenet",
-    batch=256,
-    gpu_batch=32,
-    values={
-        "data.flip": True,
-        "model.shortcut": _shortcut,
-        "train.steps": 600_000,
-        "train.batch_size": 256,
-        "train.schedule": "plateau",
-        "train.milestones": (),
-        "train.warmup_until_error": _warmup_until_error,
-    },
-    open=_OPEN | {"data.val_resize": "shorter side before the centre crop", "data.train_eval_images": "training error"},
-    sources={
-        "data": "section 3.4",
-        "model": "section 4.1, Table 1",
-        "model.norm": "section 3.4",
-        "model.shortcut": "section 4.1, Tables 2 and 3",
-        "train": "section 3.4",
-    },
-)
-
-_WORDS = {
-    "data.resize": "image size",
-    "data.size": "image size",
-    "data.seed": "seed of the images",
-    "data.pad": "crop padding",
-    "data.flip": "flips",
-    "data.resize_range": "shorter side",
-    "data.pca_lighting": "colour augmentation",
-    "model.stride_conv": "stride of a bottleneck",
-    "model.residual_init": "start of a branch",
-    "model.drop_path": "stochastic depth",
-    "train.lr": "learning rate",
-    "train.warmup_lr": "warm-up rate",
-    "train.warmup_until_error": "end of the warm-up",
-    "train.init_from": "start",
-}
-"""Names of keys in prose, where the key's own name does not do."""
+IMAGENET = _recipe("imagenet", {"model.shortcut": _shortcut, "train.warmup_until_error": _warmup_until_error})
 
 
 def recipe(config: RunConfig) -> Recipe:
@@ -202,8 +146,8 @@ def departures(config: RunConfig, dataset: str, world: int = 1) -> list[Departur
     if dataset != paper.dataset:
         found.append(Departure("images", "data.source", paper.dataset, dataset, paper.sources["data"]))
     if config.model.kind == "vgg":
-        vgg = Departure("recipe", "model.kind", "its authors'", "the residual nets'", "section 4.1, Table 3")
-        found.append(vgg)
+        source = "section 4.1, Table 3"
+        found.append(Departure("recipe", "model.kind", "its authors'", "the residual nets'", source))
     shared = sharing(config, world)
     if config.model.norm == "batch" and shared < min(paper.gpu_batch, config.train.batch_size):
         what, theirs = "images that share BN's statistics", f"{paper.batch}, or {paper.gpu_batch} on each GPU"
@@ -222,7 +166,7 @@ def departures(config: RunConfig, dataset: str, world: int = 1) -> list[Departur
             if own != value:
                 source = paper.sources.get(key, paper.sources[part])
                 ours = f"{own}" if isinstance(own, Custom | PowerOfDepth) else _shown(shown)
-                found.append(Departure(_WORDS.get(key, _words(name)), key, _shown(value), ours, source))
+                found.append(Departure(_TABLES["names"].get(key, _words(name)), key, _shown(value), ours, source))
     return found
 
 
