@@ -50,13 +50,13 @@ def controls(families: Sequence[Family]) -> list[Control]:
     for plain in plains:
         partner = plain.partner(residuals)
         name = plain.variant or (partner.variant if partner else "")
-        found[name or "no variant"] = _rise(plain) | (_beside(plain, partner) if partner else {})
+        found[name or "no variant"] = _rise(plain) | (_contrasts(plain, partner) if partner else {})
         if partner and partner.partner(plains) is plain:
             found[name or "no variant"] |= _rise(partner)
     for residual in residuals:
         partner = residual.partner(plains)
         if partner and partner.partner(residuals) is not residual:
-            found[residual.variant or "no variant"] = _beside(partner, residual) | _rise(residual)
+            found[residual.variant or "no variant"] = _contrasts(partner, residual) | _rise(residual)
     counts = Counter(quantity for changes in found.values() for quantity in changes)
     kept = {v: {q: changes[q] for q in QUANTITIES if q in changes and counts[q] > 1} for v, changes in found.items()}
     return [Control(variant, changes) for variant, changes in kept.items() if changes]
@@ -74,7 +74,7 @@ def _rise(family: Family) -> dict[str, Change]:
     return {family.kind: _change(f"depths {low} and {high}", (1, errors[high]), (-1, errors[low]))}
 
 
-def _beside(plain: Family, residual: Family) -> dict[str, Change]:
+def _contrasts(plain: Family, residual: Family) -> dict[str, Change]:
     a, b = plain.running, residual.running
     if not (common := sorted(a.keys() & b.keys())):
         return {}
@@ -104,13 +104,13 @@ def _sentence(words: str, having: list[tuple[str, Change]]) -> str:
     shifts = {variant: contrast([*c.terms, *((-w, m) for w, m in reference.terms)], corrected) for variant, c in others}
     apart = [f"{shift} with {variant}" for variant, shift in shifts.items() if shift.sign]
     if any(shift.low is None for shift in shifts.values()):
-        says = "where there is one seed there is no interval, so this is descriptive only"
+        conclusion = "where there is one seed there is no interval, so this is descriptive only"
     elif apart:
-        says = f"against {first} it changes by {listed(apart)}"
+        conclusion = f"against {first} it changes by {listed(apart)}"
     else:
         widest = listed([f"{shift} with {variant}" for variant, shift in shifts.items()])
-        says = f"no difference from {first} is shown: {widest}"
-    return f"{words[0].upper()}{words[1:]}{where}: {values}; {says}."
+        conclusion = f"no difference from {first} is shown: {widest}"
+    return f"{words[0].upper()}{words[1:]}{where}: {values}; {conclusion}."
 
 
 def varied(families: Sequence[Family]) -> str:

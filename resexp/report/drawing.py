@@ -84,12 +84,12 @@ def _boxes(layers: Iterable[Layer]) -> list[Layer]:
 
 
 def _sentence(net: Drawn, parts: Sequence[Part]) -> str:
-    said = []
+    named = []
     for part in parts:
         words = "; ".join(layer.what for layer in _boxes(part.first))
-        said.append(f"{part.blocks} times ({words})" if part.blocks > 1 else words)
+        named.append(f"{part.blocks} times ({words})" if part.blocks > 1 else words)
     around = ", with a shortcut around each block" if net.shortcuts else ""
-    return f"{net.name}, from the image to the classes{around}: {'; '.join(said)}."
+    return f"{net.name}, from the image to the classes{around}: {'; '.join(named)}."
 
 
 def _legend(axes: Axes, middle: float, y: float) -> None:

@@ -19,6 +19,7 @@ from matplotlib.artist import Artist, getp
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from resexp.report.svg import Compact, Mark, data_url
 
@@ -149,6 +150,20 @@ class Plot:
         name = f"mark{len(self.marks)}"
         self.marks[name] = Mark(classes, tip)
         return name
+
+    def line(
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        series: str,
+        tip: str = "",
+        *,
+        axes: Axes | None = None,
+        paper: bool = False,
+        **look: Any,
+    ) -> None:
+        """Draw a line, or points, of a `series`, in the first panel unless `axes` names another; see `mark`."""
+        (axes or self.axes).plot(x, y, gid=self.mark(series, tip, paper), **look)
 
     def legend(self, columns: int, fontsize: str = "medium", **look: Any) -> None:
         """Add the legend below the panels, in fewer columns where it would be wider than the figure."""

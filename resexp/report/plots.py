@@ -62,13 +62,13 @@ def depth_plot(
         for artist in drawn.get_children():
             artist.set_gid(plot.mark(family))
         for net, x, error in zip(of_family, at, errors, strict=True):
-            tip = plot.mark(family, f"{net.label}: {error} %, n = {len(error.values)}")
-            axes.plot([x], [error.mean], markersize=7 if family in full else 3, gid=tip, **look)
+            tip = f"{net.label}: {error} %, n = {len(error.values)}"
+            plot.line([x], [error.mean], family, tip, markersize=7 if family in full else 3, **look)
             if family in full:
                 faint = look | {"alpha": 0.3, "markersize": 4, "linestyle": "none"}
                 for run in net.runs:
-                    tip = plot.mark(family, f"{net.label}, seed {run.config.seed}: {run.errors[metric]:.2f} %")
-                    axes.plot([x], [run.errors[metric]], gid=tip, **faint)
+                    tip = f"{net.label}, seed {run.config.seed}: {run.errors[metric]:.2f} %"
+                    plot.line([x], [run.errors[metric]], family, tip, **faint)
         if family in full:
             ends.append((at[-1], means[-1], family, colour, family))
         published = [
@@ -80,8 +80,8 @@ def depth_plot(
             series = f"{family}, {HE_2015}"
             crosses = look | {"marker": "x", "linestyle": "none", "markersize": 9}
             for label, x, theirs in published:
-                tip = plot.mark(series, f"{label}, {HE_2015}: {theirs:.2f} %", paper=True)
-                axes.plot([x], [theirs], gid=tip, label=series if label == published[0][0] else None, **crosses)
+                crosses["label"] = series if label == published[0][0] else None
+                plot.line([x], [theirs], series, f"{label}, {HE_2015}: {theirs:.2f} %", paper=True, **crosses)
     axes.set_ylim(0, 1.05 * axes.dataLim.ymax or None)  # the margin of the data's range would cut marks at the top
     plot.legend(2, "medium" if len(families) <= FEW else "small")
     if len(depths) > 1:
@@ -150,29 +150,28 @@ def curves_plot(
     with_the_paper = False
     drawn = [record for record in records if record.family == family and len(record.metrics["train_error"].steps)]
     by_net = grouped(sorted(drawn, key=lambda r: r.config.model.depth), lambda r: r.run.label)
-    told = told_in_legend(by_net)
+    named = named_in_legend(by_net)
     lasts = []
     for (label, of_net), colour, marker in zip(
         by_net.items(), depth_colours(len(by_net)), cycle(MARKERS), strict=False
     ):
         model = of_net[0].config.model
-        series = f"{model.kind}-{model.depth}" if label in told else label  # the title says which variant
+        series = f"{model.kind}-{model.depth}" if label in named else label  # the title says which variant
         train, validation, test = (curve(of_net, f"{part}_error") for part in ("train", "val", "test"))
         look: dict[str, Any] = {"color": colour, "linestyle": "--", "linewidth": 1.2}
-        look |= {"label": series} if label in told else {}
-        plot.axes.plot(train.steps, train.values, gid=plot.mark(series, f"{label}, training"), **look)
-        tip = plot.mark(series, f"{label}, validation")
-        plot.axes.plot(validation.steps, validation.values, color=colour, linewidth=2.5, gid=tip)
+        look |= {"label": series} if label in named else {}
+        plot.line(train.steps, train.values, series, f"{label}, training", **look)
+        plot.line(validation.steps, validation.values, series, f"{label}, validation", color=colour, linewidth=2.5)
         if len(test.steps):
-            tip = plot.mark(series, f"{label}: test error {test.values[-1]:.2f} % at the end")
-            look = {"color": colour, "marker": marker, "markersize": 7}
-            plot.axes.plot(test.steps, test.values, clip_on=False, gid=tip, **look)
+            tip = f"{label}: test error {test.values[-1]:.2f} % at the end"
+            look = {"color": colour, "marker": marker, "markersize": 7, "clip_on": False}
+            plot.line(test.steps, test.values, series, tip, **look)
             lasts.append((test.steps[-1], test.values[-1], str(model.depth), colour, series))
         published = {} if Net(tuple(of_net)).departures else paper.fig6(model.kind, str(model.block), model.depth)
         for split, points in published.items():
-            tip = plot.mark(HE_2015, f"{label}, {HE_2015}, {split}", paper=True)
             look = {"color": colour, "linestyle": "--" if split == "train" else "-", "linewidth": 0.6}
-            plot.axes.plot(*zip(*points, strict=True), gid=tip, **look)
+            steps, errors = zip(*points, strict=True)
+            plot.line(steps, errors, HE_2015, f"{label}, {HE_2015}, {split}", paper=True, **look)
         with_the_paper |= bool(published)
     if with_the_paper:
         plot.axes.plot([], [], color=INK, linewidth=0.6, label=HE_2015)
@@ -211,10 +210,9 @@ def controls_plot(found: Sequence[Control]) -> Plot:
             change, y = control.changes[quantity], row + 0.18 * (number - 1.5)
             points = change.difference
             if points.low is not None and points.high is not None:
-                bar = plot.mark(words)
-                axes.plot([points.low, points.high], [y, y], color=look["color"], linewidth=2, gid=bar)
-            tip = plot.mark(words, f"{control.variant}, {words} (at {change.at}): {points}")
-            axes.plot([points.value], [y], markersize=7, gid=tip, **look)
+                plot.line([points.low, points.high], [y, y], words, color=look["color"], linewidth=2)
+            tip = f"{control.variant}, {words} (at {change.at}): {points}"
+            plot.line([points.value], [y], words, tip, markersize=7, **look)
         if any(quantity in control.changes for control in found):
             axes.plot([], [], linestyle="none", label=words, **look)
     plot.rows([control.variant for control in found])
@@ -233,7 +231,7 @@ def curve(records: Sequence[RunRecord], error: str) -> Series:
     return Series(steps[last], np.add.reduceat(means, first) / (last - first + 1))
 
 
-def told_in_legend(items: Iterable[ItemT]) -> set[ItemT]:
+def named_in_legend(items: Iterable[ItemT]) -> set[ItemT]:
     """All items, shallow to deep, or IN_LEGEND of them from the first to the last: the shades between follow."""
     every = list(items)
     return {every[round(at)] for at in np.linspace(0, len(every) - 1, min(len(every), IN_LEGEND))}

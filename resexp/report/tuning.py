@@ -163,8 +163,8 @@ def _plot(best: Mapping[str, Mapping[int, Estimate]], fixed: Mapping[str, Mappin
             for artist in drawn.get_children():
                 artist.set_gid(plot.mark(series))
             for depth, error in errors.items():
-                tip = plot.mark(series, f"{kind}-{depth}, {label}: {error} %, n = {len(error.values)}")
-                plot.axes.plot([depth], [error.mean], color=colours[kind], marker=marker, gid=tip)
+                tip = f"{kind}-{depth}, {label}: {error} %, n = {len(error.values)}"
+                plot.line([depth], [error.mean], series, tip, color=colours[kind], marker=marker)
     plot.axes.set_ylim(bottom=0)
     plot.legend(2, "medium")
     depth_axis(plot, sorted({depth for errors in best.values() for depth in errors}))

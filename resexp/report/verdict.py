@@ -259,8 +259,8 @@ def _few_seeds(plain: Rise, residual: Rise | None, obstacle: str, plain_trend: T
     several = any(found and found.overall.low is not None for found in (plain, residual))
     seeds = "Too few seeds" if several else "One seed"
     rises = {"plain": plain, "residual": residual}
-    told = [f"by {found.overall.value:+.1f} points in {kind} nets" for kind, found in rises.items() if found]
+    changes = [f"by {found.overall.value:+.1f} points in {kind} nets" for kind, found in rises.items() if found]
     over_all = f" (plain trend: {plain_trend})" if plain_trend else ""
     without = "" if residual else f". No verdict on residual nets: {obstacle}"
     depths = f"from depth {plain.shallowest} to {plain.deepest}"
-    return f"{seeds}, descriptive only: {depths} the training error changes {' and '.join(told)}{over_all}{without}."
+    return f"{seeds}, descriptive only: {depths} the training error changes {' and '.join(changes)}{over_all}{without}."

@@ -87,7 +87,7 @@ def _plot(found: dict[str, Ensemble]) -> Plot:
     for row, (name, made) in enumerate(found.items()):
         plot.axes.plot([100 * made.mean, 100 * made.error], [row, row], color="#808080", linewidth=2, zorder=1)
         for (label, look), error in zip(looks.items(), (made.mean, made.error), strict=True):
-            plot.axes.plot([100 * error], [row], gid=plot.mark(label, f"{name}: {100 * error:.2f} %"), **look)
+            plot.line([100 * error], [row], label, f"{name}: {100 * error:.2f} %", **look)
     for label, look in looks.items():
         plot.axes.plot([], [], label=label, **look)
     plot.rows([f"{name} ({len(made.runs)})" for name, made in found.items()])

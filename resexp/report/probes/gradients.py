@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Annotated, Any
 
 from matplotlib.axes import Axes
@@ -87,6 +88,10 @@ class Gradients(Layerwise[_Layer]):
         return min(zip(self.distances, self.agreement, strict=True), key=lambda pair: abs(math.log(pair[0] / NEAR)))[1]
 
 
+SNRS = attrgetter("snr"), attrgetter("snr_before_classifier")
+"""Both signal-to-noise ratios, as functions of a record."""
+
+
 def _ratio(first: float, last: float) -> float:
     return first / last if last else math.nan
 
@@ -137,28 +142,20 @@ def _snr(nets: Sequence[NetResult[Gradients]]) -> Plot:
         look: dict[str, Any] = {"color": colours[family], "marker": markers[family]}
         look |= {"linewidth": 0.8, "markerfacecolor": "none"} if moment == INITIAL else {}
         depths, series = [net.depth for net in alike], f"{family}, {moment}"
-        for axes, label, value in zip(plot.panels[0], (series, None), (_snr_of_all, _snr_of_most), strict=True):
+        for axes, label, value in zip(plot.panels[0], (series, None), SNRS, strict=True):
             ratios = [float(net.mean(value)) for net in alike]
-            told = [f"{digits(ratio)} at depth {depth}" for depth, ratio in zip(depths, ratios, strict=True)]
-            axes.plot(depths, ratios, label=label, gid=plot.mark(series, f"{series}: {', '.join(told)}"), **look)
+            values = [f"{digits(ratio)} at depth {depth}" for depth, ratio in zip(depths, ratios, strict=True)]
+            plot.line(depths, ratios, series, f"{series}: {', '.join(values)}", axes=axes, label=label, **look)
     plot.legend(2, "small")
     depth_axis(plot, sorted({net.depth for net in nets}))
     return plot
 
 
-def _snr_of_all(record: Gradients) -> float:
-    return record.snr
-
-
-def _snr_of_most(record: Gradients) -> float:
-    return record.snr_before_classifier
-
-
 @styled
 def _agreement(nets: Sequence[NetResult[Gradients]]) -> Plot:
     def draw(plot: Plot, axes: Axes, net: NetResult[Gradients], look: dict[str, Any]) -> None:
-        tip = plot.mark(f"{net.depth} layers", net.label)
-        axes.plot(net.records[0].distances, net.mean(lambda r: r.agreement), gid=tip, **look)
+        agreement = net.mean(lambda r: r.agreement)
+        plot.line(net.records[0].distances, agreement, f"{net.depth} layers", net.label, axes=axes, **look)
 
     title = "Agreement of neighbours' gradients"
     plot = panels(title, "distance (share of the image's norm)", "cosine", nets, draw)
@@ -205,7 +202,7 @@ def _table(nets: Sequence[NetResult[Gradients]]) -> Table:
         [
             *(net.label, net.moment, str(len(net.runs)), decades(net, lambda r: r.norm_rise)),
             *(decades(net, lambda r: r.product_rise), _per_layer(net), decades(net, _largest)),
-            *(f"{float(net.mean(ratio)):.2g}" for ratio in (_snr_of_all, _snr_of_most)),
+            *(f"{float(net.mean(ratio)):.2g}" for ratio in SNRS),
         ]
         for net in nets
     ]

@@ -213,11 +213,11 @@ def _plot(record: Identity, groups: Sequence[_Group]) -> Plot:
     for group in groups:
         (colour, marker), before = group.look, group.before or 0
         running, clean = (curve(group.runs, f"{error}_error") for error in ("train", "clean_train"))
-        line = plot.mark(group.name, f"{group.name}, running")
-        plot.axes.plot(running.steps + before, running.values, color=colour, linewidth=1, gid=line)
-        marks: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": "none"}
-        tip = plot.mark(group.name, f"{group.name}, clean: {listed([run.run.name for run in group.runs], 5)}")
-        plot.axes.plot(clean.steps + before, clean.values, gid=tip, clip_on=False, **marks)
+        tip = f"{group.name}, running"
+        plot.line(running.steps + before, running.values, group.name, tip, color=colour, linewidth=1)
+        marks: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": "none", "clip_on": False}
+        tip = f"{group.name}, clean: {listed([run.run.name for run in group.runs], 5)}"
+        plot.line(clean.steps + before, clean.values, group.name, tip, **marks)
         plot.axes.plot([], [], color=colour, marker=marker, linewidth=1, label=group.name)
     plot.axes.set_ylim(bottom=0)
     plot.axes.set_xlim(left=0)

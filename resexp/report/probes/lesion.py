@@ -86,12 +86,12 @@ def _draw(plot: Plot, axes: Axes, net: NetResult[Lesion], look: dict[str, Any]) 
     errors = 100 * net.mean(lambda r: [block.error for block in r.without])
     series, intact = f"{net.depth} layers", 100 * float(net.mean(lambda r: r.intact))
     axes.axhline(intact, color=look["color"], linewidth=0.7, gid=plot.mark(series))
-    axes.plot(x, errors, color=look["color"], linewidth=look["linewidth"], gid=plot.mark(series, net.label))
+    plot.line(x, errors, series, net.label, axes=axes, color=look["color"], linewidth=look["linewidth"])
     for same, fill, size in ((True, look["color"], 4), (False, "none", 6)):
-        marks = [(at, error) for at, error, block in zip(x, errors, blocks, strict=True) if block.same is same]
-        if marks:
+        chosen = [number for number, block in enumerate(blocks) if block.same is same]
+        if chosen:
             style = look | {"linestyle": "none", "markerfacecolor": fill, "markersize": size}
-            axes.plot(*zip(*marks, strict=True), gid=plot.mark(series), **style)
+            plot.line([x[number] for number in chosen], errors[chosen], series, axes=axes, **style)
 
 
 def _place(block: str, stages: tuple[int, ...]) -> float:

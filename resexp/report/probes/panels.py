@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from resexp.report.figure import MARKERS, Plot, depth_colours, styled
 from resexp.report.formatting import digits, span
-from resexp.report.plots import told_in_legend
+from resexp.report.plots import named_in_legend
 from resexp.report.probes.results import NetResult, RecordT
 from resexp.report.stats import grouped
 
@@ -46,12 +46,12 @@ def panels(
     titles = [[f"{family}, {moment}" for family in families] for moment in moments]
     plot = Plot(title, xlabel, ylabel, (max(6.0, 1.5 + 3.0 * len(families)), 1.7 + 2.5 * len(titles)), titles)
     look = looks(net.depth for net in nets)
-    for depth in sorted(told_in_legend(look)):
+    for depth in sorted(named_in_legend(look)):
         plot.axes.plot([], [], label=f"{depth} layers", **look[depth])
     plot.legend(6, "small")
     for net in nets:
         panel = plot.panels[moments.index(net.moment)][families.index(net.family)]
-        draw(plot, panel, net, look[net.depth])
+        draw(plot, panel, net, dict(look[net.depth]))
     return plot
 
 
@@ -70,8 +70,8 @@ def profiles(
 
     def draw(plot: Plot, axes: Axes, net: NetResult[RecordT], look: dict[str, Any]) -> None:
         mean = net.geometric(values)
-        gid = plot.mark(f"{net.depth} layers", net.label)
-        axes.plot(np.linspace(0, 1, len(mean)), mean, markevery=-(-len(mean) // MARKS), gid=gid, **look)
+        look |= {"axes": axes, "markevery": -(-len(mean) // MARKS)}
+        plot.line(np.linspace(0, 1, len(mean)), mean, f"{net.depth} layers", net.label, **look)
 
     plot = panels(title, f"place of the {what} (0 first, 1 last)", ylabel, nets, draw)
     logarithmic(plot.axes)

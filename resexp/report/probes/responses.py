@@ -8,7 +8,7 @@ import numpy as np
 
 from resexp import paper
 from resexp.report.figure import Plot, family_colours, styled, tints
-from resexp.report.plots import told_in_legend
+from resexp.report.plots import named_in_legend
 from resexp.report.probes.panels import MARKS, logarithmic, looks
 from resexp.report.probes.results import Layer, Layerwise, NetResult, Number, ProbeResults, Section
 
@@ -52,16 +52,16 @@ def _plot(nets: Sequence[NetResult[Responses]]) -> Plot:
     plot = Plot(f"Layer responses, {nets[0].moment}", "layer", "standard deviation", (8.0, 4.2), titles)
     look = looks(net.depth for net in nets)
     colours = family_colours(dict.fromkeys(net.family for net in nets))
-    told = told_in_legend(look)
+    named = named_in_legend(look)
     shades = {family: dict(zip(look, tints(colour, len(look)), strict=True)) for family, colour in colours.items()}
     for net in sorted(nets, key=lambda net: net.depth):
         stds = net.mean(lambda r: [layer.std for layer in r.layers])
         style = look[net.depth] | {"color": shades[net.family][net.depth], "markevery": -(-len(stds) // MARKS)}
         for axes, values in zip(plot.panels[0], (stds, np.sort(stds)[::-1]), strict=True):
-            axes.plot(np.arange(1, len(stds) + 1), values, gid=plot.mark(net.label, net.label), **style)
-        if net.depth in told:
+            plot.line(np.arange(1, len(stds) + 1), values, net.label, net.label, axes=axes, **style)
+        if net.depth in named:
             plot.axes.plot([], [], label=net.label, **style)
     logarithmic(plot.axes)
     # A column for each depth, with its nets one above the other.
-    plot.legend(min(4, len(told)), "small", handlelength=3)
+    plot.legend(min(4, len(named)), "small", handlelength=3)
     return plot
