@@ -45,12 +45,7 @@ class Verdict:
         return replace(self, **{name: value / 100 for name in numbers if (value := getattr(self, name)) is not None})
 
 
-def judge(
-    families: Sequence[Family],
-    missing: Sequence[str] = (),
-    remarks: Sequence[str] = (),
-    margin: float | None = None,
-) -> Verdict:
+def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[str], margin: float | None) -> Verdict:
     """What the running training errors of the families show.
 
     The paper's claim is an interaction, and leads: the error of plain nets rises more from the shallowest depth to the
@@ -67,14 +62,9 @@ def judge(
     interaction = gap = None
     if residual and len(common) > 1:
         low, high = common[0], common[-1]
-        rises = [
-            (1, plain.errors[high]),
-            (-1, plain.errors[low]),
-            (-1, residual.errors[high]),
-            (1, residual.errors[low]),
-        ]
-        interaction = contrast(rises)
-        gap = difference(plain.errors[high], residual.errors[high])
+        a, b = plain.errors, residual.errors
+        interaction = contrast([(1, a[high]), (-1, a[low]), (-1, b[high]), (1, b[low])])
+        gap = difference(a[high], b[high])
     elif residual:
         obstacle = "plain and residual nets have not finished at two depths in common"
     margin, reason = _margin(margin, kinds)
@@ -104,18 +94,11 @@ def judge(
     sentences += remarks[:MOST]
     if remarks[MOST:]:
         sentences.append(f"{len(remarks) - MOST:,} more runs have a message; `resexp status --json` shows it.")
+    rise_of_residual, trend_of_residual = (residual.rise, residual.trend) if residual else (None, None)
     return Verdict(
-        headline,
-        sentences,
-        names,
-        interaction,
-        plain.rise,
-        residual.rise if residual else None,
-        gap,
-        margin,
-        plain.trend,
-        residual.trend if residual else None,
-    )
+        headline, sentences, names, interaction, plain.rise, rise_of_residual, gap, margin,
+        plain.trend, trend_of_residual,
+    )  # fmt: skip
 
 
 def judged(families: Sequence[Family]) -> tuple[Family | None, Family | None, str]:
