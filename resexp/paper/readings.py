@@ -67,7 +67,11 @@ def _entries() -> list[tuple[dict[str, str], Callable[..., Any], jinja2.Template
     """The entries of readings.toml, each with its condition and its sentence."""
     entries = tomllib.loads(Path(__file__).with_name("readings.toml").read_text())["reading"]
     return [
-        (entry, _JINJA.compile_expression(entry.get("when", "true")), _JINJA.from_string(entry["ours"]))
+        (
+            entry,
+            _JINJA.compile_expression(entry.get("when", "true"), undefined_to_none=False),
+            _JINJA.from_string(entry["ours"]),
+        )
         for entry in entries
     ]
 
