@@ -18,7 +18,7 @@ FEWEST = 3
 """Seeds that the interval of a mean takes: of two it is so wide that it says nothing."""
 
 
-def _quantile(freedom: float, confidence: float) -> float:
+def quantile(freedom: float, confidence: float) -> float:
     """The two-sided quantile of Student's t; degrees of freedom may be fractional."""
     return float(stats.t.ppf((1 + confidence) / 2, freedom))
 
@@ -48,7 +48,7 @@ class Estimate:
         if len(self.values) < FEWEST or not all(0 < value < 100 for value in self.values):
             return None
         logits = [float(special.logit(value / 100)) for value in self.values]
-        half = _quantile(len(logits) - 1, CONFIDENCE) * statistics.stdev(logits) / math.sqrt(len(logits))
+        half = quantile(len(logits) - 1, CONFIDENCE) * statistics.stdev(logits) / math.sqrt(len(logits))
         middle = statistics.fmean(logits)
         return 100 * float(special.expit(middle - half)), 100 * float(special.expit(middle + half))
 
@@ -76,6 +76,11 @@ class Difference:
         """The interval in words."""
         return "" if self.low is None else f"between {self.low:+.1f} and {self.high:+.1f} points"
 
+    @property
+    def brackets(self) -> str:
+        """The interval in points: ``[+1.0, +2.5]``, or nothing."""
+        return "" if self.low is None else f"[{self.low:+.1f}, {self.high:+.1f}]"
+
     def __neg__(self) -> Difference:
         if self.low is None or self.high is None:
             return Difference(-self.value)
@@ -87,8 +92,7 @@ class Difference:
         return Difference(self.value / by, self.low / by, self.high / by)
 
     def __str__(self) -> str:
-        points = f"{self.value:+.1f} points"
-        return points if self.low is None else f"{points} [{self.low:+.1f}, {self.high:+.1f}]"
+        return f"{self.value:+.1f} points {self.brackets}".rstrip()
 
 
 Term = tuple[float, Estimate]
@@ -112,7 +116,7 @@ def contrast(terms: Sequence[Term], confidence: float = CONFIDENCE) -> Differenc
     parts = [(weight**2 * (mean.std or 0.0) ** 2 / len(mean.values), len(mean.values) - 1) for weight, mean in used]
     variance = math.fsum(part for part, _ in parts)
     squares = math.fsum(part**2 / freedom for part, freedom in parts)
-    half = _quantile(variance**2 / squares, confidence) * math.sqrt(variance) if squares > 0 else 0.0
+    half = quantile(variance**2 / squares, confidence) * math.sqrt(variance) if squares > 0 else 0.0
     most = 100 * math.fsum(weight for weight, _ in used if weight > 0)
     least = 100 * math.fsum(weight for weight, _ in used if weight < 0)
     return Difference(value, max(value - half, least), min(value + half, most))

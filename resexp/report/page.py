@@ -204,11 +204,8 @@ def _numbers(verdict: Verdict) -> list[tuple[str, str, str, str]]:
         ("residual", "residual nets' rise", verdict.residual.overall if verdict.residual else None),
         ("gap", "difference of the rises", verdict.interaction),
     ]
-    return [(name, words, f"{points.value:+.1f}", _range(points)) for name, words, points in found if points]
-
-
-def _range(points: Difference) -> str:
-    return "no interval" if points.low is None else f"[{points.low:+.1f}, {points.high:+.1f}]"
+    shown = [(name, words, points) for name, words, points in found if points]
+    return [(name, words, f"{points.value:+.1f}", points.brackets or "no interval") for name, words, points in shown]
 
 
 def _downloads(summary: Summary) -> list[tuple[str, str | None]]:

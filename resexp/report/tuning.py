@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from resexp.config import TrainConfig
-from resexp.report.estimates import CONFIDENCE, Difference, Estimate, contrast
+from resexp.report.estimates import CONFIDENCE, Difference, Estimate, contrast, quantile
 from resexp.report.families import Family, without
 from resexp.report.figure import Plot, family_colours, styled
 from resexp.report.formatting import NOTHING, Table, listed
@@ -56,7 +56,7 @@ def slope(tuned: Mapping[int, Tuned]) -> Difference | None:
         return None
     points = [(math.log(depth), math.log(rate)) for depth, at_depth in tuned.items() for rate in at_depth.rates]
     fit = stats.linregress([x for x, _ in points], [y for _, y in points])
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(points) - 2)) * float(fit.stderr)
+    half = quantile(len(points) - 2, CONFIDENCE) * float(fit.stderr)
     return Difference(float(fit.slope), float(fit.slope) - half, float(fit.slope) + half)
 
 
