@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from resexp.report.estimates import CONFIDENCE, Difference, Term, contrast
+from resexp.report.estimates import CONFIDENCE, Difference, Term, contrast, interaction_terms
 from resexp.report.families import Family, recipe
 from resexp.report.formatting import listed
 
@@ -79,10 +79,10 @@ def _contrasts(plain: Family, residual: Family) -> dict[str, Change]:
     if not (common := sorted(a.keys() & b.keys())):
         return {}
     low, high = common[0], common[-1]
-    gap = ((1, a[high]), (-1, b[high]))
-    changes = {"gap": _change(f"depth {high}", *gap)}
+    changes = {"gap": _change(f"depth {high}", (1, a[high]), (-1, b[high]))}
     if low < high:
-        changes["interaction"] = _change(f"depths {low} and {high}", *gap, (-1, a[low]), (1, b[low]))
+        terms = interaction_terms((a[low], a[high]), (b[low], b[high]))
+        changes["interaction"] = _change(f"depths {low} and {high}", *terms)
     return changes
 
 

@@ -122,6 +122,11 @@ def contrast(terms: Sequence[Term], confidence: float = CONFIDENCE) -> Differenc
     return Difference(value, max(value - half, least), min(value + half, most))
 
 
+def interaction_terms(plain: tuple[Estimate, Estimate], residual: tuple[Estimate, Estimate]) -> list[Term]:
+    """The rise of plain nets minus that of residual nets, for `contrast`; each kind's shallow net comes first."""
+    return [(1, plain[1]), (-1, plain[0]), (-1, residual[1]), (1, residual[0])]
+
+
 def difference(a: Estimate, b: Estimate, confidence: float = CONFIDENCE) -> Difference:
     """a - b with Welch's interval."""
     return contrast([(1, a), (-1, b)], confidence)

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from resexp.config import TrainConfig
-from resexp.report.estimates import CONFIDENCE, Difference, Estimate, contrast, quantile
+from resexp.report.estimates import CONFIDENCE, Difference, Estimate, contrast, interaction_terms, quantile
 from resexp.report.families import Family, without
 from resexp.report.figure import Plot, family_colours, styled
 from resexp.report.formatting import NOTHING, Table, listed
@@ -143,8 +143,7 @@ def _changes(errors: Mapping[str, Mapping[int, Estimate]]) -> str:
         for kind, (shallow, deep) in ends.items()
     ]
     if ends.keys() == {"plain", "residual"}:
-        (a, b), (c, d) = ends["plain"], ends["residual"]
-        changes.append(f"the difference is {contrast([(1, b), (-1, a), (-1, d), (1, c)])}")
+        changes.append(f"the difference is {contrast(interaction_terms(ends['plain'], ends['residual']))}")
     return listed(changes)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from resexp.report.estimates import Difference, Rise, Trend, contrast, difference, rise, trend
+from resexp.report.estimates import Difference, Rise, Trend, contrast, difference, interaction_terms, rise, trend
 from resexp.report.families import Family, differences
 from resexp.report.formatting import MOST, listed
 
@@ -63,7 +63,7 @@ def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[
     if residual and len(common) > 1:
         low, high = common[0], common[-1]
         a, b = plain.errors, residual.errors
-        interaction = contrast([(1, a[high]), (-1, a[low]), (-1, b[high]), (1, b[low])])
+        interaction = contrast(interaction_terms((a[low], a[high]), (b[low], b[high])))
         gap = difference(a[high], b[high])
     elif residual:
         obstacle = "plain and residual nets have not finished at two depths in common"
