@@ -9,6 +9,8 @@ through one of the hosts (Gloo), so that no GPU is waited for.
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import os
 import re
 from collections import defaultdict
@@ -90,6 +92,10 @@ class Torchrun(Ranks):
         hosts = dist.new_group(backend="gloo", timeout=AGREEMENT_TIMEOUT)
         assert isinstance(hosts, dist.ProcessGroup)
         self._hosts = hosts
+
+    def close(self) -> None:
+        """No more is agreed on."""
+        del self._hosts
 
     @contextlib.contextmanager
     def sharing_errors(self) -> Iterator[None]:
@@ -217,17 +223,21 @@ class _Gather(torch.autograd.Function):
 def joined(stop: Stop) -> Iterator[Torchrun]:
     """The ranks that torchrun started, for as long as the context lasts.
 
-    Raises UserError where they don't find each other; and see `sharing_errors`.
+    Gloo's threads end with it: one that still frees a tensor while the interpreter ends would abort the process. They
+    end when nothing refers to their groups any more. Raises UserError where the ranks don't find each other; and see
+    `sharing_errors`.
     """
+    # DDP imports it, and its functions have as default for good what is the group by then: none, so far.
+    importlib.import_module("torch.distributed.nn.functional")
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     except dist.DistError as error:
         raise UserError(f"rank {os.environ['RANK']}: can't reach rank 0 ({lost(error)})") from error
     try:
-        ranks = Torchrun(stop)
-        with ranks.sharing_errors():
+        with contextlib.closing(Torchrun(stop)) as ranks, ranks.sharing_errors():
             yield ranks
     finally:
+        gc.collect()  # trainers and their captured steps refer to each other, and to a group
         dist.destroy_process_group()
 
 

@@ -3,7 +3,8 @@
     torchrun ... -m tests.together RUN [RUN...]
 
 The ranks but the first work in another, empty folder: they need no run folder. A run that one of them refuses is left.
-How many broadcasts of tensors rank 0 made is written to `broadcasts` in its folder.
+How many broadcasts of tensors rank 0 made is written to `broadcasts` in its folder. In the end no thread of Gloo may be
+left: while the interpreter ends, it would abort the process.
 """
 
 from __future__ import annotations
@@ -45,3 +46,5 @@ if __name__ == "__main__":
                 train(Run(Path(folder)), ranks=ranks)
             if ranks.rank == 0:
                 Path(folder, "broadcasts").write_text(f"{made}")
+    tasks = [task.read_text() for task in Path("/proc/self/task").glob("*/comm")]
+    assert not any("gloo" in name for name in tasks), tasks

@@ -255,4 +255,5 @@ class Trainer:
 
     def close(self) -> None:
         """No more is asked of it."""
+        self.net = self.model  # that of `join` keeps the threads of the ranks' group alive
         self.pipeline.close()
