@@ -7,8 +7,10 @@ hand-made gradients take the place of the backward pass, which no line of this p
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,9 +19,15 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from resexp.config import RunConfig
 from resexp.data import open_dataset
+from resexp.data.imagenet.example import make_example
+from resexp.data.imagenet.loader import Loader, Pending
+from resexp.data.imagenet.statistics import statistics
 from resexp.device.hardware import Hardware
 from resexp.training.trainer import Trainer
+from tests.test_imagenet import config as of_images
+from tests.test_imagenet import images_of
 from tests.test_training import tiny
 
 CUDA = torch.device("cuda:0")
@@ -30,10 +38,13 @@ OF_DATA = {"nonzero", "_unique2", "masked_select", "equal", "is_nonzero", "_loca
 class Crossings(TorchDispatchMode):
     """Notes each operation that makes the host wait, or that has tensors of host and device."""
 
-    def __init__(self) -> None:
+    def __init__(self, pinned: Container[int] = ()) -> None:
+        """`pinned`: storages of the host from which a copy that is not waited for may begin."""
         super().__init__()
         self.found: list[str] = []
         self.operations = 0
+        self.copies = 0
+        self.pinned = pinned
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = function.overloadpacket.__name__
@@ -43,7 +54,12 @@ class Crossings(TorchDispatchMode):
         out = function(*args, **(kwargs or {}))
         tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
         if len({tensor.device.type for tensor in tensors}) > 1:
-            self.found.append(name)
+            host = [tensor.untyped_storage()._cdata for tensor in tensors if tensor.device.type == "cpu"]
+            queued = (kwargs or {}).get("non_blocking") or (name == "copy_" and args[2:] == (True,))
+            if name in ("copy_", "_to_copy") and queued and all(storage in self.pinned for storage in host):
+                self.copies += 1
+            else:
+                self.found.append(name)
         return out
 
 
@@ -76,6 +92,16 @@ def blind(made_by: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Opt
     return make
 
 
+PINNED: dict[int, Tensor] = {}
+"""Tensors of the host, by their storage, whose memory is pinned."""
+
+
+def pin(tensor: Tensor) -> Tensor:
+    made = tensor.clone()
+    PINNED[made.untyped_storage()._cdata] = made
+    return made
+
+
 @pytest.fixture
 def on_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Trainer]]:
     """Makes a trainer on the device that is not there."""
@@ -84,7 +110,7 @@ def on_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Trainer]]
     monkeypatch.setattr(torch.optim, "AdamW", blind(torch.optim.AdamW))
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
-    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)  # fake mode has none
+    monkeypatch.setattr(Tensor, "pin_memory", pin)  # fake mode has none
     trainers: list[Trainer] = []
 
     def backward(loss: Tensor) -> None:
@@ -94,8 +120,8 @@ def on_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Trainer]]
 
     monkeypatch.setattr(torch.autograd, "backward", backward)
 
-    def make(precision: str = "fp32", **sections: dict[str, Any]) -> Trainer:
-        config = tiny(**sections)
+    def make(precision: str = "fp32", config: RunConfig | None = None, **sections: dict[str, Any]) -> Trainer:
+        config = config or tiny(**sections)
         trainers.append(Trainer(config, open_dataset(config.data), Hardware(CUDA, precision)))
         trainers[-1].pipeline.prepare(0)
         trainers[-1]._update()  # the first makes what later ones have
@@ -167,6 +193,68 @@ def test_steps_and_evaluations_of_every_recipe_stay_on_the_device(
     assert crossings(trainer._update) == []
     trainer.model.eval()
     assert crossings(trainer._evaluator._look) == []
+
+
+def waits(trainer: Trainer) -> list[str]:
+    """What the host waits for in steps over an epoch's end, in evaluations, and in BN's statistics."""
+    with Crossings(PINNED) as seen:
+        for step in range(1, 10):
+            trainer.pipeline.prepare(step)
+        for split in ("train", "test"):
+            with contextlib.suppress(DataDependentOutputException):  # the sums, in the end
+                for _ in trainer.evaluate(split, lambda: False):
+                    pass
+            assert seen.found.pop() == "_local_scalar_dense"
+        for _ in trainer.recompute_bn(30, lambda: False):
+            pass
+    assert seen.copies + len(seen.found) > 0
+    return seen.found
+
+
+def test_what_goes_to_the_device_later_is_not_waited_for(on_cuda: Callable[..., Trainer]) -> None:
+    assert waits(on_cuda()) == []
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> RunConfig:
+    """A run on images that are decoded while it trains."""
+    make_example(tmp_path / "images", 3, 14, 5, 0, flat_val=False, odd=False)
+    made = of_images(tmp_path / "images")
+    statistics(images_of(made))
+    return made
+
+
+@pytest.fixture
+def streamed(
+    images: RunConfig, on_cuda: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], Trainer]:
+    """Makes its trainer, which believes every image to have come."""
+    monkeypatch.setattr(Loader, "load", lambda self, wants, out: Pending(self, 0))
+    monkeypatch.setattr(Tensor, "numpy", lambda self: None)
+    monkeypatch.setattr(torch.cuda, "Event", Mock)
+    zeros = torch.zeros
+
+    def made(*shape: Any, pin_memory: bool = False, **options: Any) -> Tensor:
+        return pin(zeros(*shape, **options)) if pin_memory else zeros(*shape, **options)
+
+    monkeypatch.setattr(torch, "zeros", made)
+    return lambda: on_cuda(config=images)
+
+
+def test_images_that_are_decoded_meanwhile_are_not_waited_for(streamed: Callable[[], Trainer]) -> None:
+    assert waits(streamed()) == []
+
+
+@pytest.mark.parametrize("control", ["not pinned", "waited for"])
+def test_a_copy_that_waits_shows(
+    on_cuda: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch, control: str
+) -> None:
+    trainer = on_cuda()
+    if control == "not pinned":
+        monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
+    else:
+        monkeypatch.setattr("resexp.data.input.there", lambda array, device: pin(torch.from_numpy(array)).to(device))
+    assert "_to_copy" in waits(trainer)
 
 
 def test_a_value_that_the_host_reads_shows(on_cuda: Callable[..., Trainer]) -> None:

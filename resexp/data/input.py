@@ -34,7 +34,8 @@ class InputPipeline(Protocol):
         """Which images the clean errors of "train", "val" and "test" are taken of; see `eval_batches`."""
 
     def eval_batches(self, split: str, chunks: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The images of `split` that each of the `chunks` of its index names, not augmented, and their labels."""
+        """The images of `split` that each of the `chunks` of its index names, not augmented, and their labels: on the
+        device, or where a copy to it does not wait for what is queued."""
 
     def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
         """Training images and labels, not augmented, for probes, on the device; and which of them are trained on."""

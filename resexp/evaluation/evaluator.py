@@ -80,8 +80,8 @@ class Evaluator:
         parts = self._pipeline.eval_batches(split, [index[first : first + places] for first in starts])
         for number, (first, (images, labels)) in enumerate(zip(starts, parts, strict=True), 1):
             count = len(labels)  # in the end there may be none left for the last ranks
-            self._images[:count].copy_(images)
-            self._labels[:count].copy_(labels)
+            self._images[:count].copy_(images, non_blocking=True)
+            self._labels[:count].copy_(labels, non_blocking=True)
             self._labels[count:].fill_(NO_CLASS)
             self._step()
             if split == "test":
@@ -125,7 +125,7 @@ class Evaluator:
             norm.train().reset_running_stats()
         try:
             for images, labels in self._pipeline.eval_batches("train", batches):
-                images = images.to(self._pipeline.mean.device)
+                images = images.to(self._pipeline.mean.device, non_blocking=True)
                 if seen and pause():
                     self._model.load_state_dict(before, strict=False)
                     raise StopRequested

@@ -150,7 +150,7 @@ class StreamingInput:
             images, pending = ahead.popleft()
             ahead.extend(map(begin, chunks[number + 2 : number + 3]))
             pending.wait()
-            yield images, labels[chunk]
+            yield images, labels[chunk].pin_memory() if self._cuda else labels[chunk]
 
     def whole(self, chunks: Sequence[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """The images of `val/` that `chunks` name in their own sizes, those of a chunk that have one size together:
