@@ -29,8 +29,7 @@ from resexp.data.imagenet.streaming import StreamingInput
 from resexp.data.imagenet.views import crop_resize
 from resexp.device.concurrent import run_to_completion
 from resexp.device.hardware import Hardware
-from resexp.evaluation.tta import UnderTest, Viewed, streamed
-from resexp.evaluation.views import MultiScale, SingleView, TenCrop
+from resexp.evaluation.tta import Classifier, MultiScale, SingleView, TenCrop, streamed
 from resexp.models import build_model
 from resexp.runs.store import Run
 from resexp.training.train import train
@@ -324,8 +323,8 @@ def test_views_against_a_loop_over_images(tree: Path, mode: Any, by_hand: Callab
     net: nn.Module = build_model(ModelConfig(variant="imagenet", depth=18, width=8), CLASSES).eval()
     labels = torch.from_numpy(dataset.test_labels)
     with fed(run) as pipeline:
-        subject = UnderTest(net, pipeline.mean, contextlib.nullcontext())
-        found: Viewed = run_to_completion(streamed(subject, pipeline, labels, mode, batch=4))
+        classifier = Classifier(net, pipeline.mean, contextlib.nullcontext())
+        scores, count = run_to_completion(streamed(classifier, pipeline, labels.numpy(), mode, batch=4))
     rows = []
     for index in range(CLASSES * VAL):
         image = np.asarray(Image.open(dataset.file("val", index)).convert("RGB")) / 255
@@ -334,11 +333,11 @@ def test_views_against_a_loop_over_images(tree: Path, mode: Any, by_hand: Callab
             logits = [net(torch.from_numpy(view.astype(np.float32)).permute(2, 0, 1)[None])[0] for view in views]
         rows.append(torch.stack(logits).softmax(1).mean(0))
     expected = torch.stack(rows)
-    assert found.views == len(views)
-    assert torch.allclose(found.probabilities.float(), expected, atol=0.01)
+    assert count == len(views)
+    assert torch.allclose(torch.from_numpy(scores.values).float(), expected, atol=0.01)
     spread = (expected.max(0).values - expected.min(0).values).max()
     assert spread > 0.05, "images that all look alike to the net would be told apart by nothing"
-    assert found.error == pytest.approx((expected.argmax(1) != labels).float().mean().item(), abs=1.01 / len(labels))
+    assert scores.error == pytest.approx((expected.argmax(1) != labels).float().mean().item(), abs=1.01 / len(labels))
 
 
 def test_probes_and_the_clean_error_see_some_of_all_classes(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,7 @@ from resexp.config.study import load_run
 from resexp.data import open_dataset
 from resexp.device.hardware import Hardware
 from resexp.evaluation import tta
-from resexp.evaluation.tta import UnderTest
-from resexp.evaluation.views import usual
+from resexp.evaluation.tta import Classifier, usual
 from resexp.probes import PROBES
 from resexp.training.probing import snapshot
 from resexp.training.train import train
@@ -77,7 +76,7 @@ WORK: dict[str, Callable[[Trainer], Generator[int, None, Any]]] = {
             trainer.config,
             trainer.dataset,
             trainer.pipeline,
-            UnderTest(trainer.model, trainer.pipeline.mean, trainer.autocast),
+            Classifier(trainer.model, trainer.pipeline.mean, trainer.autocast),
             usual(trainer.config, name, trainer.dataset.size),
         )
         for name in ("ten-crop", "multi-scale")

@@ -18,9 +18,19 @@ from resexp.config import ModelConfig, RunConfig
 from resexp.data.loader import Plan, augment, normalise
 from resexp.device.concurrent import run_to_completion
 from resexp.errors import UserError
-from resexp.evaluation.tta import UnderTest, Viewed, evaluate_run, resident
-from resexp.evaluation.views import Mode, MultiScale, SingleView, TenCrop, rescaled, usual
+from resexp.evaluation.tta import (
+    Classifier,
+    Mode,
+    MultiScale,
+    SingleView,
+    TenCrop,
+    evaluate_run,
+    rescaled,
+    resident,
+    usual,
+)
 from resexp.models import build_model
+from resexp.runs.logits import Logits
 from resexp.runs.store import Run
 from resexp.training.train import train
 from tests import test_training
@@ -31,8 +41,9 @@ make_run = test_training.make_run
 
 def evaluate_views(
     model: nn.Module, images: Tensor, mean: Tensor, labels: Tensor, mode: Mode, batch: int = 500
-) -> Viewed:
-    return run_to_completion(resident(UnderTest(model, mean, contextlib.nullcontext()), images, labels, mode, batch))
+) -> tuple[Logits, int]:
+    classifier = Classifier(model, mean, contextlib.nullcontext())
+    return run_to_completion(resident(classifier, images, labels.numpy(), mode, batch))
 
 
 @pytest.fixture
@@ -127,22 +138,22 @@ def test_probabilities_are_averaged_over_the_views(
 ) -> None:
     """In batches that leave a remainder, or in one; larger views go through the net in parts."""
     images, mean, labels = some_images()
-    found = evaluate_views(net, images, mean, labels, mode, batch)
+    scores, count = evaluate_views(net, images, mean, labels, mode, batch)
     expected = averaged_by_loops(net, by_hand, normalise(images, mean))
-    assert torch.allclose(found.probabilities.float(), expected, atol=1e-5)
+    assert torch.allclose(torch.from_numpy(scores.values).float(), expected, atol=1e-5)
     wrong = sum(row.index(max(row)) != label for row, label in zip(expected.tolist(), labels.tolist(), strict=True))
-    assert (found.error, found.views) == (wrong / 7, views)
+    assert (scores.error, count) == (wrong / 7, views)
 
 
 def test_the_views_are_not_all_alike(net: nn.Module) -> None:
     """Or the tests above could not fail."""
     images, mean, labels = some_images()
     single, crops, scales = (
-        evaluate_views(net, images, mean, labels, mode).probabilities
+        evaluate_views(net, images, mean, labels, mode)[0].values
         for mode in (SingleView(), TenCrop(12), MultiScale((8, 16, 24)))
     )
-    assert (single - crops).abs().max() > 0.01
-    assert (single - scales).abs().max() > 0.01
+    assert abs(single - crops).max() > 0.01
+    assert abs(single - scales).max() > 0.01
 
 
 def test_of_larger_views_fewer_go_through_the_net_at_a_time(net: nn.Module) -> None:
@@ -165,7 +176,7 @@ def test_one_view_has_no_ties_that_the_logits_have_not() -> None:
             return logits.expand(len(x), -1)
 
     images, mean, _ = some_images()
-    assert evaluate_views(Sure(), images, mean, torch.ones(7, dtype=torch.int64), SingleView()).error == 0
+    assert evaluate_views(Sure(), images, mean, torch.ones(7, dtype=torch.int64), SingleView())[0].error == 0
 
 
 @pytest.mark.parametrize(

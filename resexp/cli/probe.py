@@ -107,7 +107,7 @@ def ten_crop(
     By default, crops of the training size from images that are padded as in training; without padding, 7/8 of the
     image, as the paper's 224 of 256.
     """
-    from resexp.evaluation.views import TenCrop
+    from resexp.evaluation.tta import TenCrop
 
     _views(target, results, as_json, TenCrop.name, TenCrop(crop) if crop is not None else None)
 
@@ -121,7 +121,7 @@ def multi_scale(
     results: Results = RESULTS,
 ) -> None:
     """Test error of finished runs, averaged over several sizes of each image."""
-    from resexp.evaluation.views import MultiScale
+    from resexp.evaluation.tta import MultiScale
 
     try:
         named = tuple(int(side) for side in sides.split(",")) if sides else None
@@ -133,8 +133,7 @@ def multi_scale(
 def _views(names: list[str], results: Path, as_json: bool, mode: str, asked: Any) -> None:
     from resexp.config.study import load_run
     from resexp.data import open_dataset
-    from resexp.evaluation.tta import evaluate_run
-    from resexp.evaluation.views import usual
+    from resexp.evaluation.tta import evaluate_run, usual
     from resexp.probing import finished_runs
     from resexp.training.probing import write_record
 

@@ -1,10 +1,13 @@
-"""A net of a run or of a file of weights, tested on images that it is given."""
+"""A net of a run or of a file of weights, described for other programs and tested on images that it is given."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,18 +15,19 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from resexp.config import Cifar10Data, DataConfig, FolderData, TrainConfig
-from resexp.config.nets import named
+import resexp
+from resexp.config import Cifar10Data, DataConfig, FolderData, ImageNetData, RunConfig, TrainConfig
+from resexp.config.nets import Net, named
 from resexp.config.study import load_run
 from resexp.data import Dataset, open_dataset
 from resexp.data.cifar import CIFAR10
+from resexp.data.input import open_input
 from resexp.data.labelled import find_labels, read_labelled
 from resexp.data.layout import few
 from resexp.data.loader import normalise, pixel_mean
-from resexp.device.hardware import choose_device, tune_process
+from resexp.device.hardware import Hardware, choose_device, tune_process
 from resexp.errors import UserError
 from resexp.evaluation.confusion import Confusion
-from resexp.evaluation.description import describe
 from resexp.evaluation.evaluator import EVAL_BATCH
 from resexp.models import build_model
 from resexp.models.loading import load_weights
@@ -33,6 +37,8 @@ from resexp.runs.logits import Logits
 from resexp.runs.records import json_text
 from resexp.runs.store import Run
 from resexp.runs.weights_file import Description
+
+log = logging.getLogger(__name__)
 
 _FEWEST = 32
 """Images that go through a net at a time, at least."""
@@ -147,3 +153,44 @@ def _logits(model: nn.Module, mean: Tensor, batches: Batches) -> Logits:
         )
         labels.append(of)
     return Logits(torch.cat(found).numpy(), np.concatenate(labels), "")
+
+
+def describe(run: Run, config: RunConfig, step: int) -> Description:
+    """The description of a run's weights.
+
+    Where the images that it was trained on are not here, it has no classes, size and mean, and a warning is logged.
+    """
+    tests = [line["test_error"] for line in run.metrics() if "test_error" in line]
+    known: dict[str, Any] = {}
+    try:
+        known = _images(run, config)
+    except (UserError, OSError) as error:
+        log.warning(f"{run.folder}: written without mean and classes, for its images are not here: {error}")
+    return Description(
+        resexp=resexp.__version__,
+        net=Net(config.model, 0, 0).name,
+        data=config.data.model_dump(mode="json", exclude={"path"}, exclude_defaults=True)
+        | {"source": config.data.source},
+        signature=config.signature,
+        seed=config.seed,
+        step=step,
+        test_error=tests[-1] if tests else None,
+        **known,
+    )
+
+
+def _images(run: Run, config: RunConfig) -> dict[str, Any]:
+    dataset, manifest = open_dataset(config.data), run.manifest()
+    if manifest and manifest.data.fingerprint != dataset.fingerprint:
+        raise UserError(f"other data (fingerprint {dataset.fingerprint}, the run's {manifest.data.fingerprint})")
+    with contextlib.closing(open_input(config, dataset, Hardware(torch.device("cpu"), "fp32"))) as pipeline:
+        mean = pipeline.mean.numpy()
+    if (mean == mean[0, 0]).all():
+        mean = mean[0, 0]
+    exact = np.vectorize(lambda value: float(f"{value:.9g}"), otypes=[float])  # nine digits tell float32 apart
+    return {
+        "classes": dataset.classes,
+        "size": dataset.size,
+        "mean": exact(mean).tolist(),
+        "val_resize": config.data.val_resize if isinstance(config.data, ImageNetData) else None,
+    }

@@ -1,12 +1,18 @@
-"""Tests of a net on several views of each image; see `views`."""
+"""Tests of a net on several views of each image: ten crops, or several scales.
+
+A net's probabilities are averaged over the views, after the softmax: so is the ten-crop test defined (Krizhevsky et al.
+2012, section 4.1), and so are scales averaged by Simonyan and Zisserman (2014, section 4.2), whose form of testing He
+et al. 2015 (section 3.4) adopt. Over the places of one larger view, the nets' global pooling averages the features,
+which equals averaging the logits of the fully convolutional form, for the last layer is linear.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resexp.config import RunConfig
+from resexp.config import ImageNetData, RunConfig
 from resexp.config.study import load_run
 from resexp.data import Dataset, ImageNet, open_dataset
 from resexp.data.imagenet.streaming import StreamingInput
@@ -23,27 +29,133 @@ from resexp.data.loader import normalise
 from resexp.device.concurrent import Task, run_to_completion
 from resexp.device.hardware import choose, tune_process
 from resexp.errors import UserError
-from resexp.evaluation.evaluator import EVAL_BATCH, rank_of
-from resexp.evaluation.views import Mode, MultiScale, SingleView
+from resexp.evaluation.evaluator import EVAL_BATCH
 from resexp.models import build_model
 from resexp.runs import checkpoint
-from resexp.runs.logits import FEW_CLASSES
+from resexp.runs.logits import Logits
 from resexp.runs.store import Run
 
-
-class Viewed(NamedTuple):
-    """What a test on views found; errors are shares of the images, in [0, 1]."""
-
-    error: float
-    top5_error: float | None
-    """None where there are few classes."""
-    probabilities: Tensor
-    """float64 (N, classes) on the CPU: the mean over the views."""
-    views: int
-    """Views per image."""
+SMALLEST = 4
+"""Pixels a side that a crop has at least."""
+STRIDE = 4
+"""What the sides of a rescaled image are divisible by, as those of the data: a net that halves an odd side sees zeros
+at a border where it has seen none in training."""
+LONGEST = 8
+"""Largest ratio of the longer to the shorter side of a view."""
 
 
-class UnderTest(NamedTuple):
+def rescaled(images: Tensor, side: int) -> Tensor:
+    """(B, 3, H, W) -> the same images with a shorter side of `side` pixels, bilinear and antialiased.
+
+    The longer side keeps the proportion, to the nearest multiple of STRIDE; what is more than LONGEST times as long is
+    squeezed, for it would take all memory.
+    """
+    height, width = images.shape[2:]
+    longer = round(min(max(height, width) / min(height, width), LONGEST) * side / STRIDE) * STRIDE
+    size = [side, longer] if height <= width else [longer, side]
+    return F.interpolate(images, size, mode="bilinear", antialias=True)
+
+
+@dataclass(frozen=True)
+class SingleView:
+    """The image as it is."""
+
+    name: ClassVar[str] = "single-view"
+
+    def check(self, height: int, width: int) -> None:
+        """Any image of the data will do."""
+
+    def views(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> one view of this shape."""
+        return [images]
+
+
+@dataclass(frozen=True)
+class TenCrop:
+    """The four corners and the centre of `crop` pixels a side, and their flips (Krizhevsky et al. 2012).
+
+    The image is first padded with `pad` zeros on each side, as for the random crops of training: crops of small images
+    are then as large as the training images, with objects of the same size.
+    """
+
+    crop: int = 224
+    pad: int = 0
+    name: ClassVar[str] = "ten-crop"
+
+    @property
+    def smallest(self) -> int:
+        """Pixels a side of the smallest view."""
+        return self.crop
+
+    def check(self, height: int, width: int) -> None:
+        """Raise UserError unless images of `height` x `width` pixels have such crops."""
+        side = min(height, width)
+        if not SMALLEST <= self.crop <= side + 2 * self.pad:
+            raise UserError(
+                f"ten-crop: a crop of {self.crop} pixels from images of {width}x{height}; name {SMALLEST} to {side}, "
+                f"such as {_seven_eighths(side)} (the paper's 224 of 256 is 7/8)"
+            )
+
+    def views(self, images: Tensor) -> Iterable[Tensor]:
+        """(B, 3, H, W) -> ten views (B, 3, crop, crop)."""
+        from torchvision.transforms.functional import five_crop  # slow to import
+
+        crops: tuple[Tensor, ...] = five_crop(F.pad(images, [self.pad] * 4), self.crop)
+        return [*crops, *(crop.flip(-1) for crop in crops)]
+
+
+@dataclass(frozen=True)
+class MultiScale:
+    """The whole image with each of these shorter sides (He et al. 2015, section 3.4); it names no flips."""
+
+    sides: tuple[int, ...] = (224, 256, 384, 480, 640)
+    name: ClassVar[str] = "multi-scale"
+
+    @property
+    def smallest(self) -> int:
+        """Pixels a side of the smallest view."""
+        return min(self.sides)
+
+    def check(self, height: int, width: int) -> None:
+        """Raise UserError unless each side is one that the nets can take, and there are any."""
+        wrong = [side for side in self.sides if side < STRIDE or side % STRIDE]
+        if wrong or len(set(self.sides)) != len(self.sides) or not self.sides:
+            raise UserError(
+                f"multi-scale: sides {', '.join(map(str, self.sides)) or 'none'}; "
+                f"name different multiples of {STRIDE}, such as {min(height, width)}"
+            )
+
+    def views(self, images: Tensor) -> Iterable[Tensor]:
+        """(B, 3, H, W) -> one view a side."""
+        return (rescaled(images, side) for side in self.sides)
+
+
+Mode = SingleView | TenCrop | MultiScale
+
+
+def usual(config: RunConfig, name: str, size: tuple[int, int]) -> Mode:
+    """The mode of this name with the paper's sides on ImageNet, else with sides that suit images of this `size`.
+
+    Nets that are trained on padded crops get crops of that size from the padded images; without padding, a crop is 7/8
+    of the image, as the paper's 224 of 256.
+    """
+    data = config.data
+    if isinstance(data, ImageNetData):
+        if name == TenCrop.name:
+            return TenCrop(data.crop)
+        return MultiScale(tuple(round(side * data.crop / 224 / STRIDE) * STRIDE for side in MultiScale.sides))
+    side = min(size)
+    if name == MultiScale.name:
+        smaller, larger = max(STRIDE, side * 7 // 8 // STRIDE * STRIDE), -(-side * 9 // 8 // STRIDE) * STRIDE
+        return MultiScale((smaller, side, larger))
+    return TenCrop(side, data.pad) if data.pad else TenCrop(_seven_eighths(side))
+
+
+def _seven_eighths(side: int) -> int:
+    return max(SMALLEST, side * 7 // 8)
+
+
+class Classifier(NamedTuple):
     """A net, the mean that is subtracted from its images, (H, W, 3) on its device, and its precision."""
 
     model: nn.Module
@@ -51,20 +163,20 @@ class UnderTest(NamedTuple):
     autocast: AbstractContextManager[None]
 
 
-Seen = Iterable[tuple[Tensor, Iterable[Tensor]]]
-"""Which images (b,), and views of them, float (b, 3, H, W), the mean subtracted; on the model's device."""
-
-
 @torch.inference_mode()
-def average(subject: UnderTest, seen: Seen, labels: Tensor, pixels: int) -> Task[Viewed]:
-    """Test a net on the views of all images, which have `labels` (N,).
+def average(
+    classifier: Classifier, parts: Iterable[tuple[Tensor, Iterable[Tensor]]], labels: NDArray[np.int64], pixels: int
+) -> Task[tuple[Logits, int]]:
+    """Test a net on views of all images, which have `labels` (N,).
 
-    No more than `pixels` go through it at a time, or one image.
+    `parts` gives indices of images (b,), and their views, float (b, 3, H, W) less the mean, on the model's device. No
+    more than `pixels` go through the net at a time, or one image. Returns the mean probabilities over the views,
+    float64, in place of logits, and the number of views.
     """
-    model, _, autocast = subject
+    model, _, autocast = classifier
     model.eval()
     probabilities, number = torch.zeros(0), 0
-    for images, views in seen:
+    for images, views in parts:
         of_views = []
         for view in views:
             few = torch.split(view, max(1, pixels // view[0, 0].numel()))
@@ -77,14 +189,12 @@ def average(subject: UnderTest, seen: Seen, labels: Tensor, pixels: int) -> Task
             probabilities = of_views[0].new_zeros((len(labels), of_views[0].shape[1]))
         probabilities[images] = torch.stack(of_views).mean(0)
         yield 0
-    labels = labels.cpu()
-    wrong = int((probabilities.argmax(1) != labels).sum())
-    wrong5 = int((rank_of(probabilities, labels) >= 5).sum())
-    top5 = wrong5 / len(labels) if probabilities.shape[1] > FEW_CLASSES else None
-    return Viewed(wrong / len(labels), top5, probabilities, number)
+    return Logits(probabilities.numpy(), labels, ""), number
 
 
-def resident(subject: UnderTest, images: Tensor, labels: Tensor, mode: Mode, batch: int) -> Task[Viewed]:
+def resident(
+    classifier: Classifier, images: Tensor, labels: NDArray[np.int64], mode: Mode, batch: int
+) -> Task[tuple[Logits, int]]:
     """Test a net on the views of uint8 images (N, H, W, 3) with labels (N,), `batch` images at a time.
 
     Of larger views fewer go through the net at a time, so that they need no more memory. Raises UserError for a mode
@@ -92,18 +202,20 @@ def resident(subject: UnderTest, images: Tensor, labels: Tensor, mode: Mode, bat
     """
     height, width = images.shape[1:3]
     mode.check(height, width)
-    mean, parts = subject.mean, torch.split(torch.arange(len(images)), batch)
-    seen = ((part, mode.views(normalise(images[part].to(mean.device), mean))) for part in parts)
-    return average(subject, seen, labels, batch * height * width)
+    mean, parts = classifier.mean, torch.split(torch.arange(len(images)), batch)
+    views = ((part, mode.views(normalise(images[part].to(mean.device), mean))) for part in parts)
+    return average(classifier, views, labels, batch * height * width)
 
 
-def streamed(subject: UnderTest, pipeline: StreamingInput, labels: Tensor, mode: Mode, batch: int) -> Task[Viewed]:
+def streamed(
+    classifier: Classifier, pipeline: StreamingInput, labels: NDArray[np.int64], mode: Mode, batch: int
+) -> Task[tuple[Logits, int]]:
     """`resident` for the validation images of ImageNet: crops of the centre square of `data.val_resize` pixels, or
     whole images in their own shape.
 
     From a view of another size than the crop that was trained on, the mean is subtracted in the view's size.
     """
-    mean, crop = subject.mean, len(subject.mean)
+    mean, crop = classifier.mean, len(classifier.mean)
     mode.check(pipeline.val_resize, pipeline.val_resize)
     index = pipeline.eval_index("test")
     chunks = np.array_split(index, -(-len(index) // batch))
@@ -113,11 +225,11 @@ def streamed(subject: UnderTest, pipeline: StreamingInput, labels: Tensor, mode:
     else:
         squares = pipeline.eval_batches("test", chunks, crop if isinstance(mode, SingleView) else pipeline.val_resize)
         parts = ((chunk, images) for chunk, (images, _) in zip(chunks, squares, strict=True))
-    seen = (
+    views = (
         (torch.from_numpy(chunk), (_less_mean(view, mean) for view in mode.views(_in_floats(images, mean))))
         for chunk, images in parts
     )
-    return average(subject, seen, labels, batch * crop * crop)
+    return average(classifier, views, labels, batch * crop * crop)
 
 
 def _in_floats(images: Tensor, like: Tensor) -> Tensor:
@@ -161,33 +273,25 @@ def evaluate_run(run: Run, mode: Mode) -> dict[str, Any]:
     model.to(hardware.device)
     autocast = torch.autocast(hardware.device.type, hardware.dtype, enabled=hardware.precision != "fp32")
     with contextlib.closing(open_input(config, dataset, hardware)) as pipeline:
-        return run_to_completion(compare(config, dataset, pipeline, UnderTest(model, pipeline.mean, autocast), mode))
+        return run_to_completion(compare(config, dataset, pipeline, Classifier(model, pipeline.mean, autocast), mode))
 
 
 def compare(
-    config: RunConfig, dataset: Dataset | ImageNet, pipeline: InputPipeline, subject: UnderTest, mode: Mode
+    config: RunConfig, dataset: Dataset | ImageNet, pipeline: InputPipeline, classifier: Classifier, mode: Mode
 ) -> Task[dict[str, Any]]:
     """What `evaluate_run` returns, piece by piece."""
-    labels = torch.from_numpy(dataset.test_labels)
+    labels = dataset.test_labels
     batch = min(EVAL_BATCH, 4 * (config.train.microbatch or config.train.batch_size))
     found = []
     for which in (SingleView(), mode):
         if isinstance(pipeline, StreamingInput):
-            found.append((yield from streamed(subject, pipeline, labels, which, batch)))
+            found.append((yield from streamed(classifier, pipeline, labels, which, batch)))
         else:
             assert isinstance(dataset, Dataset)
             images = torch.from_numpy(dataset.test()[0])
-            found.append((yield from resident(subject, images, labels, which, batch)))
-    single, several = found
-    return {
-        "mode": mode.name,
-        **asdict(mode),
-        "views": several.views,
-        **_errors("test", several),
-        **_errors("single_view_test", single),
-    }
-
-
-def _errors(what: str, found: Viewed) -> dict[str, float]:
-    top5 = {} if found.top5_error is None else {f"{what}_top5_error": found.top5_error}
-    return {f"{what}_error": found.error, **top5}
+            found.append((yield from resident(classifier, images, labels, which, batch)))
+    (single, _), (several, views) = found
+    errors = {"test_error": several.error, "test_top5_error": several.top5_error}
+    errors |= {"single_view_test_error": single.error, "single_view_test_top5_error": single.top5_error}
+    known = {name: error for name, error in errors.items() if error is not None}
+    return {"mode": mode.name, **asdict(mode), "views": views, **known}

@@ -10,7 +10,7 @@ from resexp.config import ModelConfig
 from resexp.config.model import IMAGENET
 from resexp.config.study import load_run
 from resexp.errors import UserError
-from resexp.evaluation.description import describe
+from resexp.evaluation.given import describe
 from resexp.models.resnet import to_torchvision
 from resexp.runs import weights_file
 from resexp.runs.checkpoint import final_weights

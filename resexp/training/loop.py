@@ -10,8 +10,7 @@ from typing import Any
 
 from resexp.device.concurrent import Task, on_stream
 from resexp.errors import StopRequested
-from resexp.evaluation.tta import UnderTest, compare
-from resexp.evaluation.views import usual
+from resexp.evaluation.tta import Classifier, compare, usual
 from resexp.probes import PROBES
 from resexp.runs import checkpoint
 from resexp.runs.logits import Logits
@@ -227,11 +226,11 @@ class Loop:
     def _test_views(self) -> Task[None]:
         """Test the final weights on several views of each image, where that was asked for and is not done yet."""
         trainer = self.trainer
-        subject = UnderTest(trainer.model, trainer.pipeline.mean, trainer.autocast)
+        classifier = Classifier(trainer.model, trainer.pipeline.mean, trainer.autocast)
         for name in self.config.probes.tta:
             if not self.run.probe_path(name, trainer.step).exists():
                 mode = usual(self.config, name, self.dataset.size)
-                found = compare(self.config, self.dataset, trainer.pipeline, subject, mode)
+                found = compare(self.config, self.dataset, trainer.pipeline, classifier, mode)
                 yield from keep(self.run, name, trainer.step, found, self.stop)
 
     # -- what is written, by rank 0 -------------------------------------------------------------------------------

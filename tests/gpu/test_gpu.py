@@ -24,8 +24,7 @@ from resexp.device.concurrent import on_stream, run_to_completion
 from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE
 from resexp.device.hardware import choose, with_stream
 from resexp.errors import DeviceOutOfMemoryError
-from resexp.evaluation.tta import evaluate_run
-from resexp.evaluation.views import SingleView
+from resexp.evaluation.tta import SingleView, evaluate_run
 from resexp.runs.checkpoint import final_weights
 from resexp.runs.logits import read
 from resexp.runs.records import Status
