@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from resexp.bench import _rows, bottleneck, table
+from resexp.bench import bottleneck, steps
 from resexp.bench.contestants import Case, copy, eager_loop, matmul, ours, usual_loop, work_of_a_unit
 from resexp.bench.turns import Measured
 from resexp.config import ModelConfig, RunConfig, ShapesData, TrainConfig
@@ -52,7 +52,7 @@ def measured(what: str, build: Any, units: dict[str, float], seconds: list[list[
 def test_rates_are_of_all_processes_and_ratios_within_a_round() -> None:
     """The machine was half as fast in the second round; the ratios do not show it."""
     step = {"images": 128.0, "flop": 1e9, "bytes": 1e8}
-    rows = _rows(
+    rows = steps.summary(
         [
             measured("resexp", ours, step, [[0.1, 0.1], [0.2, 0.2], [0.1, 0.1]], processes=2),
             measured("usual loop", usual_loop, step, [[0.1], [0.2], [0.1]]),
@@ -60,18 +60,18 @@ def test_rates_are_of_all_processes_and_ratios_within_a_round() -> None:
             measured("matmul", matmul, {"flop": 1e9}, [[0.025, 0.025], [0.05, 0.05], [0.025, 0.025]], processes=2),
             measured("copy", copy, {"bytes": 1e9}, [[0.1, 0.1], [0.2, 0.2], [0.1, 0.1]], processes=2),
         ]
-    )
-    assert [row.what for row in rows] == ["resexp", "usual loop", "eager loop"]
+    )["rows"]
+    assert [row["what"] for row in rows] == ["resexp", "usual loop", "eager loop"]
     best = rows[0]
-    assert (best.net, best.precision, best.at_once) == ("residual-20", "fp32", 2)
-    assert best.images_per_second == pytest.approx(2560)
-    assert best.spread == pytest.approx((1280, 2560))
-    assert best.ms_per_step == pytest.approx(100)  # of one run, while another is beside it
-    assert best.gflops == pytest.approx(20)
-    assert best.of_matmul == pytest.approx(0.25)
-    assert best.of_copy == pytest.approx(0.1)
-    assert best.over["usual loop"] == pytest.approx((2, 2, 2))
-    assert best.over["eager loop"] == pytest.approx((1.6, 0.8, 1.6))
+    assert (best["net"], best["precision"], best["at_once"]) == ("residual-20", "fp32", 2)
+    assert best["images_per_second"] == pytest.approx(2560)
+    assert best["spread"] == pytest.approx((1280, 2560))
+    assert best["ms_per_step"] == pytest.approx(100)  # of one run, while another is beside it
+    assert best["gflops"] == pytest.approx(20)
+    assert best["of_matmul"] == pytest.approx(0.25)
+    assert best["of_copy"] == pytest.approx(0.1)
+    assert best["over"]["usual loop"] == pytest.approx((2, 2, 2))
+    assert best["over"]["eager loop"] == pytest.approx((1.6, 0.8, 1.6))
 
 
 def test_bench_prints_json_and_writes_a_page(resexp: Cli, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_bench_prints_json_and_writes_a_page(resexp: Cli, tmp_path: Path) -> Non
     page = (tmp_path / "bench/bench.md").read_text()
     assert "| loop | net | at once |" in page
     assert page.count("residual-8 fp32") == len(loops)
-    assert table.NOTE in page
+    assert steps.NOTE in page
 
 
 @pytest.mark.parametrize(
@@ -118,20 +118,21 @@ def test_the_bottleneck_is_the_slower_of_input_and_compute() -> None:
         "together": [[0.5], [1.0], [0.5]],
     }  # fmt: skip
     some = [measured(what, ours, step | {"computes": "input" not in what}, seconds) for what, seconds in times.items()]
-    rows = {row.what: row for row in bottleneck._rows(some)}
-    assert rows["input"].over == pytest.approx((2, 1, 2))
-    assert rows["input"].gflops is None
-    assert rows["compute"].over is None  # its rival is not there
-    assert rows["compute"].gflops == pytest.approx(2.5)
-    assert rows["compute"].ms_per_batch == pytest.approx(400)
-    (found,) = bottleneck._bottleneck(some)
-    assert found.slower == "compute"
-    assert found.times == pytest.approx((4, 2, 4))
-    assert found.images_per_second == pytest.approx({"input": 640, "compute": 320, "together": 256})
-    assert str(found) == (
+    result = bottleneck.summary(some)
+    rows = {row["what"]: row for row in result["rows"]}
+    assert rows["input"]["over"] == pytest.approx((2, 1, 2))
+    assert rows["input"]["gflops"] is None
+    assert rows["compute"]["over"] is None  # its rival is not there
+    assert rows["compute"]["gflops"] == pytest.approx(2.5)
+    assert rows["compute"]["ms_per_batch"] == pytest.approx(400)
+    (found,) = result["bottlenecks"]
+    assert found["slower"] == "compute"
+    assert found["times"] == pytest.approx((4, 2, 4))
+    assert found["images_per_second"] == pytest.approx({"input": 640, "compute": 320, "together": 256})
+    assert bottleneck.BENCHMARK.remarks(result) == [
         "residual-20: the bottleneck is compute; input is 4 times as fast [2, 4]; images/s: input 640, compute 320, "
         "together 256"
-    )
+    ]
 
 
 TINY = ["data.crop=32", "data.resize_range=[36,60]", "data.val_resize=36", "train.batch_size=8", "train.device=cpu"]
@@ -158,7 +159,7 @@ def test_bench_of_imagenet_times_input_and_compute_and_both(resexp: Cli, tmp_pat
     assert found["slower"] in ("input", "compute")
     page = (tmp_path / "bench/bench.md").read_text()
     assert f"plain-18: the bottleneck is {found['slower']}; " in page
-    assert bottleneck.TABLE.note in page
+    assert bottleneck.BENCHMARK.note in page
 
 
 def test_the_nets_of_imagenets_bench_are_the_studys_and_its_data_must_be_there(resexp: Cli) -> None:

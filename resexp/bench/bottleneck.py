@@ -2,100 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
-from resexp.bench import machine, ratios, raw
 from resexp.bench.contestants import Case
 from resexp.bench.streaming import compute_alone, input_alone, together, torchvision_input, usual_amp
-from resexp.bench.table import Table
-from resexp.bench.turns import Measured, in_turns
+from resexp.bench.turns import Benchmark, Measured, net
 from resexp.config import ModelConfig, RunConfig
 from resexp.data import ImageNet, open_dataset
 from resexp.data.imagenet.statistics import statistics as take_statistics
 from resexp.device.hardware import choose
 from resexp.utils.machine import cores
 
-log = logging.getLogger(__name__)
-
 RIVALS = {"input": "torchvision's input", "compute": "usual AMP loop"}
-"""Beside what each is set."""
+"""What each is compared with."""
 _STEPS = 1 << 40
 """Steps of a timed run; more than can be reached."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; rates are medians over the rounds, ratios those of the same round."""
-
-    what: str
-    net: str
-    precision: str
-    ms_per_batch: float
-    images_per_second: float
-    spread: tuple[float, float]
-    """Least and most images/s of a round."""
-    decoders: int | None
-    """Threads, or processes, that read images."""
-    gflops: float | None
-    over: tuple[float, float, float] | None
-    """Times as fast as its rival: median, least, most."""
-    start_up_s: float
-    memory_mib: float
-
-
-@dataclass(frozen=True)
-class Bottleneck:
-    """Which of input and compute is the slower one, of one net."""
-
-    net: str
-    slower: str
-    images_per_second: dict[str, float]
-    """Rates of input, compute, and both together."""
-    times: tuple[float, float, float]
-    """How many times as fast the other one is, in the same round: median, least, most."""
-
-    def __str__(self) -> str:
-        median, least, most = self.times
-        rates = ", ".join(f"{what} {rate:,.4g}" for what, rate in self.images_per_second.items())
-        other = "compute" if self.slower == "input" else "input"
-        return (
-            f"{self.net}: the bottleneck is {self.slower}; {other} is {median:.3g} times as fast [{least:.3g}, "
-            f"{most:.3g}]; images/s: {rates}"
-        )
-
-
-def bench_streamed(configs: Sequence[RunConfig], *, rounds: int, seconds: float) -> dict[str, Any]:
-    """Time input, compute and both for every configuration, in turns; returns what `resexp bench --json` prints.
-
-    Raises UserError where the images are missing.
-    """
-    rows, found, results = list[Row](), list[Bottleneck](), list[dict[str, Any]]()
-    for config in configs:
-        log.info(f"{_net(config)} {choose(config.train).precision}")
-        dataset = open_dataset(config.data)
-        assert isinstance(dataset, ImageNet)
-        take_statistics(dataset)  # once, and not in each process
-        cases, missing = _cases(config)
-        measured, failed = in_turns(cases, rounds, seconds)
-        for line in (*missing, *failed):
-            log.info(f"left out: {line}")
-        rows += _rows(measured)
-        found += _bottleneck(measured)
-        results += [raw(m) for m in measured]
-    return {
-        "machine": machine(configs[0]),
-        "rows": [asdict(row) for row in rows],
-        "bottlenecks": [asdict(bottleneck) for bottleneck in found],
-        "measured": results,
-    }
-
-
 def _cases(config: RunConfig) -> tuple[list[Case], list[str]]:
-    """The contestants, and why some are missing."""
+    dataset = open_dataset(config.data)
+    assert isinstance(dataset, ImageNet)
+    take_statistics(dataset)  # once, and not in each process
     endless = config.model_copy(update={"train": config.train.model_copy(update={"steps": _STEPS})})
     threads = cores() if choose(config.train).device.type == "cpu" else None
     contestants = {
@@ -116,48 +45,52 @@ def _is_torchvisions(model: ModelConfig) -> bool:
     return model.kind in ("residual", "vgg") and model.variant == "imagenet" and model.width == 64
 
 
-def _net(config: RunConfig) -> str:
-    return f"{config.model.kind}-{config.model.depth}"
+def summary(measured: Sequence[Measured]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of contestants, and which of input and compute is the slower one.
 
-
-def _rows(measured: Sequence[Measured]) -> list[Row]:
+    `spread`: least and most images/s of a round. `over`: times as fast as its rival in the same round: median, least,
+    most. `decoders`: threads, or processes, that read images. `times`: how many times as fast the other one is.
+    """
     by_name = {m.case.what: m for m in measured}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for what, m in by_name.items():
-        images, computes = m.rates(), m.facts.get("computes", True)
-        over = ratios(images, by_name[RIVALS[what]].rates()) if RIVALS.get(what) in by_name else None
+        images, rival = m.rates(), by_name.get(RIVALS.get(what, ""))
         rows.append(
-            Row(
-                what=what,
-                net=_net(m.case.config),
-                precision=m.case.hardware.precision,
-                ms_per_batch=1000 * m.facts["images"] / statistics.median(images),
-                images_per_second=statistics.median(images),
-                spread=(min(images), max(images)),
-                decoders=m.facts.get("decoders"),
-                gflops=statistics.median(m.rates("flop")) / 1e9 if computes else None,
-                over=(statistics.median(over), min(over), max(over)) if over else None,
-                start_up_s=m.facts["start_up_s"],
-                memory_mib=m.facts["memory_mib"],
-            )
+            {
+                "what": what,
+                "net": net(m.case.config),
+                "precision": m.case.hardware.precision,
+                "ms_per_batch": 1000 * m.facts["images"] / statistics.median(images),
+                "images_per_second": statistics.median(images),
+                "spread": (min(images), max(images)),
+                "decoders": m.facts.get("decoders"),
+                "gflops": statistics.median(m.rates("flop")) / 1e9 if m.facts.get("computes", True) else None,
+                "over": m.over(rival) if rival else None,
+                "start_up_s": m.facts["start_up_s"],
+                "memory_mib": m.facts["memory_mib"],
+            }
         )
-    return rows
+    if not {"input", "compute"} <= by_name.keys():
+        return {"rows": rows, "bottlenecks": []}
+    rates = {row["what"]: row["images_per_second"] for row in rows if row["what"] not in RIVALS.values()}
+    slower, faster = sorted(("input", "compute"), key=rates.__getitem__)
+    found = {
+        "net": rows[0]["net"],
+        "slower": slower,
+        "images_per_second": rates,
+        "times": by_name[faster].over(by_name[slower]),
+    }
+    return {"rows": rows, "bottlenecks": [found]}
 
 
-def _bottleneck(measured: Sequence[Measured]) -> list[Bottleneck]:
-    rates = {m.case.what: m.rates() for m in measured}
-    if not {"input", "compute"} <= rates.keys():
-        return []
-    slower, faster = sorted(("input", "compute"), key=lambda what: statistics.median(rates[what]))
-    times = ratios(rates[faster], rates[slower])
-    medians = {what: statistics.median(rate) for what, rate in rates.items() if what not in RIVALS.values()}
-    net = _net(measured[0].case.config)
-    return [Bottleneck(net, slower, medians, (statistics.median(times), min(times), max(times)))]
-
-
-def remarks(result: dict[str, Any]) -> list[str]:
-    """A line for each net: what it waits for."""
-    return [str(Bottleneck(**found)) for found in result["bottlenecks"]]
+def _remark(found: dict[str, Any]) -> str:
+    median, least, most = found["times"]
+    rates = ", ".join(f"{what} {rate:,.4g}" for what, rate in found["images_per_second"].items())
+    other = "compute" if found["slower"] == "input" else "input"
+    return (
+        f"{found['net']}: the bottleneck is {found['slower']}; {other} is {median:.3g} times as fast [{least:.3g}, "
+        f"{most:.3g}]; images/s: {rates}"
+    )
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -177,7 +110,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-TABLE = Table(
+BENCHMARK = Benchmark(
+    _cases,
+    summary,
     ("what", "net", "ms/batch", "img/s", "threads", "img/s each", "GFLOP/s", "x rival", "start-up", "memory"),
     _cells,
     "Medians over the rounds ± half the range. input: batches are read, decoded, cropped and "
@@ -187,4 +122,5 @@ TABLE = Table(
     "precision, compiled on a GPU. together: a run's own steps; where input and compute share a CPU's cores, slower "
     "than either. x rival: images/s of input over torchvision's input, and of compute over the usual AMP loop, in the "
     "same round, with the least and the most.",
+    _remark,
 )

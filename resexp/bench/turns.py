@@ -1,4 +1,7 @@
-"""Contestants in processes of their own, which work in turns: machines are noisy, and ratios within a round are not."""
+"""Benchmarks: contestants in processes of their own, which work in turns, and the table of what they reach.
+
+Machines are noisy, and ratios within a round are not.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
@@ -17,9 +21,13 @@ from typing import Any
 import torch
 
 from resexp.bench.contestants import Case, Loop, work_of_a_unit
+from resexp.config import RunConfig
 from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE
+from resexp.device.hardware import choose
 from resexp.errors import UserError
+from resexp.training import manifest
 from resexp.utils.logs import log_to
+from resexp.utils.machine import cores
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +45,91 @@ class Measured:
     def rates(self, quantity: str = "images") -> list[float]:
         """Images, floating-point operations ("flop") or bytes per second, of all processes together, for each round."""
         return [sum(self.facts[quantity] / seconds for seconds in turn) for turn in self.seconds]
+
+    def over(self, other: Measured, quantity: str = "images") -> tuple[float, float, float]:
+        """Its rates divided by those of `other` in the same rounds: median, least, most."""
+        ratios = [a / b for a, b in zip(self.rates(quantity), other.rates(quantity), strict=True)]
+        return statistics.median(ratios), min(ratios), max(ratios)
+
+    def to_json(self) -> dict[str, Any]:
+        """All that was measured."""
+        case = self.case
+        return {
+            "what": case.what,
+            "model": case.config.model.model_dump(),
+            "precision": case.hardware.precision,
+            "runs": case.runs,
+            "processes": case.processes,
+            "threads": case.threads,
+            "facts": self.facts,
+            "seconds_per_unit": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is timed of each configuration, and what is shown of it."""
+
+    cases: Callable[[RunConfig], tuple[list[Case], list[str]]]
+    """The contestants, and why some are missing."""
+    summary: Callable[[Sequence[Measured]], dict[str, list[dict[str, Any]]]]
+    """The `rows` of the table, and `bottlenecks` where a benchmark has them. Rates are medians over the rounds."""
+    columns: Sequence[str]
+    cells: Callable[[dict[str, Any]], list[str]]
+    """The texts of a row, one for each column."""
+    note: str
+    """What the columns mean."""
+    remark: Callable[[dict[str, Any]], str] = str
+    """A bottleneck in words."""
+
+    def run(self, configs: Sequence[RunConfig], rounds: int, seconds: float) -> dict[str, Any]:
+        """Time the contestants of every configuration, in turns; returns what `resexp bench --json` prints.
+
+        Raises UserError where images are missing.
+        """
+        found, measurements = defaultdict[str, list[Any]](list), list[dict[str, Any]]()
+        for config in configs:
+            log.info(f"{net(config)} {choose(config.train).precision}")
+            cases, missing = self.cases(config)
+            measured, failed = in_turns(cases, rounds, seconds)
+            for line in (*missing, *failed):
+                log.info(f"left out: {line}")
+            for key, entries in self.summary(measured).items():
+                found[key] += entries
+            measurements += [m.to_json() for m in measured]
+        attempt = manifest.new_attempt(choose(configs[0].train), 0)
+        keys = {"started", "command", "resexp", "commit", "python", "torch", "cuda", "device"}
+        machine = {**attempt.model_dump(include=keys), "cores": cores()}
+        return {"machine": machine, **found, "measured": measurements}
+
+    def remarks(self, result: dict[str, Any]) -> list[str]:
+        """A line for each bottleneck."""
+        return [self.remark(found) for found in result.get("bottlenecks", [])]
+
+    def markdown(self, result: dict[str, Any]) -> str:
+        """The page of a result."""
+        machine = result["machine"]
+        lines = [
+            f"# `{machine['command']}`",
+            "",
+            f"{machine['device']}, {machine['cores']} cores; PyTorch {machine['torch']}, CUDA {machine['cuda']}, "
+            f"Python {machine['python']}; resexp {machine['resexp']}, commit {machine['commit']}; "
+            f"{machine['started']}.",
+            "",
+            "| " + " | ".join(self.columns) + " |",
+            "|" + "---|" * len(self.columns),
+            *("| " + " | ".join(self.cells(row)) + " |" for row in result["rows"]),
+            "",
+            *(line for remark in self.remarks(result) for line in (remark, "")),
+            self.note,
+            "",
+        ]
+        return "\n".join(lines)
+
+
+def net(config: RunConfig) -> str:
+    """Kind and depth, such as ``plain-20``."""
+    return f"{config.model.kind}-{config.model.depth}"
 
 
 def in_turns(cases: Sequence[Case], rounds: int, seconds: float) -> tuple[list[Measured], list[str]]:
@@ -58,15 +151,17 @@ def in_turns(cases: Sequence[Case], rounds: int, seconds: float) -> tuple[list[M
                 theirs.close()
                 processes.append(process)
                 ends.append(ours)
-            told = [_hear(end) for end in ends]
-            if any(isinstance(facts, str) for facts in told):
-                missing.append(next(facts for facts in told if isinstance(facts, str)))
+            try:
+                facts = [end.recv() for end in ends]
+            except EOFError:
+                facts = ["a process ended before it could begin"]
+            if failures := [failure for failure in facts if isinstance(failure, str)]:
+                missing.append(failures[0])
                 for end in ends:
                     end.close()
                 continue
-            assert isinstance(told[0], dict)
-            log.info(f"{case.what}: ready after {told[0]['start_up_s']:.1f} s")
-            running.append((Measured(case, told[0]), ends))
+            log.info(f"{case.what}: ready after {facts[0]['start_up_s']:.1f} s")
+            running.append((Measured(case, facts[0]), ends))
         for number in range(rounds):
             log.info(f"round {number + 1} of {rounds}")
             for measured, ends in running:
@@ -84,14 +179,6 @@ def in_turns(cases: Sequence[Case], rounds: int, seconds: float) -> tuple[list[M
             process.terminate()
             process.join()
     return [measured for measured, _ in running], missing
-
-
-def _hear(end: Connection) -> dict[str, Any] | str:
-    try:
-        told: dict[str, Any] | str = end.recv()
-    except EOFError:
-        return "a process ended before it could begin"
-    return told
 
 
 def _serve(case: Case, seconds: float, started: float, parent: Connection) -> None:

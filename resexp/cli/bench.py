@@ -49,9 +49,7 @@ def bench(
     """
     import torch
 
-    from resexp.bench import bench as time_steps
-    from resexp.bench import table
-    from resexp.bench.bottleneck import TABLE, bench_streamed, remarks
+    from resexp.bench import bottleneck, steps
     from resexp.config import ImageNetData
     from resexp.config.study import load
     from resexp.runs.records import json_text
@@ -75,24 +73,21 @@ def bench(
     many = _numbers("--packs", packs) if packs else None
     if to:
         to.mkdir(parents=True, exist_ok=True)  # before minutes are spent
-    if streamed:
-        result = bench_streamed(configs, rounds=rounds, seconds=seconds)
-    else:
-        result = time_steps(configs, packs=many, rounds=rounds, seconds=seconds)
-    shape, remarked = (TABLE, remarks(result)) if streamed else (table.STEPS, [])
+    benchmark = bottleneck.BENCHMARK if streamed else steps.benchmark(many)
+    result = benchmark.run(configs, rounds, seconds)
     if to:
         write_atomic(to / "bench.json", json_text(result, indent=1))
-        write_atomic(to / "bench.md", table.markdown(result, shape, remarked))
+        write_atomic(to / "bench.md", benchmark.markdown(result))
     if as_json:
         print_json(result)
         return
     shown = Table(title=result["machine"]["device"], title_justify="left")
-    for name in shape.columns:
+    for name in benchmark.columns:
         shown.add_column(name, no_wrap=True, justify="left" if name in ("loop", "what", "net") else "right")
     for row in result["rows"]:
-        shown.add_row(*shape.cells(row))
+        shown.add_row(*benchmark.cells(row))
     print_table(shown)
-    for line in (*remarked, shape.note):
+    for line in (*benchmark.remarks(result), benchmark.note):
         out.print(line)
 
 
