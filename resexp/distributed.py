@@ -102,7 +102,7 @@ class Torchrun(Ranks):
         """Around all that the ranks do: where one fails, all end.
 
         Rank 0 raises its own error, or a UserError that says what another rank failed for. The others end with its exit
-        code and leave it to rank 0 to print the error. A rank that fails in the middle of a step can't tell: it raises
+        code and leave it to rank 0 to print the error. A rank that fails in the middle of a step can't do so: it raises
         its own error, and the others find it lost.
         """
         self._apart = True
@@ -242,7 +242,7 @@ def joined(stop: Stop) -> Iterator[Torchrun]:
 
 
 def lost(error: BaseException) -> str:
-    """What an error says of another rank that could not be reached any more; empty for any other error."""
-    words = re.sub(r"^\[\S+\] ", "", f"{error}".partition("\n")[0])[:100]  # Gloo names a line of its source first
+    """Why another rank could not be reached, if the error is about that; empty for any other error."""
+    reason = re.sub(r"^\[\S+\] ", "", f"{error}".partition("\n")[0])[:100]  # Gloo names a line of its source first
     from_afar = isinstance(error, RuntimeError) and re.search(r"gloo/|NCCL|Connection closed", f"{error}")
-    return words if isinstance(error, dist.DistError) or from_afar else ""
+    return reason if isinstance(error, dist.DistError) or from_afar else ""

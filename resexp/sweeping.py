@@ -1,4 +1,4 @@
-"""Carrying out a study: lock its folder, decide what is missing, train it, and say how each run ended."""
+"""Carrying out a study: lock its folder, decide what is missing, train it, and report how each run ended."""
 
 from __future__ import annotations
 
@@ -185,10 +185,10 @@ def train_all(
     """
     ran = 0
 
-    def ended(run: Run, said: str) -> bool:
+    def ended(run: Run, error: str) -> bool:
         nonlocal ran
         ran += 1
-        problem = describe(run, said)
+        problem = describe(run, error)
         if problem:
             outcome.problems.append((run, problem))
         else:
@@ -214,13 +214,12 @@ def _record(study: Study, cells: list[Cell]) -> Plan:
     return Plan(name=study.name, description=study.description, margin=study.report.margin, runs=runs)
 
 
-def describe(run: Run, said: str = "") -> str:
-    """Why the run is not finished, in one line; empty if it is. `said` is what went wrong, should the folder not hold
-    it."""
+def describe(run: Run, error: str = "") -> str:
+    """Why the run is not finished, in one line; empty if it is. `error` is used where the folder does not have one."""
     status = run.status()
     if status.state == "finished":
         return ""
     what = status.message or "the worker exited without an error message; see log.txt"
-    if said and status.state != "failed" and " ".join(said.split()) != status.message:
-        what = f"{said}; the same command continues"
+    if error and status.state != "failed" and " ".join(error.split()) != status.message:
+        what = f"{error}; the same command continues"
     return f"{status.state} at step {status.step}: {what}"

@@ -47,7 +47,7 @@ class Scripted:
 
     def kill(self) -> None:
         self.killed = True
-        self.end = End("its process was killed by signal 9", fault=True)
+        self.end = End("its process was killed by signal 9", retry=True)
 
 
 def begin(handle: Scripted) -> None:
@@ -55,7 +55,7 @@ def begin(handle: Scripted) -> None:
 
 
 def crash(handle: Scripted) -> None:
-    handle.end = End("the machine broke", fault=True)
+    handle.end = End("the machine broke", retry=True)
 
 
 def give_up(handle: Scripted) -> None:

@@ -31,20 +31,14 @@ class Packed:
         self.outcome: dict[str, Status | Exception] = {}
         self.side_by_side = 0
         self.said: list[str] = []
-        pack = ConcurrentRuns(
-            runs,
-            size=size,
-            threads=1,
-            stop=stop,
-            began=self._begin,
-            ended=lambda run, outcome: self.outcome.update({run.folder.parent.name.rpartition("-")[0]: outcome}),
-        )
+        pack = ConcurrentRuns(runs, size=size, threads=1, stop=stop)
         with logged_to(self.said.append):
-            pack.train()
-
-    def _begin(self, run: Run) -> None:
-        self.began.append(run)
-        self.side_by_side = max(self.side_by_side, len(self.began) - len(self.outcome))
+            for run, outcome in itertools.chain.from_iterable(pack.turns()):
+                if outcome is None:
+                    self.began.append(run)
+                    self.side_by_side = max(self.side_by_side, len(self.began) - len(self.outcome))
+                else:
+                    self.outcome[run.folder.parent.name.rpartition("-")[0]] = outcome
 
     @property
     def states(self) -> list[str]:

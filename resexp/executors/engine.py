@@ -1,10 +1,11 @@
-"""What an executor must be able to do: plan jobs, start them, and say how each goes."""
+"""What an executor must be able to do: plan jobs, start them, and report how each goes."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 from resexp.runs.store import Run
 
@@ -19,17 +20,17 @@ class Job:
     threads: int | None = None
     """CPU threads of a run that begins; None: as many as torch takes."""
     gpu: str | None = None
-    """A device in the words of CUDA_VISIBLE_DEVICES; None: all visible ones."""
+    """A device as CUDA_VISIBLE_DEVICES names it; None: all visible ones."""
     pack: int | None = 1
     """Runs side by side; None: as many as pay."""
 
 
 Kind = Literal["here", "log", "began", "ended", "lost"]
-"""Kinds of events. `here`: the job has started. `lost`: a machine fault ended the run."""
+"""Kinds of events. `here`: the job has started. `lost`: the machine failed."""
 
 
 class Event(NamedTuple):
-    """What a job tells of one of its runs."""
+    """What happened to a run of a job."""
 
     kind: Kind
     run: Run
@@ -40,45 +41,53 @@ class Event(NamedTuple):
 class End(NamedTuple):
     """How a job ended."""
 
-    words: str = ""
+    error: str = ""
     """What went wrong."""
-    fault: bool = False
-    """Whether it was the machine, so that it is worth trying again."""
+    retry: bool = False
+    """Whether the machine failed, so that it is worth trying again."""
 
 
-class Handle(Protocol):
+class Handle(ABC):
     """A job that was started."""
 
     job: Job
 
+    @abstractmethod
     def poll(self) -> End | None:
         """How it ended; None while it is queued or at work."""
 
+    @abstractmethod
     def events(self) -> list[Event]:
-        """What it told since the last call."""
+        """Events since the last call."""
 
+    @abstractmethod
     def stop(self) -> None:
         """Ask it to save and end."""
 
     def kill(self) -> None:
-        """End it at once."""
+        """End it at once, where that is possible."""
+        self.stop()
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """What jobs run on."""
 
-    outlives: bool
+    outlives = False
     """Whether jobs outlive the sweep that started them."""
 
+    @abstractmethod
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
         """Jobs for the runs, each given with its cost, in the order of starting; and how many of their cores there are
         to give at a time."""
 
     def find(self, runs: Sequence[Run]) -> list[Handle]:
         """Jobs that an earlier sweep started, and that are to train some of these runs or are at it."""
+        return []
 
+    @abstractmethod
     def start(self, jobs: Sequence[Job]) -> list[Handle]:
         """Start them all."""
 
+    @abstractmethod
     def wait(self, handles: Sequence[Handle]) -> None:
-        """Wait a moment, less if one of them has something to tell."""
+        """Wait a moment, less if one of them has events."""

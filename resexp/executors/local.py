@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from resexp.config import ExecutorConfig
 from resexp.executors import schedule
-from resexp.executors.engine import End, Event, Handle, Job
+from resexp.executors.engine import End, Engine, Event, Handle, Job
 from resexp.runs.store import Run
 from resexp.utils.interrupts import STOPPING
 from resexp.utils.machine import cores
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.5
 _SERVER_DIED = 255
-"""What multiprocessing takes a process to have exited with when nobody is left to ask."""
+"""The exit code that multiprocessing assumes where the server can't be queried any more."""
 
 
 def visible_gpus() -> list[str]:
@@ -41,10 +41,8 @@ def visible_gpus() -> list[str]:
     return [name.strip() for name in named.split(",")][:count] if named else list(map(str, range(count)))
 
 
-class Local:
+class Local(Engine):
     """The engine of this machine."""
-
-    outlives = False
 
     def __init__(self, config: ExecutorConfig, devices: set[torch.device]) -> None:
         """`devices`: the devices of the runs."""
@@ -78,10 +76,6 @@ class Local:
         pack = 1 if any(device.type == "mps" for device in self._devices) else pack
         return schedule.on_gpus(left, gpus, processes, pack), processes
 
-    def find(self, runs: Sequence[Run]) -> list[Handle]:
-        """None: workers end with their sweep."""
-        return []
-
     def start(self, jobs: Sequence[Job]) -> list[Handle]:
         """A process for each. The first ones wait for the server, which imports torch."""
         if not self._started:
@@ -90,14 +84,14 @@ class Local:
         return [_Worker(self._context, job) for job in jobs]
 
     def wait(self, handles: Sequence[Handle]) -> None:
-        """Wait until one of them tells something or ends."""
+        """Wait until one of them has an event or ends."""
         workers = [handle for handle in handles if isinstance(handle, _Worker)]
-        told: list[Connection | int] = [worker.process.sentinel for worker in workers]
-        told += [worker.receiver for worker in workers if not worker.receiver.closed]
-        wait(told, timeout=TICK_S)
+        ready: list[Connection | int] = [worker.process.sentinel for worker in workers]
+        ready += [worker.receiver for worker in workers if not worker.receiver.closed]
+        wait(ready, timeout=TICK_S)
 
 
-class _Worker:
+class _Worker(Handle):
     """A process at work on a job."""
 
     def __init__(self, context: ForkServerContext, job: Job) -> None:
@@ -116,9 +110,9 @@ class _Worker:
         if code is None:
             return None
         if code == _SERVER_DIED:
-            self._kill_orphan()
-            return End("the server that it was forked from died", fault=True)
-        return End(f"its process was killed by signal {-code}", fault=True) if code < 0 else End()
+            self.kill()
+            return End("the server that it was forked from died", retry=True)
+        return End(f"its process was killed by signal {-code}", retry=True) if code < 0 else End()
 
     def events(self) -> list[Event]:
         """Events since the last call."""
@@ -139,12 +133,7 @@ class _Worker:
         """End it at once."""
         self._signal(signal.SIGKILL)
 
-    def _kill_orphan(self) -> None:
-        if self.process.pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process.pid, signal.SIGKILL)
-
     def _signal(self, number: int) -> None:
-        if self.process.pid is not None and self.process.exitcode is None:
+        if self.process.pid is not None and self.process.exitcode in (None, _SERVER_DIED):
             with contextlib.suppress(ProcessLookupError):  # it ended a moment ago
                 os.kill(self.process.pid, number)

@@ -24,7 +24,7 @@ HELD_S = 300.0
 """Longest wait for another attempt to release a run, such as one on a lost node, seconds."""
 GRACE_S = 300.0
 """How long Slurm is given, after a SIGTERM of its own, to kill the job or to queue it again, seconds."""
-LOOK_S = 0.5
+POLL_S = 0.5
 TORCHRUN = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """Or a restart may hang (PyTorch's issue 135712)."""
 RESTARTS = 3
@@ -51,7 +51,7 @@ class Training:
         signal.signal(signal.SIGTERM, self._end)  # it reaches all processes of the job
         deadline = time.monotonic() + HELD_S
         while any(Run(run).is_held() for run in self.runs) and time.monotonic() < deadline:
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
         worst = 0
         for command in self.commands(os.environ):
             print("$", *command, flush=True)
@@ -63,7 +63,7 @@ class Training:
                 preexec_fn=_ignore_warnings,
             )
             while (code := self._child.poll()) is None:
-                time.sleep(LOOK_S)
+                time.sleep(POLL_S)
             worst = max(worst, code if code >= 0 else EXIT_SIGNAL - code)
             if code and self._ending:  # cancelled, or preempted: then a job that ends is not queued again
                 time.sleep(GRACE_S)

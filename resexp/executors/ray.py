@@ -17,7 +17,7 @@ from resexp.config import ExecutorConfig, plugins
 from resexp.data import data_home
 from resexp.errors import UserError
 from resexp.executors import schedule
-from resexp.executors.engine import End, Event, Handle, Job
+from resexp.executors.engine import End, Engine, Event, Handle, Job
 from resexp.executors.worker import Message, train
 from resexp.runs.store import Run
 from resexp.utils.interrupts import Stop
@@ -37,10 +37,8 @@ ANSWER_S = 10.0
 """Seconds within which a cluster must answer."""
 
 
-class Ray:
+class Ray(Engine):
     """The engine of a Ray cluster."""
-
-    outlives = False
 
     def __init__(self, config: ExecutorConfig) -> None:
         self._config = config
@@ -56,10 +54,6 @@ class Ray:
             self._connect()
         return [Job(chunk, 1, threads, gpu, pack) for chunk in chunks], self._config.jobs or len(chunks)
 
-    def find(self, runs: Sequence[Run]) -> list[Handle]:
-        """None: Ray ends the tasks of a sweep that is gone."""
-        return []
-
     def start(self, jobs: Sequence[Job]) -> list[Handle]:
         """A task for each."""
         size = {"num_cpus": self._config.ray.cpus, "num_gpus": self._config.ray.gpus}
@@ -73,11 +67,11 @@ class Ray:
         return handles
 
     def wait(self, handles: Sequence[Handle]) -> None:
-        """Wait until one of them tells something or ends."""
-        if tasks := {handle.told: handle for handle in handles if isinstance(handle, _Task)}:
+        """Wait until one of them has an event or ends."""
+        if tasks := {handle.messages: handle for handle in handles if isinstance(handle, _Task)}:
             ray.wait([*tasks], timeout=TICK_S)
-            for told in ray.wait([*tasks], num_returns=len(tasks), timeout=0)[0]:
-                tasks[told].ready = True
+            for messages in ray.wait([*tasks], num_returns=len(tasks), timeout=0)[0]:
+                tasks[messages].ready = True
 
     def _connect(self) -> None:
         address, settings = self._config.ray.address or os.environ.get("RAY_ADDRESS"), dict[str, Any]()
@@ -121,46 +115,46 @@ def _reach(address: str) -> None:
         raise UserError(f"executor.ray.address: no Ray cluster answers at {address}: {error}") from None
 
 
-class _Task:
+class _Task(Handle):
     """A job as a task of Ray."""
 
-    def __init__(self, job: Job, told: ray.ObjectRefGenerator) -> None:
-        self.job, self.told = job, told
+    def __init__(self, job: Job, messages: ray.ObjectRefGenerator) -> None:
+        self.job, self.messages = job, messages
         self.ready = False
-        """Whether it has told something, or ended; to ask each of thousands takes too long."""
-        self._heard = list[Event]()
+        """Whether it has an event, or ended; to ask each of thousands takes too long."""
+        self._events = list[Event]()
         self._end: End | None = None
 
     def poll(self) -> End | None:
         """How the task ended; a worker or a node that died is a fault of the machine."""
         while self.ready and self._end is None:
             try:
-                kind, number, text = ray.get(next(self.told))
-                self._heard.append(Event(kind, self.job.runs[number], text))
-                self.ready = bool(ray.wait([self.told], timeout=0)[0])
+                kind, number, text = ray.get(next(self.messages))
+                self._events.append(Event(kind, self.job.runs[number], text))
+                self.ready = bool(ray.wait([self.messages], timeout=0)[0])
             except StopIteration:
                 self._end = End()
             except ray.exceptions.TaskCancelledError:
-                self._end = End("it was cancelled", fault=True)
+                self._end = End("it was cancelled", retry=True)
             except ray.exceptions.RayTaskError as error:
                 self._end = End(f"{type(error.cause).__name__}: {error.cause}")
             except ray.exceptions.RayError as error:
-                self._end = End(f"Ray lost its worker ({type(error).__name__})", fault=True)
+                self._end = End(f"Ray lost its worker ({type(error).__name__})", retry=True)
         return self._end
 
     def events(self) -> list[Event]:
         """Events since the last call."""
-        heard, self._heard = self._heard, []
-        return heard
+        events, self._events = self._events, []
+        return events
 
     def stop(self) -> None:
-        """Ask it to save and end: its worker hears Ctrl-C."""
-        ray.cancel(self.told)
+        """Ask it to save and end: its worker gets Ctrl-C."""
+        ray.cancel(self.messages)
 
     def kill(self) -> None:
         """End it at once; a worker that is too far gone for that is not waited for."""
-        ray.cancel(self.told, force=True)
-        self._end = End("it was killed", fault=True)
+        ray.cancel(self.messages, force=True)
+        self._end = End("it was killed", retry=True)
 
 
 def _work(job: Job, folder: Path, data: Path, plugin_files: str) -> Iterator[Message]:
@@ -174,12 +168,12 @@ def _work(job: Job, folder: Path, data: Path, plugin_files: str) -> Iterator[Mes
         for number in range(len(job.runs)):
             yield "ended", number, f"{where}: all nodes of a Ray cluster must see the results on a shared file system"
         return
-    told = train(job, stop)
+    messages = train(job, stop)
     try:
-        for event in told:
-            if not stop():  # Ray lets a task that was cancelled tell nothing more
-                yield event
+        for message in messages:
+            if not stop():  # Ray accepts no more from a task that was cancelled
+                yield message
     finally:
         stop.ask()
-        for _ in told:  # cancelled while it told something: it must still save
+        for _ in messages:  # cancelled while it sent one: it must still save
             pass

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from resexp.config import ExecutorConfig
 from resexp.errors import UserError
 from resexp.executors import schedule
-from resexp.executors.engine import End, Event, Handle, Job
+from resexp.executors.engine import End, Engine, Event, Handle, Job
 from resexp.executors.node import Training
 from resexp.runs import lease
 from resexp.runs.records import Submission
@@ -46,7 +46,7 @@ _LEFT |= {"REVOKED", "TIMEOUT", "FORGOTTEN"}
 
 
 class _State(NamedTuple):
-    """Slurm's word on a job, or FORGOTTEN."""
+    """What squeue reports of a job, or FORGOTTEN."""
 
     name: str
     exit_status: int = 0
@@ -63,7 +63,7 @@ class _State(NamedTuple):
         return not self.left and self.name not in ("RUNNING", "COMPLETING")
 
 
-class Slurm:
+class Slurm(Engine):
     """The engine of a Slurm cluster."""
 
     outlives = True
@@ -74,25 +74,22 @@ class Slurm:
         if not shutil.which("sbatch"):
             raise UserError("executor slurm: no sbatch on this machine; submit from a login node of the cluster")
         self._config = config
-        self._states: dict[str, _State] = {}
-        self._deaf = False
-
-    def state(self, job: str) -> _State:
-        """What was last heard of a job."""
-        return self._states[job]
+        self.states: dict[str, _State] = {}
+        """What Slurm last reported, by job."""
+        self._unreachable = False
 
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
-        """Jobs of as many runs as the configuration says, in the order of starting; Slurm sees to the room."""
+        """Jobs of `runs_per_job` runs in the order of starting; Slurm decides how many run at a time."""
         left = [(run, cost * (1 - run.status().share)) for run, cost in todo]
         return [Job(chunk) for chunk in schedule.in_chunks(left, self._config.runs_per_job)], sys.maxsize
 
     def find(self, runs: Sequence[Run]) -> list[Handle]:
         """The jobs in the queue that were asked to train these runs, and have not ended them."""
         jobs: dict[str, list[tuple[Run, Submission]]] = {}
-        asked = _asked(runs)
-        self._states = _look({submission.user for _, submission in asked})
-        for run, submission in asked:
-            state = self._states.get(submission.job)
+        submissions = _submissions(runs)
+        self.states = _squeue({submission.user for _, submission in submissions})
+        for run, submission in submissions:
+            state = self.states.get(submission.job)
             if state and not state.left and not _has_ended(run, submission.attempt):
                 jobs.setdefault(submission.job, []).append((run, submission))
         if jobs:
@@ -119,27 +116,27 @@ class Slurm:
             ]
             for run, record in zip(job.runs, records, strict=True):
                 run.write_submission(record)
-            self._states[its.job_id] = _State("PENDING")
+            self.states[its.job_id] = _State("PENDING")
             handles.append(_Submitted(self, its.job_id, list(zip(job.runs, records, strict=True))))
         log.info(f"{sum(len(job.runs) for job in jobs)} runs submitted: {_named(its.job_id for its in submitted)}")
         log.info(f"what jobs print: {logs}")
         return handles
 
     def wait(self, handles: Sequence[Handle]) -> None:
-        """Look at the queue after a while. Where Slurm does not answer, nothing is known to have changed."""
+        """Query the queue after a while. Where Slurm does not answer, the last states are kept."""
         time.sleep(self._config.slurm.poll_seconds)
         jobs = [handle for handle in handles if isinstance(handle, _Submitted)]
         try:
-            seen = _look({submission.user for job in jobs for _, submission in job.submissions})
+            seen = _squeue({submission.user for job in jobs for _, submission in job.submissions})
         except UserError as error:
-            if not self._deaf:
+            if not self._unreachable:
                 log.info(f"{error}; asked again until it answers")
-            self._deaf = True
+            self._unreachable = True
             return
-        self._deaf = False
+        self._unreachable = False
         for name in {job.name for job in jobs} - seen.keys():  # Slurm keeps nothing of what never began
-            seen[name] = _State("CANCELLED" if self._states[name].waits else "FORGOTTEN")
-        self._states = seen
+            seen[name] = _State("CANCELLED" if self.states[name].waits else "FORGOTTEN")
+        self.states = seen
 
     def _submitit(self, logs: Path) -> submitit.AutoExecutor:
         import submitit
@@ -178,7 +175,7 @@ class Slurm:
         )
 
 
-class _Submitted:
+class _Submitted(Handle):
     """A job in the queue, or at work."""
 
     def __init__(self, slurm: Slurm, name: str, submissions: list[tuple[Run, Submission]]) -> None:
@@ -189,13 +186,13 @@ class _Submitted:
         self._begun = set[Run]()
 
     def poll(self) -> End | None:
-        """How it left the queue; whatever is not finished by then, and not cancelled, is the machine's fault."""
-        state = self._slurm.state(self.name)
-        return End(f"its Slurm job {self.name} is gone ({state.name})", fault=True) if state.left else None
+        """How it left the queue; whatever is not finished by then, and not cancelled, is tried again."""
+        state = self._slurm.states[self.name]
+        return End(f"its Slurm job {self.name} is gone ({state.name})", retry=True) if state.left else None
 
     def events(self) -> list[Event]:
-        """What the folders of its runs tell, once it is at work."""
-        state, events = self._slurm.state(self.name), list[Event]()
+        """Events as the folders of its runs show them, once it is at work."""
+        state, events = self._slurm.states[self.name], list[Event]()
         if state.waits:
             return events
         for run, submission in list(self._left.items()):
@@ -211,32 +208,28 @@ class _Submitted:
             events += [self._over(run, f"{refused}: {run.status().message}") for run in list(self._left)]
         return events
 
-    def _over(self, run: Run, words: str = "") -> Event:
+    def _over(self, run: Run, error: str = "") -> Event:
         del self._left[run]
-        return Event("ended", run, words)
+        return Event("ended", run, error)
 
     def stop(self) -> None:
         """Cancel it; what is at work is asked to save, and has the time that Slurm gives it."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             subprocess.run(["scancel", self.name], check=False, timeout=SQUEUE_S, start_new_session=True)
 
-    def kill(self) -> None:
-        """Cancel it."""
-        self.stop()
-
 
 def queued(runs: Iterable[Run]) -> dict[Path, str]:
     """The jobs in Slurm's queue that are to train these runs, by folder; none where Slurm does not answer."""
-    asked = _asked(runs)
+    submissions = _submissions(runs)
     try:
-        states = _look({submission.user for _, submission in asked})
+        states = _squeue({submission.user for _, submission in submissions})
     except UserError:
         return {}
-    jobs = {run.folder: submission.job for run, submission in asked}
+    jobs = {run.folder: submission.job for run, submission in submissions}
     return {folder: job for folder, job in jobs.items() if job in states and not states[job].left}
 
 
-def _asked(runs: Iterable[Run]) -> list[tuple[Run, Submission]]:
+def _submissions(runs: Iterable[Run]) -> list[tuple[Run, Submission]]:
     """The runs that a job was asked to train."""
     return [(run, submission) for run in runs if (submission := run.submission())]
 
@@ -249,7 +242,7 @@ def _has_ended(run: Run, attempt: int) -> bool:
     return failed or state in ("finished", "diverged")
 
 
-def _look(users: set[str]) -> dict[str, _State]:
+def _squeue(users: set[str]) -> dict[str, _State]:
     """The jobs of these users that Slurm knows of. Raises UserError where it does not answer."""
     if not users:
         return {}
@@ -275,8 +268,8 @@ def _named(jobs: Iterable[str]) -> str:
     return f"Slurm job {', '.join(sorted({job.partition('_')[0] for job in jobs}, key=int))}"
 
 
-def _refusal(said: str) -> str:
-    """What sbatch said, in one line."""
-    words = [line.partition("error: ")[2] for line in said.splitlines() if "sbatch: error: " in line]
-    remedy = "; raise executor.runs_per_job" if "job array" in said else ""
-    return f"executor slurm: sbatch: {', '.join(words) or ' '.join(said.split())}{remedy}"
+def _refusal(output: str) -> str:
+    """The error of sbatch, in one line."""
+    errors = [line.partition("error: ")[2] for line in output.splitlines() if "sbatch: error: " in line]
+    remedy = "; raise executor.runs_per_job" if "job array" in output else ""
+    return f"executor slurm: sbatch: {', '.join(errors) or ' '.join(output.split())}{remedy}"

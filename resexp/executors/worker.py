@@ -1,4 +1,4 @@
-"""Training the runs of a job in this process, and telling how each goes; and such a process of this machine."""
+"""Training the runs of a job in this process, with an event for each that begins or ends."""
 
 from __future__ import annotations
 
@@ -17,29 +17,28 @@ from multiprocessing.connection import Connection, wait
 from resexp.errors import DeviceFailedError
 from resexp.executors.engine import Job, Kind
 from resexp.runs.lease import HEARTBEAT_TIMEOUT_S
-from resexp.runs.records import Status
 from resexp.runs.store import Run
 from resexp.training.concurrent_runs import ConcurrentRuns
 from resexp.utils.interrupts import Stop
 from resexp.utils.logs import logged_to
 
 ORPHAN_S = 2 * HEARTBEAT_TIMEOUT_S
-"""How long a run may be held by the worker of an earlier attempt, seconds: of one on another machine only its silence
-tells that it is dead."""
+"""How long a run may be held by the worker of an earlier attempt, seconds: one on another machine is
+known to be dead only by its missing heartbeat."""
 
 Message = tuple[Kind, int, str]
 """An `engine.Event` on its way to another process: the run by its number in the job."""
 
 
 def work(job: Job, parent: Connection) -> None:
-    """Train the runs of a job in a process of this machine, tell the `parent`, and end with it."""
+    """Train the runs of a job in a process of this machine, send events to the `parent`, and end with it."""
     os.setsid()  # Ctrl-C in the terminal reaches the parent, which asks us to stop
     gc.freeze()  # what was imported stays: to visit all of it whenever a run has ended takes a fifth of a second
     stop = Stop().install()
     threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
-    for told in train(job, stop):
+    for message in train(job, stop):
         with contextlib.suppress(BrokenPipeError):  # it is gone; what is left must still be saved
-            parent.send(told)
+            parent.send(message)
 
 
 def train(job: Job, stop: Stop) -> Iterator[Message]:
@@ -61,31 +60,21 @@ def train(job: Job, stop: Stop) -> Iterator[Message]:
     os.dup2(log.fileno(), 2)
     unsent = deque[Message]()
 
-    def tell(kind: Kind, run: Run, text: str = "") -> None:
-        unsent.append((kind, job.runs.index(run), text))
-
     def keep(line: str) -> None:
-        run = pack.current or job.runs[0]
-        tell("log", run, line)
+        run = runs.current or job.runs[0]
+        unsent.append(("log", job.runs.index(run), line))
         _write(run, line)
 
-    def ended(run: Run, outcome: Status | Exception) -> None:
-        if isinstance(outcome, Exception):
-            _write(run, "".join(traceback.format_exception(outcome)))
-        kind: Kind = "lost" if isinstance(outcome, DeviceFailedError) else "ended"
-        tell(kind, run, f"{outcome}" if isinstance(outcome, Exception) else "")
-
     _wait_for_orphans(job, stop)
-    pack = ConcurrentRuns(
-        job.runs,
-        size=job.pack,
-        threads=job.threads,
-        stop=stop,
-        began=lambda run: tell("began", run),
-        ended=ended,
-    )
+    runs = ConcurrentRuns(job.runs, size=job.pack, threads=job.threads, stop=stop)
     with logged_to(keep):
-        for _ in pack.turns():
+        for events in runs.turns():
+            for run, outcome in events:
+                if isinstance(outcome, Exception):
+                    _write(run, "".join(traceback.format_exception(outcome)))
+                lost = isinstance(outcome, DeviceFailedError)
+                kind: Kind = "lost" if lost else "began" if outcome is None else "ended"
+                unsent.append((kind, job.runs.index(run), f"{outcome}" if isinstance(outcome, Exception) else ""))
             while unsent:
                 yield unsent.popleft()
 
@@ -103,7 +92,7 @@ def _wait_for_orphans(job: Job, stop: Stop) -> None:
 
 
 def _watch_parent(stop: Stop) -> None:
-    """A parent that was killed can't ask: when it is gone, stop as if it had."""
+    """Stop when the parent is gone: one that was killed can't send a signal."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -33,6 +33,10 @@ WORTHWHILE = 1.1
 """How many times faster a pack of twice the size must be."""
 
 
+Event = tuple[Run, Status | Exception | None]
+"""A run that began (None), or that ended: its status, or the exception that `train` would raise."""
+
+
 @dataclass(eq=False)
 class _Member:
     run: Run
@@ -53,7 +57,7 @@ class Concurrency:
         self._begin: tuple[float, list[int]] | None = None
 
     def observe(self, steps: list[int], costs: list[float], now: float) -> None:
-        """Hear, at time `now`, the steps that each run has done so far, and what a step of it costs."""
+        """Take in, at time `now`, the steps that each run has done so far, and what a step of it costs."""
         if not self._growing:
             return
         if len(steps) < self.size or min(steps) < SETTLING_STEPS or (self._begin and len(self._begin[1]) != len(steps)):
@@ -90,32 +94,23 @@ class ConcurrentRuns:
         size: int | None,
         threads: int | None,
         stop: Callable[[], bool],
-        began: Callable[[Run], None],
-        ended: Callable[[Run, Status | Exception], None],
     ) -> None:
-        """`runs` in this order, `size` at a time; None: as many as pay, on a GPU.
-
-        `began` and `ended` hear of each run, the latter with its status, or with the exception `train` would raise.
-        """
+        """`runs` in this order, `size` at a time; None: as many as pay, on a GPU."""
         self._waiting, self._again, self._members = deque(runs), deque[Run](), list[_Member]()
         self._size, self._threads, self._stop = Concurrency(size), threads, stop
-        self._began, self._ended = began, ended
+        self._events = list[Event]()
         self.current: Run | None = None
         """The run that has its turn."""
         self._free = _free_memory(runs[0])
-        self._told = False
+        self._logged = False
 
-    def train(self) -> None:
-        """Train them all, or until asked to stop."""
-        for _ in self.turns():
-            pass
-
-    def turns(self) -> Iterator[None]:
-        """`train`, turn by turn; callbacks are called within each turn."""
+    def turns(self) -> Iterator[list[Event]]:
+        """Train them all, or until asked to stop, turn by turn; yields what happened in each turn."""
         while True:
             while self._has_place():
                 self._begin()
-            yield
+            events, self._events = self._events, []
+            yield events
             if not self._members:
                 return
             if not self._turn():
@@ -138,16 +133,16 @@ class ConcurrentRuns:
         try:
             fits = self._free is None or _need(run) <= self._free - sum(_need(member.run) for member in self._members)
         except (UserError, OSError):
-            return True  # to be said of the run when it begins
-        if not fits and not self._told:
+            return True  # the run raises it when it begins
+        if not fits and not self._logged:
             log.info(f"{run.name} waits: too little GPU memory next to {len(self._members)} others")
-            self._told = True
+            self._logged = True
         return fits
 
     def _begin(self) -> None:
         alone = not self._waiting
         run = (self._again if alone else self._waiting).popleft()
-        self._began(run)
+        self._events.append((run, None))
         work = attempt(run, stop=self._stop, threads=self._threads)
         self._members.append(_Member(run, work, alone))
 
@@ -160,7 +155,7 @@ class ConcurrentRuns:
                 steps = next(member.work)
             except StopIteration as end:
                 left.append(member)
-                self._ended(member.run, end.value)
+                self._events.append((member.run, end.value))
             except Exception as error:
                 left.append(member)
                 self._failed(member, error)
@@ -185,7 +180,7 @@ class ConcurrentRuns:
         if isinstance(error, DeviceFailedError):
             self._waiting.clear()
             self._again.clear()
-        self._ended(member.run, error)
+        self._events.append((member.run, error))
 
 
 @functools.cache
@@ -200,7 +195,7 @@ def _free_memory(run: Run) -> int | None:
         device = choose(load_run(run.config_path).train).device
         return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
     except (UserError, OSError, RuntimeError):
-        return None  # to be said of the run when it begins
+        return None  # the run raises it when it begins
 
 
 @functools.cache

@@ -33,7 +33,7 @@ from resexp.utils.interrupts import Interrupted
 log = logging.getLogger(__name__)
 
 _OUT_OF_MEMORY = ("CUDA error: out of memory", "ALLOC_FAILED", "unable to find an engine")
-"""How CUDA, cuBLAS and cuDNN say so, where PyTorch does not."""
+"""How CUDA, cuBLAS and cuDNN report it, where PyTorch does not."""
 
 
 def train(
@@ -71,7 +71,7 @@ def attempt(
     """`train`, piece by piece, so that several runs can take turns in one process."""
     if ranks.rank > 0:
         status = Status()
-        with _explaining(run), ExitStack() as undo:
+        with _translated(run), ExitStack() as undo:
             start = _set_up(run, status, ranks, threads, world_may_change, undo)
             yield from Loop(run, status, *start, stop, on_status).work()
         return status
@@ -81,7 +81,7 @@ def attempt(
         try:
             run.write_status(status)  # what an earlier attempt came to is over
             assert run.lease
-            with _explaining(run):
+            with _translated(run):
                 with run.lease.heartbeats():
                     start = _set_up(run, status, ranks, threads, world_may_change, undo)
                 loop = Loop(run, status, *start, stop, on_status)
@@ -213,21 +213,21 @@ def _begin_attempt(run: Run, trainer: Trainer, before: Manifest | None) -> Manif
 
 
 @contextlib.contextmanager
-def _explaining(run: Run) -> Iterator[None]:
-    """Let errors of the device and of the network say what they mean for the run."""
+def _translated(run: Run) -> Iterator[None]:
+    """Raise errors of the device and of the network as errors that name the run and the remedy."""
     try:
         yield
     except RuntimeError as error:
         text = str(error)
-        words = text.partition("\n")[0][:100]
+        reason = text.partition("\n")[0][:100]
         if what := lost(error):
             raise RankLostError(f"{run.folder}: another rank is gone ({what}); the same command continues") from error
         if isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
             raise DeviceOutOfMemoryError(
-                f"{run.folder}: out of GPU memory; free some, or lower train.batch_size or model.width ({words})"
+                f"{run.folder}: out of GPU memory; free some, or lower train.batch_size or model.width ({reason})"
             ) from error
         if isinstance(error, torch.AcceleratorError) or _device_failed():
-            raise DeviceFailedError(f"{run.folder}: the GPU failed ({words}); the same command continues") from error
+            raise DeviceFailedError(f"{run.folder}: the GPU failed ({reason}); the same command continues") from error
         raise
 
 

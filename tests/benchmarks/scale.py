@@ -7,7 +7,6 @@ numbers: `python -m tests.benchmarks.scale RATES SEEDS LINES`, with ten nets at 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import statistics
 import subprocess
@@ -19,13 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from resexp.config import ExecutorConfig
 from resexp.config.study import load
 from resexp.display import Lines
 from resexp.executors import schedule
-from resexp.executors.engine import End, Event, Handle, Job
+from resexp.executors.engine import End, Engine, Event, Handle, Job
 from resexp.runs.records import Status
 from resexp.runs.store import Run
 from resexp.sweeping import Outcome, plan, train_all
@@ -62,7 +60,7 @@ def cost(*words: str) -> tuple[float, float]:
 
 
 @dataclass
-class _Done:
+class _Done(Handle):
     """A job that is done before it is asked."""
 
     job: Job
@@ -77,19 +75,12 @@ class _Done:
 
     def stop(self) -> None: ...
 
-    def kill(self) -> None: ...
 
-
-class Idle:
+class Idle(Engine):
     """An engine of as many cores as this machine has, whose jobs do nothing."""
-
-    outlives = False
 
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
         return schedule.on_cores(todo, cores(), None), cores()
-
-    def find(self, runs: Sequence[Run]) -> list[Handle]:
-        return []
 
     def start(self, jobs: Sequence[Job]) -> list[Handle]:
         return [_Done(job) for job in jobs]
@@ -105,8 +96,7 @@ def scheduler(study: Path, results: Path) -> float:
     for cell, (run, _) in zip(cells, runs, strict=True):
         run.create(cell.config)
     outcome = Outcome(results)
-    display = Lines(Console(file=io.StringIO()))
-    train_all(Idle(), ExecutorConfig(), runs, outcome, fail_fast=False, stop=Stop(), display=display)
+    train_all(Idle(), ExecutorConfig(), runs, outcome, fail_fast=False, stop=Stop(), display=Lines())
     assert outcome.finished == len(runs)
     return (time.monotonic() - began) / len(runs)
 

@@ -27,7 +27,6 @@ from resexp.errors import DeviceOutOfMemoryError
 from resexp.evaluation.tta import SingleView, evaluate_run
 from resexp.runs.checkpoint import final_weights
 from resexp.runs.logits import read
-from resexp.runs.records import Status
 from resexp.runs.store import Run
 from resexp.training.concurrent_runs import ConcurrentRuns, _need
 from resexp.training.train import train
@@ -208,16 +207,8 @@ NETS = [("plain", 20), ("residual", 20), ("residual", 32), ("residual", 8)]
 
 
 def train_pack(runs: list[Run], size: int | None) -> None:
-    ended: list[Status | Exception] = []
-    ConcurrentRuns(
-        runs,
-        size=size,
-        threads=None,
-        stop=lambda: False,
-        began=lambda run: None,
-        ended=lambda run, outcome: ended.append(outcome),
-    ).train()
-    assert [outcome for outcome in ended if isinstance(outcome, Exception)] == []
+    turns = ConcurrentRuns(runs, size=size, threads=None, stop=lambda: False).turns()
+    assert [outcome for events in turns for _, outcome in events if isinstance(outcome, Exception)] == []
 
 
 @pytest.mark.parametrize(("size", "steps"), [(4, 60), pytest.param(None, 1000, marks=only_cuda)])
