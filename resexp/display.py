@@ -6,9 +6,9 @@ import contextlib
 import logging
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,24 +19,6 @@ from resexp.runs.records import Status
 from resexp.runs.store import Run
 
 log = logging.getLogger(__name__)
-
-
-class Display(Protocol):
-    """What shows a sweep while it runs."""
-
-    def sweep(self, runs: Sequence[tuple[Run, float]], skipped: int) -> AbstractContextManager[None]:
-        """Show the sweep of these runs, each with its cost, until the context ends."""
-
-    def update(self, running: list[Run]) -> None:
-        """Show where these runs are."""
-
-    def ended(self, run: Run, problem: str) -> None:
-        """Show that a run has ended, and the problem if there was one."""
-
-
-def make_display(console: Console) -> Display:
-    """Bars where a person looks at a terminal, lines on a pipe and in CI."""
-    return Bars(console) if console.is_terminal and not os.environ.get("CI") else Lines()
 
 
 STYLES = {
@@ -90,35 +72,46 @@ def _summary(run: Run, problem: str) -> str:
     )
 
 
-class _Clock:
-    """Estimates the time left of a whole sweep from the cost done so far."""
+class Display(ABC):
+    """What shows a sweep while it runs, and estimates the time left from the cost done so far."""
 
-    def __init__(self, runs: Sequence[tuple[Run, float]]) -> None:
+    @contextlib.contextmanager
+    def sweep(self, runs: Sequence[tuple[Run, float]], skipped: int) -> Iterator[None]:
+        """Show the sweep of these runs, each with its cost, until the context ends."""
+        self.runs, self.ended_runs = len(runs), 0
         self.cost = {run.folder: cost for run, cost in runs}
-        self.total = sum(self.cost.values())
         self.done = {run.folder: run.status().share * cost for run, cost in runs}
-        self.started, self.at_start = time.monotonic(), sum(self.done.values())
+        self.started, self.done_at_start = time.monotonic(), sum(self.done.values())
+        with self._begin(skipped):
+            yield
 
-    def update(self, run: Run, share: float) -> None:
+    @abstractmethod
+    def _begin(self, skipped: int) -> AbstractContextManager[object]:
+        """Show that the sweep begins."""
+
+    @abstractmethod
+    def update(self, running: list[Run]) -> None:
+        """Show where these runs are."""
+
+    def ended(self, run: Run, problem: str) -> None:
+        """Show that a run has ended, and the problem if there was one."""
+        status = run.status()
+        ended = status.state in ("finished", "diverged", "failed")  # one that was stopped still has work left
+        self._set_done(run, 1.0 if ended else status.share)
+        self.ended_runs += ended
+
+    def _set_done(self, run: Run, share: float) -> None:
         self.done[run.folder] = self.cost[run.folder] * share
 
     @property
-    def left(self) -> float | None:
+    def _left(self) -> float | None:
         """Seconds, or None before anything is known."""
         done = sum(self.done.values())
-        gained = done - self.at_start
-        return (time.monotonic() - self.started) * (self.total - done) / gained if gained > 0 else None
+        gained = done - self.done_at_start
+        return (time.monotonic() - self.started) * (sum(self.cost.values()) - done) / gained if gained > 0 else None
 
 
-def _has_ended(clock: _Clock, run: Run) -> bool:
-    """Whether a run that is no longer at work needs no more of it; one that was stopped does."""
-    status = run.status()
-    ended = status.state in ("finished", "diverged", "failed")
-    clock.update(run, 1.0 if ended else status.share)
-    return ended
-
-
-class Bars:
+class Bars(Display):
     """One live bar per running run, and the sweep's own."""
 
     def __init__(self, console: Console) -> None:
@@ -135,15 +128,11 @@ class Bars:
         )
         self.tasks: dict[object, TaskID] = {}
 
-    @contextlib.contextmanager
-    def sweep(self, runs: Sequence[tuple[Run, float]], skipped: int) -> Iterator[None]:
-        """Show the sweep of these runs until the context ends."""
-        self.clock, self.ended_runs, self.runs = _Clock(runs), 0, len(runs)
+    def _begin(self, skipped: int) -> Progress:
         if skipped:
             log.info(f"{skipped} finished before")
-        with self.progress:
-            self.whole = self._add(f"[bold]{'sweep' if len(runs) > 1 else 'run'}", self.clock.total)
-            yield
+        self.whole = self._add(f"[bold]{'sweep' if self.runs > 1 else 'run'}", sum(self.cost.values()))
+        return self.progress
 
     def _add(self, name: str, total: float) -> TaskID:
         return self.progress.add_task(name, total=total, where="", error="", speed="", left="")
@@ -157,7 +146,7 @@ class Bars:
                 continue
             if run.folder not in self.tasks:
                 self.tasks[run.folder] = self._add(escape(run.name), status.steps)
-            self.clock.update(run, status.share)
+            self._set_done(run, status.share)
             rate += status.images_per_second or 0
             self.progress.update(
                 self.tasks[run.folder],
@@ -169,10 +158,10 @@ class Bars:
             )
         self.progress.update(
             self.whole,
-            completed=sum(self.clock.done.values()),
+            completed=sum(self.done.values()),
             where=f"{self.ended_runs}/{self.runs} runs",
             speed=f"{rate:,.0f} img/s" if rate else "",
-            left=duration(self.clock.left),
+            left=duration(self._left),
         )
         self.progress.refresh()
 
@@ -180,40 +169,42 @@ class Bars:
         """Turn the run's bar into a line."""
         if run.folder in self.tasks:
             self.progress.remove_task(self.tasks.pop(run.folder))
-        self.ended_runs += _has_ended(self.clock, run)
+        super().ended(run, problem)
         log.info(_summary(run, problem))
         self.update([])
 
 
-class Lines:
-    """At most five lines a run: begun, a quarter, half, three quarters, ended."""
+class Lines(Display):
+    """At most five lines per run: when it begins, after each quarter of its steps, and when it ends."""
 
     def __init__(self) -> None:
         self.quarters: dict[object, int] = {}
 
-    @contextlib.contextmanager
-    def sweep(self, runs: Sequence[tuple[Run, float]], skipped: int) -> Iterator[None]:
-        """Show the sweep of these runs until the context ends."""
-        self.clock, self.ended_runs, self.runs = _Clock(runs), 0, len(runs)
-        log.info(f"{len(runs)} to train, {skipped} finished before")
-        yield
+    def _begin(self, skipped: int) -> AbstractContextManager[None]:
+        log.info(f"{self.runs} to train, {skipped} finished before")
+        return contextlib.nullcontext()
 
     def update(self, running: list[Run]) -> None:
-        """Say so when a run has passed a quarter of its steps."""
+        """Log a line when a run has passed a quarter of its steps."""
         for run in running:
             status = run.status()
             quarter = int(4 * status.share)
-            self.clock.update(run, status.share)
+            self._set_done(run, status.share)
             if status.steps and quarter < 4 and quarter > self.quarters.get(run.folder, -1):
                 self.quarters[run.folder] = quarter
                 parts = [f"step {status.step:,}/{status.steps:,}", speed(status)]
                 if status.train_error is not None:
                     parts.insert(1, f"training error {percent(status.train_error)}")
-                if left := duration(self.clock.left):
+                if left := duration(self._left):
                     parts.append(f"{left} left in all")
                 log.info(f"{run.name}: {', '.join(part for part in parts if part)}")
 
     def ended(self, run: Run, problem: str) -> None:
-        """Say how the run ended."""
-        self.ended_runs += _has_ended(self.clock, run)
+        """Log how the run ended."""
+        super().ended(run, problem)
         log.info(f"[{self.ended_runs}/{self.runs}] {_summary(run, problem)}")
+
+
+def make_display(console: Console) -> Display:
+    """Bars where a person looks at a terminal, lines on a pipe and in CI."""
+    return Bars(console) if console.is_terminal and not os.environ.get("CI") else Lines()
