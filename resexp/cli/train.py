@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,11 +21,11 @@ from resexp.cli.options import (
     Settings,
     Track,
     all_settings,
+    err,
     out,
     print_table,
     show_log,
 )
-from resexp.cli.ranks import torchrun
 from resexp.errors import DeviceFailedError, RunFailedError, UserError
 from resexp.utils.interrupts import EXIT_FAILED, Stop
 from resexp.utils.logs import log_to
@@ -55,7 +58,7 @@ def train(
     """
     stop = Stop()
     show_log(out)
-    with torchrun(stop) as ranks:
+    with _torchrun(stop) as ranks:
         if ranks and ranks.rank > 0:
             from resexp.training.train import train as train_run
 
@@ -69,6 +72,22 @@ def train(
             raise UserError("train: under torchrun, all processes train one run; name one run folder")
         elif chosen:
             _train_several([run for run, _ in chosen], stop)
+
+
+@contextlib.contextmanager
+def _torchrun(stop: Stop) -> Iterator[Ranks | None]:
+    """The ranks that torchrun started; None where it started one only, or was not used."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
+        yield None
+        return
+    from resexp.distributed import joined
+
+    stop.install()
+    with joined(stop) as ranks:
+        restarts = os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0"
+        if ranks.rank == 0 and restarts and os.environ["TORCHELASTIC_USE_AGENT_STORE"] == "True":
+            err.print("resexp: a restart may hang; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun (#135712)")
+        yield ranks
 
 
 def _chosen(
@@ -120,7 +139,7 @@ def _train_several(runs: list[Run], stop: Stop) -> None:
     from resexp.display import make_display
     from resexp.sweeping import train_runs
 
-    _tell(train_runs(runs, stop=stop.install(), display=make_display(out)), stop)
+    _report(train_runs(runs, stop=stop.install(), display=make_display(out)), stop)
 
 
 def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_size_change: bool) -> None:
@@ -227,11 +246,11 @@ def sweep(
         page = outcome.folder / "report" / "index.html"
         out.print(build_report(StudyFolder(outcome.folder), page.parent).verdict.headline, style="bold", soft_wrap=True)
         out.print(f"{page}", soft_wrap=True)
-    _tell(outcome, stop)
+    _report(outcome, stop)
 
 
-def _tell(outcome: Outcome, stop: Stop) -> None:
-    """Say how a sweep went, and exit accordingly."""
+def _report(outcome: Outcome, stop: Stop) -> None:
+    """Print how a sweep went, and exit accordingly."""
     if outcome.problems and not stop():  # what was stopped has a line already
         table = Table("run", "what happened", title="not finished", title_justify="left", title_style="bold red")
         for run, problem in outcome.problems:
