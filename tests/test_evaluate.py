@@ -26,10 +26,9 @@ from resexp.data.imagenet.example import make_example
 from resexp.data.images import resized
 from resexp.errors import UserError
 from resexp.evaluation.confusion import Confusion, stored_result
-from resexp.evaluation.given import evaluate_weights
+from resexp.evaluation.weights import evaluate_weights, export
 from resexp.runs.logits import Logits
 from resexp.runs.store import Run
-from resexp.training.export import export
 from resexp.training.train import train
 from tests.test_export import finished
 

@@ -21,11 +21,11 @@ from resexp.config.nets import named
 from resexp.config.study import load, load_run
 from resexp.data import open_dataset
 from resexp.errors import UserError
+from resexp.evaluation.weights import export, for_torchvision
 from resexp.models import build_model
 from resexp.runs import checkpoint, weights_file
 from resexp.runs.records import Status
 from resexp.runs.store import Run
-from resexp.training.export import export, for_torchvision
 from resexp.training.train import train
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

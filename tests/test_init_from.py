@@ -13,9 +13,9 @@ import torch
 from resexp.config import RunConfig
 from resexp.config.study import load, load_run
 from resexp.errors import UserError
+from resexp.evaluation.weights import export
 from resexp.probing import budget
 from resexp.runs.store import Run
-from resexp.training.export import export
 from resexp.training.train import train
 from tests.test_training import after, assert_same, measured, weights
 

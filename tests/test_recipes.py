@@ -22,13 +22,11 @@ from resexp.data import open_dataset
 from resexp.device.concurrent import run_to_completion
 from resexp.device.hardware import Hardware
 from resexp.models import build_model
-from resexp.models.activations import Tailored, cosine_after, tailored_slope
 from resexp.models.blocks import Block
 from resexp.models.init import delta_orthogonal
-from resexp.models.layers import groups
+from resexp.models.layers import Tailored, cosine_after, groups, tailored_slope
 from resexp.paper import departures
-from resexp.training.muon import Muon, orthogonalise
-from resexp.training.optim import Schedule, learning_rate, make_optimizer
+from resexp.training.optim import Muon, Schedule, learning_rate, make_optimizer, orthogonalise
 from resexp.training.trainer import Trainer
 from tests.test_training import CPU, tiny
 

@@ -60,7 +60,7 @@ def evaluate(
     result = stored_result(run) if run else None
     if result is None or data:
         # torch takes seconds, which logits need not wait for
-        from resexp.evaluation.given import evaluate_run, evaluate_weights
+        from resexp.evaluation.weights import evaluate_run, evaluate_weights
 
         result = evaluate_run(run, data) if run else evaluate_weights(path, net, data)
     if to_csv:

@@ -43,7 +43,7 @@ def export(
     from resexp.runs.names import find, find_run
 
     if to:
-        from resexp.training.export import export as write
+        from resexp.evaluation.weights import export as write
 
         out.print(f"{to}: {write(find_run(name, results), to, torchvision=torchvision)}", soft_wrap=True)
         return

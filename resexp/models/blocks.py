@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from resexp.config import ModelConfig
 from resexp.config.plugins import Custom, find
 from resexp.errors import UserError
-from resexp.models.activations import make_activation
-from resexp.models.layers import BatchNorm, Scalar, Scale, StochasticDepth, conv, norm
+from resexp.models.layers import BatchNorm, Scalar, Scale, StochasticDepth, conv, make_activation, norm
 
 
 class ZeroPad(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from resexp.config import ModelConfig
 from resexp.config.plugins import Custom, find
-from resexp.models.activations import gain
+from resexp.models.layers import gain
 
 
 def init_weights(config: ModelConfig, modules: Iterable[nn.Module]) -> None:

@@ -7,10 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
-from resexp.models.activations import make_activation
 from resexp.models.blocks import Block, Place, block_class, init_branch, shortcut_modules
 from resexp.models.init import init_weights
-from resexp.models.layers import conv, norm, weighted
+from resexp.models.layers import conv, make_activation, norm, weighted
 
 
 class ResNet(nn.Module):

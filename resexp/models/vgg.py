@@ -6,9 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resexp.config import ModelConfig
-from resexp.models.activations import make_activation
 from resexp.models.init import init_weights
-from resexp.models.layers import Dropout, conv, norm
+from resexp.models.layers import Dropout, conv, make_activation, norm
 
 
 class VGG(nn.Module):

@@ -14,8 +14,7 @@ from resexp.config import RunConfig
 from resexp.config.nets import Net, named
 from resexp.config.study import load_run
 from resexp.errors import UserError
-from resexp.models import ResNet, build_model
-from resexp.models.loading import load_weights
+from resexp.models import ResNet, build_model, load_weights
 from resexp.probes import ProbeInput
 from resexp.probes.identity import compare, deepen, why_not
 from resexp.runs import checkpoint, weights_file
