@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,8 @@ from resexp.utils.interrupts import Stop
 from resexp.utils.paths import expanded
 
 
-@dataclass(frozen=True)
-class Target:
-    """A run to look at, and in which state."""
-
-    run: Run
-    initial: bool
-    """Before training, rather than as its last checkpoint has it."""
-
-
-def targets(names: list[str], *, initial: bool, settings: list[str], results: Path) -> list[Target]:
-    """The runs that the user named: see `names.find`; the nets of study files are measured untrained.
+def targets(names: list[str], *, initial: bool, settings: list[str], results: Path) -> list[tuple[Run, bool]]:
+    """The runs that the user named, and whether each is measured before training; nets of study files are.
 
     Raises UserError for anything else.
     """
@@ -38,7 +28,7 @@ def targets(names: list[str], *, initial: bool, settings: list[str], results: Pa
     for name in names:
         if not names_runs(name, results):
             study, cells = load(name, settings)
-            found += [Target(create(study, cell, results), True) for cell in cells]
+            found += [(create(study, cell, results), True) for cell in cells]
             continue
         named = find(name, results)
         runs = named.runs
@@ -48,7 +38,7 @@ def targets(names: list[str], *, initial: bool, settings: list[str], results: Pa
             raise UserError(f"{name}: no run has a checkpoint yet; train some, or add --at-init for untrained nets")
         if settings:
             raise UserError(f"{name}: --set goes with a study file; a run has its configuration in config.yaml")
-        found += [Target(run, initial) for run in runs]
+        found += [(run, initial) for run in runs]
     return found
 
 

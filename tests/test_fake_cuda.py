@@ -173,7 +173,7 @@ def test_steps_and_evaluations_of_every_net_stay_on_the_device(
     trainer = on_cuda("bf16", model=model)
     assert crossings(trainer._update) == []
     trainer.model.eval()
-    assert crossings(trainer._evaluator._look) == []
+    assert crossings(trainer._evaluator._forward) == []
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_steps_and_evaluations_of_every_recipe_stay_on_the_device(
     trainer = on_cuda(precision, train=recipe)
     assert crossings(trainer._update) == []
     trainer.model.eval()
-    assert crossings(trainer._evaluator._look) == []
+    assert crossings(trainer._evaluator._forward) == []
 
 
 def waits(trainer: Trainer) -> list[str]:

@@ -116,7 +116,7 @@ def test_a_step_needs_nothing_from_the_host(precision: str, recipe: dict[str, An
     assert len(spy.operations) > 100
     assert FROM_THE_HOST.isdisjoint(spy.operations)
     with Spy() as spy:
-        trainer._evaluator._look()
+        trainer._evaluator._forward()
     assert FROM_THE_HOST.isdisjoint(spy.operations)
 
 

@@ -548,4 +548,4 @@ def test_a_damaged_record_is_named(trained: dict[str, Path]) -> None:
 def test_of_a_vgg_is_said_what_can_be_said() -> None:
     of = subject(kind="vgg", depth=16, side=32, width=1, images=8)
     assert len(take("signals", of)["layers"]) == 16
-    assert PROBES["lesion"].refuses(of.config) == "VGG has no blocks"
+    assert PROBES["lesion"].why_not(of.config) == "VGG has no blocks"

@@ -110,7 +110,7 @@ def test_runs_with_probes_train_side_by_side_as_they_do_alone(tmp_path: Path, na
         assert_same(run, other)
         found = [{path.name for path in one.probe_folder.glob("*")} for one in (run, other)]
         assert found[0] == found[1]
-        assert len(found[0]) == (0 if PROBES[name].refuses(load_run(run.config_path).model) else 1)
+        assert len(found[0]) == (0 if PROBES[name].why_not(load_run(run.config_path).model) else 1)
 
 
 def test_each_run_computes_on_the_threads_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,19 +45,19 @@ def _command(name: str, what: str) -> None:
 
         chosen = targets(target, initial=initial, settings=settings or [], results=results)
         stop, table, records = Stop().install(), Table("run", "step", name, "time"), []
-        for number, one in enumerate(chosen, 1):
-            reason = PROBES[name].refuses(load_run(one.run.config_path).model)
+        for number, (run, untrained) in enumerate(chosen, 1):
+            reason = PROBES[name].why_not(load_run(run.config_path).model)
             if reason and len(chosen) > 1:
-                err.print(f"{one.run.name}: left out, for {reason}", soft_wrap=True)
+                err.print(f"{run.name}: left out, for {reason}", soft_wrap=True)
                 continue
             try:
-                part = _Part(f"{name} {number}/{len(chosen)}: {one.run.name}", stop)
-                step = probe(one.run, name, initial=one.initial, stop=part)
+                part = _Part(f"{name} {number}/{len(chosen)}: {run.name}", stop)
+                step = probe(run, name, initial=untrained, stop=part)
             except StopRequested:
                 raise typer.Exit(stop.exit_code) from None
-            record = one.run.probes(name)[step]
-            records.append({"run": one.run.name, "folder": str(one.run.folder), **record})
-            table.add_row(one.run.name, f"{step:,}", PROBES[name].headline(record), f"{record['seconds']:.1f} s")
+            record = run.probes(name)[step]
+            records.append({"run": run.name, "folder": str(run.folder), **record})
+            table.add_row(run.name, f"{step:,}", PROBES[name].headline(record), f"{record['seconds']:.1f} s")
         _show(as_json, records, table)
 
     command.__doc__ = what

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Rows = list[tuple[Run, Status]]
 
 REFRESH_S, REFRESH_QUEUE_S = 2.0, 5.0
-"""Seconds between two looks at the runs; with jobs in Slurm's queue, which is asked each time."""
+"""Seconds between refreshes; with jobs in Slurm's queue, which is queried each time."""
 COLUMNS = ("run", "state", "step", "train", "clean", "test", "speed", "left")
 SPARED = ("speed", "clean", "test", "step")
 """Columns that a narrow terminal is not shown while it is redrawn, the first one first."""

@@ -1,4 +1,4 @@
-"""What a net makes of images that are not augmented: errors, losses, logits; and BN's statistics over them."""
+"""Errors, losses and logits of a net on images that are not augmented, and BN's statistics over them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NO_CLASS = -100
 
 
 class Evaluation(NamedTuple):
-    """What a pass over a split found: errors, fractions in [0, 1], and the mean loss."""
+    """The result of a pass over a split: errors, fractions in [0, 1], and the mean loss."""
 
     error: float
     top5_error: float | None
@@ -48,7 +48,7 @@ def rank_of(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 class Evaluator:
-    """Looks at a net, in eval mode, with one batch after another; every rank at its part of each."""
+    """Evaluates a net in eval mode, one batch after another; every rank has its part of each."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Evaluator:
         self._labels = torch.zeros(batch, dtype=torch.int64, device=device)
         self._logits = torch.zeros((batch, classes), device=device)
         self._sums = torch.zeros(3, device=device)
-        self._step = CudaGraphed(self._look, hardware)
+        self._step = CudaGraphed(self._forward, hardware)
 
     def evaluate(self, split: str, pause: Callable[[], bool]) -> Task[Evaluation]:
         """Error, loss and logits on "train", "val" or "test". Raises StopRequested if `pause()` between batches."""
@@ -97,7 +97,7 @@ class Evaluator:
         return Evaluation(wrong, wrong5 if classes > FEW_CLASSES else None, loss, logits)
 
     @torch.inference_mode()
-    def _look(self) -> None:
+    def _forward(self) -> None:
         y = self._labels
         with self._autocast, torch.compiler.set_stance("force_eager"):  # compiling for it would not pay
             logits = self._model(normalise(self._images, self._pipeline.mean)).float()
@@ -119,19 +119,19 @@ class Evaluator:
         norms = [module for module in self._model.modules() if isinstance(module, nn.BatchNorm2d)]
         momenta = [norm.momentum for norm in norms]
         before = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
-        throttle, seen = HostThrottle(self._hardware), 0
+        throttle, count = HostThrottle(self._hardware), 0
         self._model.eval()
         for norm in norms:
             norm.train().reset_running_stats()
         try:
             for images, labels in self._pipeline.eval_batches("train", batches):
                 images = images.to(self._pipeline.mean.device, non_blocking=True)
-                if seen and pause():
+                if count and pause():
                     self._model.load_state_dict(before, strict=False)
                     raise StopRequested
-                seen += len(labels)
+                count += len(labels)
                 for norm in norms:
-                    norm.momentum = len(labels) / seen
+                    norm.momentum = len(labels) / count
                 with torch.no_grad(), self._autocast, torch.compiler.set_stance("force_eager"):
                     self._model(normalise(images, self._pipeline.mean))
                 yield from throttle.limit(0, ahead=1)

@@ -1,4 +1,4 @@
-"""Probes: what a net is like inside, at any moment of its training. They read training images, never the test set."""
+"""Probes: measurements inside a net, at any moment of its training. They read training images, never the test set."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["PROBES", "Probe", "ProbeInput", "Probing"]
 
 @dataclass(frozen=True)
 class Probe:
-    """How a net is looked at, and which nets it makes no sense for."""
+    """A measurement of a net, and which nets it makes no sense for."""
 
     take: Callable[[ProbeInput], Probing]
     headline: Callable[[dict[str, Any]], str]
-    """The main number of what was found, in a few words."""
-    refuses: Callable[[ModelConfig], str] = lambda model: ""
+    """The main number of the result, for one line."""
+    why_not: Callable[[ModelConfig], str] = lambda model: ""
     """Why the probe makes no sense for a net; empty where it does."""
 
 

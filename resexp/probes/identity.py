@@ -7,6 +7,7 @@ has no higher training error than the shallower one (He et al. 2015, section 1).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from resexp.config import ModelConfig
 from resexp.models.blocks import Block, PreactBlock
 from resexp.models.layers import BatchNorm
 from resexp.models.resnet import ResNet
-from resexp.probes.subject import Moments, error_and_loss, hooked
+from resexp.probes.subject import Moments, error_and_loss
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Batches of images and labels, as often as they are asked for."""
@@ -44,7 +45,7 @@ def deepen(shallow: ResNet, deep: ResNet, batches: Batches) -> None:
     """Make `deep` compute what `shallow` does, in eval mode: the blocks of each stage are copied, and later ones
     are made identities. Where that takes BN's statistics, those over `batches` are used.
 
-    In a residual block F becomes zero. In a plain block each convolution hands on the pixel in its middle, and BN's
+    In a residual block F becomes zero. In a plain block each convolution copies the pixel in its middle, and BN's
     gain and bias undo its normalisation, of a batch in train mode nearly so; its ReLU changes nothing, for what comes
     in has been through one.
     """
@@ -59,12 +60,12 @@ def deepen(shallow: ResNet, deep: ResNet, batches: Batches) -> None:
             if block.shortcut is not None:
                 _silence(block)
             else:
-                _hand_on(block, coming_in)
+                _make_identity(block, coming_in)
 
 
 def compare(shallow: nn.Module, deep: nn.Module, batches: Batches) -> dict[str, Any]:
     """Training errors of the two nets, fractions, in eval mode; how many predictions differ, and logits at most."""
-    handed, _ = error_and_loss(shallow, batches())
+    shallow_error, _ = error_and_loss(shallow, batches())
     constructed, _ = error_and_loss(deep, batches())
     images, changed, largest = 0, 0, 0.0
     with torch.no_grad():
@@ -75,7 +76,7 @@ def compare(shallow: nn.Module, deep: nn.Module, batches: Batches) -> dict[str, 
             largest = max(largest, float((a - b).abs().max()))
     return {
         "images": images,
-        "handed_error": handed,
+        "handed_error": shallow_error,
         "constructed_error": constructed,
         "changed_predictions": changed,
         "largest_logit_difference": largest,
@@ -85,11 +86,9 @@ def compare(shallow: nn.Module, deep: nn.Module, batches: Batches) -> dict[str, 
 def _stage_outputs(model: ResNet, batches: Batches) -> list[Moments]:
     model.eval()
     found = [Moments() for _ in model.stages]
-    handles = [
-        stage.register_forward_hook(lambda module, inputs, output, moments=moments: moments.add(output))
-        for stage, moments in zip(model.stages, found, strict=True)
-    ]
-    with hooked(handles):
+    with ExitStack() as hooks:
+        for stage, moments in zip(model.stages, found, strict=True):
+            hooks.enter_context(moments.of_outputs(stage))
         for x, _ in batches():
             model(x)
     return found
@@ -104,7 +103,7 @@ def _silence(block: Block) -> None:
         nn.init.zeros_(parameter)
 
 
-def _hand_on(block: Block, coming_in: Moments) -> None:
+def _make_identity(block: Block, coming_in: Moments) -> None:
     """Let the layers of a plain block be identities for inputs with these statistics."""
     mean, variance = coming_in.of_channels
     for number, convolution in enumerate(_convolutions(block), 1):

@@ -4,12 +4,14 @@ shortcuts."""
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from resexp.models.blocks import Block
-from resexp.probes.subject import Moments, ProbeInput, Probing, hooked, look, wide
+from resexp.probes.subject import Moments, ProbeInput, Probing, forward, wide
 
 IMAGES = 1000
 
@@ -20,13 +22,11 @@ def signals(subject: ProbeInput) -> Probing:
     model = subject.model.train()
     watched = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear | Block)}
     found = {name: Moments() for name in watched}
-    handles = [
-        module.register_forward_hook(lambda module, inputs, output, moments=found[name]: moments.add(output))
-        for name, module in watched.items()
-    ]
-    with hooked(handles):
+    with ExitStack() as hooks:
+        for name, module in watched.items():
+            hooks.enter_context(found[name].of_outputs(module))
         for x, _ in subject.split(IMAGES):
-            look(model, x)
+            forward(model, x)
             yield 0
     rows = [{"layer": name, "mean": moments.mean, "variance": moments.variance} for name, moments in found.items()]
     return {
@@ -45,16 +45,14 @@ def responses(subject: ProbeInput) -> Probing:
     model = subject.model.eval()
     modules = dict(model.named_modules())
     found: dict[str, Moments] = {}
-    handles = []
-    for name, module in modules.items():
-        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
-            own = name.removesuffix(".1") if isinstance(modules[name.rpartition(".")[0]], nn.Sequential) else name
-            moments = found[own] = Moments()
-            after = modules["bn".join(own.rsplit("conv", 1))]
-            handles.append(after.register_forward_hook(lambda m, i, output, moments=moments: moments.add(output)))
-    with hooked(handles):
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+            if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+                own = name.removesuffix(".1") if isinstance(modules[name.rpartition(".")[0]], nn.Sequential) else name
+                found[own] = Moments()
+                hooks.enter_context(found[own].of_outputs(modules["bn".join(own.rsplit("conv", 1))]))
         for x, _ in subject.split(IMAGES):
-            look(model, x)
+            forward(model, x)
             yield 0
     layers = [
         {"layer": name, "std": moments.variance**0.5, "channel_std": moments.channel_std}
@@ -69,22 +67,21 @@ def branches(subject: ProbeInput) -> Probing:
     model = subject.model.eval()
     blocks = {name: module for name, module in model.named_modules() if isinstance(module, Block)}
     squares: dict[tuple[str, str], Tensor | float] = defaultdict(float)
-    handles = []
 
-    def watch(name: str, part: str, module: nn.Module) -> None:
+    def hook(name: str, part: str, module: nn.Module) -> RemovableHandle:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             squares[name, part] = squares[name, part] + wide(output).square().sum()
 
-        handles.append(module.register_forward_hook(add))
+        return module.register_forward_hook(add)
 
-    for name, block in blocks.items():
-        assert block.shortcut is not None
-        watch(name, "branch", block.gate)
-        watch(name, "shortcut", block.shortcut)
     images = 0
-    with hooked(handles):
+    with ExitStack() as hooks:
+        for name, block in blocks.items():
+            assert block.shortcut is not None
+            hooks.enter_context(hook(name, "branch", block.gate))
+            hooks.enter_context(hook(name, "shortcut", block.shortcut))
         for x, _ in subject.split(IMAGES):
-            look(model, x)
+            forward(model, x)
             images += len(x)
             yield 0
 

@@ -1,9 +1,8 @@
-"""What a probe looks at: a net in some state, and the images it is trained on."""
+"""What a probe measures: a net in some state, and the images it is trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,8 +57,8 @@ class ProbeInput:
 
 
 @torch.no_grad()
-def look(model: nn.Module, x: Tensor) -> None:
-    """A forward pass for what hooks see of it.
+def forward(model: nn.Module, x: Tensor) -> None:
+    """A forward pass for its hooks.
 
     A probe must not hold gradients off while another run has its turn: they belong to the thread.
     """
@@ -79,16 +78,6 @@ def error_and_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -
     return wrong / images, loss / images
 
 
-@contextmanager
-def hooked(handles: list[RemovableHandle]) -> Iterator[None]:
-    """Forward hooks, for as long as the context lasts."""
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def wide(x: Tensor) -> Tensor:
     """In float64, so that sums of squares lose nothing; MPS has none."""
     return x.detach().float() if x.device.type == "mps" else x.detach().double()
@@ -102,8 +91,12 @@ class Moments:
         self._sum: Tensor | float = 0.0
         self._squares: Tensor | float = 0.0
 
+    def of_outputs(self, module: nn.Module) -> RemovableHandle:
+        """Add each output of the module until the handle is removed."""
+        return module.register_forward_hook(lambda module, inputs, output: self.add(output))
+
     def add(self, x: Tensor) -> None:
-        """Take in (B, C, ...)."""
+        """Add (B, C, ...)."""
         x = wide(x).transpose(0, 1).flatten(1)
         self.count += x.shape[1]
         self._sum = self._sum + x.sum(1)

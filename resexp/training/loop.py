@@ -21,7 +21,7 @@ from resexp.training.manifest import now
 from resexp.training.probing import keep, snapshot
 from resexp.training.trainer import Trainer
 
-LOOK_S = 1.0
+READ_S = 1.0
 """Seconds between reads of the device's records."""
 
 
@@ -58,7 +58,7 @@ class Loop:
         self.config, self.dataset, self.ranks = trainer.config, trainer.dataset, trainer.hardware.ranks
         self.probes = self.config.probes.due(self.config.train.steps)
         self.checkpoint_at = time.monotonic() + self.config.train.checkpoint_seconds
-        self.look_at = 0.0
+        self.read_at = 0.0
         self.mark = (trainer.step, trainer.seconds)
         """Where the speed is measured from."""
         self.periodic: list[tuple[Callable[[], bool], Callable[[], Iterable[int]]]] = [
@@ -71,12 +71,12 @@ class Loop:
         ]
         """When something is due, and what; in this order."""
         if self.run.lease:
-            trainer.pipeline.while_waiting(self._look)
+            trainer.pipeline.while_waiting(self._heartbeat)
 
     def work(self) -> Task[None]:
         """Train to the end, or until asked to stop."""
         self.status.steps = self.config.train.steps
-        self._tell()
+        self._publish()
         yield from on_stream(self.trainer.hardware, self._loop())
 
     def _loop(self) -> Task[None]:
@@ -95,7 +95,7 @@ class Loop:
                     return self._end("finished", self._remark())
                 if self.ranks.any_rank(self.stop()):
                     break
-                self.look_at = time.monotonic() + LOOK_S
+                self.read_at = time.monotonic() + READ_S
                 yield from self.trainer.advance(self._next_due(), self._pause)
         except StopRequested:
             pass
@@ -124,7 +124,7 @@ class Loop:
         return min(train.steps, *regular, *(at for at in self.probes if at > step))
 
     def _pause(self) -> bool:
-        return self.stop() or self._checkpoint_due() or time.monotonic() >= self.look_at
+        return self.stop() or self._checkpoint_due() or time.monotonic() >= self.read_at
 
     def _checkpoint_due(self) -> bool:
         every = self.config.train.checkpoint_steps
@@ -132,8 +132,10 @@ class Loop:
         return at_step or time.monotonic() >= self.checkpoint_at
 
     def _log(self) -> int | None:
-        """Read the steps since the last look and write the lines that they complete; the step by which a loss, or the
-        weights in the end, are no numbers, if there is one."""
+        """Read the steps since the last read and write the lines that they complete.
+
+        Returns the step by which a loss, or the weights in the end, are not finite; None if all are.
+        """
         train, trainer, batch = self.config.train, self.trainer, self.config.train.batch_size
         first, lines, progress = trainer.read_to, 0, self.progress
         steps, seconds = trainer.step - self.mark[0], trainer.seconds - self.mark[1]
@@ -164,7 +166,7 @@ class Loop:
                 lines += 1
         if lines:
             self.mark = (trainer.step, trainer.seconds)
-        self._tell()
+        self._publish()
         return trainer.step if self._ended and not trainer.is_finite() else None
 
     def _recompute_bn(self) -> Task[None]:
@@ -176,7 +178,7 @@ class Loop:
     def _evaluate(self) -> Task[None]:
         trainer, progress = self.trainer, self.progress
         if not trainer.is_finite():
-            return  # the next loss will say so
+            return  # the next loss ends the run
         clean = yield from trainer.evaluate("train", self.stop)
         record: dict[str, Any] = {"step": trainer.step, **clean.record("clean_train")}
         self.status.clean_train_error = error = clean.error
@@ -192,13 +194,13 @@ class Loop:
             trainer.reduce_lr()
             self._append("milestone", {"step": trainer.step})
         progress.evaluated = trainer.step
-        self._tell()
+        self._publish()
 
     def _probe(self) -> Task[None]:
         """Take the probes that are due at this step, of a copy of the net: training does not notice."""
         trainer = self.trainer
         for name in self.probes.get(trainer.step, []):
-            if not PROBES[name].refuses(self.config.model) and not self.run.probe_path(name, trainer.step).exists():
+            if not PROBES[name].why_not(self.config.model) and not self.run.probe_path(name, trainer.step).exists():
                 found = PROBES[name].take(snapshot(trainer))
                 yield from keep(self.run, name, trainer.step, found, self.stop)
 
@@ -224,7 +226,7 @@ class Loop:
         self.status.test_error = final.error
 
     def _test_views(self) -> Task[None]:
-        """Test the final weights on several views of each image, where that was asked for and is not done yet."""
+        """Test the final weights on several views of each image, where the study asks for it; once."""
         trainer = self.trainer
         classifier = Classifier(trainer.model, trainer.pipeline.mean, trainer.autocast)
         for name in self.config.probes.tta:
@@ -269,7 +271,7 @@ class Loop:
             return f"{len(missing):,} images could not be read, and were shown to the net as grey: {missing[0]}, ..."
         return ""
 
-    def _tell(self, step: int | None = None) -> None:
+    def _publish(self, step: int | None = None) -> None:
         self.status.step = self.trainer.step if step is None else step
         if self.run.lease:
             self.run.write_status(self.status)
@@ -278,10 +280,10 @@ class Loop:
     def _end(self, state: State, message: str = "", step: int | None = None) -> None:
         self.close_attempt(state)
         self.status.state, self.status.message = state, message
-        self._tell(step)
+        self._publish(step)
 
-    def _look(self) -> None:
-        """While images are waited for: give a sign of life, and stop if asked to, unless other ranks wait as well."""
+    def _heartbeat(self) -> None:
+        """While images are waited for: renew the lease, and stop on request, unless other ranks wait as well."""
         assert self.run.lease
         self.run.lease.heartbeat()
         if self.ranks.world == 1 and self.stop():

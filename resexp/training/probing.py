@@ -77,7 +77,7 @@ def probe(
     net, or there are no weights; StopRequested if asked to stop.
     """
     config = load_run(run.config_path)
-    if reason := PROBES[name].refuses(config.model):
+    if reason := PROBES[name].why_not(config.model):
         raise UserError(f"{run.folder}: {reason}, so there is nothing to probe for {name}; name another run")
     tune_process(None)
     torch.manual_seed(config.seed)
