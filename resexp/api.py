@@ -64,16 +64,7 @@ def sweep(
     study, cells = load_study(name, settings)
     chosen = studies.only_labels(cells, list(only)) if only else cells
     with Stop().listening() as stop:
-        outcome = carry_out(
-            study,
-            cells,
-            chosen,
-            Path(results),
-            retry_failed=False,
-            fail_fast=False,
-            stop=stop,
-            display=Lines(),
-        )
+        outcome = carry_out(study, cells, chosen, Path(results), stop=stop, display=Lines())
     if outcome.problems:
         raise RuntimeError("; ".join(f"{run.name}: {problem}" for run, problem in outcome.problems))
     if stop():

@@ -84,10 +84,7 @@ def train_continuations(
         executor=ExecutorConfig(jobs=jobs),
     )
     every = [cell for of_donor in cells.values() for cell in of_donor]
-    sweep(
-        study, every, every, results,
-        retry_failed=False, fail_fast=False, stop=stop, display=display,
-    )  # fmt: skip
+    sweep(study, every, every, results, stop=stop, display=display)
     folder = StudyFolder(results / study.name)
     runs = {donor: [Run(folder.folder / c.config.folder, c.label) for c in mine] for donor, mine in cells.items()}
     if any(run.status().state != "finished" for mine in runs.values() for run in mine):

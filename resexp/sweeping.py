@@ -99,8 +99,8 @@ def sweep(
     results: Path,
     *,
     rerun: Sequence[Cell] = (),
-    retry_failed: bool,
-    fail_fast: bool,
+    retry_failed: bool = False,
+    fail_fast: bool = False,
     stop: Stop,
     display: Display,
     wait: bool = True,
@@ -118,7 +118,6 @@ def sweep(
         here = study.executor.name in ("local", "debug")
         devices = prepare(plan(study, chosen, results), here=here, anew=rerun)
         engine = make_engine(study.executor, devices)
-        outcome = Outcome(folder.folder)
         again = [run for _, run in plan(study, list(rerun), results)]
         if held := next((run for run in again if run.is_held()), None):
             raise UserError(f"{held.name}: at work; stop that first, nothing was taken away")
@@ -129,20 +128,12 @@ def sweep(
         folder.write_plan(_record(study, cells))
         if line := folder.strays_line():
             log.info(line)
-        todo: list[tuple[Run, float]] = []
-        for cell, run in plan(study, chosen, results):
-            state = run.status().state
-            if state == "finished":
-                outcome.skipped += 1
-            elif state == "diverged" or (state == "failed" and not retry_failed):
-                outcome.problems.append((run, describe(run)))
-            else:
-                todo.append((run, cell.config.cost))
-        train_all(
-            engine, study.executor, todo, outcome, fail_fast=fail_fast, stop=stop, display=display, wait=wait,
+        todo = [(run, cell.config.cost) for cell, run in plan(study, chosen, results)]
+        return train_all(
+            engine, study.executor, folder.folder, todo,
+            retry_failed=retry_failed, fail_fast=fail_fast, stop=stop, display=display, wait=wait,
             follower=Follower(folder.folder, trackers) if trackers else None,
         )  # fmt: skip
-    return outcome
 
 
 def train_runs(runs: Sequence[Run], *, stop: Stop, display: Display) -> Outcome:
@@ -150,44 +141,43 @@ def train_runs(runs: Sequence[Run], *, stop: Stop, display: Display) -> Outcome:
 
     Raises UserError where this machine has not what one of them asks for.
     """
-    outcome = Outcome(Path(os.path.commonpath([run.folder.absolute() for run in runs])))
-    todo, devices = list[tuple[Run, float]](), set[torch.device]()
-    for run in runs:
-        config = load_run(run.config_path)
-        devices.add(hardware.choose_device(config.train))
-        if (state := run.status().state) == "finished":
-            outcome.skipped += 1
-        elif state == "diverged":
-            outcome.problems.append((run, describe(run)))
-        else:
-            todo.append((run, config.cost))
-    executor = ExecutorConfig()
-    engine = make_engine(executor, devices)
-    train_all(engine, executor, todo, outcome, fail_fast=False, stop=stop, display=display)
-    return outcome
+    folder, executor = Path(os.path.commonpath([run.folder.absolute() for run in runs])), ExecutorConfig()
+    configs = [load_run(run.config_path) for run in runs]
+    engine = make_engine(executor, {hardware.choose_device(config.train) for config in configs})
+    todo = [(run, config.cost) for run, config in zip(runs, configs, strict=True)]
+    return train_all(engine, executor, folder, todo, retry_failed=True, stop=stop, display=display)
 
 
 def train_all(
     engine: Engine,
     config: ExecutorConfig,
-    todo: list[tuple[Run, float]],
-    outcome: Outcome,
+    folder: Path,
+    runs: Sequence[tuple[Run, float]],
     *,
-    fail_fast: bool,
+    retry_failed: bool,
+    fail_fast: bool = False,
     stop: Stop,
     display: Display,
     wait: bool = True,
     follower: Follower | None = None,
-) -> None:
-    """Train run folders, each given with its cost, and enter in `outcome` how each ended.
+) -> Outcome:
+    """Train run folders, each given with its cost, as far as they are not finished; all are in `folder`.
 
-    `follower` passes their metrics on to trackers.
+    `follower` passes their metrics on to trackers. See `sweep` for the rest.
     """
-    ran = 0
+    outcome, todo, trained = Outcome(folder), list[tuple[Run, float]](), 0
+    for run, cost in runs:
+        state = run.status().state
+        if state == "finished":
+            outcome.skipped += 1
+        elif state == "diverged" or (state == "failed" and not retry_failed):
+            outcome.problems.append((run, describe(run)))
+        else:
+            todo.append((run, cost))
 
     def ended(run: Run, error: str) -> bool:
-        nonlocal ran
-        ran += 1
+        nonlocal trained
+        trained += 1
         problem = describe(run, error)
         if problem:
             outcome.problems.append((run, problem))
@@ -206,7 +196,8 @@ def train_all(
     with display.sweep(todo, outcome.skipped), closing(follower) if follower else nullcontext():
         loop = Loop(engine, config, fail_fast=fail_fast, stop=stop, tick=tick, ended=ended)
         outcome.left_to_engine = loop.train(todo, wait=wait)
-    outcome.not_started = len(todo) - ran - outcome.left_to_engine
+    outcome.not_started = len(todo) - trained - outcome.left_to_engine
+    return outcome
 
 
 def _record(study: Study, cells: list[Cell]) -> Plan:

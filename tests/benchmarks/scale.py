@@ -26,7 +26,7 @@ from resexp.executors import schedule
 from resexp.executors.engine import End, Engine, Event, Handle, Job
 from resexp.runs.records import Status
 from resexp.runs.store import Run
-from resexp.sweeping import Outcome, plan, train_all
+from resexp.sweeping import plan, train_all
 from resexp.training.train import train
 from resexp.utils.interrupts import Stop
 from resexp.utils.machine import cores
@@ -95,8 +95,7 @@ def scheduler(study: Path, results: Path) -> float:
     began = time.monotonic()
     for cell, (run, _) in zip(cells, runs, strict=True):
         run.create(cell.config)
-    outcome = Outcome(results)
-    train_all(Idle(), ExecutorConfig(), runs, outcome, fail_fast=False, stop=Stop(), display=Lines())
+    outcome = train_all(Idle(), ExecutorConfig(), results, runs, retry_failed=True, stop=Stop(), display=Lines())
     assert outcome.finished == len(runs)
     return (time.monotonic() - began) / len(runs)
 
