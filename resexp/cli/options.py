@@ -66,8 +66,7 @@ Plugins = Annotated[
     ),
 ]
 NoGraphs = Annotated[
-    bool,
-    typer.Option("--no-cuda-graphs", help="On a GPU, launch every kernel from Python, without CUDA graphs."),
+    bool, typer.Option("--no-cuda-graphs", help="On a GPU, launch every kernel from Python, without CUDA graphs.")
 ]
 Track = Annotated[
     list[str] | None,

@@ -17,8 +17,7 @@ from resexp.errors import StopRequested, UserError
 log = logging.getLogger(__name__)
 
 app = typer.Typer(
-    help="Measure nets: gradients, responses, lesions and more. The report shows the results.",
-    no_args_is_help=True,
+    help="Measure nets: gradients, responses, lesions and more. The report shows the results.", no_args_is_help=True
 )
 
 LINE_S = 10.0

@@ -264,10 +264,7 @@ def _report(outcome: Outcome, stop: Stop) -> None:
         f"{outcome.not_started} not started",
     ]
     next_verb = "report" if outcome.finished or outcome.skipped else "status"
-    out.print(
-        f"{outcome.folder}: {', '.join(counts)}; see `resexp {next_verb} {outcome.folder}`",
-        soft_wrap=True,
-    )
+    out.print(f"{outcome.folder}: {', '.join(counts)}; see `resexp {next_verb} {outcome.folder}`", soft_wrap=True)
     if outcome.left_to_engine:
         out.print(
             f"the jobs continue in Slurm: `resexp sweep` follows them, "

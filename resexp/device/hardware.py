@@ -67,11 +67,7 @@ def tune_process(threads: int | None) -> None:
     torch.backends.cudnn.allow_tf32 = False  # "fp32" is fp32, or there is nothing to check bf16 and fp16 against
 
 
-def choose(
-    config: TrainConfig,
-    begun_in: str | None = None,
-    ranks: Ranks = SINGLE_PROCESS,
-) -> Hardware:
+def choose(config: TrainConfig, begun_in: str | None = None, ranks: Ranks = SINGLE_PROCESS) -> Hardware:
     """The hardware that `config` asks for; a run keeps the precision that it was `begun_in`.
 
     A GPU without bf16 gets fp16, and a warning is logged. Raises UserError where the machine has no such device.

@@ -87,14 +87,7 @@ class ConcurrentRuns:
     itself, once. When the device fails, the runs that were not begun are left.
     """
 
-    def __init__(
-        self,
-        runs: Sequence[Run],
-        *,
-        size: int | None,
-        threads: int | None,
-        stop: Callable[[], bool],
-    ) -> None:
+    def __init__(self, runs: Sequence[Run], *, size: int | None, threads: int | None, stop: Callable[[], bool]) -> None:
         """`runs` in this order, `size` at a time; None: as many as pay, on a GPU."""
         self._waiting, self._again, self._members = deque(runs), deque[Run](), list[_Member]()
         self._size, self._threads, self._stop = Concurrency(size), threads, stop

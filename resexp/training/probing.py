@@ -64,13 +64,7 @@ def write_record(run: Run, record: dict[str, Any]) -> None:
         write_alone(path, content)
 
 
-def probe(
-    run: Run,
-    name: str,
-    *,
-    initial: bool = False,
-    stop: Callable[[], bool] = lambda: False,
-) -> int:
+def probe(run: Run, name: str, *, initial: bool = False, stop: Callable[[], bool] = lambda: False) -> int:
     """Take the probe `name` of a run's last weights, or of its `initial` ones, which its seed makes again.
 
     Returns the step; what was found lies in the run folder. Raises UserError where the probe makes no sense for the

@@ -110,12 +110,7 @@ def attempt(
 
 
 def _set_up(
-    run: Run,
-    status: Status,
-    ranks: Ranks,
-    threads: int | None,
-    world_may_change: bool,
-    undo: ExitStack,
+    run: Run, status: Status, ranks: Ranks, threads: int | None, world_may_change: bool, undo: ExitStack
 ) -> tuple[Trainer, Progress, Metrics | None, Manifest | None]:
     """Continue a run where it stopped, or begin it, on every rank; `undo` is to be closed in the end.
 

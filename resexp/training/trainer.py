@@ -47,12 +47,7 @@ class Trainer:
     All of them do the same steps and evaluations; records and results cover all ranks.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        dataset: Dataset | ImageNet,
-        hardware: Hardware,
-    ) -> None:
+    def __init__(self, config: RunConfig, dataset: Dataset | ImageNet, hardware: Hardware) -> None:
         self.config, self.dataset, self.hardware = config, dataset, hardware
         device, train, ranks = hardware.device, config.train, hardware.ranks
         if train.batch_size % ranks.world:
