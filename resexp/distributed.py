@@ -79,7 +79,7 @@ class Ranks:
 SINGLE_PROCESS = Ranks()
 
 
-class Torchrun(Ranks):
+class _Torchrun(Ranks):
     """One of several processes."""
 
     def __init__(self, stop: Stop) -> None:
@@ -121,8 +121,8 @@ class Torchrun(Ranks):
             raise
 
     def any_rank(self, flag: bool, failure: tuple[int, str] | None = None) -> bool:
-        """See Ranks. A rank that has failed comes with its exit code and its error; the others raise what
-        `sharing_errors` describes."""
+        """A rank that has failed comes with its exit code and its error; the others raise what `sharing_errors`
+        describes."""
         values = torch.tensor([int(flag), self._stop.signal, int(failure is not None)])
         dist.all_reduce(values, dist.ReduceOp.MAX, group=self._hosts)
         anyone, signal, failed = values.tolist()
@@ -141,7 +141,6 @@ class Torchrun(Ranks):
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """See Ranks."""
         self.any_rank(False)
         self._apart = False
         try:
@@ -152,7 +151,6 @@ class Torchrun(Ranks):
         self._apart = True
 
     def alone(self, work: Generator[int, None, ResultT]) -> Generator[int, None, ResultT]:
-        """See Ranks."""
         outcome: ResultT | StopRequested | None = None
         try:
             outcome = (yield from work) if self.rank == 0 else None
@@ -164,23 +162,20 @@ class Torchrun(Ranks):
         return outcome
 
     def broadcast_object(self, value: Any = None) -> Any:
-        """See Ranks."""
         box = [value]
         with self.together():
             dist.broadcast_object_list(box, 0, self._hosts)
         return box[0]
 
     def all_reduce(self, tensor: Tensor) -> None:
-        """See Ranks."""
         dist.all_reduce(tensor)
 
     def all_gather(self, tensor: Tensor) -> Tensor:
-        """See Ranks."""
         gathered: Tensor = _Gather.apply(tensor, self)
         return gathered
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """See Ranks. One message for each type of number."""
+        # One message for each type of number.
         alike = defaultdict[torch.dtype, list[Tensor]](list)
         for tensor in tensors:
             alike[tensor.dtype].append(tensor)
@@ -191,13 +186,12 @@ class Torchrun(Ranks):
                 tensor.copy_(values.view_as(tensor))
 
     def ddp(self, model: nn.Module) -> nn.Module:
-        """See Ranks. BN's averages stay each rank's own."""
         net = DistributedDataParallel(model)
-        net.broadcast_buffers = False  # as a keyword it has one name before torch 2.13, and another one since
+        # BN's averages stay each rank's own. As a keyword it has one name before torch 2.13, and another one since.
+        net.broadcast_buffers = False
         return net
 
     def gradient_sync(self, net: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-        """See Ranks."""
         assert isinstance(net, DistributedDataParallel)
         return contextlib.nullcontext() if last else net.no_sync()
 
@@ -220,7 +214,7 @@ class _Gather(torch.autograd.Function):
 
 
 @contextlib.contextmanager
-def joined(stop: Stop) -> Iterator[Torchrun]:
+def joined(stop: Stop) -> Iterator[Ranks]:
     """The ranks that torchrun started, for as long as the context lasts.
 
     Gloo's threads end with it: one that still frees a tensor while the interpreter ends would abort the process. They
@@ -234,7 +228,7 @@ def joined(stop: Stop) -> Iterator[Torchrun]:
     except dist.DistError as error:
         raise UserError(f"rank {os.environ['RANK']}: can't reach rank 0 ({lost(error)})") from error
     try:
-        with contextlib.closing(Torchrun(stop)) as ranks, ranks.sharing_errors():
+        with contextlib.closing(_Torchrun(stop)) as ranks, ranks.sharing_errors():
             yield ranks
     finally:
         gc.collect()  # trainers and their captured steps refer to each other, and to a group

@@ -66,7 +66,6 @@ class _Kept(StreamingInput):
     _read = False
 
     def prepare(self, step: int) -> None:
-        """See InputPipeline."""
         if not self._read:
             super().prepare(0)
             self.settle()

@@ -38,7 +38,6 @@ class _Here(Handle):
         self._turns = ConcurrentRuns(job.runs, size=1, threads=None, stop=lambda: self._stop).turns()
 
     def poll(self) -> End | None:
-        """How it ended."""
         return End() if self._over else None
 
     def events(self) -> list[Event]:

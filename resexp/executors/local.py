@@ -115,7 +115,6 @@ class _Worker(Handle):
         return End(f"its process was killed by signal {-code}", retry=True) if code < 0 else End()
 
     def events(self) -> list[Event]:
-        """Events since the last call."""
         events = list[Event]()
         try:
             while not self.receiver.closed and self.receiver.poll():
@@ -126,11 +125,9 @@ class _Worker(Handle):
         return events
 
     def stop(self) -> None:
-        """Ask it to save and end."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it at once."""
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:

@@ -143,7 +143,6 @@ class _Task(Handle):
         return self._end
 
     def events(self) -> list[Event]:
-        """Events since the last call."""
         events, self._events = self._events, []
         return events
 
