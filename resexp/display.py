@@ -1,4 +1,4 @@
-"""What is seen of a sweep while it runs: live bars on a terminal, a bounded number of plain lines elsewhere."""
+"""How a sweep is shown while it runs: live bars on a terminal, a bounded number of plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -206,5 +206,5 @@ class Lines(Display):
 
 
 def make_display(console: Console) -> Display:
-    """Bars where a person looks at a terminal, lines on a pipe and in CI."""
+    """Bars on a terminal, lines on a pipe and in CI."""
     return Bars(console) if console.is_terminal and not os.environ.get("CI") else Lines()

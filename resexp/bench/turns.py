@@ -80,7 +80,7 @@ class Benchmark:
     note: str
     """What the columns mean."""
     remark: Callable[[dict[str, Any]], str] = str
-    """A bottleneck in words."""
+    """A line about a bottleneck."""
 
     def run(self, configs: Sequence[RunConfig], rounds: int, seconds: float) -> dict[str, Any]:
         """Time the contestants of every configuration, in turns; returns what `resexp bench --json` prints.

@@ -1,4 +1,4 @@
-"""`--dry-run`: the runs of a study, what they will take as far as earlier runs tell, and whether the data are here."""
+"""`--dry-run`: the runs of a study, time and disk as estimated from earlier runs, and whether the data are here."""
 
 from __future__ import annotations
 

@@ -123,6 +123,6 @@ def print_json(value: Any, indent: int = 1) -> None:
 
 
 def all_settings(settings: list[str] | None, no_graphs: bool, **flags: object) -> list[str]:
-    """What --set and the flags that stand for settings say; `flags` by key, with `__` for the dot, None: not given."""
+    """--set and the flags that stand for settings, as overrides; `flags` by key, with `__` for the dot, None: unset."""
     given = [f"{key.replace('__', '.')}={value}" for key, value in flags.items() if value is not None]
     return [*(settings or []), *(["train.cuda_graphs=false"] if no_graphs else []), *given]

@@ -129,7 +129,7 @@ def multi_scale(
     _views(target, results, as_json, MultiScale.name, MultiScale(named) if named else None)
 
 
-def _views(names: list[str], results: Path, as_json: bool, mode: str, asked: Any) -> None:
+def _views(names: list[str], results: Path, as_json: bool, mode: str, chosen: Any) -> None:
     from resexp.config.study import load_run
     from resexp.data import open_dataset
     from resexp.evaluation.tta import evaluate_run, usual
@@ -142,7 +142,7 @@ def _views(names: list[str], results: Path, as_json: bool, mode: str, asked: Any
     table, records = Table("run", "views", "single view", "several views"), []
     for number, run in enumerate(runs, 1):
         config = load_run(run.config_path)
-        record = evaluate_run(run, asked or usual(config, mode, open_dataset(config.data).size))
+        record = evaluate_run(run, chosen or usual(config, mode, open_dataset(config.data).size))
         log.info(f"{mode} {number}/{len(runs)}: {run.name}")
         write_record(run, {"probe": record["mode"], "step": config.train.steps, **record})
         records.append({"run": run.name, "folder": str(run.folder), **record})
@@ -206,7 +206,7 @@ class _Part:
         self._due = self._began + LINE_S
 
     def __call__(self) -> bool:
-        """Whether the probe is to stop; it asks after each of its pieces."""
+        """Whether the probe is to stop; called after each of its pieces."""
         self._pieces, now = self._pieces + 1, time.monotonic()
         if self._pieces == 1:
             log.info(self._what)

@@ -22,7 +22,7 @@ class CudaGraphed:
     """A function that reads and writes tensors in place: called as it is, then captured and replayed.
 
     Its first calls are calls like any other, so capturing changes no result. Without a stream, it is only ever called.
-    A function that can't be captured is launched from Python, and a log line says why.
+    A function that can't be captured is launched from Python, and the reason is logged.
     """
 
     def __init__(self, function: Callable[[], None], hardware: Hardware) -> None:

@@ -127,7 +127,7 @@ def _stored(run: Run, recorded: Sequence[float]) -> Logits:
 
 
 def _check_same_images(first: Run, ours: Logits, other: Run, theirs: Logits) -> None:
-    """An equal fingerprint does not mean an equal order, which the labels tell."""
+    """Images with an equal fingerprint may have another order; then their labels differ."""
     if ours.fingerprint != theirs.fingerprint:
         what = f"tested on other images (fingerprint {theirs.fingerprint}, and {ours.fingerprint}"
     elif ours.values.shape != theirs.values.shape:

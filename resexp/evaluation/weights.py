@@ -64,7 +64,7 @@ def evaluate_weights(path: Path, net: str | None, data: Path | None) -> Confusio
     trained on these.
 
     `net` names its net where the file does not. Raises UserError where the net is unknown or the weights do not fit
-    it, where nothing tells what is subtracted from the images, or where there are no images of its classes.
+    it, where the mean that is subtracted from the images is unknown, or where there are no images of its classes.
     """
     file = weights_file.read(path)
     about = file.description or Description(resexp="", net=net or "")

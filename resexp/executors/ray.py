@@ -126,7 +126,7 @@ class _Task(Handle):
         self._end: End | None = None
 
     def poll(self) -> End | None:
-        """How the task ended; a worker or a node that died is a fault of the machine."""
+        """How the task ended; after the death of a worker or a node it is worth another try."""
         while self.ready and self._end is None:
             try:
                 kind, number, text = ray.get(next(self.messages))

@@ -1,8 +1,8 @@
 """Job arrays on a Slurm cluster, by submitit; each job trains run folders on a shared file system.
 
-The run folders are the truth: job.json says which job was asked to train a run, status.json what became of it. Slurm
-is only asked which jobs are in its queue and, for the minutes that it remembers, how the others left it: in one call
-for all of them, and never its accounting.
+The run folders are the truth: job.json names the job that trains a run, status.json has what became of it. Slurm is
+only asked which jobs are in its queue and, for the minutes that it remembers, how the others left it: in one call for
+all of them, and never its accounting.
 """
 
 from __future__ import annotations
@@ -127,16 +127,16 @@ class Slurm(Engine):
         time.sleep(self._config.slurm.poll_seconds)
         jobs = [handle for handle in handles if isinstance(handle, _Submitted)]
         try:
-            seen = _squeue({submission.user for job in jobs for _, submission in job.submissions})
+            states = _squeue({submission.user for job in jobs for _, submission in job.submissions})
         except UserError as error:
             if not self._unreachable:
                 log.info(f"{error}; asked again until it answers")
             self._unreachable = True
             return
         self._unreachable = False
-        for name in {job.name for job in jobs} - seen.keys():  # Slurm keeps nothing of what never began
-            seen[name] = _State("CANCELLED" if self.states[name].waits else "FORGOTTEN")
-        self.states = seen
+        for name in {job.name for job in jobs} - states.keys():  # Slurm keeps nothing of what never began
+            states[name] = _State("CANCELLED" if self.states[name].waits else "FORGOTTEN")
+        self.states = states
 
     def _submitit(self, logs: Path) -> submitit.AutoExecutor:
         import submitit

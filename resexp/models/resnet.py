@@ -63,14 +63,7 @@ class ResNet(nn.Module):
         return logits
 
 
-_TORCHVISION = {
-    "conv1.": "conv.",
-    "bn1.": "bn.",
-    "layer1.": "stages.0.",
-    "layer2.": "stages.1.",
-    "layer3.": "stages.2.",
-    "layer4.": "stages.3.",
-}
+_TORCHVISION = {"conv1.": "conv.", "bn1.": "bn."} | {f"layer{stage + 1}.": f"stages.{stage}." for stage in range(4)}
 """How torchvision's names of the parts of a net begin, and how ours do."""
 
 

@@ -67,7 +67,7 @@ def write_record(run: Run, record: dict[str, Any]) -> None:
 def probe(run: Run, name: str, *, initial: bool = False, stop: Callable[[], bool] = lambda: False) -> int:
     """Take the probe `name` of a run's last weights, or of its `initial` ones, which its seed makes again.
 
-    Returns the step; what was found lies in the run folder. Raises UserError where the probe makes no sense for the
+    Returns the step; the result is in the run folder. Raises UserError where the probe makes no sense for the
     net, or there are no weights; StopRequested if asked to stop.
     """
     config = load_run(run.config_path)
