@@ -334,3 +334,25 @@ def test_synced_bn_by_one_process_is_plain_bn() -> None:
         for _ in trainer.advance(3, lambda: False):
             pass
     assert all(map(torch.equal, *(trainer.model.state_dict().values() for trainer in trainers)))
+
+
+def test_no_gpu_is_asked_anything_before_its_rank_has_named_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the beginning of an attempt: whatever asks one earlier makes a context on the first."""
+
+    class NamedError(Exception):
+        pass
+
+    def name(device: torch.device) -> None:
+        asked.append(device)
+        raise NamedError
+
+    asked: list[object] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: asked.append("context"))
+    monkeypatch.setattr(torch.cuda, "set_device", name)
+    ranks = one_of(2)
+    ranks.local = 1
+    with pytest.raises(NamedError):
+        train(create(tmp_path, config({"train": {"device": "cuda"}})), ranks=ranks)
+    assert asked == [torch.device("cuda:1")]

@@ -264,7 +264,9 @@ def test_a_value_that_the_host_reads_shows(on_cuda: Callable[..., Trainer]) -> N
     assert seen.found == ["_local_scalar_dense"]
 
 
-@pytest.mark.parametrize("control", ["a copy from the host", "a scalar of the host", "a shape of data"])
+@pytest.mark.parametrize(
+    "control", ["a copy from the host", "a number of the host", "a scalar of the host", "a shape of data"]
+)
 def test_what_crosses_shows(on_cuda: Callable[..., Trainer], control: str) -> None:
     trainer = on_cuda()
     watch = trainer.schedule.update_warmup
@@ -273,6 +275,8 @@ def test_what_crosses_shows(on_cuda: Callable[..., Trainer], control: str) -> No
         watch(error)
         if control == "a copy from the host":
             trainer.schedule.rate.copy_(torch.empty(()))
+        elif control == "a number of the host":
+            torch.tensor(0.1, device=CUDA)
         elif control == "a scalar of the host":
             trainer.schedule.rate.mul_(torch.empty(()))
         else:
@@ -282,4 +286,4 @@ def test_what_crosses_shows(on_cuda: Callable[..., Trainer], control: str) -> No
     refused = DynamicOutputShapeException if control == "a shape of data" else ()
     with Crossings() as seen, contextlib.suppress(refused):
         trainer._update()
-    assert seen.found in (["copy_"], ["mul_"], ["nonzero"])
+    assert seen.found in (["copy_"], ["_to_copy"], ["mul_"], ["nonzero"])

@@ -41,6 +41,8 @@ def parts(folder: Path, device: str, data: str | None, studies: Sequence[str]) -
     small, results = device == "cpu", folder / "results"
     python, on = (sys.executable, "-m"), ("--set", f"train.device={device}")
     settings = [*on, *(word for setting in (MINIATURE if small else ()) for word in ("--set", setting))]
+    if not small:
+        settings += ["--set", "seeds=[0, 1, 2]"]  # the first seed of every net comes first
     if data:
         settings += ["--set", "data.source=folder", "--set", f"data.path={data}"]
     times = ("--rounds", "1", "--seconds", "0.05") if small else ("--rounds", "3", "--seconds", "0.5")
@@ -57,10 +59,6 @@ def parts(folder: Path, device: str, data: str | None, studies: Sequence[str]) -
         Part("roofline", (*python, "tests.gpu.roofline", *roofs, "--out", f"{results}/roofline.json"), 60.0),
         Part("tests", (*python, "pytest", *tests, "--durations=10", "tests/gpu/test_gpu.py"), 180.0),
         *(
-            Part(name, (*RESEXP, "sweep", "--config", f"cifar10/{name}", "--results", str(results), *settings), 3600.0)
-            for name in studies
-        ),
-        *(
             Part(
                 f"bench-{depth}",
                 (*bench, *nets, "--packs", runs, "--depths", depth, "--out", f"{results}/bench-{depth}"),
@@ -73,6 +71,10 @@ def parts(folder: Path, device: str, data: str | None, studies: Sequence[str]) -
             "many-nets",
             (*python, "tests.benchmarks.many_nets", "--device", device, *times, *many, "--out", str(results)),
             150.0,
+        ),
+        *(  # as far as time goes
+            Part(name, (*RESEXP, "sweep", "--config", f"cifar10/{name}", "--results", str(results), *settings), 3600.0)
+            for name in studies
         ),
     ]
 
