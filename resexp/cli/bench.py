@@ -43,9 +43,9 @@ def bench(
     to: Annotated[Path | None, typer.Option("--out", help="Folder for bench.json and bench.md.", **PATH)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Time training steps against the usual loops and against what the device can do, in turns.
+    """Compare the speed of training steps with two ordinary training loops and with the device's peak.
 
-    On ImageNet: reading its images, computing its steps, and both together; which of them is the bottleneck.
+    All contenders run in turns. On ImageNet: reading images, computing steps, and both; which is the bottleneck?
     """
     import torch
 

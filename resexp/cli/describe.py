@@ -34,7 +34,7 @@ def describe(
         list[str] | None,
         typer.Argument(
             metavar="NET",
-            help="KIND-DEPTH, for ImageNet imagenet/KIND-DEPTH, and words behind it for shortcut, block, norm, branch: "
+            help="A net, such as plain-20 or imagenet/residual-50. Words behind it set shortcut, block, norm and more: "
             "plain-20, preact-164-bottleneck, imagenet/residual-34-B, vgg-16.",
         ),
     ] = None,

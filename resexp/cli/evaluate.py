@@ -46,7 +46,7 @@ def evaluate(
 ) -> None:
     """Show the test error of a run or a file of weights, the error of each class, and the confusion matrix.
 
-    A run is evaluated by the logits that it stored, on its own test images. With --data, its net is.
+    By default, the stored outputs of a run on its test images are used. With --data, its net is run on other images.
     """
     from resexp.evaluation.confusion import stored_result
     from resexp.runs.names import find_run

@@ -158,7 +158,7 @@ def _shown(record: dict[str, Any], what: str) -> str:
     return percent(record[f"{what}_error"], 2) + (f", top-5 {percent(top5, 2)}" if top5 is not None else "")
 
 
-@app.command(epilog="Example: resexp probe identity cpu-small:plain-8 --depth 20")
+@app.command(epilog="Example: resexp probe identity cpu-small:plain-20 --depth 56")
 def identity(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN...", help="Finished runs of one net, such as cpu-small:plain-20.")
@@ -170,10 +170,10 @@ def identity(
     as_json: AsJson = False,
     results: Results = RESULTS,
 ) -> None:
-    """Insert identity blocks into trained nets and train them on: do they keep what they were, and do better ones form?
+    """Deepen trained nets by identity blocks, train them further, and compare them with new nets.
 
-    The deeper net computes what the shallower one does. Beside it, the shallower net is trained on for as many steps,
-    and a deeper one that begins at random for as many as both together; with the recipe of the runs, except for --set.
+    Three nets are trained by the recipe of the runs, except for --set: the deepened net, which first computes what the
+    shallower one does; the shallower net itself, for as many steps; and a new deep net, for as many steps in total.
     """
     from resexp.display import make_display, percent
     from resexp.probing import PARTS, finished_runs, train_continuations

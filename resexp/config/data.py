@@ -97,7 +97,7 @@ class PreparedConfig(Section):
     """A one-file cache of resized images (`resexp data prepare`). Resizing changes pixels slightly."""
 
     side: Side
-    """Longest allowed shorter side, pixels. Larger images are resized to it (antialiased)."""
+    """Images whose shorter side is longer are resized to this length, pixels (antialiased)."""
     format: Literal["jpeg", "raw"] = "jpeg"
     """`jpeg` stores unresized images byte for byte. `raw` stores pixels: faster to read, ten times as large."""
     quality: Annotated[int, Field(ge=1, le=100)] = 95

@@ -70,7 +70,8 @@ def tune_process(threads: int | None) -> None:
 def choose(config: TrainConfig, begun_in: str | None = None, ranks: Ranks = SINGLE_PROCESS) -> Hardware:
     """The hardware that `config` asks for; a run keeps the precision that it was `begun_in`.
 
-    A GPU without bf16 gets fp16, and a warning is logged. Raises UserError where the machine has no such device.
+    Where bf16 is asked for and the GPU lacks it, it is fp16, and a warning is logged. Raises UserError without such
+    a device.
     """
     device, precision = choose_device(config, ranks), begun_in or config.precision
     if device.type != "cuda":

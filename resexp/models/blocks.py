@@ -29,7 +29,7 @@ class ZeroPad(nn.Module):
 
 
 class Projection(nn.Sequential):
-    """A 1x1 convolution, followed by BN but in a pre-activated block, where BN and ReLU came before it.
+    """A 1x1 convolution, followed by BN, except in pre-activated blocks, where BN and ReLU come before it.
 
     Making one leaves torch's random state as it was, so the rest of the net is drawn as if there were no projections.
     """

@@ -22,9 +22,7 @@ DISTANCES = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 def gradients(subject: ProbeInput) -> Probing:
-    """In train mode, on 16 batches of 128 images: for each layer's weights
-
-    Of fewer than 2,048 images, fewer or smaller batches.
+    """Gradients of each layer's weights in train mode, on 16 batches of 128 images; fewer where there are fewer images.
 
     - ``norm``: root mean square over batches of the norm of the loss gradient g;
     - ``snr``: |E g|^2 / E|g - E g|^2, both estimated without bias (it can come out just below zero; NaN where a layer

@@ -46,8 +46,8 @@ def deepen(shallow: ResNet, deep: ResNet, batches: Batches) -> None:
     are made identities. Where that takes BN's statistics, those over `batches` are used.
 
     In a residual block F becomes zero. In a plain block each convolution copies the pixel in its middle, and BN's
-    gain and bias undo its normalisation, of a batch in train mode nearly so; its ReLU changes nothing, for what comes
-    in has been through one.
+    gain and bias undo its normalisation (in train mode approximately). ReLU changes nothing, because the input is
+    not negative.
     """
     inputs = _stage_outputs(shallow, batches)
     for name in ("conv", "bn", "last", "fc"):

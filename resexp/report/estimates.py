@@ -1,4 +1,4 @@
-"""Means, differences and trends over seeds, each with what chance alone could do to it."""
+"""Means, differences and trends over seeds, with confidence intervals and p values."""
 
 from __future__ import annotations
 
