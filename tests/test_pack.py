@@ -99,6 +99,45 @@ def test_a_stopped_pack_goes_on_where_it_was(tmp_path: Path) -> None:
         assert_same(run, other)
 
 
+def test_work_that_is_due_at_other_steps_leaves_the_neighbours_alone(tmp_path: Path) -> None:
+    """Four runs, with a pause in the middle; a fifth one fails while others evaluate, are probed and saved."""
+    data = {"split": "holdout", "train_images": 100, "test_images": 100}
+    due: list[dict[str, Any]] = [
+        {"train": {"eval_every": 2}},
+        {"train": {"eval_every": 3, "checkpoint_steps": 5}, "probes": {"gradients": [2, -1], "tta": ["ten-crop"]}},
+        {"train": {"eval_every": 5, "precise_bn_images": 70}, "probes": {"lesion": [4], "branches": [7]}},
+        {"train": {"eval_every": 4, "schedule": "plateau", "patience": 1}, "probes": {"landscape": [6]}},
+        {"train": {"eval_every": 7, "warmup_lr": 0.02, "warmup_until_error": 0.95}, "probes": {"signals": [0, 9]}},
+    ]
+    configs = [tiny(**sections, data=data, model={"depth": 8, "drop_path": 0.1 * n}) for n, sections in enumerate(due)]
+    runs: dict[str, list[Run]] = {
+        where: [Run(tmp_path / where / str(n) / config.folder) for n, config in enumerate(configs)]
+        for where in ("packed", "alone")
+    }
+    for where in runs:
+        for run, config in zip(runs[where], configs, strict=True):
+            run.create(config)
+    for run in runs["alone"][1:]:
+        assert train(run, threads=1).state == "finished"
+    update = Trainer._update
+
+    def broken(self: Trainer) -> None:
+        if self.config.train.eval_every == 2 and self.step == 5:
+            raise ZeroDivisionError
+        update(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_update", broken)
+        assert "interrupted" in Packed(runs["packed"], 4, stop=after(40)).states
+        left = [run for run in runs["packed"] if run.status().state in ("interrupted", "pending")]
+        Packed(left, 4)
+    assert [run.status().state for run in runs["packed"]] == ["failed"] + ["finished"] * 4
+    for run, other in zip(runs["packed"][1:], runs["alone"][1:], strict=True):
+        assert_same(run, other)
+        names = [sorted(path.name for path in one.probe_folder.glob("*")) for one in (run, other)]
+        assert names[0] == names[1]
+
+
 def break_step(patch: pytest.MonkeyPatch, model: dict[str, Any], error: Exception, times: int = 1) -> None:
     """Let a step of the net that `model` describes fail, so many times."""
     update, left = Trainer._update, itertools.count(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -40,6 +41,8 @@ def state() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "type": torch.get_default_dtype(),
         "device": torch.get_default_device(),
+        "precision of products": torch.get_float32_matmul_precision(),
+        "garbage collector": gc.isenabled(),
         "random numbers": torch.get_rng_state().sum().item(),
         "numpy's": np.random.get_state(legacy=False)["state"]["key"].sum(),
         "Python's": random.getstate(),
