@@ -48,7 +48,7 @@ published: $(DEV) ## rebuild the published pages, and what the README quotes of 
 	$(PY) -m tests.published
 
 test: $(DEV) ## run the tests
-	$(PY) -m pytest $(if $(PYTHON),,-n auto --timeout 300) $(ARGS)
+	$(PY) -m pytest $(if $(PYTHON),,-n auto --dist worksteal --timeout 300) $(ARGS)
 
 test-clusters: $(DEV) ## run the tests on real clusters: torchrun, Ray, and Slurm where it is installed
 	$(PY) -m pytest -m "torchrun or ray or slurm" $(if $(PYTHON),,-n auto --timeout 600) $(ARGS)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import yaml
 
+from resexp.cli import main
+from resexp.utils.interrupts import STOPPING
 from resexp.utils.logs import logged_to
 
 # One thread a process, here and in the processes that tests start: results must not depend on what else is running.
@@ -101,6 +106,30 @@ def resexp() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(
             command(*arguments), capture_output=True, text=True, timeout=200, env={**os.environ, **environment}
         )
+
+    return run
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`resexp` without its process, which imports torch for seconds: for what a process of its own can't change."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        words = ["resexp", *map(str, arguments)]
+        output, errors = io.StringIO(), io.StringIO()
+        handlers = {number: signal.getsignal(number) for number in STOPPING}
+        monkeypatch.setattr(sys, "argv", words)
+        with (
+            patch.dict(os.environ),
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(errors),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess(words, ended.value.code, output.getvalue(), errors.getvalue())
 
     return run
 

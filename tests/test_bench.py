@@ -100,8 +100,8 @@ def test_bench_prints_json_and_writes_a_page(resexp: Cli, tmp_path: Path) -> Non
         (["--set", "train.device=cuda:7"], "train.device: cuda:7 asked for, but "),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(resexp: Cli, arguments: list[str], line: str) -> None:
-    done = resexp("bench", *arguments)
+def test_a_mistake_is_one_line_and_exit_code_2(here: Cli, arguments: list[str], line: str) -> None:
+    done = here("bench", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert line in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -162,13 +162,13 @@ def test_bench_of_imagenet_times_input_and_compute_and_both(resexp: Cli, tmp_pat
     assert bottleneck.BENCHMARK.note in page
 
 
-def test_the_nets_of_imagenets_bench_are_the_studys_and_its_data_must_be_there(resexp: Cli) -> None:
-    done = resexp("bench", "--config", "imagenet/figure4")
+def test_the_nets_of_imagenets_bench_are_the_studys_and_its_data_must_be_there(here: Cli) -> None:
+    done = here("bench", "--config", "imagenet/figure4")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[0].startswith("plain-18 ")
     assert "data/imagenet" in done.stderr.splitlines()[1]
     assert len(done.stderr.splitlines()) == 2
-    done = resexp("bench", "--config", "imagenet/figure4", "--packs", "2")
+    done = here("bench", "--config", "imagenet/figure4", "--packs", "2")
     assert done.returncode == 2
     assert done.stderr == (
         "resexp: --packs: imagenet/figure4 is a study of ImageNet, and its runs are timed one by one; leave it out\n"

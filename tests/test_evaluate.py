@@ -132,8 +132,8 @@ def test_a_runs_numbers_are_those_of_its_metrics_and_need_no_torch(trained: Run,
     assert np.array_equal(np.array([row[1:-2] for row in rows[1:]], int), matrix)
 
 
-def test_the_terminal_shows_the_matrix_of_few_classes(trained: Run, resexp: Cli) -> None:
-    said = resexp("evaluate", trained.folder).stdout
+def test_the_terminal_shows_the_matrix_of_few_classes(trained: Run, here: Cli) -> None:
+    said = here("evaluate", trained.folder).stdout
     result = stored_result(trained)
     assert result is not None
     row = next(line for line in said.splitlines() if "│ bars" in line)
@@ -143,17 +143,17 @@ def test_the_terminal_shows_the_matrix_of_few_classes(trained: Run, resexp: Cli)
     assert f"error {100 * result.logits.error:.2f} %, loss {result.loss:.4f}, 100 images" in said
 
 
-def test_without_logits_or_images_a_run_is_evaluated_as_far_as_it_goes(trained: Run, resexp: Cli) -> None:
+def test_without_logits_or_images_a_run_is_evaluated_as_far_as_it_goes(trained: Run, here: Cli) -> None:
     stored = stored_result(trained)
     assert stored is not None
     trained.logits_path.rename("kept.npz")
-    again = json.loads(resexp("evaluate", trained.folder, "--json").stdout)
+    again = json.loads(here("evaluate", trained.folder, "--json").stdout)
     assert again["confusion"] == stored.matrix.tolist()
     assert again["loss"] == pytest.approx(stored.loss, rel=1e-5)
     Path("kept.npz").rename(trained.logits_path)
     text = trained.config_path.read_text()
     trained.config_path.write_text(re.sub(r"source: shapes\n(  .*\n)+", "source: cifar10\n", text))
-    done = resexp("evaluate", trained.folder, "--json")
+    done = here("evaluate", trained.folder, "--json")
     assert "its classes are shown by their numbers, for its images are not here" in done.stderr
     assert [of["class"] for of in json.loads(done.stdout)["classes"]] == [str(label) for label in range(10)]
 
@@ -162,7 +162,7 @@ def test_without_logits_or_images_a_run_is_evaluated_as_far_as_it_goes(trained: 
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_exported_weights_are_tested_as_the_run_was(trained: Run, suffix: str, resexp: Cli, tmp_path: Path) -> None:
+def test_exported_weights_are_tested_as_the_run_was(trained: Run, suffix: str, here: Cli, tmp_path: Path) -> None:
     """On the same shapes, drawn again; in a process of its own, once."""
     if suffix == ".safetensors":
         pytest.importorskip("safetensors")
@@ -171,7 +171,7 @@ def test_exported_weights_are_tested_as_the_run_was(trained: Run, suffix: str, r
     assert stored is not None
     assert close(result, stored)
     if suffix == ".pt":
-        assert json.loads(resexp("evaluate", to, "--json").stdout) == {
+        assert json.loads(here("evaluate", to, "--json").stdout) == {
             "subject": str(to), "data": None, **result.to_json()
         }  # fmt: skip
 
@@ -265,7 +265,7 @@ def test_streamed_images_are_cropped_as_in_the_run(tmp_path: Path) -> None:
         evaluate_weights(to, None, None)
 
 
-def test_what_does_not_fit_gets_a_line(trained: Run, resexp: Cli, tmp_path: Path) -> None:
+def test_what_does_not_fit_gets_a_line(trained: Run, here: Cli, tmp_path: Path) -> None:
     export(trained, good := tmp_path / "w.pt")
     weights = torch.load(good, weights_only=True)
 
@@ -290,7 +290,7 @@ def test_what_does_not_fit_gets_a_line(trained: Run, resexp: Cli, tmp_path: Path
         ((trained.folder, "--net", net), "--net: a run knows its net; leave it out"),
         ((good, "--csv", tmp_path / "nowhere/c.csv"), "nowhere/c.csv: No such file or directory"),
     ]:
-        done = resexp("evaluate", *words)
+        done = here("evaluate", *words)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert line in done.stderr
     three = tmp_path / "three"

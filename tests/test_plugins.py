@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from resexp.runs.store import Run
 from resexp.training.rehearsal import rehearse
 from resexp.utils.untrusted import parse_json
 
+Cli = Callable[..., subprocess.CompletedProcess[str]]
 EXAMPLES = SHIPPED / "plugins"
 SHAPES = {"source": "shapes", "train_images": 200, "test_images": 100, "size": 8, "pad": 1}
 
@@ -53,9 +54,12 @@ class Cube(torch.nn.Module):
 def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Plug-ins are loaded once per process; each test begins without any."""
     monkeypatch.delenv(plugins.VARIABLE, raising=False)
-    for known in (plugins._known, plugins._texts, plugins._loaded):
-        known.clear()  # type: ignore[attr-defined]
+    forget()
     yield
+    forget()
+
+
+def forget() -> None:
     for known in (plugins._known, plugins._texts, plugins._loaded):
         known.clear()  # type: ignore[attr-defined]
 
@@ -192,12 +196,17 @@ def test_a_named_executor_keeps_what_else_is_known_of_it(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["squeeze_excite", "lion", "gratings"])
-def test_the_examples_train_and_are_reported_without_their_code(name: str, tmp_path: Path) -> None:
+def test_the_examples_train_and_are_reported_without_their_code(name: str, tmp_path: Path, here: Cli) -> None:
+    """In processes that the sweep starts, and in its own."""
     words = ["--set", "train.steps=6", "--set", "train.log_every=2", "--set", "model.width=2", "--set", "seeds=[0]"]
     own = "data.source={name: gratings, train: 200, test: 100}"
     words += ["--set", own if name == "gratings" else f"data={json.dumps(SHAPES)}"]
     words += ["--set", "train.warmup_steps=3" if name == "lion" else "train.milestones=[]"]
-    resexp(tmp_path, "sweep", f"plugins/{name}", "--plugin", str(EXAMPLES / f"{name}.py"), *words, "--jobs", "2")
+    words = ["sweep", f"plugins/{name}", "--plugin", str(EXAMPLES / f"{name}.py"), *words]
+    if name == "squeeze_excite":
+        resexp(tmp_path, *words, "--jobs", "2")
+    else:
+        assert here(*words, "--executor", "debug").returncode == 0
     runs = [Run(path.parent) for path in (tmp_path / "results" / name).glob("*/seed0/config.yaml")]
     customs = {run.folder: load_run(run.config_path).customs for run in runs}
     assert sum(bool(custom) for custom in customs.values()) == 4
@@ -206,14 +215,15 @@ def test_the_examples_train_and_are_reported_without_their_code(name: str, tmp_p
         manifest = run.manifest()
         assert manifest
         assert list(manifest.plugins.values()) == ([source] if customs[run.folder] else [])
-    resexp(tmp_path, "report", f"results/{name}")
+    forget()
+    assert here("report", f"results/{name}").returncode == 0
     page = (tmp_path / f"results/{name}/report/deviations.md").read_text()
     shown = {"squeeze_excite": "squeeze_excite+reduction=4", "lion": "lion+beta=0.99", "gratings": "gratings+noise=0.3"}
     assert shown[name] in page
 
 
-def test_the_guide_works_when_followed_word_by_word(tmp_path: Path) -> None:
-    """Its file, its study and its commands, with fewer steps of smaller nets."""
+def test_the_guide_works_when_followed_word_by_word(tmp_path: Path, here: Cli) -> None:
+    """Its file, its study and its commands, with fewer steps of smaller nets; the sweep in processes of its own."""
     guide = (EXAMPLES / "README.md").read_text()
     blocks = dict(re.findall(r"```(python|yaml)\n(.*?)```", guide, re.DOTALL))
     (tmp_path / "scaled.py").write_text(blocks["python"])
@@ -226,7 +236,10 @@ def test_the_guide_works_when_followed_word_by_word(tmp_path: Path) -> None:
     (tmp_path / "scaled.yaml").write_text(blocks["yaml"] + yaml.safe_dump(small))
     commands = [line for block in re.findall(r"```sh\n(.*?)```", guide, re.DOTALL) for line in block.splitlines()]
     assert len(commands) == 3
-    said = [resexp(tmp_path, *command.removesuffix(" --open").split()[1:]) for command in commands]
+    describe, sweep, report = (command.removesuffix(" --open").split()[1:] for command in commands)
+    said = [here(*describe).stdout, resexp(tmp_path, *sweep)]
+    forget()
+    said.append(here(*report).stdout)
     assert "residual-20-block=scaled+begin=1.0" in said[0]
     assert "8 trained" in said[1]
     assert "report/index.html" in said[2]
@@ -259,12 +272,13 @@ def test_a_killed_sweep_resumes_bit_for_bit(tmp_path: Path) -> None:
             assert np.array_equal(a["logits"], b["logits"])
 
 
-def test_a_run_whose_plugin_was_changed_is_not_continued(tmp_path: Path) -> None:
+def test_a_run_whose_plugin_was_changed_is_not_continued(tmp_path: Path, here: Cli) -> None:
     code = CUBE
     mine = written(tmp_path, code)
     path = study(tmp_path, model={"width": 4, "depth": 8, "activation": "cube"})
     words = ["--config", str(path), "--plugin", "mine.py"]
-    resexp(tmp_path, "sweep", *words, "--jobs", "1", "--set", "train.lr=1e-4")
+    assert here("sweep", *words, "--executor", "debug", "--set", "train.lr=1e-4").returncode == 0
+    forget()
     (folder,) = tmp_path.glob("results/s/*/seed0")
     status = parse_json((folder / "status.json").read_bytes())
     assert status["state"] == "finished"

@@ -390,11 +390,11 @@ def test_mlflow_gets_parameters_metrics_and_the_end(
     ],
 )
 def test_a_mistake_gets_a_line_before_anything_is_trained(
-    write_study: Write, resexp: Cli, words: tuple[str, ...], says: str
+    write_study: Write, here: Cli, words: tuple[str, ...], says: str
 ) -> None:
     if "wandb" in words and find_spec("wandb"):
         pytest.skip("wandb is installed here")
-    done = resexp(*words, *(("--config", write_study()) if words[0] == "sweep" else ()))
+    done = here(*words, *(("--config", write_study()) if words[0] == "sweep" else ()))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert f"resexp: {says}" in done.stderr
     assert not Path("results").exists()
