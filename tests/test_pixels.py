@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from typing import Any
@@ -198,3 +200,45 @@ def test_the_work_for_one_file_is_bounded(make: Any, why: str) -> None:
 def test_a_photograph_of_24_million_pixels_is_read() -> None:
     image = Image.new("RGB", (6000, 4000), (9, 99, 199))
     assert read_image(saved(image, "PNG")).pixels[3999, 5999].tolist() == [9, 99, 199]
+
+
+def test_signed_values_are_refused_at_8_bits_too() -> None:
+    """Where 0 is the middle or black is left open, as with 16 bits."""
+    values = np.array([[0, 50], [200, 255]], dtype=np.uint8)
+    assert np.array_equal(read_image(tiff(values, 8)).pixels, grey(values))
+    with pytest.raises(UnreadableImageError, match="signed or 32-bit values"):
+        read_image(tiff(values, 8, sample=2))
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (tiff(np.zeros((2, 2)), 64, sample=3), "a TIFF"),
+        (b"\x89PNG\r\n\x1a\n" + b"x" * 20, "Truncated"),
+        (b"GIF89a" + bytes(30), "a GIF"),
+        (b"RIFF\x10\0\0\0WEBPxxxx", "a WebP"),
+        (b"\xff\xd8\xff\xe0" + bytes(40), "a JPEG"),
+        (b"P7\nWIDTH 1\nHEIGHT 1\nENDHDR\n", "a PAM image"),
+        (b"PAR1" + bytes(20), "a Parquet table"),
+        (b"<?xml version='1.0'?><Error/>", "an XML text"),
+    ],
+)
+def test_an_image_of_a_kind_that_is_not_read_is_not_called_no_image(data: bytes, what: str) -> None:
+    for read in (read_image, decode):
+        with pytest.raises(UnreadableImageError, match=what) as error:
+            read(data)
+        assert "not an image" not in f"{error.value}"
+
+
+def test_warnings_of_pillow_are_neither_shown_nor_made_errors() -> None:
+    """A palette with degrees of opacity, and damaged metadata: Pillow warns, and PYTHONWARNINGS=error would raise."""
+    palette = saved(Image.fromarray(RGB).quantize(9), "PNG", transparency=bytes(range(9)))
+    damaged = saved(RGB, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x0f\x01\x02\0\xff\0\0\0\x1a\0\0\0")
+    code = (
+        "import sys, resexp.data.pixels as p\n"
+        "for image in sys.argv[1:]: print(p.read_image(bytes.fromhex(image)).pixels.shape)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, palette.hex(), damaged.hex()], capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("(5, 7, 3)\n" * 2, "")

@@ -27,10 +27,17 @@ _MAX_SEGMENTS, _MAX_METADATA, _MAX_SCANS, _MAX_CHUNKS, _MAX_SLOW_PPM = 1_000, 1 
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 _PPM = re.compile(rb"P[1-6]" + _GAP + rb"\d+" + _GAP + rb"\d+(?:" + _GAP + rb"(\d+))?\s")
 _ORIENTATION = 0x0112
-_BITS, _PHOTOMETRIC = 258, 262
-"""TIFF's tags BitsPerSample and PhotometricInterpretation, which is 0 where the largest value is black."""
+_BITS, _PHOTOMETRIC, _SAMPLES = 258, 262, 339
+"""TIFF's tags BitsPerSample, PhotometricInterpretation, which is 0 where the largest value is black, and
+SampleFormat, which is 1 for unsigned integers."""
+_STARTS = {b"\x89PNG": "PNG", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"BM": "BMP"}
+_STARTS |= {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP"}
+"""The first bytes of formats that are decoded."""
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is below Pillow's limit
+# Pillow warns of large images, for which MAX_PIXELS is the limit, and of odd metadata, without the file's name. Where
+# PYTHONWARNINGS makes errors of warnings, such an image could not be read.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
@@ -63,9 +70,15 @@ def read_image(data: bytes) -> Decoded:
     except (UnreadableImageError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise UnreadableImageError(recognised(data) or "not an image") from None
+        raise UnreadableImageError(_unread(data) or recognised(data) or "not an image") from None
     except Exception as error:  # decoders raise what they like at files that were made to break them
         raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _unread(data: bytes) -> str:
+    """What Pillow can't read although it begins as an image does; empty where it does not."""
+    kind = next((kind for start, kind in _STARTS.items() if data.startswith(start)), None)
+    return f"a {kind}, but damaged or with pixels of a kind that is not read; save it as PNG of 8 bits" if kind else ""
 
 
 def orientation(data: bytes) -> int:
@@ -142,17 +155,18 @@ def _check_ppm(data: bytes) -> None:
 
 def _rgb(image: Image.Image) -> Pixels:
     bits = 16
-    inverted = False
+    inverted = signed = False
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
         bits, inverted = max(tags.get(_BITS, (1,))), tags.get(_PHOTOMETRIC) == 0
+        signed = max(tags.get(_SAMPLES, (1,))) == 2
     wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     if wide and bits in (12, 16):
         values = np.asarray(image).astype(np.uint32)
         white = 2**bits - 1
         grey = ((values * 255 + white // 2) // white).astype(np.uint8)
         return np.repeat((255 - grey if inverted else grey)[..., None], 3, axis=2)
-    if image.mode in ("I", "F") or wide:
+    if image.mode in ("I", "F") or wide or signed:
         what = "floating-point" if image.mode == "F" else "signed or 32-bit"
         raise UnreadableImageError(
             f"{what} values, which leave open what is white; save it with 8 or 16 bits a channel"
