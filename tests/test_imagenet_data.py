@@ -782,7 +782,7 @@ def test_example_check_and_prepare(resexp: Cli) -> None:
 def test_commands_say_what_they_are_for(tmp_path: Path, capsys: pytest.CaptureFixture[str], logged: list[str]) -> None:
     Path("s.yaml").write_text("name: s\n")
     commands.example(tmp_path / "e", classes=2, images=2, val=2)
-    with pytest.raises(UserError, match="e: exists; name a new folder, or remove it"):
+    with pytest.raises(UserError, match="e: exists, and is left as it is; name a new folder"):
         commands.example(tmp_path / "e")
     commands.check("s.yaml", [IMAGES])
     assert capsys.readouterr().out.endswith("0 images can't be read\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import os
 import shutil
 import signal
@@ -44,7 +46,7 @@ def renamed(old: str, new: str) -> list[str]:
 def write(root: Path, names: Iterable[str] = PLAIN, size: int = 8) -> Path:
     for number, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith(".png"):
+        if name.endswith((".png", ".webp", ".tif", ".ppm")):
             pixels = np.random.default_rng(number).integers(0, 256, (size, size, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / name)
         else:
@@ -70,12 +72,25 @@ def opened(path: Path) -> Dataset:
         ([name.replace("/", "\\") for name in PLAIN], None),
         ([f"./{name}" for name in PLAIN], None),
         ([name.replace("cat/", "cat/images/") for name in PLAIN], "4 images lie in folders inside classes"),
+        (
+            [name.replace("test/", "seg_test/").replace("train/", "seg_train/") for name in PLAIN],
+            "seg_test/ is read as",
+        ),
     ],
 )
 def test_a_layout_that_is_near_is_read_where_it_is_unambiguous(names: list[str], said: str | None) -> None:
     found = sorted(layout(names).values())
     assert [(split, name) for split, name, _ in found] == sorted((n.split("/")[0], n.split("/")[1]) for n in PLAIN)
     assert [line for line in remarks(names) if said and said in line] == ([] if said is None else remarks(names))
+
+
+def test_a_split_in_a_folder_of_its_own_name_is_read() -> None:
+    """As the archives of intel-image-classification unpack; a class may still be called train."""
+    names = [name.replace("train/", "train/train/").replace("test/", "test/test/") for name in PLAIN]
+    assert sorted(layout(names).values()) == sorted(layout(PLAIN).values())
+    assert remarks(names) == ["test/test/ is read as test/", "train/train/ is read as train/"]
+    classes = [name.replace("cat/", "train/").replace("dog/", "test/") for name in PLAIN]
+    assert {of for _, of, _ in layout(classes).values()} == {"train", "test"}
 
 
 def test_tiny_imagenet_is_read_with_its_table() -> None:
@@ -179,6 +194,10 @@ def test_frames_and_transparency_are_said(tmp_path: Path) -> None:
         ([n for n in PLAIN if "dog" not in n], "only one class, cat"),
         ([f"{top}/{name}" for top in "xy" for name in PLAIN], "holds several sets of images, x, y"),
         ([name for name in PLAIN if "train" in name], "no images in test/<class>/"),
+        (
+            [f"{of}/{split}/0.png" for of in ("cat", "dog") for split in ("train", "test")],
+            "inside the classes, such as in cat/train/; sort",
+        ),
     ],
 )
 def test_what_is_there_is_named_where_it_can_not_be_read(names: list[str], says: str) -> None:
@@ -195,15 +214,34 @@ def test_what_is_there_is_named_where_it_can_not_be_read(names: list[str], says:
         (b"Rar!\x1a\x07\x00", "RAR"),
         (b"<html><body>404", "not an archive but a web page"),
         (b"version https://git-lfs.github.com", "run `git lfs pull`"),
+        (b"\x89PNG\r\n\x1a\n", "not an archive but a PNG image; name a folder"),
+        (b"PAR1", "not an archive but a Parquet table; name a folder"),
+        (gzip.compress(b"\0\0\x08\x03" + bytes(600)), "a compressed file, with a file of MNIST's format in it"),
+        (lzma.compress(b"hello"), "a compressed file, with no tar archive in it; name a folder"),
         (b"hello", "not a .zip"),
     ],
 )
 def test_a_good_file_of_another_kind_is_not_to_be_fetched_again(tmp_path: Path, start: bytes, says: str) -> None:
     path = tmp_path / "set.tar"
-    path.write_bytes(start + bytes(600))
+    path.write_bytes(start if start[:2] in (b"\x1f\x8b", b"\xfd7") else start + bytes(600))
     with pytest.raises(UserError, match=says) as error:
         opened(path)
     assert "again" not in f"{error.value}"
+
+
+def test_names_from_the_root_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    """As `tar -P` packs them: nothing says that their author means ill."""
+    with tarfile.open(tmp_path / "set.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("/train/cat/0.png"))
+    with pytest.raises(UserError, match="would leave its folder; pack the folder again with names relative to it"):
+        opened(tmp_path / "set.tar")
+
+
+def test_images_of_several_sizes_are_said_to_be_in_data(tmp_path: Path) -> None:
+    root = write(tmp_path / "set")
+    Image.new("RGB", (12, 12)).save(root / PLAIN[0])
+    with pytest.raises(UserError, match=r"^data: the images have different sizes \(12x12, 8x8, "):
+        opened(root)
 
 
 def test_an_encrypted_zip_is_called_so(tmp_path: Path) -> None:
@@ -255,6 +293,53 @@ def test_imagenet_says_what_is_near_and_what_is_left_out(tmp_path: Path) -> None
     tree = open_tree(root, tmp_path)
     assert (tree.images("train"), tree.left_out) == (5, {".heic": 1})
     assert tree.remarks == ["1 file left out: 1 .heic (train/cat/a.heic)"]
+
+
+def test_imagenet_says_that_a_third_split_is_left_out(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", renamed("test/", "val/"))
+    write(root, ["test/0.png"])
+    assert open_tree(root, tmp_path, print).remarks == ["test/ next to train/ and val/ is left out"]
+
+
+def test_imagenet_names_archives_that_are_not_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "ILSVRC2012_img_train.tar").touch()
+    with pytest.raises(UserError, match=r"train: no such folder; .* it holds ILSVRC2012_img_train\.tar"):
+        open_tree(tmp_path, tmp_path, print)
+
+
+def test_a_link_that_leads_above_its_class_adds_no_images(tmp_path: Path) -> None:
+    """Followed, it would give the images of one class the label of another."""
+    root = write(tmp_path / "set", renamed("test/", "val/"))
+    before = open_tree(root, tmp_path, print).images("train")
+    (root / "train/cat/all").symlink_to("..")
+    (root / "train/cat/set").symlink_to("../..")
+    assert open_tree(root, tmp_path, print).images("train") == before
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".tif", ".ppm"])
+def test_imagenet_reads_every_suffix_that_a_folder_may_have(tmp_path: Path, suffix: str) -> None:
+    names = [f"{Path(name).with_suffix(suffix)}" for name in renamed("test/", "val/")]
+    tree = open_tree(write(tmp_path / "set", names), tmp_path, print)
+    assert (tree.images("train"), tree.left_out) == (4, {})
+
+
+@pytest.mark.parametrize(
+    ("table", "label"),
+    [
+        ("a,b\n0.png,cat 1 2 3 4\n1.png,dog\n", 1),
+        ("\ufeffa,b\r\n0,cat 1 2 3 4\r\n1,dog\r\n", 1),
+        ("a;b\n0;cat\n1;dog\n", None),
+    ],
+)
+def test_tables_of_labels_as_spreadsheets_write_them(tmp_path: Path, table: str, label: int | None) -> None:
+    """With a mark of byte order, with Windows' ends of lines, and with suffixes; semicolons are refused."""
+    root = write(tmp_path / "set", [*(n for n in PLAIN if n.startswith("train")), "val/0.png", "val/1.png"])
+    (root / "LOC_val_solution.csv").write_text(table, encoding="utf-8")
+    if label is None:
+        with pytest.raises(UserError, match="no line is a name, a comma and a class"):
+            open_tree(root, tmp_path, print)
+    else:
+        assert open_tree(root, tmp_path, print).files["val"].labels.tolist() == [0, label]
 
 
 # -- paths ------------------------------------------------------------------------------------------------------------

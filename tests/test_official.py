@@ -330,6 +330,11 @@ def test_what_lies_there_instead_is_named(small: Small) -> None:
         opened("cifar100", small.packed)
     with pytest.raises(UserError, match=r"what is here is data_batch_1 \(CIFAR-10\), .* and 2 more; run"):
         opened("cifar100", small.unpacked / "cifar-10-batches-py")
+    with pytest.raises(UserError, match=r"CIFAR-10 is not here; what is here is files of cifar100, for data\.source"):
+        opened("cifar10", small.unpacked / "cifar-100-python")
+    (small.packed / f"{CIFAR100_ARCHIVE.name}.part").touch()
+    with pytest.raises(UserError, match=r"cifar-100-python\.tar\.gz\.part \(an unfinished download\)"):
+        opened("cifar100", small.packed)
 
 
 @pytest.mark.parametrize(
@@ -362,8 +367,10 @@ def test_another_official_file_is_named_whatever_it_is_called(
     [
         (CIFAR10_ARCHIVE, "cifar-10-binary.tar.gz", b"", "called as CIFAR-10's binary version is"),
         (CIFAR10_ARCHIVE, "cifar-100-python.tar.gz", b"", "called as CIFAR-100 is"),
-        (CIFAR10_ARCHIVE, CIFAR10_ARCHIVE.name, b"<!DOCTYPE html><html>", "not an archive but a web page"),
+        (CIFAR10_ARCHIVE, CIFAR10_ARCHIVE.name, b"<!DOCTYPE html><html>", "not a .tar.gz archive but a web page"),
         (CIFAR10_ARCHIVE, CIFAR10_ARCHIVE.name, b"version https://git-lfs.github.com/spec/v1", "run `git lfs pull`"),
+        (CIFAR10_ARCHIVE, CIFAR10_ARCHIVE.name, b"PK\x03\x04", "not a .tar.gz archive but a zip archive"),
+        (CIFAR10_ARCHIVE, "photo.png", b"\x89PNG", "not a .tar.gz archive but a PNG image"),
         (CIFAR10_ARCHIVE, CIFAR10_ARCHIVE.name, None, "another archive, which holds other"),
         (CIFAR100_ARCHIVE, "cifar-10-python.tar.gz", b"", "called as CIFAR-10 is"),
         (CIFAR100_ARCHIVE, "cifar-100-matlab.tar.gz", b"", "called as CIFAR-100's MATLAB version is"),

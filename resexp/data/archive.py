@@ -126,10 +126,12 @@ def _tar(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
         if head.startswith(start):
             raise UserError(f"{path}: {what}, which is not read; unpack it and name the folder, or pack it as {READ}")
     if what := recognised(head):
-        raise UserError(f"{path}: not an archive but {what}")
+        raise UserError(f"{path}: not an archive but {what}{'' if ';' in what else f'; name a folder, or a {READ}'}")
     if not any(map(head.startswith, _COMPRESSED)) and not tarfile.is_tarfile(path):
         raise UserError(f"{path}: not a {READ}, or damaged from its beginning; name a folder, or an archive of these")
     unpack = next((unpack for start, unpack in _COMPRESSED.items() if head.startswith(start)), None)
+    if unpack:
+        _check_unpacked(path, unpack)
     with (
         _reading(path),
         unpack(path) if unpack else path.open("rb") as stream,
@@ -147,6 +149,19 @@ def _tar(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
         archive.fileobj.seek(archive.offset)
         if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
             raise _damaged(path, "it has no end")
+
+
+def _check_unpacked(path: Path, unpack: Callable[[Path], Any]) -> None:
+    """Raise UserError where a compressed file is something else than a tar, such as MNIST's or one image."""
+    with _reading(path), unpack(path) as stream:
+        head = stream.read(tarfile.BLOCKSIZE)
+    try:
+        if head.strip(tarfile.NUL):  # a tar of no files begins with its end
+            tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape")
+    except tarfile.HeaderError:
+        raise UserError(
+            f"{path}: a compressed file, with {recognised(head) or 'no tar archive'} in it; name a folder, or a {READ}"
+        ) from None
 
 
 def _untarred(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -214,7 +229,9 @@ def _check_size(path: Path, name: str, size: int) -> None:
 def _inside(path: Path, name: str) -> str:
     """`name`, unless it would lead out of the archive's folder; nothing is unpacked, but such an archive is no data."""
     if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or os.path.splitdrive(name)[0]:
-        raise UserError(f"{path}: member {name!r} would leave its folder; this is not a well-meant archive")
+        raise UserError(
+            f"{path}: member {name!r} would leave its folder; pack the folder again with names relative to it"
+        )
     return name
 
 

@@ -44,7 +44,7 @@ class Cifar(OfficialSet):
         archive = folder / self.archive.name
         places = (folder, folder / self.folder)
         unpacked = [place for place in places if any((place / batch).is_file() for batch in self.batches)]
-        return archive if archive.exists() or not unpacked else unpacked[0]
+        return archive if archive.is_file() or not unpacked else unpacked[0]
 
     def decode(self, path: Path) -> ImageSet:
         """Read the archive, or the folder that it unpacks to; see OfficialSet."""
@@ -71,6 +71,8 @@ class Cifar(OfficialSet):
 
     def _unpacked(self, folder: Path) -> Iterator[tuple[str, bytes]]:
         again = f"unpack {self.archive.name} again"
+        if not any((folder / batch).is_file() for batch in self.batches):
+            raise UserError(f"{folder}: a folder without {self.archive.title}'s files in it; name another in data.path")
         for batch, expected in self.batches.items():
             file = folder / batch
             if not file.is_file():

@@ -73,7 +73,9 @@ class ImageSet:
         shapes = {image.shape for image in images}
         if len(shapes) > 1:
             sizes = ", ".join(sorted(f"{w}x{h}" for h, w, _ in shapes)[:3])
-            raise UserError(f"the images have different sizes ({sizes}, ...); set data.resize to bring them to one")
+            raise UserError(
+                f"data: the images have different sizes ({sizes}, ...); set data.resize to bring them to one"
+            )
         return np.stack(images)
 
 

@@ -14,8 +14,11 @@ SUFFIXES = frozenset({
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff",
     ".webp",
 })  # fmt: skip
-TRAIN = ("train", "training")
-TEST = ("test", "testing", "val", "valid", "validation")
+TRAIN = ("train", "training", "train_set", "training_set", "trainset", "train_images", "seg_train")
+TEST = (
+    "test", "testing", "test_set", "testing_set", "testset", "test_images", "seg_test",
+    "val", "valid", "validation", "val_set", "validation_set", "valset", "val_images", "eval", "dev",
+)  # fmt: skip
 """What the folders of the splits are called, in any case; where there are several, the first is taken."""
 OFFICIAL = {"cifar10": {"data_batch_1"}, "cifar100": {"train", "test", "meta"}, "svhn": {"train_32x32.mat"}}
 """The sources that read other files than images, and files by which they are recognised."""
@@ -100,8 +103,25 @@ class _Search:
                 self.files.append((parts, name))
             elif not is_hidden(parts):
                 self.folders.add(parts)
-        self.images = [parts for parts, _ in self.files if is_image(parts[-1]) and not is_hidden(parts)]
         self.remarks: list[str] = []
+        self.images = self._images()
+        if doubled := self._doubled():
+            self.files = [(_without(doubled, parts), name) for parts, name in self.files]
+            self.folders = {_without(doubled, parts) for parts in self.folders}
+            self.images = self._images()
+            self.remarks += [f"{'/'.join(at)}/{at[-1]}/ is read as {'/'.join(at)}/" for at in sorted(doubled)]
+
+    def _images(self) -> list[Parts]:
+        return [parts for parts, _ in self.files if is_image(parts[-1]) and not is_hidden(parts)]
+
+    def _doubled(self) -> set[Parts]:
+        """The folders of splits whose images all lie in a folder of the same name: ``train/train/<class>/``."""
+        inside: dict[Parts, set[str]] = defaultdict(set)
+        for parts in self.images:
+            for depth, part in enumerate(parts[:-1], 1):
+                if part.casefold() in TRAIN + TEST:
+                    inside[parts[:depth]].add(parts[depth] if len(parts) > depth + 1 else "")
+        return {at for at, names in inside.items() if names == {at[-1]}}
 
     def layout(self) -> Layout:
         root = self._root()
@@ -134,7 +154,7 @@ class _Search:
 
     def _text(self, name: str) -> str:
         try:
-            return self.read(name).decode()
+            return self.read(name).decode("utf-8-sig")
         except UnicodeDecodeError:
             raise UserError(f"{self.path}/{name}: damaged, it is not text; unpack it again") from None
 
@@ -151,6 +171,12 @@ class _Search:
             raise self._not_laid_out(TEST[0] if has_train else TRAIN[0])
         found = sorted(root for root in both if len(root) == min(map(len, both)))
         if len(found) > 1:
+            if not any(self._classes((*root, name)) for root in found for name in self._named(root, TRAIN)):
+                raise UserError(
+                    f"{self.path}: train and test images lie inside the classes, such as in "
+                    f"{'/'.join((*found[0], self._named(found[0], TRAIN)[0]))}/; sort them into train/<class>/ and "
+                    f"test/<class>/"
+                )
             sets = few(["/".join(root) for root in found])
             raise UserError(f"{self.path}: holds several sets of images, {sets}; name the folder of one in data.path")
         return found[0]
@@ -283,6 +309,12 @@ class _Search:
 def _parts(name: str) -> Parts:
     """The parts of a name; Windows separates them by backslashes."""
     return tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
+
+
+def _without(doubled: set[Parts], parts: Parts) -> Parts:
+    """The parts of a name without the second of two folders that are called alike; see `_doubled`."""
+    at = next((at for at in doubled if parts[: len(at) + 1] == (*at, at[-1])), None)
+    return parts if at is None else (*at, *parts[len(at) + 1 :])
 
 
 def _elsewhere(parts: Parts, train: Parts) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resexp.data.images import ImageSet
-from resexp.data.layout import few
+from resexp.data.layout import OFFICIAL, few
 from resexp.errors import UserError, sanitize
 from resexp.utils.paths import expanded
 from resexp.utils.untrusted import recognised
@@ -35,9 +35,10 @@ class OfficialFile:
     def verify(self, path: Path) -> bytes:
         """The content of `path`. Raises UserError unless it is this file, byte for byte."""
         if not path.is_file():
+            here = _known_names(path.parent)
             raise UserError(
-                f"{path}: {self.title} is not here{_known_names(path.parent)}; run `resexp data fetch {self.source}`, "
-                f"or download {self.name} ({self.size / 1e6:.0f} MB, md5 {self.md5}) by hand and place it there"
+                f"{path}: {self.title} is not here{here}; run `resexp data fetch {self.source}`, or download "
+                f"{self.name} ({self.size / 1e6:.0f} MB, md5 {self.md5}) by hand and place it there"
             )
         with path.open("rb") as file:
             content = file.read(max(known.size for known in FILES) + 1)
@@ -57,7 +58,7 @@ class OfficialFile:
     def _what(self, path: Path, content: bytes) -> str:
         """What a file is that is not this one."""
         if what := recognised(content):
-            return f"not {'a MATLAB file' if path.suffix == '.mat' else 'an archive'} but {what}"
+            return f"not {'a MATLAB file' if self.name.endswith('.mat') else 'a .tar.gz archive'} but {what}"
         if (title := _title(path.name)) not in ("", self.title):
             return f"called as {title} is, which is another file"
         try:
@@ -104,6 +105,10 @@ FILES = (CIFAR10_ARCHIVE, CIFAR100_ARCHIVE, SVHN_TRAIN, SVHN_TEST)
 _TITLES = {
     "cifar-10-python": "CIFAR-10",
     "cifar-10-batches-py": "CIFAR-10",
+    "cifar-10-batches-bin": "CIFAR-10's binary version",
+    "cifar-10-batches-mat": "CIFAR-10's MATLAB version",
+    **{f"data_batch_{batch}.bin": "CIFAR-10's binary version" for batch in range(1, 6)},
+    **{f"data_batch_{batch}.mat": "CIFAR-10's MATLAB version" for batch in range(1, 6)},
     "data_batch_": "CIFAR-10",
     "cifar-10-binary": "CIFAR-10's binary version",
     "cifar-10-matlab": "CIFAR-10's MATLAB version",
@@ -115,6 +120,8 @@ _TITLES = {
     "extra_32x32": "SVHN's extra set",
 }
 """What a file or folder holds, by the beginning of its name."""
+_UNFINISHED = (".part", ".crdownload", ".download", ".partial", ".aria2")
+"""How programs call what they have not downloaded to the end."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +160,8 @@ def md5(content: bytes) -> str:
 
 
 def _title(name: str) -> str:
+    if name.endswith(_UNFINISHED):
+        return "an unfinished download"
     return next((title for start, title in _TITLES.items() if name.startswith(start)), "")
 
 
@@ -160,4 +169,7 @@ def _known_names(folder: Path) -> str:
     """What else lies in a folder, as the end of a clause."""
     names = sorted(path.name for path in folder.glob("*") if path.name.startswith(("cifar", *_TITLES)))
     here = [f"{sanitize(name)} ({title})" if (title := _title(name)) else sanitize(name) for name in names]
+    files = {path.name for path in folder.glob("*") if path.is_file()}
+    if not here:  # CIFAR-100's files have names that say little
+        here = [f"files of {other}, for data.source {other}" for other, known in OFFICIAL.items() if known <= files]
     return f"; what is here is {few(here)}" if here else ""

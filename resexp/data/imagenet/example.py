@@ -29,7 +29,7 @@ def make_example(root: Path, classes: int, train: int, val: int, seed: int, *, f
     files more, as they are found in ImageNet, and two that can't be read.
     """
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UserError(f"{root}: exists; name a new folder, or remove it")
+        raise UserError(f"{root}: exists, and is left as it is; name a new folder")
     wnids = [f"n{i + 1:08}" for i in range(classes)]
     rng = np.random.default_rng(seed)
     counts = {"train": train, "val": val}

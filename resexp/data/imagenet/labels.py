@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resexp.data.layout import TABLE as TINY
-from resexp.data.layout import read_table
+from resexp.data.layout import is_image, read_table
 from resexp.errors import UserError
 from resexp.utils.untrusted import read_file
 
@@ -74,24 +74,33 @@ def _read_meta(path: Path) -> dict[int, str]:
 def _of_table(path: Path, names: Sequence[str]) -> list[str]:
     """Kaggle's table has lines such as ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``: a class, then boxes."""
     if path.name == TINY:
-        wnids = {Path(name).stem: wnid for name, wnid in read_table(f"{path}", _text(path)).items()}
+        wnids = {_stem(name): wnid for name, wnid in read_table(f"{path}", _text(path)).items()}
     else:
         try:
             rows = list(csv.reader(io.StringIO(_text(path))))[1:]
         except csv.Error as error:
             raise UserError(f"{path}: damaged ({error}); fetch it again") from None
-        wnids = {row[0]: row[1].split()[0] for row in rows if len(row) == 2 and row[1].strip()}
+        wnids = {_stem(row[0]): row[1].split()[0] for row in rows if len(row) == 2 and row[1].strip()}
+        if not wnids:
+            raise UserError(
+                f"{path}: no line is a name, a comma and a class, such as ILSVRC2012_val_00048981,n03995372"
+            )
     if len(wnids) != len(names):
         raise UserError(f"{path}: {len(wnids):,} labels, but val/ has {len(names):,} images; restore what is missing")
-    missing = [name for name in names if Path(name).stem not in wnids]
+    missing = [name for name in names if _stem(name) not in wnids]
     if missing:
         raise UserError(f"{path}: has no label for {missing[0]}; it belongs to other images")
-    return [wnids[Path(name).stem] for name in names]
+    return [wnids[_stem(name)] for name in names]
+
+
+def _stem(name: str) -> str:
+    """The name of an image file without folders and suffix; Kaggle's table leaves the suffix out."""
+    return Path(name).stem if is_image(name) else Path(name).name
 
 
 def _text(path: Path) -> str:
     try:
-        return _read(path).decode()
+        return _read(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{path}: damaged, it is not text; unpack it again") from None
 

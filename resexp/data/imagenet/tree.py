@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from resexp.config.study import hint
 from resexp.data.imagenet.arrays import read_arrays, write_arrays
 from resexp.data.imagenet.labels import label_files, val_wnids
-from resexp.data.layout import TEST, TRAIN, few, is_hidden, left_out_line, suffix
+from resexp.data.layout import SUFFIXES, TEST, TRAIN, few, is_hidden, is_image, left_out_line, suffix
 from resexp.errors import UserError, sanitize
 from resexp.runs.records import json_text
 from resexp.utils.files import locked
@@ -31,9 +31,8 @@ log = logging.getLogger(__name__)
 
 Part = Literal["train", "val"]
 PARTS: tuple[Part, Part] = ("train", "val")
-SUFFIXES = (".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".gif")
-_SUFFIXES = ", ".join(SUFFIXES)
-_VERSION = 2
+_SUFFIXES = ", ".join(sorted(SUFFIXES))
+_VERSION = 3
 _DEPTH = 4
 """Levels of folders in which `train/` and `val/` are looked for; Kaggle's lie in ILSVRC/Data/CLS-LOC."""
 _SCANNERS = 16
@@ -154,7 +153,9 @@ def _root(given: Path) -> Path:
     missing = next(part for part in PARTS if not (given / part).is_dir())
     here = [child.name for child in _children(given)]
     near = [name for name in here if name not in PARTS and name.casefold() in (TRAIN if missing == "train" else TEST)]
-    holds = f"; it holds {few([f'{name}/' for name in here])}" if here else ""
+    files = [entry.name for entry in _entries(given) if not entry.is_dir() and not is_hidden([entry.name])]
+    names = [*(f"{name}/" for name in here), *files]
+    holds = f"; it holds {sanitize(few(names))}" if names else ""
     remedy = f": rename {near[0]}/ to {missing}/, or link it (`ln -s {near[0]} {missing}`)" if near else ""
     raise UserError(f"{given / missing}: no such folder; data.path is to hold train/<class>/* and val/{holds}{remedy}")
 
@@ -214,10 +215,12 @@ class _Found:
     """Files that are no images."""
 
 
-def _look(folder: Path) -> _Found:
-    """The images in a folder and in those inside it, sorted by name. Links are followed, but not to folders above."""
+def _look(root: Path, place: str) -> _Found:
+    """The images in a folder of the tree and in those inside it, sorted by name. Links are followed, but not to folders
+    above."""
     found = _Found()
-    _look_into(folder, "", found, ())
+    folder = root / place
+    _look_into(folder, "", found, tuple(os.path.realpath(above) for above in (root, folder.parent)))
     found.files.sort()
     return found
 
@@ -230,7 +233,7 @@ def _look_into(folder: Path, within: str, found: _Found, above: tuple[str, ...])
         if entry.is_dir() and not is_hidden([entry.name]):
             found.folders.append(name)
             _look_into(folder / entry.name, f"{name}/", found, (*above, here))
-        elif entry.name.lower().endswith(SUFFIXES) and not is_hidden([entry.name]) and entry.is_file():
+        elif is_image(entry.name) and not is_hidden([entry.name]) and entry.is_file():
             found.files.append((os.fsencode(name), entry.stat().st_size))
         else:
             found.others.append(name)
@@ -258,12 +261,12 @@ def _scan(root: Path, labels: Sequence[Path]) -> Tree:
         looked: dict[str, _Found] = dict(
             zip(
                 places := [f"train/{wnid}" for wnid in classes] + ([] if flat else [f"val/{wnid}" for wnid in classes]),
-                pool.map(lambda place: _look(root / place), places),
+                pool.map(lambda place: _look(root, place), places),
                 strict=True,
             )
         )
     if flat:
-        looked["val"] = _look(root / "val")
+        looked["val"] = _look(root, "val")
         others = [name for name in others if not name.startswith("val/")]
     for place, found in looked.items():
         if not found.files:
@@ -285,8 +288,14 @@ def _scan(root: Path, labels: Sequence[Path]) -> Tree:
         {"train": _files(by_class["train"], False), "val": _files(by_class["val"], flat)},
         [*PARTS, *looked, *(f"{place}/{name}" for place, found in looked.items() for name in found.folders)],
         dict(left_out),
-        [left_out_line(left_out, list(map(sanitize, others)))] if others else [],
+        [f"{name}/ next to train/ and val/ is left out" for name in _other_splits(root)]
+        + ([left_out_line(left_out, list(map(sanitize, others)))] if others else []),
     )
+
+
+def _other_splits(root: Path) -> list[str]:
+    """The folders next to `train/` and `val/` that are called as splits are; ImageNet's test images have no labels."""
+    return [child.name for child in _children(root) if child.name not in PARTS and child.name.casefold() in TEST]
 
 
 def _instead(others: Sequence[str], within: str = "") -> str:
