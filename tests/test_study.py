@@ -107,7 +107,14 @@ def test_every_mistake_is_said_at_once_with_its_place(tmp_path: Path) -> None:
         ("seeds: [1, 1]", "1: seeds: a seed is listed twice"),
         ("train: {steps: 10, milestones: [12]}", "1: train.milestones: 12 is not below train.steps, 10"),
         ("grid: {seed: [3, 4]}", "1: grid: seed can't vary; the grid is over data, model and train"),
-        ("seeds: 5", "1: seeds: expected a list, got 5"),
+        ("seeds: 5", "1: seeds: expected a list, got 5; write [5]"),
+        ("seeds: 0,1", "1: seeds: expected a list, got '0,1'; write [0,1]"),
+        ("train:", "1: train: empty; leave it out"),
+        ("name: 12", "1: name: should be a valid string, got 12; in quotes it is text"),
+        (
+            "train: {steps: 164 Epochs}",
+            "1: train.steps: should be a valid integer, got '164 Epochs'; a number of epochs",
+        ),
         ("seeds: [99999999999999999999]", "1: seeds[0]: should be less than"),
         ("model: {depth: 2}", "1: model.depth: must be 6n+2; the nearest are 8 and 14, got 2"),
         ("train: {device: 'cuda:99999'}", "1: train.device: expected auto, cpu, mps, cuda or cuda:N"),
@@ -123,6 +130,24 @@ def test_each_kind_of_mistake_names_its_line(tmp_path: Path, text: str, line: st
     found = mistakes(path)
     assert len(found) == 1
     assert found[0].startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("seed: 3", "(did you mean 'seeds'?)"),
+        ("lr: 3", "(did you mean train.lr?)"),
+        ("MODEL: {depth: 20}", "(did you mean 'model'?)"),
+        ("model: {kind: PLAIN}", "(did you mean 'plain'?)"),
+        ("train: {epochs: 164}", "; write steps: 164 epochs"),
+        ("model.depth: 20", "; dotted keys are for the grid and --set; write model: {depth: ...}"),
+    ],
+)
+def test_what_was_meant_is_named(tmp_path: Path, text: str, end: str) -> None:
+    path = tmp_path / "near.yaml"
+    path.write_text(text)
+    (line,) = mistakes(path)
+    assert line.endswith(end)
 
 
 def test_a_file_that_extends_another_has_a_name_of_its_own(write_study: Write, tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ def test_every_value_knows_its_line() -> None:
         ("- a", "f.yaml:1: expected a mapping of keys to values"),
         ("1: a", "f.yaml:1: keys are words, got '1'"),
         ("a: !!bool perhaps", "f.yaml:1: a: can't read 'perhaps'"),
+        ("a: !!bool yes", "f.yaml:1: a: can't read 'yes' as bool"),
+        ("a: &a {<<: *a}", "f.yaml:1: too large for a study"),
         ("a: !!int ''", "f.yaml:1: a: can't read ''"),
         ("a: !!timestamp x", "f.yaml:1: a: can't read 'x'"),
         ("? [a]\n: b", "f.yaml:1: keys are words"),

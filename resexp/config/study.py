@@ -259,7 +259,14 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
         allowed = list((section or Section).model_fields)
         known = {"model": [SECTIONS["model"]], "train": [SECTIONS["train"]], "data": list(SOURCES.values())}
         meant = [f"{name}.{loc[0]}" for name, own in known.items() if any(loc[0] in one.model_fields for one in own)]
-        near = f" (did you mean {' or '.join(meant)}?)" if meant and len(loc) == 1 else hint(str(loc[-1]), allowed)
+        elsewhere = f" (did you mean {' or '.join(meant)}?)" if meant and len(loc) == 1 else ""
+        word = str(loc[-1])
+        near = hint(word, allowed, 0.8) or elsewhere or hint(word, allowed)
+        if path == ("train", "epochs"):
+            near = f"; write steps: {got} epochs"
+        elif len(path) == 1 and "." in word:
+            sections = f"{word.replace('.', ': {')}: ...{'}' * word.count('.')}"
+            near = f"; dotted keys are for the grid and --set; write {sections}"
         message = f"unknown key, got {got!r}; allowed: {', '.join(allowed)}{near}"
     elif kind == "missing":
         message = "missing"
@@ -272,11 +279,13 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
         message = f"got {got!r}; allowed: {', '.join(choices)}{hint(str(got), choices)}"
     elif kind == "value_error":
         message = f"{context['error']}" if isinstance(got, list | dict | tuple) else f"{context['error']}, got {got!r}"
+    elif kind in _MAPPINGS and got is None:
+        message = "empty; leave it out"
     else:
         text = _EXPECTED.get(kind, error["msg"][0].lower() + error["msg"][1:]).removeprefix("input ")
         if kind == "string_pattern_mismatch":
             text = f"expected {_PATTERNS.get(str(path[-1]), 'another form')}"
-        message = f"{text}, got {got!r}"
+        message = f"{text}, got {got!r}{_remedy(kind, got)}"
     several = isinstance(got, list) or (isinstance(got, str) and "," in got)
     if several and kind in _SINGLE and path[0] in ("data", "model", "train"):
         values = ", ".join(map(str, got)) if isinstance(got, list) else got
@@ -284,11 +293,12 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
     return f"{document.place(path)}: {yaml_file.dotted(path)}: {message}"
 
 
-_MAPPING = "expected a mapping of keys to values"
+_MAPPINGS = ("model_type", "model_attributes_type", "dict_type")
 _EXPECTED = {
-    "model_type": _MAPPING, "model_attributes_type": _MAPPING, "dict_type": _MAPPING, "tuple_type": "expected a list",
+    **dict.fromkeys(_MAPPINGS, "expected a mapping of keys to values"),
+    "tuple_type": "expected a list",
     "bool_type": "expected true or false",
-}  # fmt: skip
+}
 """What was expected, by the type of the mistake; others keep pydantic's message."""
 _PATTERNS = {
     "name": "letters, digits, '.', '_' and '-', at most 64, a letter or digit first",
@@ -299,7 +309,19 @@ _SINGLE = ("int_type", "float_type", "bool_type", "literal_error", "string_type"
 """Types of mistakes where one value was expected."""
 
 
-def hint(word: str, known: list[str]) -> str:
-    """``" (did you mean 'depth'?)"``, or nothing where no known word is near."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+def _remedy(kind: str, got: Any) -> str:
+    """How a value of the wrong type is written; empty where that is not clear."""
+    if kind == "tuple_type" and (type(got) is int or (isinstance(got, str) and "," in got)):
+        return f"; write [{got}]"
+    if kind == "string_type" and isinstance(got, bool | int | float):
+        return "; in quotes it is text"
+    if kind == "int_type" and isinstance(got, str) and "epoch" in got.lower():
+        return "; a number of epochs is written as 164 epochs"
+    return ""
+
+
+def hint(word: str, known: list[str], least: float = 0.6) -> str:
+    """``" (did you mean 'depth'?)"``, or nothing where no known word is near; `least` is 1 for the same word."""
+    lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=least)
+    return f" (did you mean '{lower[near[0]]}'?)" if near else ""

@@ -106,7 +106,8 @@ def parse(text: str, name: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}" if mark else name
-        raise UserError(f"{where}: YAML syntax error: {error.problem or error.context}") from None
+        remedy = "; indent by spaces" if "\\t" in (error.problem or "") else ""
+        raise UserError(f"{where}: YAML syntax error: {error.problem or error.context}{remedy}") from None
     except yaml.YAMLError as error:  # e.g. a character YAML does not allow
         raise UserError(f"{name}: YAML error: {' '.join(str(error).split())}") from None
     except (ValueError, ArithmeticError) as error:  # e.g. an escape that stands for no character
@@ -152,15 +153,21 @@ def _build(loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath, name: str, p
         if node.tag != _TEXT and len(node.value) > MAX_DIGITS:
             raise ValueError(f"over {MAX_DIGITS} characters; quote it if it is text")
         value = _scalar(node) if node.tag in (_NULL, _BOOL, _INT, _FLOAT) else loader.construct_object(node, deep=True)
-    except (ValueError, LookupError, AttributeError, ArithmeticError) as error:  # e.g. 2020-13-01, or !!bool perhaps
+    except LookupError:  # e.g. !!bool perhaps
+        raise UserError(
+            f"{where}: {dotted(path)}: can't read {node.value!r} as {node.tag.rpartition(':')[2]}"
+        ) from None
+    except (ValueError, AttributeError, ArithmeticError) as error:  # e.g. !!timestamp 2020-13-01
         raise UserError(f"{where}: {dotted(path)}: can't read {node.value!r}: {error}") from None
     if value is not None and not isinstance(value, str | bool | int | float):
         raise UserError(f"{where}: {dotted(path)}: expected text or a number, got {value!r}; quote it if it is text")
     return value
 
 
-def _merged(node: yaml.MappingNode, name: str) -> list[tuple[yaml.Node, yaml.Node]]:
+def _merged(node: yaml.MappingNode, name: str, level: int = 0) -> list[tuple[yaml.Node, yaml.Node]]:
     """The pairs of a mapping, with those of its merge keys, over which its own and earlier ones win."""
+    if level > MAX_NESTING:  # such as one that merges itself
+        raise _too_large(f"{name}:{node.start_mark.line + 1}")
     pairs: list[tuple[yaml.Node, yaml.Node]] = [pair for pair in node.value if pair[0].tag != _MERGE]
     for key, value in node.value:
         if key.tag != _MERGE:
@@ -171,7 +178,7 @@ def _merged(node: yaml.MappingNode, name: str) -> list[tuple[yaml.Node, yaml.Nod
                     f"{name}:{key.start_mark.line + 1}: <<: expected a mapping, such as *base, or a list of them"
                 )
             known = {own.value for own, _ in pairs}
-            pairs += [pair for pair in _merged(source, name) if pair[0].value not in known]
+            pairs += [pair for pair in _merged(source, name, level + 1) if pair[0].value not in known]
             if len(pairs) > MAX_NODES:
                 raise _too_large(name)
     return pairs
@@ -213,7 +220,7 @@ def read(path: Path, find: Callable[[str], Path] = Path, chain: tuple[Path, ...]
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder, expected a YAML file") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     if own in chain:
         raise UserError(f"{path}: extends itself, by way of {', '.join(p.name for p in chain)}")
     if len(chain) > MAX_NESTING:
