@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from resexp.utils.machine import cores
+
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
@@ -29,3 +31,13 @@ def test_waiting_threads_sleep_soon() -> None:
 def test_the_user_decides_how_threads_wait(given: dict[str, str]) -> None:
     code = f"import os, resexp; print({{name: os.environ[name] for name in {WAITING} if name in os.environ}})"
     assert python(code, **given).stdout.strip() == str(given)
+
+
+@pytest.mark.parametrize(("given", "count"), [("1", 1), ("0", None), ("2(x3)", None), ("", None), ("text", None)])
+def test_a_job_has_the_cores_that_slurm_gives_where_it_is_a_number(
+    monkeypatch: pytest.MonkeyPatch, given: str, count: int | None
+) -> None:
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    all_cores = cores()
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", given)
+    assert cores() == (count or all_cores)

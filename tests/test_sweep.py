@@ -204,7 +204,7 @@ def test_train_begins_and_continues_the_one_run_of_a_study(write_study: Write, r
 def test_train_of_a_grid_says_what_to_do_instead(write_study: Write, resexp: Cli) -> None:
     done = resexp("train", "--config", write_study(grid={"model.depth": [8, 14]}))
     assert done.returncode == 2
-    assert "has 2 nets (residual-8, residual-14); train takes one: use `resexp sweep`" in done.stderr
+    assert "has 2 nets (residual-8, residual-14); train takes one: use `resexp sweep " in done.stderr
 
 
 def test_a_dry_run_writes_nothing(write_study: Write, resexp: Cli) -> None:

@@ -133,6 +133,26 @@ def test_a_users_matplotlib_settings_do_not_reach_the_figures(tmp_path: Path) ->
     assert drawn[0] == drawn[1]
 
 
+def test_settings_of_matplotlib_that_are_no_text_get_a_line(tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_bytes(b"\xff\xfef\0o\0n\0t\0")
+    done = subprocess.run(
+        command("describe", "plain-20", "--svg", tmp_path / "net.svg"),
+        env={**os.environ, "MATPLOTLIBRC": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "resexp: matplotlibrc: " in done.stderr
+
+
+def test_a_current_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    script = f"cd {tmp_path}/gone && rmdir ../gone && {sys.executable} -m resexp sweep quickstart --dry-run"
+    done = subprocess.run(
+        ["bash", "-c", script], env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (2, "resexp: the current folder: No such file or directory\n")
+
+
 class _Run(Run):
     """A run whose state is what it is told."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -68,6 +69,15 @@ def schema() -> None:
     print_json(json_schema(), indent=2)
 
 
+def _has_folder() -> bool:
+    """Whether the current folder is still there; where it is not, the system's error names no file."""
+    try:
+        Path.cwd()
+    except OSError:
+        return False
+    return True
+
+
 def main() -> NoReturn:
     """Run the command line; whatever the user can mend is one line on stderr and exit code 2."""
     try:
@@ -80,7 +90,7 @@ def main() -> NoReturn:
         err.print(f"resexp: {failure}", soft_wrap=True)
         sys.exit(EXIT_FAILED)
     except OSError as error:  # a full disk, a folder that can't be written: the system's words say it best
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{error.filename}: " if error.filename else "" if _has_folder() else "the current folder: "
         err.print(f"resexp: {where}{error.strerror or error}", soft_wrap=True)
         sys.exit(EXIT_USAGE)
     except Interrupted as interrupted:

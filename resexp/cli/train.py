@@ -122,7 +122,7 @@ def _chosen(
     if len(labels) > 1:
         raise UserError(
             f"{config}: has {len(labels)} nets ({', '.join(labels)}); train takes one: "
-            f"use `resexp sweep`, or `resexp sweep --only {labels[0]}`"
+            f"use `resexp sweep {config}`, with --only {labels[0]} for one of them"
         )
     if dry_run:
         from resexp.cli.dry_run import show

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import os
 
+from resexp.errors import UserError
+
 # Figures are drawn without a screen; a notebook's or a user's backend need not be installed here.
 os.environ["MPLBACKEND"] = "agg"
+try:
+    import matplotlib  # noqa: F401
+except UnicodeDecodeError as error:
+    raise UserError(f"matplotlibrc: {error}; save your settings of matplotlib as UTF-8") from None
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +21,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resexp.errors import UserError
 from resexp.report import page, tuning
 from resexp.report.figure import LINE, OnPage, Plot
 from resexp.report.formatting import MOST, curves_of

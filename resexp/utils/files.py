@@ -84,8 +84,12 @@ def write_all(folder: Path, files: Mapping[str, str | bytes]) -> None:
                 (new / name).parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(new / name, content)
             for name in files:
-                (folder / name).parent.mkdir(exist_ok=True)
-                (new / name).replace(folder / name)
+                try:
+                    (folder / name).parent.mkdir(exist_ok=True)
+                    (new / name).replace(folder / name)
+                except OSError as error:
+                    error.filename = str(folder / name)  # nobody knows of the temporary file
+                    raise
         finally:
             shutil.rmtree(new, ignore_errors=True)
 

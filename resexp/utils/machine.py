@@ -14,7 +14,8 @@ def cores() -> int:
     """CPU cores this process may use; under Slurm, the cores of the job, whether it binds it to them or
     not."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(there, int(os.environ.get("SLURM_CPUS_PER_TASK", there)))
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(there, int(given)) if given.isdecimal() and int(given) else there
 
 
 def limit_spinning() -> None:
