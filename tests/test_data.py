@@ -17,6 +17,7 @@ from PIL import Image
 from resexp.config import FolderData, ShapesData
 from resexp.data import data_home, folder, open_dataset, shapes
 from resexp.errors import UserError
+from resexp.utils.files import locked
 
 SHAPES = ShapesData(source="shapes", train_images=200, test_images=100, size=16)
 
@@ -344,6 +345,19 @@ def test_what_a_killed_process_left_is_cleared_away() -> None:
     (left_over / "meta.json").unlink()
     open_dataset(SHAPES)
     assert not left_over.exists()
+
+
+def test_what_was_left_of_other_sets_goes_after_a_day_unless_it_is_being_built() -> None:
+    """The images of a set may change before it is built again; then its name is another."""
+    home = data_home() / "cache"
+    folders = [home / f".building-{name}" for name in ("old", "new", "held")]
+    for left_over in folders:
+        (left_over / "part").mkdir(parents=True)
+    for left_over in (folders[0], folders[2]):
+        os.utime(left_over, (0, 0))
+    with locked(home / ".held.lock", "the cache"):
+        open_dataset(SHAPES)
+    assert [left_over.exists() for left_over in folders] == [False, True, True]
 
 
 def test_a_folder_is_not_cifar_10_for_being_called_so(image_folder: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +43,9 @@ from resexp.utils.paths import expanded
 from resexp.utils.untrusted import Count, Record, read_record
 
 log = logging.getLogger(__name__)
+
+_DAY = 86_400
+"""Seconds."""
 
 
 class _Meta(Record):
@@ -212,6 +217,7 @@ def _build(cache: Path, decode: Callable[[], ImageSet], size: int | None) -> _Me
         temporary = cache.with_name(f".building-{cache.name}")
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
         shutil.rmtree(cache, ignore_errors=True)  # damaged
+        _remove_left_overs(cache)
         temporary.mkdir()
         try:
             image_set = decode()
@@ -235,6 +241,15 @@ def _build(cache: Path, decode: Callable[[], ImageSet], size: int | None) -> _Me
             return meta
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_left_overs(cache: Path) -> None:
+    """Remove what killed processes left of sets that have changed since: nothing else would, once it is a day old."""
+    for left_over in cache.parent.glob(".building-*"):
+        name = left_over.name.removeprefix(".building-")
+        if name != cache.name and time.time() - left_over.stat().st_mtime > _DAY:
+            with contextlib.suppress(UserError), locked(cache.with_name(f".{name}.lock"), "the cache"):
+                shutil.rmtree(left_over, ignore_errors=True)
 
 
 def _save(path: Path, array: NDArray[Any]) -> None:
