@@ -16,7 +16,7 @@ from resexp.errors import UserError
 Write = Callable[..., Path]
 
 MODEL_KEYS = (
-    "kind, variant, block, depth, width, shortcut, stride_conv, norm, activation, init, residual_init, "
+    "kind, variant, block, depth, width, params, shortcut, stride_conv, norm, activation, init, residual_init, "
     "residual_scale, drop_path"
 )
 
