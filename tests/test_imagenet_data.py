@@ -316,11 +316,11 @@ def empty(name: str) -> Callable[[Path], None]:
         (without("train"), {}, r"images/train: no such folder; data.path is to hold train/<class>/\* and val/"),
         (without("val"), {}, r"images/val: no such folder"),
         (empty("train"), {}, r"images/train: no class folders; expected train/<class>/\*.JPEG"),
-        (empty("val"), {}, r"images/val: no images and no class folders \(.jpeg, "),
+        (empty("val"), {}, r"images/val: no images and no class folders \(.apng, "),
         (
             empty("train/n00000002"),
             {},
-            r"train/n00000002: no images \(.jpeg, .jpg, .*\); fill the folder, or move it elsewhere",
+            r"train/n00000002: no images \(.apng, .bmp, .*\); fill the folder, or move it elsewhere",
         ),
         (empty("val/n00000003"), {}, r"val/n00000003: no images"),
         (without("val/n00000002"), {}, r"images: n00000002 in train/ but not in val/; both need the same classes"),
