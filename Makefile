@@ -75,7 +75,7 @@ format: $(DEV) ## let ruff rewrite the sources
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-benchmark: $(DEV) ## what each choice that makes a step faster brings; see also resexp bench
+benchmark: $(DEV) ## how much each optimisation speeds up a step; see also resexp bench
 	$(PY) -m tests.benchmarks.choices
 
 benchmark-input: $(DEV) ## what an image of ImageNet costs a core: make benchmark-input IMAGES=folder-of-jpegs

@@ -89,7 +89,8 @@ def page(study: StudyFolder) -> str:
 def test_the_verdict_is_about_18_and_34_layers(folder: StudyFolder) -> None:
     verdict = summarise(folder).verdict
     assert verdict.headline == (
-        "Depth costs plain nets +7.0 points [+6.7, +7.3] more than residual nets, from 18 to 34 layers: "
+        "From 18 to 34 layers, the training error rises by 7.0 points [+6.7, +7.3] "
+        "more in plain nets than in residual nets: "
         "plain nets degrade; residual nets gain from it."
     )
     assert "Plain nets: training error 31.1 % at depth 18, 33.0 % at depth 34: " in verdict.sentences[1]

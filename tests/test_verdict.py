@@ -228,37 +228,43 @@ def plain_and_residual(plain: list[list[float]], residual: list[list[float]]) ->
     [
         (
             DEGRADES,
-            "Depth costs plain nets +55.0 points [+51.1, +58.9] more than residual nets, from 8 to 44 layers: "
+            "From 8 to 44 layers, the training error rises by 55.0 points [+51.1, +58.9] "
+            "more in plain nets than in residual nets: "
             "plain nets degrade; residual nets gain from it.",
         ),
         (
             plain_and_residual([[9, 10, 11], [58, 60, 62]], [[9, 10, 11], [9, 10, 11.5]]),
-            "Depth costs plain nets +49.8 points [+45.9, +53.8] more than residual nets, from 8 to 44 layers: "
-            "plain nets degrade; residual nets do not degrade (by less than 5.0 points).",
+            "From 8 to 44 layers, the training error rises by 49.8 points [+45.9, +53.8] "
+            "more in plain nets than in residual nets: "
+            "plain nets degrade; residual nets do not degrade (any rise is below 5.0 points).",
         ),
         (
             plain_and_residual([[9, 10, 11], [28, 30, 32]], [[9, 10, 11], [9, 10, 11.5]]),
-            "Depth costs plain nets +19.8 points [+15.9, +23.8] more than residual nets, from 8 to 44 layers: "
+            "From 8 to 44 layers, the training error rises by 19.8 points [+15.9, +23.8] "
+            "more in plain nets than in residual nets: "
             "plain nets degrade; residual nets are not shown to rise (between -2.5 and +2.8 points).",
         ),
         (
             plain_and_residual([[9, 10, 11], [58, 60, 62]], [[9, 10, 11], [19, 20, 21]]),
-            "Depth costs plain nets +40.0 points [+36.1, +43.9] more than residual nets, from 8 to 44 layers: "
+            "From 8 to 44 layers, the training error rises by 40.0 points [+36.1, +43.9] "
+            "more in plain nets than in residual nets: "
             "plain nets degrade; residual nets degrade.",
         ),
         (
             plain_and_residual([[9, 10, 11], [58, 60, 62]], [[9, 10, 11], [57, 59, 61]]),
-            "Whether depth costs plain nets more than residual nets is not shown (between -3.5 and +5.5 points): "
+            "No difference between the rises of plain and residual nets is shown (between -3.5 and +5.5 points): "
             "plain nets degrade; residual nets degrade.",
         ),
         (
             plain_and_residual([[9, 10, 11], [9, 11, 13]], [[9, 10, 11], [4, 5, 6]]),
-            "Depth costs plain nets +6.0 points [+2.1, +9.9] more than residual nets, from 8 to 44 layers: "
+            "From 8 to 44 layers, the training error rises by 6.0 points [+2.1, +9.9] "
+            "more in plain nets than in residual nets: "
             "plain nets are not shown to rise (between -3.2 and +5.2 points); residual nets gain from it.",
         ),
         (
             plain_and_residual([[58, 60, 62], [9, 10, 11]], [[9, 10, 11], [4, 5, 6]]),
-            "Depth costs residual nets +45.0 points [+41.1, +48.9] more than plain nets, from 8 to 44 layers: "
+            "From 8 to 44 layers, the training error rises by 45.0 points [+41.1, +48.9] "
+            "more in residual nets than in plain nets: "
             "plain nets have a lower error at the deepest than at the shallowest depth; "
             "residual nets have a lower error at the deepest than at the shallowest depth.",
         ),
@@ -274,7 +280,8 @@ def plain_and_residual(plain: list[list[float]], residual: list[list[float]]) ->
         ),
         (
             plain_and_residual([[9, 10, 11], [39, 40, 41]], [[9, 10, 11], [59, 60, 61]]),
-            "Depth costs residual nets +20.0 points [+17.3, +22.7] more than plain nets, from 8 to 44 layers: "
+            "From 8 to 44 layers, the training error rises by 20.0 points [+17.3, +22.7] "
+            "more in residual nets than in plain nets: "
             "plain nets degrade; residual nets degrade.",
         ),
         (
@@ -303,8 +310,8 @@ def test_the_margin_is_the_studys_where_it_says_one(study: Callable[..., StudyFo
     folder.write_plan(folder.plan().model_copy(update={"margin": 3.0}))
     verdict = summarise(folder).verdict
     assert verdict.margin == 3.0
-    assert verdict.headline.endswith("residual nets do not degrade (by less than 3.0 points).")
-    assert "A rise counts as none where its whole interval lies below 3.0 points: report.margin of the study." in (
+    assert verdict.headline.endswith("residual nets do not degrade (any rise is below 3.0 points).")
+    assert "A rise counts as none if its whole interval is below 3.0 points: report.margin of the study." in (
         verdict.sentences
     )
 
@@ -400,7 +407,7 @@ def test_a_verdict_on_part_of_a_study_says_so(study: Callable[..., StudyFolder])
     runs.append(write_run(folder.folder, "plain", 56, 0, 0.3, state="diverged"))
     folder.write_plan(Plan(name="study", runs=runs))
     verdict = summarise(folder).verdict
-    assert verdict.headline.startswith("So far: depth costs plain nets +55.0 points")
+    assert verdict.headline.startswith("So far: from 8 to 44 layers, the training error rises by 55.0 points")
     assert verdict.sentences[-1] == "Not counted, since not finished: plain-56 seed 0 (diverged)."
 
 
@@ -436,7 +443,7 @@ def test_the_verdict_gives_its_numbers(study: Callable[..., StudyFolder]) -> Non
         f"+50.0 points [{low:+.1f}, {high:+.1f}], 3 seeds each.",
         "Residual nets: training error 10.0 % at depth 8, 5.0 % at depth 44: -5.0 points [-7.3, -2.7], 3 seeds each.",
         "At depth 44, plain minus residual: +55.0 points [+50.8, +59.2].",
-        "A rise counts as none where its whole interval lies below 5.0 points: a tenth of the plain nets' rise.",
+        "A rise counts as none if its whole interval is below 5.0 points: a tenth of the plain nets' rise.",
     ]
 
 
@@ -448,7 +455,7 @@ def test_the_verdict_states_the_trend_over_all_depths(study: Callable[..., Study
     assert verdict.plain_trend.p == pytest.approx(1 / 90)
     assert verdict.sentences[2] == (
         "Plain nets, trend over depths 8, 20 and 44: "
-        "the deeper has the higher error in 12 of 12 pairs of runs, p = 0.011 (Jonckheere-Terpstra, one-sided)."
+        "in 12 of 12 pairs, the deeper run has the higher error, p = 0.011 (Jonckheere-Terpstra, one-sided)."
     )
 
 
@@ -464,7 +471,7 @@ def test_an_error_that_falls_and_then_rises_degrades_from_its_best_depth_on(stud
     errors = {("plain", 8): [30, 31], ("plain", 20): [6, 7], ("plain", 32): [4, 5], ("plain", 44): [30, 31]}
     verdict = summarise(study(errors)).verdict
     assert verdict.headline.startswith("Plain nets degrade from depth 32 on.")
-    assert verdict.sentences[1].startswith("Plain nets, from their best depth, 32: +26.0 points [+20.")
+    assert verdict.sentences[1].startswith("Plain nets, compared with their best depth, 32: +26.0 points [+20.")
 
 
 def test_unequal_numbers_of_parameters_are_named(study: Callable[..., StudyFolder]) -> None:

@@ -80,7 +80,7 @@ def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[
     if residual:
         sentences += _parameters(plain.family, residual.family)
     if margin is not None:
-        sentences.append(f"A rise counts as none where its whole interval lies below {margin:.1f} points: {reason}.")
+        sentences.append(f"A rise counts as none if its whole interval is below {margin:.1f} points: {reason}.")
     if lone := [label for kind in kinds for label in kind.lone]:
         sentences.append(f"Not judged, since of one seed: {listed(lone)}.")
     names = [kind.family.name for kind in kinds]
@@ -161,12 +161,12 @@ class _Kind:
         found = [f"{name}: training error {ends}: {self.rise.overall}, {seeds}."]
         if self.rise.depths > 2:
             best = self.rise.from_best
-            corrected = "" if best.low is None else ", corrected for the choice of the depth"
-            found.append(f"{name}, from their best depth, {self.rise.best}: {best}{corrected}.")
+            allowed = "" if best.low is None else "; the interval allows for the choice of the depth"
+            found.append(f"{name}, compared with their best depth, {self.rise.best}: {best}{allowed}.")
         if self.trend:
             depths = f"{', '.join(map(str, self.trend.depths[:-1]))} and {self.trend.depths[-1]}"
-            pairs = f"the deeper has the higher error in {self.trend.statistic} of {self.trend.pairs} pairs of runs"
-            choice = f", corrected for {self.trend.choices} first depths" if self.trend.choices > 1 else ""
+            pairs = f"in {self.trend.statistic} of {self.trend.pairs} pairs, the deeper run has the higher error"
+            choice = f"; p allows for {self.trend.choices} first depths" if self.trend.choices > 1 else ""
             test = f"Jonckheere-Terpstra, one-sided{choice}"
             found.append(f"{name}, trend over depths {depths}: {pairs}, {self.trend} ({test}).")
         if self.family.excused:
@@ -216,18 +216,18 @@ def _headline(
     if not (interaction and residual and residual.rise):
         return f"{of_plain[0].upper()}{of_plain[1:]}. No verdict on residual nets: {obstacle}."
     both = f"{of_plain}; residual nets {_direction(residual.rise, margin)}"
-    depths = f"from {common[0]} to {common[-1]} layers"
+    rises = f"From {common[0]} to {common[-1]} layers, the training error rises"
     if interaction.sign > 0:
-        return f"Depth costs plain nets {interaction} more than residual nets, {depths}: {both}."
+        return f"{rises} by {f'{interaction}'.removeprefix('+')} more in plain nets than in residual nets: {both}."
     if interaction.sign < 0:
-        return f"Depth costs residual nets {-interaction} more than plain nets, {depths}: {both}."
-    return f"Whether depth costs plain nets more than residual nets is not shown ({interaction.range}): {both}."
+        return f"{rises} by {f'{-interaction}'.removeprefix('+')} more in residual nets than in plain nets: {both}."
+    return f"No difference between the rises of plain and residual nets is shown ({interaction.range}): {both}."
 
 
 def _direction(found: Rise, margin: float | None) -> str:
     """What the interval of a rise allows to say of nets."""
     if margin is not None and found.under(margin):
-        return "gain from it" if found.overall.sign < 0 else f"do not degrade (by less than {margin:.1f} points)"
+        return "gain from it" if found.overall.sign < 0 else f"do not degrade (any rise is below {margin:.1f} points)"
     if found.overall.sign > 0:
         return "degrade"
     if found.from_best.sign > 0:
