@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -45,9 +45,15 @@ def summary(name: str) -> Summary:
 
 @cache
 def sections(name: str) -> dict[str, str]:
-    """What the probes of a published study found, by the title of the section."""
+    """What the probes of a published study found, by the title of the section; with " table" behind it, its table."""
     found, _ = inside(StudyFolder(PUBLISHED / name), summary(name))
-    return {section.title: section.headline for section in found}
+    tables = {f"{section.title} table": rows(*section.table) for section in found if section.table}
+    return {section.title: section.headline for section in found} | tables
+
+
+def rows(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *cells])
 
 
 def verdict(name: str) -> str:
@@ -71,12 +77,11 @@ def errors(name: str) -> str:
     nets = summary(name).nets
     depths = sorted({net.depth for net in nets})
     at: dict[tuple[str, int], Net] = {(net.family, net.depth): net for net in nets}
-    head = ["training error, %", *(f"depth {depth}" for depth in depths)]
-    rows = [
+    cells = [
         [family, *(str(at[family, d].errors["running"]) if (family, d) in at else "–" for d in depths)]
         for family in dict.fromkeys(net.family for net in nets)
     ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+    return rows(["training error, %", *(f"depth {depth}" for depth in depths)], cells)
 
 
 def cost(name: str) -> str:
@@ -95,7 +100,7 @@ LOOKED_AT = (4000, 8000, 16000, 31000, 34000, 47000, 63000)
 def curve(name: str) -> str:
     """The running training error beside the paper's curve, at points of the curve itself."""
     records = [record for record in map(read, StudyFolder(PUBLISHED / name).runs()) if record]
-    rows = [["net", *(f"step {step:,}" for step in LOOKED_AT)], ["---"] * (1 + len(LOOKED_AT))]
+    cells = []
     for record in records:
         model, error = record.config.model, record.metrics["train_error"]
         theirs = paper.fig6(model.kind, model.block, model.depth)["train"]
@@ -104,20 +109,20 @@ def curve(name: str) -> str:
             step, percent = min(theirs, key=lambda point: abs(point[0] - wanted))
             ours = error.values[(error.steps > step - SPAN) & (error.steps <= step)].mean()
             row.append(f"{ours:.1f} ({percent:.1f})" if abs(step - wanted) < SPAN else "–")
-        rows.append(row)
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        cells.append(row)
+    return rows(["net", *(f"step {step:,}" for step in LOOKED_AT)], cells)
 
 
 def beside(name: str) -> str:
     """The errors of each net beside the paper's."""
-    rows = [["net", "training error, %", "Fig. 6", "test error, %", "paper"], ["---"] * 5]
+    cells = []
     for net in summary(name).nets:
         theirs = paper.published(net.runs[0].config.model)
         assert theirs
-        rows.append(
+        cells.append(
             [net.label, str(net.errors["running"]), f"{theirs.train}", str(net.errors["test"]), f"{theirs.test}"]
         )
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return rows(["net", "training error, %", "Fig. 6", "test error, %", "paper"], cells)
 
 
 def pace(name: str) -> str:
