@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from torch.nn import functional as F
 from resexp.cli import main
 from resexp.config import ModelConfig, RunConfig, TrainConfig
 from resexp.config.study import load, load_run
+from resexp.data.loader import normalise
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.layers import BatchNorm
@@ -32,6 +35,7 @@ from resexp.training.probing import probe
 from resexp.training.train import train
 from tests.conftest import TINY
 
+lesions: Any = import_module("resexp.probes.lesion")  # the package exports a function of the same name
 Resexp = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -146,24 +150,76 @@ def test_branches_are_measured_beside_their_shortcuts() -> None:
     assert row["ratio"] == pytest.approx(row["branch"] / row["shortcut"])
 
 
+def error_of(of: ProbeInput, order: Iterable[int], skipped: Collection[int]) -> float:
+    """Error of the net with its blocks in another order and without some."""
+    ((x, y),) = of.batches(1, 250)
+    model: Any = of.model.eval()
+    blocks = [block for stage in model.stages for block in stage]
+    h = F.relu(model.bn(model.conv(x)))
+    for number, block in enumerate(blocks[index] for index in order):
+        if number not in skipped:
+            h = block(h)
+        elif of.config.kind == "residual":
+            h = F.relu(block.shortcut(h))
+        elif of.config.kind == "preact":
+            h = block.shortcut(h)
+    return float((model.fc(model.last(h).mean((2, 3))).argmax(1) != y).float().mean())
+
+
+@pytest.mark.parametrize("kind", ["plain", "residual", "preact"])
+def test_several_blocks_are_left_out_or_change_places(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels are what the net says, so that an error counts what changes. Exchanges make 2 0 1 | 4 5 | 7 8 of
+    0 1 2 | 4 5 | 7 8, and 0 1 2 | 5 4 | 8 7: both invert 2 of 21 pairs."""
+    monkeypatch.setattr(lesions, "_sets", lambda blocks, count: [[6, 3, 1, 0][:count]])
+    orders = {1: [[(5, 6)]], 2: [[(0, 1), (0, 2)], [(3, 4), (5, 6)]], 4: []}
+    monkeypatch.setattr(lesions, "_exchanges", lambda stages, count: orders[count])
+    of = subject(kind=kind, depth=20, images=250)
+    model: Any = of.model.eval()
+    logits = model(normalise(of.images, of.mean)).detach()
+    model.fc.bias.data -= logits.mean(0)  # or all images would be of one class
+    of = replace(of, labels=(logits - logits.mean(0)).argmax(1))
+    before = {name: value.clone() for name, value in of.model.state_dict().items()}
+    found = take("lesion", of)
+    removed = [error_of(of, range(9), skipped) for skipped in ((8, 4), (8, 4, 1, 0))]
+    assert [row["blocks"] for row in found["removed"]] == [2, 4]
+    assert [row["error"] for row in found["removed"]] == pytest.approx(removed)
+    moved = [(0, 1, 2, 3, 4, 5, 6, 8, 7), (2, 0, 1, 3, 4, 5, 6, 7, 8), (0, 1, 2, 3, 5, 4, 6, 8, 7)]
+    shuffled = [error_of(of, order, ()) for order in moved]
+    assert [row["pairs"] for row in found["shuffled"]] == [1, 2, 2]
+    assert [row["error"] for row in found["shuffled"]] == pytest.approx(shuffled)
+    assert [row["tau"] for row in found["shuffled"]] == pytest.approx([1 - 2 / 21, 1 - 4 / 21, 1 - 4 / 21])
+    assert min(removed) > 0.3
+    assert all(torch.equal(value, before[name]) for name, value in of.model.state_dict().items())
+
+
+def test_sets_of_blocks_and_orders_are_random_and_the_same_in_every_net() -> None:
+    """Five of each number, without repeats within a set; exchanges stay within a stage."""
+    plain, residual = (take("lesion", subject(kind=kind, depth=20)) for kind in ("plain", "residual"))
+    assert [row["blocks"] for row in plain["removed"]] == [2] * 5 + [4] * 5
+    assert [row["pairs"] for row in plain["shuffled"]] == [1] * 5 + [2] * 5 + [4] * 5
+    assert [(row["pairs"], row["tau"]) for row in plain["shuffled"]] == [
+        (row["pairs"], row["tau"]) for row in residual["shuffled"]
+    ]
+    sets = list(lesions._sets(25, 8))
+    assert len(sets) == 5
+    assert all(len(set(chosen)) == 8 and set(chosen) <= set(range(25)) for chosen in sets)
+    assert len(set(map(tuple, sets))) == 5
+    assert sets == list(lesions._sets(25, 8))
+    stages = [0, 0, 0, 1, 1, 2]
+    for pairs in lesions._exchanges(stages, 8):
+        assert len(pairs) == 8
+        assert set(pairs) <= {(0, 1), (0, 2), (1, 2), (3, 4)}
+    assert list(lesions._exchanges([0, 1, 2], 1)) == []
+
+
 @pytest.mark.parametrize("kind", ["plain", "residual", "preact"])
 def test_a_lesion_leaves_out_one_block_and_mends_it(kind: str) -> None:
     of = subject(kind=kind, depth=20, images=250)
     before = {name: value.clone() for name, value in of.model.state_dict().items()}
     found = take("lesion", of)
-    ((x, y),) = of.batches(1, 250)
-    model: Any = of.model.eval()
 
     def error(skipped: int | None) -> float:
-        h = F.relu(model.bn(model.conv(x)))
-        for number, block in enumerate([block for stage in model.stages for block in stage]):
-            if number != skipped:
-                h = block(h)
-            elif kind == "residual":
-                h = F.relu(block.shortcut(h))
-            elif kind == "preact":
-                h = block.shortcut(h)
-        return float((model.fc(model.last(h).mean((2, 3))).argmax(1) != y).float().mean())
+        return error_of(of, range(9), () if skipped is None else (skipped,))
 
     without = by_name(found["without"], "block")
     assert found["intact"] == pytest.approx(error(None))

@@ -68,7 +68,7 @@ for _name, _what in {
     "signals": "Mean and variance of each layer's output.",
     "responses": "Standard deviation of each 3x3 layer's response (Fig. 7).",
     "branches": "Size of F(x) compared with x in each residual block.",
-    "lesion": "Training error without each block, and with neighbours exchanged.",
+    "lesion": "Training error without one or several blocks, and with blocks in another order.",
     "landscape": "Loss around the net, along two random directions.",
 }.items():
     _command(_name, _what)

@@ -1,19 +1,23 @@
-"""Does a trained net need each of its blocks? After Veit et al. 2016, arXiv 1605.06431, who removed them from residual
-nets; a plain net has no path around a block."""
+"""Does a trained net need each of its blocks, and their order? After Veit et al. 2016, arXiv 1605.06431, who removed
+and exchanged blocks of residual nets; a plain net has no path around a block."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.stats import kendalltau
 from torch import Tensor, nn
 
 from resexp.models.blocks import Block
 from resexp.probes.subject import ProbeInput, Probing, error_and_loss
 
 IMAGES = 1000
+DRAWS = 5
+"""Random sets of each number of blocks, and random orders for each number of exchanges."""
 
 
 class _Nothing(nn.Module):
@@ -22,33 +26,84 @@ class _Nothing(nn.Module):
 
 
 def lesion(subject: ProbeInput) -> Probing:
-    """Training error, a fraction, in eval mode on 1,000 images: of the net as it is, without each block, and with each
-    two neighbours exchanged.
+    """Training error, a fraction, in eval mode on 1,000 images: of the net as it is and
+
+    - ``without`` each block;
+    - with each two neighbours ``swapped``;
+    - with 2, 4, 8, ... random blocks ``removed``, five sets of each number;
+    - ``shuffled`` by 1, 2, 4, ... exchanges of two random blocks of a stage, five orders of each number. ``tau`` is
+      Kendall's rank correlation of the order with that of the net (Veit et al., section 4.3).
 
     A residual block without its branch is its shortcut. A plain block can only be left out where it changes no
-    dimensions; ``same`` tells those blocks from the others, so that like is compared with like. Nothing is trained or
-    calibrated again.
+    dimensions; ``same`` tells those blocks from the others, so that like is compared with like. Random are those
+    blocks alone, and the same ones in nets of as many blocks. Nothing is trained or calibrated again.
     """
     model = subject.model.eval()
     batches = list(subject.split(IMAGES))
     intact, _ = error_and_loss(model, batches)
     without: list[dict[str, Any]] = []
     swapped: list[dict[str, Any]] = []
+    free: list[tuple[Any, int]] = []  # blocks that keep their dimensions: stage and number
     for place, stage in enumerate(_stages(model)):
         for number, block in enumerate(stage):
             same = _keeps_dimensions(block)
             name = f"stages.{place}.{number}"
             if same or block.shortcut is not None:
-                with _removed(stage, number):
+                with _removed([(stage, number)]):
                     error, _ = error_and_loss(model, batches)
                 without.append({"block": name, "same": same, "error": error})
                 yield 0
             if number and same and _keeps_dimensions(stage[number - 1]):
-                with _exchanged(stage, number):
+                with _exchanged([(stage, number - 1, number)]):
                     error, _ = error_and_loss(model, batches)
                 swapped.append({"block": name, "error": error})
                 yield 0
-    return {"images": sum(len(y) for _, y in batches), "intact": intact, "without": without, "swapped": swapped}
+            free += [(stage, number)] if same else []
+    removed, shuffled = [], []
+    for count in _powers(2, len(free)):
+        for chosen in _sets(len(free), count):
+            with _removed([free[index] for index in chosen]):
+                error, _ = error_and_loss(model, batches)
+            removed.append({"blocks": count, "error": error})
+            yield 0
+    for count in _powers(1, len(free)):
+        for pairs in _exchanges([stage for stage, _ in free], count):
+            order = list(range(len(free)))
+            for a, b in pairs:
+                order[a], order[b] = order[b], order[a]
+            with _exchanged([(free[a][0], free[a][1], free[b][1]) for a, b in pairs]):
+                error, _ = error_and_loss(model, batches)
+            tau = float(kendalltau(range(len(order)), order).statistic)
+            shuffled.append({"pairs": count, "tau": tau, "error": error})
+            yield 0
+    return {
+        "images": sum(len(y) for _, y in batches),
+        "intact": intact,
+        "without": without,
+        "swapped": swapped,
+        "removed": removed,
+        "shuffled": shuffled,
+    }
+
+
+def _powers(first: int, last: int) -> list[int]:
+    """``first``, and twice as many again and again, up to ``last``."""
+    return [first << power for power in range(max(0, last).bit_length()) if first << power <= last]
+
+
+def _sets(blocks: int, count: int) -> Iterator[list[int]]:
+    """Random sets of `count` of the `blocks`."""
+    rng = np.random.default_rng((count, blocks))
+    for _ in range(DRAWS):
+        yield rng.choice(blocks, count, replace=False).tolist()
+
+
+def _exchanges(stages: list[Any], count: int) -> Iterator[list[tuple[int, int]]]:
+    """Random pairs of blocks of one stage, `count` to be exchanged one after the other; `stages` has each block's."""
+    pairs = [(a, b) for b in range(len(stages)) for a in range(b) if stages[a] is stages[b]]
+    rng = np.random.default_rng((count, len(stages)))
+    for _ in range(DRAWS if pairs else 0):
+        yield [pairs[index] for index in rng.integers(len(pairs), size=count)]
 
 
 def _stages(model: nn.Module) -> Iterator[Any]:
@@ -64,23 +119,29 @@ def _keeps_dimensions(block: Block) -> bool:
 
 
 @contextmanager
-def _removed(stage: nn.Sequential, number: int) -> Iterator[None]:
-    block: Any = stage[number]
-    gate = block.gate
-    if block.shortcut is None:
-        stage[number] = nn.Identity()
-    else:
-        block.gate = _Nothing()
-    try:
+def _removed(blocks: list[tuple[nn.Sequential, int]]) -> Iterator[None]:
+    """Without some blocks, each given by its stage and its number there."""
+    with ExitStack() as restored:
+        for stage, number in blocks:
+            block: Any = stage[number]
+            if block.shortcut is None:
+                restored.callback(stage.__setitem__, number, block)
+                stage[number] = nn.Identity()
+            else:
+                restored.callback(setattr, block, "gate", block.gate)
+                block.gate = _Nothing()
         yield
-    finally:
-        stage[number], block.gate = block, gate
 
 
 @contextmanager
-def _exchanged(stage: nn.Sequential, number: int) -> Iterator[None]:
-    stage[number - 1], stage[number] = stage[number], stage[number - 1]
-    try:
+def _exchanged(pairs: list[tuple[nn.Sequential, int, int]]) -> Iterator[None]:
+    """With pairs of blocks of a stage exchanged, one pair after the other."""
+    with ExitStack() as restored:
+        for stage, a, b in pairs:
+            restored.callback(_exchange, stage, a, b)
+            _exchange(stage, a, b)
         yield
-    finally:
-        stage[number - 1], stage[number] = stage[number], stage[number - 1]
+
+
+def _exchange(stage: nn.Sequential, a: int, b: int) -> None:
+    stage[a], stage[b] = stage[b], stage[a]

@@ -1,17 +1,20 @@
-"""Nets with a block removed, or two exchanged."""
+"""Nets with blocks removed, or in another order."""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 from pydantic import Field
 
 from resexp.report.figure import Plot, styled
 from resexp.report.formatting import listed
-from resexp.report.probes.panels import panels, seeds
+from resexp.report.probes.panels import deepest, panels, seeds
 from resexp.report.probes.results import MAX_LAYERS, NetResult, Part, ProbeResults, Record, Section
+from resexp.report.stats import grouped
 
 FEW_LEFT = 20
 """Points up to guessing: a net that has fewer left is named as one that has little to lose."""
@@ -27,17 +30,36 @@ class _Without(_Swapped):
     same: bool
 
 
+class _Removed(Part):
+    blocks: int = Field(ge=1, le=MAX_LAYERS)
+    error: float
+
+
+class _Shuffled(Part):
+    pairs: int = Field(ge=1, le=MAX_LAYERS)
+    tau: float = Field(ge=-1, le=1)
+    error: float
+
+
 class Lesion(Record):
-    """See `resexp.probes.lesion`; errors are fractions."""
+    """See `resexp.probes.lesion`; errors are fractions. Earlier records have no random sets and orders."""
 
     intact: float
     without: list[_Without] = Field(max_length=MAX_LAYERS)
     swapped: list[_Swapped] = Field(max_length=MAX_LAYERS)
+    removed: list[_Removed] = Field(default=[], max_length=MAX_LAYERS)
+    shuffled: list[_Shuffled] = Field(default=[], max_length=MAX_LAYERS)
 
     @property
     def places(self) -> list[str]:
         """Blocks that can be left out, and blocks that can be exchanged with the one before."""
         return [block.block for block in [*self.without, *self.swapped]]
+
+    @property
+    def sets(self) -> list[_Removed]:
+        """Each set of random blocks, and each block as a set of one; none in earlier records."""
+        single = [_Removed(blocks=1, error=block.error) for block in self.without if block.same]
+        return [*single, *self.removed] if self.removed else []
 
     @property
     def rise(self) -> float | None:
@@ -55,20 +77,44 @@ def _median(rises: list[float]) -> float | None:
 
 
 def lesion(results: ProbeResults) -> Section | None:
-    """Training error without each block."""
+    """Training error without each block, without several, and with blocks in another order."""
     nets = results.latest("lesion", Lesion)
     if not nets:
         return None
     classes = dict.fromkeys(net.runs[0].manifest.data.classes for net in nets)
     chance = ", ".join(f"{100 * (1 - 1 / number):.1f} %" for number in classes)
+    plots = {"probe-lesion": _plot(nets)}
+    if several := [net for net in nets if _removed(net)]:
+        plots["probe-lesion-several"] = _several(several)
+    if shuffled := [net for net in nets if _shuffled(net)]:
+        plots["probe-lesion-shuffled"] = _orders(shuffled)
     return Section(
-        "Nets without one of their blocks",
-        _sentence(nets),
+        "Nets without some of their blocks",
+        " ".join([_sentence(nets), *_random(nets)]),
         f"Training error on 1,000 images in eval mode, {nets[0].moment}; nothing is trained again. Thin lines: the "
         "whole net. Hollow marks: blocks that change dimensions, which a plain net can't be without. A rise is "
-        f"compared with what is left up to chance ({chance}). After Veit et al. 2016. Means over {seeds(nets)}.",
-        {"probe-lesion": _plot(nets)},
+        f"compared with what is left up to chance ({chance}). Random blocks are chosen from all that keep dimensions; "
+        "random orders come from exchanges of two such blocks of a stage. Kendall's tau is an order's rank correlation "
+        f"with the net's own. After Veit et al. 2016 (arXiv 1605.06431). Means over draws and {seeds(nets)}.",
+        plots,
     )
+
+
+def _removed(net: NetResult[Lesion]) -> list[tuple[float, float]]:
+    """For each number of random blocks removed, the mean error in percent over draws and seeds."""
+    draws = grouped((draw for record in net.records for draw in record.sets), lambda draw: draw.blocks)
+    return sorted((blocks, 100 * statistics.fmean(draw.error for draw in alike)) for blocks, alike in draws.items())
+
+
+def _shuffled(net: NetResult[Lesion]) -> list[tuple[float, float]]:
+    """For each number of exchanged pairs, the means of Kendall's tau and of the error in percent; the largest tau
+    first, since more exchanges of few blocks may bring them back to their places."""
+    draws = grouped((draw for record in net.records for draw in record.shuffled), lambda draw: draw.pairs)
+    means = [
+        (statistics.fmean(draw.tau for draw in alike), 100 * statistics.fmean(draw.error for draw in alike))
+        for alike in draws.values()
+    ]
+    return sorted(means, reverse=True)
 
 
 @styled
@@ -84,14 +130,53 @@ def _draw(plot: Plot, axes: Axes, net: NetResult[Lesion], look: dict[str, Any]) 
     blocks = net.records[0].without
     x = [_place(block.block, net.runs[0].config.model.stages) for block in blocks]
     errors = 100 * net.mean(lambda r: [block.error for block in r.without])
-    series, intact = f"{net.depth} layers", 100 * float(net.mean(lambda r: r.intact))
-    axes.axhline(intact, color=look["color"], linewidth=0.7, gid=plot.mark(series))
+    series = f"{net.depth} layers"
+    axes.axhline(_whole(net), color=look["color"], linewidth=0.7, gid=plot.mark(series))
     plot.line(x, errors, series, net.label, axes=axes, color=look["color"], linewidth=look["linewidth"])
     for same, fill, size in ((True, look["color"], 4), (False, "none", 6)):
         chosen = [number for number, block in enumerate(blocks) if block.same is same]
         if chosen:
             style = look | {"linestyle": "none", "markerfacecolor": fill, "markersize": size}
             plot.line([x[number] for number in chosen], errors[chosen], series, axes=axes, **style)
+
+
+@styled
+def _several(nets: Sequence[NetResult[Lesion]]) -> Plot:
+    plot = _from_whole("Training error without several blocks", "random blocks removed", nets, 0, _removed)
+    plot.axes.set_xscale("symlog", base=2, linthresh=1)
+    plot.axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return plot
+
+
+@styled
+def _orders(nets: Sequence[NetResult[Lesion]]) -> Plot:
+    title, xlabel = "Training error with blocks in another order", "Kendall's tau with the net's order"
+    plot = _from_whole(title, xlabel, nets, 1, _shuffled)
+    plot.axes.invert_xaxis()
+    return plot
+
+
+def _from_whole(
+    title: str,
+    xlabel: str,
+    nets: Sequence[NetResult[Lesion]],
+    whole: float,
+    points: Callable[[NetResult[Lesion]], list[tuple[float, float]]],
+) -> Plot:
+    """Lines through the `points` of each net, which begin with the whole net's error at x = `whole`."""
+
+    def draw(plot: Plot, axes: Axes, net: NetResult[Lesion], look: dict[str, Any]) -> None:
+        x, errors = zip((whole, _whole(net)), *points(net), strict=True)
+        plot.line(x, errors, f"{net.depth} layers", net.label, axes=axes, **look)
+
+    plot = panels(title, xlabel, "training error (%)", nets, draw)
+    plot.axes.set_ylim(0, 100)
+    return plot
+
+
+def _whole(net: NetResult[Lesion]) -> float:
+    """The error of the whole net, in percent."""
+    return 100 * float(net.mean(lambda r: r.intact))
 
 
 def _place(block: str, stages: tuple[int, ...]) -> float:
@@ -116,6 +201,23 @@ def _sentence(nets: list[NetResult[Lesion]]) -> str:
         return "None of the nets has a block that keeps its dimensions."
     poor = [net.label for net in ordered if _left(net) < FEW_LEFT]
     return " ".join(sentences) + (f" Little is left to lose in {listed(poor)}." if poor else "")
+
+
+def _random(nets: Sequence[NetResult[Lesion]]) -> list[str]:
+    """Sentences on the deepest net of each family, without several blocks and with blocks in another order."""
+    removed, shuffled = [], []
+    for net in deepest(nets):
+        if points := _removed(net):
+            errors = ", ".join(f"{error:.1f}" for _, error in points)
+            removed.append(f"{errors} % in {net.label} without {listed([f'{blocks}' for blocks, _ in points])}")
+        if points := _shuffled(net):
+            ends = dict.fromkeys(f"{error:.1f} % at Kendall's tau {tau:.2f}" for tau, error in (points[0], points[-1]))
+            shuffled.append(f"{' to '.join(ends)} in {net.label}")
+    done = {
+        f"The training error is {'; '.join(removed)} random blocks.": removed,
+        f"With blocks in another order it is {'; '.join(shuffled)}.": shuffled,
+    }
+    return [sentence for sentence, parts in done.items() if parts]
 
 
 def _left(net: NetResult[Lesion]) -> float:
