@@ -13,7 +13,7 @@ import pytest
 
 from resexp.report import build_report
 from resexp.report.formatting import digits
-from resexp.report.probes import Section, inside
+from resexp.report.probes import Section, inside, shattering
 from resexp.report.summary import summarise
 from resexp.runs.logits import Logits
 from resexp.runs.store import Run, StudyFolder
@@ -85,11 +85,11 @@ def test_gradients_times_weights_at_both_moments_before_the_classifier(folder: S
     section = sections["Gradients"]
     assert section.headline == (
         "|g| |w| at the first layer over that at the last before the classifier is at initialisation 1,000 (100 to "
-        "1.0e4; 1.47 per layer) in plain-20, 0.50 (0.89 per layer) in residual-8; trained 15 (1.16 per layer) in "
-        "plain-20. The largest |w| of a layer is at initialisation 1.0 in plain-20, 1.0 in residual-8; trained 300 "
-        "in plain-20 (1 to 2 seeds). The cosine between gradients of neighbours at a distance of 0.1 is at "
-        "initialisation, from the shallowest net to the deepest, 0.7 to 0.1 in plain nets of 8 to 20 layers, 0.9 in "
-        "residual nets of 8 layers."
+        "1.0e4; 1.47 [0.29, 7.46] per layer, theory 1.21) in plain-20, 0.50 (0.89 per layer) in residual-8; trained "
+        "15 (1.16 per layer) in plain-20. The largest |w| of a layer is at initialisation 1.0 in plain-20, 1.0 in "
+        "residual-8; trained 300 in plain-20 (1 to 2 seeds). The cosine between gradients of neighbours at a distance "
+        "of 0.1 is at initialisation, from the shallowest net to the deepest, 0.7 to 0.1 in plain nets of 8 to 20 "
+        "layers, 0.9 in residual nets of 8 layers."
     )
     assert section.table is not None
     header, rows = section.table
@@ -97,8 +97,24 @@ def test_gradients_times_weights_at_both_moments_before_the_classifier(folder: S
         "norm of g, first / last", "times norm of w, first / last", "growth per layer", "largest norm of w"
     ]  # fmt: skip
     assert [row[:7] for row in rows] == [
-        ["plain-8", "at initialisation", "2", "4.0 (2.0 to 8.0)", "8.0 (2.0 to 32)", "1.41", "2.0 (1.0 to 4.0)"],
-        ["plain-20", "at initialisation", "2", "1,000 (100 to 1.0e4)", "1,000 (100 to 1.0e4)", "1.47", "1.0"],
+        [
+            "plain-8",
+            "at initialisation",
+            "2",
+            "4.0 (2.0 to 8.0)",
+            "8.0 (2.0 to 32)",
+            "1.41 [0.08, 26.64]",
+            "2.0 (1.0 to 4.0)",
+        ],
+        [
+            "plain-20",
+            "at initialisation",
+            "2",
+            "1,000 (100 to 1.0e4)",
+            "1,000 (100 to 1.0e4)",
+            "1.47 [0.29, 7.46]",
+            "1.0",
+        ],
         ["residual-8", "at initialisation", "1", "0.50", "0.50", "0.89", "1.0"],
         ["plain-20", "trained", "1", "0.10", "15", "1.16", "300"],
     ]
@@ -108,6 +124,65 @@ def test_gradients_times_weights_at_both_moments_before_the_classifier(folder: S
     assert lines_of(section, "probe-gradients-product", (1, 0)) == [pytest.approx([30, 45, 2, 9])]
     assert lines_of(section, "probe-gradients-norm", (1, 1)) == []  # no trained residual net was looked at
     assert lines_of(section, "probe-gradients-agreement") == [[0.9, pytest.approx(0.7), 0], [0.9, 0.1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "law", "exponent", "says"),
+    [
+        ("plain", lambda depth: 0.9 * 2 ** (-0.25 * (depth - 8)), -0.25, "2^(-0.25 [-0.25, -0.25] L)"),
+        ("residual", lambda depth: 0.9 * (depth / 8) ** -0.5, -0.5, "L^(-0.50 [-0.50, -0.50])"),
+    ],
+)
+def test_a_law_of_depth_has_its_exponent(kind: str, law: Callable[[int], float], exponent: float, says: str) -> None:
+    exact = shattering.fit(kind, [(depth, law(depth)) for depth in (8, 20, 32, 56)])
+    assert exact is not None
+    assert exact.exponent.value == pytest.approx(exponent, abs=1e-6)
+    assert str(exact) == says
+
+
+def test_the_interval_of_an_exponent_holds_it_in_95_of_100_studies() -> None:
+    """Agreements of plain nets with noise, which makes some of them negative."""
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        points = [(depth, 0.6 * 2 ** (-0.1 * (depth - 8)) + rng.normal(scale=0.02)) for depth in (8, 14, 20, 32) * 2]
+        found = shattering.fit("plain", points)
+        assert found is not None
+        held += found.exponent.low <= -0.1 <= found.exponent.high  # type: ignore[operator]
+    assert 0.92 < held / 400 < 0.98
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(8, 0.9), (20, 0.5)],
+        [(8, 0.9), (8, 0.8), (20, 0.5), (20, 0.6)],
+        [(8, 0.01), (20, -0.02), (32, 0.02), (56, -0.01)],
+        [(8, math.nan), (20, math.nan), (32, math.nan)],
+        [(8, 0.0), (20, 0.0), (32, 0.0)],
+    ],
+    ids=["two nets", "two depths", "noise", "no gradient", "zero"],
+)
+def test_what_is_no_law_is_not_fitted(points: list[tuple[int, float]]) -> None:
+    assert [shattering.fit(kind, points) for kind in ("plain", "residual", "vgg")] == [None, None, None]
+
+
+def test_agreement_against_depth_with_theory(study: Study) -> None:
+    folder = study({(kind, depth): [10.0] for kind in ("plain", "residual") for depth in (8, 14, 20)})
+    for depth in (8, 14, 20):
+        for kind, near in (("plain", 0.8 * 2 ** (-0.5 * (depth - 8))), ("residual", 0.8 * (8 / depth) ** 0.5)):
+            record = gradients([1.0, 1.0, 1.0], 0.1) | {"distances": [0.01, 0.1], "agreement": [near, 0.1]}
+            put(folder, f"{kind}-{depth}", 0, "gradients", 0, **record)
+    section = shown(folder)[0]["Gradients"]
+    assert section.headline.endswith(
+        "At a distance of 0.01 it goes with the depth L as 2^(-0.50 [-0.50, -0.50] L) in plain nets (theory: 2^-L), "
+        "L^(-0.50 [-0.50, -0.50]) in residual nets (theory: L^-0.5)."
+    )
+    measured, fitted, theory, *residual = lines_of(section, "probe-gradients-depth")
+    assert measured == pytest.approx([0.8, 0.1, 0.0125])
+    assert (fitted[0], fitted[-1]) == pytest.approx((0.8, 0.0125))
+    assert (theory[0], theory[-1]) == pytest.approx((0.8, 0.8 / 4096))
+    assert residual[1] == pytest.approx(residual[2])
 
 
 def test_signal_to_noise_with_and_without_the_classifier(folder: StudyFolder) -> None:
