@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ IMAGES = 4
 
 
 def rehearse(config: RunConfig, height: int, width: int, classes: int) -> None:
-    """Build the net, take one step on random images of `height` x `width` pixels, and check shapes and gradients.
+    """Build the net, take one step on random images of `height` x `width` pixels, and check what comes of it.
 
     Torch's random state stays as it was. Raises UserError with the plug-in and what is wrong with it.
     """
@@ -57,6 +58,14 @@ def _step(config: RunConfig, height: int, width: int, classes: int) -> None:
     optimizer.step()
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise UserError("the weights are not finite after the first step")
+    try:  # as a checkpoint is
+        torch.save((model.state_dict(), optimizer.state_dict()), stream := io.BytesIO())
+        torch.load(io.BytesIO(stream.getvalue()), weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"its state can't be saved and read again ({type(error).__name__}); keep tensors, numbers, text, lists and "
+            "mappings in it"
+        ) from error
 
 
 def _check_shapes(config: RunConfig, model: ResNet) -> None:
