@@ -29,6 +29,7 @@ from resexp.paper import departures
 from resexp.runs.store import Run
 from resexp.training.rehearsal import rehearse
 from resexp.utils.untrusted import parse_json
+from tests.test_training import assert_same
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 EXAMPLES = SHIPPED / "plugins"
@@ -290,6 +291,28 @@ def test_a_run_whose_plugin_was_changed_is_not_continued(tmp_path: Path, here: C
     assert "activation 'cube' is of a plug-in that is not loaded; name its file: --plugin FILE" in said
 
 
+def on_an_executor(study: Callable[..., Path], sweep: Callable[..., tuple[int, str]]) -> None:
+    """A study of a plug-in trains there as on this machine, bit for bit; its runs hold the source that trained them,
+    and its report needs no plug-in."""
+    own = {"name": "squeeze_excite", "reduction": 2}
+    path = study(grid={"model.block": ["basic", own]}, plugins=["squeeze_excite.py"])
+    words = ["--config", str(path), "--plugin", str(EXAMPLES / "squeeze_excite.py")]
+    resexp(Path(), "sweep", *words, "--executor", "local", "--results", "local", "--jobs", "2")
+    code, said = sweep(*words)
+    assert code == 0, said
+    assert "2 trained, 0 finished before, 0 not finished" in " ".join(said.split())
+    sources = []
+    for local in sorted(Path("local/tiny").glob("*/seed0")):
+        run = Run("results/tiny" / local.relative_to("local/tiny"))
+        assert_same(run, Run(local))
+        manifest = run.manifest()
+        assert manifest
+        sources += manifest.plugins.values()
+    assert sources == [(EXAMPLES / "squeeze_excite.py").read_text()]
+    resexp(Path(), "report", "results/tiny")
+    assert "squeeze_excite+reduction=2" in Path("results/tiny/report/deviations.md").read_text()
+
+
 # -- what can be wrong with a plug-in ----------------------------------------------------------------------------------
 
 
@@ -400,8 +423,13 @@ def test_data_of_ones_own_are_what_was_given(tmp_path: Path) -> None:
         ({"optimizer": {"name": "mine", "speed": 3}}, "mine has no option speed; it has beta"),
         ({"optimizer": {"name": "mine", "beta": "x"}}, "mine: beta: "),
         ({"schedule": {"name": "square", "power": 3}}, "square has no options; remove power"),
-        ({"optimizer": "mien"}, r"allowed: sgd, nesterov, adamw, muon, mine, nothing \(did you mean 'mine'\?\)"),
+        (
+            {"optimizer": "mien"},
+            r"allowed: sgd, nesterov, adamw, muon, mine, local, foreign, nothing \(did you mean 'mine'\?\)",
+        ),
         ({"schedule": "wrong", "milestones": []}, r"schedule wrong: factor None at step 0; return a number >= 0"),
+        ({"optimizer": "local"}, r"optimizer local: its state can't be saved and read again \(AttributeError\); keep"),
+        ({"optimizer": "foreign"}, r"optimizer foreign: its state can't be saved and read again \(UnpicklingError\)"),
         ({"optimizer": "nothing"}, "optimizer nothing: returns a NoneType, not an Optimizer"),
     ],
 )
@@ -415,6 +443,23 @@ class Options(Section):
 
 @register("optimizer", "mine", Options)
 def mine(parameters, rate, train, beta): return torch.optim.SGD(parameters, lr=rate)
+
+class Keeping(torch.optim.SGD):
+    def step(self):
+        super().step()
+        self.state[self.param_groups[0]["params"][0]]["kept"] = self.kept
+
+@register("optimizer", "local")
+def local(parameters, rate, train):
+    made = Keeping(parameters, lr=rate)
+    made.kept = lambda: 0
+    return made
+
+@register("optimizer", "foreign")
+def foreign(parameters, rate, train):
+    made = Keeping(parameters, lr=rate)
+    made.kept = Options()
+    return made
 
 @register("optimizer", "nothing")
 def nothing(parameters, rate, train): return None

@@ -21,6 +21,7 @@ from resexp.executors import make_engine
 from resexp.runs.store import Run
 from resexp.sweeping import plan
 from tests.conftest import command, wait_until
+from tests.test_plugins import on_an_executor
 from tests.test_sweep import break_run, runs_of, states
 from tests.test_training import assert_same
 
@@ -63,7 +64,7 @@ class Network:
     def run(self, *words: object, **environment: str) -> tuple[int, str]:
         """The exit code of a process in it, and what it printed."""
         process = self.start(*words, **environment)
-        said, _ = process.communicate(timeout=150)
+        said, _ = process.communicate(timeout=400)
         return process.returncode, said
 
     def add_node(self, *words: object, cpus: int = 1, hide: Path | None = None) -> None:
@@ -138,6 +139,16 @@ def test_a_cluster_of_its_own_trains_what_this_machine_would(write_study: Write,
     assert "2 trained, 0 finished before, 0 not finished" in said
     equal_to_local(study)
     pd.testing.assert_frame_equal(summary("results"), summary("local"))
+
+
+def test_tasks_load_the_plugin_that_the_sweep_was_given(write_study: Write, cluster: Network) -> None:
+    """The workers of a running cluster do not inherit the environment of the sweep."""
+    on_an_executor(
+        write_study,
+        lambda *words: cluster.run(
+            *command("sweep", *words, "--executor", "ray", "--set", f"executor.ray.address={HEAD}")
+        ),
+    )
 
 
 def test_a_run_goes_on_elsewhere_when_its_node_dies_and_one_that_fails_does_not(

@@ -24,6 +24,7 @@ from resexp.training.train import train
 from tests import slurm
 from tests.conftest import command
 from tests.slurm import Cluster, cluster, wait_for
+from tests.test_plugins import on_an_executor
 from tests.test_sweep import break_run, runs_of
 from tests.test_training import assert_same
 
@@ -113,6 +114,14 @@ def test_a_sweep_by_slurm_gives_the_report_of_a_local_one(write_study: Write, re
     assert len(set(jobs_of(study))) == 2
     local, ours = (table(Path(results)) for results in ("local", "results"))
     assert ours == local
+
+
+def test_jobs_load_the_plugin_that_the_sweep_was_given(write_study: Write, resexp: Cli, cluster: Cluster) -> None:
+    def sweep(*words: str) -> tuple[int, str]:
+        done = resexp("sweep", *words)
+        return done.returncode, done.stdout + done.stderr
+
+    on_an_executor(lambda **keys: write_study(executor=ON_SLURM, **keys), sweep)
 
 
 def test_of_an_array_with_a_failing_cell_the_others_finish(write_study: Write, resexp: Cli, cluster: Cluster) -> None:
