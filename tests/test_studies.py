@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
-from itertools import permutations
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pandas import read_csv
+from scipy import stats
 from typer.testing import CliRunner
 
 from resexp.cli import app
@@ -114,6 +115,51 @@ def test_studies_are_compared_net_by_net() -> None:
     assert {"key": "train.steps", "a": 64000, "b": 4000, "nets": nets} in found["configuration"]
     assert {"key": "seeds", "a": [0], "b": [0, 1, 2, 3, 4], "nets": nets} in found["configuration"]
     assert all((net["low"], net["p"]) == (None, None) for net in found["nets"])  # one seed has no spread
+
+
+def test_the_change_of_the_rises_is_that_of_eight_means() -> None:
+    """Welch and Satterthwaite by hand, from the errors of the runs alone."""
+    found = {row["quantity"]: row for row in compared("quickstart", "cpu-small")["verdicts"]}
+    assert list(found) == ["interaction", "plain", "residual", "gap"]
+    value, variance, squares = 0.0, 0.0, 0.0
+    for name, depths, sign in (("quickstart", (20, 38), -1), ("cpu-small", (20, 56), 1)):
+        errors = read_csv(REPOSITORY / f"results/published/{name}/report/runs.csv").groupby("net").running_train_error
+        for (kind, of_kind), (depth, of_depth) in product(
+            (("plain", 1), ("residual", -1)), zip(depths, (-1, 1), strict=True)
+        ):
+            values = errors.get_group(f"{kind}-{depth}")
+            value += sign * of_kind * of_depth * values.mean()
+            variance += values.var() / len(values)
+            squares += (values.var() / len(values)) ** 2 / (len(values) - 1)
+    freedom, rises = variance**2 / squares, found["interaction"]
+    assert rises["difference"] == pytest.approx(value) == rises["b"] - rises["a"]
+    half = stats.t.ppf(0.975, freedom) * variance**0.5
+    assert (rises["low"], rises["high"]) == pytest.approx((value - half, value + half))
+    assert rises["p"] == pytest.approx(2 * stats.t.sf(abs(value) / variance**0.5, freedom))
+    assert rises["at"] == "depths 20 and 38; depths 20 and 56"  # they have one depth in common, which has no rise
+    shown = call("diff", "quickstart", "cpu-small", *PUBLISHED)
+    assert f"{100 * value:+.2f} [{100 * rises['low']:+.2f}, {100 * rises['high']:+.2f}]" in shown
+
+
+def test_rises_are_compared_at_the_depths_that_both_studies_have() -> None:
+    rows = {row["quantity"]: row for row in compared("figure6-ends", "cpu-small")["verdicts"]}
+    assert {row["at"] for row in rows.values()} == {"depths 20 and 56", "depth 56"}
+    assert rows["plain"]["a"] == pytest.approx(0.0873 - 0.0127, abs=1e-4)
+    assert [rows["plain"][end] for end in ("low", "high", "p")] == [None] * 3  # one seed has no spread
+    back = {row["quantity"]: row for row in compared("cpu-small", "figure6-ends")["verdicts"]}
+    assert {name: -row["difference"] for name, row in back.items()} == pytest.approx(
+        {name: row["difference"] for name, row in rows.items()}
+    )
+
+
+def test_a_net_that_another_study_calls_otherwise_is_matched_by_its_configuration() -> None:
+    found = compared("cpu-small", "warmup-plain")
+    assert [(net["a"]["net"], net["b"]["net"]) for net in found["nets"]][:2] == [
+        ("plain-20", "plain-20-warmup_lr=none"),
+        ("plain-56", "plain-56-warmup_lr=none"),
+    ]
+    assert found["configuration"] == []
+    assert "plain-20-warmup_lr=0.01" in found["only_b"]
 
 
 def test_a_study_does_not_differ_from_itself_and_unfinished_nets_have_no_difference(write_study: Write) -> None:

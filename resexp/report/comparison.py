@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
-
-from scipy import stats
 
 from resexp.config.study import load_run
 from resexp.errors import UserError
-from resexp.report.estimates import Difference, Estimate, difference
-from resexp.report.stats import fraction, grouped, read
+from resexp.report.controls import IN_SHORT, changes
+from resexp.report.estimates import Difference, Estimate, Term, contrast, p_value
+from resexp.report.families import Family, families, named
+from resexp.report.stats import Net, RunRecord, fraction, grouped, read
+from resexp.report.verdict import judged
 from resexp.runs.store import Run
 
 
@@ -50,31 +52,58 @@ class Pair:
     b: Side
 
     @property
+    def _terms(self) -> tuple[Term, ...]:
+        return ((1, self.b.error), (-1, self.a.error)) if self.a.error and self.b.error else ()
+
+    @property
     def difference(self) -> Difference | None:
         """Error of b minus error of a, in points, with Welch's interval; None unless both have finished runs."""
-        return difference(self.b.error, self.a.error) if self.a.error and self.b.error else None
+        return contrast(self._terms) if self._terms else None
 
     @property
     def p(self) -> float | None:
         """Two-sided p of Welch's t test; None for fewer than two seeds a side, or without any spread."""
-        if not (self.a.error and self.b.error) or min(len(self.a.error.values), len(self.b.error.values)) < 2:
-            return None
-        if not (self.a.error.std or self.b.error.std):
-            return None
-        p = float(stats.ttest_ind(self.b.error.values, self.a.error.values, equal_var=False).pvalue)
-        return p if math.isfinite(p) else None
+        return p_value(self._terms)
 
     def to_json(self) -> dict[str, Any]:
         """The pair for scripts; errors are fractions."""
         found = self.difference or Difference(math.nan)
-        interval = {"low": fraction(found.low), "high": fraction(found.high)}
         return {
             "a": self.a.to_json(),
             "b": self.b.to_json(),
             "difference": fraction(found.value),
-            **interval,
-            "p": self.p,
+            **_ends(found, self.p),
         }
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How a difference that verdicts rest on changes from study a to study b."""
+
+    quantity: str
+    """One of `controls.QUANTITIES`."""
+    at: str
+    """The depths that it is between; those of a and of b where the studies have less than two depths in common."""
+    a: Difference
+    b: Difference
+    change: Difference
+    """b minus a, with Welch's interval."""
+    p: float | None
+    """Two-sided p of Welch's t test that there is no change; None for means of one seed, or without any spread."""
+
+    @property
+    def words(self) -> str:
+        """The quantity in words."""
+        return IN_SHORT[self.quantity]
+
+    def to_json(self) -> dict[str, Any]:
+        """The shift for scripts; differences are fractions."""
+        values = {"a": fraction(self.a.value), "b": fraction(self.b.value), "difference": fraction(self.change.value)}
+        return {"quantity": self.quantity, "at": self.at, **values, **_ends(self.change, self.p)}
+
+
+def _ends(found: Difference, p: float | None) -> dict[str, float | None]:
+    return {"low": fraction(found.low), "high": fraction(found.high), "p": p}
 
 
 @dataclass(frozen=True)
@@ -93,6 +122,8 @@ class Comparison:
     """All that differs."""
 
     pairs: list[Pair]
+    shifts: list[Shift]
+    """For studies whose families have depths in common."""
     settings: list[Setting]
     only_a: list[str]
     """Nets that b lacks."""
@@ -102,6 +133,7 @@ class Comparison:
         """The comparison for scripts."""
         return {
             "configuration": [vars(setting) for setting in self.settings],
+            "verdicts": [shift.to_json() for shift in self.shifts],
             "nets": [pair.to_json() for pair in self.pairs],
             "only_a": self.only_a,
             "only_b": self.only_b,
@@ -109,33 +141,72 @@ class Comparison:
 
 
 def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
-    """Compare runs net by net. Nets are matched by name; where each side is one net, the two are compared.
+    """Compare runs net by net. Nets are matched by name, or else by configuration; two single nets are compared as
+    they are.
 
-    Raises UserError where no net is on both sides.
+    Raises UserError where no net is on both sides and no verdict either.
     """
     nets_a, nets_b = grouped(a, lambda run: run.label), grouped(b, lambda run: run.label)
+    records = {run.folder: record for run in (*a, *b) if (record := read(run, whole=False)) and record.finished}
     if len(nets_a) == len(nets_b) == 1:
         matched = [(*nets_a, *nets_b)]
     else:
-        matched = [(label, label) for label in nets_a if label in nets_b]
-    if not matched:
+        alike = {runs[0].folder.parent.name: label for label, runs in nets_b.items()}
+        names = {
+            label: label if label in nets_b else alike.get(runs[0].folder.parent.name) for label, runs in nets_a.items()
+        }
+        matched = [(label, other) for label, other in names.items() if other]
+    shifts = _shifts(*([records[run.folder] for run in runs if run.folder in records] for runs in (a, b)))
+    if not matched and not shifts:
         raise UserError(
             f"no net in common: {', '.join(nets_a) or 'none'} against {', '.join(nets_b) or 'none'}; name one net of "
             f"each, as STUDY:NET"
         )
-    pairs = [Pair(_side(one, nets_a[one]), _side(other, nets_b[other])) for one, other in matched]
+    pairs = [Pair(_side(one, nets_a[one], records), _side(other, nets_b[other], records)) for one, other in matched]
     taken_a, taken_b = {pair.a.label for pair in pairs}, {pair.b.label for pair in pairs}
     return Comparison(
         pairs,
+        shifts,
         _settings(pairs),
         [label for label in nets_a if label not in taken_a],
         [label for label in nets_b if label not in taken_b],
     )
 
 
-def _side(label: str, runs: Sequence[Run]) -> Side:
-    records = [record for run in runs if (record := read(run, whole=False)) and record.finished]
-    return Side(label, runs, Estimate(tuple(one.errors["running"] for one in records)) if records else None)
+def _side(label: str, runs: Sequence[Run], records: dict[Path, RunRecord]) -> Side:
+    errors = tuple(records[run.folder].errors["running"] for run in runs if run.folder in records)
+    return Side(label, runs, Estimate(errors) if errors else None)
+
+
+def _shifts(a: Sequence[RunRecord], b: Sequence[RunRecord]) -> list[Shift]:
+    """The differences that both verdicts rest on: at depths that both studies have, if there are two or more."""
+    kinds = [_at_common_depths(*sides) for sides in zip(_judged(a), _judged(b), strict=True)]
+    of_a, of_b = (changes(*families) for families in zip(*kinds, strict=True))
+    found = []
+    for quantity, one in of_a.items():
+        if other := of_b.get(quantity):
+            terms = [*other.terms, *((-weight, mean) for weight, mean in one.terms)]
+            at = one.at if one.at == other.at else f"{one.at}; {other.at}"
+            found.append(Shift(quantity, at, one.difference, other.difference, contrast(terms), p_value(terms)))
+    return found
+
+
+def _judged(records: Sequence[RunRecord]) -> tuple[Family | None, Family | None]:
+    """The plain and the residual family that a study is judged by."""
+    names = named(records)
+    of_families = [replace(record, family=names[record.run.folder.parent]) for record in records]
+    nets = grouped(of_families, lambda record: record.run.folder.parent)
+    plain, residual, _ = judged(families([Net(tuple(runs)) for runs in nets.values()]))
+    return plain, residual
+
+
+def _at_common_depths(a: Family | None, b: Family | None) -> tuple[Family | None, Family | None]:
+    """Both families without the nets whose depths the other lacks; as they are where less than two would be left."""
+    common = a.running.keys() & b.running.keys() if a and b else set()
+    if not (a and b) or len(common) < 2:
+        return a, b
+    of_a, of_b = (tuple(net for net in family.nets if net.depth in common) for family in (a, b))
+    return replace(a, nets=of_a), replace(b, nets=of_b)
 
 
 def _settings(pairs: Sequence[Pair]) -> list[Setting]:

@@ -17,6 +17,13 @@ QUANTITIES = {
     "gap": "plain minus residual, deepest",
 }
 """The differences of running training error that a Control may have, in words."""
+IN_SHORT = {
+    "interaction": "difference of the rises",
+    "plain": "plain nets' rise",
+    "residual": "residual nets' rise",
+    "gap": "plain minus residual",
+}
+"""The same for tables."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,16 @@ def controls(families: Sequence[Family]) -> list[Control]:
     counts = Counter(quantity for changes in found.values() for quantity in changes)
     kept = {v: {q: changes[q] for q in QUANTITIES if q in changes and counts[q] > 1} for v, changes in found.items()}
     return [Control(variant, changes) for variant, changes in kept.items() if changes]
+
+
+def changes(plain: Family | None, residual: Family | None) -> dict[str, Change]:
+    """The differences that a verdict on these families rests on, by the names of QUANTITIES."""
+    found: dict[str, Change] = {}
+    for family in (plain, residual):
+        found |= _rise(family) if family else {}
+    if plain and residual:
+        found |= _contrasts(plain, residual)
+    return {quantity: found[quantity] for quantity in QUANTITIES if quantity in found}
 
 
 def _change(at: str, *terms: Term) -> Change:

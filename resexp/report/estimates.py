@@ -102,24 +102,49 @@ Term = tuple[float, Estimate]
 def contrast(terms: Sequence[Term], confidence: float = CONFIDENCE) -> Difference:
     """A weighted sum of independent means with the interval of Welch (1947) and Satterthwaite (1946).
 
-    Of two means it is Welch's t interval. A mean that occurs several times counts once, with the sum of its weights.
-    No interval where a mean is of one seed. The ends are cut where no percentages could give more.
+    Of two means it is Welch's t interval. No interval where a mean is of one seed. The ends are cut where no
+    percentages could give more.
     """
+    used = _added(terms)
+    value = math.fsum(weight * mean.mean for weight, mean in used)
+    if any(mean.std is None for _, mean in used):
+        return Difference(value)
+    error, freedom = _welch(used)
+    half = quantile(freedom, confidence) * error if error else 0.0
+    most = 100 * math.fsum(weight for weight, _ in used if weight > 0)
+    least = 100 * math.fsum(weight for weight, _ in used if weight < 0)
+    return Difference(value, max(value - half, least), min(value + half, most))
+
+
+def p_value(terms: Sequence[Term]) -> float | None:
+    """Two-sided p of Welch's t test that a weighted sum of independent means is zero.
+
+    None where a mean is of one seed, or where no mean has any spread.
+    """
+    used = _added(terms)
+    if any(mean.std is None for _, mean in used):
+        return None
+    error, freedom = _welch(used)
+    if not error:
+        return None
+    return 2 * float(stats.t.sf(abs(math.fsum(weight * mean.mean for weight, mean in used)) / error, freedom))
+
+
+def _added(terms: Sequence[Term]) -> list[Term]:
+    """Each mean once, with the sum of its weights, unless that is zero."""
     weights: dict[int, float] = {}
     for weight, mean in terms:
         weights[id(mean)] = weights.get(id(mean), 0.0) + weight
     means = {id(mean): mean for _, mean in terms}
-    used = [(weight, means[key]) for key, weight in weights.items() if weight]
-    value = math.fsum(weight * mean.mean for weight, mean in used)
-    if any(mean.std is None for _, mean in used):
-        return Difference(value)
-    parts = [(weight**2 * (mean.std or 0.0) ** 2 / len(mean.values), len(mean.values) - 1) for weight, mean in used]
+    return [(weight, means[key]) for key, weight in weights.items() if weight]
+
+
+def _welch(terms: Sequence[Term]) -> tuple[float, float]:
+    """Standard error of a weighted sum of means, and its degrees of freedom; zeros where no mean has any spread."""
+    parts = [(weight**2 * (mean.std or 0.0) ** 2 / len(mean.values), len(mean.values) - 1) for weight, mean in terms]
     variance = math.fsum(part for part, _ in parts)
     squares = math.fsum(part**2 / freedom for part, freedom in parts)
-    half = quantile(variance**2 / squares, confidence) * math.sqrt(variance) if squares > 0 else 0.0
-    most = 100 * math.fsum(weight for weight, _ in used if weight > 0)
-    least = 100 * math.fsum(weight for weight, _ in used if weight < 0)
-    return Difference(value, max(value - half, least), min(value + half, most))
+    return (math.sqrt(variance), variance**2 / squares) if squares > 0 else (0.0, 0.0)
 
 
 def interaction_terms(plain: tuple[Estimate, Estimate], residual: tuple[Estimate, Estimate]) -> list[Term]:
