@@ -79,9 +79,8 @@ class Entry:
     """That of its series: what is drawn of it has the class ``s3``."""
     colour: str
     marker: str
-    dashed: bool
-    drawn: bool
-    """Whether there is a line."""
+    line: str
+    """Matplotlib's name of how the line is dashed; ``None`` where there is no line."""
     width: float
     paper: bool
     """Whether it holds numbers of the paper."""
@@ -244,8 +243,7 @@ class Plot:
                 self.series.index(label),
                 "currentColor" if getp(line, "color") == INK else to_hex(getp(line, "color")),
                 str(getp(line, "marker")),
-                getp(line, "linestyle") == "--",
-                getp(line, "linestyle") != "None",
+                str(getp(line, "linestyle")),
                 float(getp(line, "linewidth")),
                 label in self.papers,
             )

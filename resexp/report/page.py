@@ -52,6 +52,8 @@ _MARKERS = {
     "x": "M-3-3l6 6m0-6l-6 6",
 }
 """Matplotlib's markers as paths, for the legends."""
+_DASHES = {"-": "none", "--": "5 3", ":": "1.5 2.5"}
+"""The same for its lines."""
 
 _RUNNING, *_OTHERS = METRICS
 ROWS = 200
@@ -163,23 +165,14 @@ def html(
 
     Browsers load it again after `reload` seconds, if given.
     """
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    return _TEMPLATES.get_template("page.html.j2").render(
+    return rendered(
+        "page.html.j2",
+        figures,
+        reload,
         summary=summary,
-        figures=figures,
-        series=max((entry.number + 1 for figure in figures.values() for entry in figure.legend), default=0),
-        paper=any(entry.paper for figure in figures.values() for entry in figure.legend),
-        numbers=_numbers(summary.verdict),
-        rows=ROWS,
-        seeds=SEEDS,
-        most=MOST,
-        listed=listed,
-        slug=slug,
-        curves_of=curves_of,
-        runs_of=runs_of,
-        most_runs=MOST_RUNS,
+        saved_as=summary.name,
+        numbers=numbers(summary.verdict),
         settings=settings(summary.nets[:ROWS]),
-        training_of=training_of,
         curves=[name for name in figures if name.startswith("curves")],
         table=table(summary),
         downloads=_downloads(summary),
@@ -189,15 +182,39 @@ def html(
         controls=sentences(summary.controls),
         deviations=deviations(summary.nets),
         provenance=provenance(summary),
+    )
+
+
+def rendered(template: str, figures: Mapping[str, OnPage], reload: float | None, **more: Any) -> str:
+    """A self-contained page with its `figures` from a template, with its style and script.
+
+    Browsers load it again after `reload` seconds, if given.
+    """
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    return _TEMPLATES.get_template(template).render(
+        figures=figures,
+        series=max((entry.number + 1 for figure in figures.values() for entry in figure.legend), default=0),
+        paper=any(entry.paper for figure in figures.values() for entry in figure.legend),
+        rows=ROWS,
+        seeds=SEEDS,
+        most=MOST,
+        listed=listed,
+        slug=slug,
+        curves_of=curves_of,
+        runs_of=runs_of,
+        most_runs=MOST_RUNS,
+        training_of=training_of,
         version=resexp.__version__,
         script=Markup(SCRIPT),
         digest=digest,
         reload=reload,
         markers=_MARKERS,
+        dashes=_DASHES,
+        **more,
     )
 
 
-def _numbers(verdict: Verdict) -> list[tuple[str, str, str, str]]:
+def numbers(verdict: Verdict) -> list[tuple[str, str, str, str]]:
     """The numbers that lead the page, as far as known: a class, what it is, points, and its interval in words."""
     found: list[tuple[str, str, Difference | None]] = [
         ("plain", "plain nets' rise", verdict.plain.overall if verdict.plain else None),
@@ -217,11 +234,20 @@ def _downloads(summary: Summary) -> list[tuple[str, str | None]]:
         for step, error in _mean_curve(net)
     ]
     files = {
-        "nets.csv": ("text/csv", csv(summary)),
-        "curves.csv": ("text/csv", pd.DataFrame(curves).to_csv(index=False, float_format="%.4g")),
-        "study.json": ("application/json", json_text(summary.to_json())),
+        "nets.csv": csv(summary),
+        "curves.csv": pd.DataFrame(curves).to_csv(index=False, float_format="%.4g"),
+        "study.json": json_text(summary.to_json()),
     }
-    return [(name, data_url(*file) if len(file[1]) < LARGEST else None) for name, file in files.items()]
+    return embedded(files)
+
+
+def embedded(files: Mapping[str, str]) -> list[tuple[str, str | None]]:
+    """Names and links of files inside the page; None where a file is too large for that."""
+    kinds = {"csv": "text/csv", "json": "application/json"}
+    return [
+        (name, data_url(kinds[name.rpartition(".")[2]], text) if len(text) < LARGEST else None)
+        for name, text in files.items()
+    ]
 
 
 def _mean_curve(net: Net) -> list[tuple[float, float]]:
