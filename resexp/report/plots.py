@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import Any, TypeVar
 
@@ -36,12 +36,20 @@ ItemT = TypeVar("ItemT")
 
 @styled
 def depth_plot(
-    nets: Sequence[Net], metric: str, judged: Sequence[str], size: tuple[float, float], title: str = ""
+    nets: Sequence[Net],
+    metric: str,
+    judged: Sequence[str],
+    size: tuple[float, float],
+    title: str = "",
+    *,
+    looks: Mapping[str, dict[str, Any]] | None = None,
+    top: float | None = None,
 ) -> Plot:
     """An error against depth: a line per family through means, bars of one standard deviation, a faint dot per seed.
 
     Of more than FEW families only those `judged` are drawn so; the others are thin lines. The `title` says what is
-    seen; without one it is the name of the error.
+    seen; without one it is the name of the error. `looks` are the families' colours, markers and lines, `top` is the
+    end of the error axis, percent.
     """
     name = METRICS[metric]
     plot = Plot(title or f"{name[0].upper()}{name[1:]}", "depth (layers)", f"{name.partition(',')[0]} (%)", size)
@@ -53,6 +61,7 @@ def depth_plot(
     for number, (family, colour) in enumerate(family_colours(families).items()):
         of_family = [net for net in nets if net.family == family]
         look: dict[str, Any] = {"color": colour, "marker": MARKERS[number % len(MARKERS)]}
+        look |= (looks or {}).get(family, {})
         shift = SIDE_BY_SIDE * (number - (len(full) - 1) / 2) if family in full else 0.0
         at = [_shifted(net.depth, shift, depths) for net in of_family]
         errors = [net.errors[metric] for net in of_family]
@@ -70,7 +79,8 @@ def depth_plot(
                     tip = f"{net.label}, seed {run.config.seed}: {run.errors[metric]:.2f} %"
                     plot.line([x], [run.errors[metric]], family, tip, **faint)
         if family in full:
-            ends.append((at[-1], means[-1], family, colour, family))
+            right = _shifted(of_family[-1].depth, SIDE_BY_SIDE * (len(full) - 1) / 2, depths)  # clear of other families
+            ends.append((right, means[-1], family, look["color"], family))
         published = [
             (net.label, x, theirs)
             for net, x in zip(of_family, at, strict=True)
@@ -82,7 +92,8 @@ def depth_plot(
             for label, x, theirs in published:
                 crosses["label"] = series if label == published[0][0] else None
                 plot.line([x], [theirs], series, f"{label}, {HE_2015}: {theirs:.2f} %", paper=True, **crosses)
-    axes.set_ylim(0, 1.05 * axes.dataLim.ymax or None)  # the margin of the data's range would cut marks at the top
+    # the margin of the data's range would cut marks at the top
+    axes.set_ylim(0, top or 1.05 * axes.dataLim.ymax or None)
     plot.legend(2, "medium" if len(families) <= FEW else "small")
     if len(depths) > 1:
         plot.label_ends(ends)
@@ -137,15 +148,15 @@ _PAPER = {"running": "train", "test": "test"}
 
 @styled
 def curves_plot(
-    records: Iterable[RunRecord], family: str, ends: tuple[float, float], size: tuple[float, float]
+    records: Iterable[RunRecord], family: str, ends: tuple[float, float], size: tuple[float, float], of: str = ""
 ) -> Plot:
     """Training curves in the manner of Figs. 4 and 6: training error dashed, validation bold, the final test error a
     mark.
 
     Each curve is the mean over seeds. Thin lines are the paper's own, training dashed and test solid, for the nets
-    that may be compared with them. `ends` are those of the error axis, shared by the families.
+    that may be compared with them. `ends` are those of the error axis, shared by the families. `of` names the study.
     """
-    plot = Plot(f"{family} nets", "step", "error (%)", size)
+    plot = Plot(f"{family} nets{of and f' of {of}'}", "step", "error (%)", size)
     plot.zooms = True
     with_the_paper = False
     drawn = [record for record in records if record.family == family and len(record.metrics["train_error"].steps)]
