@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import time
 import webbrowser
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +17,11 @@ from resexp.errors import UserError
 
 if TYPE_CHECKING:
     from resexp.report import Slide
+    from resexp.report.summary import Summary
+    from resexp.report.together import Together
     from resexp.runs.store import StudyFolder
 
+DEFAULT = "STUDY/report, or RESULTS/comparisons/A-B"
 LOOK_S = 5.0
 """Seconds between two looks at the runs, and between two loads of the page."""
 TO_COME = ("pending", "running", "interrupted")
@@ -24,8 +29,11 @@ TO_COME = ("pending", "running", "interrupted")
 
 
 def report(
-    name: Annotated[str | None, typer.Argument(metavar="STUDY", help="Name or folder; default: the newest.")] = None,
-    to: Annotated[Path | None, typer.Option("--out", help="Where to write; default: FOLDER/report.", **PATH)] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[STUDY ...]", help="Name or folder, two or three to compare; default: the newest."),
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--out", help=f"Where to write; default: {DEFAULT}.", **PATH)] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Write it again while runs train; the page reloads.")] = False,
     size: Annotated[str | None, typer.Option(help="Draw the main figure for a slide, too: pixels, 1920x1080.")] = None,
@@ -37,25 +45,33 @@ def report(
 ) -> None:
     """Write the page, figures and tables of a study, finished or still running.
 
+    Of two or three studies, one page draws them in one figure, and shows what differs in configurations and results.
     With --size, figures/slide.png, .svg and .pdf have the main figure for a talk.
     """
     slide = _slide(size, dpi, title, ylim)
     if watch and as_json:
         raise UserError("report: --watch writes pages; leave --json out")
 
-    from resexp.report import build_report
+    from resexp.report import build_comparison, build_report
     from resexp.runs.names import open_study
 
-    study = open_study(name, results)
-    target = to or study.folder / "report"
+    studies = [open_study(name, results) for name in names] if names else [open_study(None, results)]
+    build: Callable[..., Summary | Together]
+    if len(studies) == 1:
+        target = to or studies[0].folder / "report"
+        build = partial(build_report, studies[0], target)
+    else:
+        target = to or results / "comparisons" / "-".join(study.folder.name for study in studies)
+        build = partial(build_comparison, studies, target)
     page = target / "index.html"
     if watch:
-        _follow(study, target, show)
-    summary = build_report(study, target, slide=slide)
+        _follow(studies, build, page, show)
+    found = build(slide=slide)
     if as_json:
-        print_json(summary.to_json())
+        print_json(found.to_json())
     else:
-        out.print(summary.verdict.headline, style="bold", soft_wrap=True)
+        for headline in found.headlines:
+            out.print(headline, style="bold", soft_wrap=True)
         out.print(str(page), soft_wrap=True)
     if show and not watch:
         webbrowser.open(page.resolve().as_uri())
@@ -79,23 +95,21 @@ def _slide(size: str | None, dpi: int, title: str | None, ylim: str | None) -> S
     return Slide((int(pixels[1]), int(pixels[2])), dpi, title or "", (float(ends[1]), float(ends[2])) if ylim else None)
 
 
-def _follow(study: StudyFolder, target: Path, show: bool) -> None:
+def _follow(studies: list[StudyFolder], build: Callable[..., object], page: Path, show: bool) -> None:
     """Write the report whenever a run has come further, until none has any way to go."""
-    from resexp.report import build_report
-
     seen = None
-    while any(run.status().state in TO_COME for run in study.runs()):
-        states = [run.status() for run in study.runs()]
+    while any(run.status().state in TO_COME for study in studies for run in study.runs()):
+        states = [run.status() for study in studies for run in study.runs()]
         if states != seen:
             try:
-                build_report(study, target, reload=LOOK_S)
+                build(reload=LOOK_S)
             except UserError as error:  # nothing has finished yet
                 if seen is None:
                     err.print(f"{error}; waiting", soft_wrap=True)
             else:
-                err.print(f"{target / 'index.html'}: written", soft_wrap=True)
+                err.print(f"{page}: written", soft_wrap=True)
                 if show:
-                    webbrowser.open((target / "index.html").resolve().as_uri())
+                    webbrowser.open(page.resolve().as_uri())
                     show = False
             seen = states
         time.sleep(LOOK_S)

@@ -13,6 +13,7 @@ try:
 except UnicodeDecodeError as error:
     raise UserError(f"matplotlibrc: {error}; save your settings of matplotlib as UTF-8") from None
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
@@ -21,19 +22,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resexp.report import page, tuning
+from resexp.report import page, together, tuning
 from resexp.report.figure import LINE, OnPage, Plot
-from resexp.report.formatting import MOST, curves_of
+from resexp.report.formatting import MOST, curves_of, slug
 from resexp.report.plots import controls_plot, curves_plot, depth_plot
 from resexp.report.probes import inside
-from resexp.report.stats import RunRecord
+from resexp.report.stats import Net, RunRecord
 from resexp.report.summary import Summary, summarise
 from resexp.report.table import frame
+from resexp.report.together import Together
 from resexp.runs.store import StudyFolder
 from resexp.utils.files import write_all
 from resexp.utils.parallel import parallel_map
 
-__all__ = ["Slide", "build_report"]
+__all__ = ["Slide", "build_comparison", "build_report"]
 
 LARGE, SMALL = (6.6, 4.1), (5.4, 3.9)
 CUT = 20
@@ -52,6 +54,11 @@ class Slide:
     ylim: tuple[float, float] | None
     """Ends of the error axis, percent. None: from zero to the largest error."""
 
+    @property
+    def inches(self) -> tuple[float, float]:
+        """Width and height."""
+        return self.pixels[0] / self.dpi, self.pixels[1] / self.dpi
+
 
 def build_report(study: StudyFolder, to: Path, *, slide: Slide | None = None, reload: float | None = None) -> Summary:
     """Write index.html, summary.csv, runs.csv, summary.md, deviations.md and figures/ to the folder `to`.
@@ -66,15 +73,12 @@ def build_report(study: StudyFolder, to: Path, *, slide: Slide | None = None, re
     if found := tuning.section(summary.judged):
         sections.insert(0, found)
     plots = draw(summary) | {name: plot for section in sections for name, plot in section.plots.items()}
-    for number, plot in enumerate(plots.values()):
-        plot.prefix = f"{ascii_lowercase[number % 26]}{number // 26 or ''}"
-    figures, files = dict[str, OnPage](), dict[str, str | bytes]()
-    for name, (made, on_page) in zip(plots, parallel_map(Plot.files, list(plots.values()), 6), strict=True):
-        files |= {f"figures/{name}.{kind}": content for kind, content in made.items()}
-        figures[name] = on_page
+    figures, files = _files(plots)
     if slide:
-        made, _ = _drawn(summary, slide).files(slide.dpi)
-        files |= {f"figures/slide.{kind}": content for kind, content in made.items()}
+        nets = [net for net in summary.nets if net.family in summary.drawn]
+        size, title = slide.inches, slide.title or summary.seen
+        plot = depth_plot(nets, "running", summary.verdict.families, size, title)
+        files |= _slide(plot, slide, summary.name)
     files["summary.csv"] = page.csv(summary)
     files["runs.csv"] = frame([(record.run, record) for record in summary.records]).to_csv(index=False)
     files["summary.md"] = page.markdown(summary, sections, remarks)
@@ -84,35 +88,100 @@ def build_report(study: StudyFolder, to: Path, *, slide: Slide | None = None, re
     return summary
 
 
-def _drawn(summary: Summary, slide: Slide) -> Plot:
-    """The main figure as a slide, with a line that says what it shows."""
-    nets = [net for net in summary.nets if net.family in summary.drawn]
-    size = (slide.pixels[0] / slide.dpi, slide.pixels[1] / slide.dpi)
-    plot = depth_plot(nets, "running", summary.verdict.families, size, slide.title or summary.seen)
+def build_comparison(
+    studies: Sequence[StudyFolder], to: Path, *, slide: Slide | None = None, reload: float | None = None
+) -> Together:
+    """Write index.html, summary.csv, runs.csv, comparison.json, summary.md and figures/ of several studies to `to`.
+
+    All are made before the first is replaced. Raises UserError while no run of a study has finished, and where `to`
+    holds a study or the page of one.
+    """
+    if any((folder / "study.json").exists() for folder in (to, to.parent)):
+        raise UserError(f"{to}: a study or its own page is there; name another folder with --out")
+    found = together.together(studies)
+    figures, files = _files(draw_together(found))
+    if slide:
+        nets, looks = found.nets(), found.looks()
+        plot = depth_plot(nets, "running", list(looks), slide.inches, slide.title or found.seen, looks=looks)
+        files |= _slide(plot, slide, found.title)
+    data = together.data(found)
+    files |= {**data, "summary.md": together.markdown(found)}
+    files["index.html"] = together.html(found, figures, data, reload)
+    write_all(to, files)
+    return found
+
+
+def _files(plots: Mapping[str, Plot]) -> tuple[dict[str, OnPage], dict[str, str | bytes]]:
+    """The figures as the page shows them, and as files."""
+    for number, plot in enumerate(plots.values()):
+        plot.prefix = f"{ascii_lowercase[number % 26]}{number // 26 or ''}"
+    figures, files = dict[str, OnPage](), dict[str, str | bytes]()
+    for name, (made, on_page) in zip(plots, parallel_map(Plot.files, list(plots.values()), 6), strict=True):
+        files |= {f"figures/{name}.{kind}": content for kind, content in made.items()}
+        figures[name] = on_page
+    return figures, files
+
+
+def _slide(plot: Plot, slide: Slide, name: str) -> dict[str, bytes]:
+    """The files of the main figure as a slide, with a line that says what it shows."""
     if slide.ylim:
         plot.axes.set_ylim(*slide.ylim)
-    words = f"{summary.name}: running training error; points are means over seeds, bars one standard deviation"
+    words = f"{name}: running training error; points are means over seeds, bars one standard deviation"
     look: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": "x-small"}
     plot.axes.annotate(words, (0, 0), (0, -3 * LINE), va="top", annotation_clip=False, **look)
-    return plot
+    return {f"figures/slide.{kind}": content for kind, content in plot.files(slide.dpi)[0].items()}
 
 
 def draw(summary: Summary) -> dict[str, Plot]:
     """The figures of the training by name."""
     nets = [net for net in summary.nets if net.family in summary.drawn]
     records = [record for record in summary.records if record.whole and record.family in summary.drawn]
-    plots = {
-        f"depth-{metric}": depth_plot(nets, metric, summary.verdict.families, size, title)
-        for metric, size, title in (("running", LARGE, summary.seen), ("clean", SMALL, ""), ("test", SMALL, ""))
-    }
+    plots = _over_depth(nets, summary.verdict.families, summary.seen)
     if summary.controls:
         plots["controls"] = controls_plot(summary.controls[:MOST])
+    ends = _ends(records)
+    for family in sorted({record.family for record in records if len(record.metrics["train_error"].steps)}):
+        plots[curves_of(family)] = curves_plot(records, family, ends, SMALL)
+    return plots
+
+
+def draw_together(found: Together) -> dict[str, Plot]:
+    """The figures of several studies by name: the studies in one, and each on the same error axes."""
+    looks = found.looks()
+    plots = _over_depth(found.nets(), list(looks), found.seen, looks)
+    top = plots["depth-running"].axes.get_ylim()[1]
+    records = {
+        name: [record for record in study.records if record.whole and record.family in together.judged(study)]
+        for name, study in found.studies.items()
+    }
+    ends = _ends([record for of_study in records.values() for record in of_study])
+    for name, study in found.studies.items():
+        drawn = [net for net in study.nets if net.family in study.drawn]
+        plots[f"study-{slug(name)}"] = depth_plot(drawn, "running", study.verdict.families, SMALL, name, top=top)
+    for number in (0, 1):  # plain nets next to plain nets
+        for name, study in found.studies.items():
+            for family in together.judged(study)[number : number + 1]:
+                if any(len(one.metrics["train_error"].steps) for one in records[name] if one.family == family):
+                    curves = curves_plot(records[name], family, ends, SMALL, name)
+                    plots[curves_of(f"{slug(name)} {family}")] = curves
+    return plots
+
+
+def _over_depth(
+    nets: Sequence[Net], judged: Sequence[str], title: str, looks: Mapping[str, dict[str, Any]] | None = None
+) -> dict[str, Plot]:
+    """The figures of errors against depth; the first is the main one."""
+    return {
+        f"depth-{metric}": depth_plot(nets, metric, judged, size, words, looks=looks)
+        for metric, size, words in (("running", LARGE, title), ("clean", SMALL, ""), ("test", SMALL, ""))
+    }
+
+
+def _ends(records: Sequence[RunRecord]) -> tuple[float, float]:
+    """The ends of the error axis of training curves, in percent."""
     late = np.concatenate([_late(record) for record in records])
     top = min(100.0, 1.05 * float(late.max(initial=0.0))) or 100.0
-    bottom = float(CUT if late.min(initial=top) >= CUT else 0)
-    for family in sorted({record.family for record in records if len(record.metrics["train_error"].steps)}):
-        plots[curves_of(family)] = curves_plot(records, family, (bottom, top), SMALL)
-    return plots
+    return float(CUT if late.min(initial=top) >= CUT else 0), top
 
 
 def _late(record: RunRecord) -> NDArray[np.float64]:

@@ -13,9 +13,13 @@ from resexp.errors import UserError
 from resexp.report.controls import IN_SHORT, changes
 from resexp.report.estimates import Difference, Estimate, Term, contrast, p_value
 from resexp.report.families import Family, families, named
+from resexp.report.formatting import Table
 from resexp.report.stats import Net, RunRecord, fraction, grouped, read
 from resexp.report.verdict import judged
 from resexp.runs.store import Run
+
+LEAST_P = 0.001
+"""Smallest p that is shown as a number."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,18 @@ class Pair:
         """Two-sided p of Welch's t test; None for fewer than two seeds a side, or without any spread."""
         return p_value(self._terms)
 
+    @property
+    def label(self) -> str:
+        """The net's name, or both where they differ."""
+        return self.a.label if self.a.label == self.b.label else f"{self.a.label}, {self.b.label}"
+
+    @property
+    def cells(self) -> list[str]:
+        """Name, error of a, error of b, difference and p, for tables."""
+        sides = (self.a, self.b)
+        errors = [f"{side.error} ({len(side.error.values)})" if side.error else "none finished" for side in sides]
+        return [self.label, *errors, _points(self.difference), _p(self.p)]
+
     def to_json(self) -> dict[str, Any]:
         """The pair for scripts; errors are fractions."""
         found = self.difference or Difference(math.nan)
@@ -92,14 +108,35 @@ class Shift:
     """Two-sided p of Welch's t test that there is no change; None for means of one seed, or without any spread."""
 
     @property
-    def words(self) -> str:
-        """The quantity in words."""
-        return IN_SHORT[self.quantity]
+    def cells(self) -> list[str]:
+        """Name and depths, the values of a and b, change and p, for tables."""
+        name = f"{IN_SHORT[self.quantity]}, {self.at}"
+        return [name, f"{self.a.value:+.2f}", f"{self.b.value:+.2f}", _points(self.change), _p(self.p)]
+
+    def headline(self, a: str, b: str) -> str:
+        """The change in a sentence, from the study called `a` to that called `b`."""
+        words, where = IN_SHORT[self.quantity], f" ({self.at})" if ";" in self.at else ""
+        if self.change.low is None:
+            return f"One seed, descriptive only: from {a} to {b}, the {words} changes by {self.change}{where}."
+        p = "" if self.p is None else f", p {'' if self.p < LEAST_P else '= '}{_p(self.p)}"
+        if self.change.sign:
+            return f"From {a} to {b}, the {words} changes by {self.change}{p}{where}."
+        return f"No change of the {words} from {a} to {b} is shown: {self.change}{p}{where}."
 
     def to_json(self) -> dict[str, Any]:
         """The shift for scripts; differences are fractions."""
         values = {"a": fraction(self.a.value), "b": fraction(self.b.value), "difference": fraction(self.change.value)}
         return {"quantity": self.quantity, "at": self.at, **values, **_ends(self.change, self.p)}
+
+
+def _points(found: Difference | None) -> str:
+    if found is None:
+        return ""
+    return f"{found.value:+.2f}" + ("" if found.low is None else f" [{found.low:+.2f}, {found.high:+.2f}]")
+
+
+def _p(p: float | None) -> str:
+    return "" if p is None else f"{p:.3f}" if p >= LEAST_P else f"< {LEAST_P}"
 
 
 def _ends(found: Difference, p: float | None) -> dict[str, float | None]:
@@ -117,6 +154,12 @@ class Setting:
     """Nets that have this difference."""
 
 
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """All that differs."""
@@ -128,6 +171,17 @@ class Comparison:
     only_a: list[str]
     """Nets that b lacks."""
     only_b: list[str]
+
+    def settings_table(self, a: str, b: str) -> Table:
+        """The settings for people; `a` and `b` name the sides."""
+        return ["key", a, b, "nets"], [
+            [one.key, _shown(one.a), _shown(one.b), "all" if len(one.nets) == len(self.pairs) else ", ".join(one.nets)]
+            for one in self.settings
+        ]
+
+    def shifts_table(self, a: str, b: str) -> Table:
+        """The shifts for people; `a` and `b` name the sides."""
+        return ["points", a, b, "change", "p"], [shift.cells for shift in self.shifts]
 
     def to_json(self) -> dict[str, Any]:
         """The comparison for scripts."""

@@ -30,7 +30,7 @@ from resexp.report.svg import data_url
 from resexp.report.verdict import Verdict
 from resexp.runs.records import json_text
 
-_TEMPLATES = jinja2.Environment(
+TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("resexp.report", "."),
     # Whatever a name, a message or a command holds, the page shows it and never runs it.
     autoescape=lambda name: bool(name and name.endswith(".html.j2")),
@@ -191,7 +191,7 @@ def rendered(template: str, figures: Mapping[str, OnPage], reload: float | None,
     Browsers load it again after `reload` seconds, if given.
     """
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    return _TEMPLATES.get_template(template).render(
+    return TEMPLATES.get_template(template).render(
         figures=figures,
         series=max((entry.number + 1 for figure in figures.values() for entry in figure.legend), default=0),
         paper=any(entry.paper for figure in figures.values() for entry in figure.legend),
@@ -263,7 +263,7 @@ def _question(summary: Summary) -> str:
 def markdown(summary: Summary, sections: Sequence[Section], remarks: Sequence[str]) -> str:
     """summary.md: verdict, table and sections of probes; errors in percent, mean ± standard deviation over seeds."""
     different = grouped([net for net in summary.nets if net.differences], lambda net: tuple(net.differences))
-    return _TEMPLATES.get_template("summary.md.j2").render(
+    return TEMPLATES.get_template("summary.md.j2").render(
         summary=summary,
         question=_question(summary),
         controls=sentences(summary.controls),
@@ -276,7 +276,7 @@ def markdown(summary: Summary, sections: Sequence[Section], remarks: Sequence[st
 
 def deviations_markdown(summary: Summary) -> str:
     """deviations.md."""
-    return _TEMPLATES.get_template("deviations.md.j2").render(summary=summary, deviations=deviations(summary.nets))
+    return TEMPLATES.get_template("deviations.md.j2").render(summary=summary, deviations=deviations(summary.nets))
 
 
 def csv(summary: Summary) -> str:

@@ -59,6 +59,11 @@ class Summary:
         return list(dict.fromkeys([*self.verdict.families, *(record.family for record in self.records)]))
 
     @property
+    def headlines(self) -> list[str]:
+        """The verdict in a sentence."""
+        return [self.verdict.headline]
+
+    @property
     def of_imagenet(self) -> bool:
         """Whether nets were trained on ImageNet, where validation and test images are the same."""
         return any(record.config.data.source in ("imagenet", "imagefolder") for record in self.records)

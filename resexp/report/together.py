@@ -1,0 +1,193 @@
+"""Several studies in one report: what they have in common in figures, what differs between them in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from resexp.errors import UserError
+from resexp.report import page
+from resexp.report.comparison import Comparison, Pair, compare
+from resexp.report.figure import KINDS, MARKERS, OTHERS, OnPage
+from resexp.report.formatting import NOTHING, slug
+from resexp.report.stats import Net, grouped
+from resexp.report.summary import Summary, summarise
+from resexp.report.table import frame
+from resexp.runs.records import json_text
+from resexp.runs.store import Run, StudyFolder
+
+DASHES = ("-", "--", ":")
+"""Lines of the first, second and third study; their markers differ, too."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A net of any of the studies."""
+
+    cells: list[str]
+    nets: list[Net]
+    """The net in each study that has it."""
+
+
+@dataclass(frozen=True)
+class Together:
+    """Studies that are shown together."""
+
+    studies: dict[str, Summary]
+    """By the names that the report calls them."""
+    comparisons: dict[str, Comparison]
+    """Each of the other studies compared with the first."""
+
+    @property
+    def names(self) -> list[str]:
+        """The first study and the others."""
+        return list(self.studies)
+
+    @property
+    def title(self) -> str:
+        """Such as ``quickstart and cpu-small``."""
+        return f"{', '.join(self.names[:-1])} and {self.names[-1]}"
+
+    @property
+    def headlines(self) -> list[str]:
+        """The first change of each comparison, in a sentence."""
+        first = self.names[0]
+        return [
+            found.shifts[0].headline(first, name) if found.shifts else f"{first} and {name} have no verdict to compare."
+            for name, found in self.comparisons.items()
+        ]
+
+    @property
+    def seen(self) -> str:
+        """What the main figure shows, as its title; empty where a study has no verdict."""
+        found = {name: study.verdict.interaction for name, study in self.studies.items()}
+        known = [f"{points.value:+.1f} points in {name}" for name, points in found.items() if points]
+        return f"Rise of plain minus rise of residual nets: {', '.join(known)}" if len(known) == len(found) else ""
+
+    def nets(self) -> list[Net]:
+        """The judged nets of all studies, each in a family of its own study."""
+        return [
+            _called(net, name)
+            for name, study in self.studies.items()
+            for net in study.nets
+            if net.family in judged(study)
+        ]
+
+    def looks(self) -> dict[str, dict[str, Any]]:
+        """How each family is drawn: the kind has the colour, the study has the marker and the dashes."""
+        return {
+            of_study(family, name): {
+                "color": KINDS.get(family.partition(" ")[0], OTHERS)[0],
+                "marker": MARKERS[number],
+                "linestyle": DASHES[number],
+            }
+            for number, (name, study) in enumerate(self.studies.items())
+            for family in judged(study)
+        }
+
+    def table(self) -> tuple[list[str], list[Row]]:
+        """Header and rows of the table of nets, in percent and points."""
+        first = self.names[0]
+        pairs = {name: {pair.a.label: pair for pair in found.pairs} for name, found in self.comparisons.items()}
+        of_first = {(name, pair.b.label): label for name, of in pairs.items() for label, pair in of.items()}
+        every = [(name, net) for name, study in self.studies.items() for net in study.nets]
+        every.sort(key=lambda entry: (entry[1].kind, entry[1].depth))
+        rows = []
+        for label, entries in grouped(every, lambda e: of_first.get((e[0], e[1].label), e[1].label)).items():
+            nets = dict(entries)
+            errors = [str(nets[name].errors["running"]) if name in nets else NOTHING for name in self.studies]
+            changes = [cell for of in pairs.values() for cell in _change(of.get(label))]
+            rows.append(Row([label, *errors, *changes], [_called(net, name) for name, net in entries]))
+        differences = [cell for name in self.comparisons for cell in (f"{name} minus {first}", "p")]
+        return ["net", *self.names, *differences], rows
+
+    def provenance(self) -> list[tuple[str, list[str]]]:
+        """How the runs were made: each fact with its values in each study."""
+        of_studies = [dict(page.provenance(study)) for study in self.studies.values()]
+        facts = dict.fromkeys(fact for of in of_studies for fact in of)
+        return [(fact, [of.get(fact, NOTHING) for of in of_studies]) for fact in facts]
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers, for scripts; errors and their differences are fractions."""
+        first = self.names[0]
+        return {
+            "studies": {name: study.to_json() for name, study in self.studies.items()},
+            "comparisons": [{"a": first, "b": name, **found.to_json()} for name, found in self.comparisons.items()],
+        }
+
+
+def together(folders: Sequence[StudyFolder]) -> Together:
+    """Read the studies and compare each with the first.
+
+    Raises UserError while no run of a study has finished, and for a number of studies that one figure can't show.
+    """
+    if not 2 <= len(folders) <= len(DASHES):
+        raise UserError(f"report: one figure shows two or three studies, got {len(folders)}; name fewer")
+    summaries = [summarise(folder) for folder in folders]
+    names = [summary.name for summary in summaries]
+    if len(set(names)) < len(names):
+        names = ["/".join(folder.folder.resolve().parts[-2:]) for folder in folders]
+    if len(set(names)) < len(names):
+        raise UserError(f"report: {', '.join(names)}: a study is named twice; name each once")
+    first, *others = ([record.run for record in summary.records] for summary in summaries)
+    comparisons = [compare(first, other) for other in others]
+    return Together(dict(zip(names, summaries, strict=True)), dict(zip(names[1:], comparisons, strict=True)))
+
+
+def judged(study: Summary) -> list[str]:
+    """The families that the figures of several studies show of each."""
+    return study.verdict.families or study.drawn[:2]
+
+
+def of_study(family: str, study: str) -> str:
+    """What a family is called in figures of several studies."""
+    return f"{family} ({study})"
+
+
+def _called(net: Net, study: str) -> Net:
+    """The net in a family of its study, with a label that names the study."""
+    label, family = f"{net.label}, {study}", of_study(net.family, study)
+    return Net(tuple(replace(run, run=Run(run.run.folder, label), family=family) for run in net.runs))
+
+
+def _change(pair: Pair | None) -> list[str]:
+    return [cell or NOTHING for cell in pair.cells[3:]] if pair else [NOTHING, NOTHING]
+
+
+def html(found: Together, figures: Mapping[str, OnPage], files: Mapping[str, str], reload: float | None = None) -> str:
+    """The self-contained page, with these `files` inside."""
+    header, rows = found.table()
+    return page.rendered(
+        "together.html.j2",
+        figures,
+        reload,
+        together=found,
+        saved_as="-".join(map(slug, found.names)),
+        numbers={name: page.numbers(study.verdict) for name, study in found.studies.items()},
+        curves=[name for name in figures if name.startswith("curves")],
+        table=(header, rows),
+        settings=page.settings([net for row in rows[: page.ROWS] for net in row.nets]),
+        downloads=page.embedded(files),
+    )
+
+
+def data(found: Together) -> dict[str, str]:
+    """The numbers as files, by their names."""
+    nets = [{"study": name, **net.to_json()} for name, study in found.studies.items() for net in study.nets]
+    runs = [
+        frame([(record.run, record) for record in study.records]).assign(study=name)
+        for name, study in found.studies.items()
+    ]
+    return {
+        "summary.csv": pd.DataFrame(nets).to_csv(index=False),
+        "runs.csv": pd.concat(runs).to_csv(index=False),
+        "comparison.json": json_text(found.to_json()),
+    }
+
+
+def markdown(found: Together) -> str:
+    """The comparison as Markdown."""
+    return page.TEMPLATES.get_template("together.md.j2").render(together=found, table=found.table())

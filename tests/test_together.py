@@ -1,0 +1,167 @@
+"""`resexp report A B`: several studies in one report, from the command line to the files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy import stats
+
+from resexp.errors import UserError
+from resexp.report import build_comparison
+from resexp.report.together import together
+from resexp.runs.records import Plan, Status
+from resexp.runs.store import Run, StudyFolder
+from tests.conftest import command, wait_until
+from tests.test_report import DEGRADES, SMALL, Errors, write_run
+
+Resexp = Callable[..., subprocess.CompletedProcess[str]]
+
+MILD = {
+    ("plain", 8): [12.0, 13.0, 14.0],
+    ("plain", 44): [28.0, 30.0, 32.0],
+    ("residual", 8): [9.0, 10.0, 11.0],
+    ("residual", 44): [7.0, 8.0, 9.0],
+}
+"""Plain nets rise by 17 points and residual nets by -2: 19 points, where it is 55 in DEGRADES."""
+
+
+def plan(folder: Path, errors: Errors, **options: Any) -> StudyFolder:
+    """A finished study with these errors in percent, called as its folder."""
+    runs = [
+        write_run(folder, kind, depth, seed, error / 100, **options)
+        for (kind, depth), values in errors.items()
+        for seed, error in enumerate(values)
+    ]
+    StudyFolder(folder).write_plan(Plan(name=folder.name, description=f"The study {folder.name}.", runs=runs))
+    return StudyFolder(folder)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[StudyFolder]:
+    """Two studies in results/, one of which is trained for 200 steps more."""
+    longer = SMALL.model_copy(update={"steps": 600})
+    return [plan(tmp_path / "results/steep", DEGRADES), plan(tmp_path / "results/mild", MILD, train=longer)]
+
+
+def test_two_studies_have_a_page_of_their_own(two: list[StudyFolder], resexp: Resexp) -> None:
+    own = two[0].folder / "report/index.html"
+    own.parent.mkdir()
+    own.write_text("the study's own")
+    done = resexp("report", "steep", "mild")
+    assert done.returncode == 0, done.stderr
+    headline, page = done.stdout.splitlines()
+    assert headline.startswith("From steep to mild, the difference of the rises changes by -36.0 points [")
+    assert page == "results/comparisons/steep-mild/index.html"
+    assert own.read_text() == "the study's own"
+    names = {str(path.relative_to(Path(page).parent)) for path in Path(page).parent.rglob("*.*")}
+    assert {"summary.csv", "runs.csv", "comparison.json", "summary.md", "index.html"} <= names
+    assert {"figures/depth-running.png", "figures/study-mild.svg", "figures/curves-steep-plain.pdf"} <= names
+    assert Path(page).stat().st_size < 800_000
+
+
+def test_the_page_and_the_terminal_have_the_same_numbers(two: list[StudyFolder], resexp: Resexp) -> None:
+    terminal = json.loads(resexp("diff", "steep", "mild", "--json").stdout)
+    (report,) = json.loads(resexp("report", "steep", "mild", "--json").stdout)["comparisons"]
+    assert report == terminal
+    assert report["configuration"] == [
+        {"key": "train.steps", "a": 400, "b": 600, "nets": ["plain-8", "plain-44", "residual-8", "residual-44"]}
+    ]
+    rises = report["verdicts"][0]
+    assert (rises["a"], rises["b"], rises["difference"]) == pytest.approx((0.55, 0.19, -0.36))
+    variance = (4 * 1 + 2 * 4 + 2 * 1) / 3  # each mean is of three seeds, two of the eight with twice the spread
+    freedom = variance**2 / ((6 * 1 + 2 * 16) / 9 / 2)
+    assert (rises["high"] - rises["low"]) / 2 == pytest.approx(stats.t.ppf(0.975, freedom) * variance**0.5 / 100)
+
+
+def test_each_net_has_a_row_and_each_run_too(two: list[StudyFolder], tmp_path: Path) -> None:
+    build_comparison(two, tmp_path / "page")
+    nets = pd.read_csv(tmp_path / "page/summary.csv").set_index(["study", "net"])
+    assert nets.running_mean["mild", "plain-44"] == pytest.approx(0.3)
+    assert len(nets) == 8
+    runs = pd.read_csv(tmp_path / "page/runs.csv")
+    assert runs.groupby("study").size().to_dict() == {"steep": 12, "mild": 12}
+    assert set(runs[runs.study == "mild"]["train.steps"]) == {600}
+    text = (tmp_path / "page/summary.md").read_text()
+    assert "| plain-44 | 60.00 ± 2.00 | 30.00 ± 2.00 | -30.00 [" in text
+    assert "| train.steps | 400 | 600 | all |" in text
+
+
+def test_three_studies_are_compared_with_the_first(two: list[StudyFolder], tmp_path: Path) -> None:
+    third = plan(tmp_path / "results/one-seed", {net: values[:1] for net, values in MILD.items()})
+    found = together([*two, third])
+    assert list(found.comparisons) == ["mild", "one-seed"]
+    assert found.headlines[1] == (
+        "One seed, descriptive only: from steep to one-seed, the difference of the rises changes by -37.0 points."
+    )
+    header, rows = found.table()
+    assert header[:6] == ["net", "steep", "mild", "one-seed", "mild minus steep", "p"]
+    assert rows[1].cells[:4] == ["plain-44", "60.00 ± 2.00", "30.00 ± 2.00", "28.00"]
+    assert rows[1].cells[-2:] == ["-32.00", "–"]
+    with pytest.raises(UserError, match="one figure shows two or three studies, got 4; name fewer"):
+        together([*two, third, third])
+
+
+def test_colours_are_the_kinds_and_dashes_and_markers_the_studies(two: list[StudyFolder]) -> None:
+    looks = together(two).looks()
+    assert list(looks) == ["plain (steep)", "residual (steep)", "plain (mild)", "residual (mild)"]
+    for first, second in (("steep", "mild"), ("mild", "steep")):
+        assert looks[f"plain ({first})"]["color"] == looks[f"plain ({second})"]["color"] == "#D55E00"
+        assert looks[f"residual ({first})"]["color"] == "#0072B2"
+    for part in ("marker", "linestyle"):
+        assert len({look[part] for look in looks.values()}) == 2
+
+
+def test_studies_of_one_name_are_told_apart_by_their_folders(two: list[StudyFolder], tmp_path: Path) -> None:
+    shutil.copytree(two[0].folder, tmp_path / "elsewhere/steep")
+    found = together([two[0], StudyFolder(tmp_path / "elsewhere/steep")])
+    assert found.names == ["results/steep", "elsewhere/steep"]
+    assert found.headlines[0].startswith("No change of the difference of the rises from results/steep to elsewhere")
+    with pytest.raises(UserError, match="a study is named twice"):
+        together([two[0], two[0]])
+
+
+@pytest.mark.parametrize("where", ["report", ""])
+def test_a_study_and_its_own_page_are_never_written_over(two: list[StudyFolder], resexp: Resexp, where: str) -> None:
+    done = resexp("report", "steep", "mild", "--out", two[1].folder / where)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("a study or its own page is there; name another folder with --out")
+    assert not list(two[1].folder.glob("**/index.html"))
+
+
+def test_studies_without_anything_in_common_are_one_line(two: list[StudyFolder], tmp_path: Path) -> None:
+    plan(tmp_path / "results/other", {("plain", 14): [10.0, 11.0]})
+    with pytest.raises(UserError, match=r"no net in common: plain-8, .* against plain-14"):
+        together([two[0], StudyFolder(tmp_path / "results/other")])
+
+
+def test_a_slide_shows_all_studies(two: list[StudyFolder], resexp: Resexp) -> None:
+    assert resexp("report", "steep", "mild", "--size", "1280x720", "--dpi", 100).returncode == 0
+    figures = Path("results/comparisons/steep-mild/figures")
+    with Image.open(figures / "slide.png") as image:
+        assert image.size == (1280, 720)
+    text = (figures / "slide.svg").read_text()
+    for words in ("plain (steep)", "residual (mild)", "steep and mild: running training error"):
+        assert f">{words}" in text
+
+
+def test_a_watched_comparison_reloads_until_the_runs_of_all_studies_have_ended(two: list[StudyFolder]) -> None:
+    last = two[1].runs()[-1]
+    ended = last.status()
+    last.write_status(Status(state="running", step=1, steps=2))
+    page = Path("results/comparisons/steep-mild/index.html")
+    watch = subprocess.Popen(command("report", "steep", "mild", "--watch"), stdout=subprocess.PIPE, text=True)
+    wait_until(watch, page.exists)
+    assert '<meta http-equiv="refresh" content="5">' in page.read_text()
+    Run(last.folder, last.label).write_status(ended)
+    watch.communicate(timeout=120)
+    assert watch.returncode == 0
+    assert 'http-equiv="refresh"' not in page.read_text()
