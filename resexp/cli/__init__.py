@@ -9,7 +9,21 @@ from typing import Annotated, NoReturn
 import typer
 
 import resexp
-from resexp.cli import bench, data, describe, diff, evaluate, export, probe, remove, report, status, studies, train
+from resexp.cli import (
+    bench,
+    completion,
+    data,
+    describe,
+    diff,
+    evaluate,
+    export,
+    probe,
+    remove,
+    report,
+    status,
+    studies,
+    train,
+)
 from resexp.cli.options import err, out, print_json, show_log
 from resexp.errors import RunFailedError, UserError
 from resexp.utils.interrupts import EXIT_FAILED, EXIT_USAGE, Interrupted
@@ -22,7 +36,6 @@ app = typer.Typer(
     epilog="Begin with: resexp sweep && resexp report --open",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data.app, name="data")
@@ -80,8 +93,9 @@ def _has_folder() -> bool:
 
 def main() -> NoReturn:
     """Run the command line; whatever the user can mend is one line on stderr and exit code 2."""
+    completion.join_words()
     try:
-        app()
+        app(prog_name="resexp")
     except UserError as error:
         for line in error.args:
             err.print(f"resexp: {line}", soft_wrap=True)

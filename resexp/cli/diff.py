@@ -7,14 +7,15 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from resexp.cli import completion
 from resexp.cli.options import RESULTS, AsJson, Results, out, print_json, print_table
 
 NAMED = "STUDY, STUDY:NET or STUDY:NET/SEED, or a folder."
 
 
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help=NAMED)],
-    b: Annotated[str, typer.Argument(metavar="B", help=NAMED)],
+    a: Annotated[str, typer.Argument(metavar="A", help=NAMED, autocompletion=completion.named)],
+    b: Annotated[str, typer.Argument(metavar="B", help=NAMED, autocompletion=completion.named)],
     as_json: AsJson = False,
     results: Results = RESULTS,
 ) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from resexp.cli import completion
 from resexp.cli.options import PATH, RESULTS, AsJson, Plugins, Results, out, print_json, print_table
 from resexp.errors import UserError
 from resexp.utils.paths import expanded
@@ -26,7 +27,9 @@ def evaluate(
     subject: Annotated[
         str,
         typer.Argument(
-            metavar="RUN|WEIGHTS", help="A finished run: STUDY:NET/SEED, or its folder; or a file of weights."
+            metavar="RUN|WEIGHTS",
+            help="A finished run: STUDY:NET/SEED, or its folder; or a file of weights.",
+            autocompletion=completion.named,
         ),
     ],
     data: Annotated[

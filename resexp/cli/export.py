@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from resexp.cli import completion
 from resexp.cli.options import PATH, RESULTS, Plugins, Results, Track, counted, out
 from resexp.errors import UserError
 
@@ -18,7 +19,9 @@ def export(
     name: Annotated[
         str,
         typer.Argument(
-            help="A finished run, STUDY:NET/SEED, or its folder; with --track, a study.", metavar="RUN|STUDY"
+            help="A finished run, STUDY:NET/SEED, or its folder; with --track, a study.",
+            metavar="RUN|STUDY",
+            autocompletion=completion.named,
         ),
     ],
     to: Annotated[

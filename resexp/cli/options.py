@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from resexp.cli import completion
 from resexp.utils.logs import log_to
 from resexp.utils.paths import expanded
 
@@ -46,8 +47,18 @@ def show_log(console: Console) -> None:
     log_to(lambda line: console.print(line, soft_wrap=True))
 
 
-Config = Annotated[str | None, typer.Option("--config", "-c", help="Study file, or a shipped study: cifar10/figure6.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a value: --set train.lr=0.05. Repeatable.")]
+Config = Annotated[
+    str | None,
+    typer.Option(
+        "--config", "-c", help="Study file, or a shipped study: cifar10/figure6.", autocompletion=completion.shipped
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Override a value: --set train.lr=0.05. Repeatable.", autocompletion=completion.settings
+    ),
+]
 
 
 def _load_plugins(files: list[str] | None) -> list[str] | None:

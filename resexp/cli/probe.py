@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from resexp.cli import completion
 from resexp.cli.options import RESULTS, AsJson, Plugins, Results, Settings, err, print_json, print_table
 from resexp.errors import StopRequested, UserError
 
@@ -24,9 +25,21 @@ LINE_S = 10.0
 """Seconds between two lines of a probe."""
 RUNS = "Runs as STUDY:NET/SEED, nets as STUDY:NET, or folders of runs and studies."
 Targets = Annotated[
-    list[str], typer.Argument(metavar="RUN_OR_STUDY...", help=f"{RUNS} A study file stands for untrained nets.")
+    list[str],
+    typer.Argument(
+        metavar="RUN_OR_STUDY...",
+        help=f"{RUNS} A study file stands for untrained nets.",
+        autocompletion=completion.named,
+    ),
 ]
-Runs = Annotated[list[str], typer.Argument(metavar="RUN_OR_STUDY...", help=RUNS)]
+Runs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN_OR_STUDY...",
+        help=RUNS,
+        autocompletion=completion.named,
+    ),
+]
 Initial = Annotated[bool, typer.Option("--at-init", help="Measure the net before training, recreated from its seed.")]
 
 
@@ -161,7 +174,12 @@ def _shown(record: dict[str, Any], what: str) -> str:
 @app.command(epilog="Example: resexp probe identity cpu-small:plain-20 --depth 56")
 def identity(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Finished runs of one net, such as cpu-small:plain-20.")
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Finished runs of one net, such as cpu-small:plain-20.",
+            autocompletion=completion.named,
+        ),
     ],
     depth: Annotated[int, typer.Option(help="Layers of the deeper net.")],
     settings: Settings = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resexp.cli import completion
 from resexp.cli.options import RESULTS, Results, counted, err, out
 from resexp.errors import UserError, sanitize
 
@@ -21,7 +22,14 @@ SHOWN = 5
 
 
 def remove(
-    name: Annotated[str, typer.Argument(metavar="STUDY", help="STUDY, STUDY:NET or STUDY:NET/SEED, or a folder.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY",
+            help="STUDY, STUDY:NET or STUDY:NET/SEED, or a folder.",
+            autocompletion=completion.named,
+        ),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     results: Results = RESULTS,
 ) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resexp.cli import completion
 from resexp.cli.options import PATH, RESULTS, AsJson, Results, err, out, print_json
 from resexp.errors import UserError
 
@@ -31,7 +32,11 @@ TO_COME = ("pending", "running", "interrupted")
 def report(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[STUDY ...]", help="Name or folder, two or three to compare; default: the newest."),
+        typer.Argument(
+            metavar="[STUDY ...]",
+            help="Name or folder, two or three to compare; default: the newest.",
+            autocompletion=completion.studies,
+        ),
     ] = None,
     to: Annotated[Path | None, typer.Option("--out", help=f"Where to write; default: {DEFAULT}.", **PATH)] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from resexp.cli import completion
 from resexp.cli.options import RESULTS, AsJson, Results, fit, out, print_json, print_table
 from resexp.errors import UserError
 
@@ -33,7 +34,12 @@ FIRST = ("running", "failed", "diverged", "interrupted", "queued", "pending", "f
 
 def status(
     name: Annotated[
-        str | None, typer.Argument(metavar="STUDY", help="Or a net or run of it; default: the newest.")
+        str | None,
+        typer.Argument(
+            metavar="STUDY",
+            help="Or a net or run of it; default: the newest.",
+            autocompletion=completion.named,
+        ),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Redraw until all runs have ended, or Ctrl-C.")] = False,
     as_json: AsJson = False,

@@ -17,17 +17,16 @@ if TYPE_CHECKING:
 
 def list_studies(as_json: AsJson = False, results: Results = RESULTS) -> None:
     """List the shipped studies, and the results folder's with the states of their runs."""
-    from resexp.config.study import SHIPPED, find, load
+    from resexp.config.study import SHIPPED, find, load, shipped_names
     from resexp.config.yaml_file import read
     from resexp.display import state_counts
     from resexp.runs.store import StudyFolder
 
     shipped: list[dict[str, Any]] = []
-    for path in sorted(SHIPPED.rglob("*.yaml")):
-        raw = read(path, find).data
+    for name in shipped_names():
+        raw = read(SHIPPED / f"{name}.yaml", find).data
         needs = raw.get("plugins", [])  # their code is not run to list them
-        runs = None if needs else len(load(str(path))[1])
-        name = str(path.relative_to(SHIPPED).with_suffix(""))
+        runs = None if needs else len(load(name)[1])
         shipped.append({"study": name, "runs": runs, "description": raw.get("description", ""), "plugins": needs})
     kept = []
     for plan in sorted(results.glob("*/study.json")):

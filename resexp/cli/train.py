@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from resexp.cli import completion
 from resexp.cli.options import (
     RESULTS,
     Config,
@@ -39,7 +40,11 @@ if TYPE_CHECKING:
 def train(
     named: Annotated[
         list[str] | None,
-        typer.Argument(metavar="STUDY | RUN", help="A study, as --config; or runs to continue: STUDY:NET/SEED."),
+        typer.Argument(
+            metavar="STUDY | RUN",
+            help="A study, as --config; or runs to continue: STUDY:NET/SEED.",
+            autocompletion=completion.trainable,
+        ),
     ] = None,
     config: Config = None,
     settings: Settings = None,
@@ -178,7 +183,14 @@ def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_s
 
 
 def sweep(
-    named: Annotated[str | None, typer.Argument(metavar="STUDY", help="The same as --config.")] = None,
+    named: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="STUDY",
+            help="The same as --config.",
+            autocompletion=completion.shipped,
+        ),
+    ] = None,
     config: Config = None,
     settings: Settings = None,
     plugins: Plugins = None,
@@ -188,12 +200,20 @@ def sweep(
     ] = None,
     no_graphs: NoGraphs = False,
     only: Annotated[
-        list[str] | None, typer.Option(help="Train only nets with this label, such as plain-20. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Train only nets with this label, such as plain-20. Repeatable.",
+            autocompletion=completion.labels,
+        ),
     ] = None,
     executor: Annotated[str | None, typer.Option(help="local, debug, ray or slurm.")] = None,
     no_wait: Annotated[bool, typer.Option("--detach", help="Submit to Slurm and return; see `resexp status`.")] = False,
     rerun: Annotated[
-        list[str] | None, typer.Option(help="Train nets with this label again from step 0, and no others. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Train nets with this label again from step 0, and no others. Repeatable.",
+            autocompletion=completion.labels,
+        ),
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry failed runs.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,

@@ -81,12 +81,17 @@ def find(name: str) -> Path:
     shipped = SHIPPED / (name if name.endswith(".yaml") else f"{name}.yaml")
     if path.is_file() or not shipped.exists():
         if not path.exists() and not path.suffix:
-            names = [str(p.relative_to(SHIPPED).with_suffix("")) for p in sorted(SHIPPED.rglob("*.yaml"))]
+            names = shipped_names()
             raise UserError(
                 f"{name}: no such file, and no shipped study; those are {', '.join(names)}{hint(name, names)}"
             )
         return path
     return shipped
+
+
+def shipped_names() -> list[str]:
+    """The shipped studies, such as ``cifar10/figure6``."""
+    return sorted(str(path.relative_to(SHIPPED).with_suffix("")) for path in SHIPPED.rglob("*.yaml"))
 
 
 def is_study(name: str) -> bool:
