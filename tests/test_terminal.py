@@ -9,6 +9,7 @@ import pty
 import re
 import shlex
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -18,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from resexp.cli import app
+from resexp.cli import app, options, status
 from resexp.cli.options import out, show_log
 from resexp.config.study import is_study
 from resexp.display import Bars, Lines
+from resexp.runs.names import find
 from resexp.runs.records import Status
 from resexp.runs.store import Run
 from tests.conftest import REPOSITORY, command
@@ -233,6 +236,31 @@ def test_ctrl_c_ends_watching_and_leaves_the_table(half: Path) -> None:
     assert code == 130
     lines = Screen(80, 24).feed(written).text
     assert [sum(f"{net} seed 0" in line for line in lines) for net in ("residual-8", "residual-14")] == [1, 1]
+
+
+class _Interrupting(io.StringIO):
+    """A terminal whose reader presses Ctrl-C as soon as it shows the first frame, while the frame is still written."""
+
+    pressed = False
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if "1 pending" in text and not self.pressed:
+            self.pressed = True
+            os.kill(os.getpid(), signal.SIGINT)
+        return written
+
+
+def test_ctrl_c_while_a_frame_is_written_leaves_one_table(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = _Interrupting()
+    monkeypatch.setattr(status, "out", Console(file=stream, force_terminal=True, width=80, height=24, _environ={}))
+    monkeypatch.setattr(options, "out", status.out)
+    with pytest.raises(typer.Exit) as stopped:
+        status._watch(find("tiny", Path("results")))
+    assert stopped.value.exit_code == 130
+    lines = Screen(80, 24).feed(stream.getvalue()).text
+    assert [sum(f"{net} seed 0" in line for line in lines) for net in ("residual-8", "residual-14")] == [1, 1]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])

@@ -15,6 +15,7 @@ from rich.text import Text
 from resexp.cli import completion
 from resexp.cli.options import RESULTS, AsJson, Results, fit, out, print_json, print_table
 from resexp.errors import UserError
+from resexp.utils.interrupts import held_back
 
 if TYPE_CHECKING:
     from resexp.runs.names import Named
@@ -80,7 +81,8 @@ def _watch(named: Named) -> None:
     try:
         with Live(console=out, auto_refresh=False, transient=True) as live:
             while any(state.state not in ("finished", "diverged", "failed") for _, state in rows):
-                live.update(_frame(named, rows), refresh=True)
+                with held_back():  # Rich would write a frame again that it was interrupted in
+                    live.update(_frame(named, rows), refresh=True)
                 time.sleep(REFRESH_QUEUE_S if any(state.state == "queued" for _, state in rows) else REFRESH_S)
                 rows = _rows(named)
     except KeyboardInterrupt:

@@ -71,6 +71,16 @@ def at_once() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Hold Ctrl-C back until the work inside is done: for work that must not end half-way."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Stop:
     """Whether we were asked to stop, and by which signal. Call `install` in the main thread."""
 
