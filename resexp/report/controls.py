@@ -25,6 +25,9 @@ IN_SHORT = {
 }
 """The same for tables."""
 
+IN_SENTENCE = 6
+"""Variants that a sentence has the numbers of; the figure has more, and the JSON has all."""
+
 
 @dataclass(frozen=True)
 class Change:
@@ -116,7 +119,8 @@ def _sentence(words: str, having: list[tuple[str, Change]]) -> str:
     (first, reference), *others = having
     one_place = len({change.at for _, change in having}) == 1
     where = f" (at {reference.at})" if one_place else ""
-    values = listed([f"{c.difference} with {variant}{'' if one_place else f' (at {c.at})'}" for variant, c in having])
+    every = [f"{c.difference} with {variant}{'' if one_place else f' (at {c.at})'}" for variant, c in having]
+    values = listed(every, IN_SENTENCE)
     corrected = 1 - (1 - CONFIDENCE) / max(1, len(others))
     shifts = {variant: contrast([*c.terms, *((-w, m) for w, m in reference.terms)], corrected) for variant, c in others}
     apart = [f"{shift} with {variant}" for variant, shift in shifts.items() if shift.sign]
@@ -125,7 +129,7 @@ def _sentence(words: str, having: list[tuple[str, Change]]) -> str:
     elif apart:
         conclusion = f"against {first} it changes by {listed(apart)}"
     else:
-        widest = listed([f"{shift} with {variant}" for variant, shift in shifts.items()])
+        widest = listed([f"{shift} with {variant}" for variant, shift in shifts.items()], IN_SENTENCE)
         conclusion = f"no difference from {first} is shown: {widest}"
     return f"{words[0].upper()}{words[1:]}{where}: {values}; {conclusion}."
 
