@@ -33,7 +33,7 @@ def report(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[STUDY ...]",
+            metavar="STUDY",
             help="Name or folder, two or three to compare; default: the newest.",
             autocompletion=completion.studies,
         ),
