@@ -255,8 +255,12 @@ def test_ctrl_c_while_a_frame_is_written_leaves_one_table(half: Path, monkeypatc
     stream = _Interrupting()
     monkeypatch.setattr(status, "out", Console(file=stream, force_terminal=True, width=80, height=24, _environ={}))
     monkeypatch.setattr(options, "out", status.out)
-    with pytest.raises(typer.Exit) as stopped:
-        status._watch(find("tiny", Path("results")))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the sweep has left its own
+    try:
+        with pytest.raises(typer.Exit) as stopped:
+            status._watch(find("tiny", Path("results")))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert stopped.value.exit_code == 130
     lines = Screen(80, 24).feed(stream.getvalue()).text
     assert [sum(f"{net} seed 0" in line for line in lines) for net in ("residual-8", "residual-14")] == [1, 1]
