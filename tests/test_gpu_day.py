@@ -22,7 +22,7 @@ from resexp.models import build_model
 from tests.benchmarks.many_nets import Stacked, mps, vmapped
 from tests.conftest import REPOSITORY, TINY
 from tests.gpu.day import PIECE, take_home
-from tests.gpu.roofline import estimates
+from tests.gpu.roofline import compared, estimates
 
 
 def day(folder: Path, *more: str) -> str:
@@ -66,10 +66,25 @@ def test_much_is_cut_into_pieces(tmp_path: Path) -> None:
 
 
 def test_the_work_of_a_step_is_counted() -> None:
-    rows = {row["net"]: row for row in estimates([20, 56])}
+    rows = {row["net"]: row for row in estimates(["plain-20", "residual-20", "residual-56", "imagenet/residual-50"])}
+    assert rows["residual-50"]["gflop"] == pytest.approx(2 * 3 * 3.86e9 * 256 / 1e9, rel=2e-3)
     # ResNet-20 has 40.55 million multiply-adds; a step does each three times, for 128 images.
     assert rows["plain-20"]["gflop"] == pytest.approx(2 * 3 * 40.55e6 * 128 / 1e9, rel=1e-3)
     assert rows["residual-56"]["kernels"] > 2.5 * rows["residual-20"]["kernels"]
+
+
+def test_an_estimate_stands_next_to_each_measurement(tmp_path: Path) -> None:
+    limits = {"H200_bf16_flop_ms": 0.03, "H200_bf16_bytes_ms": 0.14, "launches_ms": 1.2}
+    (tmp_path / "roofline.json").write_text(json.dumps([{"net": "residual-20", **limits}]))
+    row = {"what": "resexp", "net": "residual-20", "precision": "bf16", "at_once": 4, "ms_per_step": 6.0}
+    for device in ("NVIDIA H200", "x86_64 cpu"):
+        bench = {"machine": {"device": device}, "rows": [row, {**row, "what": "usual loop"}]}
+        (tmp_path / device).mkdir()
+        (tmp_path / device / "bench.json").write_text(json.dumps(bench))
+    assert compared(tmp_path).splitlines()[2:] == [
+        "| residual-20 | bf16 | 4 | 6 | 0.12 | 0.56 | 4.8 | 1.25 |",
+        "| residual-20 | bf16 | 4 | 6 |  |  | 4.8 | 1.25 |",
+    ]
 
 
 def test_nets_through_vmap_take_the_steps_that_they_take_alone() -> None:

@@ -25,6 +25,8 @@ GRACE_S = 10.0
 RESEXP = (sys.executable, "-m", "resexp")
 MINIATURE = ("data={source: shapes, train_images: 256, test_images: 128, size: 16}", "model.width=8", "train.steps=24")
 """What a machine without a GPU does of a study."""
+NETS = "residual-20,residual-56,residual-110,residual-1202,imagenet/residual-50"
+"""Nets that are timed, with commas between."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,14 @@ def parts(folder: Path, device: str, data: str | None, studies: Sequence[str]) -
     nets = ("--set", "data.train_images=2000", *(("--set", "model.width=8") if small else ()))
     packs = {"8": "1"} if small else {"20": "1,4,9", "56": "1,4,9", "110": "1,4", "1202": "1"}
     images, study = folder / "images", "smoke" if small else "resnet50"
+    roofline = (*python, "tests.gpu.roofline", "--results", f"{results}")
     make = f"[ -d {images} ] || {shlex.join((*RESEXP, 'data', 'example', str(images)))}"
     steps = (*bench, "--config", f"imagenet/{study}", "--set", f"data.path={images}", "--out", f"{results}/imagenet")
     many = ("--depths", "8", "--nets", "2", "--width", "8", "--size", "16") if small else ()
-    roofs = ("--depths", "8") if small else ()
+    nets_of_benches = "residual-8,imagenet/residual-18" if small else NETS
     tests = ("-n", "2", "-k", "replayed or streamed") if small else ("-n", "6")
     return [
-        Part("roofline", (*python, "tests.gpu.roofline", *roofs, "--out", f"{results}/roofline.json"), 60.0),
+        Part("roofline", (*roofline, "--nets", nets_of_benches), 120.0),
         Part("tests", (*python, "pytest", *tests, "--durations=10", "tests/gpu/test_gpu.py"), 180.0),
         *(
             Part(
@@ -72,6 +75,7 @@ def parts(folder: Path, device: str, data: str | None, studies: Sequence[str]) -
             (*python, "tests.benchmarks.many_nets", "--device", device, *times, *many, "--out", str(results)),
             150.0,
         ),
+        Part("compared", roofline, 60.0),
         *(  # as far as time goes
             Part(name, (*RESEXP, "sweep", "--config", f"cifar10/{name}", "--results", str(results), *settings), 3600.0)
             for name in studies
