@@ -70,6 +70,13 @@ def write_study(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """No command of an earlier test prints what this one logs."""
+    with logged_to(lambda line: None):
+        yield
+
+
 @pytest.fixture
 def logged() -> Iterator[list[str]]:
     """Lines that resexp has logged since the test began."""
