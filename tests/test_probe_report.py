@@ -384,20 +384,20 @@ def test_nets_that_were_handed_their_weights_beside_others_of_the_same_budget(st
     assert remarks == []
     section = sections[IDENTITY]
     assert section.headline == (
-        "donor seed 0, donor seed 1, donor seed 2 hand a training error of 11.0 % to plain nets of 20 layers, which "
-        "begin at 12.0 % (2 predictions changed, logits at most 3e-06 apart). After 1,400 steps in all, the shallower "
-        "net, trained on, is at 15.0 %, the net of 20 layers that began as the shallower one is at 12.0 %, one of 20 "
-        "layers that began at random is at 22.0 %. Beginning at random costs +10.0 points [+5.5, +14.5] against the "
-        "net that began as the shallower one."
+        "The training error of donor seed 0, donor seed 1, donor seed 2 is 11.0 %. The plain nets of 20 layers built "
+        "from them start at 12.0 % (2 predictions changed, logits at most 3e-06 apart). After 1,400 steps in all, the "
+        "shallower net, trained further, is at 15.0 %, the net of 20 layers built from it is at 12.0 %, a new net of "
+        "20 layers is at 22.0 %. New minus built: +10.0 points [+5.5, +14.5]. The steps are equal, the schedules are "
+        "not: after the donor's steps the learning rate of the built net starts again at its full value."
     )
     assert section.table == (
         ["net", "steps in all", "clean training error (3 donors)"],
         [
             ["plain-8", "1,000", "11.00 ± 1.00"],
             ["plain-20: plain-8 with identity blocks", "1,000", "12.00 ± 1.00"],
-            ["plain-8, trained on", "1,400", "15.00 ± 1.00"],
-            ["plain-20: plain-8 with identity blocks, trained on", "1,400", "12.00 ± 2.00"],
-            ["plain-20, fresh", "1,400", "22.00 ± 2.00"],
+            ["plain-8, trained further", "1,400", "15.00 ± 1.00"],
+            ["plain-20: plain-8 with identity blocks, trained further", "1,400", "12.00 ± 2.00"],
+            ["plain-20, new", "1,400", "22.00 ± 2.00"],
         ],
     )
     drawn = [line for line in section.plots["probe-identity"].axes.lines if line.get_linewidth() == 1]
@@ -413,7 +413,7 @@ def test_unequal_budgets_are_not_set_against_each_other(folder: StudyFolder) -> 
     }
     put_identity(folder, {"kind": "plain", "depth": 20, "shallow": "plain-8", "steps": 1000, "donors": [donor]})
     assert shown(folder)[0][IDENTITY].headline.endswith(
-        "These budgets are not equal: the fresh net had 400 steps, the other 1,400."
+        "These budgets are not equal: the new net had 400 steps, the other 1,400."
     )
 
 
@@ -426,9 +426,9 @@ def test_the_first_records_say_that_their_budgets_are_not_equal(folder: StudyFol
     path = put_identity(folder, record)
     sections, remarks = shown(folder)
     assert sections[IDENTITY].headline == (
-        "plain-8 seed 0 hands a training error of 10.0 % to plain nets of 20 layers, which begin at 10.1 % (1 "
-        "prediction changed, logits at most 2e-05 apart). The net of 20 layers that began as the shallower one is at "
-        "10.0 %, one of 20 layers that began at random is at 12.0 %. These budgets are not equal: the fresh net had "
+        "The training error of plain-8 seed 0 is 10.0 %. The plain nets of 20 layers built from it start at 10.1 % (1 "
+        "prediction changed, logits at most 2e-05 apart). The net of 20 layers built from it is at 10.0 %, a new net "
+        "of 20 layers is at 12.0 %. These budgets are not equal: the new net had "
         f"{END:,} steps, the other those of its donor and {END:,} more."
     )
     table = sections[IDENTITY].table
@@ -437,7 +437,7 @@ def test_the_first_records_say_that_their_budgets_are_not_equal(folder: StudyFol
     assert remarks == []
     path.write_text(json.dumps({**record, "fresh": {"run": "gone/seed0", "label": "plain-20"}}))
     sections, remarks = shown(folder)
-    assert sections[IDENTITY].headline.endswith("The net of 20 layers that began as the shallower one is at 10.0 %.")
+    assert sections[IDENTITY].headline.endswith("The net of 20 layers built from it is at 10.0 %.")
     assert remarks == [f"{path}: plain-20 (gone/seed0) is no run of this study that was begun."]
     path.write_text("[]")
     sections, remarks = shown(folder)

@@ -206,7 +206,7 @@ def identity(
     if found is None:
         err.print(f"{folder}: not finished; the same command continues, `resexp status {folder}` says more")
         raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)
-    titles = ("identity blocks", "identity blocks, trained on", "trained on as it is", "fresh")
+    titles = ("identity blocks", "identity blocks, trained further", "trained further as it is", "new")
     table = Table("clean training error of", "as it was", *titles, title=f"{folder}", title_justify="left")
     for donor in found["donors"]:
         errors = [donor["handed_error"], donor["constructed_error"]]

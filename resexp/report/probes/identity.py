@@ -142,19 +142,23 @@ def _members(results: ProbeResults, path: Path, record: Identity) -> dict[str, l
 
 def _groups(record: Identity, members: dict[str, list[RunRecord]]) -> list[_Group]:
     deep, shallow, layers = f"{record.kind}-{record.depth}", record.shallow, f"{record.depth} layers"
-    trained_on, inserted, fresh = f"{shallow}, trained on", f"{deep}: {shallow} with identity blocks", f"{deep}, fresh"
+    trained_on, inserted, fresh = (
+        f"{shallow}, trained further",
+        f"{deep}: {shallow} with identity blocks",
+        f"{deep}, new",
+    )
     groups = [
         _Group(
-            "trained_on", trained_on, trained_on, "the shallower net, trained on, is at",
+            "trained_on", trained_on, trained_on, "the shallower net, trained further, is at",
             (OTHERS[1], "^"), record.steps, members["trained_on"],
         ),
         _Group(
-            "continued", f"{deep} with identity blocks", f"{inserted}, trained on",
-            f"the net of {layers} that began as the shallower one is at",
+            "continued", f"{deep} with identity blocks", f"{inserted}, trained further",
+            f"the net of {layers} built from it is at",
             (OTHERS[0], "s"), record.steps, members["continued"],
         ),
         _Group(
-            "fresh", fresh, fresh, f"one of {layers} that began at random is at",
+            "fresh", fresh, fresh, f"a new net of {layers} is at",
             (KINDS.get(record.kind, OTHERS)[0], "o"), 0, members["fresh"],
         ),
     ]  # fmt: skip
@@ -166,9 +170,9 @@ def _sentence(record: Identity, groups: Sequence[_Group]) -> str:
     changed = max(donor.changed_predictions for donor in record.donors)
     apart = max(donor.largest_logit_difference for donor in record.donors)
     sentences = [
-        f"{names} {'hands' if len(record.donors) == 1 else 'hand'} a training error of {record.handed.mean:.1f} % to "
-        f"{record.kind} nets of {record.depth} layers, which begin at {record.constructed.mean:.1f} % ({changed:,} "
-        f"prediction{'s' * (changed != 1)} changed, logits at most {apart:.1g} apart)."
+        f"The training error of {names} is {record.handed.mean:.1f} %. The {record.kind} nets of {record.depth} layers "
+        f"built from {'it' if len(record.donors) == 1 else 'them'} start at {record.constructed.mean:.1f} % "
+        f"({changed:,} prediction{'s' * (changed != 1)} changed, logits at most {apart:.1g} apart)."
     ]
     errors = {group.part: group.error for group in groups if group.error}
     budgets = {group.part: group.steps for group in groups}
@@ -181,12 +185,15 @@ def _sentence(record: Identity, groups: Sequence[_Group]) -> str:
     if {"continued", "fresh"} <= errors.keys():
         if equal:
             change = difference(errors["fresh"], errors["continued"])
-            sentences.append(f"Beginning at random costs {change} against the net that began as the shallower one.")
+            sentences.append(
+                f"New minus built: {change}. The steps are equal, the schedules are not: after the donor's steps the "
+                "learning rate of the built net starts again at its full value."
+            )
         else:
             more = next(group.more for group in groups if group.part == "continued")
             other = f"those of its donor and {more:,} more" if record.steps is None else f"{budgets['continued']:,}"
             sentences.append(
-                f"These budgets are not equal: the fresh net had {budgets['fresh']:,} steps, the other {other}."
+                f"These budgets are not equal: the new net had {budgets['fresh']:,} steps, the other {other}."
             )
     return " ".join(sentences)
 
@@ -207,8 +214,8 @@ def _table(record: Identity, groups: Sequence[_Group]) -> Table:
 
 @styled
 def _plot(record: Identity, groups: Sequence[_Group]) -> Plot:
-    plot = Plot("Handed down, trained on, and trained afresh", "step", "training error (%)", (7.0, 4.2))
-    handed = f"handed down by {record.shallow}"
+    plot = Plot("Built from a shallower net, and new", "step", "training error (%)", (7.0, 4.2))
+    handed = f"{record.shallow} before"
     plot.axes.axhline(record.handed.mean, color=INK, linewidth=0.7, label=handed, gid=plot.mark(handed))
     for group in groups:
         (colour, marker), before = group.look, group.before or 0
