@@ -298,28 +298,28 @@ def test_imagenet_says_what_is_near_and_what_is_left_out(tmp_path: Path) -> None
 def test_imagenet_says_that_a_third_split_is_left_out(tmp_path: Path) -> None:
     root = write(tmp_path / "set", renamed("test/", "val/"))
     write(root, ["test/0.png"])
-    assert open_tree(root, tmp_path, print).remarks == ["test/ next to train/ and val/ is left out"]
+    assert open_tree(root, tmp_path).remarks == ["test/ next to train/ and val/ is left out"]
 
 
 def test_imagenet_names_archives_that_are_not_unpacked(tmp_path: Path) -> None:
     (tmp_path / "ILSVRC2012_img_train.tar").touch()
     with pytest.raises(UserError, match=r"train: no such folder; .* it holds ILSVRC2012_img_train\.tar"):
-        open_tree(tmp_path, tmp_path, print)
+        open_tree(tmp_path, tmp_path)
 
 
 def test_a_link_that_leads_above_its_class_adds_no_images(tmp_path: Path) -> None:
     """Followed, it would give the images of one class the label of another."""
     root = write(tmp_path / "set", renamed("test/", "val/"))
-    before = open_tree(root, tmp_path, print).images("train")
+    before = open_tree(root, tmp_path).images("train")
     (root / "train/cat/all").symlink_to("..")
     (root / "train/cat/set").symlink_to("../..")
-    assert open_tree(root, tmp_path, print).images("train") == before
+    assert open_tree(root, tmp_path).images("train") == before
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".tif", ".ppm"])
 def test_imagenet_reads_every_suffix_that_a_folder_may_have(tmp_path: Path, suffix: str) -> None:
     names = [f"{Path(name).with_suffix(suffix)}" for name in renamed("test/", "val/")]
-    tree = open_tree(write(tmp_path / "set", names), tmp_path, print)
+    tree = open_tree(write(tmp_path / "set", names), tmp_path)
     assert (tree.images("train"), tree.left_out) == (4, {})
 
 
@@ -337,9 +337,9 @@ def test_tables_of_labels_as_spreadsheets_write_them(tmp_path: Path, table: str,
     (root / "LOC_val_solution.csv").write_text(table, encoding="utf-8")
     if label is None:
         with pytest.raises(UserError, match="no line is a name, a comma and a class"):
-            open_tree(root, tmp_path, print)
+            open_tree(root, tmp_path)
     else:
-        assert open_tree(root, tmp_path, print).files["val"].labels.tolist() == [0, label]
+        assert open_tree(root, tmp_path).files["val"].labels.tolist() == [0, label]
 
 
 # -- paths ------------------------------------------------------------------------------------------------------------
