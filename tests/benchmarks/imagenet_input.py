@@ -122,7 +122,7 @@ def main() -> None:
         sets = {"files": files}
         for form in ("jpeg", "raw"):
             spec = PreparedConfig.model_validate({"side": 500 if form == "jpeg" else 256, "format": form})
-            prepare(files, spec, print, lambda done, total: None, 2)
+            prepare(files, spec, lambda done, total: None, 2)
             sets[f"{form} cache, side {spec.side}"] = open_imagenet(files.config.model_copy(update={"cache": spec}))
         contestants = {"torchvision, as usual": usual(files), "Pillow, our crop": pillow(files)}
         contestants |= {f"resexp, {name}": ours(dataset) for name, dataset in sets.items()}
