@@ -129,6 +129,8 @@ def on_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Trainer]]
 
     with FakeTensorMode(allow_non_fake_inputs=True), InPlace():
         yield make
+    for trainer in trainers:
+        trainer.close()
 
 
 def crossings(work: Callable[[], object]) -> list[str]:

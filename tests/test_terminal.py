@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -247,7 +248,7 @@ class _Interrupting(io.StringIO):
         written = super().write(text)
         if "1 pending" in text and not self.pressed:
             self.pressed = True
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # as in a process of one thread
         return written
 
 
