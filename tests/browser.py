@@ -98,6 +98,14 @@ class Browser:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
+    def check_first_screen(self, page: Path, width: int, height: int, *selectors: str) -> None:
+        """Open the page, and assert that these elements lie whole within the first screen."""
+        self.open(page, width=width, height=height)
+        for selector in selectors:
+            left, top, right, bottom = self.box(selector)
+            assert 0 <= left < right <= width, selector
+            assert 0 <= top < bottom <= height, selector
+
     def box(self, selector: str) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of the first element that a selector finds, in the window."""
         found = self.run(f"(b => [b.left, b.top, b.right, b.bottom])({_first(selector)}.getBoundingClientRect())")

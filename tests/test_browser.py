@@ -113,11 +113,8 @@ def fragment(browser: Browser) -> str:
 def test_the_first_screen_has_the_verdict_its_numbers_and_the_whole_figure(
     browser: Browser, page: Path, width: int, height: int
 ) -> None:
-    browser.open(page, width=width, height=height)
-    for selector in ("h1", ".verdict", ".numbers", f"{MAIN} .drawing svg", f"{MAIN} figcaption"):
-        left, top, right, bottom = browser.box(selector)
-        assert 0 <= left < right <= width, selector
-        assert 0 <= top < bottom <= height, selector
+    shown = ("h1", ".verdict", ".numbers", f"{MAIN} .drawing svg", f"{MAIN} figcaption")
+    browser.check_first_screen(page, width, height, *shown)
     assert texts(browser, ".numbers b") == ["+50.0 points", "-5.0 points", "+55.0 points"]
     intervals = [list(map(float, re.findall(r"[-+][\d.]+", text))) for text in texts(browser, ".numbers span")]
     assert [low < value < high for value, (low, high) in zip((50, -5, 55), intervals, strict=True)] == [True] * 3

@@ -38,11 +38,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_first_screen_has_the_changes_the_numbers_and_the_whole_figure(
     browser: Browser, page: Path, width: int, height: int
 ) -> None:
-    browser.open(page, width=width, height=height)
-    for selector in ("h1", ".verdict", ".studies", f"{MAIN} .drawing svg", f"{MAIN} figcaption"):
-        left, top, right, bottom = browser.box(selector)
-        assert 0 <= left < right <= width, selector
-        assert 0 <= top < bottom <= height, selector
+    shown = ("h1", ".verdict", ".studies", f"{MAIN} .drawing svg", f"{MAIN} figcaption")
+    browser.check_first_screen(page, width, height, *shown)
     assert browser.run("document.documentElement.scrollWidth") == width
     assert texts(browser, ".studies tbody tr:first-child b") == ["+50.0", "-5.0", "+55.0"]
     assert texts(browser, ".studies tbody td:first-child") == ["steep", "mild", "one-seed"]
