@@ -173,8 +173,9 @@ def test_a_study_does_not_differ_from_itself_and_unfinished_nets_have_no_differe
 
 
 def test_nets_without_a_match_are_refused_in_one_line() -> None:
-    done = CliRunner().invoke(app, ["diff", "cpu-small:plain-20", "identity-plain", *map(str, PUBLISHED)])
+    done = CliRunner().invoke(app, ["diff", "cpu-small:plain-32", "figure6-ends", *map(str, PUBLISHED)])
     assert isinstance(done.exception, UserError)
     assert done.exception.args == (
-        "no net in common: plain-20 against plain-20-continued, plain-20-fresh; name one net of each, as STUDY:NET",
+        "no net in common: plain-32 against plain-20, plain-56, residual-20, residual-56; "
+        "name one net of each, as STUDY:NET",
     )

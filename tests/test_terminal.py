@@ -148,9 +148,10 @@ def test_settings_of_matplotlib_that_are_no_text_get_a_line(tmp_path: Path) -> N
     assert "resexp: matplotlibrc: " in done.stderr
 
 
-def test_a_current_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", ["sweep quickstart --dry-run", "describe plain-20", "report", "evaluate a:b/0"])
+def test_a_current_folder_that_is_gone_is_named(words: str, tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
-    script = f"cd {tmp_path}/gone && rmdir ../gone && {sys.executable} -m resexp sweep quickstart --dry-run"
+    script = f"cd {tmp_path}/gone && rmdir ../gone && {sys.executable} -m resexp {words}"
     done = subprocess.run(
         ["bash", "-c", script], env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True
     )

@@ -55,15 +55,15 @@ def _root(
     ] = False,
 ) -> None:
     show_log(err)
+    try:
+        Path.cwd()
+    except OSError as error:  # torch's libraries end a process whose folder is gone, in words of their own
+        raise UserError(f"the current folder: {error.strerror}") from None
 
 
 app.command(epilog="Example: resexp train cifar10/resnet20 --set train.precision=fp32 --seed 3")(train.train)
 app.command(epilog="Example: resexp sweep cifar10/cpu-small --set data.path=~/cifar10 --jobs 2")(train.sweep)
-
-
 app.command(epilog="Example: resexp status quickstart --json")(status.status)
-
-
 app.command(epilog="Example: resexp report quickstart --open")(report.report)
 app.command("list", epilog="Example: resexp list --json")(studies.list_studies)
 app.command(epilog="Example: resexp diff quickstart:plain-20 quickstart:residual-20")(diff.diff)
@@ -82,15 +82,6 @@ def schema() -> None:
     print_json(json_schema(), indent=2)
 
 
-def _has_folder() -> bool:
-    """Whether the current folder is still there; where it is not, the system's error names no file."""
-    try:
-        Path.cwd()
-    except OSError:
-        return False
-    return True
-
-
 def main() -> NoReturn:
     """Run the command line; whatever the user can mend is one line on stderr and exit code 2."""
     completion.join_words()
@@ -104,7 +95,7 @@ def main() -> NoReturn:
         err.print(f"resexp: {failure}", soft_wrap=True)
         sys.exit(EXIT_FAILED)
     except OSError as error:  # a full disk, a folder that can't be written: the system's words say it best
-        where = f"{error.filename}: " if error.filename else "" if _has_folder() else "the current folder: "
+        where = f"{error.filename}: " if error.filename else ""
         err.print(f"resexp: {where}{error.strerror or error}", soft_wrap=True)
         sys.exit(EXIT_USAGE)
     except Interrupted as interrupted:
