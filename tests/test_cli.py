@@ -118,3 +118,12 @@ def test_only_training_imports_torch(write_study: Write, resexp: Cli, arguments:
     )
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
     assert done.stderr.split()[-2:] == ["False", str(arguments != ["--help"])]
+
+
+def test_a_worker_does_not_load_the_libraries_of_reports() -> None:
+    program = (
+        "import sys, resexp.executors.worker\n"
+        "print(*(name for name in ('scipy', 'pandas', 'matplotlib', 'jinja2', 'torchvision') if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

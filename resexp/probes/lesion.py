@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import kendalltau
 from torch import Tensor, nn
 
 from resexp.models.blocks import Block
@@ -66,6 +65,8 @@ def lesion(subject: ProbeInput) -> Probing:
                 error, _ = error_and_loss(model, batches)
             removed.append({"blocks": count, "error": error})
             yield 0
+    from scipy.stats import kendalltau  # takes half as long to import as torch, which every worker would wait for
+
     for count in _powers(1, len(free)):
         for pairs in _exchanges([stage for stage, _ in free], count):
             order = list(range(len(free)))
