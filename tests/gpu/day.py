@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="for files to take home")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--data", help="CIFAR-10 as an archive of images; default: what resexp data fetch has fetched")
-    parser.add_argument("--studies", default="figure6-ends,figure6", help="of configs/cifar10, with commas between")
+    parser.add_argument("--studies", default="figure6-ends,figure6,warmup", help="of configs/cifar10, comma-separated")
     parser.add_argument("--only", help="parts, with commas between")
     args = parser.parse_args()
     until = time.monotonic() + args.budget
