@@ -43,9 +43,7 @@ def parallel_map(function: Callable[[A], B], pieces: Sequence[A], enough: int) -
     count = min(cores(), len(pieces) // enough)
     if count < 2:
         return [function(piece) for piece in pieces]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["resexp.report"])
-    mark_sockets()
+    context = multiprocessing.get_context("spawn")  # the only fork server of a process is that of the runs
     gc.disable()  # it would visit millions of numbers, again and again, and find nothing: a third of a large report
     try:
         with without_main(), ProcessPoolExecutor(count, context, initializer=gc.disable) as processes:
