@@ -43,10 +43,12 @@ def targets(names: list[str], *, initial: bool, settings: list[str], results: Pa
 
 
 def finished_runs(names: list[str], results: Path) -> list[Run]:
-    """The runs that the user named, and of a study only its finished ones."""
+    """The runs that the user named, and of a study only its finished ones. Raises UserError where there are none."""
     found = []
     for named in (find(name, results) for name in names):
         found += [run for run in named.runs if not named.whole or run.status().state == "finished"]
+    if not found:
+        raise UserError(f"{', '.join(names)}: no finished run there")
     return found
 
 

@@ -74,12 +74,8 @@ def prepare(chosen: Sequence[tuple[Cell, Run]], *, here: bool = True, anew: Sequ
         if cell.config.customs and cell.config.signature not in rehearsed:
             rehearse(cell.config, *dataset.size, len(dataset.classes))
             rehearsed.add(cell.config.signature)
-        before = None if cell.config.folder in fresh else run.manifest()
-        if before and before.data.fingerprint != dataset.fingerprint:
-            raise UserError(
-                f"{run.folder}: begun on other data (fingerprint {before.data.fingerprint}, now "
-                f"{dataset.fingerprint}); give the study another name, or delete the folder"
-            )
+        if cell.config.folder not in fresh:
+            run.check_data(dataset.fingerprint)
     return devices
 
 

@@ -136,7 +136,7 @@ def test_another_number_of_images_or_classes(
 def test_logits_that_are_not_those_of_the_recorded_error_are_refused(make_run: Callable[..., Run]) -> None:
     run, other = make_run(0, RIGHT), make_run(1, RIGHT)
     other.logits_path.write_bytes(make_run(2, WRONG_TWICE).logits_path.read_bytes())
-    with pytest.raises(UserError, match=r"its test error is 0.5, that of metrics.jsonl 0.0; restore the files"):
+    with pytest.raises(UserError, match=r"its test error is 0.5, and that of metrics.jsonl 0.0; restore the files"):
         ensemble([run, other])
 
 

@@ -317,7 +317,7 @@ def test_an_unfinished_run_and_changed_logits_are_refused(trained: Run, write_st
     config = load(str(write_study("other.yaml", train={"steps": 7})))[1][0].config
     begun = Run(tmp_path / config.folder)
     begun.create(config)
-    with pytest.raises(UserError, match="pending, and only a finished run is evaluated; finish its training first"):
+    with pytest.raises(UserError, match="pending, and only a finished run is evaluated; finish it with resexp train"):
         stored_result(begun)
     labels = images_of(trained).test_labels
     trained.logits_path.write_bytes(Logits(np.eye(10, dtype=np.float32)[labels], labels, "").pack())

@@ -272,7 +272,7 @@ def test_other_test_images_than_the_runs_are_refused(make_run: Callable[..., Run
     run.write_manifest(
         manifest.model_copy(update={"data": manifest.data.model_copy(update={"fingerprint": "another"})})
     )
-    with pytest.raises(UserError, match=r"trained on other data \(fingerprint another, now \w+\); bring the old data"):
+    with pytest.raises(UserError, match=r"begun on other data \(fingerprint another, now \w+\); bring the old data"):
         evaluate_run(run, TenCrop(4))
 
 

@@ -6,9 +6,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from resexp.cli.options import PATH, AsJson, NoGraphs, Settings, all_settings, out, print_json, print_table
+from resexp.cli.options import (
+    PATH,
+    AsJson,
+    NoGraphs,
+    Settings,
+    all_settings,
+    numbers,
+    out,
+    print_json,
+    print_table,
+    titled,
+)
 from resexp.errors import UserError
 
 
@@ -70,7 +80,7 @@ def bench(
         grid = f"grid={{model.kind: [{kinds or 'residual'}], model.depth: [{depths}], train.precision: [{precisions}]}}"
         given, varied = [images, *given], [[grid]]
     configs = [cell.config for some in varied for cell in load(config, [*given, *some, "seeds=[0]"])[1]]
-    many = _numbers("--packs", packs) if packs else None
+    many = numbers("--packs", packs) if packs else None
     if to:
         to.mkdir(parents=True, exist_ok=True)  # before minutes are spent
     benchmark = bottleneck.BENCHMARK if streamed else steps.benchmark(many)
@@ -81,21 +91,9 @@ def bench(
     if as_json:
         print_json(result)
         return
-    shown = Table(title=result["machine"]["device"], title_justify="left")
-    for name in benchmark.columns:
-        shown.add_column(name, no_wrap=True, justify="left" if name in ("loop", "what", "net") else "right")
+    shown = titled(result["machine"]["device"], *benchmark.columns, left=("loop", "what", "net"))
     for row in result["rows"]:
         shown.add_row(*benchmark.cells(row))
     print_table(shown)
     for line in (*benchmark.remarks(result), benchmark.note):
         out.print(line)
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    try:
-        numbers = [int(part) for part in text.split(",")]
-        if min(numbers) < 1:
-            raise ValueError
-    except ValueError:
-        raise UserError(f"{option}: expected positive whole numbers with commas between, got {text!r}") from None
-    return numbers

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from resexp.cli.options import PATH, AsJson, Config, Plugins, Settings, out, print_json, print_table
+from resexp.cli.options import MIB, PATH, AsJson, Config, Plugins, Settings, out, print_json, print_table
 from resexp.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 BATCH = 128
 """The paper's on CIFAR, for which memory is given."""
-MIB = 1 << 20
 
 NOTE = (
     "Parameters: a layer's, with the BN, bias or scalars behind it. Multiply-adds: of convolutions and fully connected "

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
-from resexp.cli.options import counted, out, print_table
+from resexp.cli.options import MIB, counted, out, print_table, titled
 from resexp.errors import UserError
 from resexp.utils.machine import cores
 
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
     from resexp.config.study import Cell
     from resexp.runs.earlier import Earlier
 
-MIB = 1 << 20
-
 
 def show(study: Study, cells: Sequence[Cell], results: Path) -> None:
     """Show the runs with their estimated time, then the sums, then what is wrong with the data."""
@@ -27,9 +23,8 @@ def show(study: Study, cells: Sequence[Cell], results: Path) -> None:
     from resexp.runs.earlier import cost_key, find_earlier
     from resexp.runs.store import Run
 
-    table = Table(title=f"{study.name}: {counted(len(cells), 'run')}", title_justify="left")
-    for name in ("net", "seed", "steps", "state", "time", "folder"):
-        table.add_column(name, justify="right" if name in ("seed", "steps", "time") else "left")
+    columns = ("net", "seed", "steps", "state", "time", "folder")
+    table = titled(f"{study.name}: {counted(len(cells), 'run')}", *columns, left=("net", "state", "folder"))
     known: dict[str, Earlier | None] = {}
     todo: list[tuple[Earlier | None, float]] = []
     for cell in cells:

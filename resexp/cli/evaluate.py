@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from resexp.cli import completion
-from resexp.cli.options import PATH, RESULTS, AsJson, Plugins, Results, out, print_json, print_table
+from resexp.cli.options import PATH, RESULTS, AsJson, Plugins, Results, out, print_json, print_table, titled
 from resexp.errors import UserError
 from resexp.utils.paths import expanded
 
@@ -76,10 +75,8 @@ def evaluate(
 
 def _show(title: str, result: Confusion) -> None:
     found, classes = result.to_json(), result.per_class()
-    table = Table(title=title, title_justify="left")
     few = len(classes) <= MOST_CLASSES
-    for column in ("class", "images", "error, %", *(result.classes if few else ())):
-        table.add_column(column, no_wrap=True, justify="left" if column == "class" else "right")
+    table = titled(title, "class", "images", "error, %", *(result.classes if few else ()), left="class")
     for of, counts in zip(classes, result.matrix.tolist() if few else [()] * len(classes), strict=True):
         table.add_row(
             of["class"],

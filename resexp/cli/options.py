@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +18,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from resexp.cli import completion
+from resexp.errors import UserError
 from resexp.utils.logs import log_to
 from resexp.utils.paths import expanded
 
@@ -92,6 +95,7 @@ Results = Annotated[Path, typer.Option("--results", envvar="RESEXP_RESULTS", hel
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 RESULTS = Path("results")
+MIB = 1 << 20
 TEXT = 32
 """Columns of a terminal that a cell of a table may need before it is folded."""
 
@@ -104,6 +108,14 @@ def print_table(table: Table) -> None:
     if (needed := fit(table)) > out.width:
         table.width = needed  # a console never prints wider than it is, and narrow columns would vanish
     out.print(table, crop=False)
+
+
+def titled(title: str, *columns: str, left: Container[str]) -> Table:
+    """A table whose columns are right-aligned, except those `left`, and not folded."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, no_wrap=True, justify="left" if column in left else "right")
+    return table
 
 
 def fit(table: Table) -> int:
@@ -119,6 +131,13 @@ def fit(table: Table) -> int:
         table.box, table.padding, table.pad_edge = SIMPLE_HEAD, (0, 1, 0, 0), False
         needed = Measurement.get(out, out.options.update(width=10_000), table).minimum
     return needed
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """The positive whole numbers in `text`, with commas between. Raises UserError for anything else."""
+    if not re.fullmatch(r"\s*0*[1-9]\d*\s*(,\s*0*[1-9]\d*\s*)*", text):
+        raise UserError(f"{option}: expected positive whole numbers with commas between, got {text!r}")
+    return tuple(map(int, text.split(",")))
 
 
 def counted(count: int, noun: str) -> str:

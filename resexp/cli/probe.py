@@ -12,8 +12,8 @@ import typer
 from rich.table import Table
 
 from resexp.cli import completion
-from resexp.cli.options import RESULTS, AsJson, Plugins, Results, Settings, err, print_json, print_table
-from resexp.errors import StopRequested, UserError
+from resexp.cli.options import RESULTS, AsJson, Plugins, Results, Settings, err, numbers, print_json, print_table
+from resexp.errors import StopRequested
 
 log = logging.getLogger(__name__)
 
@@ -135,11 +135,8 @@ def multi_scale(
     """Test error of finished runs, averaged over several sizes of each image."""
     from resexp.evaluation.tta import MultiScale
 
-    try:
-        named = tuple(int(side) for side in sides.split(",")) if sides else None
-    except ValueError:
-        raise UserError(f"--sides {sides}: expected numbers with commas between, such as 28,32,36") from None
-    _views(target, results, as_json, MultiScale.name, MultiScale(named) if named else None)
+    chosen = MultiScale(numbers("--sides", sides)) if sides else None
+    _views(target, results, as_json, MultiScale.name, chosen)
 
 
 def _views(names: list[str], results: Path, as_json: bool, mode: str, chosen: Any) -> None:
@@ -150,8 +147,6 @@ def _views(names: list[str], results: Path, as_json: bool, mode: str, chosen: An
     from resexp.training.probing import write_record
 
     runs = finished_runs(names, results)
-    if not runs:
-        raise UserError(f"{', '.join(names)}: no finished run there")
     table, records = Table("run", "views", "single view", "several views"), []
     for number, run in enumerate(runs, 1):
         config = load_run(run.config_path)
@@ -198,8 +193,6 @@ def identity(
     from resexp.utils.interrupts import EXIT_FAILED, Stop
 
     stop, donors = Stop().install(), finished_runs(runs, results)
-    if not donors:
-        raise UserError(f"{', '.join(runs)}: no finished run there")
     folder, found = train_continuations(
         donors, depth, settings or [], results, jobs=jobs, stop=stop, display=make_display(err)
     )

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resexp.cli import completion
-from resexp.cli.options import RESULTS, Results, counted, err, out
+from resexp.cli.options import MIB, RESULTS, Results, counted, err, out
 from resexp.errors import UserError, sanitize
 
 if TYPE_CHECKING:
     from resexp.runs.names import Named
     from resexp.runs.store import Run
 
-MIB = 1 << 20
 SHOWN = 5
 """Runs that a line names."""
 

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from resexp.cli import completion
-from resexp.cli.options import RESULTS, AsJson, Results, fit, out, print_json, print_table
+from resexp.cli.options import RESULTS, AsJson, Results, fit, out, print_json, print_table, titled
 from resexp.errors import UserError
 from resexp.utils.interrupts import held_back
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from resexp.runs.names import Named
     from resexp.runs.records import Status
     from resexp.runs.store import Run
@@ -123,9 +124,7 @@ def _rows(named: Named) -> Rows:
 def _table(named: Named, rows: Rows, columns: tuple[str, ...] | list[str]) -> Table:
     from resexp.display import duration, percent, speed, state_text
 
-    table = Table(title=str(named.study.folder), title_justify="left")
-    for column in columns:
-        table.add_column(column, no_wrap=True, justify="left" if column in ("run", "state") else "right")
+    table = titled(str(named.study.folder), *columns, left=("run", "state"))
     for run, state in rows:
         cells: dict[str, str | Text] = {
             "run": run.name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -107,23 +106,14 @@ def _together(some: Ensemble, others: Ensemble) -> Ensemble:
 
 def _stored(run: Run, recorded: Sequence[float]) -> Logits:
     """The logits of a finished run, which must have the test error that its metrics have."""
-    if (state := run.status().state) != "finished":
-        raise UserError(
-            f"{run.folder}: {state}, and an ensemble is of finished runs; finish it with resexp train {run.folder}"
-        )
+    run.check_finished("is part of an ensemble")
     try:
-        stored = logits.read(run.logits_path)
+        return logits.stored(run.logits_path, recorded)
     except FileNotFoundError:
         raise UserError(
             f"{run.folder}: no {run.logits_path.name}, as of a run that ended under an earlier version; "
             f"delete the folder and train it again"
         ) from None
-    if len(recorded) != 1 or not math.isclose(recorded[0], stored.error, abs_tol=1e-9):
-        raise UserError(
-            f"{run.logits_path}: its test error is {stored.error}, that of metrics.jsonl "
-            f"{', '.join(map(str, recorded)) or 'missing'}; restore the files, or delete the folder and train it again"
-        )
-    return stored
 
 
 def _check_same_images(first: Run, ours: Logits, other: Run, theirs: Logits) -> None:

@@ -252,17 +252,12 @@ def evaluate_run(run: Run, mode: Mode) -> dict[str, Any]:
     with a single view in the same way. Slow work is logged. Raises UserError where the run is not finished, its
     weights or its data are not there any more, or the images do not allow the mode.
     """
-    manifest, config = run.manifest(), load_run(run.config_path)
-    if (state := run.status().state) != "finished" or manifest is None:
-        raise UserError(
-            f"{run.folder}: {state}, and only a finished run is tested; finish it with resexp train {run.folder}"
-        )
+    config = load_run(run.config_path)
+    run.check_finished("is tested")
     dataset = open_dataset(config.data)
-    if dataset.fingerprint != manifest.data.fingerprint:
-        raise UserError(
-            f"{run.folder}: trained on other data (fingerprint {manifest.data.fingerprint}, now "
-            f"{dataset.fingerprint}); bring the old data back"
-        )
+    manifest = run.check_data(dataset.fingerprint)
+    if manifest is None:
+        raise UserError(f"{run.manifest_path}: missing; restore it, or delete the run and train it again")
     if not isinstance(mode, SingleView) and mode.smallest < config.model.smallest_side:
         raise UserError(f"{run.folder}: a view of {mode.smallest} pixels; its net needs {config.model.smallest_side}")
     last = manifest.attempts[-1]

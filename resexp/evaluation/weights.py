@@ -166,7 +166,7 @@ def describe(run: Run, config: RunConfig, step: int) -> Description:
     try:
         known = _images(run, config)
     except (UserError, OSError) as error:
-        log.warning(f"{run.folder}: written without mean and classes, for its images are not here: {error}")
+        log.warning(f"{run.name}: written without mean and classes, for its images are not here: {error}")
     return Description(
         resexp=resexp.__version__,
         net=Net(config.model, 0, 0).name,
@@ -181,9 +181,8 @@ def describe(run: Run, config: RunConfig, step: int) -> Description:
 
 
 def _images(run: Run, config: RunConfig) -> dict[str, Any]:
-    dataset, manifest = open_dataset(config.data), run.manifest()
-    if manifest and manifest.data.fingerprint != dataset.fingerprint:
-        raise UserError(f"other data (fingerprint {dataset.fingerprint}, the run's {manifest.data.fingerprint})")
+    dataset = open_dataset(config.data)
+    run.check_data(dataset.fingerprint)
     with contextlib.closing(open_input(config, dataset, Hardware(torch.device("cpu"), "fp32"))) as pipeline:
         mean = pipeline.mean.numpy()
     if (mean == mean[0, 0]).all():
@@ -209,8 +208,7 @@ def export(run: Run, to: Path, *, torchvision: bool = False) -> str:
         raise UserError(f"{run.folder}: a study folder; name one of its runs, such as {run.folder}/plain-20-.../seed0")
     if not run.config_path.exists():
         raise UserError(f"{run.folder}: not a run folder; expected a folder with a config.yaml")
-    if (state := run.status().state) != "finished":
-        raise UserError(f"{run.folder}: {state}, and only a finished run is exported; finish its training first")
+    run.check_finished("is exported")
     config = load_run(run.config_path)
     theirs = _torchvisions_name(run, config.model) if torchvision else None
     step, weights = final_weights(run)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +57,18 @@ class Logits:
         buffer = io.BytesIO()
         np.savez(buffer, logits=self.values, labels=self.labels, fingerprint=np.array(self.fingerprint))
         return buffer.getvalue()
+
+
+def stored(path: Path, recorded: Sequence[float]) -> Logits:
+    """Read the logits of a finished run. Raises as `read`, and where `recorded`, the test error that its metrics have,
+    is not theirs."""
+    found = read(path)
+    if len(recorded) != 1 or not math.isclose(recorded[0], found.error, abs_tol=1e-9):
+        raise UserError(
+            f"{path}: its test error is {found.error}, and that of metrics.jsonl "
+            f"{', '.join(map(str, recorded)) or 'missing'}; restore the files, or delete the run and train it again"
+        )
+    return found
 
 
 def read(path: Path) -> Logits:

@@ -164,6 +164,22 @@ class Run:
         """The manifest, or None before the first attempt."""
         return read_record(self.manifest_path, Manifest)
 
+    def check_data(self, fingerprint: str) -> Manifest | None:
+        """The manifest. Raises UserError where the run was begun on images with another fingerprint."""
+        manifest = self.manifest()
+        if manifest and manifest.data.fingerprint != fingerprint:
+            raise UserError(
+                f"{self.folder}: begun on other data (fingerprint {manifest.data.fingerprint}, now {fingerprint}); "
+                f"bring the old data back, or delete the run to begin anew"
+            )
+        return manifest
+
+    def check_finished(self, purpose: str) -> None:
+        """Raises UserError where the run is not finished; `purpose` says what can only be done with one that is."""
+        if (state := self.status().state) != "finished":
+            remedy = f"finish it with resexp train {self.folder}"
+            raise UserError(f"{self.folder}: {state}, and only a finished run {purpose}; {remedy}")
+
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace the manifest."""
         self.publish(self.manifest_path, manifest.model_dump_json(indent=1))

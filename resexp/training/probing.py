@@ -75,12 +75,8 @@ def probe(run: Run, name: str, *, initial: bool = False, stop: Callable[[], bool
         raise UserError(f"{run.folder}: {reason}, so there is nothing to probe for {name}; name another run")
     tune_process(None)
     torch.manual_seed(config.seed)
-    dataset, manifest = open_dataset(config.data), run.manifest()
-    if manifest and manifest.data.fingerprint != dataset.fingerprint:
-        raise UserError(
-            f"{run.folder}: begun on other data (fingerprint {manifest.data.fingerprint}, now {dataset.fingerprint}); "
-            f"bring the old data back"
-        )
+    dataset = open_dataset(config.data)
+    run.check_data(dataset.fingerprint)
     subject, step = _untrained(config, dataset), 0
     if not initial:
         step, weights = checkpoint.final_weights(run)

@@ -190,11 +190,7 @@ def _continue(run: Run, trainer: Trainer, status: Status) -> tuple[Progress, Met
 def _begin_attempt(run: Run, trainer: Trainer, before: Manifest | None) -> Manifest:
     """Add the attempt to the manifest. Raises UserError where earlier ones had other data."""
     data = of_data(trainer.config, trainer.dataset)
-    if before and before.data.fingerprint != data.fingerprint:
-        raise UserError(
-            f"{run.folder}: begun on other data (fingerprint {before.data.fingerprint}, now "
-            f"{data.fingerprint}); bring the old data back, or delete the run folder to begin anew"
-        )
+    run.check_data(data.fingerprint)
     attempt = new_attempt(trainer.hardware, trainer.step)
     begun = Manifest(
         signature=trainer.config.signature,

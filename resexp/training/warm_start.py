@@ -27,10 +27,9 @@ def check(start: Run, deep: RunConfig) -> RunConfig:
     if not start.config_path.exists():
         raise UserError(f"{start.folder}: no run folder to start from (no config.yaml)")
     config = load_run(start.config_path)
-    if (state := start.status().state) != "finished":
-        raise UserError(f"{start.folder}: {state}; only what a finished run has learnt can be handed on")
+    start.check_finished("starts another one")
     if config.data.science() != deep.data.science():  # or it would be validated on images that it was trained on
-        raise UserError(f"{start.folder}: trained on other data; what it learnt is handed on for the same data only")
+        raise UserError(f"{start.folder}: trained on other data; a run starts from one with the same data")
     if reason := why_not(config.model, deep.model):
         raise UserError(f"{start.folder}: {reason}; name another run or another depth")
     return config
