@@ -7,7 +7,6 @@ import shutil
 import subprocess
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
-from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ import yaml
 from torch import Tensor
 from torch.nn import functional as F
 
-from resexp.cli import main
 from resexp.config import ModelConfig, RunConfig, TrainConfig
 from resexp.config.study import load, load_run
 from resexp.data.loader import normalise
@@ -27,6 +25,7 @@ from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.layers import BatchNorm
 from resexp.probes import PROBES, ProbeInput
+from resexp.probes import lesion as lesions
 from resexp.probes.identity import compare, deepen, why_not
 from resexp.probes.subject import Moments
 from resexp.runs.store import Run, StudyFolder
@@ -35,7 +34,6 @@ from resexp.training.probing import probe
 from resexp.training.train import train
 from tests.conftest import TINY
 
-lesions: Any = import_module("resexp.probes.lesion")  # the package exports a function of the same name
 Resexp = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -262,10 +260,10 @@ def test_neighbours_lose_the_same_branches() -> None:
     assert take("gradients", subject(depth=20, drop_path=0.5))["agreement"][0] > 0.8
 
 
-def test_what_is_not_a_number_is_written_as_none(make: Callable[..., Run], call: Resexp) -> None:
+def test_what_is_not_a_number_is_written_as_none(make: Callable[..., Run], here: Resexp) -> None:
     """Fixup begins with a classifier of zeros: no gradient comes through it."""
     run = make(model={"norm": "fixup"})
-    done = call("probe", "gradients", run.folder, "--at-init", "--json")
+    done = here("probe", "gradients", run.folder, "--at-init", "--json")
     assert done.returncode == 0
     (record,) = json.loads(done.stdout, parse_constant=pytest.fail)
     assert record["agreement"] == [None] * 5
@@ -434,21 +432,8 @@ def trained(trained_once: Path, tmp_path: Path) -> dict[str, Path]:
     return {path.parent.name.partition("-")[0]: path for path in Path("results").glob("tiny/*/seed0")}
 
 
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """Run a command in this process; returns its exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> Any:
-        monkeypatch.setattr("sys.argv", ["resexp", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), *capsys.readouterr())
-
-    return run
-
-
-def test_probe_of_a_study_leaves_out_nets_that_it_makes_no_sense_for(call: Resexp, trained: dict[str, Path]) -> None:
-    done = call("probe", "branches", "results/tiny", "--json")
+def test_probe_of_a_study_leaves_out_nets_that_it_makes_no_sense_for(here: Resexp, trained: dict[str, Path]) -> None:
+    done = here("probe", "branches", "results/tiny", "--json")
     assert done.returncode == 0
     assert "plain-8 seed 0: left out, for a plain net has no residual branches" in done.stderr
     (record,) = json.loads(done.stdout)
@@ -460,20 +445,20 @@ def test_probe_of_a_study_leaves_out_nets_that_it_makes_no_sense_for(call: Resex
     }
 
 
-def test_probe_of_a_study_file_looks_at_untrained_nets(call: Resexp, write_study: Callable[..., Path]) -> None:
-    done = call("probe", "gradients", write_study(), "--set", "model.depth=14", "--json")
+def test_probe_of_a_study_file_looks_at_untrained_nets(here: Resexp, write_study: Callable[..., Path]) -> None:
+    done = here("probe", "gradients", write_study(), "--set", "model.depth=14", "--json")
     assert done.returncode == 0, done.stderr
     (record,) = json.loads(done.stdout)
     assert (record["run"], record["step"], len(record["layers"])) == ("residual-14 seed 0", 0, 14)
 
 
 def test_identity_blocks_handed_on_and_trained_at_equal_budgets(
-    call: Resexp, trained: dict[str, Path], write_study: Callable[..., Path]
+    here: Resexp, trained: dict[str, Path], write_study: Callable[..., Path]
 ) -> None:
     """Donors of 12 steps, trained on for 6: a net of the donor's depth goes on as long, and a fresh one gets all 18."""
     donors = [trained["plain"], Path("results/tiny", trained["plain"].parent.name, "seed1")]
-    assert call("sweep", "--config", write_study(grid={"model.kind": "plain"}, seeds=[1])).returncode == 0
-    done = call("probe", "identity", *donors, "--depth", 14, "--set", "train.steps=6", "--json")
+    assert here("sweep", "--config", write_study(grid={"model.kind": "plain"}, seeds=[1])).returncode == 0
+    done = here("probe", "identity", *donors, "--depth", 14, "--set", "train.steps=6", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["shallow"], found["depth"], found["steps"]) == ("plain-8", 14, 12)
@@ -492,7 +477,7 @@ def test_identity_blocks_handed_on_and_trained_at_equal_budgets(
     ]
     assert [config.train.steps for config in configs] == [6, 6, 18] * 2
     assert [config.train.milestones for config in configs] == [(3, 4), (3, 4), (9, 13)] * 2  # the default's
-    again = call(
+    again = here(
         *("probe", "identity", study.runs()[0].folder, "--depth", 20),
         *("--set", "train.steps=6", "--set", "train.milestones=[2]"),
     )
@@ -502,15 +487,15 @@ def test_identity_blocks_handed_on_and_trained_at_equal_budgets(
     assert (fresh.steps, fresh.milestones) == (12 + 6 + 6, (8,))  # a third of the way, as 2 is of 6
 
 
-def test_views_and_ensembles(call: Resexp, trained: dict[str, Path]) -> None:
-    assert "4 pixels" not in call("probe", "ten-crop", "results/tiny").stdout
+def test_views_and_ensembles(here: Resexp, trained: dict[str, Path]) -> None:
+    assert "4 pixels" not in here("probe", "ten-crop", "results/tiny").stdout
     run = Run(trained["plain"])
     record = run.probes("ten-crop")[12]
     assert (record["crop"], record["pad"], record["views"]) == (8, 1, 10)
     assert record["single_view_test_error"] == run.status().test_error
-    assert call("probe", "multi-scale", trained["plain"], "--sides", "8,12").returncode == 0
+    assert here("probe", "multi-scale", trained["plain"], "--sides", "8,12").returncode == 0
     assert run.probes("multi-scale")[12]["sides"] == [8, 12]
-    found = json.loads(call("probe", "ensemble", "results/tiny", "--json").stdout)
+    found = json.loads(here("probe", "ensemble", "results/tiny", "--json").stdout)
     assert [member["test_error"] for member in found["members"]] == [
         Run(trained[kind]).status().test_error for kind in ("plain", "residual")
     ]
@@ -526,7 +511,7 @@ def test_views_and_ensembles(call: Resexp, trained: dict[str, Path]) -> None:
         (["ensemble", "{plain}"], "an ensemble needs two runs or more"),
         (["ensemble", "{plain}", "{plain}"], "named twice"),
         (["ten-crop", "{plain}", "--crop", "9"], "a crop of 9 pixels from images of 8x8"),
-        (["multi-scale", "{plain}", "--sides", "8;12"], "expected numbers with commas between"),
+        (["multi-scale", "{plain}", "--sides", "8;12"], "expected positive whole numbers with commas between"),
         (["identity", "{plain}", "--depth", "8"], "8 layers are not deeper than 8"),
         (["identity", "{plain}", "--depth", "15"], "must be 6n+2"),
         (["identity", "{plain}", "--depth", "14", "--set", "data.pad=2"], "trained on other data"),
@@ -535,21 +520,21 @@ def test_views_and_ensembles(call: Resexp, trained: dict[str, Path]) -> None:
         (["identity", "{plain}", "{residual}", "--depth", "14"], "donors differ in seed only"),
     ],
 )
-def test_bad_input_is_one_line(call: Resexp, trained: dict[str, Path], arguments: list[str], says: str) -> None:
-    done = call("probe", *(argument.format(**trained) for argument in arguments))
+def test_bad_input_is_one_line(here: Resexp, trained: dict[str, Path], arguments: list[str], says: str) -> None:
+    done = here("probe", *(argument.format(**trained) for argument in arguments))
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_probe_of_other_images_than_the_run_saw_is_refused(call: Resexp, trained: dict[str, Path]) -> None:
+def test_a_probe_of_other_images_than_the_run_saw_is_refused(here: Resexp, trained: dict[str, Path]) -> None:
     run = Run(trained["plain"])
     manifest = run.manifest()
     assert manifest is not None
     manifest.data.fingerprint = "another"
     run.write_manifest(manifest)
-    done = call("probe", "signals", trained["plain"])
+    done = here("probe", "signals", trained["plain"])
     assert done.returncode == 2
     assert "begun on other data" in done.stderr
 
@@ -560,18 +545,18 @@ def test_a_start_is_the_same_however_its_folder_is_spelled() -> None:
     assert RunConfig().signature != RunConfig(train=TrainConfig(init_from=spelled[0])).signature
 
 
-def test_a_run_without_a_checkpoint(call: Resexp, trained: dict[str, Path]) -> None:
+def test_a_run_without_a_checkpoint(here: Resexp, trained: dict[str, Path]) -> None:
     (trained["plain"] / "checkpoint.pt").unlink()
-    done = call("probe", "signals", trained["plain"])
+    done = here("probe", "signals", trained["plain"])
     assert done.returncode == 2
     assert "no checkpoint.pt, so there are no weights" in done.stderr
 
 
 def test_a_start_that_is_not_finished_is_refused_before_training(
-    call: Resexp, write_study: Callable[..., Path], trained: dict[str, Path]
+    here: Resexp, write_study: Callable[..., Path], trained: dict[str, Path]
 ) -> None:
     study = write_study(model={"depth": 14, "kind": "plain"}, train={"init_from": "results/nowhere"})
-    done = call("train", "--config", study)
+    done = here("train", "--config", study)
     assert done.returncode == 2
     assert "results/nowhere: no run folder to start from" in done.stderr
 
@@ -585,9 +570,9 @@ def test_a_start_that_is_not_finished_is_refused_before_training(
     ],
 )
 def test_mistakes_in_the_probes_section(
-    call: Resexp, write_study: Callable[..., Path], probes: dict[str, Any], says: str
+    here: Resexp, write_study: Callable[..., Path], probes: dict[str, Any], says: str
 ) -> None:
-    done = call("sweep", "--config", write_study(probes=probes))
+    done = here("sweep", "--config", write_study(probes=probes))
     assert done.returncode == 2
     assert says in done.stderr
     assert "tiny.yaml" in done.stderr

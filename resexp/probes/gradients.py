@@ -7,12 +7,14 @@ shattered gradients problem", arXiv 1702.08591).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resexp.models.layers import Draws
-from resexp.probes.subject import ProbeInput, Probing
+from resexp.probes.subject import Probe, ProbeInput, Probing
 
 BATCHES, SIZE = 16, 128
 NEIGHBOURS = 64
@@ -86,3 +88,18 @@ def _input_gradient(subject: ProbeInput, x: Tensor, y: Tensor) -> Tensor:
     x = x.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(subject.model(x), y, reduction="sum"), x)
     return gradient.flatten(1)
+
+
+def _headline(found: dict[str, Any]) -> str:
+    first, *_, last = (layer["norm"] for layer in found["layers"])
+    return (
+        f"norm {found['norm']:.3g}, first layer {first:.3g}, last {last:.3g}; signal to noise {_shown(found['snr'])}; "
+        f"neighbours at {found['distances'][2]} agree by {_shown(found['agreement'][2])}"
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2g}"
+
+
+PROBE = Probe(gradients, _headline)

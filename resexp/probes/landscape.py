@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from resexp.probes.subject import ProbeInput, Probing, error_and_loss
+from resexp.probes.subject import Probe, ProbeInput, Probing, error_and_loss
 
 POINTS = 17
 """A side; odd, so that the net itself is one of them."""
@@ -44,3 +46,11 @@ def _direction(weight: Tensor, generator: torch.Generator) -> Tensor:
         -1, *[1] * (weight.dim() - 1)
     )
     return direction * norms
+
+
+def _headline(found: dict[str, Any]) -> str:
+    losses = [loss for row in found["loss"] for loss in row]
+    return f"loss {losses[len(losses) // 2]:.3g}, around it {min(losses):.3g} to {max(losses):.3g}"
+
+
+PROBE = Probe(landscape, _headline)

@@ -3,6 +3,7 @@ and exchanged blocks of residual nets; a plain net has no path around a block.""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from resexp.config import ModelConfig
 from resexp.models.blocks import Block
-from resexp.probes.subject import ProbeInput, Probing, error_and_loss
+from resexp.probes.subject import SAMPLE, Probe, ProbeInput, Probing, error_and_loss
 
-IMAGES = 1000
 DRAWS = 5
 """Random sets of each number of blocks, and random orders for each number of exchanges."""
 
@@ -38,7 +39,7 @@ def lesion(subject: ProbeInput) -> Probing:
     blocks alone, and the same ones in nets of as many blocks. Nothing is trained or calibrated again.
     """
     model = subject.model.eval()
-    batches = list(subject.split(IMAGES))
+    batches = list(subject.split(SAMPLE))
     intact, _ = error_and_loss(model, batches)
     without: list[dict[str, Any]] = []
     swapped: list[dict[str, Any]] = []
@@ -146,3 +147,18 @@ def _exchanged(pairs: list[tuple[nn.Sequential, int, int]]) -> Iterator[None]:
 
 def _exchange(stage: nn.Sequential, a: int, b: int) -> None:
     stage[a], stage[b] = stage[b], stage[a]
+
+
+def _headline(found: dict[str, Any]) -> str:
+    errors = [block["error"] for block in found["without"] if block["same"]]
+    if not errors:
+        return f"training error {100 * found['intact']:.1f} %; no block keeps its dimensions"
+    without = 100 * statistics.median(errors)
+    return f"training error {100 * found['intact']:.1f} %; without a block {without:.1f} % in the median"
+
+
+def _why_not(model: ModelConfig) -> str:
+    return "VGG has no blocks" if model.kind == "vgg" else ""
+
+
+PROBE = Probe(lesion, _headline, _why_not)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from resexp.data.loader import normalise
 Probing = Generator[int, None, dict[str, Any]]
 """A probe at work: yields 0 between pieces, so that it can be stopped, and returns what it found."""
 
+SAMPLE = 1000
+"""Images that most probes measure on."""
 BATCH = 250
 """Default number of images per forward pass; fewer for images over 32 x 32."""
 
@@ -54,6 +56,17 @@ class ProbeInput:
         size = max(1, BATCH * 32 * 32 // max(32 * 32, height * width))
         for chosen in torch.split(torch.from_numpy(order), size):
             yield self._batch(chosen)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A measurement of a net, and which nets it makes no sense for."""
+
+    take: Callable[[ProbeInput], Probing]
+    headline: Callable[[dict[str, Any]], str]
+    """The main number of the result, for one line."""
+    why_not: Callable[[ModelConfig], str] = lambda model: ""
+    """Why the probe makes no sense for a net; empty where it does."""
 
 
 @torch.no_grad()
