@@ -77,8 +77,8 @@ class Engine(ABC):
 
     @abstractmethod
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
-        """Jobs for the runs, each given with its cost, in the order of starting; and how many of their cores there are
-        to give at a time."""
+        """Jobs for the runs, each given with what is left of its cost, in the order of starting; and how many of their
+        cores there are to give at a time."""
 
     def find(self, runs: Sequence[Run]) -> list[Handle]:
         """Jobs that an earlier sweep started, and that are to train some of these runs or are at it."""

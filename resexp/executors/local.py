@@ -65,16 +65,15 @@ class Local(Engine):
 
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
         """Jobs for the runs, and for how many of their cores, or processes with a GPU, there is room."""
-        left = [(run, cost * (1 - run.status().share)) for run, cost in todo]
         jobs, pack = self._config.jobs, self._config.runs_per_gpu
         if self._on_cpu:
-            return schedule.on_cores(left, cores(), jobs), jobs or cores()
+            return schedule.on_cores(todo, cores(), jobs), jobs or cores()
         # A device that was named is not shared out, and only CUDA has a stream for every run.
         named = any(device.index is not None or device.type == "mps" for device in self._devices)
         gpus = [None] if named else visible_gpus()
         processes = jobs or len(gpus)
         pack = 1 if any(device.type == "mps" for device in self._devices) else pack
-        return schedule.on_gpus(left, gpus, processes, pack), processes
+        return schedule.on_gpus(todo, gpus, processes, pack), processes
 
     def start(self, jobs: Sequence[Job]) -> list[Handle]:
         """A process for each. The first ones wait for the server, which imports torch."""

@@ -60,7 +60,8 @@ class Loop:
         """
         self._active = [_Active(handle) for handle in self._engine.find([run for run, _ in todo])]
         found = {run.folder for job in self._active for run in job.waiting}
-        self._queue, capacity = self._engine.plan([item for item in todo if item[0].folder not in found])
+        left = [(run, cost * (1 - run.status().share)) for run, cost in todo if run.folder not in found]
+        self._queue, capacity = self._engine.plan(left)
         try:
             while self._queue or self._active:
                 if (self._stop() or (self._failed and self._fail_fast)) and not self._stopping:

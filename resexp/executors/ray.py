@@ -48,8 +48,7 @@ class Ray(Engine):
         settings = self._config.ray
         threads, gpu = max(1, int(settings.cpus)), None if settings.gpus else ""
         pack = self._config.runs_per_gpu if settings.gpus else 1
-        left = [(run, cost * (1 - run.status().share)) for run, cost in todo]
-        chunks = schedule.in_chunks(left, self._config.runs_per_job)
+        chunks = schedule.in_chunks(todo, self._config.runs_per_job)
         if chunks:
             self._connect()
         return [Job(chunk, 1, threads, gpu, pack) for chunk in chunks], self._config.jobs or len(chunks)

@@ -80,8 +80,7 @@ class Slurm(Engine):
 
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
         """Jobs of `runs_per_job` runs in the order of starting; Slurm decides how many run at a time."""
-        left = [(run, cost * (1 - run.status().share)) for run, cost in todo]
-        return [Job(chunk) for chunk in schedule.in_chunks(left, self._config.runs_per_job)], sys.maxsize
+        return [Job(chunk) for chunk in schedule.in_chunks(todo, self._config.runs_per_job)], sys.maxsize
 
     def find(self, runs: Sequence[Run]) -> list[Handle]:
         """The jobs in the queue that were asked to train these runs, and have not ended them."""
