@@ -1,4 +1,4 @@
-"""Shell completion, in a real bash: what TAB offers for studies, nets, runs, labels and keys."""
+"""Shell completion, in real shells: what TAB offers for studies, nets, runs, labels and keys."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import pty
 import select
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,27 +81,68 @@ def test_bash_is_offered_what_there_is(bash: dict[str, str], case: str) -> None:
     assert offered(bash, *words) == expected
 
 
-def test_a_person_presses_tab(bash: dict[str, str]) -> None:
-    """Bash itself divides the line, and writes what is offered into it."""
-    shell, terminal = pty.fork()
-    if shell == 0:
+def script_of(shell: str, bash: dict[str, str], folder: Path) -> Path:
+    """The script that the command prints for a shell which it is called from."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    printed = subprocess.run(
+        [shell, "-c", "resexp --show-completion; true"], env=bash, capture_output=True, text=True, check=True
+    )
+    (folder / "script").write_text(printed.stdout)
+    return folder / "script"
+
+
+SHELLS = {
+    "bash": (["bash", "--norc", "--noprofile", "-i"], ""),
+    "zsh": (["zsh", "-f", "-i"], "autoload -Uz compinit; compinit -D; "),
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_person_presses_tab(bash: dict[str, str], shell: str, tmp_path: Path) -> None:
+    """The shell itself divides the line, and writes what is offered into it."""
+    script = script_of(shell, bash, tmp_path)
+    command, first = SHELLS[shell]
+    child, terminal = pty.fork()
+    if child == 0:
         os.environ.update({**bash, "TERM": "dumb", "PS1": "> "})
-        os.execvp("bash", ["bash", "--norc", "--noprofile", "-i"])
+        os.execvp(command[0], command)
 
     def until(text: str) -> None:
         shown = ""
-        while text not in shown.replace("\a", ""):  # bash rings the bell where several names are left
+        while text not in shown.replace("\a", ""):  # the shell rings the bell where several names are left
             assert select.select([terminal], [], [], 100)[0], shown
             shown += os.read(terminal, 1 << 12).decode()
 
-    os.write(terminal, b'source "$SCRIPT"; echo "re"ady\n')
+    os.write(terminal, f'{first}source {script}; echo "re"ady\n'.encode())
     until("\nready")
     os.write(terminal, b"resexp status warm\t")
     until("warmup-plain")
     os.write(terminal, b":residual-56-warmup_lr=0\t")
     until("=0.01")
+    os.write(terminal, b" \x15resexp sweep --set model.kind=pl\t")
+    until("model.kind=plain")
     os.close(terminal)  # which ends the shell
-    os.waitpid(shell, 0)
+    os.waitpid(child, 0)
+
+
+JOINED = ["commands", "shipped studies", "a study and its nets", "nets that begin so", "runs of a net", "keys"]
+"""Cases whose words no shell but bash divides."""
+
+
+@pytest.mark.parametrize("case", JOINED)
+def test_fish_is_offered_what_there_is(bash: dict[str, str], case: str, tmp_path: Path) -> None:
+    """Whole words, where bash is offered what follows the last colon."""
+    script = script_of("fish", bash, tmp_path)
+    words, expected = CASES[case]
+    line = " ".join(words).replace(" : ", ":")
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", f"source {script}; complete -C $argv[1]", f"resexp {line}"],
+        env=bash, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    before = line.rpartition(" ")[2].rpartition(":")[0]
+    found = [offer.partition("\t")[0] for offer in done.stdout.splitlines()]
+    assert sorted(found) == sorted(f"{before}:{name}" if before else name for name in expected)
 
 
 def test_completion_waits_for_no_heavy_import(bash: dict[str, str]) -> None:
