@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import statistics
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,8 @@ from scipy import stats
 
 from resexp.errors import UserError
 from resexp.report import build_comparison
+from resexp.report.comparison import compare
+from resexp.report.estimates import Difference, Estimate, contrast
 from resexp.report.together import together
 from resexp.runs.records import Plan, Status
 from resexp.runs.store import Run, StudyFolder
@@ -165,3 +169,42 @@ def test_a_watched_comparison_reloads_until_the_runs_of_all_studies_have_ended(t
     watch.communicate(timeout=120)
     assert watch.returncode == 0
     assert 'http-equiv="refresh"' not in page.read_text()
+
+
+def test_a_run_that_two_studies_share_counts_once(tmp_path: Path, resexp: Resexp) -> None:
+    """The second study has the first one's residual nets, by hard links, and plain nets of its own.
+
+    The change of the difference of the rises is that of the plain nets alone, and so is its interval.
+    """
+    first = plan(tmp_path / "results/first", DEGRADES)
+    second = plan(tmp_path / "results/second", {net: of for net, of in MILD.items() if net[0] == "plain"})
+    of_first = [run for run in first.plan().runs if run.label.startswith("residual")]
+    for run in of_first:
+        shutil.copytree(first.folder / run.folder, second.folder / run.folder, copy_function=os.link)
+    second.write_plan(Plan(name="second", runs=[*second.plan().runs, *of_first]))
+    found = compare(first.runs(), second.runs())
+    changes = {shift.quantity: shift.change for shift in found.shifts}
+    assert found.shared == 6
+    assert changes["interaction"].value == pytest.approx(-33)
+    assert vars(changes["interaction"]) == pytest.approx(vars(changes["plain"]))
+    assert changes["residual"] == Difference(0, 0, 0)
+    assert [pair.cells[3] for pair in found.pairs if pair.label == "residual-44"] == ["same runs"]
+    line = "first and second share 6 runs, which a difference counts once."
+    assert line in resexp("diff", "first", "second").stdout
+    page = resexp("report", "first", "second").stdout.splitlines()[-1]
+    assert line in Path(page).read_text()
+    assert line in Path(page).with_name("summary.md").read_text()
+
+
+def test_more_seeds_of_a_net_are_compared_as_one_sample() -> None:
+    """With s² the variance of all four runs, the means of the first two and of all differ with s² / 4.
+
+    As independent they would differ with three quarters of s².
+    """
+    values = (10.0, 12.0, 14.0, 16.0)
+    few, all_of_it = Estimate(values[:2], (0, 1)), Estimate(values, (0, 1, 2, 3))
+    found = contrast([(1, all_of_it), (-1, few)])
+    assert found.value == pytest.approx(2)
+    assert found.high is not None
+    half = stats.t.ppf(0.975, 3) * (statistics.variance(values) / 4) ** 0.5
+    assert found.high - found.value == pytest.approx(half)

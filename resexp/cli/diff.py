@@ -40,6 +40,8 @@ def diff(
     _print("running training error, % (finished seeds)", header, [pair.cells for pair in found.pairs])
     if found.shifts:
         _print("verdicts", *found.shifts_table(a, b))
+    if found.shared:
+        out.print(found.shared_line(a, b), soft_wrap=True)
     for name, nets in ((a, found.only_a), (b, found.only_b)):
         if nets:
             out.print(f"only in {name}: {', '.join(nets)}", soft_wrap=True)

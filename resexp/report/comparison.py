@@ -79,7 +79,8 @@ class Pair:
         """Name, error of a, error of b, difference and p, for tables."""
         sides = (self.a, self.b)
         errors = [f"{side.error} ({len(side.error.values)})" if side.error else "none finished" for side in sides]
-        return [self.label, *errors, _points(self.difference), _p(self.p)]
+        same = self.a.error and self.b.error and set(self.a.error.runs) == set(self.b.error.runs)
+        return [self.label, *errors, "same runs" if same else _points(self.difference), _p(self.p)]
 
     def to_json(self) -> dict[str, Any]:
         """The pair for scripts; errors are fractions."""
@@ -171,6 +172,13 @@ class Comparison:
     only_a: list[str]
     """Nets that b lacks."""
     only_b: list[str]
+    shared: int
+    """Runs that both have; each counts once in a difference."""
+
+    def shared_line(self, a: str, b: str) -> str:
+        """A sentence about the runs that the sides, called `a` and `b`, share; empty where there are none."""
+        runs = "1 run" if self.shared == 1 else f"{self.shared:,} runs"
+        return f"{a} and {b} share {runs}, which a difference counts once." if self.shared else ""
 
     def settings_table(self, a: str, b: str) -> Table:
         """The settings for people; `a` and `b` name the sides."""
@@ -191,6 +199,7 @@ class Comparison:
             "nets": [pair.to_json() for pair in self.pairs],
             "only_a": self.only_a,
             "only_b": self.only_b,
+            "shared_runs": self.shared,
         }
 
 
@@ -224,12 +233,13 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
         _settings(pairs),
         [label for label in nets_a if label not in taken_a],
         [label for label in nets_b if label not in taken_b],
+        len(set.intersection(*({records[run.folder].identity for run in s if run.folder in records} for s in (a, b)))),
     )
 
 
 def _side(label: str, runs: Sequence[Run], records: dict[Path, RunRecord]) -> Side:
-    errors = tuple(records[run.folder].errors["running"] for run in runs if run.folder in records)
-    return Side(label, runs, Estimate(errors) if errors else None)
+    finished = tuple(records[run.folder] for run in runs if run.folder in records)
+    return Side(label, runs, Net(finished).errors["running"] if finished else None)
 
 
 def _shifts(a: Sequence[RunRecord], b: Sequence[RunRecord]) -> list[Shift]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -28,6 +28,8 @@ class Estimate:
     """A mean over seeds, in percent."""
 
     values: tuple[float, ...]
+    runs: tuple[Hashable, ...] = ()
+    """The run of each value, where other means may be of the same runs."""
 
     @cached_property
     def mean(self) -> float:
@@ -100,50 +102,64 @@ Term = tuple[float, Estimate]
 
 
 def contrast(terms: Sequence[Term], confidence: float = CONFIDENCE) -> Difference:
-    """A weighted sum of independent means with the interval of Welch (1947) and Satterthwaite (1946).
+    """A weighted sum of means with the interval of Welch (1947) and Satterthwaite (1946).
 
-    Of two means it is Welch's t interval. No interval where a mean is of one seed. The ends are cut where no
-    percentages could give more.
+    Of two means it is Welch's t interval. Runs are independent; a run that several means have counts once. No interval
+    where a sample has one run. The ends are cut where no percentages could give more.
     """
-    used = _added(terms)
-    value = math.fsum(weight * mean.mean for weight, mean in used)
-    if any(mean.std is None for _, mean in used):
+    value, samples = math.fsum(weight * mean.mean for weight, mean in terms), _samples(terms)
+    if any(len(sample) == 1 for sample in samples):
         return Difference(value)
-    error, freedom = _welch(used)
+    error, freedom = _welch(samples)
     half = quantile(freedom, confidence) * error if error else 0.0
-    most = 100 * math.fsum(weight for weight, _ in used if weight > 0)
-    least = 100 * math.fsum(weight for weight, _ in used if weight < 0)
+    weights = [weight for sample in samples for weight, _ in sample.values()]
+    most = 100 * math.fsum(weight for weight in weights if weight > 0)
+    least = 100 * math.fsum(weight for weight in weights if weight < 0)
     return Difference(value, max(value - half, least), min(value + half, most))
 
 
 def p_value(terms: Sequence[Term]) -> float | None:
-    """Two-sided p of Welch's t test that a weighted sum of independent means is zero.
+    """Two-sided p of Welch's t test that a weighted sum of means is zero; see `contrast`.
 
-    None where a mean is of one seed, or where no mean has any spread.
+    None where a sample has one run, or where none has any spread.
     """
-    used = _added(terms)
-    if any(mean.std is None for _, mean in used):
+    samples = _samples(terms)
+    if any(len(sample) == 1 for sample in samples):
         return None
-    error, freedom = _welch(used)
+    error, freedom = _welch(samples)
     if not error:
         return None
-    return 2 * float(stats.t.sf(abs(math.fsum(weight * mean.mean for weight, mean in used)) / error, freedom))
+    return 2 * float(stats.t.sf(abs(math.fsum(weight * mean.mean for weight, mean in terms)) / error, freedom))
 
 
-def _added(terms: Sequence[Term]) -> list[Term]:
-    """Each mean once, with the sum of its weights, unless that is zero."""
-    weights: dict[int, float] = {}
+Sample = dict[Hashable, tuple[float, float]]
+"""Runs of one net, each with its weight in a sum and its value."""
+
+
+def _samples(terms: Sequence[Term]) -> list[Sample]:
+    """The runs of the terms, each once. Means that share runs are of one net, and make one sample.
+
+    Samples whose weights are all zero are left out.
+    """
+    samples: list[Sample] = []
     for weight, mean in terms:
-        weights[id(mean)] = weights.get(id(mean), 0.0) + weight
-    means = {id(mean): mean for _, mean in terms}
-    return [(weight, means[key]) for key, weight in weights.items() if weight]
+        runs = mean.runs or [(id(mean), number) for number in range(len(mean.values))]
+        sample: Sample = {run: (weight / len(runs), v) for run, v in zip(runs, mean.values, strict=True)}
+        for other in [other for other in samples if other.keys() & sample.keys()]:
+            samples.remove(other)
+            sample |= {run: (w + sample.get(run, (0.0, v))[0], v) for run, (w, v) in other.items()}
+        samples.append(sample)
+    return [sample for sample in samples if any(weight for weight, _ in sample.values())]
 
 
-def _welch(terms: Sequence[Term]) -> tuple[float, float]:
-    """Standard error of a weighted sum of means, and its degrees of freedom; zeros where no mean has any spread."""
-    parts = [(weight**2 * (mean.std or 0.0) ** 2 / len(mean.values), len(mean.values) - 1) for weight, mean in terms]
+def _welch(samples: Sequence[Sample]) -> tuple[float, float]:
+    """Standard error of a sum of samples, and its degrees of freedom; zeros where no sample has any spread."""
+    parts = [
+        (statistics.variance(v for _, v in sample.values()) * math.fsum(w**2 for w, _ in sample.values()), len(sample))
+        for sample in samples
+    ]
     variance = math.fsum(part for part, _ in parts)
-    squares = math.fsum(part**2 / freedom for part, freedom in parts)
+    squares = math.fsum(part**2 / (runs - 1) for part, runs in parts)
     return (math.sqrt(variance), variance**2 / squares) if squares > 0 else (0.0, 0.0)
 
 

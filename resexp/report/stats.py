@@ -100,6 +100,14 @@ class RunRecord:
         model = self.config.model
         return self.run.label.removeprefix(f"{model.kind}-{model.depth}").strip("-")
 
+    @property
+    def identity(self) -> Hashable:
+        """What two records of one run have in common, such as those of a folder that two studies link to.
+
+        A run that was trained twice, with other results, is two.
+        """
+        return self.run.folder.parent.name, self.config.seed, *self.errors.items()
+
     def to_json(self) -> dict[str, Any]:
         """The run's numbers, for scripts: errors are fractions, by the names that metrics.jsonl has."""
         status = self.status
@@ -189,7 +197,8 @@ class Net:
     def errors(self) -> dict[str, Estimate]:
         """Each error of METRICS that the net's runs have."""
         having = [m for m in METRICS if all(m in run.errors for run in self.runs)]
-        return {m: Estimate(tuple(run.errors[m] for run in self.runs)) for m in having}
+        runs = tuple(run.identity for run in self.runs)
+        return {m: Estimate(tuple(run.errors[m] for run in self.runs), runs) for m in having}
 
     @cached_property
     def departures(self) -> list[paper.Departure]:
