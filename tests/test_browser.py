@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from resexp import paper
 from resexp.config import Cifar10Data, TrainConfig
 from resexp.report import build_report
 from resexp.report.page import SCRIPT
@@ -252,6 +253,26 @@ def test_a_curve_names_its_net_value_and_step(browser: Browser, the_papers: Path
     assert browser.run(f"{TIP}.textContent") == "plain-56, training: 6.00 % at step 32,000"
 
 
+def test_the_same_step_is_marked_in_the_figure_next_to_it(browser: Browser, the_papers: Path, page: Path) -> None:
+    """In figures of curves, of the net of the same depth; in figures over depth, of the same run."""
+    browser.open(the_papers)
+    browser.run(f"document.querySelector('{CURVES}').scrollIntoView()")
+    left, top, right, bottom = browser.box(f'{CURVES} [data-tip="plain-56, training"] path')
+    browser.move(left + (right - left) * 7 / 15, (top + bottom) / 2)
+    other = "#fig-curves-residual"
+    assert texts(browser, f"{other} text.ring") == ["residual-56, training: 0.20 % at step 32,000"]
+    _, _, at_step, _ = browser.box(f'{other} [data-tip="residual-56, training"] path')
+    begin = browser.box(f'{other} [data-tip="residual-56, training"] path')[0]
+    ring = browser.box(f"{other} circle.ring")
+    assert (ring[0] + ring[2]) / 2 == pytest.approx(begin + (at_step - begin) * 7 / 15, abs=1.5)
+    assert visible(browser, "text.ring") == 1  # no figure over depth has steps
+    browser.open(page)
+    browser.move(*point(browser, "#fig-depth-clean", "plain-44, seed 2: 62.00 %"))
+    assert texts(browser, "#fig-depth-test text.ring") == ["plain-44, seed 2: 67.00 %"]
+    browser.move(1, 1)
+    assert visible(browser, ".ring") == 0
+
+
 def test_keys_lead_from_point_to_point(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.run(f"document.querySelector('{MAIN} .drawing svg').focus()")
@@ -293,13 +314,35 @@ def test_a_click_hides_a_series_and_a_double_click_shows_it_alone(browser: Brows
 def test_the_papers_numbers_can_be_hidden(browser: Browser, the_papers: Path) -> None:
     browser.open(the_papers)
     paper = f"{MAIN} .paper, {CURVES} .paper, td.paper, th.paper"
-    assert visible(browser, f"{MAIN} .s.paper") == 4  # plain and residual, 20 and 56
+    assert visible(browser, f"{MAIN} .s.paper") == 8  # crosses and bands of plain and residual, 20 and 56
     assert visible(browser, f"{CURVES} .s.paper") > 0
     browser.click("#paper")
     assert visible(browser, paper) == 0
     assert fragment(browser) == "#;paper=0"
     browser.open(the_papers, "#;paper=0")
     assert visible(browser, paper) == 0
+
+
+def test_the_papers_points_have_the_spread_that_it_shows(browser: Browser, the_papers: Path) -> None:
+    """The range of its curve in Fig. 6 from iteration 48,000 on, read from the points of the file."""
+    browser.open(the_papers)
+    late = [error for step, error in paper.fig6("plain", "basic", 56)["train"] if step >= 48_000]
+    assert (min(late), max(late)) == (5.14, 6.77)
+    browser.move(*point(browser, MAIN, "plain-56, He et al. 2015: 5.83 % (5.14 to 6.77)"))
+    assert browser.run(f"{TIP}.textContent") == "plain-56, He et al. 2015: 5.83 % (5.14 to 6.77)"
+    left, top, right, bottom = browser.box(f'{MAIN} [data-tip^="plain-56, He"]')
+    ends = f"[...document.querySelectorAll('{MAIN} .s.paper:not([data-tip])')].map(n => n.getBoundingClientRect())"
+    bands = browser.run(f"{ends}.map(b => [b.left, b.top, b.right, b.bottom])")
+    (band,) = [band for band in bands if abs(band[0] - (left + right) / 2) < 2 and band[1] < top < bottom < band[3]]
+    low, high = (
+        float(end) for end in browser.run(f"document.querySelector('{MAIN} [data-box]').dataset.y").split()[:2]
+    )
+    box = browser.box(f"{MAIN} .drawing svg")
+    scale = (box[2] - box[0]) / browser.run(f"document.querySelector('{MAIN} .drawing svg').viewBox.baseVal.width")
+    corners = [float(c) for c in browser.run(f"document.querySelector('{MAIN} [data-box]').dataset.box").split()]
+    points = (band[3] - band[1]) / scale * (high - low) / abs(corners[3] - corners[1])
+    assert points == pytest.approx(6.77 - 5.14, abs=0.05)
+    assert "one standard deviation over its five runs (Table 6)" in browser.run("document.body.textContent")
 
 
 # -- links and state --------------------------------------------------------------------------------------------------
@@ -383,6 +426,28 @@ def test_a_row_leads_to_the_runs_of_its_net(browser: Browser, page: Path, script
     assert "curves-plain" in words
 
 
+@pytest.mark.parametrize("scripts", [True, False])
+def test_the_runs_of_a_net_have_their_curves_probes_and_logs(browser: Browser, tmp_path: Path, scripts: bool) -> None:
+    study = planned(tmp_path / "study", DEGRADES)
+    run = study.runs()[3]
+    lines = [f"step {number}" for number in range(1000)]
+    run.log_path.write_text("\n".join([*lines, "out of memory <b>", ""]))
+    run.probe_folder.mkdir()
+    run.probe_path("landscape", 400).write_text("{}")
+    browser.open(reported(study), scripts=scripts)
+    browser.click("#table-nets tbody tr:nth-child(2) a")
+    assert visible(browser, "#net-plain-44 .course path") == 3
+    assert near(browser.picture(), (0xB8, 0x4F, 0x00)) > 30  # plain nets' orange for text and thin lines
+    words = browser.run("document.getElementById('net-plain-44').textContent")
+    assert "probes landscape" in words
+    assert "the top is 62 %, the bottom 0, the right end step 400" in words
+    assert browser.run("document.querySelector('#net-plain-44 details').open") is False
+    browser.click("#net-plain-44 details summary")
+    assert texts(browser, "#net-plain-44 pre") == ["\n".join([*lines[-11:], "out of memory <b>"])]
+    assert "end of the log of seed 0" in words
+    assert browser.run("document.querySelectorAll('pre').length") == 1
+
+
 def test_a_double_click_on_a_point_leads_to_the_runs_of_its_net(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.double_click(*point(browser, MAIN, "residual-44, seed 0: 4.00 %"))
@@ -407,6 +472,12 @@ def test_figures_and_data_can_be_saved_without_scripts(browser: Browser, page: P
     drawing = ET.fromstring(files["depth-running.svg"])
     words = {node.text for node in drawing.iter("{http://www.w3.org/2000/svg}text")}
     assert {"training error (%)", "plain", "residual"} <= words
+    note = "study: Means over seeds; bars are one standard deviation over seeds, faint dots single seeds."
+    assert note in " ".join(filter(None, (node.text for node in drawing.iter())))
+    for name in figures:
+        assert ">study: " in files[f"{name}.svg"]
+        assert "(%)" in files[f"{name}.svg"]
+    assert not any("study: " in text for text in texts(browser, ".drawing text"))  # the page itself has it
     saved = tmp_path / "figure.svg"
     saved.write_text(files["depth-running.svg"])
     (tmp_path / "nets.csv").write_text(files["study-nets.csv"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,8 @@ ENSEMBLE_TOP5 = 3.57
 
 The test server measured it on images whose classes are not public. Errors on the validation images are not comparable.
 """
+LATE = 48_000
+"""Iteration of Fig. 6 from which its errors are read: that of the last drop of the learning rate."""
 TEN_CROP, SIDES = 224, (224, 256, 384, 480, 640)
 """Sides in pixels: the ten crops of Tables 2 and 3, and the shorter sides that Table 4 averages over (section 3.4)."""
 
@@ -44,6 +47,12 @@ class Published:
     response_std: float | None = None
     """Standard deviation of the responses of 3x3 layers, mean over layers, read from the vector paths of Fig. 7.
     The paper does not say over which axes it is taken."""
+    bands: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Ends of the ``train`` and the ``test`` error in percent, as far as the paper shows a spread.
+
+    They are the range of the curve in Fig. 6 from iteration LATE on. For the test error of ResNet-110 they are one
+    standard deviation over five runs below and above the mean (Table 6).
+    """
 
 
 def published(model: ModelConfig) -> Published | None:
@@ -63,9 +72,19 @@ def nets() -> dict[tuple[str, str, str, int, str], Published]:
             _on_views(row, "ten_crop"),
             _on_views(row, "multi_scale"),
             _number(row["response_std"]),
+            _bands(row),
         )
         for row in _rows("published.csv")
     }
+
+
+def _bands(row: dict[str, str]) -> dict[str, tuple[float, float]]:
+    curves = fig6(row["kind"], row["block"], int(row["depth"])) if row["variant"] == "cifar" else {}
+    late = {split: [error for iteration, error in curve if iteration >= LATE] for split, curve in curves.items()}
+    bands = {split: (min(errors), max(errors)) for split, errors in late.items()}
+    if spread := _number(row["test_std"]):
+        bands["test"] = (float(row["test"]) - spread, float(row["test"]) + spread)
+    return bands
 
 
 def _on_views(row: dict[str, str], mode: str) -> OnViews | None:

@@ -72,8 +72,11 @@ def build_report(study: StudyFolder, to: Path, *, slide: Slide | None = None, re
     sections, remarks = inside(study, summary)
     if found := tuning.section(summary.judged):
         sections.insert(0, found)
-    plots = draw(summary) | {name: plot for section in sections for name, plot in section.plots.items()}
-    figures, files = _files(plots)
+    plots = draw(summary)
+    for section in sections:
+        for name, plot in section.plots.items():
+            plot.note, plots[name] = section.caption, plot
+    figures, files = _files(plots, summary.name)
     if slide:
         nets = [net for net in summary.nets if net.family in summary.drawn]
         size, title = slide.inches, slide.title or summary.seen
@@ -99,7 +102,7 @@ def build_comparison(
     if any((folder / "study.json").exists() for folder in (to, to.parent)):
         raise UserError(f"{to}: a study or its own page is there; name another folder with --out")
     found = together.together(studies)
-    figures, files = _files(draw_together(found))
+    figures, files = _files(draw_together(found), found.title)
     if slide:
         nets, looks = found.nets(), found.looks()
         plot = depth_plot(nets, "running", list(looks), slide.inches, slide.title or found.seen, looks=looks)
@@ -111,10 +114,11 @@ def build_comparison(
     return found
 
 
-def _files(plots: Mapping[str, Plot]) -> tuple[dict[str, OnPage], dict[str, str | bytes]]:
+def _files(plots: Mapping[str, Plot], study: str) -> tuple[dict[str, OnPage], dict[str, str | bytes]]:
     """The figures as the page shows them, and as files."""
     for number, plot in enumerate(plots.values()):
         plot.prefix = f"{ascii_lowercase[number % 26]}{number // 26 or ''}"
+        plot.note = f"{study}: {plot.note}"
     figures, files = dict[str, OnPage](), dict[str, str | bytes]()
     for name, (made, on_page) in zip(plots, parallel_map(Plot.files, list(plots.values()), 6), strict=True):
         files |= {f"figures/{name}.{kind}": content for kind, content in made.items()}
@@ -126,6 +130,7 @@ def _slide(plot: Plot, slide: Slide, name: str) -> dict[str, bytes]:
     """The files of the main figure as a slide, with a line that says what it shows."""
     if slide.ylim:
         plot.axes.set_ylim(*slide.ylim)
+    plot.note = ""  # which would add to the size
     words = f"{name}: running training error; points are means over seeds, bars one standard deviation"
     look: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": "x-small"}
     plot.axes.annotate(words, (0, 0), (0, -3 * LINE), va="top", annotation_clip=False, **look)

@@ -19,6 +19,7 @@ from matplotlib.artist import Artist, getp
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 
 from resexp.report.svg import Compact, Mark, data_url
@@ -41,6 +42,8 @@ LETTERS = 9
 """Letters in an inch of a panel's title."""
 LINE = 12.0
 """Points between the names of two lines."""
+NOTE_LETTERS, NOTE_LINE = 17, 0.14
+"""Letters in an inch of a line below a saved figure, and its height in inches."""
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -131,6 +134,8 @@ class Plot:
             self.figure.suptitle(title, x=0.01, ha="left", fontsize=12)
         self.prefix = "f"
         """Begins the ids of its SVG, which no other figure of a page may share."""
+        self.note = ""
+        """What a saved figure says below itself: its study, what is drawn, and how."""
         self.zooms = False
         """Whether the page lets a reader zoom in."""
         self.series: list[str] = []
@@ -202,20 +207,33 @@ class Plot:
         """The figure on white as a PNG, an SVG and a PDF file, and as the page shows it."""
         for number, axes in enumerate(self.figure.axes):
             axes.set_gid(f"panel{number}")
+        area = self._with_note()
         found = {}
-        # SVG comes last: the layout that it has is asked for below, and each format has its own.
         for kind, metadata in {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}.items():
             buffer = io.BytesIO()
-            self.figure.savefig(buffer, format=kind, dpi=dpi, facecolor="white", metadata=metadata)
+            self.figure.savefig(buffer, format=kind, dpi=dpi, bbox_inches=area, facecolor="white", metadata=metadata)
             found[kind] = buffer.getvalue()
         points = 72 / self.figure.dpi
-        cut = max((legend.get_window_extent().y1 * points for legend in self.figure.legends), default=0.0)
+        legends = [legend.get_window_extent().y1 * points for legend in self.figure.legends]
+        cut = max(legends, default=0.0) - 72 * area.y0
         whole = data_url("image/svg+xml", Compact("a", INK, 1).file(found["svg"]), "<>'")
         panels = {str(axes.get_gid()): self._scales(axes) for axes in self.figure.axes}
         svg = Compact(self.prefix, INK, 2 if self.zooms else 1, self.marks, panels).inline(found["svg"], cut)
         across = re.split(r" \(|, ", self.panels[-1][0].get_xlabel())[0]
         unit = "%" if "(%)" in self.axes.get_ylabel() else ""
         return found, OnPage(svg, whole, self._entries(), across, unit, self.zooms)
+
+    def _with_note(self) -> Bbox:
+        """Write the note below the figure, whose layout is final now. Returns what is to be saved, in inches."""
+        self.figure.draw_without_rendering()
+        self.figure.set_layout_engine("none")
+        for legend in self.figure.legends:  # or it would move down to the end of the note
+            legend.set_bbox_to_anchor((0, 0, 1, 1), self.figure.transSubfigure)
+        width, height = self.figure.get_size_inches()
+        lines = textwrap.wrap(self.note, int(NOTE_LETTERS * width))
+        look: dict[str, Any] = {"va": "top", "fontsize": "x-small", "in_layout": False, "gid": "note"}
+        self.figure.text(0.01, 0, "\n".join(lines), **look)
+        return Bbox([[0, -NOTE_LINE * (len(lines) + 0.5 * bool(lines))], [width, height]])
 
     def _scales(self, axes: Axes) -> str:
         """Where a panel lies in its SVG and what its axes show, as attributes for the page's script."""

@@ -37,6 +37,11 @@ def curves_of(family: str) -> str:
     return f"curves-{family.replace(' ', '-')}"
 
 
+def percent(error: float | None) -> str:
+    """An error in a cell of a table: ``1.27``."""
+    return NOTHING if error is None else f"{error:.2f}"
+
+
 def duration(seconds: float) -> str:
     """``90 s``, ``14.4 min`` or ``2.5 h``."""
     if seconds < 120:

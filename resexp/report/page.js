@@ -7,6 +7,8 @@ const number = (v) => v.toLocaleString("en", { maximumSignificantDigits: Math.ab
 const clamp = (v, a, b) => Math.max(Math.min(a, b), Math.min(Math.max(a, b), v));
 const place = (use) => [+use.getAttribute("x"), +use.getAttribute("y")];
 const set = (node, attributes) => Object.entries(attributes).forEach(([key, value]) => node.setAttribute(key, value));
+const byId = (id) => document.getElementById(id);
+const drawing = (figure) => figure.querySelector(".drawing svg");
 const on = (node, kinds, f) => kinds.split(" ").forEach((kind) => node.addEventListener(kind, f));
 const draw = (parent, name, attributes, text = "") => {
 	const node = document.createElementNS(parent.namespaceURI, name);
@@ -49,7 +51,7 @@ function vertices(d) {
 
 // -- the nearest point, by mouse, finger or arrow keys
 const views = new Map(); // by figure, the axes that a reader chose: {x: [low, high, scale], y: ...}
-const tip = document.getElementById("tip");
+const tip = byId("tip");
 let shown = null;
 function points(figure) {
 	const found = [];
@@ -58,26 +60,44 @@ function points(figure) {
 		for (const mark of all("[data-tip]", panel).filter((mark) => getComputedStyle(mark).display !== "none")) {
 			const line = all(":scope > path, :scope > g > path", mark)[0];
 			const at = line ? vertices(line.getAttribute("d")) : all("use", mark).map(place);
+			const { across, unit } = figure.dataset;
+			const [name, said] = mark.dataset.tip.split(/: (.*)/);
 			for (const [px, py] of at.filter(([px, py]) => x.shows(px) && y.shows(py))) {
-				const { across, unit } = figure.dataset;
-				const value = unit ? `${y.value(py).toFixed(2)} ${unit}` : number(y.value(py));
-				const more = mark.dataset.tip.includes(": ") ? "" : `: ${value} at ${across} ${number(x.value(px))}`;
-				found.push({ px, py, words: mark.dataset.tip + more, series: mark.classList[1] });
+				const [step, value] = [x.value(px), y.value(py)];
+				const words = said || `${unit ? `${value.toFixed(2)} ${unit}` : number(value)} at ${across} ${number(step)}`;
+				found.push({ px, py, step, name, words: `${name}: ${words}`, series: mark.classList[1] });
 			}
 		}
 	}
 	return found.sort((a, b) => a.px - b.px || a.py - b.py);
 }
+const ring = (svg, { px, py }) => draw(svg, "circle", { class: "ring", r: 7, cx: px, cy: py });
 function show(svg, point) {
 	shown = point;
 	all(".ring").forEach((ring) => ring.remove());
 	tip.hidden = !point;
 	if (!point) return;
-	draw(svg, "circle", { class: "ring", r: 7, cx: point.px, cy: point.py });
+	ring(svg, point);
 	const at = new DOMPoint(point.px, point.py).matrixTransform(svg.getScreenCTM());
 	tip.textContent = point.words;
-	tip.style.left = `${clamp(at.x + 12, 4, innerWidth - tip.offsetWidth - 4)}px`;
-	tip.style.top = `${at.y > 40 ? at.y - tip.offsetHeight - 10 : at.y + 12}px`;
+	const left = clamp(at.x + 12, 4, innerWidth - tip.offsetWidth - 4);
+	set(tip, { style: `left:${left}px;top:${at.y > 40 ? at.y - tip.offsetHeight - 10 : at.y + 12}px` });
+	const own = svg.closest("figure");
+	for (const other of figures) if (other !== own && other.dataset.across === own.dataset.across) mark(other, point);
+}
+// The same step or depth in another figure in sight: of the same line, or else of a net of that depth.
+function mark(figure, { step, name }) {
+	const box = figure.getBoundingClientRect();
+	if (box.bottom < 0 || box.top > innerHeight) return;
+	const far = (p) => Math.abs(p.step - step);
+	const there = points(figure).filter((p) => far(p) <= step / 100).sort((a, b) => far(a) - far(b));
+	const line = (name) => name.replace(/^\w+-(\d+).*?(, \w+)?$/, "$1$2");
+	const twin = there.find((p) => p.name === name) || there.find((p) => line(p.name) === line(name));
+	if (!twin) return;
+	const svg = drawing(figure);
+	ring(svg, twin);
+	const end = twin.px > svg.viewBox.baseVal.width / 2 ? "end" : "start";
+	draw(svg, "text", { class: "ring", x: twin.px, y: twin.py - 12, "text-anchor": end }, twin.words);
 }
 const inside = (svg, event) => new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
 function nearest(list, x, y) {
@@ -105,7 +125,7 @@ const drawn = new Map(); // panels as they were
 function zoom(figure, view) {
 	views.delete(figure);
 	if (view) views.set(figure, view);
-	figure.classList.toggle("zoomed", Boolean(view));
+	figure.classList.toggle("zoomed", !!view);
 	for (const panel of all("[data-box]", figure)) {
 		if (!drawn.has(panel)) drawn.set(panel, panel.innerHTML);
 		panel.innerHTML = drawn.get(panel);
@@ -120,14 +140,12 @@ function zoom(figure, view) {
 			set(use, { x: px, y: py });
 		}
 		const grid = draw(panel, "g", { class: "grid" });
-		for (const v of ticks(x)) {
-			draw(grid, "path", { d: `M${x.place(v)} ${y.from}V${y.to}` });
-			draw(grid, "text", { x: x.place(v), y: y.from + 15, "text-anchor": "middle" }, number(v));
-		}
-		for (const v of ticks(y)) {
-			draw(grid, "path", { d: `M${x.from} ${y.place(v)}H${x.to}` });
-			draw(grid, "text", { x: x.from - 7, y: y.place(v) + 4, "text-anchor": "end" }, number(v));
-		}
+		const line = (d, value, x, y, anchor) => {
+			draw(grid, "path", { d });
+			draw(grid, "text", { x, y, "text-anchor": anchor }, number(value));
+		};
+		ticks(x).forEach((v) => line(`M${x.place(v)} ${y.from}V${y.to}`, v, x.place(v), y.from + 15, "middle"));
+		ticks(y).forEach((v) => line(`M${x.from} ${y.place(v)}H${x.to}`, v, x.from - 7, y.place(v) + 4, "end"));
 	}
 	save();
 }
@@ -169,7 +187,7 @@ function zooming(figure, svg) {
 }
 
 // -- the table of nets
-const nets = document.getElementById("table-nets");
+const nets = byId("table-nets");
 const heads = all("thead th", nets);
 function sort(column, down) {
 	const value = (row) => {
@@ -178,11 +196,10 @@ function sort(column, down) {
 		return found ? found[1] * ({ min: 60, h: 3600 }[found[2]] || 1) : text;
 	};
 	const compare = (a, b) => (isNaN(a) || isNaN(b) ? `${a}`.localeCompare(b, "en", { numeric: true }) : a - b);
-	const rows = all("tbody tr", nets).sort((a, b) => compare(value(a), value(b)) * (down ? -1 : 1));
-	nets.tBodies[0].append(...rows);
+	nets.tBodies[0].append(...all("tbody tr", nets).sort((a, b) => compare(value(a), value(b)) * (down ? -1 : 1)));
 	heads.forEach((head, i) => (head.ariaSort = i === column ? (down ? "descending" : "ascending") : null));
 }
-const filter = document.getElementById("filter");
+const filter = byId("filter");
 function sift() {
 	const wanted = filter.value.toLowerCase().split(/\s+/);
 	for (const row of all("tbody tr", nets)) row.hidden = !wanted.every((word) => row.textContent.toLowerCase().includes(word));
@@ -193,7 +210,7 @@ let section = "";
 function save() {
 	const state = all("figcaption input:not(:checked)").map((box) => `off=${box.closest("figure").id}.${box.className.slice(1)}`);
 	all("[name=colours]:checked:not(#system)").forEach((box) => state.push(`colours=${box.id}`));
-	all("#paper:not(:checked)").forEach(() => state.push("paper=0"));
+	if (byId("paper")?.checked === false) state.push("paper=0");
 	const sorted = heads.findIndex((head) => head.ariaSort);
 	if (sorted >= 0) state.push(`sort=${sorted}.${+(heads[sorted].ariaSort === "descending")}`);
 	if (filter.value) state.push(`filter=${encodeURIComponent(filter.value)}`);
@@ -227,7 +244,7 @@ function load() {
 	save();
 }
 function open() {
-	const found = document.getElementById(section);
+	const found = byId(section);
 	found?.closest("details")?.setAttribute("open", "");
 	found?.scrollIntoView();
 }
@@ -238,8 +255,9 @@ for (const title of all(".s > title")) {
 	title.parentNode.dataset.tip = title.textContent; // or the browser would show its own
 	title.remove();
 }
-for (const figure of all("figure:has([data-tip])")) {
-	const svg = all(".drawing svg", figure)[0];
+const figures = all("figure:has([data-tip])");
+for (const figure of figures) {
+	const svg = drawing(figure);
 	svg.tabIndex = 0;
 	on(svg, "pointermove pointerdown", (event) => point(figure, svg, event));
 	on(svg, "pointerleave blur", (event) => event.pointerType !== "touch" && show(svg, null));

@@ -16,13 +16,13 @@ from markupsafe import Markup
 
 import resexp
 from resexp.errors import sanitize
+from resexp.report import details
 from resexp.report.controls import sentences
 from resexp.report.deviations import deviations
 from resexp.report.estimates import Difference, Estimate
-from resexp.report.families import recipe
 from resexp.report.figure import OnPage
-from resexp.report.formatting import MOST, NOTHING, Table, curves_of, duration, filled, listed, slug
-from resexp.report.plots import curve
+from resexp.report.formatting import MOST, NOTHING, Table, curves_of, duration, filled, listed, percent, slug
+from resexp.report.plots import OF_THE_PAPER, curve
 from resexp.report.probes import Section
 from resexp.report.stats import METRICS, Net, grouped
 from resexp.report.summary import SEEDS, Summary
@@ -40,8 +40,9 @@ TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
 )
 
-SCRIPT = re.sub(r"(?m)^\s*(//.*\n)?", "", Path(__file__).with_name("page.js").read_text())
-"""The page's only script, without indentation and comments."""
+SCRIPT = re.sub(r"(?m)^\s*(//.*\n)?|\s*// .*$", "", Path(__file__).with_name("page.js").read_text())
+SCRIPT = re.sub(r" (=|=>|[!=]==|&&|\|\||[?:]) ", r"\1", SCRIPT)
+"""The page's only script, without comments, indentation and some spaces."""
 _MARKERS = {
     "o": "M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0z",
     "s": "M-3-3h6v6h-6z",
@@ -58,8 +59,6 @@ _DASHES = {"-": "none", "--": "5 3", ":": "1.5 2.5"}
 _RUNNING, *_OTHERS = METRICS
 ROWS = 200
 """Rows of a table on the page; summary.csv and summary.md have them all."""
-MOST_RUNS = 10
-"""Runs of a net on the page; runs.csv has them all."""
 LARGEST = 200_000
 """Letters of a file inside the page."""
 INTERVAL = "95 % interval"
@@ -81,7 +80,7 @@ def table(summary: Summary) -> Table:
             _interval(net.errors[_RUNNING]),
             *(str(net.errors.get(metric, NOTHING)) for metric in _OTHERS),
             duration(net.seconds),
-            *(_percent(getattr(net.published, error, None)) for error in ("train", "test")),
+            *(percent(getattr(net.published, error, None)) for error in ("train", "test")),
         ]
         for net in summary.nets
     ]
@@ -90,43 +89,6 @@ def table(summary: Summary) -> Table:
 
 def _interval(error: Estimate) -> str:
     return "[{:.2f}, {:.2f}]".format(*error.interval) if error.interval else NOTHING
-
-
-def _percent(error: float | None) -> str:
-    return NOTHING if error is None else f"{error:.2f}"
-
-
-def runs_of(net: Net) -> Table:
-    """The first MOST_RUNS runs of a net, errors in percent."""
-    header = ["seed", *METRICS.values(), "training time", "attempts", "last step", "folder"]
-    rows = [
-        [
-            str(run.config.seed),
-            *(_percent(run.errors.get(metric)) for metric in METRICS),
-            duration(run.seconds),
-            str(len(run.manifest.attempts)),
-            f"{run.status.step:,}",
-            "/".join(run.run.folder.parts[-2:]),
-        ]
-        for run in net.runs[:MOST_RUNS]
-    ]
-    return filled(header, rows)
-
-
-def settings(nets: Sequence[Net]) -> dict[str, list[tuple[str, str]]]:
-    """The keys that nets of the study differ in, with the values of each net, by its label."""
-    recipes = {net.label: recipe(net.runs) for net in nets}
-    keys = sorted({key for fields in recipes.values() for key in fields})
-    differing = [key for key in keys if len({fields.get(key) for fields in recipes.values()}) > 1]
-    return {net: [(key, fields.get(key, "default")) for key in differing] for net, fields in recipes.items()}
-
-
-def training_of(net: Net) -> list[tuple[str, str]]:
-    """How the runs of a net were trained: each fact with its values."""
-    attempts = [attempt for run in net.runs for attempt in run.manifest.attempts]
-    facts = {name: {str(getattr(a, name)) for a in attempts} for name in ("commit", "torch", "device", "precision")}
-    facts["data"] = {f"{run.manifest.data.name}, fingerprint {run.manifest.data.fingerprint}" for run in net.runs}
-    return [(name, ", ".join(sorted(values))) for name, values in facts.items()]
 
 
 def provenance(summary: Summary) -> list[tuple[str, str]]:
@@ -172,7 +134,7 @@ def html(
         summary=summary,
         saved_as=summary.name,
         numbers=numbers(summary.verdict),
-        settings=settings(summary.nets[:ROWS]),
+        settings=details.settings(summary.nets[:ROWS]),
         curves=[name for name in figures if name.startswith("curves")],
         table=table(summary),
         downloads=_downloads(summary),
@@ -194,6 +156,7 @@ def rendered(template: str, figures: Mapping[str, OnPage], reload: float | None,
     return TEMPLATES.get_template(template).render(
         figures=figures,
         series=max((entry.number + 1 for figure in figures.values() for entry in figure.legend), default=0),
+        of_the_paper=OF_THE_PAPER,
         paper=any(entry.paper for figure in figures.values() for entry in figure.legend),
         rows=ROWS,
         seeds=SEEDS,
@@ -201,9 +164,11 @@ def rendered(template: str, figures: Mapping[str, OnPage], reload: float | None,
         listed=listed,
         slug=slug,
         curves_of=curves_of,
-        runs_of=runs_of,
-        most_runs=MOST_RUNS,
-        training_of=training_of,
+        runs_of=details.runs_of,
+        most_runs=details.MOST_RUNS,
+        training_of=details.training_of,
+        course_of=details.course_of,
+        log_end=details.log_end,
         version=resexp.__version__,
         script=Markup(SCRIPT),
         digest=digest,

@@ -31,6 +31,13 @@ LABELLED = 7
 MAX_POINTS = 250
 """Points of a training curve; more would only make the page larger."""
 
+OF_THE_PAPER = (
+    "Crosses are the paper's numbers. The pale bar at each is the range of the paper's curve from iteration 48,000 on "
+    "(Fig. 6); at the test error of ResNet-110, one standard deviation over its five runs (Table 6). The paper shows "
+    "no other spread."
+)
+"""What figures draw of the paper, in words."""
+
 ItemT = TypeVar("ItemT")
 
 
@@ -53,6 +60,7 @@ def depth_plot(
     """
     name = METRICS[metric]
     plot = Plot(title or f"{name[0].upper()}{name[1:]}", "depth (layers)", f"{name.partition(',')[0]} (%)", size)
+    plot.note = "Means over seeds; bars are one standard deviation over seeds, faint dots single seeds."
     axes = plot.axes
     depths = sorted({net.depth for net in nets})
     families = sorted(dict.fromkeys(net.family for net in nets), key=lambda family: family not in judged)
@@ -82,16 +90,22 @@ def depth_plot(
             right = _shifted(of_family[-1].depth, SIDE_BY_SIDE * (len(full) - 1) / 2, depths)  # clear of other families
             ends.append((right, means[-1], family, look["color"], family))
         published = [
-            (net.label, x, theirs)
+            (net.label, x, theirs, net.published.bands.get(_PAPER[metric]))
             for net, x in zip(of_family, at, strict=True)
-            if metric in _PAPER and (theirs := getattr(net.published, _PAPER[metric], None)) is not None
+            if metric in _PAPER and net.published and (theirs := getattr(net.published, _PAPER[metric])) is not None
         ]
         if published:
+            plot.note += f" {OF_THE_PAPER}" * (OF_THE_PAPER not in plot.note)
             series = f"{family}, {HE_2015}"
             crosses = look | {"marker": "x", "linestyle": "none", "markersize": 9}
-            for label, x, theirs in published:
+            for label, x, theirs, band in published:
                 crosses["label"] = series if label == published[0][0] else None
-                plot.line([x], [theirs], series, f"{label}, {HE_2015}: {theirs:.2f} %", paper=True, **crosses)
+                tip = f"{label}, {HE_2015}: {theirs:.2f} %"
+                if band:
+                    tip += f" ({band[0]:.2f} to {band[1]:.2f})"
+                    pale: dict[str, Any] = {"linewidth": 9, "alpha": 0.3, "solid_capstyle": "butt"}
+                    plot.line([x, x], band, series, color=look["color"], paper=True, **pale)
+                plot.line([x], [theirs], series, tip, paper=True, **crosses)
     # the margin of the data's range would cut marks at the top
     axes.set_ylim(0, top or 1.05 * axes.dataLim.ymax or None)
     plot.legend(2, "medium" if len(families) <= FEW else "small")
@@ -157,6 +171,7 @@ def curves_plot(
     that may be compared with them. `ends` are those of the error axis, shared by the families. `of` names the study.
     """
     plot = Plot(f"{family} nets{of and f' of {of}'}", "step", "error (%)", size)
+    plot.note = "Means over seeds: running training error dashed, validation error bold, final test error a mark."
     plot.zooms = True
     with_the_paper = False
     drawn = [record for record in records if record.family == family and len(record.metrics["train_error"].steps)]
@@ -185,6 +200,7 @@ def curves_plot(
             plot.line(steps, errors, HE_2015, f"{label}, {HE_2015}, {split}", paper=True, **look)
         with_the_paper |= bool(published)
     if with_the_paper:
+        plot.note += f" Thin lines: {HE_2015}, Fig. 6, training dashed and test solid."
         plot.axes.plot([], [], color=INK, linewidth=0.6, label=HE_2015)
     plot.axes.set_ylim(*ends)
     plot.axes.set_xlim(left=0)
@@ -210,6 +226,7 @@ def controls_plot(found: Sequence[Control]) -> Plot:
     """The differences that the verdict rests on, a row per variant, with 95 % intervals where there are any."""
     title = "Running training error by variant"
     plot = Plot(title, "difference (points); bars are 95 % intervals", "", (7.0, 1.9 + 0.5 * len(found)))
+    plot.note = "Differences of mean running training errors."
     axes = plot.axes
     axes.axvline(0, color=INK, linewidth=1)
     colours = {"interaction": INK, "plain": KINDS["plain"][0], "residual": KINDS["residual"][0], "gap": OTHERS[0]}

@@ -47,11 +47,11 @@ class Compact:
     """Classes by what they declare."""
 
     def inline(self, file: bytes, cut: float) -> str:
-        """The figure for the page: without background and legend, and without the `cut` lowest points."""
+        """The figure for the page: without background, legend and note, and without the `cut` lowest points."""
         root = ET.fromstring(file)
         for parent in list(root.iter(f"{SVG}g")):
             for child in list(parent):
-                if child.get("id") in ("patch_1", "legend_1"):
+                if child.get("id") in ("patch_1", "legend_1", "note"):
                     parent.remove(child)
         width, height = _size(root)
         return f'<svg viewBox="0 0 {width:g} {height - cut:.1f}" stroke-linejoin="round">{self._body(root)}</svg>'

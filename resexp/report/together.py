@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from resexp.errors import UserError
-from resexp.report import page
+from resexp.report import details, page
 from resexp.report.comparison import Comparison, Pair, compare
 from resexp.report.figure import KINDS, MARKERS, OTHERS, OnPage
 from resexp.report.formatting import NOTHING, slug
@@ -169,7 +169,7 @@ def html(found: Together, figures: Mapping[str, OnPage], files: Mapping[str, str
         numbers={name: page.numbers(study.verdict) for name, study in found.studies.items()},
         curves=[name for name in figures if name.startswith("curves")],
         table=(header, rows),
-        settings=page.settings([net for row in rows[: page.ROWS] for net in row.nets]),
+        settings=details.settings([net for row in rows[: page.ROWS] for net in row.nets]),
         downloads=page.embedded(files),
     )
 
