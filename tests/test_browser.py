@@ -224,6 +224,18 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_no_number_is_broken(
     assert "64,000" in browser.run("document.querySelector('main').textContent")
 
 
+def test_on_a_phone_the_names_of_rows_are_whole(browser: Browser, varied: Path) -> None:
+    """Ticks are larger there, but for names at the left, which have no more room."""
+    browser.open(varied, width=390, height=844)
+    left = browser.box("#fig-controls .drawing svg")[0]
+    names = "[...document.querySelectorAll('#fig-controls .t text')].filter(t => /[a-z]/.test(t.textContent))"
+    lefts = browser.run(f"{names}.map(text => text.getBoundingClientRect().left)")
+    assert len(lefts) == 2
+    assert min(lefts) >= left
+    sizes = "[...document.querySelectorAll('#fig-depth-running .t text')].map(t => getComputedStyle(t).fontSize)"
+    assert set(browser.run(sizes)) == {"13px"}
+
+
 # -- the nearest point ------------------------------------------------------------------------------------------------
 
 

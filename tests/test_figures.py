@@ -100,6 +100,12 @@ def test_families_of_one_depth_stand_side_by_side(study: Make) -> None:
     assert labels(plot) == ["20"]
 
 
+def test_an_axis_that_does_not_begin_at_zero_says_so(study: Make) -> None:
+    records = drawn(study, [8]).records
+    names = {low: curves_plot(records, "plain", (low, 100), SMALL).axes.get_ylabel() for low in (0, 20)}
+    assert names == {0: "error (%)", 20: "error (%), axis from 20"}
+
+
 def test_fifty_curves_leave_room_for_themselves(study: Make) -> None:
     depths = list(range(8, 308, 6))
     plot = curves_plot(drawn(study, depths).records, "plain", (0, 100), SMALL)

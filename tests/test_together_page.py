@@ -53,9 +53,12 @@ def test_all_studies_are_in_one_figure_and_each_has_its_own(browser: Browser, pa
     picture = browser.picture()
     assert near(picture, ORANGE) > 500
     assert near(picture, BLUE) > 500
-    lines = f"[...document.querySelectorAll('{MAIN} label path[stroke-dasharray]')]"
-    dashes = browser.run(f"{lines}.map(path => path.getAttribute('stroke-dasharray'))")
-    assert len(set(dashes)) == 3
+    marks = f"[...document.querySelectorAll('{MAIN} label svg')].map(svg => svg.lastChild.getAttribute('d'))"
+    assert len(set(browser.run(marks))) == 3
+    fills = f"[...document.querySelectorAll('{MAIN} label svg')].map(svg => svg.getAttribute('fill'))"
+    assert browser.run(fills) == ["#d55e00", "#0072b2", "none", "none", "#d55e00", "#0072b2"]
+    dashes = f"[...document.querySelectorAll('{MAIN} label path[stroke-dasharray]')]"
+    assert set(browser.run(f"{dashes}.map(path => path.getAttribute('stroke-dasharray'))")) == {"none"}
     tops = [browser.box(f"#fig-study-{name}")[1] for name in ("steep", "mild", "one-seed")]
     assert tops[0] == tops[1] == tops[2]
     ends = browser.run(

@@ -459,6 +459,13 @@ def test_the_verdict_states_the_trend_over_all_depths(study: Callable[..., Study
     )
 
 
+def test_many_depths_of_a_trend_are_counted(study: Callable[..., StudyFolder]) -> None:
+    errors = {("plain", 8 + 6 * i): [10.0 + i] for i in range(50)}
+    assert "Plain nets, trend over depths 8 to 302 (50 of them): in 1225 of 1225 pairs, " in "".join(
+        summarise(study(errors)).verdict.sentences
+    )
+
+
 def test_one_seed_a_net_is_descriptive_but_for_its_trend(study: Callable[..., StudyFolder]) -> None:
     verdict = summarise(study({("plain", depth): [depth] for depth in (8, 20, 44)})).verdict
     assert verdict.headline == (

@@ -81,6 +81,8 @@ class Entry:
     number: int
     """That of its series: what is drawn of it has the class ``s3``."""
     colour: str
+    fill: str
+    """Colour of the marker's inside, or ``none``."""
     marker: str
     line: str
     """Matplotlib's name of how the line is dashed; ``None`` where there is no line."""
@@ -259,7 +261,7 @@ class Plot:
             Entry(
                 label,
                 self.series.index(label),
-                "currentColor" if getp(line, "color") == INK else to_hex(getp(line, "color")),
+                *(_colour(getp(line, part)) for part in ("color", "markerfacecolor")),
                 str(getp(line, "marker")),
                 str(getp(line, "linestyle")),
                 float(getp(line, "linewidth")),
@@ -267,6 +269,11 @@ class Plot:
             )
             for label, line in sorted(found.items(), key=lambda item: self.series.index(item[0]))
         ]
+
+
+def _colour(colour: str) -> str:
+    """A colour as the page shows it."""
+    return "currentColor" if colour == INK else "none" if colour == "none" else to_hex(colour)
 
 
 def family_colours(families: Iterable[str]) -> dict[str, str]:

@@ -53,7 +53,7 @@ _MARKERS = {
     "x": "M-3-3l6 6m0-6l-6 6",
 }
 """Matplotlib's markers as paths, for the legends."""
-_DASHES = {"-": "none", "--": "5 3", ":": "1.5 2.5"}
+_DASHES = {"-": "none", "--": "5 3"}
 """The same for its lines."""
 
 _RUNNING, *_OTHERS = METRICS

@@ -170,7 +170,9 @@ def curves_plot(
     Each curve is the mean over seeds. Thin lines are the paper's own, training dashed and test solid, for the nets
     that may be compared with them. `ends` are those of the error axis, shared by the families. `of` names the study.
     """
-    plot = Plot(f"{family} nets{of and f' of {of}'}", "step", "error (%)", size)
+    plot = Plot(
+        f"{family} nets{of and f' of {of}'}", "step", f"error (%){f', axis from {ends[0]:g}' if ends[0] else ''}", size
+    )
     plot.note = "Means over seeds: running training error dashed, validation error bold, final test error a mark."
     plot.zooms = True
     with_the_paper = False

@@ -11,7 +11,7 @@ import pandas as pd
 from resexp.errors import UserError
 from resexp.report import details, page
 from resexp.report.comparison import Comparison, Pair, compare
-from resexp.report.figure import KINDS, MARKERS, OTHERS, OnPage
+from resexp.report.figure import KINDS, OTHERS, OnPage
 from resexp.report.formatting import NOTHING, slug
 from resexp.report.stats import Net, grouped
 from resexp.report.summary import Summary, summarise
@@ -19,8 +19,12 @@ from resexp.report.table import frame
 from resexp.runs.records import json_text
 from resexp.runs.store import Run, StudyFolder
 
-DASHES = ("-", "--", ":")
-"""Lines of the first, second and third study; their markers differ, too."""
+LOOKS: tuple[dict[str, Any], ...] = (
+    {"marker": "o"},
+    {"marker": "s", "markerfacecolor": "none"},
+    {"marker": "^", "linewidth": 0.8},
+)
+"""Markers and lines of the first, second and third study."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,12 @@ class Together:
         ]
 
     def looks(self) -> dict[str, dict[str, Any]]:
-        """How each family is drawn: the kind has the colour, the study has the marker and the dashes."""
+        """How each family is drawn: the kind has the colour, the study has the marker and the width of the line."""
         return {
             of_study(family, name): {
                 "color": KINDS.get(family.partition(" ")[0], OTHERS)[0],
-                "marker": MARKERS[number],
-                "linestyle": DASHES[number],
             }
+            | LOOKS[number]
             for number, (name, study) in enumerate(self.studies.items())
             for family in judged(study)
         }
@@ -124,7 +127,7 @@ def together(folders: Sequence[StudyFolder]) -> Together:
 
     Raises UserError while no run of a study has finished, and for a number of studies that one figure can't show.
     """
-    if not 2 <= len(folders) <= len(DASHES):
+    if not 2 <= len(folders) <= len(LOOKS):
         raise UserError(f"report: one figure shows two or three studies, got {len(folders)}; name fewer")
     summaries = [summarise(folder) for folder in folders]
     names = [summary.name for summary in summaries]

@@ -153,17 +153,18 @@ def _plot(best: Mapping[str, Mapping[int, Estimate]], fixed: Mapping[str, Mappin
         "Training error at one rate, and at the best for each depth", "depth (layers)", "training error (%)", (7.0, 4.2)
     )
     colours = family_colours(best)
-    for label, lines, style, marker in ((f"rate {rate:g}", fixed, ":", "s"), ("best rate", best, "-", "o")):
+    thin: dict[str, Any] = {"linewidth": 0.8, "marker": "s", "markerfacecolor": "none"}
+    for label, lines, style in ((f"rate {rate:g}", fixed, thin), ("best rate", best, {"marker": "o"})):
         for kind, errors in lines.items():
             means, bars = [e.mean for e in errors.values()], [e.std or 0 for e in errors.values()]
-            look: dict[str, Any] = {"color": colours[kind], "linestyle": style, "marker": marker, "capsize": 3}
+            look: dict[str, Any] = {"color": colours[kind], **style}
             series = f"{kind}, {label}"
-            drawn = plot.axes.errorbar(list(errors), means, bars, label=series, **look)
+            drawn = plot.axes.errorbar(list(errors), means, bars, label=series, capsize=3, **look)
             for artist in drawn.get_children():
                 artist.set_gid(plot.mark(series))
             for depth, error in errors.items():
                 tip = f"{kind}-{depth}, {label}: {error} %, n = {len(error.values)}"
-                plot.line([depth], [error.mean], series, tip, color=colours[kind], marker=marker)
+                plot.line([depth], [error.mean], series, tip, **look)
     plot.axes.set_ylim(bottom=0)
     plot.legend(2, "medium")
     depth_axis(plot, sorted({depth for errors in best.values() for depth in errors}))

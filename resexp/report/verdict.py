@@ -164,7 +164,9 @@ class _Kind:
             allowed = "" if best.low is None else "; the interval allows for the choice of the depth"
             found.append(f"{name}, compared with their best depth, {self.rise.best}: {best}{allowed}.")
         if self.trend:
-            depths = f"{', '.join(map(str, self.trend.depths[:-1]))} and {self.trend.depths[-1]}"
+            *others, deepest = self.trend.depths
+            many = f"{others[0]} to {deepest} ({len(self.trend.depths)} of them)"
+            depths = many if len(others) >= MOST else f"{', '.join(map(str, others))} and {deepest}"
             pairs = f"in {self.trend.statistic} of {self.trend.pairs} pairs, the deeper run has the higher error"
             choice = f"; p allows for {self.trend.choices} first depths" if self.trend.choices > 1 else ""
             test = f"Jonckheere-Terpstra, one-sided{choice}"

@@ -117,11 +117,11 @@ def against_depth(families: Mapping[str, Points], distance: float) -> Plot:
         plot.line(list(means), list(means.values()), family, f"{family}: {tip}", label=family, **look)
         if fitted:
             x = np.linspace(min(means), max(means), 100)
-            for exponent, style, label in (
-                (fitted.exponent.value, "-", f"{family}, fitted: {fitted}"),
-                (fitted.law.theory, "--", f"{family}, theory: {fitted.law.published}"),
+            for exponent, width, label in (
+                (fitted.exponent.value, 1.5, f"{family}, fitted: {fitted}"),
+                (fitted.law.theory, 0.6, f"{family}, theory: {fitted.law.published}"),
             ):
-                plot.line(x, fitted.curve(exponent, x), label, label, label=label, linestyle=style, color=colour)
+                plot.line(x, fitted.curve(exponent, x), label, label, label=label, linewidth=width, color=colour)
     plot.legend(2, "small")
     depth_axis(plot, sorted({depth for points in families.values() for depth, _ in points}))
     return plot
