@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from resexp.cli import completion
 from tests.conftest import REPOSITORY
 
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 RESULTS = REPOSITORY / "results/published"
 
 
@@ -76,7 +78,19 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bash_is_offered_what_there_is(bash: dict[str, str], case: str) -> None:
+def test_what_there_is_is_offered(case: str, here: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a shell that divides a line as bash does, and asks for its last word."""
+    words, expected = CASES[case]
+    asked = {"_RESEXP_COMPLETE": "complete_bash", "RESEXP_RESULTS": str(RESULTS)}
+    asked |= {"COMP_WORDS": "\n".join(["resexp", *words]), "COMP_CWORD": str(len(words))}
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(completion, "_before", "")
+    assert here().stdout.split() == expected
+
+
+@pytest.mark.parametrize("case", ["commands", "nets after a colon", "labels with settings", "nothing"])
+def test_bash_asks_so(bash: dict[str, str], case: str) -> None:
     words, expected = CASES[case]
     assert offered(bash, *words) == expected
 

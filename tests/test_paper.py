@@ -239,13 +239,6 @@ RUNS = {
     "imagenet in a net of cifar10": RunConfig(data=ImageNetData(source="imagenet", path="ilsvrc")),
 }
 """Runs with every section that there is."""
-FIELDS = [
-    (run, part, name)
-    for run, config in RUNS.items()
-    for part in ("data", "model", "train")
-    for name in getattr(config, part).science()
-    if f"{part}.{name}" not in IDENTITIES
-]
 
 
 def changed(config: RunConfig, part: str, **values: Any) -> RunConfig:
@@ -253,17 +246,26 @@ def changed(config: RunConfig, part: str, **values: Any) -> RunConfig:
     return config.model_copy(update={part: getattr(config, part).model_copy(update=values)})
 
 
-@pytest.mark.parametrize(("run", "part", "name"), FIELDS, ids=[".".join(field) for field in FIELDS])
-def test_no_field_differs_from_the_paper_in_silence(run: str, part: str, name: str) -> None:
-    """It is a departure, or it changes the reading that the recipe names."""
-    key, config = f"{part}.{name}", changed(RUNS[run], part, **BESIDE.get(name, {}))
+def is_named(run: RunConfig, part: str, name: str) -> bool:
+    """Whether another value of a field is a departure, or changes the reading that the recipe names, and no other."""
+    key, config = f"{part}.{name}", changed(run, part, **BESIDE.get(name, {}))
     other = changed(config, part, **{name: OTHER[part][name]})
     departures = paper.departures(other, recipe(config).dataset)
     if topic := recipe(config).open.get(key):
-        assert departures == paper.departures(config, recipe(config).dataset)
-        assert read(other)[topic] != read(config).get(topic)
-    else:
-        assert key in {departure.key for departure in departures}
+        read_otherwise = read(other)[topic] != read(config).get(topic)
+        return departures == paper.departures(config, recipe(config).dataset) and read_otherwise
+    return key in {departure.key for departure in departures}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_no_field_differs_from_the_paper_in_silence(run: str) -> None:
+    silent = [
+        f"{part}.{name}"
+        for part in ("data", "model", "train")
+        for name in getattr(RUNS[run], part).science()
+        if f"{part}.{name}" not in IDENTITIES and not is_named(RUNS[run], part, name)
+    ]
+    assert silent == []
 
 
 def read(config: RunConfig) -> dict[str, str]:
