@@ -195,6 +195,9 @@ def test_on_paper_nothing_is_cut(browser: Browser, varied: Path, paper: str) -> 
     assert [end for end in browser.run(ends) if not 0 <= end[0] <= end[1] <= width + 1] == []
     assert browser.picture()[2, 2].tolist() == [255, 255, 255]
     assert visible(browser, "nav, #filter, figcaption button, .save") == 0
+    stays = "[...document.querySelectorAll('h2, h2 + p')].filter(n => getComputedStyle(n).breakAfter == 'avoid')"
+    titles = browser.run(f"{stays}.map(n => n.nextElementSibling.className || n.nextElementSibling.tagName)")
+    assert titles.count("pair") == 2  # the words before figures go with them to the next sheet
     assert "sideways" not in "".join(texts(browser, "body"))
     rows = browser.run("document.querySelector('details:not(.run) td').getBoundingClientRect().height")
     assert rows > 0
@@ -234,6 +237,19 @@ def test_on_a_phone_the_names_of_rows_are_whole(browser: Browser, varied: Path) 
     assert min(lefts) >= left
     sizes = "[...document.querySelectorAll('#fig-depth-running .t text')].map(t => getComputedStyle(t).fontSize)"
     assert set(browser.run(sizes)) == {"13px"}
+
+
+def test_on_a_phone_no_word_of_a_figure_is_cut(browser: Browser, varied: Path) -> None:
+    browser.open(varied, width=390, height=844)
+    assert "precision=bf16" in texts(browser, "#fig-controls text")
+    script = """[...document.querySelectorAll('.drawing')].flatMap(drawing => {
+      const whole = drawing.getBoundingClientRect();
+      return [...drawing.querySelectorAll('text')].filter(text => {
+        const box = text.getBoundingClientRect();
+        return box.left < whole.left || box.right > whole.right;
+      }).map(text => text.textContent);
+    })"""
+    assert browser.run(script) == []
 
 
 # -- the nearest point ------------------------------------------------------------------------------------------------

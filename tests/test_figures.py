@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from matplotlib.axis import Axis
 
+from resexp.cli.report import _slide
 from resexp.report import LARGE, SMALL
 from resexp.report.figure import Plot, styled
 from resexp.report.plots import IN_LEGEND, curves_plot, depth_axis, depth_plot, depth_scale
@@ -87,6 +88,35 @@ def test_the_papers_depths_are_all_labelled_and_the_axis_says_that_it_is_logarit
     plot = depth_plot(summary.nets, "running", summary.verdict.families, LARGE)
     assert labels(plot) == ["20", "32", "44", "56", "110", "1202"]
     assert plot.axes.get_xlabel() == "depth (layers), log scale"
+
+
+def test_without_a_common_depth_at_the_end_the_title_has_both_rises(study: Make) -> None:
+    errors = {("plain", 20): [1.0, 1.2], ("plain", 56): [6.0, 6.2], ("residual", 20): [0.8, 1.0]}
+    summary = summarise(study(errors | {("residual", 110): [0.5, 0.7]}))
+    assert summary.seen == (
+        "Training error: +5.0 points in plain nets from 20 to 56, -0.3 points in residual nets from 20 to 110 layers"
+    )
+
+
+def test_names_at_the_ends_of_lines_do_not_lie_on_the_axis(study: Make) -> None:
+    summary = summarise(study({(kind, depth): [0.0] for kind in ("plain", "residual") for depth in (20, 56)}))
+    plot = depth_plot(summary.nets, "running", summary.verdict.families, LARGE)
+    plot.figure.draw_without_rendering()
+    boxes = {text.get_text(): text.get_window_extent() for text in plot.axes.texts}
+    assert boxes["residual"].y0 > boxes["plain"].y1 > boxes["plain"].y0 > plot.axes.bbox.y0
+
+
+@pytest.mark.parametrize("size", ["640x480", "480x640", "800x200", "100x100", "1920x1080"])
+def test_the_text_of_a_slide_fits_it(study: Make, size: str) -> None:
+    slide = _slide(size, 200, None, None)
+    assert slide is not None
+    assert f"{slide.pixels[0]}x{slide.pixels[1]}" == size
+    summary = drawn(study, [*PAPER, 1202])
+    plot = depth_plot(summary.nets, "running", summary.verdict.families, slide.inches)
+    plot.figure.draw_without_rendering()
+    assert overlapping(plot.axes.xaxis) == []
+    (legend,) = plot.figure.legends
+    assert legend.get_window_extent().y1 < plot.axes.xaxis.label.get_window_extent().y0
 
 
 def test_families_of_one_depth_stand_side_by_side(study: Make) -> None:

@@ -43,6 +43,10 @@ def test_a_slide_has_the_size_title_and_axis_that_were_asked_for(study: Make) ->
     ("words", "says"),
     [
         (["--size", "large"], "--size large: expected pixels, such as 1920x1080"),
+        (["--size", "000x500"], "--size 000x500: expected pixels, such as 1920x1080, from 100 to 9999 a side"),
+        (["--size", "99999x500"], "--size 99999x500: expected pixels, such as 1920x1080, from 100 to 9999 a side"),
+        (["--size", "800x600", "--ylim", "1.2.3,60"], "--ylim 1.2.3,60: expected two percentages, the lower first"),
+        (["--size", "800x600", "--ylim", ""], "--ylim : expected two percentages, the lower first"),
         (["--size", "800x600", "--ylim", "60,20"], "--ylim 60,20: expected two percentages, the lower first"),
         (["--title", "x"], "report: --title and --ylim are of a slide; give its size, such as --size 1920x1080"),
         (["--watch", "--json"], "report: --watch writes pages; leave --json out"),

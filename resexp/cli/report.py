@@ -88,16 +88,18 @@ def _slide(size: str | None, dpi: int, title: str | None, ylim: str | None) -> S
         if title is not None or ylim is not None:
             raise UserError("report: --title and --ylim are of a slide; give its size, such as --size 1920x1080")
         return None
-    pixels = re.fullmatch(r"(\d{3,5})x(\d{3,5})", size)
+    pixels = re.fullmatch(r"([1-9]\d{2,3})x([1-9]\d{2,3})", size)
     if pixels is None:
-        raise UserError(f"--size {size}: expected pixels, such as 1920x1080")
-    ends = re.fullmatch(r"([\d.]+),([\d.]+)", ylim or "0,100")
+        raise UserError(f"--size {size}: expected pixels, such as 1920x1080, from 100 to 9999 a side")
+    ends = re.fullmatch(r"(\d+(?:\.\d+)?),(\d+(?:\.\d+)?)", "0,100" if ylim is None else ylim)
     if ends is None or not float(ends[1]) < float(ends[2]) <= 100:
         raise UserError(f"--ylim {ylim}: expected two percentages, the lower first, such as 0,60")
 
-    from resexp.report import Slide
+    from resexp.report import SMALL, Slide
 
-    return Slide((int(pixels[1]), int(pixels[2])), dpi, title or "", (float(ends[1]), float(ends[2])) if ylim else None)
+    width, height = int(pixels[1]), int(pixels[2])
+    dpi = int(min(dpi, width / SMALL[0], height / SMALL[1]))  # or the text would cover the lines
+    return Slide((width, height), dpi, title or "", (float(ends[1]), float(ends[2])) if ylim else None)
 
 
 def _follow(studies: list[StudyFolder], build: Callable[..., object], page: Path, show: bool) -> None:

@@ -190,7 +190,7 @@ class Plot:
         """Name lines where they end, given x, y, words, colour and series; names that would overlap are moved apart."""
         self.figure.draw_without_rendering()
         transform, dots = self.axes.transData, self.figure.dpi / 72
-        low, high = self.axes.bbox.y0, self.axes.bbox.y1
+        low, high = self.axes.bbox.y0 + LINE * dots / 2, self.axes.bbox.y1  # clear of the x axis
         placed, least = [], low - LINE * dots
         for end in sorted(ends, key=lambda end: end[1]):
             wanted = min(max(float(transform.transform(end[:2])[1]), low), high)

@@ -75,9 +75,11 @@ class Summary:
         known = {kind: rise for kind, rise in rises.items() if rise}
         if not known:
             return ""
-        ends = {f"from {rise.shallowest} to {rise.deepest} layers" for rise in known.values()}
+        ends = [f"from {rise.shallowest} to {rise.deepest}" for rise in known.values()]
         changes = [f"{rise.overall.value:+.1f} points in {kind} nets" for kind, rise in known.items()]
-        return f"Training error {ends.pop()}: {', '.join(changes)}" if len(ends) == 1 else ""
+        if len(set(ends)) == 1:
+            return f"Training error {ends[0]} layers: {', '.join(changes)}"
+        return f"Training error: {', '.join(map(' '.join, zip(changes, ends, strict=True)))} layers"
 
     @property
     def drawn(self) -> list[str]:
