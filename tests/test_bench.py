@@ -94,6 +94,10 @@ def test_bench_prints_json_and_writes_a_page(resexp: Cli, tmp_path: Path) -> Non
     ("arguments", "line"),
     [
         (["--packs", "1,x"], "--packs: expected positive whole numbers with commas between, got '1,x'"),
+        (["--depths", ""], "--depths: expected values with commas between, got ''"),
+        (["--kinds", ""], "--kinds: expected values with commas between, got ''"),
+        (["--packs", " "], "--packs: expected values with commas between, got ' '"),
+        (["--precisions", "fp32,,bf16"], "--precisions: expected values with commas between, got 'fp32,,bf16'"),
         (["--packs", "0"], "--packs: expected positive whole numbers with commas between, got '0'"),
         (["--depths", "21"], "model.depth: must be 6n+2; the nearest are 20 and 26, got 21"),
         (["--kinds", "plian"], "(did you mean 'plain'?)"),

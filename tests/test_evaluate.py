@@ -288,11 +288,13 @@ def test_what_does_not_fit_gets_a_line(trained: Run, here: Cli, tmp_path: Path) 
         ((tmp_path / "nowhere.pt",), "nowhere.pt: No such file or directory"),
         ((tmp_path / "empty",), "empty: neither a run folder (config.yaml) nor a study folder"),
         ((trained.folder, "--net", net), "--net: a run knows its net; leave it out"),
-        ((good, "--csv", tmp_path / "nowhere/c.csv"), "nowhere/c.csv: No such file or directory"),
     ]:
         done = here("evaluate", *words)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert line in done.stderr
+    done = here("evaluate", good, "--csv", tmp_path / "nowhere/c.csv")
+    assert (done.returncode, done.stderr) == (2, f"resexp: {tmp_path}/nowhere: No such file or directory\n")
+    assert f"{len(dataset.test_labels)} images" in done.stdout  # what took long is shown
     three = tmp_path / "three"
     for path, name, images, line in [
         (tmp_path / "text.pt", net, None, "text.pt: not a file of weights ("),

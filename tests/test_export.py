@@ -225,6 +225,13 @@ def test_a_net_that_torchvision_lacks_is_refused(model: dict[str, Any], odd: str
     assert str(refused.value) == f"{run.folder}: torchvision has no net with {odd}; leave --torchvision out"
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_folder_that_is_missing_is_named(trained: Run, suffix: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as refused:
+        export(trained, tmp_path / f"no/such/a{suffix}")
+    assert refused.value.filename == str(tmp_path / "no/such")
+
+
 def test_what_is_no_finished_run_is_refused(resexp: Cli, write_study: Callable[..., Path], tmp_path: Path) -> None:
     config = load(str(write_study()), [])[1][0].config
     run = Run(tmp_path / config.folder)

@@ -266,6 +266,8 @@ def test_vgg_has_the_norm_and_the_activation_of_its_configuration() -> None:
         ({"variant": "imagenet", "depth": 20}, "of basic blocks, ImageNet's nets have 18, 34 layers"),
         ({"variant": "imagenet", "depth": 34, "block": "bottleneck"}, "have 50, 101, 152 layers"),
         ({"kind": "vgg", "depth": 20}, "VGG has 16 or 19 layers"),
+        ({"kind": "vgg", "block": "bottleneck"}, "VGG has no blocks to choose; leave it out"),
+        ({"kind": "vgg", "block": "bottleneck", "depth": 16}, "VGG has no blocks to choose; leave it out"),
         ({"kind": "vgg", "variant": "cifar"}, "VGG has one variant"),
         ({"kind": "vgg", "shortcut": "A"}, "a vgg net has no shortcut"),
         ({"kind": "plain", "residual_init": "rezero"}, "this net has none"),

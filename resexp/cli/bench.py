@@ -57,6 +57,10 @@ def bench(
 
     All contenders run in turns. On ImageNet: reading images, computing steps, and both; which is the bottleneck?
     """
+    for option, values in (("kinds", kinds), ("depths", depths), ("precisions", precisions), ("packs", packs)):
+        if values is not None and not all(part.strip() for part in values.split(",")):
+            raise UserError(f"--{option}: expected values with commas between, got {values!r}")
+
     import torch
 
     from resexp.bench import bottleneck, steps

@@ -65,12 +65,12 @@ def evaluate(
         from resexp.evaluation.weights import evaluate_run, evaluate_weights
 
         result = evaluate_run(run, data) if run else evaluate_weights(path, net, data)
-    if to_csv:
-        write_atomic(to_csv, result.to_csv())
     if as_json:
         print_json({"subject": f"{subject}", "data": f"{data}" if data else None, **result.to_json()})
     else:
         _show(f"{subject}", result)
+    if to_csv:  # last: an error costs nothing that took minutes
+        write_atomic(to_csv, result.to_csv())
 
 
 def _show(title: str, result: Confusion) -> None:

@@ -135,7 +135,7 @@ def multi_scale(
     """Test error of finished runs, averaged over several sizes of each image."""
     from resexp.evaluation.tta import MultiScale
 
-    chosen = MultiScale(numbers("--sides", sides)) if sides else None
+    chosen = None if sides is None else MultiScale(numbers("--sides", sides))
     _views(target, results, as_json, MultiScale.name, chosen)
 
 

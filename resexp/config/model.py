@@ -101,7 +101,7 @@ def _of_residual(model: dict[str, Any]) -> Literal["A", "B"] | None:
 
 _BRANCHES = ("residual_init", "residual_scale", "drop_path")
 """Fields that only nets with residual branches have."""
-_DEPENDENT = ("variant", "depth", "shortcut", "stride_conv", "norm", "activation", *_BRANCHES)
+_DEPENDENT = ("variant", "block", "depth", "shortcut", "stride_conv", "norm", "activation", *_BRANCHES)
 """Fields whose values must go together with those of earlier fields."""
 
 
@@ -193,8 +193,8 @@ class ModelConfig(Section):
         kind, block, norm = net.get("kind"), net.get("block"), net.get("norm")
         if field == "variant" and kind == "vgg" and value != "imagenet":
             raise ValueError("VGG has one variant; leave it out")
-        if field == "depth" and (kind, block) == ("vgg", "bottleneck"):
-            raise ValueError("VGG has no bottlenecks; leave model.block out")
+        if field == "block" and kind == "vgg" and value != "basic":
+            raise ValueError("VGG has no blocks to choose; leave it out")
         if field == "depth" and kind and block and "variant" in net:
             stages(kind, net["variant"], layers_of(block), value)
         if field == "shortcut" and kind in ("plain", "vgg") and value is not None:

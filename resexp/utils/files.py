@@ -50,7 +50,8 @@ def write_atomic(path: Path, content: str | bytes, *, sync: bool = True, within:
         temporary.replace(path)
     except BaseException as error:
         if isinstance(error, OSError):
-            error.filename = str(path)  # the temporary file is not what was asked for
+            # the temporary file is not what was asked for, nor is a file what is missing
+            error.filename = str(path if path.parent.is_dir() else path.parent)
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
