@@ -225,8 +225,8 @@ def joined(stop: Stop) -> Iterator[Ranks]:
     importlib.import_module("torch.distributed.nn.functional")
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    except dist.DistError as error:
-        raise UserError(f"rank {os.environ['RANK']}: can't reach rank 0 ({lost(error)})") from error
+    except (dist.DistError, ValueError) as error:  # ValueError: of a variable that torchrun sets
+        raise UserError(f"rank {os.environ.get('RANK')}: can't reach rank 0 ({lost(error) or error})") from error
     try:
         with contextlib.closing(_Torchrun(stop)) as ranks, ranks.sharing_errors():
             yield ranks

@@ -32,7 +32,7 @@ from resexp.runs.store import Run
 from resexp.training.train import train
 from resexp.training.trainer import Trainer
 from resexp.utils.interrupts import Stop
-from tests.conftest import wait_until
+from tests.conftest import command, wait_until
 from tests.test_training import CPU, assert_same, measured, tiny, weights
 
 STEPS = {"steps": 24, "eval_every": 12, "lr": 0.02}
@@ -252,6 +252,18 @@ def test_rank_0_alone_says_what_is_wrong_and_all_end_as_it_does(tmp_path: Path) 
     assert errors.count("resexp: train.batch_size: 33 images can't be shared out evenly among 2 processes; start") == 1
     assert exit_code(errors) == 2
     assert run.status().state == "pending"
+
+
+def test_an_environment_that_is_half_torchruns_gets_a_line(tmp_path: Path) -> None:
+    run = create(tmp_path, config({}))
+    done = subprocess.run(
+        command("train", run.folder),
+        env={**os.environ, "TORCHELASTIC_RUN_ID": "left", "WORLD_SIZE": "2"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("resexp: rank None: can't reach rank 0 (")
+    assert "variable RANK expected" in line
 
 
 @pytest.mark.torchrun
