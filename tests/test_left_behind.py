@@ -21,6 +21,18 @@ from resexp.utils.files import write_alone
 os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
 write_alone(Path(sys.argv[1]), "half")
 """
+STOPPED = """
+import os, signal, sys
+from resexp.cli import main
+os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGTERM)
+main()
+"""
+LEAVING = """
+import atexit, os, signal
+from resexp.cli import main
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+main()
+"""
 SERVES = """
 import multiprocessing, sys
 from resexp.utils.parallel import mark_sockets
@@ -43,6 +55,18 @@ def test_what_a_killed_writer_left_is_gone_after_the_next(tmp_path: Path) -> Non
     write_alone(other, "whole")
     assert sorted(left.name for left in folder.iterdir()) == [".writing", "signals-0.json"]
     assert other.read_text() == "whole"
+
+
+def test_a_command_that_is_stopped_while_it_writes_leaves_nothing(tmp_path: Path) -> None:
+    words = ["describe", "plain-20", "--svg", "nets.svg"]
+    done = subprocess.run([sys.executable, "-c", STOPPED, *words], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_at_the_exit_of_a_command_prints_no_traceback() -> None:
+    done = subprocess.run([sys.executable, "-c", LEAVING, "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-2, "")
 
 
 def test_what_killed_sweeps_left_of_a_plan_and_a_submission_goes_with_the_next(tmp_path: Path) -> None:

@@ -126,7 +126,14 @@ def test_a_users_matplotlib_settings_do_not_reach_the_figures(tmp_path: Path) ->
     (tmp_path / "matplotlibrc").write_text("lines.linewidth: 40\nfont.size: 60\nbackend: nonsense\n")
     drawn = []
     for number, environment in enumerate(
-        ({}, {"MPLBACKEND": "module://no_such_package.backend", "MATPLOTLIBRC": str(tmp_path)})
+        (
+            {},
+            {
+                "MPLBACKEND": "module://no_such_package.backend",
+                "MATPLOTLIBRC": str(tmp_path),
+                "SOURCE_DATE_EPOCH": "tomorrow",
+            },
+        )
     ):
         to = tmp_path / f"{number}.svg"
         done = subprocess.run(

@@ -26,6 +26,7 @@ from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE
 from resexp.device.hardware import choose
 from resexp.errors import UserError
 from resexp.training import manifest
+from resexp.utils.interrupts import Interrupted
 from resexp.utils.logs import log_to
 from resexp.utils.machine import cores
 
@@ -184,7 +185,7 @@ def in_turns(cases: Sequence[Case], rounds: int, seconds: float) -> tuple[list[M
 def _serve(case: Case, seconds: float, started: float, parent: Connection) -> None:
     """The process of one contestant: build it, find out how many units a turn holds, and wait for its turn."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends us
-    facts: dict[str, Any] = {}
+    facts: Any = {}
     log_to(lambda line: facts.update(warning=line))
     try:
         if case.threads:
@@ -203,10 +204,11 @@ def _serve(case: Case, seconds: float, started: float, parent: Connection) -> No
         units = max(1, min(2000, round(seconds * units / 2 / spent)))
         facts |= work_of_a_unit(case, facts)
     except (UserError, RuntimeError) as error:  # not enough memory for it, say
-        parent.send(f"{case.what}: {' '.join(str(error).split())[:200]}")
+        facts = f"{case.what}: {' '.join(str(error).split())[:200]}"
+    except Interrupted:  # the parent ends us while the images are prepared
         return
-    parent.send(facts)
     try:
+        parent.send(facts)
         while True:
             if parent.recv() == "go":
                 loop(facts.get("lead_in", 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -26,7 +27,7 @@ from resexp.cli import (
 )
 from resexp.cli.options import err, out, print_json, show_log
 from resexp.errors import RunFailedError, UserError
-from resexp.utils.interrupts import EXIT_FAILED, EXIT_USAGE, Interrupted
+from resexp.utils.interrupts import EXIT_FAILED, EXIT_USAGE, Interrupted, whole_command
 
 # Commands import what they need themselves: `--help` must not wait for torch, pydantic or matplotlib.
 
@@ -85,8 +86,10 @@ def schema() -> None:
 def main() -> NoReturn:
     """Run the command line; whatever the user can mend is one line on stderr and exit code 2."""
     completion.join_words()
+    os.environ.pop("SOURCE_DATE_EPOCH", None)  # no file has a date, and SciPy fails where this is no number
     try:
-        app(prog_name="resexp")
+        with whole_command():
+            app(prog_name="resexp")
     except UserError as error:
         for line in error.args:
             err.print(f"resexp: {line}", soft_wrap=True)

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import TYPE_CHECKING
@@ -17,9 +17,8 @@ from resexp.config import ExecutorConfig
 from resexp.executors import schedule
 from resexp.executors.engine import End, Engine, Event, Handle, Job
 from resexp.runs.store import Run
-from resexp.utils.interrupts import STOPPING
 from resexp.utils.machine import cores
-from resexp.utils.parallel import mark_sockets, without_main
+from resexp.utils.parallel import mark_sockets, starting, without_main
 
 if TYPE_CHECKING:
     import torch
@@ -54,14 +53,9 @@ class Local(Engine):
         # The first optimizer of a process would import torch._dynamo, which takes seconds.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["resexp.executors.worker", "resexp.cli", "torch._dynamo"])
-        # A signal to the whole group is for us: workers are asked by us, and the server must outlive them. What is
-        # blocked stays blocked in processes that are started; workers unblock it when they can save what they have.
-        resource_tracker.ensure_running()  # which the server would do, and unblock what we block for it
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         mark_sockets()
-        with without_main():
+        with starting():  # workers unblock signals when they can save what they have; the server must outlive them
             forkserver.ensure_running()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
         """Jobs for the runs, and for how many of their cores, or processes with a GPU, there is room."""

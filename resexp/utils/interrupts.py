@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from resexp.errors import UserError
 
@@ -60,9 +60,9 @@ def at_once() -> Iterator[None]:
         def handle(number: int, frame: FrameType | None) -> None:
             for again in STOPPING:  # once is enough: nothing is to interrupt the cleaning up
                 signal.signal(again, signal.SIG_IGN)
-            earlier = before[signal.Signals(number)]
-            if callable(earlier) and earlier is not signal.default_int_handler:
-                earlier(number, frame)
+            if callable(earlier := before[signal.Signals(number)]):
+                with contextlib.suppress(BaseException):
+                    earlier(number, frame)
             raise Interrupted(number)
 
         for number, earlier in before.items():
@@ -72,9 +72,29 @@ def at_once() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def whole_command() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does: what it has begun to write is removed, and its processes end.
+
+    Once the command has ended, either ends the process without a word: nothing is to print a traceback at its exit.
+    """
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    finally:
+        for number in STOPPING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(EXIT_SIGNAL + number)
+
+
+@contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Hold Ctrl-C back until the work inside is done: for work that must not end half-way."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    """Hold SIGINT and SIGTERM back until the work inside, which must not end half-way, is done."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:

@@ -8,15 +8,19 @@ import functools
 import gc
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import util
+from multiprocessing import resource_tracker, util
+from multiprocessing.connection import wait
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
+from resexp.utils.interrupts import STOPPING, held_back
 from resexp.utils.machine import cores
 
 _MARK = ".resexp"
@@ -35,6 +39,29 @@ def without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """Start processes as `without_main`, and with SIGINT and SIGTERM blocked: those to the whole group are for us."""
+    resource_tracker.ensure_running()  # which the first start would do, and unblock what we block
+    with without_main(), held_back():
+        yield
+
+
+def _begin() -> None:
+    """Prepare a process of a pool: Ctrl-C reaches its parent alone, and it ends when the parent is gone."""
+    os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    gc.disable()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
 def parallel_map(function: Callable[[A], B], pieces: Sequence[A], enough: int) -> list[B]:
     """`function` of each piece, in their order; it and they must be such as can be sent to another process.
 
@@ -46,8 +73,14 @@ def parallel_map(function: Callable[[A], B], pieces: Sequence[A], enough: int) -
     context = multiprocessing.get_context("spawn")  # the only fork server of a process is that of the runs
     gc.disable()  # it would visit millions of numbers, again and again, and find nothing: a third of a large report
     try:
-        with without_main(), ProcessPoolExecutor(count, context, initializer=gc.disable) as processes:
-            return list(processes.map(function, pieces, chunksize=min(100, 1 + len(pieces) // (8 * count))))
+        with ProcessPoolExecutor(count, context, initializer=_begin) as processes:
+            try:
+                with starting():
+                    found = processes.map(function, pieces, chunksize=min(100, 1 + len(pieces) // (8 * count)))
+                return list(found)
+            except BaseException:
+                processes.shutdown(cancel_futures=True)
+                raise
     finally:
         gc.freeze()  # nor is it to visit them later
         gc.enable()
