@@ -293,6 +293,8 @@ def test_the_same_step_is_marked_in_the_figure_next_to_it(browser: Browser, the_
     begin = browser.box(f'{other} [data-tip="residual-56, training"] path')[0]
     ring = browser.box(f"{other} circle.ring")
     assert (ring[0] + ring[2]) / 2 == pytest.approx(begin + (at_step - begin) * 7 / 15, abs=1.5)
+    words, drawing = browser.box(f"{other} text.ring"), browser.box(f"{other} .drawing svg")
+    assert drawing[0] <= words[0] < words[2] <= drawing[2]
     assert visible(browser, "text.ring") == 1  # no figure over depth has steps
     browser.open(page)
     browser.move(*point(browser, "#fig-depth-clean", "plain-44, seed 2: 62.00 %"))

@@ -96,7 +96,7 @@ function mark(figure, { step, name }) {
 	if (!twin) return;
 	const svg = drawing(figure);
 	ring(svg, twin);
-	const end = twin.px > svg.viewBox.baseVal.width / 2 ? "end" : "start";
+	const end = ["start", "middle", "end"][Math.floor((3 * twin.px) / svg.viewBox.baseVal.width)];
 	draw(svg, "text", { class: "ring", x: twin.px, y: twin.py - 12, "text-anchor": end }, twin.words);
 }
 const inside = (svg, event) => new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
