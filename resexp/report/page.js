@@ -96,12 +96,12 @@ function mark(figure, { step, name }) {
 	if (!twin) return;
 	const svg = drawing(figure);
 	ring(svg, twin);
-	const end = ["start", "middle", "end"][Math.floor((3 * twin.px) / svg.viewBox.baseVal.width)];
+	const end = ["start", "middle", "end"][Math.floor(3 * twin.px / svg.viewBox.baseVal.width)];
 	draw(svg, "text", { class: "ring", x: twin.px, y: twin.py - 12, "text-anchor": end }, twin.words);
 }
 const inside = (svg, event) => new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
 function nearest(list, x, y) {
-	const far = (point) => Math.hypot(point.px - x, point.py - y);
+	const far = (p) => Math.hypot(p.px - x, p.py - y);
 	return list.reduce((a, b) => (a && far(a) <= far(b) ? a : b), null);
 }
 function point(figure, svg, event) {
