@@ -261,7 +261,8 @@ class Plot:
             Entry(
                 label,
                 self.series.index(label),
-                *(_colour(getp(line, part)) for part in ("color", "markerfacecolor")),
+                _colour(getp(line, "color")),
+                _colour(getp(line, "markerfacecolor")),
                 str(getp(line, "marker")),
                 str(getp(line, "linestyle")),
                 float(getp(line, "linewidth")),
