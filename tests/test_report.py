@@ -190,9 +190,9 @@ def test_the_report_writes_a_page_figures_and_tables(study: Callable[..., StudyF
 
 def test_the_page_is_self_contained_small_and_well_formed(study: Callable[..., StudyFolder]) -> None:
     depths = [8, 14, 20, 26, 32, 38, 44, 50, 56]
-    errors = {(kind, depth): [depth + s for s in range(3)] for kind in ("plain", "residual") for depth in depths}
+    errors = {(kind, depth): [depth + s for s in range(5)] for kind in ("plain", "residual") for depth in depths}
     _, page = built(study(errors, train=TrainConfig(log_every=100)))
-    assert len(page.encode()) < 1_000_000
+    assert len(page.encode()) < 800_000
     links = re.findall(r'(?:src|href)\s*=\s*"([^"#][^"]*)"|url\(([^)#]+)\)|@import', page)
     assert [link for link, url in links if url or not link.startswith("data:")] == []
     figures = re.findall(r'<div class="drawing">(<svg.*?</svg>)</div>', page)
