@@ -19,7 +19,7 @@ EVIDENCE_FOLDER := $(HOME)/resexp-evidence/results
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-quickstart: $(RUN) ## train a small grid on synthetic shapes and write its report: four minutes on two cores
+quickstart: $(RUN) ## train a small grid on synthetic shapes and write its report: five minutes on two cores
 	$(PY) -m resexp sweep
 	$(PY) -m resexp report results/quickstart
 

@@ -16,7 +16,7 @@ MOST_RUNS = 10
 """Runs of a net on the page; runs.csv has them all."""
 LOG_BYTES, LOG_LINES = 2000, 12
 """What the page has of the end of a run's log."""
-POINTS = 40
+POINTS = 30
 """Points of a run's small curve, at most."""
 WIDE, HIGH = 300, 70
 """Size of the small curves."""
@@ -79,6 +79,6 @@ def course_of(net: Net) -> tuple[float, int, Markup]:
     for curve in curves:
         every = -(-len(curve.steps) // POINTS)
         places = zip(curve.steps[::-every], curve.values[::-every], strict=True)
-        points = " ".join(f"{WIDE * step / last:.0f} {HIGH * (1 - value / top):.1f}" for step, value in places)
+        points = " ".join(f"{WIDE * step / last:.0f} {HIGH * (1 - value / top):.0f}" for step, value in places)
         paths.append(f"<path d='M{points}'/>")
     return top, last, Markup("".join(paths))
