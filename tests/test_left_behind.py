@@ -27,6 +27,20 @@ from resexp.cli import main
 os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGTERM)
 main()
 """
+LOST = """
+import os, signal
+from unittest.mock import patch
+from resexp import cli
+
+def imported():
+    try:
+        os.kill(os.getpid(), signal.{signal})
+    except BaseException:  # as a library's own guards do
+        raise ImportError("cannot load module more than once per process")
+
+with patch.object(cli, "show_log", lambda console: imported()):
+    cli.main()
+"""
 LEAVING = """
 import atexit, os, signal
 from resexp.cli import main
@@ -62,6 +76,20 @@ def test_a_command_that_is_stopped_while_it_writes_leaves_nothing(tmp_path: Path
     done = subprocess.run([sys.executable, "-c", STOPPED, *words], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_stop_that_breaks_an_import_is_no_error_of_ours(name: str, code: int) -> None:
+    done = subprocess.run([sys.executable, "-c", LOST.format(signal=name), "list"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_ctrl_c_while_a_command_is_loaded_prints_no_traceback() -> None:
+    program = "import os, signal, sys, runpy; sys.meta_path.insert(0, type('F', (), {'find_spec': classmethod(find)}))"
+    find = "def find(cls, name, *rest):\n    if name == 'resexp.cli': os.kill(os.getpid(), signal.SIGINT)\n"
+    script = f"{find}{program}\nrunpy.run_module('resexp', run_name='__main__', alter_sys=True)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-2, "")
 
 
 def test_ctrl_c_at_the_exit_of_a_command_prints_no_traceback() -> None:

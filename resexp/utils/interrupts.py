@@ -75,20 +75,29 @@ def at_once() -> Iterator[None]:
 def whole_command() -> Iterator[None]:
     """Let SIGTERM end a command as Ctrl-C does: what it has begun to write is removed, and its processes end.
 
-    Once the command has ended, either ends the process without a word: nothing is to print a traceback at its exit.
+    A library that is being imported may lose the exception and be left broken; what fails then ends the command, too.
+    Once the command has ended, either signal ends the process without a word: nothing is to print a traceback at its
+    exit.
     """
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _leave)
+    asked: list[int] = []
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        asked.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(EXIT_SIGNAL + number)
+
+    for number in STOPPING:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, leave)
     try:
         yield
+    except (ImportError, AttributeError):
+        if asked:
+            raise SystemExit(EXIT_SIGNAL + asked[0]) from None
+        raise
     finally:
         for number in STOPPING:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
-
-
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(EXIT_SIGNAL + number)
 
 
 @contextlib.contextmanager
