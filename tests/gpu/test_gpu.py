@@ -58,10 +58,10 @@ def _steady() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_logged(logged: list[str]) -> Iterator[None]:
+def _nothing_goes_wrong(logged: list[str]) -> Iterator[None]:
     """No capture fails, no run is tried again."""
     yield
-    assert logged == []
+    assert [line for line in logged if not line.startswith("decoding ")] == []
 
 
 def config(kind: str = "residual", depth: int = 20, **recipe: Any) -> RunConfig:
