@@ -45,6 +45,7 @@ def test_a_study_is_trained_once_and_taken_home(tmp_path: Path) -> None:
     for net in ("plain-20", "plain-56", "residual-20", "residual-56"):
         for file in ("metrics.jsonl", "manifest.json"):
             assert any(f"/{net}-" in name and name.endswith(file) for name in names)
+    assert not any(name.endswith(".pt") for name in names)  # 14 MB for each ResNet-110
     day(tmp_path, "--only", "figure6-ends")
     assert json.loads((tmp_path / "work" / "day.json").read_text()) == [told]
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
 from resexp.config import ArrayData, ImageNetData, RunConfig
 from resexp.data import open_dataset
@@ -120,6 +119,8 @@ def eager_loop(case: Case, facts: dict[str, Any]) -> Loop:
 
 def usual_loop(case: Case, facts: dict[str, Any]) -> Loop:
     """The common public recipe: torchvision transforms on PIL images, DataLoader workers, fp32, `.item()` each step."""
+    from torchvision import transforms  # slow to import, and no part of the others' start-up
+
     images, labels = open_dataset(case.data).train()
     transform = transforms.Compose(
         [

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision import models, transforms
 
 from resexp.bench.contestants import Case, Loop, Sgd, make_trainers, stepping, waiting
 from resexp.data import ImageNet, open_dataset
@@ -89,6 +88,8 @@ def _pipeline(kind: type[StreamingInput], case: Case) -> StreamingInput:
 def torchvision_input(case: Case, facts: dict[str, Any]) -> Loop:
     """The common public recipe: Pillow and torchvision transforms in a DataLoader's workers, as many as `input` has
     threads."""
+    from torchvision import transforms  # slow to import, and no part of the others' start-up
+
     dataset = _images(case)
     labels = dataset.labels("train")
     transform = transforms.Compose(
@@ -135,6 +136,8 @@ def torchvision_input(case: Case, facts: dict[str, Any]) -> Loop:
 def usual_amp(case: Case, facts: dict[str, Any]) -> Loop:
     """The common public loop on a batch that stays on the device: torchvision's net, autocast, channels_last, compiled
     on a GPU."""
+    from torchvision import models
+
     dataset, model, batch = _images(case), case.config.model, case.config.train.batch_size
     make = getattr(models, f"{'vgg' if model.kind == 'vgg' else 'resnet'}{model.depth}")
     step = Sgd(case, model=make(num_classes=len(dataset.classes)))
