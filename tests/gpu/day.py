@@ -56,9 +56,9 @@ def parts(folder: Path, device: str, data: str | None, studies: Sequence[str]) -
     images, study = folder / "images", "smoke" if small else "resnet50"
     roofline = (*python, "tests.gpu.roofline", "--results", f"{results}")
     make = f"[ -d {images} ] || {shlex.join((*RESEXP, 'data', 'example', str(images)))}"
-    steps = (*bench, "--config", f"imagenet/{study}", "--set", f"data.path={images}", "--out", f"{results}/imagenet")
+    kinds = ("--kinds", "residual") if small else ()
+    steps = ("--config", f"imagenet/{study}", "--set", f"data.path={images}", *kinds, "--out", f"{results}/imagenet")
     many = ("--depths", "8", "--nets", "2", "--width", "8", "--size", "16") if small else ()
-    steps += ("--kinds", "residual") if small else ()
     nets_of_benches = "residual-8,imagenet/residual-18" if small else NETS
     # a CPU takes minutes for a convolution in fp16
     tests = ("-k", "(replayed or streamed) and not fp16") if small else ("-n", "6")
@@ -74,7 +74,7 @@ def parts(folder: Path, device: str, data: str | None, studies: Sequence[str]) -
             for depth, runs in packs.items()
         ),
         *([] if small else [Part("precisions", (*bench, *nets, *precisions, "--out", f"{results}/precisions"), 150.0)]),
-        Part("imagenet", ("sh", "-c", f"{make}; exec {shlex.join(steps)}"), 150.0),
+        Part("imagenet", ("sh", "-c", f"{make}; exec {shlex.join((*bench, *steps))}"), 150.0),
         Part(
             "many-nets",
             (*python, "tests.benchmarks.many_nets", "--device", device, *times, *many, "--out", str(results)),
