@@ -45,16 +45,20 @@ class StudyResults:
         return runs_table(StudyFolder(self.folder))
 
 
-def load_study(name: str, settings: Sequence[str] = ()) -> tuple[Study, list[Cell]]:
+def load_study(name: str | Path, settings: str | Sequence[str] = ()) -> tuple[Study, list[Cell]]:
     """Read a study file or a shipped study, and expand its grid into runs.
 
     `settings` are overrides, such as ``"train.lr=0.05"``. Raises UserError with one line per mistake.
     """
-    return studies.load(name, list(settings))
+    return studies.load(str(name), _listed(settings))
 
 
 def sweep(
-    name: str, results: str | Path = "results", settings: Sequence[str] = (), *, only: Sequence[str] = ()
+    name: str | Path,
+    results: str | Path = "results",
+    settings: str | Sequence[str] = (),
+    *,
+    only: str | Sequence[str] = (),
 ) -> StudyResults:
     """Train what is missing of a study, as `resexp sweep` does; `only` the nets with these labels.
 
@@ -62,7 +66,7 @@ def sweep(
     RuntimeError where runs did not finish.
     """
     study, cells = load_study(name, settings)
-    chosen = studies.only_labels(cells, list(only)) if only else cells
+    chosen = studies.only_labels(cells, _listed(only)) if only else cells
     with Stop().listening() as stop:
         outcome = carry_out(study, cells, chosen, Path(results), stop=stop, display=Lines())
     if outcome.problems:
@@ -72,12 +76,14 @@ def sweep(
     return StudyResults(outcome.folder)
 
 
-def train(name: str, results: str | Path = "results", settings: Sequence[str] = (), *, seed: int = 0) -> StudyResults:
+def train(
+    name: str | Path, results: str | Path = "results", settings: str | Sequence[str] = (), *, seed: int = 0
+) -> StudyResults:
     """Train the one net of a study with one seed; see `sweep`."""
     _, cells = load_study(name, settings)
     if len(labels := dict.fromkeys(cell.label for cell in cells)) > 1:
         raise UserError(f"{name}: has {len(labels)} nets ({', '.join(labels)}); use sweep, with only=[...]")
-    return sweep(name, results, [*settings, f"seeds=[{seed}]"])
+    return sweep(name, results, [*_listed(settings), f"seeds=[{seed}]"])
 
 
 def open_study(folder: str | Path) -> StudyResults:
@@ -103,3 +109,8 @@ def build_model(name: str, classes: int | None = None, *, seed: int | None = Non
     if seed is not None:
         torch.manual_seed(seed)
     return build(net.config, classes or net.classes)
+
+
+def _listed(words: str | Sequence[str]) -> list[str]:
+    """A word alone is a list of one."""
+    return [words] if isinstance(words, str) else list(words)

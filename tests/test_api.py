@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,6 +37,30 @@ def test_a_script_without_a_guard_sweeps(write_study: Write) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["script", "4 results/tiny/report/index.html"]
     assert Path("results/tiny/report/index.html").exists()
+
+
+def test_a_second_sweep_of_a_notebook_has_its_folder_and_its_environment(
+    write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its workers are forked from a server that began with the first one's."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        monkeypatch.setenv("RESEXP_DATA", str(tmp_path / f"data of {name}"))
+        resexp.sweep(write_study(), results="results")
+        assert Path("results/tiny").is_dir()
+        shutil.rmtree(tmp_path / f"data of {name}")
+    assert not list(tmp_path.glob("data*"))
+
+
+def test_a_word_alone_is_a_list_of_one(write_study: Write) -> None:
+    study = write_study(grid={"model.depth": [8, 14]})
+    for settings in ("train.lr=0.05", ["train.lr=0.05"]):
+        assert {cell.config.train.lr for cell in resexp.load_study(study, settings)[1]} == {0.05}
+    resexp.sweep(str(study), only="residual-8")
+    states = resexp.open_study("results/tiny").runs.set_index("net")["state"]
+    assert dict(states) == {"residual-8": "finished", "residual-14": "pending"}
+    assert resexp.train(study, "alone", "grid={model.depth: [8]}").folder == Path("alone/tiny")
 
 
 def test_runs_are_a_table_with_their_configuration(write_study: Write) -> None:

@@ -38,7 +38,7 @@ def test_runs_after_a_report_start_with_their_libraries_loaded(tmp_path: Path) -
 
 
 POOL = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from unittest.mock import patch
 from resexp.utils import parallel
@@ -49,6 +49,7 @@ def work(name):
         time.sleep(0.01)
 
 def main():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background begin without it
     with patch.object(parallel, "cores", lambda: 2):
         try:
             parallel.parallel_map(work, ["a", "b"], 1)

@@ -35,13 +35,13 @@ def states(study: Path) -> list[str]:
     return [run.status().state for run in runs_of(study)]
 
 
-def test_a_sweep_trains_what_is_missing_and_skips_what_is_finished(write_study: Write, resexp: Cli) -> None:
+def test_a_sweep_trains_what_is_missing_and_skips_what_is_finished(write_study: Write, here: Cli) -> None:
     study = write_study(grid=GRID)
-    done = resexp("sweep", "--config", study, "--only", "plain-8")
+    done = here("sweep", "--config", study, "--only", "plain-8")
     assert done.returncode == 0, done.stderr
     assert states(study) == ["finished", "pending", "pending", "pending"]
     before = runs_of(study)[0].metrics_path.read_bytes()
-    done = resexp("sweep", "--config", study)
+    done = here("sweep", "--config", study)
     assert done.returncode == 0, done.stderr
     assert "3 to train, 1 finished before" in done.stdout
     assert "3 trained, 1 finished before, 0 not finished, 0 not started" in done.stdout.replace("\n", " ")
@@ -49,18 +49,18 @@ def test_a_sweep_trains_what_is_missing_and_skips_what_is_finished(write_study: 
     assert runs_of(study)[0].metrics_path.read_bytes() == before
 
 
-def test_a_sweep_and_single_runs_give_the_same_numbers(write_study: Write, resexp: Cli) -> None:
+def test_a_sweep_and_single_runs_give_the_same_numbers(write_study: Write, here: Cli) -> None:
     study = write_study(grid={"model.depth": [8, 14]})
-    assert resexp("sweep", "--config", study, "--jobs", 2).returncode == 0
+    assert here("sweep", "--config", study, "--jobs", 2).returncode == 0
     for swept, depth in zip(runs_of(study), (8, 14), strict=True):
         alone = write_study("alone.yaml", model={"depth": depth})
-        assert resexp("train", "--config", alone, "--results", "alone").returncode == 0
+        assert here("train", "--config", alone, "--results", "alone").returncode == 0
         assert_same(swept, runs_of(alone, Path("alone"))[0])
 
 
-def test_plain_output_is_bounded(write_study: Write, resexp: Cli) -> None:
+def test_plain_output_is_bounded(write_study: Write, here: Cli) -> None:
     study = write_study(grid=GRID, train={"steps": 80, "log_every": 1})
-    lines = resexp("sweep", "--config", study).stdout.splitlines()
+    lines = here("sweep", "--config", study).stdout.splitlines()
     runs = [line.partition(":")[0].rpartition("] ")[2] for line in lines if " seed 0:" in line]
     assert len(set(runs)) == 4
     assert max(map(runs.count, runs)) <= 5  # begun, a quarter, half, three quarters, ended
@@ -77,11 +77,11 @@ def break_run(cell: Cell, run: Run) -> None:
     run.checkpoint_path.write_bytes(checkpoint.pack({**state, "window": []}))
 
 
-def test_one_failure_neither_ends_nor_hides_the_others(write_study: Write, resexp: Cli) -> None:
+def test_one_failure_neither_ends_nor_hides_the_others(write_study: Write, here: Cli) -> None:
     study = write_study(grid=GRID)
     cell, broken = plan(*load(str(study)), Path("results"))[1]
     break_run(cell, broken)
-    done = resexp("sweep", "--config", study)
+    done = here("sweep", "--config", study)
     assert done.returncode == 1
     assert states(study) == ["finished", "failed", "finished", "finished"]
     assert "plain-14 seed 0" in done.stdout.split("not finished", 1)[1]
@@ -91,30 +91,30 @@ def test_one_failure_neither_ends_nor_hides_the_others(write_study: Write, resex
     # It is not tried again by itself; when the cause is gone, on request.
     broken.checkpoint_path.unlink()
     broken.previous_checkpoint_path.unlink()  # the failed attempt began by saving what it had read
-    again = resexp("sweep", "--config", study)
+    again = here("sweep", "--config", study)
     assert (again.returncode, states(study)[1]) == (1, "failed")
-    retried = resexp("sweep", "--config", study, "--retry-failed")
+    retried = here("sweep", "--config", study, "--retry-failed")
     assert (retried.returncode, states(study)) == (0, ["finished"] * 4)
 
 
-def test_on_a_full_disk_a_sweep_says_so_and_the_next_goes_on(write_study: Write, resexp: Cli, small_disk: Path) -> None:
+def test_on_a_full_disk_a_sweep_says_so_and_the_next_goes_on(write_study: Write, here: Cli, small_disk: Path) -> None:
     results = small_disk / "results"
     study = write_study(grid={"model.depth": [8, 14]})
-    assert resexp("sweep", "--config", study, "--results", results, "--only", "residual-8").returncode == 0
+    assert here("sweep", "--config", study, "--results", results, "--only", "residual-8").returncode == 0
     ballast = fill(small_disk)
-    done = resexp("sweep", "--config", study, "--results", results)
+    done = here("sweep", "--config", study, "--results", results)
     assert done.returncode in (1, 2)
     assert "No space left on device" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     ballast.unlink()
-    assert resexp("sweep", "--config", study, "--results", results).returncode == 0
+    assert here("sweep", "--config", study, "--results", results).returncode == 0
     assert [run.status().state for run in runs_of(study, results)] == ["finished", "finished"]
 
 
-def test_fail_fast_stops_the_rest(write_study: Write, resexp: Cli) -> None:
+def test_fail_fast_stops_the_rest(write_study: Write, here: Cli) -> None:
     study = write_study(grid={"model.depth": [20, 14, 8]}, train={"steps": 60})
     break_run(*plan(*load(str(study)), Path("results"))[0])  # the longest comes first
-    done = resexp("sweep", "--config", study, "--fail-fast", "--jobs", 1)
+    done = here("sweep", "--config", study, "--fail-fast", "--jobs", 1)
     assert done.returncode == 1
     assert states(study) == ["failed", "pending", "pending"]
     assert "2 not started" in done.stdout.replace("\n", " ")
@@ -131,10 +131,10 @@ def _start_long_sweep(study: Path, minimum: int) -> subprocess.Popen[str]:
 LONG = {"steps": 400, "log_every": 1, "eval_every": 400, "checkpoint_steps": 20}
 
 
-def test_a_second_sweep_on_the_same_folder_is_refused(write_study: Write, resexp: Cli) -> None:
+def test_a_second_sweep_on_the_same_folder_is_refused(write_study: Write, here: Cli) -> None:
     study = write_study(grid={"model.depth": [8, 14]}, train={**LONG, "steps": 100_000})
     first = _start_long_sweep(study, 2)
-    second = resexp("sweep", "--config", study)
+    second = here("sweep", "--config", study)
     assert second.returncode == 2
     assert f"the study in results/tiny is in use by process {first.pid}" in second.stderr
     assert len(second.stderr.splitlines()) == 1
@@ -168,10 +168,10 @@ def test_a_signal_to_the_whole_group_saves_everything(write_study: Write, number
 
 @pytest.mark.parametrize("victim", ["parent", "worker"])
 def test_after_sigkill_a_sweep_goes_on_and_equals_an_undisturbed_one(
-    write_study: Write, resexp: Cli, victim: str
+    write_study: Write, here: Cli, victim: str
 ) -> None:
     study = write_study(grid={"model.depth": [8, 14]}, train=LONG)
-    undisturbed = resexp("sweep", "--config", study, "--results", "undisturbed")
+    undisturbed = here("sweep", "--config", study, "--results", "undisturbed")
     assert undisturbed.returncode == 0, undisturbed.stderr
     process = _start_long_sweep(study, 30)
     if victim == "parent":
@@ -185,68 +185,68 @@ def test_after_sigkill_a_sweep_goes_on_and_equals_an_undisturbed_one(
         said, _ = process.communicate()
         assert process.returncode == 0
         assert "its process was killed by signal 9; tried again (1 of 2)" in said.replace("\n", " ")
-    assert resexp("sweep", "--config", study).returncode == 0
+    assert here("sweep", "--config", study).returncode == 0
     for run, other in zip(runs_of(study), runs_of(study, Path("undisturbed")), strict=True):
         assert_same(run, other)
 
 
-def test_train_begins_and_continues_the_one_run_of_a_study(write_study: Write, resexp: Cli) -> None:
+def test_train_begins_and_continues_the_one_run_of_a_study(write_study: Write, here: Cli) -> None:
     study = write_study(seeds=[3, 4])
-    done = resexp("train", "--config", study, "--seed", 7)
+    done = here("train", "--config", study, "--seed", 7)
     assert done.returncode == 0, done.stderr
     folder = Path(done.stdout.splitlines()[-1])
     assert folder.name == "seed7"
     assert [run.folder for run in StudyFolder(Path("results/tiny")).runs()] == [folder]
-    assert resexp("train", "--config", study).returncode == 0
+    assert here("train", "--config", study).returncode == 0
     assert len(StudyFolder(Path("results/tiny")).runs()) == 2
 
 
-def test_train_of_a_grid_says_what_to_do_instead(write_study: Write, resexp: Cli) -> None:
-    done = resexp("train", "--config", write_study(grid={"model.depth": [8, 14]}))
+def test_train_of_a_grid_says_what_to_do_instead(write_study: Write, here: Cli) -> None:
+    done = here("train", "--config", write_study(grid={"model.depth": [8, 14]}))
     assert done.returncode == 2
     assert "has 2 nets (residual-8, residual-14); train takes one: use `resexp sweep " in done.stderr
 
 
-def test_a_dry_run_writes_nothing(write_study: Write, resexp: Cli) -> None:
-    done = resexp("sweep", "--config", write_study(grid=GRID, seeds=[0, 1]), "--dry-run")
+def test_a_dry_run_writes_nothing(write_study: Write, here: Cli) -> None:
+    done = here("sweep", "--config", write_study(grid=GRID, seeds=[0, 1]), "--dry-run")
     assert (done.returncode, done.stdout.count("pending")) == (0, 8)
     assert not Path("results").exists()
 
 
-def test_changed_data_under_a_finished_study_are_refused(write_study: Write, resexp: Cli) -> None:
+def test_changed_data_under_a_finished_study_are_refused(write_study: Write, here: Cli) -> None:
     study = write_study()
-    assert resexp("sweep", "--config", study).returncode == 0
+    assert here("sweep", "--config", study).returncode == 0
     run = runs_of(study)[0]
     manifest = run.manifest()
     assert manifest is not None
     manifest.data.fingerprint = "another"
     run.write_manifest(manifest)
-    done = resexp("sweep", "--config", study)
+    done = here("sweep", "--config", study)
     assert done.returncode == 2
     assert "begun on other data" in done.stderr
 
 
-def test_a_changed_recipe_gets_folders_of_its_own(write_study: Write, resexp: Cli) -> None:
-    assert resexp("sweep", "--config", write_study()).returncode == 0
-    assert resexp("sweep", "--config", write_study(train={"lr": 0.05})).returncode == 0
+def test_a_changed_recipe_gets_folders_of_its_own(write_study: Write, here: Cli) -> None:
+    assert here("sweep", "--config", write_study()).returncode == 0
+    assert here("sweep", "--config", write_study(train={"lr": 0.05})).returncode == 0
     study = StudyFolder(Path("results/tiny"))
     assert (len(study.runs()), len(study.strays())) == (1, 1)
 
 
-def test_a_grid_can_grow_without_training_anything_again(write_study: Write, resexp: Cli) -> None:
-    assert resexp("sweep", "--config", write_study(grid={"model.depth": [8]})).returncode == 0
-    done = resexp("sweep", "--config", write_study(grid={"model.depth": [8], "model.width": [2, 3]}))
+def test_a_grid_can_grow_without_training_anything_again(write_study: Write, here: Cli) -> None:
+    assert here("sweep", "--config", write_study(grid={"model.depth": [8]})).returncode == 0
+    done = here("sweep", "--config", write_study(grid={"model.depth": [8], "model.width": [2, 3]}))
     assert "1 to train, 1 finished before" in done.stdout
     labels = [run.label for run in StudyFolder(Path("results/tiny")).runs()]
     assert labels == ["residual-8-width=2", "residual-8-width=3"]
 
 
-def test_new_mechanics_reach_a_run_that_was_begun(write_study: Write, resexp: Cli, tmp_path: Path) -> None:
+def test_new_mechanics_reach_a_run_that_was_begun(write_study: Write, here: Cli, tmp_path: Path) -> None:
     study = write_study()
-    assert resexp("sweep", "--config", study, "--dry-run").returncode == 0
+    assert here("sweep", "--config", study, "--dry-run").returncode == 0
     (run,) = runs_of(study)
     run.create(load(str(study))[1][0].config)
-    assert resexp("sweep", "--config", study, "--set", "train.log_every=3").returncode == 0
+    assert here("sweep", "--config", study, "--set", "train.log_every=3").returncode == 0
     assert [r["step"] for r in run.metrics() if r["event"] == "train"] == [3, 6, 9, 12]
 
 
@@ -258,53 +258,53 @@ def test_runs_trained_one_by_one_at_the_same_time_are_all_in_the_plan(write_stud
     assert len(StudyFolder(Path("results/tiny")).runs()) == 3
 
 
-def test_a_sweep_that_is_refused_leaves_no_run_folder(write_study: Write, resexp: Cli) -> None:
+def test_a_sweep_that_is_refused_leaves_no_run_folder(write_study: Write, here: Cli) -> None:
     study = write_study()
     study.write_text("name: tiny\ndata: {source: folder, path: nowhere}\n")
     for verb in ("sweep", "train"):
-        assert resexp(verb, "--config", study).returncode == 2
+        assert here(verb, "--config", study).returncode == 2
     assert not list(Path("results").rglob("config.yaml"))
 
 
-def test_results_that_can_not_be_written_get_one_line(write_study: Write, resexp: Cli) -> None:
+def test_results_that_can_not_be_written_get_one_line(write_study: Write, here: Cli) -> None:
     Path("results").write_text("a file where the folder should be")
     for verb in ("sweep", "train"):
-        done = resexp(verb, "--config", write_study())
+        done = here(verb, "--config", write_study())
         assert done.returncode == 2
         assert done.stderr.startswith("resexp: results")
         assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_study_is_named_with_or_without_an_option(write_study: Write, resexp: Cli) -> None:
+def test_a_study_is_named_with_or_without_an_option(write_study: Write, here: Cli) -> None:
     study = write_study()
     for words in ([study], ["--config", study]):
         for verb in ("sweep", "train"):
-            assert resexp(verb, *words, "--dry-run").stdout.startswith("tiny: 1 run ")
+            assert here(verb, *words, "--dry-run").stdout.startswith("tiny: 1 run ")
     for verb in ("sweep", "train"):
-        done = resexp(verb, study, "--config", study)
+        done = here(verb, study, "--config", study)
         assert (done.returncode, done.stderr) == (2, f"resexp: {verb}: the study is named twice; name it once\n")
 
 
-def test_a_sweep_writes_its_report_where_asked_to(write_study: Write, resexp: Cli) -> None:
+def test_a_sweep_writes_its_report_where_asked_to(write_study: Write, here: Cli) -> None:
     page = Path("results/tiny/report/index.html")
     study = write_study(grid={"model.depth": [8, 14]})
-    assert resexp("sweep", study, "--only", "residual-8").returncode == 0
+    assert here("sweep", study, "--only", "residual-8").returncode == 0
     assert not page.exists()
-    done = resexp("sweep", study, "--report")
+    done = here("sweep", study, "--report")
     assert done.returncode == 0, done.stderr
     *_, headline, where, last = done.stdout.splitlines()
     assert (where, last.partition(":")[0]) == (f"{page}", "results/tiny")
-    assert headline in resexp("report", "tiny").stdout
+    assert headline in here("report", "tiny").stdout
     assert page.exists()
 
 
-def test_runs_of_an_earlier_configuration_are_named(resexp: Cli, write_study: Callable[..., Path]) -> None:
+def test_runs_of_an_earlier_configuration_are_named(here: Cli, write_study: Callable[..., Path]) -> None:
     study = write_study(grid={"model.depth": [8]})
-    assert "earlier configuration" not in resexp("sweep", study).stdout
+    assert "earlier configuration" not in here("sweep", study).stdout
     write_study(grid={"model.depth": [8]}, train={"lr": 0.05})
-    line = resexp("sweep", study, "--dry-run").stdout.splitlines()[-1]
+    line = here("sweep", study, "--dry-run").stdout.splitlines()[-1]
     assert line.startswith("results/tiny: 1 run of an earlier configuration left out: residual-8-")
-    done = resexp("sweep", study).stdout.splitlines()
+    done = here("sweep", study).stdout.splitlines()
     assert done.index(line) < done.index("1 to train, 0 finished before")
     for words in (["status"], ["status", "tiny"]):
-        assert "1 run of an earlier configuration left out: " in resexp(*words).stdout
+        assert "1 run of an earlier configuration left out: " in here(*words).stdout

@@ -92,7 +92,8 @@ class _Worker(Handle):
 
         self.job = job
         self.receiver, sender = context.Pipe(duplex=False)
-        self.process: ForkServerProcess = context.Process(target=work, args=(job, sender), name=job.runs[0].name)
+        words = (job, sender, dict(os.environ))
+        self.process: ForkServerProcess = context.Process(target=work, args=words, name=job.runs[0].name)
         with without_main():
             self.process.start()
         sender.close()

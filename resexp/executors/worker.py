@@ -30,8 +30,13 @@ Message = tuple[Kind, int, str]
 """An `engine.Event` on its way to another process: the run by its number in the job."""
 
 
-def work(job: Job, parent: Connection) -> None:
-    """Train the runs of a job in a process of this machine, send events to the `parent`, and end with it."""
+def work(job: Job, parent: Connection, environment: dict[str, str]) -> None:
+    """Train the runs of a job in a process of this machine, send events to the `parent`, and end with it.
+
+    `environment` is the parent's. The server keeps the one it began with, which a notebook may have changed since.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
     os.setsid()  # Ctrl-C in the terminal reaches the parent, which asks us to stop
     gc.freeze()  # what was imported stays: to visit all of it whenever a run has ended takes a fifth of a second
     stop = Stop().install()
