@@ -121,13 +121,13 @@ def resexp() -> Callable[..., subprocess.CompletedProcess[str]]:
 def here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`resexp` without its process, which imports torch for seconds: for what a process of its own can't change."""
 
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
         words = ["resexp", *map(str, arguments)]
         output, errors = io.StringIO(), io.StringIO()
         handlers = {number: signal.getsignal(number) for number in STOPPING}
         monkeypatch.setattr(sys, "argv", words)
         with (
-            patch.dict(os.environ),
+            patch.dict(os.environ, environment),
             contextlib.redirect_stdout(output),
             contextlib.redirect_stderr(errors),
             pytest.raises(SystemExit) as ended,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,7 +16,8 @@ from resexp.runs import logits
 from resexp.runs.logits import Logits
 from resexp.runs.records import Manifest, Plan, PlannedRun, Status, running_error
 from resexp.runs.store import Run, StudyFolder
-from tests.conftest import TINY, command
+from resexp.training.train import train
+from tests.conftest import TINY
 
 DEPTHS = [8, 14, 20, 26, 32]
 
@@ -61,9 +61,11 @@ def finish_study(study: Path, results: Path) -> StudyFolder:
 
 def _trained(folder: Path) -> Run:
     """A run of a few steps."""
-    path = write_yaml(folder / "one.yaml", {**TINY, "name": "one"})
-    subprocess.run(command("sweep", "--config", path, "--results", folder), check=True, capture_output=True)
-    (run,) = StudyFolder(folder / "one").runs()
+    config = load(str(write_yaml(folder / "one.yaml", TINY)))[1][0].config
+    run = Run(folder / config.folder)
+    run.create(config)
+    train(run)
+    run.log_path.touch()  # as the process of a sweep does
     return run
 
 

@@ -21,24 +21,24 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.mark.parametrize(
     "verb", ["train", "sweep", "status", "report", "describe", "schema", "data fetch", "data verify", "data info"]
 )
-def test_every_command_has_help_with_an_example(resexp: Cli, verb: str) -> None:
-    done = resexp(*verb.split(), "--help")
+def test_every_command_has_help_with_an_example(here: Cli, verb: str) -> None:
+    done = here(*verb.split(), "--help")
     assert done.returncode == 0
     assert "Example: " in done.stdout
     assert f"resexp {verb}" in done.stdout
 
 
 @pytest.mark.parametrize("verb", ["", "sweep", "data fetch", "probe lesion"])
-def test_help_has_a_short_form(resexp: Cli, verb: str) -> None:
-    assert resexp(*verb.split(), "-h").stdout == resexp(*verb.split(), "--help").stdout
+def test_help_has_a_short_form(here: Cli, verb: str) -> None:
+    assert here(*verb.split(), "-h").stdout == here(*verb.split(), "--help").stdout
 
 
-def test_the_version(resexp: Cli) -> None:
-    assert resexp("--version").stdout == f"resexp {__version__}\n"
+def test_the_version(here: Cli) -> None:
+    assert here("--version").stdout == f"resexp {__version__}\n"
 
 
-def test_the_schema_is_printed(resexp: Cli) -> None:
-    assert json.loads(resexp("schema").stdout) == json_schema()
+def test_the_schema_is_printed(here: Cli) -> None:
+    assert json.loads(here("schema").stdout) == json_schema()
 
 
 @pytest.mark.parametrize(
@@ -67,48 +67,48 @@ def test_the_schema_is_printed(resexp: Cli) -> None:
         (["sweep", "--set", "train.device=cuda:99"], "train.device: cuda:99 asked for, but"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(resexp: Cli, arguments: list[str], says: str) -> None:
-    done = resexp(*arguments)
+def test_a_mistake_is_one_line_and_exit_code_2(here: Cli, arguments: list[str], says: str) -> None:
+    done = here(*arguments)
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_study_in_which_nothing_has_finished_is_not_reported(write_study: Write, resexp: Cli) -> None:
+def test_a_study_in_which_nothing_has_finished_is_not_reported(write_study: Write, here: Cli) -> None:
     study = write_study(train={"steps": 100_000, "log_every": 1})
     process = subprocess.Popen(command("sweep", "--config", study), stdout=subprocess.PIPE, text=True)
     wait_until(process, lambda: bool(list(Path("results").glob("tiny/*/seed0/metrics.jsonl"))))
-    done = resexp("report")
+    done = here("report")
     assert (done.returncode, "no finished run to report yet (1 running)" in done.stderr) == (2, True)
-    table = resexp("status")
+    table = here("status")
     assert "running" in table.stdout
     process.terminate()
     process.communicate()
-    record = json.loads(resexp("status", "--json").stdout)[0]
+    record = json.loads(here("status", "--json").stdout)[0]
     assert record["state"] == "interrupted"
     assert 0 < record["step"] < record["steps"] == 100_000
 
 
-def test_names_with_brackets_are_shown_as_they_are(write_study: Write, resexp: Cli) -> None:
-    done = resexp("sweep", "--config", write_study(train={"steps": 2}), "--results", "x[/b]")
+def test_names_with_brackets_are_shown_as_they_are(write_study: Write, here: Cli) -> None:
+    done = here("sweep", "--config", write_study(train={"steps": 2}), "--results", "x[/b]")
     assert done.returncode == 0
     assert "x[/b]/tiny: 1 trained" in done.stdout
     for verb in ("status", "report"):
-        done = resexp(verb, "--results", "x[/b]")
+        done = here(verb, "--results", "x[/b]")
         assert done.returncode == 0
         assert "x[/b]/tiny" in done.stdout
 
 
-def test_data_info_says_where_to_place_the_archive_by_hand(resexp: Cli, tmp_path: Path) -> None:
-    said = resexp("data", "info", RESEXP_DATA=str(tmp_path / "elsewhere")).stdout
+def test_data_info_says_where_to_place_the_archive_by_hand(here: Cli, tmp_path: Path) -> None:
+    said = here("data", "info", RESEXP_DATA=str(tmp_path / "elsewhere")).stdout
     assert f"{tmp_path / 'elsewhere' / 'cifar-10-python.tar.gz'}: not here" in said
     assert "c58f30108f718f92721af3b95e74349a" in said
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["status", "--json"], ["report", "--json"], ["sweep", "--dry-run"]])
-def test_only_training_imports_torch(write_study: Write, resexp: Cli, arguments: list[str]) -> None:
-    assert resexp("sweep", "--config", write_study(train={"steps": 2})).returncode == 0
+def test_only_training_imports_torch(write_study: Write, here: Cli, arguments: list[str]) -> None:
+    assert here("sweep", "--config", write_study(train={"steps": 2})).returncode == 0
     script = (
         "import sys\n"
         "from resexp.cli import app\n"

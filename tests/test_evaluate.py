@@ -107,7 +107,7 @@ def test_of_more_than_ten_classes_the_top5_error_is_counted() -> None:
 # -- runs -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_runs_numbers_are_those_of_its_metrics_and_need_no_torch(trained: Run, resexp: Cli, tmp_path: Path) -> None:
+def test_a_runs_numbers_are_those_of_its_metrics_and_need_no_torch(trained: Run, here: Cli, tmp_path: Path) -> None:
     trained.checkpoint_path.unlink()
     trained.previous_checkpoint_path.unlink()
     script = (
@@ -209,10 +209,10 @@ def test_images_of_another_size_are_resized_as_training_images_are(trained: Run,
     assert close(evaluate_weights(to, None, wide), evaluate_weights(to, None, fitting))
 
 
-def test_a_run_takes_other_images_and_a_line_counts_what_is_left_out(trained: Run, resexp: Cli, tmp_path: Path) -> None:
+def test_a_run_takes_other_images_and_a_line_counts_what_is_left_out(trained: Run, here: Cli, tmp_path: Path) -> None:
     data = write_images(tmp_path / "set", images_of(trained), classes=slice(1))
     shutil.copytree(data / "bars", data / "zebras")
-    done = resexp("evaluate", trained.folder, "--data", data, "--json")
+    done = here("evaluate", trained.folder, "--data", data, "--json")
     assert done.stderr == f"{data}: 10 images in no class of the net's left out: zebras\n"
     stored = stored_result(trained)
     assert stored is not None

@@ -64,9 +64,9 @@ def finished(folder: Path, classes: int = 10, **model: Any) -> tuple[Run, torch.
     return run, net.eval()
 
 
-def test_torch_alone_reads_the_weights_that_were_tested(trained: Run, resexp: Cli, tmp_path: Path) -> None:
+def test_torch_alone_reads_the_weights_that_were_tested(trained: Run, here: Cli, tmp_path: Path) -> None:
     to = tmp_path / "weights.pt"
-    done = resexp("export", trained.folder, "--to", to)
+    done = here("export", trained.folder, "--to", to)
     assert done.returncode == 0, done.stderr
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     alone = subprocess.run(
@@ -140,13 +140,13 @@ def test_torchvisions_name_is_in_the_description(tmp_path: Path) -> None:
     assert named(described.net, []).config == load_run(run.config_path).model
 
 
-def test_weights_leave_without_their_images(trained: Run, resexp: Cli, tmp_path: Path) -> None:
+def test_weights_leave_without_their_images(trained: Run, here: Cli, tmp_path: Path) -> None:
     """With a line that tells what is missing."""
     manifest = trained.manifest()
     assert manifest is not None
     manifest.data.fingerprint = "0" * 16
     trained.write_manifest(manifest)
-    done = resexp("export", trained.folder, "--to", tmp_path / "w.pt")
+    done = here("export", trained.folder, "--to", tmp_path / "w.pt")
     assert done.returncode == 0
     assert "written without mean and classes, for its images are not here: " in done.stderr
     assert "begun on other data (fingerprint 0000000000000000, now " in done.stderr
@@ -232,7 +232,7 @@ def test_a_folder_that_is_missing_is_named(trained: Run, suffix: str, tmp_path: 
     assert refused.value.filename == str(tmp_path / "no/such")
 
 
-def test_what_is_no_finished_run_is_refused(resexp: Cli, write_study: Callable[..., Path], tmp_path: Path) -> None:
+def test_what_is_no_finished_run_is_refused(here: Cli, write_study: Callable[..., Path], tmp_path: Path) -> None:
     config = load(str(write_study()), [])[1][0].config
     run = Run(tmp_path / config.folder)
     run.create(config)
@@ -250,11 +250,11 @@ def test_what_is_no_finished_run_is_refused(resexp: Cli, write_study: Callable[.
         (run.folder, tmp_path / "other.pt", "other.json: exists already, and is left as it is; name another file"),
         (run.folder, "w.onnx", "unknown suffix '.onnx'; allowed: .pt, .safetensors"),
     ]:
-        done = resexp("export", folder, "--to", to)
+        done = here("export", folder, "--to", to)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert why in done.stderr
     assert kept.read_text() == "mine"
     run.write_status(Status(state="finished"))
-    done = resexp("export", run.folder, "--to", "w.pt")
+    done = here("export", run.folder, "--to", "w.pt")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "no checkpoint.pt, so there are no weights" in done.stderr

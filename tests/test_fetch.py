@@ -155,8 +155,8 @@ def test_all_files_of_a_set_are_fetched(tmp_path: Path, mirror: type[Mirror], mo
     assert len(train.ranges) == 1
 
 
-def test_a_set_that_is_misspelt_gets_a_hint(resexp: Callable[..., CompletedProcess[str]]) -> None:
+def test_a_set_that_is_misspelt_gets_a_hint(here: Callable[..., CompletedProcess[str]]) -> None:
     for verb in ("fetch", "verify"):
-        done = resexp("data", verb, "cifar-100")
+        done = here("data", verb, "cifar-100")
         assert (done.returncode, done.stdout) == (2, "")
         assert "allowed: cifar10, cifar100, svhn (did you mean 'cifar100'?)" in done.stderr

@@ -191,7 +191,7 @@ def study(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_study_is_trained_interrupted_resumed_and_reported(
-    study: Path, resexp: Callable[..., subprocess.CompletedProcess[str]]
+    study: Path, here: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     runs = [Run(path.parent) for path in sorted(study.glob("*/seed0/config.yaml"))]
     assert [run.status().state for run in runs] == ["finished"] * 2
@@ -205,7 +205,7 @@ def test_a_study_is_trained_interrupted_resumed_and_reported(
             # In one pass with others, or alone: the same but for rounding.
             assert found["single_view_test_error"] == pytest.approx(test["test_error"], abs=1 / (CLASSES * VAL))
         assert [record["step"] for record in run.metrics() if record["event"] == "eval"] == [20, 40]
-    done = resexp("report", study)
+    done = here("report", study)
     assert done.returncode == 0, done.stderr
     summary = (study / "report/summary.md").read_text()
     assert "plain" in summary

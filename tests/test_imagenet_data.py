@@ -765,17 +765,17 @@ def test_unreadable_images_are_left_out_of_the_mean(odd: Path) -> None:
 IMAGES = "data={source: imagenet, path: e, crop: 64, resize_range: [64, 96], val_resize: 64}"
 
 
-def test_example_check_and_prepare(resexp: Cli) -> None:
+def test_example_check_and_prepare(here: Cli) -> None:
     Path("s.yaml").write_text("name: s\n")
-    made = resexp("data", "example", "e", "--classes", 2, "--images", 4, "--val", 4, "--flat-val", "--with-odd-files")
+    made = here("data", "example", "e", "--classes", 2, "--images", 4, "--val", 4, "--flat-val", "--with-odd-files")
     assert (made.returncode, made.stdout) == (0, "e: 8 training and 8 validation images\n")
-    checked = resexp("data", "check", "-c", "s.yaml", "--set", IMAGES)
+    checked = here("data", "check", "-c", "s.yaml", "--set", IMAGES)
     assert checked.returncode == 1
     first, *faults, last = checked.stdout.splitlines()
     assert first.startswith("e: imagenet-2, 2 classes, 13 training and 8 validation images, fingerprint ")
     assert [line.partition(": ")[0] for line in faults] == [f"e/{name}" for name in BROKEN]
     assert last == "2 images can't be read"
-    prepared = resexp("data", "prepare", "-c", "s.yaml", "--set", IMAGES, "--set", "data.cache={side: 96}")
+    prepared = here("data", "prepare", "-c", "s.yaml", "--set", IMAGES, "--set", "data.cache={side: 96}")
     assert (prepared.returncode, prepared.stdout.endswith("-96-jpeg95-v2: prepared\n")) == (0, True)
 
 

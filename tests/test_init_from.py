@@ -85,7 +85,7 @@ def test_a_run_that_has_begun_needs_its_file_no_more(donor: Run, make: Callable[
     assert_same(whole, stopped)
 
 
-def test_what_does_not_fit_gets_a_line(donor: Run, make: Callable[..., Run], resexp: Cli, tmp_path: Path) -> None:
+def test_what_does_not_fit_gets_a_line(donor: Run, make: Callable[..., Run], here: Cli, tmp_path: Path) -> None:
     export(donor, good := tmp_path / "good.pt")
     bare = Path(shutil.copyfile(good, tmp_path / "bare.pt"))
     of = torch.load(good)
@@ -132,9 +132,9 @@ def test_what_does_not_fit_gets_a_line(donor: Run, make: Callable[..., Run], res
         train(run)
 
 
-def test_a_study_that_names_no_file_is_refused_before_a_run_is_made(write_study: Write, resexp: Cli) -> None:
+def test_a_study_that_names_no_file_is_refused_before_a_run_is_made(write_study: Write, here: Cli) -> None:
     study = write_study(train={"init_from": "nowhere.pt"})
-    done = resexp("sweep", "--config", study)
+    done = here("sweep", "--config", study)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert (
         "train.init_from: no file of weights that can be read (No such file or directory), got 'nowhere.pt'"

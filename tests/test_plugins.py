@@ -204,10 +204,8 @@ def test_the_examples_train_and_are_reported_without_their_code(name: str, tmp_p
     words += ["--set", own if name == "gratings" else f"data={json.dumps(SHAPES)}"]
     words += ["--set", "train.warmup_steps=3" if name == "lion" else "train.milestones=[]"]
     words = ["sweep", f"plugins/{name}", "--plugin", str(EXAMPLES / f"{name}.py"), *words]
-    if name == "squeeze_excite":
-        resexp(tmp_path, *words, "--jobs", "2")
-    else:
-        assert here(*words, "--executor", "debug").returncode == 0
+    where = ["--jobs", "2"] if name == "squeeze_excite" else ["--executor", "debug"]
+    assert here(*words, *where).returncode == 0
     runs = [Run(path.parent) for path in (tmp_path / "results" / name).glob("*/seed0/config.yaml")]
     customs = {run.folder: load_run(run.config_path).customs for run in runs}
     assert sum(bool(custom) for custom in customs.values()) == 4
@@ -238,7 +236,7 @@ def test_the_guide_works_when_followed_word_by_word(tmp_path: Path, here: Cli) -
     commands = [line for block in re.findall(r"```sh\n(.*?)```", guide, re.DOTALL) for line in block.splitlines()]
     assert len(commands) == 3
     describe, sweep, report = (command.removesuffix(" --open").split()[1:] for command in commands)
-    said = [here(*describe).stdout, resexp(tmp_path, *sweep)]
+    said = [here(*describe).stdout, here(*sweep).stdout]
     forget()
     said.append(here(*report).stdout)
     assert "residual-20-block=scaled+begin=1.0" in said[0]
@@ -246,7 +244,7 @@ def test_the_guide_works_when_followed_word_by_word(tmp_path: Path, here: Cli) -
     assert "report/index.html" in said[2]
 
 
-def test_a_killed_sweep_resumes_bit_for_bit(tmp_path: Path) -> None:
+def test_a_killed_sweep_resumes_bit_for_bit(tmp_path: Path, here: Cli) -> None:
     path = study(
         tmp_path, plugins=["lion.py"], seeds=[0, 1],
         train={
@@ -255,7 +253,7 @@ def test_a_killed_sweep_resumes_bit_for_bit(tmp_path: Path) -> None:
         },
     )  # fmt: skip
     words = ["sweep", "--config", str(path), "--plugin", str(EXAMPLES / "lion.py"), "--jobs", "2"]
-    resexp(tmp_path, *words, "--results", "whole")
+    assert here(*words, "--results", "whole").returncode == 0
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "RESEXP_DATA": str(tmp_path / "data")}
     sweep = subprocess.Popen(
         [sys.executable, "-m", "resexp", *words], cwd=tmp_path, env=environment, start_new_session=True
@@ -266,7 +264,7 @@ def test_a_killed_sweep_resumes_bit_for_bit(tmp_path: Path) -> None:
         time.sleep(0.005)
     os.killpg(sweep.pid, signal.SIGKILL)
     sweep.wait()
-    resexp(tmp_path, *words)
+    assert here(*words).returncode == 0
     for whole in sorted(tmp_path.glob("whole/s/*/seed*/logits.npz")):
         resumed = tmp_path / "results" / whole.relative_to(tmp_path / "whole")
         with np.load(whole) as a, np.load(resumed) as b:

@@ -55,11 +55,11 @@ def two(tmp_path: Path) -> list[StudyFolder]:
     return [plan(tmp_path / "results/steep", DEGRADES), plan(tmp_path / "results/mild", MILD, train=longer)]
 
 
-def test_two_studies_have_a_page_of_their_own(two: list[StudyFolder], resexp: Resexp) -> None:
+def test_two_studies_have_a_page_of_their_own(two: list[StudyFolder], here: Resexp) -> None:
     own = two[0].folder / "report/index.html"
     own.parent.mkdir()
     own.write_text("the study's own")
-    done = resexp("report", "steep", "mild")
+    done = here("report", "steep", "mild")
     assert done.returncode == 0, done.stderr
     headline, page = done.stdout.splitlines()
     assert headline.startswith("From steep to mild, the difference of the rises changes by -36.0 points [")
@@ -71,9 +71,9 @@ def test_two_studies_have_a_page_of_their_own(two: list[StudyFolder], resexp: Re
     assert Path(page).stat().st_size < 800_000
 
 
-def test_the_page_and_the_terminal_have_the_same_numbers(two: list[StudyFolder], resexp: Resexp) -> None:
-    terminal = json.loads(resexp("diff", "steep", "mild", "--json").stdout)
-    (report,) = json.loads(resexp("report", "steep", "mild", "--json").stdout)["comparisons"]
+def test_the_page_and_the_terminal_have_the_same_numbers(two: list[StudyFolder], here: Resexp) -> None:
+    terminal = json.loads(here("diff", "steep", "mild", "--json").stdout)
+    (report,) = json.loads(here("report", "steep", "mild", "--json").stdout)["comparisons"]
     assert report == terminal
     assert report["configuration"] == [
         {"key": "train.steps", "a": 400, "b": 600, "nets": ["plain-8", "plain-44", "residual-8", "residual-44"]}
@@ -133,8 +133,8 @@ def test_studies_of_one_name_are_told_apart_by_their_folders(two: list[StudyFold
 
 
 @pytest.mark.parametrize("where", ["report", ""])
-def test_a_study_and_its_own_page_are_never_written_over(two: list[StudyFolder], resexp: Resexp, where: str) -> None:
-    done = resexp("report", "steep", "mild", "--out", two[1].folder / where)
+def test_a_study_and_its_own_page_are_never_written_over(two: list[StudyFolder], here: Resexp, where: str) -> None:
+    done = here("report", "steep", "mild", "--out", two[1].folder / where)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.endswith("a study or its own page is there; name another folder with --out")
@@ -147,8 +147,8 @@ def test_studies_without_anything_in_common_are_one_line(two: list[StudyFolder],
         together([two[0], StudyFolder(tmp_path / "results/other")])
 
 
-def test_a_slide_shows_all_studies(two: list[StudyFolder], resexp: Resexp) -> None:
-    assert resexp("report", "steep", "mild", "--size", "1280x720", "--dpi", 100).returncode == 0
+def test_a_slide_shows_all_studies(two: list[StudyFolder], here: Resexp) -> None:
+    assert here("report", "steep", "mild", "--size", "1280x720", "--dpi", 100).returncode == 0
     figures = Path("results/comparisons/steep-mild/figures")
     with Image.open(figures / "slide.png") as image:
         assert image.size == (1280, 720)
@@ -171,7 +171,7 @@ def test_a_watched_comparison_reloads_until_the_runs_of_all_studies_have_ended(t
     assert 'http-equiv="refresh"' not in page.read_text()
 
 
-def test_a_run_that_two_studies_share_counts_once(tmp_path: Path, resexp: Resexp) -> None:
+def test_a_run_that_two_studies_share_counts_once(tmp_path: Path, here: Resexp) -> None:
     """The second study has the first one's residual nets, by hard links, and plain nets of its own.
 
     The change of the difference of the rises is that of the plain nets alone, and so is its interval.
@@ -190,8 +190,8 @@ def test_a_run_that_two_studies_share_counts_once(tmp_path: Path, resexp: Resexp
     assert changes["residual"] == Difference(0, 0, 0)
     assert [pair.cells[3] for pair in found.pairs if pair.label == "residual-44"] == ["same runs"]
     line = "first and second share 6 runs, which a difference counts once."
-    assert line in resexp("diff", "first", "second").stdout
-    page = resexp("report", "first", "second").stdout.splitlines()[-1]
+    assert line in here("diff", "first", "second").stdout
+    page = here("report", "first", "second").stdout.splitlines()[-1]
     assert line in Path(page).read_text()
     assert line in Path(page).with_name("summary.md").read_text()
 

@@ -357,8 +357,8 @@ def test_a_run_killed_with_sigkill_equals_an_undisturbed_one(make_run: Callable[
     assert state is not None
     assert 25 <= state["trainer"]["step"] < 300
     assert killed.status().state == "interrupted"
-    for run in (whole, killed):
-        assert subprocess.run(command("train", run.folder), stdout=subprocess.DEVNULL, check=True).returncode == 0
+    train(whole)
+    subprocess.run(command("train", killed.folder), stdout=subprocess.DEVNULL, check=True)
     assert_same(whole, killed)
 
 

@@ -385,8 +385,8 @@ def test_depth_110_with_and_without_warmup_are_two_families(study: Callable[...,
 
 
 @pytest.mark.parametrize("margin", ["-1", "0", "101"])
-def test_a_margin_that_is_none_gets_one_line(resexp: Cli, margin: str) -> None:
-    done = resexp("sweep", "--config", "quickstart", "--set", f"report.margin={margin}")
+def test_a_margin_that_is_none_gets_one_line(here: Cli, margin: str) -> None:
+    done = here("sweep", "--config", "quickstart", "--set", f"report.margin={margin}")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "report.margin: should be " in done.stderr

@@ -315,14 +315,14 @@ DAY = 86_400
 
 @pytest.mark.faults
 def test_a_clock_that_jumps_back_and_forth_changes_no_result(
-    write_study: Write, resexp: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survived: Survived
+    write_study: Write, here: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survived: Survived
 ) -> None:
     """In mid-run, and between one attempt and the next."""
     study = write_study(
         grid={"model.depth": [8, 14]},
         train={"steps": 300, "log_every": 1, "eval_every": 300, "checkpoint_steps": 20, "milestones": []},
     )
-    assert resexp("sweep", "--config", study, "--results", "undisturbed").returncode == 0
+    assert here("sweep", "--config", study, "--results", "undisturbed").returncode == 0
     clock = tmp_path / "clock"
     write_atomic(clock, "0")
     (tmp_path / "sitecustomize.py").write_text(CLOCK.format(path=str(clock)))

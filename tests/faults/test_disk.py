@@ -79,23 +79,23 @@ def test_a_run_on_a_disk_as_full_as_you_like_loses_nothing(
 
 @pytest.mark.faults
 def test_a_sweep_on_a_disk_as_full_as_you_like_loses_nothing(
-    write_study: Write, resexp: Cli, small_disk: Path, survived: Survived
+    write_study: Write, here: Cli, small_disk: Path, survived: Survived
 ) -> None:
     study = write_study(grid={"model.depth": [8, 14]})
-    assert resexp("sweep", "--config", study, "--results", "undisturbed").returncode == 0
+    assert here("sweep", "--config", study, "--results", "undisturbed").returncode == 0
     results = small_disk / "results"
     results.mkdir()
     size = fill(small_disk).stat().st_size
     rooms = (0, 5_000, 40_000, 120_000)
     for room in rooms:
         leave_room(small_disk / "ballast", size, room)
-        done = resexp("sweep", "--config", study, "--results", results)
+        done = here("sweep", "--config", study, "--results", results)
         assert done.returncode in (1, 2)
         assert "No space left on device" in done.stdout + done.stderr
         assert "Traceback" not in done.stdout + done.stderr
         size = fill(small_disk).stat().st_size
     (small_disk / "ballast").unlink()
-    assert resexp("sweep", "--config", study, "--results", results).returncode == 0
+    assert here("sweep", "--config", study, "--results", results).returncode == 0
     for run, other in zip(runs_of(study, results), runs_of(study, Path("undisturbed")), strict=True):
         assert_same(run, other)
     survived("full disk under a sweep", len(rooms))
@@ -103,18 +103,18 @@ def test_a_sweep_on_a_disk_as_full_as_you_like_loses_nothing(
 
 @pytest.mark.faults
 def test_a_disk_that_can_not_be_written_gets_one_line_and_can_still_be_read(
-    write_study: Write, resexp: Cli, small_disk: Path, survived: Survived
+    write_study: Write, here: Cli, small_disk: Path, survived: Survived
 ) -> None:
     study = write_study(grid={"model.depth": [8, 14]})
-    sweep = functools.partial(resexp, "sweep", "--config", study, "--results", small_disk)
+    sweep = functools.partial(here, "sweep", "--config", study, "--results", small_disk)
     assert sweep("--only", "residual-8").returncode == 0
     finished, missing = runs_of(study, small_disk)
     with read_only(small_disk):
         assert_one_line(sweep(), "Read-only file system")
-        assert_one_line(resexp("train", missing.folder), "Read-only file system")
-        assert_one_line(resexp("report", small_disk / "tiny"), "Read-only file system")
-        assert "finished" in resexp("status", small_disk / "tiny").stdout
-        assert resexp("report", small_disk / "tiny", "--out", "elsewhere").returncode == 0
+        assert_one_line(here("train", missing.folder), "Read-only file system")
+        assert_one_line(here("report", small_disk / "tiny"), "Read-only file system")
+        assert "finished" in here("status", small_disk / "tiny").stdout
+        assert here("report", small_disk / "tiny", "--out", "elsewhere").returncode == 0
     before = finished.metrics_path.stat().st_mtime_ns
     assert sweep().returncode == 0
     assert missing.status().state == "finished"
