@@ -136,6 +136,18 @@ def test_an_axis_that_does_not_begin_at_zero_says_so(study: Make) -> None:
     assert names == {0: "error (%)", 20: "error (%), axis from 20"}
 
 
+def test_curves_say_where_they_end(study: Make) -> None:
+    titles = [
+        curves_plot(drawn(study, depths).records, kind, (0, 100), LARGE).axes.get_title("left").replace("\n", " ")
+        for kind, depths in (("plain", [8, 38, 56]), ("residual", [8, 56]), ("plain", [8]))
+    ]
+    assert titles == [
+        "plain nets end at 4.5 % with 8 layers, at 10.5 % with 56",
+        "residual nets end at 8.0 % with 8 layers, at 5.9 % with 56",
+        "plain nets",
+    ]
+
+
 def test_fifty_curves_leave_room_for_themselves(study: Make) -> None:
     depths = list(range(8, 308, 6))
     plot = curves_plot(drawn(study, depths).records, "plain", (0, 100), SMALL)

@@ -170,14 +170,13 @@ def curves_plot(
     Each curve is the mean over seeds. Thin lines are the paper's own, training dashed and test solid, for the nets
     that may be compared with them. `ends` are those of the error axis, shared by the families. `of` names the study.
     """
-    plot = Plot(
-        f"{family} nets{of and f' of {of}'}", "step", f"error (%){f', axis from {ends[0]:g}' if ends[0] else ''}", size
-    )
+    drawn = [record for record in records if record.family == family and len(record.metrics["train_error"].steps)]
+    by_net = grouped(sorted(drawn, key=lambda r: r.config.model.depth), lambda r: r.run.label)
+    title = f"{family} nets{of and f' of {of}'}{_where_they_end(list(by_net.values()))}"
+    plot = Plot(title, "step", f"error (%){f', axis from {ends[0]:g}' if ends[0] else ''}", size)
     plot.note = "Means over seeds: running training error dashed, validation error bold, final test error a mark."
     plot.zooms = True
     with_the_paper = False
-    drawn = [record for record in records if record.family == family and len(record.metrics["train_error"].steps)]
-    by_net = grouped(sorted(drawn, key=lambda r: r.config.model.depth), lambda r: r.run.label)
     named = named_in_legend(by_net)
     lasts = []
     for (label, of_net), colour, marker in zip(
@@ -213,6 +212,15 @@ def curves_plot(
     if len(lasts) <= LABELLED:
         plot.label_ends(lasts)
     return plot
+
+
+def _where_they_end(nets: Sequence[Sequence[RunRecord]]) -> str:
+    """The last training errors of the shallowest and the deepest net of a family; `nets` are their runs, by depth."""
+    shallowest, deepest = ((runs[0].config.model.depth, runs) for runs in (nets[0], nets[-1]))
+    if shallowest[0] == deepest[0]:
+        return ""
+    ends = [f"{curve(runs, 'train_error').values[-1]:.1f} % with {depth}" for depth, runs in (shallowest, deepest)]
+    return f" end at {ends[0]} layers, at {ends[1]}"
 
 
 def _tens_of_thousands(step: float, _: int | None) -> str:
