@@ -62,6 +62,7 @@ def test_what_a_figure_or_a_list_has_no_room_for_is_said(tmp_path: Path) -> None
     summary = build_report(folder, tmp_path / "report")
     page = (tmp_path / "report/index.html").read_text()
     assert len(summary.families) == 50
+    assert [name.replace("plain", "residual") for name in summary.drawn[::2]] == summary.drawn[1::2]
     assert f"There is room for {DRAWN} of 50 families of nets" in page
     assert "50 more nets are not shown: summary.md and summary.csv have them all." in page
     assert len(list((tmp_path / "report/figures").glob("curves-*.svg"))) == DRAWN

@@ -245,6 +245,16 @@ def plain_and_residual(plain: list[list[float]], residual: list[list[float]]) ->
             "plain nets degrade; residual nets are not shown to rise (between -2.5 and +2.8 points).",
         ),
         (
+            {
+                **plain_and_residual([[9, 10, 11], [28, 30, 32]], [[9, 10, 11], [9, 10, 11.5]]),
+                ("plain", 20): [15, 16, 17],
+                ("residual", 20): [8.5, 9.5, 11],
+            },
+            "From 8 to 44 layers, the training error rises by 19.8 points [+15.9, +23.8] "
+            "more in plain nets than in residual nets: "
+            "plain nets degrade; residual nets are not shown to rise from their best depth (between -3.1 and +3.4 points).",
+        ),
+        (
             plain_and_residual([[9, 10, 11], [58, 60, 62]], [[9, 10, 11], [19, 20, 21]]),
             "From 8 to 44 layers, the training error rises by 40.0 points [+36.1, +43.9] "
             "more in plain nets than in residual nets: "

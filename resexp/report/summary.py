@@ -83,8 +83,9 @@ class Summary:
 
     @property
     def drawn(self) -> list[str]:
-        """The families that there is room for in the figures."""
-        return self.families[:DRAWN]
+        """The families that there is room for in the figures: plain nets and residual nets of the same variants."""
+        variants = list(dict.fromkeys(_variant(family) for family in self.families))
+        return sorted(self.families, key=lambda family: variants.index(_variant(family)))[:DRAWN]
 
     def to_json(self) -> dict[str, Any]:
         """The numbers, for scripts; errors and their differences are fractions."""
@@ -103,6 +104,10 @@ class Summary:
             "runs": [record.to_json() for record in self.records],
             "absent": [asdict(absence) for absence in self.absent],
         }
+
+
+def _variant(family: str) -> str:
+    return family.partition(" ")[2]
 
 
 def summarise(study: StudyFolder) -> Summary:

@@ -236,7 +236,8 @@ def _direction(found: Rise, margin: float | None) -> str:
         return f"degrade from depth {found.best} on"
     if found.overall.sign < 0:
         return "have a lower error at the deepest than at the shallowest depth"
-    return f"are not shown to rise ({found.from_best.range})"
+    start = " from their best depth" if found.depths > 2 else ""
+    return f"are not shown to rise{start} ({found.from_best.range})"
 
 
 def _few_seeds(plain: Rise, residual: Rise | None, obstacle: str, plain_trend: Trend | None) -> str:
