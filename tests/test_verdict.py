@@ -252,7 +252,8 @@ def plain_and_residual(plain: list[list[float]], residual: list[list[float]]) ->
             },
             "From 8 to 44 layers, the training error rises by 19.8 points [+15.9, +23.8] "
             "more in plain nets than in residual nets: "
-            "plain nets degrade; residual nets are not shown to rise from their best depth (between -3.1 and +3.4 points).",
+            "plain nets degrade; "
+            "residual nets are not shown to rise from their best depth (between -3.1 and +3.4 points).",
         ),
         (
             plain_and_residual([[9, 10, 11], [58, 60, 62]], [[9, 10, 11], [19, 20, 21]]),
