@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from resexp.report.estimates import Difference, Rise, Trend, contrast, difference, interaction_terms, rise, trend
 from resexp.report.families import Family, differences
 from resexp.report.formatting import MOST, listed
+from resexp.report.stats import grouped
 
 PAPER_MARGIN = 1.0
 """Points that a rise may have at the paper's recipe and count as none, where the study does not say."""
@@ -85,8 +86,9 @@ def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[
         sentences.append(f"Not judged, since of one seed: {listed(lone)}.")
     names = [kind.family.name for kind in kinds]
     if others := [family for family in families if family not in (of_plain, of_residual)]:
-        apart = [f"{family.name}{_apart(family, of_plain)}" for family in others]
-        sentences.append(f"Judged: {' and '.join(names)}. No part of the verdict: {listed(apart)}.")
+        sentences.append(f"Judged: {' and '.join(names)}.")
+        for why, apart in grouped(others, lambda family: _apart(family, of_plain)).items():
+            sentences.append(f"No part of the verdict{why}: {listed([family.name for family in apart], 6)}.")
     headline = _headline(interaction, plain, residual, margin, obstacle, common)
     if missing:
         headline = f"So far: {headline[0].lower()}{headline[1:]}"
@@ -136,7 +138,7 @@ def _differ(a: Family, b: Family) -> str:
 
 def _apart(family: Family, plain: Family) -> str:
     fields = differences(family.recipe, plain.recipe)
-    return f" (differs in {listed(fields)})" if fields else ""
+    return f", since they differ in {listed(fields)}" if fields else ""
 
 
 class _Kind:
