@@ -220,7 +220,7 @@ def _where_they_end(nets: Sequence[Sequence[RunRecord]]) -> str:
     if shallowest[0] == deepest[0]:
         return ""
     ends = [f"{curve(runs, 'train_error').values[-1]:.1f} % with {depth}" for depth, runs in (shallowest, deepest)]
-    return f" end at {ends[0]} layers, at {ends[1]}"
+    return f": training error ends at {ends[0]} layers, at {ends[1]}"
 
 
 def _tens_of_thousands(step: float, _: int | None) -> str:
