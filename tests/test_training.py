@@ -357,8 +357,8 @@ def test_a_run_killed_with_sigkill_equals_an_undisturbed_one(make_run: Callable[
     assert state is not None
     assert 25 <= state["trainer"]["step"] < 300
     assert killed.status().state == "interrupted"
-    train(whole)
-    subprocess.run(command("train", killed.folder), stdout=subprocess.DEVNULL, check=True)
+    for run in (whole, killed):
+        subprocess.run(command("train", run.folder), stdout=subprocess.DEVNULL, check=True)
     assert_same(whole, killed)
 
 
