@@ -120,7 +120,7 @@ def _files(plots: Mapping[str, Plot], study: str) -> tuple[dict[str, OnPage], di
         plot.prefix = f"{ascii_lowercase[number % 26]}{number // 26 or ''}"
         plot.note = f"{study}: {plot.note}"
     figures, files = dict[str, OnPage](), dict[str, str | bytes]()
-    for name, (made, on_page) in zip(plots, parallel_map(Plot.files, list(plots.values()), 6), strict=True):
+    for name, (made, on_page) in zip(plots, parallel_map(Plot.files, list(plots.values()), 12), strict=True):
         files |= {f"figures/{name}.{kind}": content for kind, content in made.items()}
         figures[name] = on_page
     return figures, files

@@ -114,7 +114,7 @@ def summarise(study: StudyFolder) -> Summary:
     """Read a study. Raises UserError while no run has finished."""
     records, absent = list[RunRecord](), list[Absence]()
     runs = study.runs()
-    for run, record in zip(runs, parallel_map(_read, _with_curves(runs), 200), strict=True):
+    for run, record in zip(runs, parallel_map(_read, _with_curves(runs), 1000), strict=True):
         if isinstance(record, UserError):
             absent.append(Absence(run.name, "unreadable", "", str(record)))
             continue

@@ -65,7 +65,7 @@ def _end_with_parent() -> None:
 def parallel_map(function: Callable[[A], B], pieces: Sequence[A], enough: int) -> list[B]:
     """`function` of each piece, in their order; it and they must be such as can be sent to another process.
 
-    Processes take a second to start, and are only started where there are `enough` pieces for each.
+    Processes take seconds to start, and are only started where there are `enough` pieces for each.
     """
     count = min(cores(), len(pieces) // enough)
     if count < 2:

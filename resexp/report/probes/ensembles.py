@@ -29,7 +29,7 @@ def ensembles(results: ProbeResults) -> Section | None:
     shown = results.shown("ensembles", {net.family for net in several})
     nets = [net for net in several if net.family in shown]
     members = [[(run.run, (run.metrics["test_error"].values / 100).tolist()) for run in net.runs] for net in nets]
-    made = dict(zip([net.label for net in nets], parallel_map(_of_net, members, 10), strict=True))
+    made = dict(zip([net.label for net in nets], parallel_map(_of_net, members, 40), strict=True))
     for family in shown:
         parts = [made[net.label] for net in nets if net.family == family]
         of_nets = [ensemble for ensemble in parts if isinstance(ensemble, Ensemble)]
