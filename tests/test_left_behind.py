@@ -41,6 +41,20 @@ def imported():
 with patch.object(cli, "show_log", lambda console: imported()):
     cli.main()
 """
+SWALLOWED = """
+import os, signal
+from unittest.mock import patch
+from resexp import cli
+
+def imported(console):
+    try:
+        os.kill(os.getpid(), signal.{signal})
+    except BaseException:
+        pass
+
+with patch.object(cli, "show_log", imported):
+    cli.main()
+"""
 LEAVING = """
 import atexit, os, signal
 from resexp.cli import main
@@ -82,6 +96,18 @@ def test_a_command_that_is_stopped_while_it_writes_leaves_nothing(tmp_path: Path
 def test_a_stop_that_breaks_an_import_is_no_error_of_ours(name: str, code: int) -> None:
     done = subprocess.run([sys.executable, "-c", LOST.format(signal=name), "list"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (code, "")
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("verb", ["sweep", "train"])
+def test_a_stop_that_a_library_has_swallowed_is_a_stop(
+    write_study: Callable[..., Path], verb: str, name: str, code: int
+) -> None:
+    """Nothing is trained, and the data are not prepared to the end."""
+    words = [sys.executable, "-c", SWALLOWED.format(signal=name), verb, write_study(train={"steps": 100_000})]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100)
+    stopped = "resexp: stopped while the images were prepared; the same command begins again\n"
+    assert (done.returncode, done.stderr) == (code, stopped)
 
 
 def test_ctrl_c_while_a_command_is_loaded_prints_no_traceback() -> None:

@@ -17,6 +17,8 @@ EXIT_SIGNAL = 128
 """Added to the number of the signal that stopped us: 130 after Ctrl-C, 143 after SIGTERM; all is saved by then."""
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 """What asks a process to stop."""
+_asked: list[int] = []
+"""The signals that a command got before it was ready to save anything; a library may have swallowed the exception."""
 
 
 class Interrupted(BaseException):
@@ -68,6 +70,8 @@ def at_once() -> Iterator[None]:
         for number, earlier in before.items():
             if earlier is not signal.SIG_IGN:
                 signal.signal(number, handle)
+        if _asked:
+            raise Interrupted(_asked[0])
         yield
 
 
@@ -76,13 +80,14 @@ def whole_command() -> Iterator[None]:
     """Let SIGTERM end a command as Ctrl-C does: what it has begun to write is removed, and its processes end.
 
     A library that is being imported may lose the exception and be left broken; what fails then ends the command, too.
+    Where nothing fails, `Stop` and `at_once` know of the signal.
     Once the command has ended, either signal ends the process without a word: nothing is to print a traceback at its
     exit.
     """
-    asked: list[int] = []
+    _asked.clear()
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
-        asked.append(number)
+        _asked.append(number)
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(EXIT_SIGNAL + number)
 
     for number in STOPPING:
@@ -91,10 +96,11 @@ def whole_command() -> Iterator[None]:
     try:
         yield
     except (ImportError, AttributeError):
-        if asked:
-            raise SystemExit(EXIT_SIGNAL + asked[0]) from None
+        if _asked:
+            raise SystemExit(EXIT_SIGNAL + _asked[0]) from None
         raise
     finally:
+        _asked.clear()
         for number in STOPPING:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
@@ -126,6 +132,8 @@ class Stop:
         for number in STOPPING:
             signal.signal(number, self._handle)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+        if _asked:
+            self.ask(_asked[0])
         return self
 
     @contextlib.contextmanager
