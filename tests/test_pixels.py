@@ -32,16 +32,28 @@ def grey(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.repeat(values[..., None], 3, axis=2)
 
 
-def tiff(values: np.ndarray[Any, Any], bits: int, sample: int = 1, photometric: int = 1) -> bytes:
-    """A TIFF of one strip, written by hand: `sample` is 1 for unsigned, 2 for signed integers."""
-    height, width = values.shape
-    data = values.tobytes()
-    tags = [
-        (256, 3, width), (257, 3, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8),
-        (277, 3, 1), (278, 3, height), (279, 4, len(data)), (339, 3, sample),
-    ]  # fmt: skip
-    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", t, k, 1, v) for t, k, v in tags) + bytes(4)
-    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory
+def tiff(values: np.ndarray[Any, Any], bits: int, sample: int = 1, photometric: int = 1, **more: Any) -> bytes:
+    """An uncompressed TIFF, written by hand: `sample` is 1 for unsigned, 2 for signed integers.
+
+    `values` are (H, W), (H, W, channels), or with `planes` (channels, H, W); `more` are tags by ``_number``.
+    """
+    planes = list(values) if more.pop("planes", False) else [values]
+    height, width = planes[0].shape[:2]
+    channels = max(len(planes), values.size // (len(planes) * height * width))
+    tags: dict[int, tuple[int, Any]] = {
+        256: (3, [width]), 257: (3, [height]), 258: (3, [bits] * channels), 259: (3, [1]), 262: (3, [photometric]),
+        273: (4, [8 + i * planes[0].nbytes for i in range(len(planes))]), 277: (3, [channels]), 278: (3, [height]),
+        279: (4, [plane.nbytes for plane in planes]), 284: (3, [1 + (len(planes) > 1)]), 339: (3, [sample] * channels),
+    }  # fmt: skip
+    tags |= {int(name[1:]): (3, value) for name, value in more.items()}
+    data = b"".join(plane.tobytes() for plane in planes)
+    at, directory, behind = 8 + len(data) + 6 + 12 * len(tags), struct.pack("<H", len(tags)), b""
+    for tag, (kind, of) in sorted(tags.items()):
+        packed = struct.pack(f"<{len(of)}{'H' if kind == 3 else 'I'}", *of)
+        place = struct.pack("<I", at + len(behind)) if len(packed) > 4 else packed.ljust(4, b"\0")
+        behind += packed if len(packed) > 4 else b""
+        directory += struct.pack("<HHI", tag, kind, len(of)) + place
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory + bytes(4) + behind
 
 
 def test_grey_of_16_bits_is_scaled_and_not_clipped() -> None:
@@ -66,10 +78,35 @@ def test_a_tiff_whose_largest_value_is_black_is_inverted() -> None:
     assert np.array_equal(read_image(tiff(eight, 8, photometric=0)).pixels, grey(255 - eight))
 
 
+def test_a_tiff_may_store_its_colours_apart() -> None:
+    """Without compression, too, where Pillow's own reader takes two bytes for two pixels."""
+    wide = RGB.astype(np.uint16) * 257
+    assert np.array_equal(read_image(tiff(np.moveaxis(wide, 2, 0), 16, photometric=2, planes=True)).pixels, RGB)
+    assert np.array_equal(read_image(tiff(np.moveaxis(RGB, 2, 0), 8, photometric=2, planes=True)).pixels, RGB)
+    inks = np.moveaxis(np.dstack([255 - RGB, np.zeros((5, 7), np.uint8)]).astype(np.uint16) * 257, 2, 0)
+    assert np.array_equal(read_image(tiff(inks, 16, photometric=5, planes=True)).pixels, RGB)
+
+
+def test_a_tiff_may_store_one_colour_for_four_pixels() -> None:
+    """As YCbCr without compression: four values of brightness, then the two of colour."""
+    block = np.array([[255, 0, 128, 64, 128, 128]], np.uint8)
+    data = tiff(block, 8, photometric=6, _256=[2], _257=[2], _258=[8] * 3, _277=[3], _278=[2], _530=[2, 2])
+    assert np.array_equal(read_image(data).pixels, grey(np.array([[255, 0], [128, 64]])))
+
+
+@pytest.mark.parametrize("white", [255, 65_535])
+def test_the_colours_of_a_tiffs_palette_have_16_bits_or_8(white: int) -> None:
+    colours = [*[white, 0, 0], *[0] * 253, *[0, white, 0], *[0] * 253, *[0, 0, white], *[0] * 253]
+    data = tiff(np.array([[0, 1, 2]], np.uint8), 8, photometric=3, _320=colours)
+    assert np.array_equal(read_image(data).pixels, [255 * np.eye(3)])
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [
         (saved(np.ones((2, 2), dtype=np.float32), "TIFF"), "floating-point values"),
+        (tiff(RGB[..., 0], 8).replace(struct.pack("<HH", 262, 3), struct.pack("<HH", 263, 3)), "whether 0 is black"),
+        (tiff(np.moveaxis(RGB, 2, 0), 8, photometric=8, planes=True), "CIELAB in planes"),
         (b"Pf\n1 1\n-1.0\n" + struct.pack("<f", 0.5), "without width, height|floating-point values"),
         (saved(np.ones((2, 2), dtype=np.int32), "TIFF"), "signed or 32-bit values"),
         (tiff(GREY16.astype(np.int16), 16, sample=2), "signed or 32-bit values"),
@@ -154,6 +191,11 @@ def test_of_several_frames_the_first_is_taken_and_said() -> None:
         (b"\0\0\0\x1cftypheic" + bytes(40), "of the kind HEIC, which is not read"),
         (b"\0\0\0\x1cftypavif" + bytes(40), "AVIF"),
         (b"%PDF-1.7", "a PDF"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "a PostScript file"),
+        (b"\0\0\1\0\1\0", "an icon"),
+        (b"\xff\x0a\xfa\x7f", "a JPEG XL"),
+        (b"PF\n1 1\n-1.0\n" + bytes(12), "a PFM image"),
+        (saved(Image.new("P", (2, 2)), "PNG").replace(b"PLTE", b"tExt"), "a PNG, but damaged"),
     ],
 )
 def test_what_is_no_image_is_named_without_an_address(data: bytes, what: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from resexp.errors import UnreadableImageError
 from resexp.utils.untrusted import recognised
@@ -27,9 +27,10 @@ _MAX_SEGMENTS, _MAX_METADATA, _MAX_SCANS, _MAX_CHUNKS, _MAX_SLOW_PPM = 1_000, 1 
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 _PPM = re.compile(rb"P[1-6]" + _GAP + rb"\d+" + _GAP + rb"\d+(?:" + _GAP + rb"(\d+))?\s")
 _ORIENTATION = 0x0112
-_BITS, _PHOTOMETRIC, _SAMPLES = 258, 262, 339
-"""TIFF's tags BitsPerSample, PhotometricInterpretation, which is 0 where the largest value is black, and
-SampleFormat, which is 1 for unsigned integers."""
+_BITS, _PHOTOMETRIC, _PLANES, _COLOURS, _SAMPLES = 258, 262, 284, 320, 339
+"""TIFF's tags BitsPerSample, PhotometricInterpretation, which is 0 where the largest value is black,
+PlanarConfiguration, which is 2 where each colour is stored apart, ColorMap, and SampleFormat, which is 1 for unsigned
+integers."""
 _STARTS = {b"\x89PNG": "PNG", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"BM": "BMP"}
 _STARTS |= {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP"}
 """The first bytes of formats that are decoded."""
@@ -38,6 +39,8 @@ _STARTS |= {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP"}
 # PYTHONWARNINGS makes errors of warnings, such an image could not be read.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Pillow's own reader takes planes of 16 bits for planes of 8, and averages of colours for colours.
+TiffImagePlugin.READ_LIBTIFF = True
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def read_image(data: bytes) -> Decoded:
     except UnidentifiedImageError:
         raise UnreadableImageError(_unread(data) or recognised(data) or "not an image") from None
     except Exception as error:  # decoders raise what they like at files that were made to break them
-        raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from None
+        raise UnreadableImageError(" ".join(str(error).split()) or _unread(data) or type(error).__name__) from None
 
 
 def _unread(data: bytes) -> str:
@@ -160,6 +163,12 @@ def _rgb(image: Image.Image) -> Pixels:
         tags = image.tag_v2  # type: ignore[attr-defined]
         bits, inverted = max(tags.get(_BITS, (1,))), tags.get(_PHOTOMETRIC) == 0
         signed = max(tags.get(_SAMPLES, (1,))) == 2
+        if _PHOTOMETRIC not in tags:
+            raise UnreadableImageError("a TIFF that leaves open whether 0 is black or white; save it as PNG")
+        if image.mode == "LAB" and tags.get(_PLANES) == 2:
+            raise UnreadableImageError("CIELAB in planes, which is not read; save it as RGB")
+        if image.mode == "P" and max(tags[_COLOURS]) < 256:  # as some programs write them, though 65,535 is white
+            image.putpalette(bytes(tags[_COLOURS]), "RGB;L")
     wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     if wide and bits in (12, 16):
         values = np.asarray(image).astype(np.uint32)

@@ -43,6 +43,10 @@ _RECOGNISED = {
     b"#?radiance": "a Radiance HDR image",
     b"dds ": "a DDS texture",
     b"gimp xcf": "a GIMP file",
+    b"\xff\n": "a JPEG XL",
+    b"\0\0\1\0": "an icon",
+    b"%!ps": "a PostScript file",
+    b"pf\n": "a PFM image",
 }
 """What the first bytes of a file say that it is, in lower case."""
 
