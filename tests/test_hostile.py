@@ -572,7 +572,7 @@ def _png_that_claims(width: int, height: int) -> bytes:
         (_png_that_claims(10000, 10000), "10000x10000 pixels is over the limit"),
         (_png_that_claims(60000, 60000), "decompression bomb"),
         (_png_that_claims(4000, 4000), "truncated"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(/etc/passwd) (r) file\n", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(/etc/passwd) (r) file\n", "a PostScript file"),
         (b"", "empty"),
     ],
 )

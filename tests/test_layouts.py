@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tarfile
 import time
 import unicodedata
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,8 @@ from resexp.data.imagenet.tree import open_tree
 from resexp.data.layout import find_layout
 from resexp.errors import UserError
 from resexp.utils.paths import expanded
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 PLAIN = [f"{split}/{name}/{i}.png" for split in ("train", "test") for name in ("cat", "dog") for i in range(2)]
 
@@ -185,7 +189,8 @@ def test_frames_and_transparency_are_said(tmp_path: Path) -> None:
     [
         (["cat/0.png", "dog/0.png"], "its images lie in cat, dog; sort them into train/<class>/"),
         (["0.png"], "its images lie in no folder"),
-        (["a.heic", "b.heic", "c.txt"], "it holds 2 .heic, 1 .txt"),
+        (["a.heic", "b.heic", "c.txt"], r"it holds 2 .heic, 1 .txt; what is read is .apng, .*, .webp$"),
+        (["train.zip", "test.zip"], "it holds 2 .zip; unpack what is packed"),
         ([], "it is empty"),
         (["cifar-10-batches-py/data_batch_1"], "set data.source to cifar10"),
         (["cifar-100-python/meta", "cifar-100-python/train", "cifar-100-python/test"], "set data.source to cifar100"),
@@ -257,6 +262,74 @@ def test_an_encrypted_zip_is_called_so(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(UserError, match="is encrypted; unpack it with its password"):
         opened(path)
+
+
+def test_an_archive_of_no_bytes_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "set.zip").touch()
+    with pytest.raises(UserError, match=r"set\.zip: empty; fetch or pack it again"):
+        opened(tmp_path / "set.zip")
+
+
+def test_a_link_in_a_zip_is_called_so(tmp_path: Path) -> None:
+    """As `zip --symlinks` packs it: its content is a name."""
+    root, path = write(tmp_path / "set"), tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in PLAIN[1:]:
+            archive.write(root / name, name)
+        link = zipfile.ZipInfo(PLAIN[0])
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "1.png")
+    with pytest.raises(UserError, match=r"train/cat/0\.png is a link; pack plain files only, without `zip --symlinks`"):
+        opened(path)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_compressed_archive_is_read_to_its_checksum(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """A bitmap has no checksum of its own: of one wrong byte nothing else would tell."""
+    root, path = write(tmp_path / "set"), tmp_path / "set.tar"
+    for name in PLAIN:
+        Image.open(root / name).save((root / name).with_suffix(".bmp"))
+        (root / name).unlink()
+    with tarfile.open(path, "w") as archive:
+        archive.add(root, "set")
+    packed = bytearray(pack(path.read_bytes()))
+    assert opened(path).classes == ["cat", "dog"]
+    path.write_bytes(packed)
+    assert opened(path).classes == ["cat", "dog"]
+    packed[-6] ^= 1  # of the checksum, which stands at the end
+    path.write_bytes(packed)
+    with pytest.raises(UserError, match="truncated or damaged archive"):
+        opened(path)
+
+
+def test_all_links_to_nothing_are_counted_and_named(tmp_path: Path, here: Command) -> None:
+    root = write(tmp_path / "set")
+    for name in ("a", "b"):
+        (root / f"train/cat/{name}.png").symlink_to("nowhere")
+    line = r"2 images can't be read: train/cat/a.png \(No such file.*\), train/cat/b.png .*; restore them"
+    with pytest.raises(UserError, match=line):
+        opened(root)
+    (root / "test/dog/0.png").write_text("no image")
+    (tmp_path / "s.yaml").write_text(f"data: {{source: folder, path: {root}}}")
+    checked = here("data", "check", "--config", tmp_path / "s.yaml")
+    assert checked.returncode == 1
+    assert checked.stdout.splitlines() == [
+        f"{root}: test/dog/0.png: not an image",
+        f"{root}: train/cat/a.png: No such file or directory",
+        f"{root}: train/cat/b.png: No such file or directory",
+        "3 images can't be read",
+    ]
+    assert not checked.stderr
+
+
+def test_a_pipe_in_place_of_an_archive_is_not_waited_for(tmp_path: Path, here: Command) -> None:
+    os.mkfifo(tmp_path / "set.tar")
+    (tmp_path / "s.yaml").write_text("data: {source: folder, path: set.tar}")
+    checked = here("data", "check", "--config", tmp_path / "s.yaml")
+    assert (checked.returncode, checked.stdout) == (2, "")
+    assert checked.stderr == "resexp: set.tar: not a plain file; name a folder or an archive in data.path\n"
+    with pytest.raises(UserError, match=r"set\.tar: not a plain file"):
+        opened(tmp_path / "set.tar")
 
 
 def test_all_unreadable_images_are_counted_and_three_are_named(tmp_path: Path) -> None:
@@ -353,6 +426,10 @@ def test_variables_and_home_folders_are_expanded_in_paths(monkeypatch: pytest.Mo
     monkeypatch.delenv("SCRATCH")
     with pytest.raises(UserError, match=r"\$SCRATCH/set: the environment variable SCRATCH is not set"):
         expanded("$SCRATCH/set")
+    monkeypatch.setenv("NOTHING", "")
+    for empty in ("", "$NOTHING"):
+        with pytest.raises(UserError, match="empty; write a path, or "):
+            expanded(empty)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "$SCRATCH").mkdir()
     assert expanded("$SCRATCH") == Path("$SCRATCH")  # there is a file that is called so

@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import lzma
 import os
+import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Collection, Iterator
@@ -109,6 +110,8 @@ def _zip(path: Path) -> Iterator[zipfile.ZipFile]:
 def _unzipped(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     if info.flag_bits & 1:
         raise UserError(f"{path}: {info.filename} is encrypted; unpack it with its password, and name the folder")
+    if stat.S_ISLNK(info.external_attr >> 16):
+        raise UserError(f"{path}: {info.filename} is a link; pack plain files only, without `zip --symlinks`")
     if info.compress_type not in _ZIP_METHODS:
         raise UserError(
             f"{path}: {info.filename} is compressed by method {info.compress_type}, which is not read; unpack it, and "
@@ -122,6 +125,8 @@ def _unzipped(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> by
 def _tar(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
     with path.open("rb") as file:
         head = file.read(64)
+    if not head:
+        raise UserError(f"{path}: empty; fetch or pack it again")
     for start, what in _OTHERS.items():
         if head.startswith(start):
             raise UserError(f"{path}: {what}, which is not read; unpack it and name the folder, or pack it as {READ}")
@@ -149,6 +154,8 @@ def _tar(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
         archive.fileobj.seek(archive.offset)
         if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
             raise _damaged(path, "it has no end")
+        while unpack and archive.fileobj.read(1 << 20):
+            pass  # the checksum of what is compressed stands behind it
 
 
 def _check_unpacked(path: Path, unpack: Callable[[Path], Any]) -> None:

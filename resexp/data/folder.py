@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,23 +46,24 @@ class Survey(Record):
 
 def survey(path: Path, memory: Path) -> Survey:
     """Look at a set, and remember in `memory` what was found for as long as names, sizes and times stay the same."""
-    if not path.exists():
-        raise UserError(f"{path}: no such folder or archive (data.path is relative to where the command is run)")
+    _check_path(path)
     layout = None
+    files, found = [path], {path: path.stat()}
     if path.is_dir():
         layout = _layout(path)
-        files = sorted(path / name for name in [*layout.entries, *filter(None, [layout.table])])
-    else:
-        files = [path]
+        found, faults = _plain(path, [*layout.entries, *filter(None, [layout.table])])
+        files = sorted(found)
+        if faults:
+            raise _unreadable(path, [f"{name} ({why})" for name, why in sorted(faults.items())])
     stamp = hashlib.sha256(os.fsencode(path.resolve()) + f"{layout and layout.remarks}".encode())
     for file in files:
-        status = _status(file)
+        status = found[file]
         stamp.update(os.fsencode(file.relative_to(path)))
         stamp.update(f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
     known = memory / f".survey-{stamp.hexdigest()[:32]}"
     try:
-        if found := read_record(known, Survey):
-            return found
+        if before := read_record(known, Survey):
+            return before
     except UserError:  # damaged, and written again
         pass
     layout = layout or _layout(path)
@@ -71,20 +72,43 @@ def survey(path: Path, memory: Path) -> Survey:
         content.update(os.fsencode(file.relative_to(path)) + b"\0")
         with file.open("rb") as stream:
             content.update(hashlib.file_digest(stream, "sha256").digest())
-    found = Survey(content=content.hexdigest()[:16], left_out=layout.left_out, remarks=layout.remarks)
+    survey = Survey(content=content.hexdigest()[:16], left_out=layout.left_out, remarks=layout.remarks)
     memory.mkdir(parents=True, exist_ok=True)
-    write_atomic(known, found.model_dump_json())
-    return found
+    write_atomic(known, survey.model_dump_json())
+    return survey
 
 
-def _status(file: Path) -> os.stat_result:
-    try:
-        status = file.stat()
-    except OSError as error:  # such as a link to nothing
-        raise UserError(f"{file}: can't be read ({error.strerror}); restore it, or move it out of the set") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{file}: not a plain file; move it out of the set")
-    return status
+def _check_path(path: Path) -> None:
+    """Raise UserError where there is neither a folder nor a plain file."""
+    if not path.exists():
+        raise UserError(f"{path}: no such folder or archive (data.path is relative to where the command is run)")
+    if not (path.is_dir() or path.is_file()):
+        raise UserError(f"{path}: not a plain file; name a folder or an archive in data.path")
+
+
+def _plain(path: Path, names: Iterable[str]) -> tuple[dict[Path, os.stat_result], dict[str, str]]:
+    """The status of each plain file of a folder; for each other name, such as a link to nothing, why it is none."""
+    found: dict[Path, os.stat_result] = {}
+    faults: dict[str, str] = {}
+    for name in names:
+        try:
+            status = (path / name).stat()
+        except OSError as error:
+            faults[name] = f"{error.strerror}"
+            continue
+        if stat.S_ISREG(status.st_mode):
+            found[path / name] = status
+        else:
+            faults[name] = "not a plain file"
+    return found, faults
+
+
+def _unreadable(path: Path, faults: list[str]) -> UserError:
+    one = len(faults) == 1
+    return UserError(
+        f"{path}: {'1 image' if one else f'{len(faults):,} images'} can't be read: {sanitize(few(faults))}; restore "
+        f"{'it' if one else 'them'}, or move {'it' if one else 'them'} out of the set"
+    )
 
 
 def _layout(path: Path) -> Layout:
@@ -105,18 +129,14 @@ def decode(path: Path, size: int | None = None) -> ImageSet:
     left = memory()
     for entry, image in _decoded(path, entries, size):
         if isinstance(image, UnreadableImageError):
-            faults.append(sanitize(f"{'/'.join(entry)} ({image})"))
+            faults.append(f"{'/'.join(entry)} ({image})")
             continue
         found[entry] = image
         left -= image.pixels.nbytes
         if left < 0:
             raise _too_many(path)
     if faults:
-        images = "1 image" if len(faults) == 1 else f"{len(faults):,} images"
-        raise UserError(
-            f"{path}: {images} can't be read: {few(faults)}; restore {'it' if len(faults) == 1 else 'them'}, or move "
-            f"{'it' if len(faults) == 1 else 'them'} out of the set"
-        )
+        raise _unreadable(path, faults)
     classes = sorted({of for split, of, _ in found if split == "train"})
     number = {name: label for label, name in enumerate(classes)}
     order = {split: sorted(entry for entry in found if entry[0] == split) for split in ("train", "test")}
@@ -132,8 +152,11 @@ def decode(path: Path, size: int | None = None) -> ImageSet:
 
 def check(path: Path, progress: Callable[[int, int], None]) -> list[str]:
     """A line for each image that can't be read. `progress` hears (images done, images in all)."""
+    _check_path(path)
     entries = _layout(path).entries
-    faults = []
+    gone = _plain(path, entries)[1] if path.is_dir() else {}
+    faults = [sanitize(f"{path}: {name}: {why}") for name, why in gone.items()]
+    entries = {name: entry for name, entry in entries.items() if name not in gone}
     for done, (entry, image) in enumerate(_decoded(path, entries, None), 1):
         progress(done, len(entries))
         if isinstance(image, UnreadableImageError):

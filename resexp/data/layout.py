@@ -14,6 +14,7 @@ SUFFIXES = frozenset({
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff",
     ".webp",
 })  # fmt: skip
+_PACKED = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
 TRAIN = ("train", "training", "train_set", "training_set", "trainset", "train_images", "seg_train")
 TEST = (
     "test", "testing", "test_set", "testing_set", "testset", "test_images", "seg_test",
@@ -191,6 +192,8 @@ class _Search:
         elif self.files:
             suffixes = Counter(suffix(parts[-1]) for parts, _ in self.files)
             found = f"it holds {', '.join(f'{count:,} {of}' for of, count in suffixes.most_common(3))}"
+            packed = suffixes.keys() & _PACKED
+            found += "; unpack what is packed" if packed else f"; what is read is {', '.join(sorted(SUFFIXES))}"
         else:
             found = "it is empty"
         return UserError(

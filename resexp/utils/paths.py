@@ -14,12 +14,15 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 def expanded(path: str | Path) -> Path:
     """`path` with `~`, `~user`, `$NAME` and `${NAME}` replaced. An unset `$NAME` may be part of a file's name.
 
-    Raises UserError where a variable is not set and no file is called so, or where a user has no home folder.
+    Raises UserError where a variable is not set and no file is called so, where a user has no home folder, or where
+    nothing is left.
     """
     text = os.fspath(path)
     names = [match[1] or match[2] for match in _VARIABLE.finditer(text)]
     if (unset := [name for name in names if name not in os.environ]) and not os.path.lexists(text):
         raise UserError(f"{text}: the environment variable {unset[0]} is not set; set it, or write the path out")
+    if not os.path.expandvars(text):
+        raise UserError(f"{text or 'the path'}: empty; write a path, or . for the current folder")
     try:
         return Path(os.path.expandvars(text)).expanduser()
     except RuntimeError:
