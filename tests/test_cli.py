@@ -33,6 +33,25 @@ def test_help_has_a_short_form(here: Cli, verb: str) -> None:
     assert here(*verb.split(), "-h").stdout == here(*verb.split(), "--help").stdout
 
 
+@pytest.mark.parametrize("results", ["file", "file/inside", "link"])
+def test_what_is_no_folder_is_named_where_a_folder_is_needed(here: Cli, write_study: Write, results: str) -> None:
+    Path("file").write_text("x")
+    Path("link").symlink_to("nowhere")
+    done = here("train", write_study(), "--results", results)
+    assert done.returncode == 2
+    name = results.partition("/")[0]
+    assert done.stderr.splitlines()[-1] == (f"resexp: {name}: not a folder; move it elsewhere, or name another folder")
+
+
+def test_an_empty_name_is_not_the_quickstart(here: Cli) -> None:
+    """As a script gives it whose variable is not set."""
+    done = here("sweep", "", "--dry-run")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "resexp: '': an empty path; write one, or . for the current folder\n",
+    )
+
+
 def test_the_version(here: Cli) -> None:
     assert here("--version").stdout == f"resexp {__version__}\n"
 

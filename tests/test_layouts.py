@@ -428,7 +428,7 @@ def test_variables_and_home_folders_are_expanded_in_paths(monkeypatch: pytest.Mo
         expanded("$SCRATCH/set")
     monkeypatch.setenv("NOTHING", "")
     for empty in ("", "$NOTHING"):
-        with pytest.raises(UserError, match="empty; write a path, or "):
+        with pytest.raises(UserError, match="an empty path; write one, or "):
             expanded(empty)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "$SCRATCH").mkdir()

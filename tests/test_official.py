@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import pickle
@@ -420,12 +421,32 @@ def test_no_pickle_of_an_unpacked_archive_is_opened_before_its_md5_is_right(
     ours: cifar.Cifar = getattr(cifar, set_)
     file = small.unpacked / ours.folder / batch
     file.write_bytes(b"somebody else's")
-    with pytest.raises(UserError, match=rf"{batch}: damaged or another file .*; unpack {ours.archive.name} again"):
+    with pytest.raises(UserError, match=rf"damaged or other files, {batch} .*; unpack {ours.archive.name} again"):
         ours.decode(file.parent)
     file.unlink()
-    with pytest.raises(UserError, match=rf"{batch}: not here, though other batches are"):
+    with pytest.raises(UserError, match=rf"without {batch}, though other batches are here"):
         ours.decode(file.parent)
     assert b"somebody else's" not in opened_pickles
+
+
+def test_all_damaged_and_all_missing_batches_are_named(small: Small) -> None:
+    folder = small.unpacked / "cifar-10-batches-py"
+    for number in (2, 4):
+        (folder / f"data_batch_{number}").write_bytes(b"cut short")
+    with pytest.raises(UserError, match=r"other files, data_batch_2 \(md5 \w+\), data_batch_4 \(md5 \w+\); unpack"):
+        opened("cifar10", folder)
+    for number in (2, 4):
+        (folder / f"data_batch_{number}").unlink()
+    with pytest.raises(UserError, match="without data_batch_2, data_batch_4, though other batches are here; unpack"):
+        opened("cifar10", folder)
+
+
+def test_an_archive_without_its_compression_is_to_be_unpacked(small: Small) -> None:
+    """As a browser may leave it."""
+    path = small.packed / "cifar-10-python.tar"
+    path.write_bytes(gzip.decompress((small.packed / CIFAR10_ARCHIVE.name).read_bytes()))
+    with pytest.raises(UserError, match=r"not compressed by gzip \(unpack it, and name its folder in data.path\)"):
+        opened("cifar10", path)
 
 
 def test_a_batch_that_is_larger_than_the_archive_is_not_read(small: Small) -> None:

@@ -102,8 +102,20 @@ def test_every_mistake_is_said_at_once_with_its_place(tmp_path: Path) -> None:
         ("grid: {}", "1: grid: expected dotted keys with lists of values"),
         ("grid: []", "1: grid: the grid is empty"),
         ("grid: {model.depth: []}", "1: grid: model.depth has an empty list, so the grid is empty"),
-        ("grid: {model: {depth: 20}}", "1: grid: model is a mapping; write dotted keys, such as model.depth: [...]"),
-        ("seeds: []", "1: seeds: tuple should have at least 1 item"),
+        (
+            "grid: {model: {depth: 20}}",
+            "1: grid: model is a mapping; write dotted keys, such as grid: {model.depth: [...]}",
+        ),
+        (
+            "grid: {depth: [20, 32]}",
+            "1: grid: depth can't vary; the grid is over data, model and train; write model.",
+        ),
+        ("grid: {model.depth: [[20, 32], 44]}", "1: model.depth: should be a valid integer, got [20, 32]"),
+        ("train: {lr: }", "1: train.lr: empty; leave it out, or give it a value"),
+        ("train: {lr: 0,1}", "1: '1' has no value: commas in braces end values"),
+        ("data: cifar10", "1: data: expected a mapping of keys to values, got 'cifar10'; write {source: cifar10}"),
+        ("extends: .", "1: extends: .: a folder"),
+        ("seeds: []", "1: seeds: expected at least 1 value, got []"),
         ("seeds: [1, 1]", "1: seeds: a seed is listed twice"),
         ("train: {steps: 10, milestones: [12]}", "1: train.milestones: 12 is not below train.steps, 10"),
         ("grid: {seed: [3, 4]}", "1: grid: seed can't vary; the grid is over data, model and train"),
@@ -140,6 +152,7 @@ def test_each_kind_of_mistake_names_its_line(tmp_path: Path, text: str, line: st
         ("MODEL: {depth: 20}", "(did you mean 'model'?)"),
         ("model: {kind: PLAIN}", "(did you mean 'plain'?)"),
         ("train: {epochs: 164}", "; write steps: 164 epochs"),
+        ("data:{source: cifar10", "; a colon needs a space behind it"),
         ("model.depth: 20", "; dotted keys are for the grid and --set; write model: {depth: ...}"),
     ],
 )
@@ -288,7 +301,28 @@ def test_an_absurd_grid_is_refused_after_its_first_hundred_mistakes(write_study:
     assert error.value.args[-1].endswith("over 100 mistakes; mend these first")
 
 
+def test_of_many_mistakes_in_one_section_a_hundred_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("".join(f"k{number}: 1\n" for number in range(200)))
+    with pytest.raises(UserError) as error:
+        load(str(path))
+    assert len(error.value.args) == 101
+    assert error.value.args[-1] == "over 100 mistakes; mend these first"
+
+
+def test_a_file_in_the_same_folder_is_named_where_it_is_near(write_study: Callable[..., Path]) -> None:
+    write_study("mine.yaml")
+    with pytest.raises(UserError, match=r"mine.yml: no such file \(did you mean 'mine.yaml'\?\)"):
+        load("mine.yml")
+    with pytest.raises(UserError, match=r"no shipped study; .* \(did you mean 'mine.yaml'\?\)"):
+        load("mine")
+
+
 def test_several_labels_may_be_chosen(write_study: Callable[..., Path]) -> None:
     _, cells = load(str(write_study(grid={"model.depth": [8, 14, 20]})))
     labels = list(dict.fromkeys(cell.label for cell in cells))
     assert [cell.label for cell in only_labels(cells, labels[:2])] == labels[:2]
+    assert [cell.label for cell in only_labels(cells, [",".join(labels[:2])])] == labels[:2]
+    with pytest.raises(UserError) as error:
+        only_labels(cells, [labels[0], "one", "two"])
+    assert [line.partition(":")[0] for line in error.value.args] == ["--only one", "--only two"]

@@ -43,7 +43,11 @@ def test_every_value_knows_its_line() -> None:
         ("a: !!timestamp x", "f.yaml:1: a: can't read 'x'"),
         ("? [a]\n: b", "f.yaml:1: keys are words"),
         ("a: !!python/object:os.system x", None),
-        ("a: \x07", None),
+        ("a: 1\nb: \x07", "f.yaml:2: YAML allows no U+0007; remove it, or save the file as UTF-8"),
+        ("a: 'b\nc: 1", "f.yaml:2: YAML syntax error: found unexpected end of stream, while scanning a quoted scalar"),
+        ("a: b: c", "f.yaml:1: YAML syntax error: mapping values are not allowed here; mend the indentation"),
+        ("a: @b", "f.yaml:1: YAML syntax error: found character '@' that cannot start any token; put the text"),
+        ("a: {b:1}", "f.yaml:1: 'b:1' has no value: commas in braces end values, and a colon needs a space"),
     ],
 )
 def test_a_mistake_is_one_line_with_its_place(text: str, line: str | None) -> None:
@@ -52,7 +56,7 @@ def test_a_mistake_is_one_line_with_its_place(text: str, line: str | None) -> No
     assert len(error.value.args) == 1
     assert "\n" not in str(error.value)
     if line:
-        assert str(error.value).startswith(line[:60])
+        assert str(error.value).startswith(line)
 
 
 def test_aliases_cannot_multiply_without_end() -> None:

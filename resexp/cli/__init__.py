@@ -99,7 +99,12 @@ def main() -> NoReturn:
         sys.exit(EXIT_FAILED)
     except OSError as error:  # a full disk, a folder that can't be written: the system's words say it best
         where = f"{error.filename}: " if error.filename else ""
-        err.print(f"resexp: {where}{error.strerror or error}", soft_wrap=True)
+        what = error.strerror or f"{error}"
+        if isinstance(error, NotADirectoryError | FileExistsError) and where:
+            paths = [*reversed(Path(error.filename).parents), Path(error.filename)]
+            if found := [path for path in paths if os.path.lexists(path) and not path.is_dir()]:
+                where, what = f"{found[0]}: ", "not a folder; move it elsewhere, or name another folder"
+        err.print(f"resexp: {where}{what}", soft_wrap=True)
         sys.exit(EXIT_USAGE)
     except Interrupted as interrupted:
         err.print("resexp: stopped while the images were prepared; the same command begins again")

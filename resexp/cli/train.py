@@ -230,11 +230,12 @@ def sweep(
     from resexp.display import make_display
     from resexp.runs.store import StudyFolder
 
-    if named and config:
+    if named is not None and config is not None:
         raise UserError("sweep: the study is named twice; name it once")
-    config = named or config
+    config = config if named is None else named
     flags = {"executor__name": executor, "executor__jobs": jobs, "executor__runs_per_gpu": runs_per_gpu}
-    study, cells = load(config or str(SHIPPED / "quickstart.yaml"), all_settings(settings, no_graphs, **flags))
+    config = str(SHIPPED / "quickstart.yaml") if config is None else config
+    study, cells = load(config, all_settings(settings, no_graphs, **flags))
     if no_wait and study.executor.name != "slurm":
         raise UserError(f"--detach: runs of the {study.executor.name} executor end with the sweep; it is for slurm")
     again = only_labels(cells, rerun, "--rerun") if rerun else []

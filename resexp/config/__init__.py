@@ -184,12 +184,14 @@ class Study(_Base):
                 raise ValueError("expected dotted keys with lists of values, such as model.depth: [20, 32]")
             for key, values in entry.items():
                 if key.partition(".")[0] not in ("data", "model", "train"):  # probes change nothing
-                    raise ValueError(f"{key} can't vary; the grid is over data, model and train (for seeds, see seeds)")
+                    named = [f"{name}.{key}" for name in ("model", "train") if key in SECTIONS[name].model_fields]
+                    meant = f"; write {named[0]}" if named else " (for seeds, see seeds)"
+                    raise ValueError(f"{key} can't vary; the grid is over data, model and train{meant}")
                 if values == []:
                     raise ValueError(f"{key} has an empty list, so the grid is empty; give it at least one value")
                 if isinstance(values, dict):
                     inner = next(iter(values), "depth")
-                    raise ValueError(f"{key} is a mapping; write dotted keys, such as {key}.{inner}: [...]")
+                    raise ValueError(f"{key} is a mapping; write dotted keys, such as grid: {{{key}.{inner}: [...]}}")
             # A list stands for alternatives; milestones are themselves a list, so theirs is a list of lists.
             products.append({key: values if isinstance(values, list) else [values] for key, values in entry.items()})
         return tuple(products)

@@ -80,11 +80,14 @@ def find(name: str) -> Path:
     path = expanded(name)
     shipped = SHIPPED / (name if name.endswith(".yaml") else f"{name}.yaml")
     if path.is_file() or not shipped.exists():
+        near = hint(f"{path.stem}.yaml", [file.name for file in path.parent.glob("*.y*ml")], 0.8)
         if not path.exists() and not path.suffix:
             names = shipped_names()
             raise UserError(
-                f"{name}: no such file, and no shipped study; those are {', '.join(names)}{hint(name, names)}"
+                f"{name}: no such file, and no shipped study; those are {', '.join(names)}{near or hint(name, names)}"
             )
+        if near and not os.path.lexists(path):
+            raise UserError(f"{path}: no such file{near}")
         return path
     return shipped
 
@@ -180,12 +183,14 @@ def _of_first_seed(text: str) -> RunConfig:
 
 
 def only_labels(cells: list[Cell], chosen: list[str], option: str = "--only") -> list[Cell]:
-    """The cells with these labels (all seeds), which the user chose by an option."""
+    """The cells with these labels (all seeds), which the user chose by an option; commas may stand between labels."""
     labels = list(dict.fromkeys(cell.label for cell in cells))
-    for label in chosen:
-        if label not in labels:
-            known = ", ".join(labels)
-            raise UserError(f"{option} {label}: no such net in this study; it has {known}{hint(label, labels)}")
+    chosen = [label for several in chosen for label in several.replace(",", " ").split() or [""]]
+    known = ", ".join(labels)
+    if unknown := [label for label in dict.fromkeys(chosen) if label not in labels]:
+        raise UserError(
+            *(f"{option} {label}: no such net in this study; it has {known}{hint(label, labels)}" for label in unknown)
+        )
     return [cell for cell in cells if cell.label in chosen]
 
 
@@ -249,7 +254,9 @@ def validated(model: type[ModelT], document: Document) -> ModelT:
         mistakes = error.errors(include_url=False)
         # A default that could not be computed, or a list too short for want of valid items, only repeats a mistake.
         own = [m for m in mistakes if m["type"] not in ("default_factory_not_called", "too_short")] or mistakes
-        raise UserError(*[_line(mistake, model, document) for mistake in own]) from None
+        lines = [_line(mistake, model, document) for mistake in own[:MAX_MISTAKES]]
+        more = [f"over {MAX_MISTAKES} mistakes; mend these first"] if len(own) > MAX_MISTAKES else []
+        raise UserError(*lines, *more) from None
 
 
 def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> str:
@@ -272,6 +279,8 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
         elif len(path) == 1 and "." in word:
             sections = f"{word.replace('.', ': {')}: ...{'}' * word.count('.')}"
             near = f"; dotted keys are for the grid and --set; write {sections}"
+        elif ":" in word and not near:
+            near = "; a colon needs a space behind it"
         message = f"unknown key, got {got!r}; allowed: {', '.join(allowed)}{near}"
     elif kind == "missing":
         message = "missing"
@@ -284,15 +293,18 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
         message = f"got {got!r}; allowed: {', '.join(choices)}{hint(str(got), choices)}"
     elif kind == "value_error":
         message = f"{context['error']}" if isinstance(got, list | dict | tuple) else f"{context['error']}, got {got!r}"
-    elif kind in _MAPPINGS and got is None:
-        message = "empty; leave it out"
+    elif kind.endswith("_type") and got is None:
+        message = "empty; leave it out, or give it a value"
+    elif kind == "too_short":
+        message = f"expected at least {context['min_length']} value, got {got!r}"
     else:
         text = _EXPECTED.get(kind, error["msg"][0].lower() + error["msg"][1:]).removeprefix("input ")
         if kind == "string_pattern_mismatch":
             text = f"expected {_PATTERNS.get(str(path[-1]), 'another form')}"
         message = f"{text}, got {got!r}{_remedy(kind, got)}"
     several = isinstance(got, list) or (isinstance(got, str) and "," in got)
-    if several and kind in _SINGLE and path[0] in ("data", "model", "train"):
+    varied = any(place[0] == "grid" and place[-1] == yaml_file.dotted(path) for place in document.places if place)
+    if several and not varied and kind in _SINGLE and path[0] in ("data", "model", "train"):
         values = ", ".join(map(str, got)) if isinstance(got, list) else got
         message += f"; for a net of each, put it into the grid: --set 'grid={{{yaml_file.dotted(path)}: [{values}]}}'"
     return f"{document.place(path)}: {yaml_file.dotted(path)}: {message}"
@@ -318,6 +330,8 @@ def _remedy(kind: str, got: Any) -> str:
     """How a value of the wrong type is written; empty where that is not clear."""
     if kind == "tuple_type" and (type(got) is int or (isinstance(got, str) and "," in got)):
         return f"; write [{got}]"
+    if kind in _MAPPINGS and isinstance(got, str) and got.lower() in SOURCES:
+        return f"; write {{source: {got.lower()}}}"
     if kind == "string_type" and isinstance(got, bool | int | float):
         return "; in quotes it is text"
     if kind == "int_type" and isinstance(got, str) and "epoch" in got.lower():

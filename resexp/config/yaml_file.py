@@ -31,6 +31,13 @@ SMALL = 4096
 MAX_DIGITS = 100
 """Characters of a number, however it is spelt."""
 
+_REMEDIES = {
+    "\\t": "; indent by spaces",
+    "cannot start any token": "; put the text into quotes",
+    "mapping values are not allowed": "; mend the indentation, or put a text with a colon into quotes",
+}
+"""What to do, by words of the message of a syntax error."""
+
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 
@@ -106,10 +113,13 @@ def parse(text: str, name: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}" if mark else name
-        remedy = "; indent by spaces" if "\\t" in (error.problem or "") else ""
-        raise UserError(f"{where}: YAML syntax error: {error.problem or error.context}{remedy}") from None
-    except yaml.YAMLError as error:  # e.g. a character YAML does not allow
-        raise UserError(f"{name}: YAML error: {' '.join(str(error).split())}") from None
+        begun, problem = error.context_mark, error.problem or ""
+        context = f", {error.context}, from line {begun.line + 1}" if begun and mark and begun.line < mark.line else ""
+        remedy = next((remedy for words, remedy in _REMEDIES.items() if words in problem), "")
+        raise UserError(f"{where}: YAML syntax error: {problem or error.context}{context}{remedy}") from None
+    except yaml.reader.ReaderError as error:
+        where, code = f"{name}:{text.count(chr(10), 0, error.position) + 1}", int(error.character)
+        raise UserError(f"{where}: YAML allows no U+{code:04X}; remove it, or save the file as UTF-8") from None
     except (ValueError, ArithmeticError) as error:  # e.g. an escape that stands for no character
         raise UserError(f"{name}: YAML error: {error}") from None
 
@@ -139,6 +149,8 @@ def _build(loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath, name: str, p
             if not isinstance(key_node, yaml.ScalarNode):
                 raise UserError(f"{at}: keys are words, got a list or a mapping")
             key = key_node.value
+            if node.flow_style and value_node.start_mark.index == key_node.end_mark.index:
+                raise UserError(f"{at}: {key!r} has no value: commas in braces end values, and a colon needs a space")
             if key_node.tag != _TEXT or not key.isprintable():
                 raise UserError(f"{at}: keys are words, got {key!r}")
             if key in built:
@@ -235,8 +247,8 @@ def read(path: Path, find: Callable[[str], Path] = Path, chain: tuple[Path, ...]
     try:
         neighbour = path.parent / expanded(base)
         target = neighbour if neighbour.exists() else find(base)
-        if not target.exists():
-            raise UserError(f"{base}: no such file next to it")
+        if target.is_dir() or not target.exists():
+            raise UserError(f"{base}: {'a folder' if target.is_dir() else 'no such file next to it'}")
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     below = read(target, find, (*chain, own))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from resexp.data.images import ImageSet
+from resexp.data.layout import few
 from resexp.data.official import CIFAR10_ARCHIVE, CIFAR100_ARCHIVE, OfficialFile, OfficialSet, md5
 from resexp.data.pixels import Pixels
 from resexp.errors import UserError
@@ -73,14 +74,12 @@ class Cifar(OfficialSet):
         again = f"unpack {self.archive.name} again"
         if not any((folder / batch).is_file() for batch in self.batches):
             raise UserError(f"{folder}: a folder without {self.archive.title}'s files in it; name another in data.path")
-        for batch, expected in self.batches.items():
-            file = folder / batch
-            if not file.is_file():
-                raise UserError(f"{file}: not here, though other batches are; {again}")
-            content = read_file(file, self.archive.size)
-            if (digest := md5(content)) != expected:
-                raise UserError(f"{file}: damaged or another file (md5 {digest}, expected {expected}); {again}")
-            yield batch, content
+        if missing := [batch for batch in self.batches if not (folder / batch).is_file()]:
+            raise UserError(f"{folder}: without {few(missing)}, though other batches are here; {again}")
+        found = {batch: read_file(folder / batch, self.archive.size) for batch in self.batches}
+        if odd := [f"{batch} (md5 {md5(found[batch])})" for batch in found if md5(found[batch]) != self.batches[batch]]:
+            raise UserError(f"{folder}: damaged or other files, {few(odd)}; {again}")
+        yield from found.items()
 
 
 CIFAR10 = Cifar(

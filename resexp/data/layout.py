@@ -65,6 +65,16 @@ def suffix(name: str) -> str:
     return sanitize(PurePosixPath(name).suffix.lower()) or "without suffix"
 
 
+def tally(names: Iterable[str]) -> str:
+    """The three most frequent suffixes, such as ``12 .heic, 2 .txt``."""
+    return ", ".join(f"{count:,} {of}" for of, count in Counter(map(suffix, names)).most_common(3))
+
+
+def unpacking(names: Iterable[str]) -> str:
+    """What to do, as the end of a line, where some of the files are archives; else empty."""
+    return "; unpack what is packed" if any(suffix(name) in _PACKED for name in names) else ""
+
+
 def left_out_line(counts: dict[str, int], names: Sequence[str]) -> str:
     """Such as ``14 files left out: 12 .heic, 2 .txt (train/cat/1.heic, ...)``."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -190,10 +200,9 @@ class _Search:
         elif folders:
             found = f"its images lie in {few(folders)}; sort them into train/<class>/ and test/<class>/"
         elif self.files:
-            suffixes = Counter(suffix(parts[-1]) for parts, _ in self.files)
-            found = f"it holds {', '.join(f'{count:,} {of}' for of, count in suffixes.most_common(3))}"
-            packed = suffixes.keys() & _PACKED
-            found += "; unpack what is packed" if packed else f"; what is read is {', '.join(sorted(SUFFIXES))}"
+            others = [parts[-1] for parts, _ in self.files]
+            found = f"it holds {tally(others)}"
+            found += unpacking(others) or f"; what is read is {', '.join(sorted(SUFFIXES))}"
         else:
             found = "it is empty"
         return UserError(

@@ -69,6 +69,8 @@ class OfficialFile:
         top = first.name.split("/")[0] if first else ""
         if top and _title(top) != self.title:
             return f"another archive, which holds {sanitize(top)}"
+        if first and not content.startswith(b"\x1f\x8b"):
+            return "not compressed by gzip (unpack it, and name its folder in data.path)"
         size = path.stat().st_size
         return (
             f"damaged or truncated, {size:,} of {self.size:,} bytes" if size < self.size else f"damaged, {size:,} bytes"

@@ -22,7 +22,7 @@ def expanded(path: str | Path) -> Path:
     if (unset := [name for name in names if name not in os.environ]) and not os.path.lexists(text):
         raise UserError(f"{text}: the environment variable {unset[0]} is not set; set it, or write the path out")
     if not os.path.expandvars(text):
-        raise UserError(f"{text or 'the path'}: empty; write a path, or . for the current folder")
+        raise UserError(f"{text!r}: an empty path; write one, or . for the current folder")
     try:
         return Path(os.path.expandvars(text)).expanduser()
     except RuntimeError:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from resexp.config.study import hint
 from resexp.data.imagenet.arrays import read_arrays, write_arrays
 from resexp.data.imagenet.labels import label_files, val_wnids
-from resexp.data.layout import SUFFIXES, TEST, TRAIN, few, is_hidden, is_image, left_out_line, suffix
+from resexp.data.layout import SUFFIXES, TEST, TRAIN, few, is_hidden, is_image, left_out_line, suffix, tally, unpacking
 from resexp.errors import UserError, sanitize
 from resexp.runs.records import json_text
 from resexp.utils.files import locked
@@ -155,7 +155,7 @@ def _root(given: Path) -> Path:
     near = [name for name in here if name not in PARTS and name.casefold() in (TRAIN if missing == "train" else TEST)]
     files = [entry.name for entry in _entries(given) if not entry.is_dir() and not is_hidden([entry.name])]
     names = [*(f"{name}/" for name in here), *files]
-    holds = f"; it holds {sanitize(few(names))}" if names else ""
+    holds = f"; it holds {sanitize(few(names))}{unpacking(files)}" if names else ""
     remedy = f": rename {near[0]}/ to {missing}/, or link it (`ln -s {near[0]} {missing}`)" if near else ""
     raise UserError(f"{given / missing}: no such folder; data.path is to hold train/<class>/* and val/{holds}{remedy}")
 
@@ -300,8 +300,8 @@ def _other_splits(root: Path) -> list[str]:
 
 def _instead(others: Sequence[str], within: str = "") -> str:
     """What a folder holds instead of images."""
-    counts = Counter(suffix(name) for name in others if name.startswith(within))
-    return f", but it holds {', '.join(f'{count:,} {of}' for of, count in counts.most_common(3))}" if counts else ""
+    names = [name for name in others if name.startswith(within)]
+    return f", but it holds {tally(names)}{unpacking(names)}" if names else ""
 
 
 def _same_classes(root: Path, train: list[str], val: list[str]) -> None:
