@@ -75,6 +75,18 @@ def opened(path: Path) -> Dataset:
         ([name.replace("train", "Train").replace("test", "Test") for name in PLAIN], None),
         ([name.replace("/", "\\") for name in PLAIN], None),
         ([f"./{name}" for name in PLAIN], None),
+        (
+            [name.replace("train/", "Training Set/").replace("test/", "Test Set/") for name in PLAIN],
+            "Test Set/ is read as",
+        ),
+        (
+            [name.replace("train/", "train_data/").replace("test/", "val-data/") for name in PLAIN],
+            "val-data/ is read as",
+        ),
+        (
+            [name.replace("train/", "training_images/").replace("test/", "testing_images/") for name in PLAIN],
+            "testing_images/ is read as",
+        ),
         ([name.replace("cat/", "cat/images/") for name in PLAIN], "4 images lie in folders inside classes"),
         (
             [name.replace("test/", "seg_test/").replace("train/", "seg_train/") for name in PLAIN],
@@ -197,6 +209,10 @@ def test_frames_and_transparency_are_said(tmp_path: Path) -> None:
         (["test_32x32.mat", "train_32x32.mat"], "set data.source to svhn"),
         (renamed("test/dog", "test/wolf"), "class dog is in train/ but not in test/, and class wolf is in test/"),
         ([n for n in PLAIN if "dog" not in n], "only one class, cat"),
+        (
+            [n.replace("n/", "n/images/").replace("t/", "t/images/") for n in PLAIN],
+            "its folders, cat, dog, are the classes",
+        ),
         ([f"{top}/{name}" for top in "xy" for name in PLAIN], "holds several sets of images, x, y"),
         ([name for name in PLAIN if "train" in name], "no images in test/<class>/"),
         (
@@ -376,8 +392,22 @@ def test_imagenet_says_that_a_third_split_is_left_out(tmp_path: Path) -> None:
 
 def test_imagenet_names_archives_that_are_not_unpacked(tmp_path: Path) -> None:
     (tmp_path / "ILSVRC2012_img_train.tar").touch()
-    with pytest.raises(UserError, match=r"train: no such folder; .* it holds ILSVRC2012_img_train\.tar"):
+    line = r"train: no such folder; .* it holds ILSVRC2012_img_train\.tar; unpack what is packed"
+    with pytest.raises(UserError, match=line):
         open_tree(tmp_path, tmp_path)
+
+
+def test_a_link_that_leads_to_itself_is_no_image(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", [name.replace("test/", "val/") for name in PLAIN])
+    (root / "train/cat/loop.png").symlink_to("loop.png")
+    (root / "train/cat/nothing.png").symlink_to("nowhere")
+    tree = open_tree(root, tmp_path)
+    assert tree.left_out == {".png": 2}
+    assert "2 files left out: 2 .png (train/cat/loop.png, train/cat/nothing.png)" in tree.remarks
+    with pytest.raises(
+        UserError, match=r"2 images can't be read: train/cat/loop.png \(Too many levels.*\), train/cat/no"
+    ):
+        opened(root)
 
 
 def test_a_link_that_leads_above_its_class_adds_no_images(tmp_path: Path) -> None:

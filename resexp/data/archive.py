@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from resexp.errors import UserError
+from resexp.utils.files import holds
 from resexp.utils.untrusted import read_file, recognised
 
 MAX_BYTES = 1 << 27
@@ -83,7 +84,7 @@ def _walk(folder: Path, within: str = "", above: tuple[tuple[int, int], ...] = (
     if (here := (status.st_dev, status.st_ino)) in above:
         return
     with os.scandir(folder) as entries:
-        found = sorted((entry.name, entry.is_dir()) for entry in entries)
+        found = sorted((entry.name, holds(entry.is_dir)) for entry in entries)
     for name, is_folder in found:
         if not is_folder:
             yield within + name

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from resexp.data.images import ImageSet
-from resexp.data.layout import few
+from resexp.data.naming import few
 from resexp.data.official import CIFAR10_ARCHIVE, CIFAR100_ARCHIVE, OfficialFile, OfficialSet, md5
 from resexp.data.pixels import Pixels
 from resexp.errors import UserError

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from resexp.data.images import ImageSet
-from resexp.data.layout import few
+from resexp.data.naming import few
 from resexp.errors import sanitize
 
 

@@ -16,7 +16,8 @@ from pydantic import Field
 from resexp.data.ahead import ahead
 from resexp.data.archive import contents, members
 from resexp.data.images import Digests, ImageSet, digests, resized
-from resexp.data.layout import Entry, Layout, few, find_layout
+from resexp.data.layout import Entry, Layout, find_layout
+from resexp.data.naming import few
 from resexp.data.pixels import Pixels, read_image
 from resexp.errors import UnreadableImageError, UserError, sanitize
 from resexp.utils.files import write_atomic

@@ -13,7 +13,7 @@ from resexp.data.archive import contents, members
 from resexp.data.imagenet.decode import decode
 from resexp.data.imagenet.views import centre, crop_resize
 from resexp.data.images import resized
-from resexp.data.layout import TEST, TRAIN, few, is_hidden, is_image
+from resexp.data.naming import few, is_hidden, is_image, is_test, is_train
 from resexp.data.pixels import Pixels, read_image
 from resexp.errors import UnreadableImageError, UserError, sanitize
 from resexp.utils.machine import cores
@@ -35,8 +35,8 @@ def find_labels(path: Path, classes: Sequence[str]) -> dict[str, int]:
         parts = PurePosixPath(_nfc(name.replace("\\", "/"))).parts
         if not name.endswith(("/", "\\")) and is_image(name) and not is_hidden(parts):
             found[name] = parts[:-1]
-    held_out = {name: folders for name, folders in found.items() if _within(folders, TEST)}
-    found = held_out or {name: folders for name, folders in found.items() if not _within(folders, TRAIN)}
+    held_out = {name: folders for name, folders in found.items() if any(map(is_test, folders))}
+    found = held_out or {name: folders for name, folders in found.items() if not any(map(is_train, folders))}
     known = {name: [labels[folder] for folder in folders if folder in labels] for name, folders in found.items()}
     others = Counter("/".join(found[name]) or "no folder" for name, of in known.items() if not of)
     where = sanitize(few([folder for folder, _ in others.most_common()]))
@@ -82,10 +82,6 @@ def _fitted(content: bytes, size: tuple[int, int], val_resize: int | None) -> Pi
         height, width = image.shape[:2]
         raise UnreadableImageError(f"{width}x{height} pixels, and the net was trained on {size[1]}x{size[0]}")
     return resized(image, size[0])
-
-
-def _within(folders: tuple[str, ...], names: tuple[str, ...]) -> bool:
-    return any(folder.casefold() in names for folder in folders)
 
 
 def _nfc(name: str) -> str:

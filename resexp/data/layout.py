@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from resexp.data.naming import (
+    READ,
+    TEST,
+    TRAIN,
+    few,
+    is_hidden,
+    is_image,
+    is_test,
+    is_train,
+    left_out_line,
+    packed,
+    suffix,
+    tally,
+    word,
+)
 from resexp.errors import UserError, sanitize
 
-SUFFIXES = frozenset({
-    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff",
-    ".webp",
-})  # fmt: skip
-_PACKED = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
-TRAIN = ("train", "training", "train_set", "training_set", "trainset", "train_images", "seg_train")
-TEST = (
-    "test", "testing", "test_set", "testing_set", "testset", "test_images", "seg_test",
-    "val", "valid", "validation", "val_set", "validation_set", "valset", "val_images", "eval", "dev",
-)  # fmt: skip
-"""What the folders of the splits are called, in any case; where there are several, the first is taken."""
 OFFICIAL = {"cifar10": {"data_batch_1"}, "cifar100": {"train", "test", "meta"}, "svhn": {"train_32x32.mat"}}
 """The sources that read other files than images, and files by which they are recognised."""
 TABLE = "val_annotations.txt"
@@ -43,44 +47,6 @@ class Layout:
     """How many files are left out, by the reason: their suffix, or where they lie."""
     remarks: list[str] = field(default_factory=list)
     """A line for everything that a person might not expect."""
-
-
-def few(names: Sequence[str]) -> str:
-    """The first three, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
-
-
-def is_image(name: str) -> bool:
-    """Whether a file is called as an image is."""
-    return PurePosixPath(name).suffix.lower() in SUFFIXES
-
-
-def is_hidden(parts: Iterable[str]) -> bool:
-    """Whether a file is one that systems leave behind: ``.DS_Store``, or in ``__MACOSX/`` or Synology's ``@eaDir/``."""
-    return any(part.startswith(".") or part in ("__MACOSX", "@eaDir") for part in parts)
-
-
-def suffix(name: str) -> str:
-    """The suffix in lower case, for messages."""
-    return sanitize(PurePosixPath(name).suffix.lower()) or "without suffix"
-
-
-def tally(names: Iterable[str]) -> str:
-    """The three most frequent suffixes, such as ``12 .heic, 2 .txt``."""
-    return ", ".join(f"{count:,} {of}" for of, count in Counter(map(suffix, names)).most_common(3))
-
-
-def unpacking(names: Iterable[str]) -> str:
-    """What to do, as the end of a line, where some of the files are archives; else empty."""
-    return "; unpack what is packed" if any(suffix(name) in _PACKED for name in names) else ""
-
-
-def left_out_line(counts: dict[str, int], names: Sequence[str]) -> str:
-    """Such as ``14 files left out: 12 .heic, 2 .txt (train/cat/1.heic, ...)``."""
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    total = sum(counts.values())
-    each = ", ".join(f"{count:,} {reason}" for reason, count in ordered)
-    return f"{total:,} file{'s' * (total > 1)} left out: {each} ({few(names)})"
 
 
 def read_table(where: str, text: str) -> dict[str, str]:
@@ -130,7 +96,7 @@ class _Search:
         inside: dict[Parts, set[str]] = defaultdict(set)
         for parts in self.images:
             for depth, part in enumerate(parts[:-1], 1):
-                if part.casefold() in TRAIN + TEST:
+                if is_train(part) or is_test(part):
                     inside[parts[:depth]].add(parts[depth] if len(parts) > depth + 1 else "")
         return {at for at, names in inside.items() if names == {at[-1]}}
 
@@ -174,8 +140,8 @@ class _Search:
         splits: dict[Parts, set[str]] = defaultdict(set)
         for parts in self.images:
             for depth, part in enumerate(parts[:-1]):
-                if part.casefold() in TRAIN + TEST:
-                    splits[parts[:depth]].add(TRAIN[0] if part.casefold() in TRAIN else TEST[0])
+                if is_train(part) or is_test(part):
+                    splits[parts[:depth]].add(TRAIN[0] if is_train(part) else TEST[0])
         both = [root for root, kinds in splits.items() if len(kinds) == 2]
         if not both:
             has_train = any(TRAIN[0] in kinds for kinds in splits.values())
@@ -202,7 +168,7 @@ class _Search:
         elif self.files:
             others = [parts[-1] for parts, _ in self.files]
             found = f"it holds {tally(others)}"
-            found += unpacking(others) or f"; what is read is {', '.join(sorted(SUFFIXES))}"
+            found += packed(others) or f"; what is read is {READ}"
         else:
             found = "it is empty"
         return UserError(
@@ -213,8 +179,8 @@ class _Search:
         """The folders in `root` that are called so, and hold images: the first as their names are listed."""
         depth = len(root)
         found = {p[depth] for p in self.images if len(p) > depth + 1 and p[:depth] == root}
-        alike = [name for name in found if name.casefold() in known]
-        return sorted(alike, key=lambda name: (known.index(name.casefold()), name != name.casefold(), name))
+        alike = [name for name in found if word(name) in known]
+        return sorted(alike, key=lambda name: (known.index(word(name)), name != word(name), name))
 
     def _classes(self, split: Parts) -> set[str]:
         """The class folders of a split that hold images, in one Unicode form."""
@@ -301,7 +267,9 @@ class _Search:
         if differ:
             raise UserError(f"{self.path}: {', and '.join(differ)}; both need the same classes{but}")
         if len(in_train) < 2:
-            raise UserError(f"{self.path}: only one class, {min(in_train)}; a classifier needs at least two{but}")
+            inner = sorted({entry[2].split("/")[0] for entry in entries.values() if "/" in entry[2]})
+            up = f"; if its folders, {few(inner)}, are the classes, move them up" if inner else ""
+            raise UserError(f"{self.path}: only one class, {min(in_train)}; a classifier needs at least two{up}{but}")
 
     def _remark_on_folders(self, entries: dict[str, Entry], splits: list[Parts]) -> None:
         """Name the class folders without images, and the folders inside those of classes."""

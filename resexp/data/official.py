@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resexp.data.images import ImageSet
-from resexp.data.layout import OFFICIAL, few
+from resexp.data.layout import OFFICIAL
+from resexp.data.naming import few
 from resexp.errors import UserError, sanitize
 from resexp.utils.paths import expanded
 from resexp.utils.untrusted import recognised

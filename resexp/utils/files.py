@@ -12,7 +12,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from resexp.errors import UserError
@@ -21,6 +21,14 @@ _TRIES = 20
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 """Errors of a file system without locks. There, two attempts at a run may start, and the later one takes it
 over from the earlier (see `lease`)."""
+
+
+def holds(kind: Callable[[], bool]) -> bool:
+    """What `is_dir` or `is_file` of a folder's entry says; False for a link that leads to itself."""
+    try:
+        return kind()
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resexp.data.layout import TABLE as TINY
-from resexp.data.layout import is_image, read_table
+from resexp.data.layout import read_table
+from resexp.data.naming import is_image
 from resexp.errors import UserError
 from resexp.utils.untrusted import read_file
 

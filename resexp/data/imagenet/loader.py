@@ -21,7 +21,7 @@ from resexp.config import ImageNetData
 from resexp.data.imagenet.dataset import ImageNet
 from resexp.data.imagenet.tree import Part
 from resexp.data.imagenet.views import View, crop_resize
-from resexp.data.layout import few
+from resexp.data.naming import few
 from resexp.data.pixels import Pixels
 from resexp.errors import UnreadableImageError, UserError
 

@@ -24,7 +24,7 @@ from resexp.data.imagenet.prepared import DATA, INDEX, META, PreparedMeta, prepa
 from resexp.data.imagenet.tree import PARTS, Part
 from resexp.data.imagenet.views import resize
 from resexp.data.images import digests
-from resexp.data.layout import few
+from resexp.data.naming import few
 from resexp.errors import UnreadableImageError, UserError
 from resexp.utils.files import locked, with_filename, write_atomic
 

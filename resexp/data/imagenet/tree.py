@@ -22,16 +22,15 @@ from numpy.typing import NDArray
 from resexp.config.study import hint
 from resexp.data.imagenet.arrays import read_arrays, write_arrays
 from resexp.data.imagenet.labels import label_files, val_wnids
-from resexp.data.layout import SUFFIXES, TEST, TRAIN, few, is_hidden, is_image, left_out_line, suffix, tally, unpacking
+from resexp.data.naming import READ, few, is_hidden, is_image, is_test, is_train, left_out_line, packed, suffix, tally
 from resexp.errors import UserError, sanitize
 from resexp.runs.records import json_text
-from resexp.utils.files import locked
+from resexp.utils.files import holds, locked
 
 log = logging.getLogger(__name__)
 
 Part = Literal["train", "val"]
 PARTS: tuple[Part, Part] = ("train", "val")
-_SUFFIXES = ", ".join(sorted(SUFFIXES))
 _VERSION = 3
 _DEPTH = 4
 """Levels of folders in which `train/` and `val/` are looked for; Kaggle's lie in ILSVRC/Data/CLS-LOC."""
@@ -152,17 +151,17 @@ def _root(given: Path) -> Path:
         level = [child for folder in level for child in _children(folder) if child.name not in PARTS]
     missing = next(part for part in PARTS if not (given / part).is_dir())
     here = [child.name for child in _children(given)]
-    near = [name for name in here if name not in PARTS and name.casefold() in (TRAIN if missing == "train" else TEST)]
-    files = [entry.name for entry in _entries(given) if not entry.is_dir() and not is_hidden([entry.name])]
+    near = [name for name in here if name not in PARTS and (is_train if missing == "train" else is_test)(name)]
+    files = [entry.name for entry in _entries(given) if not holds(entry.is_dir) and not is_hidden([entry.name])]
     names = [*(f"{name}/" for name in here), *files]
-    holds = f"; it holds {sanitize(few(names))}{unpacking(files)}" if names else ""
+    inside = f"; it holds {sanitize(few(names))}{packed(files)}" if names else ""
     remedy = f": rename {near[0]}/ to {missing}/, or link it (`ln -s {near[0]} {missing}`)" if near else ""
-    raise UserError(f"{given / missing}: no such folder; data.path is to hold train/<class>/* and val/{holds}{remedy}")
+    raise UserError(f"{given / missing}: no such folder; data.path is to hold train/<class>/* and val/{inside}{remedy}")
 
 
 def _children(folder: Path) -> list[Path]:
     try:
-        return [Path(entry.path) for entry in _entries(folder) if entry.is_dir() and not is_hidden([entry.name])]
+        return [Path(entry.path) for entry in _entries(folder) if holds(entry.is_dir) and not is_hidden([entry.name])]
     except PermissionError:  # such as lost+found
         return []
 
@@ -230,10 +229,10 @@ def _look_into(folder: Path, within: str, found: _Found, above: tuple[str, ...])
         return
     for entry in _entries(folder):
         name = within + entry.name
-        if entry.is_dir() and not is_hidden([entry.name]):
+        if holds(entry.is_dir) and not is_hidden([entry.name]):
             found.folders.append(name)
             _look_into(folder / entry.name, f"{name}/", found, (*above, here))
-        elif is_image(entry.name) and not is_hidden([entry.name]) and entry.is_file():
+        elif is_image(entry.name) and not is_hidden([entry.name]) and holds(entry.is_file):
             found.files.append((os.fsencode(name), entry.stat().st_size))
         else:
             found.others.append(name)
@@ -241,7 +240,7 @@ def _look_into(folder: Path, within: str, found: _Found, above: tuple[str, ...])
 
 def _scan(root: Path, labels: Sequence[Path]) -> Tree:
     top = {part: _entries(root / part) for part in PARTS}
-    folders = {part: [e.name for e in top[part] if e.is_dir() and not is_hidden([e.name])] for part in PARTS}
+    folders = {part: [e.name for e in top[part] if holds(e.is_dir) and not is_hidden([e.name])] for part in PARTS}
     for part, names in folders.items():
         for name in names:
             if sanitize(name) != name:
@@ -271,7 +270,7 @@ def _scan(root: Path, labels: Sequence[Path]) -> Tree:
     for place, found in looked.items():
         if not found.files:
             raise UserError(
-                f"{root / place}: no images{' and no class folders' if place == 'val' else ''} ({_SUFFIXES})"
+                f"{root / place}: no images{' and no class folders' if place == 'val' else ''} ({READ})"
                 f"{_instead(found.others)}; fill the folder, or move it elsewhere"
             )
         others += [f"{place}/{name}" for name in found.others]
@@ -295,13 +294,13 @@ def _scan(root: Path, labels: Sequence[Path]) -> Tree:
 
 def _other_splits(root: Path) -> list[str]:
     """The folders next to `train/` and `val/` that are called as splits are; ImageNet's test images have no labels."""
-    return [child.name for child in _children(root) if child.name not in PARTS and child.name.casefold() in TEST]
+    return [child.name for child in _children(root) if child.name not in PARTS and is_test(child.name)]
 
 
 def _instead(others: Sequence[str], within: str = "") -> str:
     """What a folder holds instead of images."""
     names = [name for name in others if name.startswith(within)]
-    return f", but it holds {tally(names)}{unpacking(names)}" if names else ""
+    return f", but it holds {tally(names)}{packed(names)}" if names else ""
 
 
 def _same_classes(root: Path, train: list[str], val: list[str]) -> None:

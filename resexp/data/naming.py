@@ -1,0 +1,73 @@
+"""What the names of files and folders say: which are images, training images, test images, archives or hidden."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+
+from resexp.errors import sanitize
+
+SUFFIXES = frozenset({
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff",
+    ".webp",
+})  # fmt: skip
+_PACKED = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
+READ = ", ".join(sorted(SUFFIXES))
+TRAIN = ("train", "training", "segtrain")
+TEST = ("test", "testing", "segtest", "val", "valid", "validation", "eval", "dev")
+"""What the folders of the splits are called, as `word` has it; where there are several, the first is taken."""
+
+
+def few(names: Sequence[str]) -> str:
+    """The first three, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is called as an image is."""
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def is_train(name: str) -> bool:
+    """Whether a folder is called as one of training images is."""
+    return word(name) in TRAIN
+
+
+def is_test(name: str) -> bool:
+    """Whether a folder is called as one of test or validation images is."""
+    return word(name) in TEST
+
+
+def word(name: str) -> str:
+    """A folder's name without what people add to it: ``Training Set`` becomes ``training``."""
+    return re.sub(r"(set|data|images)$", "", re.sub(r"[-_ ]", "", name.casefold()))
+
+
+def is_hidden(parts: Iterable[str]) -> bool:
+    """Whether a file is one that systems leave behind: ``.DS_Store``, or in ``__MACOSX/`` or Synology's ``@eaDir/``."""
+    return any(part.startswith(".") or part in ("__MACOSX", "@eaDir") for part in parts)
+
+
+def suffix(name: str) -> str:
+    """The suffix in lower case, for messages."""
+    return sanitize(PurePosixPath(name).suffix.lower()) or "without suffix"
+
+
+def tally(names: Iterable[str]) -> str:
+    """The three most frequent suffixes, such as ``12 .heic, 2 .txt``."""
+    return ", ".join(f"{count:,} {of}" for of, count in Counter(map(suffix, names)).most_common(3))
+
+
+def packed(names: Iterable[str]) -> str:
+    """What to do, as the end of a line, where some of the files are archives; else empty."""
+    return "; unpack what is packed" if any(suffix(name) in _PACKED for name in names) else ""
+
+
+def left_out_line(counts: dict[str, int], names: Sequence[str]) -> str:
+    """Such as ``14 files left out: 12 .heic, 2 .txt (train/cat/1.heic, ...)``."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    total = sum(counts.values())
+    each = ", ".join(f"{count:,} {reason}" for reason, count in ordered)
+    return f"{total:,} file{'s' * (total > 1)} left out: {each} ({few(names)})"
