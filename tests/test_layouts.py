@@ -280,6 +280,17 @@ def test_an_encrypted_zip_is_called_so(tmp_path: Path) -> None:
         opened(path)
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_an_archive_behind_another_is_not_left_out_silently(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """As `cat a.tar b.tar` writes them: readers of tars end where the first does."""
+    root, path = write(tmp_path / "set"), tmp_path / "set.tar"
+    with tarfile.open(path, "w") as archive:
+        archive.add(root, "set")
+    path.write_bytes(pack(path.read_bytes()) * 2)
+    with pytest.raises(UserError, match="more follows behind the archive's end; pack all files in one archive"):
+        opened(path)
+
+
 def test_an_archive_of_no_bytes_is_called_empty(tmp_path: Path) -> None:
     (tmp_path / "set.zip").touch()
     with pytest.raises(UserError, match=r"set\.zip: empty; fetch or pack it again"):

@@ -155,8 +155,9 @@ def _tar(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
         archive.fileobj.seek(archive.offset)
         if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
             raise _damaged(path, "it has no end")
-        while unpack and archive.fileobj.read(1 << 20):
-            pass  # the checksum of what is compressed stands behind it
+        while rest := archive.fileobj.read(1 << 20):  # up to the checksum of what is compressed
+            if rest.strip(tarfile.NUL):
+                raise UserError(f"{path}: more follows behind the archive's end; pack all files in one archive")
 
 
 def _check_unpacked(path: Path, unpack: Callable[[Path], Any]) -> None:
