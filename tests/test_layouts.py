@@ -227,6 +227,11 @@ def test_what_is_there_is_named_where_it_can_not_be_read(names: list[str], says:
     assert len(error.value.args) == 1
 
 
+def test_the_folder_of_a_split_is_not_to_be_sorted_again() -> None:
+    with pytest.raises(UserError, match=r"its images lie in cat, dog; name the folder above in data\.path"):
+        find_layout(Path("set/train"), ["cat/0.png", "dog/0.png"], lambda name: b"")
+
+
 @pytest.mark.parametrize(
     ("start", "says"),
     [

@@ -164,7 +164,10 @@ class _Search:
         if official := next((source for source, known in OFFICIAL.items() if known <= names), None):
             found = f"it holds files of {official}; set data.source to {official}"
         elif folders:
-            found = f"its images lie in {few(folders)}; sort them into train/<class>/ and test/<class>/"
+            remedy = "sort them into train/<class>/ and test/<class>/"
+            if is_train(self.path.name) or is_test(self.path.name):
+                remedy = "name the folder above in data.path"
+            found = f"its images lie in {few(folders)}; {remedy}"
         elif self.files:
             others = [parts[-1] for parts, _ in self.files]
             found = f"it holds {tally(others)}"
