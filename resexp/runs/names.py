@@ -78,8 +78,8 @@ def open_study(name: str | Path | None, results: Path) -> StudyFolder:
 
 def _study_folder(of_study: str, name: str, results: Path) -> Path:
     """The folder of a study, by its path or by its name in `results`; `name` is what the user wrote."""
-    for folder in (expanded(of_study), results / of_study):
-        if of_study and _is_study(folder):
+    for folder in (expanded(of_study), results / of_study) if of_study else ():
+        if _is_study(folder):
             return folder
     known = _studies(results)
     problem = (
