@@ -12,6 +12,7 @@ import pytest
 
 from resexp import __version__
 from resexp.config.study import json_schema
+from resexp.data.imagenet.example import make_example
 from tests.conftest import command, wait_until
 
 Write = Callable[..., Path]
@@ -50,6 +51,22 @@ def test_an_empty_name_is_not_the_quickstart(here: Cli) -> None:
         2,
         "resexp: '': an empty path; write one, or . for the current folder\n",
     )
+
+
+@pytest.mark.parametrize("words", [["check"], ["prepare", "--set", "data.cache={side: 256}"]])
+def test_a_set_of_images_is_named_by_its_study_with_or_without_an_option(
+    here: Cli, tmp_path: Path, words: list[str]
+) -> None:
+    make_example(tmp_path / "images", 2, 3, 2, 0, flat_val=False, odd=False)
+    study = tmp_path / "study.yaml"
+    study.write_text("data: {source: imagenet, path: images}\nmodel: {variant: imagenet, depth: 18}\n")
+    for named in ([study], ["--config", study]):
+        done = here("data", words[0], *named, *words[1:])
+        assert done.returncode == 0, done.stderr
+    done = here("data", words[0], study, "--config", study)
+    assert done.stderr == f"resexp: data {words[0]}: the study is named twice; name it once\n"
+    done = here("data", words[0])
+    assert (done.returncode, done.stderr) == (2, f"resexp: data {words[0]}: name a study, such as imagenet/figure4\n")
 
 
 def test_the_version(here: Cli) -> None:

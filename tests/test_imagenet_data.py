@@ -519,9 +519,7 @@ def test_a_raw_cache_holds_pixels(root: Path) -> None:
 def test_a_cache_is_of_its_own_data_and_settings_only(root: Path) -> None:
     prepared(root, side=100)
     for other in ({"side": 101}, {"side": 100, "quality": 90}, {"side": 100, "format": "raw"}):
-        with pytest.raises(
-            UserError, match=r"not there, and data\.cache asks for it; run `resexp data prepare --config"
-        ):
+        with pytest.raises(UserError, match=r"not there, and data\.cache asks for it; run `resexp data prepare STUDY"):
             open_imagenet(data(root, cache=other))
     with pytest.raises(UserError, match=r"data\.cache asks for it"):
         open_imagenet(data(root, cache={"side": 100}, classes=2))
@@ -536,9 +534,7 @@ def test_a_damaged_cache_is_refused_until_it_is_made_again(root: Path) -> None:
     file = cache.prepared.folder / "images.bin"
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
-    with pytest.raises(
-        UserError, match=r"images.bin: damaged, [\d,]+ of [\d,]+ bytes; run `resexp data prepare --conf"
-    ):
+    with pytest.raises(UserError, match=r"images.bin: damaged, [\d,]+ of [\d,]+ bytes; run `resexp data prepare STUDY"):
         open_imagenet(data(root, cache={"side": 100}))
     prepared(root, side=100)
     assert file.read_bytes() == whole
@@ -784,12 +780,12 @@ def test_commands_say_what_they_are_for(tmp_path: Path, capsys: pytest.CaptureFi
     commands.example(tmp_path / "e", classes=2, images=2, val=2)
     with pytest.raises(UserError, match="e: exists, and is left as it is; name a new folder"):
         commands.example(tmp_path / "e")
-    commands.check("s.yaml", [IMAGES])
+    commands.check("s.yaml", settings=[IMAGES])
     assert capsys.readouterr().out.endswith("0 images can't be read\n")
     with pytest.raises(UserError, match=r"s.yaml: data\.cache says what to prepare, and it is not there"):
-        commands.prepare("s.yaml", [IMAGES])
+        commands.prepare("s.yaml", settings=[IMAGES])
     for _ in range(2):
-        commands.prepare("s.yaml", [IMAGES, "data.cache={side: 96}"])
+        commands.prepare("s.yaml", settings=[IMAGES, "data.cache={side: 96}"])
     assert "there already" in logged[-1]
     with pytest.raises(
         UserError, match=r"quickstart: data\.source is shapes, and this is for imagenet and imagefolder"

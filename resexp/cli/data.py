@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resexp.cli.options import PATH, Settings, err, out
+from resexp.cli.options import PATH, Config, Settings, Study, err, one_study, out
 from resexp.errors import UserError
 from resexp.utils.interrupts import EXIT_FAILED
 
@@ -22,9 +22,13 @@ log = logging.getLogger(__name__)
 
 app = typer.Typer(help="Fetch, check and prepare image sets.", no_args_is_help=True)
 
-Study = Annotated[str, typer.Option("--config", "-c", help="Study file with data.source: imagenet or imagefolder.")]
-AnyStudy = Annotated[str, typer.Option("--config", "-c", help="Study file.")]
 Name = Annotated[str, typer.Argument(metavar="[SET]", help="cifar10, cifar100 or svhn.")]
+
+
+def _named(verb: str, study: str | None, config: str | None) -> str:
+    if (name := one_study(f"data {verb}", study, config)) is None:
+        raise UserError(f"data {verb}: name a study, such as imagenet/figure4")
+    return name
 
 
 @app.command(epilog="Example: resexp data fetch cifar100")
@@ -93,13 +97,14 @@ def example(
     out.print(f"{folder}: {classes * images:,} training and {classes * val:,} validation images", soft_wrap=True)
 
 
-@app.command(epilog="Example: resexp data prepare --config imagenet/figure4 --set data.cache.side=500")
-def prepare(config: Study, settings: Settings = None) -> None:
-    """Write the cache of resized images that a study's data.cache describes."""
+@app.command(epilog="Example: resexp data prepare imagenet/figure4 --set data.cache.side=500")
+def prepare(study: Study = None, config: Config = None, settings: Settings = None) -> None:
+    """Write the cache of resized ImageNet images that a study's data.cache describes."""
     from resexp.data.imagenet import open_imagenet
     from resexp.data.imagenet.prepare import prepare as prepare_images
     from resexp.utils.machine import cores
 
+    config = _named("prepare", study, config)
     for data in _imagenet(config, settings):
         if data.cache is None:
             raise UserError(f"{config}: data.cache says what to prepare, and it is not there; add it, or --set it")
@@ -109,8 +114,8 @@ def prepare(config: Study, settings: Settings = None) -> None:
         out.print(f"{folder}: prepared", soft_wrap=True)
 
 
-@app.command(epilog="Example: resexp data check --config imagenet/figure4 --set data.path=/data/imagenet")
-def check(config: AnyStudy, settings: Settings = None) -> None:
+@app.command(epilog="Example: resexp data check imagenet/figure4 --set data.path=/data/imagenet")
+def check(study: Study = None, config: Config = None, settings: Settings = None) -> None:
     """Read every image of a study, and name unreadable, duplicate and left-out images."""
     from resexp.config import FolderData
     from resexp.data import folder, open_dataset
@@ -120,7 +125,7 @@ def check(config: AnyStudy, settings: Settings = None) -> None:
     from resexp.utils.paths import expanded
 
     faults = []
-    for data in _sets(config, settings):
+    for data in _sets(_named("check", study, config), settings):
         if isinstance(data, FolderData):
             with _bar("images") as progress:
                 unreadable = folder.check(expanded(data.path), progress)

@@ -56,6 +56,10 @@ Config = Annotated[
         "--config", "-c", help="Study file, or a shipped study: cifar10/figure6.", autocompletion=completion.shipped
     ),
 ]
+Study = Annotated[
+    str | None,
+    typer.Argument(metavar="[STUDY]", help="The same as --config.", autocompletion=completion.shipped),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -156,3 +160,10 @@ def all_settings(settings: list[str] | None, no_graphs: bool, **flags: object) -
     """--set and the flags that stand for settings, as overrides; `flags` by key, with `__` for the dot, None: unset."""
     given = [f"{key.replace('__', '.')}={value}" for key, value in flags.items() if value is not None]
     return [*(settings or []), *(["train.cuda_graphs=false"] if no_graphs else []), *given]
+
+
+def one_study(verb: str, study: str | None, config: str | None) -> str | None:
+    """The name of a study, given as an argument or as --config. Raises UserError where it is given as both."""
+    if study is not None and config is not None:
+        raise UserError(f"{verb}: the study is named twice; name it once")
+    return config if study is None else study

@@ -23,6 +23,7 @@ from resexp.cli.options import (
     Track,
     all_settings,
     err,
+    one_study,
     out,
     print_table,
     show_log,
@@ -109,9 +110,7 @@ def _chosen(
     from resexp.runs.names import find, names_runs
 
     if len(named) == 1 and not names_runs(named[0], results):
-        if config is not None:
-            raise UserError("train: the study is named twice; name it once")
-        named, config = [], named[0]
+        named, config = [], one_study("train", named[0], config)
     if bool(named) == (config is not None):
         raise UserError("train: give either a study, such as cifar10/resnet20, or runs to continue")
     if named:
@@ -202,7 +201,7 @@ def sweep(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Train only nets with this label, such as plain-20. Repeatable.",
+            help="Train only nets with this label, such as plain-20,residual-20. Repeatable.",
             autocompletion=completion.labels,
         ),
     ] = None,
@@ -230,9 +229,7 @@ def sweep(
     from resexp.display import make_display
     from resexp.runs.store import StudyFolder
 
-    if named is not None and config is not None:
-        raise UserError("sweep: the study is named twice; name it once")
-    config = config if named is None else named
+    config = one_study("sweep", named, config)
     flags = {"executor__name": executor, "executor__jobs": jobs, "executor__runs_per_gpu": runs_per_gpu}
     config = str(SHIPPED / "quickstart.yaml") if config is None else config
     study, cells = load(config, all_settings(settings, no_graphs, **flags))

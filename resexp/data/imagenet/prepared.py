@@ -17,7 +17,7 @@ from resexp.utils.untrusted import Count, Record, read_record
 DATA, INDEX, META = "images.bin", "index.npz", "meta.json"
 VERSION = 2
 """Version of decoding and resizing."""
-COMMAND = "`resexp data prepare --config STUDY`"
+COMMAND = "`resexp data prepare STUDY`"
 
 
 class PreparedMeta(Record):
