@@ -19,13 +19,13 @@ EVIDENCE_FOLDER := $(HOME)/resexp-evidence/results
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-quickstart: $(RUN) ## train a small grid on synthetic shapes and write its report: five minutes on two cores
+quickstart: $(RUN) ## train a small grid on synthetic shapes and write its report: four minutes on two cores
 	$(PY) -m resexp sweep
-	$(PY) -m resexp report results/quickstart
+	$(PY) -m resexp report quickstart
 
 imagenet-smoke: $(RUN) data/imagenet-smoke ## all that an ImageNet study does, on ten classes of small synthetic images
 	$(PY) -m resexp sweep --config imagenet/smoke
-	$(PY) -m resexp report results/smoke
+	$(PY) -m resexp report smoke
 
 data/imagenet-smoke: | $(RUN)
 	rm -rf $@.part
