@@ -44,6 +44,14 @@ def test_the_differences_of_the_verdict_are_given_for_every_variant(study: Make)
     assert [control.changes["gap"].at for control in found] == ["depth 44", "depth 44"]
 
 
+def test_the_title_counts_the_variants_in_which_the_effect_is_shown(study: Make) -> None:
+    even = {net: DEGRADES["residual", net[1]] for net in DEGRADES}
+    found = summarise(precisions(study, even)).controls
+    assert controls_plot(found).axes.get_title("left").replace("\n", " ") == (
+        "Plain nets' error rises more with depth in 1 of 2 variants"
+    )
+
+
 def test_a_difference_between_variants_is_tested_by_the_contrast_of_their_means(study: Make) -> None:
     """Variances 1, 4, 1 and 4 of three seeds each: 10/3 in all, with 100 / 17 degrees of freedom."""
     found = summarise(precisions(study, shifted(DEGRADES, 2))).controls

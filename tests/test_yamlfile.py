@@ -35,6 +35,7 @@ def test_every_value_knows_its_line() -> None:
         ("a: [1, 2", "f.yaml:1: YAML syntax error: expected ',' or ']', but got '<stream end>'"),
         ("a: 1\n\tb: 2", "f.yaml:2: YAML syntax error: found character '\\t' that cannot start any token"),
         ("- a", "f.yaml:1: expected a mapping of keys to values"),
+        ('a: "\\uD83D"', r"f.yaml:1: a: \ud83d is no character; write \U and its eight digits"),
         ("1: a", "f.yaml:1: keys are words, got '1'"),
         ("a: !!bool perhaps", "f.yaml:1: a: can't read 'perhaps'"),
         ("a: !!bool yes", "f.yaml:1: a: can't read 'yes' as bool"),

@@ -171,6 +171,8 @@ def _build(loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath, name: str, p
         ) from None
     except (ValueError, AttributeError, ArithmeticError) as error:  # e.g. !!timestamp 2020-13-01
         raise UserError(f"{where}: {dotted(path)}: can't read {node.value!r}: {error}") from None
+    if isinstance(value, str) and (half := re.search("[\ud800-\udfff]", value)):
+        raise UserError(f"{where}: {dotted(path)}: \\u{ord(half[0]):x} is no character; write \\U and its eight digits")
     if value is not None and not isinstance(value, str | bool | int | float):
         raise UserError(f"{where}: {dotted(path)}: expected text or a number, got {value!r}; quote it if it is text")
     return value
