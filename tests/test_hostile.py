@@ -495,12 +495,20 @@ def info(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0) -> tarfile.Tar
         (info("x", tarfile.XHDTYPE, 30), b"30 GNU.sparse.major=x\n", "damaged archive"),
         (info("x", tarfile.XHDTYPE, 22), b"22 size=-999999999999\n", "damaged archive|would leave|over"),
         (info("train/cat/x.png", size=-1024), b"", "damaged archive"),
+        (info("."), b"", r"a file called '\.'; give it a name"),
     ],
 )
 def test_a_hostile_tar_gets_a_line(tmp_path: Path, member: tarfile.TarInfo, content: bytes, line: str) -> None:
     for packed in (False, True):
         with says(line):
             folder.decode(tar_of(tmp_path / "a.tar", (member, content), packed=packed))
+
+
+def test_a_tar_that_begins_with_a_header_of_any_size_gets_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(info("x", tarfile.XHDTYPE, 1 << 70).tobuf(tarfile.GNU_FORMAT) + bytes(10240))
+    with says("unpacks to over 100 times its size"):
+        folder.decode(path)
 
 
 def test_a_chain_of_long_names_does_not_run_out_of_stack(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def _unzipped(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> by
 
 def _tar(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
     with path.open("rb") as file:
-        head = file.read(64)
+        head = file.read(tarfile.BLOCKSIZE)
     if not head:
         raise UserError(f"{path}: empty; fetch or pack it again")
     for start, what in _OTHERS.items():
@@ -133,7 +133,7 @@ def _tar(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
             raise UserError(f"{path}: {what}, which is not read; unpack it and name the folder, or pack it as {READ}")
     if what := recognised(head):
         raise UserError(f"{path}: not an archive but {what}{'' if ';' in what else f'; name a folder, or a {READ}'}")
-    if not any(map(head.startswith, _COMPRESSED)) and not tarfile.is_tarfile(path):
+    if not any(map(head.startswith, _COMPRESSED)) and not _begins_tar(head):
         raise UserError(f"{path}: not a {READ}, or damaged from its beginning; name a folder, or an archive of these")
     unpack = next((unpack for start, unpack in _COMPRESSED.items() if head.startswith(start)), None)
     if unpack:
@@ -164,13 +164,19 @@ def _check_unpacked(path: Path, unpack: Callable[[Path], Any]) -> None:
     """Raise UserError where a compressed file is something else than a tar, such as MNIST's or one image."""
     with _reading(path), unpack(path) as stream:
         head = stream.read(tarfile.BLOCKSIZE)
-    try:
-        if head.strip(tarfile.NUL):  # a tar of no files begins with its end
-            tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape")
-    except tarfile.HeaderError:
+    if not _begins_tar(head):
         raise UserError(
             f"{path}: a compressed file, with {recognised(head) or 'no tar archive'} in it; name a folder, or a {READ}"
-        ) from None
+        )
+
+
+def _begins_tar(block: bytes) -> bool:
+    """Whether a tar may begin with this block; one of no files begins with its end, which is zeros."""
+    try:
+        tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
+    except tarfile.HeaderError:
+        return not block.strip(tarfile.NUL)
+    return True
 
 
 def _untarred(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -77,6 +77,8 @@ class _Search:
         for name in names:
             parts = _parts(name)
             if not name.endswith(("/", "\\")):
+                if not parts:
+                    raise UserError(f"{path}: a file called {name!r}; give it a name, or leave it out")
                 self.files.append((parts, name))
             elif not is_hidden(parts):
                 self.folders.add(parts)
