@@ -273,7 +273,8 @@ def test_an_error_of_rank_0_in_the_middle_ends_all_ranks_with_one_line(tmp_path:
     run.probe_folder.write_text("")
     process = start(run)
     _, errors = process.communicate(timeout=120)
-    assert [line for line in errors.splitlines() if "resexp: " in line] == [f"resexp: {run.probe_folder}: File exists"]
+    said = f"resexp: {run.probe_folder}: not a folder; move it elsewhere, or name another folder"
+    assert [line for line in errors.splitlines() if "resexp: " in line] == [said]
     assert exit_code(errors) == 2
     assert run.status().state == "interrupted"
 
