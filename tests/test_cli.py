@@ -44,9 +44,10 @@ def test_what_is_no_folder_is_named_where_a_folder_is_needed(here: Cli, write_st
     assert done.stderr.splitlines()[-1] == (f"resexp: {name}: not a folder; move it elsewhere, or name another folder")
 
 
-def test_an_empty_name_is_not_the_quickstart(here: Cli) -> None:
+@pytest.mark.parametrize("words", [["sweep", "", "--dry-run"], ["status", ""], ["report", ""], ["diff", "", ""]])
+def test_an_empty_name_is_neither_the_quickstart_nor_the_newest_study(here: Cli, words: list[str]) -> None:
     """As a script gives it whose variable is not set."""
-    done = here("sweep", "", "--dry-run")
+    done = here(*words)
     assert (done.returncode, done.stderr) == (
         2,
         "resexp: '': an empty path; write one, or . for the current folder\n",

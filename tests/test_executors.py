@@ -111,7 +111,7 @@ def test_an_error_of_the_program_is_not_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_gives_no_sign_of_life_is_replaced(tmp_path: Path) -> None:
-    longer = {**LONG["train"], "steps": 1500, "eval_every": 1500}  # several looks of the sweep, on any machine
+    longer = {**LONG["train"], "steps": 600, "eval_every": 600}  # several looks of the sweep, on any machine
     runs = make(tmp_path / "silent", train=longer)[:1]
 
     class Freezing(Sweep):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -141,6 +142,20 @@ def test_a_study_that_names_no_file_is_refused_before_a_run_is_made(write_study:
         in done.stderr
     )
     assert not Path("results").exists()
+
+
+def test_a_dry_run_says_what_training_could_not_start_from(
+    donor: Run, write_study: Write, here: Cli, tmp_path: Path
+) -> None:
+    """Another net's weights, and a run that is not there."""
+    export(donor, to := tmp_path / "weights.pt")
+    done = here("sweep", write_study(train={"init_from": str(to)}), "--dry-run")
+    assert "training would stop there" not in done.stdout
+    done = here("sweep", write_study(train={"init_from": str(to)}, model={"width": 4}), "--dry-run")
+    assert done.returncode == 0
+    assert re.search("train.init_from: .*weights.pt: holds .*, and the run's net is .*; training would", done.stdout)
+    done = here("sweep", write_study(train={"init_from": "nowhere/seed0"}), "--dry-run")
+    assert "train.init_from: nowhere/seed0: no run folder to start from (no config.yaml); training would" in done.stdout
 
 
 def test_the_steps_behind_a_file_are_unknown(donor: Run, make: Callable[..., Run], tmp_path: Path) -> None:

@@ -353,6 +353,17 @@ def test_what_examples_name_exists() -> None:
             command.make_context(line, words)
 
 
+def test_a_setting_that_a_package_refuses_is_one_line() -> None:
+    """Such as one for torch's log; a package that is broken ends its import likewise."""
+    done = subprocess.run(
+        command("describe", "plain-8"), env={**os.environ, "TORCH_LOGS": "nonsense"}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("resexp: torch can't be imported: ValueError: Invalid log settings: nonsense, ")
+    assert line.endswith(" ...")
+
+
 def test_examples_do_what_they_say(write_study: Callable[..., Path]) -> None:
     """On a small study under the name of each."""
     study = write_study(data={"size": 16}, grid={"model.kind": ["plain", "residual"], "model.depth": [8, 20]})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
+import traceback
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -28,6 +30,9 @@ from resexp.cli import (
 from resexp.cli.options import err, out, print_json, show_log
 from resexp.errors import RunFailedError, UserError
 from resexp.utils.interrupts import EXIT_FAILED, EXIT_USAGE, Interrupted, whole_command
+
+MESSAGE = 200
+"""Letters of another package's message that are shown."""
 
 # Commands import what they need themselves: `--help` must not wait for torch, pydantic or matplotlib.
 
@@ -111,4 +116,20 @@ def main() -> NoReturn:
         sys.exit(interrupted.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        package = _package_at_fault(error)
+        if package is None:
+            raise
+        said = textwrap.shorten(f"{error}", MESSAGE, placeholder=" ...")
+        err.print(f"resexp: {package} can't be imported: {type(error).__name__}: {said}", soft_wrap=True)
+        sys.exit(EXIT_USAGE)
     sys.exit(0)
+
+
+def _package_at_fault(error: BaseException) -> str | None:
+    """The package whose import failed with `error`: it is broken, or does not know a setting of the environment."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        package: str = frame.f_globals.get("__name__", "").partition(".")[0]
+        if frame.f_code.co_name == "<module>" and package not in ("__main__", "resexp", "importlib"):
+            return package
+    return None

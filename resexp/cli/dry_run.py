@@ -1,4 +1,4 @@
-"""`--dry-run`: the runs of a study, time and disk as estimated from earlier runs, and whether the data are here."""
+"""`--dry-run`: the runs of a study, their time and disk estimated from earlier runs, and whether inputs are missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def show(study: Study, cells: Sequence[Cell], results: Path) -> None:
-    """Show the runs with their estimated time, then the sums, then what is wrong with the data."""
+    """Show the runs with their estimated time, then the sums, then what is wrong with data and weights."""
     from resexp.display import duration, state_text
     from resexp.runs.earlier import cost_key, find_earlier
     from resexp.runs.store import Run
@@ -42,6 +42,7 @@ def show(study: Study, cells: Sequence[Cell], results: Path) -> None:
         _print_sums(study, todo, results)
     for data in dict.fromkeys(cell.config.data for cell in cells):
         _try_data(data)
+    _try_starts(cells)
 
 
 def _print_sums(study: Study, todo: list[tuple[Earlier | None, float]], results: Path) -> None:
@@ -73,3 +74,16 @@ def _try_data(data: DataConfig) -> None:
         open_dataset(data)
     except UserError as error:
         out.print(f"data: {error}; training would stop there", soft_wrap=True)
+
+
+def _try_starts(cells: Sequence[Cell]) -> None:
+    started = [cell.config for cell in cells if cell.config.train.init_from]
+    if not started:
+        return
+    from resexp.training.warm_start import check_start  # imports torch
+
+    for config in started:
+        try:
+            check_start(config)
+        except UserError as error:
+            out.print(f"train.init_from: {error}; training would stop there", soft_wrap=True)

@@ -53,7 +53,7 @@ def status(
     """
     from resexp.runs.names import find, open_study
 
-    named = find(name or str(open_study(None, results).folder), results)
+    named = find(str(open_study(None, results).folder) if name is None else name, results)
     if watch:
         if as_json or not out.is_terminal or out.is_dumb_terminal:
             raise UserError("status: --watch redraws a terminal, and this is none or JSON; leave it out")

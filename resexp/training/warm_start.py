@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from resexp.config import RunConfig
 from resexp.config.nets import Net, named
@@ -35,6 +35,14 @@ def check(start: Run, deep: RunConfig) -> RunConfig:
     return config
 
 
+def check_start(config: RunConfig) -> None:
+    """Raise UserError where the run or the file of weights that a run starts from, if any, can't be taken."""
+    if config.train.init_weights:
+        _read_weights(config)
+    elif config.train.init_from:
+        check(Run(expanded(config.train.init_from)), config)
+
+
 def warm_start(deep_config: RunConfig, subject: ProbeInput, classes: int) -> dict[str, Any] | None:
     """Initialise the net so that it computes the same function as the finished run, or takes the file of weights.
 
@@ -42,8 +50,9 @@ def warm_start(deep_config: RunConfig, subject: ProbeInput, classes: int) -> dic
     file. Raises UserError where it can't be done.
     """
     assert deep_config.train.init_from
-    if file := deep_config.train.init_weights:
-        _take_weights(*file, deep_config, subject.model)
+    if deep_config.train.init_weights:
+        file, path = _read_weights(deep_config)
+        load_weights(subject.model, file.weights, path)
         return None
     run = Run(expanded(deep_config.train.init_from))
     config = check(run, deep_config)
@@ -61,7 +70,10 @@ def warm_start(deep_config: RunConfig, subject: ProbeInput, classes: int) -> dic
     return {"probe": "identity", "step": 0, "from": str(run.folder), **compare(shallow, deep, batches)}
 
 
-def _take_weights(path: str, sha256: str, config: RunConfig, model: nn.Module) -> None:
+def _read_weights(config: RunConfig) -> tuple[weights_file.WeightsFile, str]:
+    """The file of weights to start from, and its path."""
+    assert config.train.init_weights
+    path, sha256 = config.train.init_weights
     try:
         file = weights_file.read(expanded(path))
     except OSError as error:
@@ -78,4 +90,4 @@ def _take_weights(path: str, sha256: str, config: RunConfig, model: nn.Module) -
         raise UserError(
             f"{path}: holds {file.description.net}, and the run's net is {ours}; name weights of the same net"
         )
-    load_weights(model, file.weights, path)
+    return file, path
