@@ -358,8 +358,8 @@ def test_the_papers_points_have_the_spread_that_it_shows(browser: Browser, the_p
     browser.open(the_papers)
     late = [error for step, error in paper.fig6("plain", "basic", 56)["train"] if step >= 48_000]
     assert (min(late), max(late)) == (5.14, 6.77)
-    browser.move(*point(browser, MAIN, "plain-56, He et al. 2015: 5.83 % (5.14 to 6.77)"))
-    assert browser.run(f"{TIP}.textContent") == "plain-56, He et al. 2015: 5.83 % (5.14 to 6.77)"
+    browser.move(*point(browser, MAIN, "plain-56, He et al. 2015: 5.83 % (curve after 48,000: 5.14 to 6.77)"))
+    assert browser.run(f"{TIP}.textContent") == "plain-56, He et al. 2015: 5.83 % (curve after 48,000: 5.14 to 6.77)"
     left, top, right, bottom = browser.box(f'{MAIN} [data-tip^="plain-56, He"]')
     ends = f"[...document.querySelectorAll('{MAIN} .s.paper:not([data-tip])')].map(n => n.getBoundingClientRect())"
     bands = browser.run(f"{ends}.map(b => [b.left, b.top, b.right, b.bottom])")
@@ -372,7 +372,7 @@ def test_the_papers_points_have_the_spread_that_it_shows(browser: Browser, the_p
     corners = [float(c) for c in browser.run(f"document.querySelector('{MAIN} [data-box]').dataset.box").split()]
     points = (band[3] - band[1]) / scale * (high - low) / abs(corners[3] - corners[1])
     assert points == pytest.approx(6.77 - 5.14, abs=0.05)
-    assert "one standard deviation over its five runs (Table 6)" in browser.run("document.body.textContent")
+    assert "they are not a spread over runs" in browser.run("document.body.textContent")
 
 
 # -- links and state --------------------------------------------------------------------------------------------------
@@ -470,7 +470,7 @@ def test_the_runs_of_a_net_have_their_curves_probes_and_logs(browser: Browser, t
     assert near(browser.picture(), (0xB8, 0x4F, 0x00)) > 30  # plain nets' orange for text and thin lines
     words = browser.run("document.getElementById('net-plain-44').textContent")
     assert "probes landscape" in words
-    assert "the top is 62 %, the bottom 0, the right end step 400" in words
+    assert "from 0 to 62 %, up to step 400" in words
     assert browser.run("document.querySelector('#net-plain-44 details').open") is False
     browser.click("#net-plain-44 details summary")
     assert texts(browser, "#net-plain-44 pre") == ["\n".join([*lines[-11:], "out of memory <b>"])]
@@ -502,7 +502,7 @@ def test_figures_and_data_can_be_saved_without_scripts(browser: Browser, page: P
     drawing = ET.fromstring(files["depth-running.svg"])
     words = {node.text for node in drawing.iter("{http://www.w3.org/2000/svg}text")}
     assert {"training error (%)", "plain", "residual"} <= words
-    note = "study: Means over seeds; bars are one standard deviation over seeds, faint dots single seeds."
+    note = "study: Means over seeds; bars: one standard deviation; faint dots: seeds."
     assert note in " ".join(filter(None, (node.text for node in drawing.iter())))
     for name in figures:
         assert ">study: " in files[f"{name}.svg"]

@@ -142,8 +142,8 @@ def test_curves_say_where_they_end(study: Make) -> None:
         for kind, depths in (("plain", [8, 38, 56]), ("residual", [8, 56]), ("plain", [8]))
     ]
     assert titles == [
-        "plain nets: training error ends at 4.5 % with 8 layers, at 10.5 % with 56",
-        "residual nets: training error ends at 8.0 % with 8 layers, at 5.9 % with 56",
+        "plain nets: training error 4.5 % with 8 layers, 10.5 % with 56",
+        "residual nets: training error 8.0 % with 8 layers, 5.9 % with 56",
         "plain nets",
     ]
 

@@ -84,12 +84,13 @@ def test_gradients_times_weights_at_both_moments_before_the_classifier(folder: S
     assert remarks == []
     section = sections["Gradients"]
     assert section.headline == (
-        "|g| |w| at the first layer over that at the last before the classifier is at initialisation 1,000 (100 to "
-        "1.0e4; 1.47 [0.29, 7.46] per layer, theory 1.21) in plain-20, 0.50 (0.89 per layer) in residual-8; trained "
-        "15 (1.16 per layer) in plain-20. The largest |w| of a layer is at initialisation 1.0 in plain-20, 1.0 in "
-        "residual-8; trained 300 in plain-20 (1 to 2 seeds). The cosine between gradients of neighbours at a distance "
-        "of 0.1 is at initialisation, from the shallowest net to the deepest, 0.7 to 0.1 in plain nets of 8 to 20 "
-        "layers, 0.9 in residual nets of 8 layers."
+        "|g| |w| of the first layer, divided by that of the last layer before the classifier, is at initialisation "
+        "1,000 (100 to 1.0e4) in plain-20, 0.50 in residual-8; trained 15 in plain-20. The largest |w| of a layer is "
+        "at "
+        "initialisation 1.0 in plain-20, 1.0 in residual-8; trained 300 in plain-20 (1 to 2 seeds). If noise of 10 % "
+        "of "
+        "an image's norm is added, the cosine between the old gradient and the new one is at initialisation, from the "
+        "shallowest net to the deepest, 0.7 to 0.1 in plain nets of 8 to 20 layers, 0.9 in residual nets of 8 layers."
     )
     assert section.table is not None
     header, rows = section.table
@@ -175,8 +176,8 @@ def test_agreement_against_depth_with_theory(study: Study) -> None:
             put(folder, f"{kind}-{depth}", 0, "gradients", 0, **record)
     section = shown(folder)[0]["Gradients"]
     assert section.headline.endswith(
-        "At a distance of 0.01 it goes with the depth L as 2^(-0.50 [-0.50, -0.50] L) in plain nets (theory: 2^-L), "
-        "L^(-0.50 [-0.50, -0.50]) in residual nets (theory: L^-0.5)."
+        "With 1 % of noise it falls with depth L as 2^(-0.50 [-0.50, -0.50] L) in plain nets (theory: 2^-L), "
+        "L^(-0.50 [-0.50, -0.50]) in residual nets (theory: L^-0.5); the theory is for distant inputs."
     )
     measured, fitted, theory, *residual = lines_of(section, "probe-gradients-depth")
     assert measured == pytest.approx([0.8, 0.1, 0.0125])
@@ -235,9 +236,7 @@ def test_responses_beside_fig_7_which_nets_of_another_recipe_are_not_comparable_
         layers = [{"layer": "conv", "std": std, "channel_std": std}, {"layer": "next", "std": 3 * std}]
         put(folder, label, 0, "responses", END, layers=layers, mean_std=2 * std)
     section = shown(folder)[0]["Layer responses"]
-    assert section.headline == (
-        "The standard deviation's mean over layers, trained: plain-8 1.00, plain-20 4.00 (paper: 1.82, not comparable)."
-    )
+    assert section.headline == ("The standard deviation's mean over layers, trained: plain-8 1.00, plain-20 4.00.")
     assert lines_of(section, "probe-responses", (0, 1)) == [[1.5, 0.5], [6, 2]]
 
 
@@ -247,7 +246,8 @@ def test_branches_at_both_ends_of_the_axis(folder: StudyFolder) -> None:
         put(folder, label, 0, "branches", END, blocks=blocks)
     section = shown(folder)[0]["Residual branches"]
     assert section.headline == (
-        "The median over blocks of |F(x)| / |x| is 0.7 at depth 8, nan at depth 20 in residual nets, trained."
+        "The median of |F(x)| / |x| over the blocks of a net is 0.7 at depth 8, nan at depth 20 in residual nets, "
+        "trained."
     )
     assert lines_of(section, "probe-branches")[1] == [
         pytest.approx(math.nan, nan_ok=True),
@@ -272,14 +272,14 @@ def test_lesions_at_all_depths_beside_what_is_left_up_to_guessing(folder: StudyF
     put(folder, "plain-20", 0, "lesion", END, intact=0.7, without=without(blocks, {}), swapped=swapped)
     put(folder, "plain-20", 1, "lesion", END, intact=0.8, without=without(blocks, {}), swapped=swapped)
     put(folder, "residual-8", 0, "lesion", END, intact=0.1, without=without({"0.0": 0.12}, {"1.0": 0.8}), swapped=[])
-    section = shown(folder)[0]["Nets without some of their blocks"]
+    section = shown(folder)[0]["Removing blocks"]
     assert section.headline == (
-        "Without one block that keeps its dimensions the training error rises, in the median over blocks, by 80.0 of "
-        "80.0 points in plain-8, 2.0 of 80.0 points in residual-8, 7.0 of 15.0 points in plain-20. With two neighbours "
-        "exchanged the training error rises, in the median over blocks, by 10.0 of 15.0 points in plain-20. Little is "
-        "left to lose in plain-20."
+        "Without one block that keeps its dimensions the training error rises by (median over blocks, in brackets the "
+        "points left up to guessing) 80.0 (80.0) points in plain-8, 2.0 (80.0) points in residual-8, 7.0 (15.0) points "
+        "in plain-20. With two neighbours exchanged the training error rises by (median over blocks, in brackets the "
+        "points left up to guessing) 10.0 (15.0) points in plain-20. Close to guessing already: plain-20."
     )
-    assert "chance (90.0 %)" in section.caption
+    assert "guessing (90.0 %)" in section.caption
     deep = next(line for line in section.plots["probe-lesion"].axes.lines if len(line.get_xdata()) == 3)
     assert list(deep.get_xdata()) == pytest.approx([0, 1 / 8, 4 / 8])  # of nine blocks
 
@@ -292,7 +292,7 @@ def test_lesions_of_several_blocks_and_other_orders(folder: StudyFolder) -> None
     more = {"removed": removed, "shuffled": [*shuffled, {"pairs": 2, "tau": 0.5, "error": 0.9}]}
     put(folder, "residual-20", 0, "lesion", END, intact=0.1, without=one, swapped=[], **more)
     put(folder, "residual-20", 1, "lesion", END, intact=0.1, without=one, swapped=[])
-    section = shown(folder)[0]["Nets without some of their blocks"]
+    section = shown(folder)[0]["Removing blocks"]
     assert section.headline.endswith(
         "The training error is 30.0, 60.0 % in residual-20 without 1, 2 random blocks. With blocks in another order it "
         "is 40.0 % at Kendall's tau 0.80 to 90.0 % at Kendall's tau 0.50 in residual-20."
@@ -300,7 +300,7 @@ def test_lesions_of_several_blocks_and_other_orders(folder: StudyFolder) -> None
     assert lines_of(section, "probe-lesion-several") == [pytest.approx([10, 30, 60])]
     assert lines_of(section, "probe-lesion-shuffled") == [pytest.approx([10, 40, 90])]
     put(folder, "residual-20", 0, "lesion", END, intact=0.1, without=one, swapped=[])
-    older = shown(folder)[0]["Nets without some of their blocks"]
+    older = shown(folder)[0]["Removing blocks"]
     assert list(older.plots) == ["probe-lesion"]
     assert "random blocks." not in older.headline
 
@@ -313,9 +313,12 @@ def test_the_landscape_is_counted_from_each_nets_own_loss(folder: StudyFolder) -
         loss[4] = own
         loss[:low] = 2.2
         put(folder, label, 0, "landscape", END, steps=steps, loss=loss.reshape(3, 3).tolist(), error=[])
-    assert shown(folder)[0]["The loss around the nets"].headline == (
-        "The loss is less than 1 nat above the net's own on this share of the grid around it, trained: 33 % for "
-        "plain-20 (its own loss: 1.50), 11 % for residual-20 (its own loss: 0.50) (1 seed)."
+    assert shown(folder)[0]["Loss landscape"].headline == (
+        "On this share of the grid the loss is less than 1 nat above that of the net itself, trained: 33 % for "
+        "plain-20 "
+        "(its own loss: 1.50; guessing: 2.30), 11 % for residual-20 (its own loss: 0.50; guessing: 2.30) (1 seed). "
+        "This "
+        "is no measure of flatness: the loss changes little around a net that guesses."
     )
 
 
@@ -384,11 +387,18 @@ def test_nets_that_were_handed_their_weights_beside_others_of_the_same_budget(st
     assert remarks == []
     section = sections[IDENTITY]
     assert section.headline == (
-        "The training error of donor seed 0, donor seed 1, donor seed 2 is 11.0 %. The plain nets of 20 layers built "
-        "from them start at 12.0 % (2 predictions changed, logits at most 3e-06 apart). After 1,400 steps in all, the "
-        "shallower net, trained further, is at 15.0 %, the net of 20 layers built from it is at 12.0 %, a new net of "
-        "20 layers is at 22.0 %. New minus built: +10.0 points [+5.5, +14.5]. The steps are equal, the schedules are "
-        "not: after the donor's steps the learning rate of the built net starts again at its full value."
+        "donor seed 0, donor seed 1, donor seed 2 have a mean training error of 11.0 %. The plain nets of 20 layers "
+        "built from them start at 12.0 % (2 predictions changed; logits differ by at most 3e-06). After 1,400 steps in "
+        "all, the shallower net, trained further, is at 15.0 %, the net of 20 layers built from it is at 12.0 %, a new "
+        "net of 20 layers is at 22.0 %. New minus built: +10.0 points [+5.5, +14.5]. Built minus shallower: -3.0 "
+        "points "
+        "[-7.2, +1.2]. The steps are equal, the schedules are not: the built net and the shallower one start again at "
+        "the full learning rate after the donor's steps, and the new net has one schedule."
+    )
+    assert section.finding == (
+        "plain-20 built from plain-8 starts at 12.0 % and ends at 12.0 %; plain-8 trained further ends at 15.0 %, a "
+        "new "
+        "plain-20 at 22.0 % (training error, 3 donors)."
     )
     assert section.table == (
         ["net", "steps in all", "clean training error (3 donors)"],
@@ -426,8 +436,9 @@ def test_the_first_records_say_that_their_budgets_are_not_equal(folder: StudyFol
     path = put_identity(folder, record)
     sections, remarks = shown(folder)
     assert sections[IDENTITY].headline == (
-        "The training error of plain-8 seed 0 is 10.0 %. The plain nets of 20 layers built from it start at 10.1 % (1 "
-        "prediction changed, logits at most 2e-05 apart). The net of 20 layers built from it is at 10.0 %, a new net "
+        "plain-8 seed 0 has a training error of 10.0 %. The plain nets of 20 layers built from it start at 10.1 % (1 "
+        "prediction changed; logits differ by at most 2e-05). The net of 20 layers built from it is at 10.0 %, a new "
+        "net "
         "of 20 layers is at 12.0 %. These budgets are not equal: the new net had "
         f"{END:,} steps, the other those of its donor and {END:,} more."
     )
@@ -452,14 +463,14 @@ def test_several_views_are_a_table(folder: StudyFolder) -> None:
         put(folder, "plain-8", seed, "ten-crop", END, **views)
     sides = {"mode": "multi-scale", "views": 2, "sides": [24, 32], "test_error": 0.5, "single_view_test_error": 0.4}
     put(folder, "residual-8", 0, "multi-scale", END, **sides)
-    section = shown(folder)[0]["Several views"]
+    section = shown(folder)[0]["Several crops and sizes"]
     assert section.table == (
         ["net", "single view", "ten-crop", "multi-scale"],
         [["plain-8", "33.00 ± 0.00", "31.00 ± 1.41", "–"], ["residual-8", "40.00", "–", "50.00"]],
     )
     assert section.headline == (
-        "Against a single view, the test error changes by -2 points with ten-crop and by 10 points with multi-scale. "
-        "With multi-scale it rises in every net, because the nets know objects in the sizes of training only."
+        "Compared with a single view, the test error changes by -2 points with ten-crop and by 10 points with "
+        "multi-scale. With multi-scale it rises in every net; its sizes are not those of training."
     )
 
 
@@ -468,12 +479,12 @@ def test_several_views_are_a_table(folder: StudyFolder) -> None:
     [
         (
             {"crop": 12},
-            "crops of 12 pixels are smaller than the images that the nets were trained on",
+            "crops of 12 pixels are smaller than the images of training",
             "10 views, crops of 12 pixels.",
         ),
         (
             {"crop": 16, "pad": 2},
-            "a corner shows less of an object than the centre",
+            "its corners show less of an object than the centre",
             "10 views, crops of 16 pixels from images padded by 2.",
         ),
     ],
@@ -483,10 +494,10 @@ def test_a_table_of_views_that_are_worse_says_why(
 ) -> None:
     for label, error in (("plain-8", 0.4), ("plain-20", 0.3), ("residual-8", 0.5)):
         put(folder, label, 0, "ten-crop", END, views=10, test_error=error, single_view_test_error=0.35, **crop)
-    section = shown(folder)[0]["Several views"]
+    section = shown(folder)[0]["Several crops and sizes"]
     assert section.headline == (
-        "Against a single view, the test error changes by -5 to 15 points with ten-crop. With ten-crop it rises in "
-        f"plain-8, residual-8, because {why}."
+        "Compared with a single view, the test error changes by -5 to 15 points with ten-crop. With ten-crop it rises "
+        f"in plain-8, residual-8; {why}."
     )
     assert section.caption.endswith(how)
 
@@ -511,7 +522,7 @@ def test_a_damaged_or_foreign_record_is_a_line_and_the_others_are_shown(folder: 
     torn.write_text('{"layers": [')
     build_report(folder, folder.folder / "report")
     page = (folder.folder / "report/index.html").read_text()
-    assert "0.50 (0.96 per layer) in residual-20" in page
+    assert "at initialisation 0.50 in residual-20" in page
     for path in (*paths, torn):
         assert page.count(str(path)) == 1
         assert str(path) in (folder.folder / "report/summary.md").read_text()

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from resexp.errors import UserError
-from resexp.report import page
-from resexp.report.probes import inside
+from resexp.report import page, read
 from tests import published
 from tests.keys import KEYS, keys
 from tests.published import DOCUMENTS, PUBLISHED, QUOTATION, REPOSITORY
@@ -42,8 +41,7 @@ def test_outside_of_quotations_no_measured_number_is_named() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_published_texts_are_what_the_records_say(name: str) -> None:
-    summary = published.summary(name)
-    sections, remarks = inside(published.StudyFolder(PUBLISHED / name), summary)
+    summary, sections, remarks = read(published.StudyFolder(PUBLISHED / name))
     report = PUBLISHED / name / "report"
     assert (report / "summary.md").read_text() == page.markdown(summary, sections, remarks)
     assert (report / "deviations.md").read_text() == page.deviations_markdown(summary)

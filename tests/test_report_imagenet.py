@@ -110,7 +110,7 @@ def test_top_5_errors_and_the_readings_of_fig_4_are_columns(folder: StudyFolder)
         "32.50",
     ]
     text = page(folder)
-    assert "validation images' centre crops" in text
+    assert "centre crops of the validation images" in text
     assert "The test set is read once" not in text
     numbers = pd.read_csv(folder.folder / "report/summary.csv").set_index("net").loc["residual-18"]
     assert (numbers.test_top5_mean, numbers.paper_train, numbers.paper_test) == pytest.approx((0.3105 / 3, 0.3, 0.311))
@@ -168,7 +168,7 @@ def test_several_views_stand_beside_the_papers_tables(folder: StudyFolder) -> No
     for run in [*folder.runs()[:2], projections]:
         put(run, "ten-crop", **TEN_CROP, **SINGLE)
     put(projections, "multi-scale", **SCALES, **SINGLE)
-    views = section(folder, "Several views")
+    views = section(folder, "Several crops and sizes")
     found = rows(views)
     assert found["net"] == [
         "single view", "single view, top-5", "ten-crop", "ten-crop, top-5", "paper: ten-crop / top-5",
@@ -199,7 +199,7 @@ def test_views_that_the_paper_did_not_take_or_of_other_runs_do_not_stand_beside_
         folder, "residual", 34, dataset="imagenet-100", data=IMAGENET.model_copy(update={"classes": 100}), variant="-x"
     )
     put(few, "ten-crop", **TEN_CROP, **SINGLE)
-    assert rows(section(folder, "Several views"))["net"] == [
+    assert rows(section(folder, "Several crops and sizes"))["net"] == [
         "single view",
         "single view, top-5",
         "ten-crop",

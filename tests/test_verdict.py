@@ -449,12 +449,14 @@ def test_the_verdict_gives_its_numbers(study: Callable[..., StudyFolder]) -> Non
     verdict = summarise(study(DEGRADES)).verdict
     low, high = stats.ttest_ind([58, 60, 62], [9, 10, 11], equal_var=False).confidence_interval(0.95)
     assert verdict.sentences == [
-        "(plain-44 minus plain-8) minus (residual-44 minus residual-8): +55.0 points [+51.1, +58.9].",
+        "Difference of the rises, (plain-44 minus plain-8) minus (residual-44 minus residual-8): +55.0 points [+51.1, "
+        "+58.9].",
         "Plain nets: training error 10.0 % at depth 8, 60.0 % at depth 44: "
         f"+50.0 points [{low:+.1f}, {high:+.1f}], 3 seeds each.",
         "Residual nets: training error 10.0 % at depth 8, 5.0 % at depth 44: -5.0 points [-7.3, -2.7], 3 seeds each.",
         "At depth 44, plain minus residual: +55.0 points [+50.8, +59.2].",
-        "A rise counts as none if its whole interval is below 5.0 points: a tenth of the plain nets' rise.",
+        "A rise counts as none if its whole interval is below 5.0 points: a tenth of the plain nets' rise in these "
+        "runs.",
     ]
 
 
@@ -464,7 +466,7 @@ def test_the_verdict_states_the_trend_over_all_depths(study: Callable[..., Study
     verdict = summarise(study(errors)).verdict
     assert verdict.plain_trend is not None
     assert verdict.plain_trend.p == pytest.approx(1 / 90)
-    assert verdict.sentences[2] == (
+    assert verdict.sentences[1] == (
         "Plain nets, trend over depths 8, 20 and 44: "
         "in 12 of 12 pairs, the deeper run has the higher error, p = 0.011 (Jonckheere-Terpstra, one-sided)."
     )
@@ -507,7 +509,7 @@ def test_nets_of_one_seed_are_left_out_where_others_have_several(study: Callable
     verdict = summarise(study(DEGRADES | {("plain", 56): [90]})).verdict
     assert verdict.plain is not None
     assert verdict.plain.deepest == 44
-    assert "Not judged, since of one seed: plain-56." in verdict.sentences
+    assert "Left out of the verdict, with one seed each: plain-56." in verdict.sentences
 
 
 def test_of_variants_alike_the_one_named_first_is_judged_and_the_verdict_says_so(
@@ -518,6 +520,6 @@ def test_of_variants_alike_the_one_named_first_is_judged_and_the_verdict_says_so
     verdict = summarise(folder).verdict
     assert verdict.families == ["plain precisionfp32", "residual precisionfp32"]
     assert verdict.sentences[-2:] == [
-        "Judged: plain precisionfp32 and residual precisionfp32.",
-        "No part of the verdict, since they differ in train.precision: plain precisionbf16, residual precisionbf16.",
+        "The verdict is on the families plain precisionfp32 and residual precisionfp32.",
+        "Left out of the verdict, since they differ in train.precision: plain precisionbf16, residual precisionbf16.",
     ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from resexp.config import Cifar100Data, ImageNetData, RunConfig, SvhnData
+from resexp.config import ImageNetData, RunConfig
 from resexp.paper.recipe import maybe_warmed_up, of_identity_mappings, recipe, sharing
 
 _JINJA = jinja2.Environment(undefined=jinja2.StrictUndefined)
@@ -31,12 +31,12 @@ class Reading:
 
 
 def readings(
-    config: RunConfig, precision: str, worlds: Collection[int] = (1,), probes: Collection[str] = ()
+    config: RunConfig, precision: str, worlds: Collection[int] = (1,), probes: Collection[str] = (), images: str = ""
 ) -> list[Reading]:
     """What a run does where the paper leaves a choice, as far as the question arises.
 
-    `precision` is what the run computed in. `worlds` are the numbers of processes that trained it together, one after
-    the other. `probes` names the probes that were taken.
+    `precision` is what the run computed in, `images` names those it was trained on, where they are known. `worlds` are
+    the numbers of processes that trained it together, one after the other. `probes` names the probes that were taken.
     """
     facts = {
         "data": config.data,
@@ -46,7 +46,7 @@ def readings(
         "probes": probes,
         "on_imagenet": isinstance(config.data, ImageNetData),
         "held_out": not isinstance(config.data, ImageNetData) and config.data.split == "holdout",
-        "images": _images(config),
+        "images": images,
         "plateau": config.train.schedule == "plateau",
         "late_steps": _late_steps(config),
         "maybe_warmed_up": maybe_warmed_up(config),
@@ -74,13 +74,6 @@ def _entries() -> list[tuple[dict[str, str], Callable[..., Any], jinja2.Template
         )
         for entry in entries
     ]
-
-
-def _images(config: RunConfig) -> str:
-    data: Any = config.data
-    if isinstance(data, Cifar100Data | SvhnData):
-        return f"{data.epoch_images:,} of {data.source}"
-    return f"{'45k' if getattr(data, 'split', '') == 'holdout' else '50k'} of CIFAR-10"
 
 
 def _late_steps(config: RunConfig) -> str:

@@ -30,6 +30,7 @@ class Departure:
 
 IDENTITIES = frozenset({
     "model.kind", "model.variant", "model.block", "model.depth", "data.source", "data.classes", "data.labels",
+    "data.seed",
 })  # fmt: skip
 """Fields that say which net and which images.
 
@@ -116,7 +117,6 @@ CIFAR10 = _recipe(
     "cifar10",
     {
         "data.resize": _resize,
-        "data.seed": None,
         "train.warmup_lr": _warmup_lr,
         "train.warmup_until_error": _warmup_until_error,
     },

@@ -26,7 +26,7 @@ from resexp.report import page, together, tuning
 from resexp.report.figure import LINE, OnPage, Plot
 from resexp.report.formatting import MOST, curves_of, slug
 from resexp.report.plots import controls_plot, curves_plot, depth_plot
-from resexp.report.probes import inside
+from resexp.report.probes import Section, inside
 from resexp.report.stats import Net, RunRecord
 from resexp.report.summary import Summary, summarise
 from resexp.report.table import frame
@@ -68,10 +68,7 @@ def build_report(study: StudyFolder, to: Path, *, slide: Slide | None = None, re
     """
     if (study.folder / "report").is_symlink():
         raise UserError(f"{study.folder / 'report'}: a link, which the report would be written through; remove it")
-    summary = summarise(study)
-    sections, remarks = inside(study, summary)
-    if found := tuning.section(summary.judged):
-        sections.insert(0, found)
+    summary, sections, remarks = read(study)
     plots = draw(summary)
     for section in sections:
         for name, plot in section.plots.items():
@@ -89,6 +86,17 @@ def build_report(study: StudyFolder, to: Path, *, slide: Slide | None = None, re
     files["index.html"] = page.html(summary, figures, sections, remarks, reload)
     write_all(to, files)
     return summary
+
+
+def read(study: StudyFolder) -> tuple[Summary, list[Section], list[str]]:
+    """What a report shows: the numbers, the sections of probes, and a line for each thing that can't be shown."""
+    summary = summarise(study)
+    sections, remarks = inside(study, summary)
+    if finding := next((section.finding for section in sections if section.finding), ""):
+        summary = summary.found(finding)
+    if found := tuning.section(summary.judged):
+        sections.insert(0, found)
+    return summary, sections, remarks
 
 
 def build_comparison(

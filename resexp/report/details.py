@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from resexp.config import RunConfig
 from resexp.errors import UserError, sanitize
 from resexp.report.families import recipe
 from resexp.report.formatting import Table, duration, filled, percent
@@ -44,7 +45,18 @@ def settings(nets: Sequence[Net]) -> dict[str, list[tuple[str, str]]]:
     recipes = {net.label: recipe(net.runs) for net in nets}
     keys = sorted({key for fields in recipes.values() for key in fields})
     differing = [key for key in keys if len({fields.get(key) for fields in recipes.values()}) > 1]
-    return {net: [(key, fields.get(key, "default")) for key in differing] for net, fields in recipes.items()}
+    configs = {net.label: net.runs[0].config for net in nets}
+    return {
+        net: [(key, fields[key] if key in fields else _default(key, configs[net])) for key in differing]
+        for net, fields in recipes.items()
+    }
+
+
+def _default(key: str, config: RunConfig) -> str:
+    """The value of a key that a recipe leaves out."""
+    section, _, name = key.partition(".")
+    value = getattr(getattr(config, section, None), name, None)
+    return "none" if value is None else f"{value}"
 
 
 def training_of(net: Net) -> list[tuple[str, str]]:

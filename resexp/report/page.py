@@ -22,7 +22,7 @@ from resexp.report.deviations import deviations
 from resexp.report.estimates import Difference, Estimate
 from resexp.report.figure import OnPage
 from resexp.report.formatting import MOST, NOTHING, Table, curves_of, duration, filled, listed, percent, slug
-from resexp.report.plots import OF_THE_PAPER, curve
+from resexp.report.plots import curve, of_the_paper
 from resexp.report.probes import Section
 from resexp.report.stats import METRICS, Net, grouped
 from resexp.report.summary import SEEDS, Summary
@@ -133,6 +133,11 @@ def html(
         reload,
         summary=summary,
         saved_as=summary.name,
+        main="probe-identity" if summary.finding else "depth-running",
+        of_the_paper=of_the_paper(summary.nets),
+        several=any(len(net.runs) > 1 for net in summary.nets),
+        intervals=_has_intervals(summary.verdict),
+        validated=any(net.runs[0].manifest.data.val_images for net in summary.nets),
         numbers=numbers(summary.verdict),
         settings=details.settings(summary.nets[:ROWS]),
         curves=[name for name in figures if name.startswith("curves")],
@@ -156,7 +161,6 @@ def rendered(template: str, figures: Mapping[str, OnPage], reload: float | None,
     return TEMPLATES.get_template(template).render(
         figures=figures,
         series=max((entry.number + 1 for figure in figures.values() for entry in figure.legend), default=0),
-        of_the_paper=OF_THE_PAPER,
         paper=any(entry.paper for figure in figures.values() for entry in figure.legend),
         rows=ROWS,
         seeds=SEEDS,
@@ -177,6 +181,11 @@ def rendered(template: str, figures: Mapping[str, OnPage], reload: float | None,
         dashes=_DASHES,
         **more,
     )
+
+
+def _has_intervals(verdict: Verdict) -> bool:
+    rises = [rise.overall for rise in (verdict.plain, verdict.residual) if rise]
+    return any(found and found.low is not None for found in (verdict.interaction, *rises))
 
 
 def numbers(verdict: Verdict) -> list[tuple[str, str, str, str]]:

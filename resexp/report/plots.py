@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import Any, TypeVar
 
@@ -31,14 +31,23 @@ LABELLED = 7
 MAX_POINTS = 250
 """Points of a training curve; more would only make the page larger."""
 
-OF_THE_PAPER = (
-    "Crosses are the paper's numbers. The pale bar at each is the range of the paper's curve from iteration 48,000 on "
-    "(Fig. 6); at the test error of ResNet-110, one standard deviation over its five runs (Table 6). The paper shows "
-    "no other spread."
+OF_CURVES = (
+    "Pale bars show how far the paper's curve moves after iteration 48,000 (Fig. 6); they are not a spread over runs."
 )
-"""What figures draw of the paper, in words."""
+OF_RESNET_110 = (
+    "The pale bar at ResNet-110's test error is one standard deviation of the paper's five runs on each side (Table 6)."
+)
 
 ItemT = TypeVar("ItemT")
+
+
+def of_the_paper(nets: Iterable[Net], metrics: Container[str] = ("running", "test")) -> str:
+    """What figures of these errors draw of the paper, in words; empty if nothing."""
+    published = [net for net in nets if net.published]
+    with_curves = [net for net in published if net.published and net.published.bands]
+    with_spread = [net for net in with_curves if (net.kind, net.depth) == ("residual", 110) and "test" in metrics]
+    sentences = {"Crosses are the paper's numbers.": published, OF_CURVES: with_curves, OF_RESNET_110: with_spread}
+    return " ".join(sentence for sentence, having in sentences.items() if having)
 
 
 @styled
@@ -60,7 +69,8 @@ def depth_plot(
     """
     name = METRICS[metric]
     plot = Plot(title or f"{name[0].upper()}{name[1:]}", "depth (layers)", f"{name.partition(',')[0]} (%)", size)
-    plot.note = "Means over seeds; bars are one standard deviation over seeds, faint dots single seeds."
+    several = any(len(net.runs) > 1 for net in nets)
+    plot.note = "Means over seeds; bars: one standard deviation; faint dots: seeds." if several else "One run per net."
     axes = plot.axes
     depths = sorted({net.depth for net in nets})
     families = sorted(dict.fromkeys(net.family for net in nets), key=lambda family: family not in judged)
@@ -95,17 +105,19 @@ def depth_plot(
             if metric in _PAPER and net.published and (theirs := getattr(net.published, _PAPER[metric])) is not None
         ]
         if published:
-            plot.note += f" {OF_THE_PAPER}" * (OF_THE_PAPER not in plot.note)
             series = f"{family}, {HE_2015}"
             crosses = look | {"marker": "x", "linestyle": "none", "markersize": 9}
             for label, x, theirs, band in published:
                 crosses["label"] = series if label == published[0][0] else None
                 tip = f"{label}, {HE_2015}: {theirs:.2f} %"
                 if band:
-                    tip += f" ({band[0]:.2f} to {band[1]:.2f})"
+                    what = "five runs" if label == "residual-110" and metric == "test" else "curve after 48,000"
+                    tip += f" ({what}: {band[0]:.2f} to {band[1]:.2f})"
                     pale: dict[str, Any] = {"linewidth": 9, "alpha": 0.3, "solid_capstyle": "butt"}
                     plot.line([x, x], band, series, color=look["color"], paper=True, **pale)
                 plot.line([x], [theirs], series, tip, paper=True, **crosses)
+    if metric in _PAPER and (words := of_the_paper(nets, [metric])):
+        plot.note += f" {words}"
     # the margin of the data's range would cut marks at the top
     axes.set_ylim(0, top or 1.05 * axes.dataLim.ymax or None)
     plot.legend(2, "medium" if len(families) <= FEW else "small")
@@ -215,12 +227,12 @@ def curves_plot(
 
 
 def _where_they_end(nets: Sequence[Sequence[RunRecord]]) -> str:
-    """The last training errors of the shallowest and the deepest net of a family; `nets` are their runs, by depth."""
-    shallowest, deepest = ((runs[0].config.model.depth, runs) for runs in (nets[0], nets[-1]))
-    if shallowest[0] == deepest[0]:
+    """The training errors of the shallowest and the deepest net of a family; `nets` are their runs, by depth."""
+    finished = [Net(runs) for of_net in nets if (runs := tuple(run for run in of_net if run.finished))]
+    if len(finished) < 2:
         return ""
-    ends = [f"{curve(runs, 'train_error').values[-1]:.1f} % with {depth}" for depth, runs in (shallowest, deepest)]
-    return f": training error ends at {ends[0]} layers, at {ends[1]}"
+    errors = [f"{net.errors['running'].mean:.1f} % with {net.depth}" for net in (finished[0], finished[-1])]
+    return f": training error {errors[0]} layers, {errors[1]}"
 
 
 def _tens_of_thousands(step: float, _: int | None) -> str:

@@ -214,7 +214,9 @@ class Net:
         precision = " and ".join(sorted({attempt.precision for attempt in attempts}))
         worlds = {attempt.world for attempt in attempts}
         taken = {path.stem.rpartition("-")[0] for run in self.runs for path in run.run.probe_folder.glob("*.json")}
-        return paper.readings(self.runs[0].config, precision, worlds, taken)
+        data = self.runs[0].manifest.data
+        images = f"{data.train_images:,} of {data.name}"
+        return paper.readings(self.runs[0].config, precision, worlds, taken, images)
 
     @cached_property
     def differences(self) -> list[str]:

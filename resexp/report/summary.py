@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from resexp.errors import UserError
-from resexp.report.controls import Control, controls, varied
+from resexp.report.controls import IN_SENTENCE, IN_SHORT, Control, controls, varied
 from resexp.report.families import Family, families, named
+from resexp.report.formatting import listed
 from resexp.report.stats import Net, RunRecord, grouped, read
 from resexp.report.verdict import Verdict, judge
 from resexp.runs.store import Run, StudyFolder
@@ -52,6 +53,8 @@ class Summary:
     """What the study varies besides kind, depth and seed, such as ``precision and width``."""
     judged: list[Family]
     """The nets, in families that differ in depth alone."""
+    finding: str = ""
+    """What a probe of the whole study found, which then takes the verdict's place."""
 
     @cached_property
     def families(self) -> list[str]:
@@ -62,6 +65,29 @@ class Summary:
     def headlines(self) -> list[str]:
         """The verdict in a sentence."""
         return [self.verdict.headline]
+
+    @property
+    def in_other_variants(self) -> str:
+        """The numbers that lead the verdict, as they are in the other variants of the study; empty without any."""
+        others = [
+            control
+            for control in self.controls
+            if "interaction" in control.changes
+            and control.changes["interaction"].difference != self.verdict.interaction
+        ]
+        if len(others) == 1:
+            (control,) = others
+            numbers = [
+                f"{words} {control.changes[q].difference}" for q, words in IN_SHORT.items() if q in control.changes
+            ]
+            return f"With {control.variant}: {', '.join(numbers)}."
+        shown = [f"{control.changes['interaction'].difference} with {control.variant}" for control in others]
+        return f"The {IN_SHORT['interaction']} in other variants: {listed(shown, IN_SENTENCE)}." if shown else ""
+
+    def found(self, finding: str) -> Summary:
+        """The same with a finding in the verdict's place."""
+        verdict = Verdict(finding, families=self.verdict.families)
+        return replace(self, finding=finding, verdict=verdict, controls=[])
 
     @property
     def of_imagenet(self) -> bool:

@@ -169,6 +169,7 @@ def html(found: Together, figures: Mapping[str, OnPage], files: Mapping[str, str
         reload,
         together=found,
         saved_as="-".join(map(slug, found.names)),
+        main="depth-running",
         numbers={name: page.numbers(study.verdict) for name, study in found.studies.items()},
         curves=[name for name in figures if name.startswith("curves")],
         table=(header, rows),

@@ -73,22 +73,22 @@ def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[
     sentences = []
     if interaction:
         names = [f"({kind}-{high} minus {kind}-{low})" for kind in ("plain", "residual")]
-        sentences.append(f"{' minus '.join(names)}: {interaction}.")
+        sentences.append(f"Difference of the rises, {' minus '.join(names)}: {interaction}.")
     for kind in kinds:
         sentences += kind.sentences()
     if gap:
         sentences.append(f"At depth {high}, plain minus residual: {gap}.")
     if residual:
         sentences += _parameters(plain.family, residual.family)
-    if margin is not None:
+    if margin is not None and any(kind.rise and kind.rise.overall.low is not None for kind in kinds):
         sentences.append(f"A rise counts as none if its whole interval is below {margin:.1f} points: {reason}.")
     if lone := [label for kind in kinds for label in kind.lone]:
-        sentences.append(f"Not judged, since of one seed: {listed(lone)}.")
+        sentences.append(f"Left out of the verdict, with one seed each: {listed(lone)}.")
     names = [kind.family.name for kind in kinds]
     if others := [family for family in families if family not in (of_plain, of_residual)]:
-        sentences.append(f"Judged: {' and '.join(names)}.")
+        sentences.append(f"The verdict is on the families {' and '.join(names)}.")
         for why, apart in grouped(others, lambda family: _apart(family, of_plain)).items():
-            sentences.append(f"No part of the verdict{why}: {listed([family.name for family in apart], 6)}.")
+            sentences.append(f"Left out of the verdict{why}: {listed([family.name for family in apart], 6)}.")
     headline = _headline(interaction, plain, residual, margin, obstacle, common)
     if missing:
         headline = f"So far: {headline[0].lower()}{headline[1:]}"
@@ -161,16 +161,17 @@ class _Kind:
         ends = f"{a.mean:.1f} % at depth {self.rise.shallowest}, {b.mean:.1f} % at depth {self.rise.deepest}"
         name = f"{self.family.kind[0].upper()}{self.family.kind[1:]} nets"
         found = [f"{name}: training error {ends}: {self.rise.overall}, {seeds}."]
-        if self.rise.depths > 2:
+        if self.rise.best != self.rise.shallowest:
             best = self.rise.from_best
-            allowed = "" if best.low is None else "; the interval allows for the choice of the depth"
+            allowed = "" if best.low is None else "; the interval is corrected for the choice of the depth"
             found.append(f"{name}, compared with their best depth, {self.rise.best}: {best}{allowed}.")
         if self.trend:
             *others, deepest = self.trend.depths
             many = f"{others[0]} to {deepest} ({len(self.trend.depths)} of them)"
             depths = many if len(others) >= MOST else f"{', '.join(map(str, others))} and {deepest}"
             pairs = f"in {self.trend.statistic} of {self.trend.pairs} pairs, the deeper run has the higher error"
-            choice = f"; p allows for {self.trend.choices} first depths" if self.trend.choices > 1 else ""
+            choices = self.trend.choices
+            choice = f"; p is corrected for the choice among {choices} starting depths" if choices > 1 else ""
             test = f"Jonckheere-Terpstra, one-sided{choice}"
             found.append(f"{name}, trend over depths {depths}: {pairs}, {self.trend} ({test}).")
         if self.family.excused:
@@ -192,7 +193,7 @@ def _margin(margin: float | None, kinds: Sequence[_Kind]) -> tuple[float | None,
         return PAPER_MARGIN, "the default at the paper's recipe"
     if not kinds[0].rise or kinds[0].rise.from_best.value <= 0:
         return None, ""
-    return SHARE * kinds[0].rise.from_best.value, "a tenth of the plain nets' rise"
+    return SHARE * kinds[0].rise.from_best.value, "a tenth of the plain nets' rise in these runs"
 
 
 def _parameters(plain: Family, residual: Family) -> list[str]:

@@ -33,7 +33,7 @@ def branches(results: ProbeResults) -> Section | None:
     ]
     return Section(
         "Residual branches",
-        f"The median over blocks of |F(x)| / |x| is {'; '.join(medians)}.",
+        f"The median of |F(x)| / |x| over the blocks of a net is {'; '.join(medians)}.",
         "Norms of what a block adds, F(x), and of what its shortcut passes on, root mean square over 1,000 training "
         "images, in eval mode. Means over seeds are geometric.",
         {"probe-branches": profiles("Size of F(x) compared with x", "|F(x)| / |x|", nets, _ratios, "block")},

@@ -132,19 +132,17 @@ def gradients(results: ProbeResults) -> Section | None:
     return Section(
         "Gradients",
         " ".join(sentences),
-        "|g|: norm of the loss gradient with respect to a layer's weights, root mean square over 16 batches of 128 "
-        "images, in train mode. |w|: norm of the weights. BN makes a layer's output independent of |w|, so |g| goes as "
-        "1/|w|, and |g| alone shows how much the weights have grown: at a rate of 0.1 the first 15 steps of plain-56 "
-        "multiply |w| of its first layers by 50 to 180. |g| |w|, the slope of the loss against a relative change of "
-        "the weights, has no such scale. Yang et al. 2019 (arXiv 1902.08129) showed that BN makes gradients explode at "
-        "initialisation in nets without shortcuts, in wide ones with ReLU by "
-        f"sqrt(pi / (pi - 1)) = {EXPLOSION:.2f} per layer. Growth per layer: the factor between |g| |w| of one layer "
-        "and of the one before it. Signal-to-noise: squared norm of the gradient's mean over the mean squared norm of "
-        "its deviations. "
-        "Agreement: cosine between the gradients with respect to an image and to the same image with noise added, "
-        "after Balduzzi et al. 2017 (arXiv 1702.08591), who showed that for distant inputs, at initialisation, it goes "
-        "with the depth L as 2^-L in plain nets and as L^-0.5 in residual nets with BN. Exponents are fitted by least "
-        "squares. Intervals are of 95 %. Means over seeds, of norms and their ratios geometric.",
+        "|g| is the norm of the loss gradient with respect to a layer's weights, root mean square over 16 batches of "
+        "128 images, in train mode. |w| is the norm of the weights. BN makes a layer's output independent of |w|, so "
+        "|g| is proportional to 1/|w|. |g| |w|, the slope of the loss against a relative change of the weights, has no "
+        "such scale. Growth per layer is the factor between |g| |w| of one layer and of the one before it. "
+        f"Theory: {EXPLOSION:.2f} per layer at initialisation, sqrt(pi / (pi - 1)), in wide nets with BN and ReLU and "
+        "without shortcuts (Yang et al. 2019, arXiv 1902.08129). Signal-to-noise is the squared norm of the gradient's "
+        "mean over the mean squared norm of its deviations. Agreement is the cosine between the gradient with respect "
+        "to an image and that with respect to the same image with noise added (Balduzzi et al. 2017, arXiv "
+        "1702.08591). For distant inputs at initialisation they derived that it falls with the depth L as 2^-L in "
+        "plain nets and as L^-0.5 in residual nets with BN. Exponents are fitted by least squares. Intervals are 95 % "
+        "intervals. Means over seeds; for norms and their ratios, geometric means.",
         plots,
         _table(nets),
     )
@@ -180,8 +178,8 @@ def _agreement(nets: Sequence[NetResult[Gradients]]) -> Plot:
         agreement = net.mean(lambda r: r.agreement)
         plot.line(net.records[0].distances, agreement, f"{net.depth} layers", net.label, axes=axes, **look)
 
-    title = "Agreement of neighbours' gradients"
-    plot = panels(title, "distance (share of the image's norm)", "cosine", nets, draw)
+    title = "Agreement of gradients of an image with and without noise"
+    plot = panels(title, "noise (share of the image's norm)", "cosine", nets, draw)
     plot.axes.set_xscale("log")
     return plot
 
@@ -197,29 +195,22 @@ def _per_layer(net: NetResult[Gradients]) -> str:
     return f"{factor:.2f} [{factor / half:.2f}, {factor * half:.2f}]"
 
 
-def _growth(net: NetResult[Gradients]) -> str:
-    """The same compared with theory, where there is one."""
-    model = net.runs[0].config.model
-    known = (model.kind, model.norm, model.activation, net.moment) == ("plain", "batch", "relu", INITIAL)
-    return f"{_per_layer(net)} per layer" + (f", theory {EXPLOSION:.2f}" if known else "")
-
-
 def _largest(record: Gradients) -> float:
     return max(layer.weight_norm for layer in record.layers)
 
 
 def _sentence(nets: Sequence[NetResult[Gradients]], first: Sequence[NetResult[Gradients]]) -> str:
     deep = deepest(nets)
-    rises = by_moment(deep, lambda net: decades(net, lambda r: r.product_rise, _growth(net)))
+    rises = by_moment(deep, lambda net: decades(net, lambda r: r.product_rise))
     cosines = [
         f"{course([float(net.mean(lambda r: r.near)) for net in alike])} in {_named(family, alike)}"
         for family, alike in grouped(first, lambda net: net.family).items()
     ]
     return (
-        f"|g| |w| at the first layer over that at the last before the classifier is {rises}. The largest |w| of a "
-        f"layer is {by_moment(deep, lambda net: decades(net, _largest))} ({seeds(deep)}). The cosine between gradients "
-        f"of neighbours at a distance of {NEAR:g} is {first[0].moment}, from the shallowest net to the deepest, "
-        f"{', '.join(cosines)}."
+        f"|g| |w| of the first layer, divided by that of the last layer before the classifier, is {rises}. The largest "
+        f"|w| of a layer is {by_moment(deep, lambda net: decades(net, _largest))} ({seeds(deep)}). If noise of "
+        f"{100 * NEAR:g} % of an image's norm is added, the cosine between the old gradient and the new one is "
+        f"{first[0].moment}, from the shallowest net to the deepest, {', '.join(cosines)}."
     )
 
 

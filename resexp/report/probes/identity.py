@@ -117,12 +117,31 @@ def identity(results: ProbeResults) -> Section | None:
     return Section(
         "Deeper nets that begin as a shallower one",
         _sentence(record, [group for group in groups if group.error]),
-        "The paper's argument by construction (section 1): added layers that are identity mappings hand down the "
-        "training error of a shallower net. Training errors in eval mode, without augmentation, mean ± standard "
-        "deviation over donors. Marks: the same. Lines: running.",
+        "The paper's argument by construction (section 1): added layers that are identity mappings keep the training "
+        "error of a shallower net. Errors are clean training errors (eval mode, no augmentation), mean ± standard "
+        "deviation over donors. In the figure, marks are clean training errors and lines are running ones.",
         {"probe-identity": _plot(record, groups)} if groups else {},
         _table(record, groups),
+        _finding(record, groups) if groups else "",
     )
+
+
+def _finding(record: Identity, groups: Sequence[_Group]) -> str:
+    """What the page leads with: where the nets start and end, clean training errors."""
+    deep, shallow, donors = f"{record.kind}-{record.depth}", record.shallow, len(record.donors)
+    words = {
+        "continued": "and ends at",
+        "trained_on": f"; {shallow} trained further ends at",
+        "fresh": f", a new {deep} at",
+    }
+    errors = {group.part: group.error for group in groups if group.error}
+    ends = "".join(
+        f"{'' if text[0] in ',;' else ' '}{text} {errors[part].mean:.1f} %"
+        for part, text in words.items()
+        if part in errors
+    )
+    of_donors = f" (training error, {donors} donor{'s' * (donors != 1)})"
+    return f"{deep} built from {shallow} starts at {record.constructed.mean:.1f} %{ends}{of_donors}."
 
 
 def _members(results: ProbeResults, path: Path, record: Identity) -> dict[str, list[RunRecord]]:
@@ -169,10 +188,13 @@ def _sentence(record: Identity, groups: Sequence[_Group]) -> str:
     names = listed([donor.source for donor in record.donors], 5)
     changed = max(donor.changed_predictions for donor in record.donors)
     apart = max(donor.largest_logit_difference for donor in record.donors)
+    predictions = f"{changed:,} prediction{'s' * (changed != 1)} changed" if changed else "the same predictions"
+    alone = len(record.donors) == 1
     sentences = [
-        f"The training error of {names} is {record.handed.mean:.1f} %. The {record.kind} nets of {record.depth} layers "
-        f"built from {'it' if len(record.donors) == 1 else 'them'} start at {record.constructed.mean:.1f} % "
-        f"({changed:,} prediction{'s' * (changed != 1)} changed, logits at most {apart:.1g} apart)."
+        f"{names} {'has' if alone else 'have'} a {'' if alone else 'mean '}training error of "
+        f"{record.handed.mean:.1f} %. The {record.kind} nets of {record.depth} layers built from "
+        f"{'it' if alone else 'them'} start at {record.constructed.mean:.1f} % ({predictions}; logits differ by at "
+        f"most {apart:.1g})."
     ]
     errors = {group.part: group.error for group in groups if group.error}
     budgets = {group.part: group.steps for group in groups}
@@ -185,9 +207,12 @@ def _sentence(record: Identity, groups: Sequence[_Group]) -> str:
     if {"continued", "fresh"} <= errors.keys():
         if equal:
             change = difference(errors["fresh"], errors["continued"])
+            sentences.append(f"New minus built: {change}.")
+            if shallower := errors.get("trained_on"):
+                sentences.append(f"Built minus shallower: {difference(errors['continued'], shallower)}.")
             sentences.append(
-                f"New minus built: {change}. The steps are equal, the schedules are not: after the donor's steps the "
-                "learning rate of the built net starts again at its full value."
+                "The steps are equal, the schedules are not: the built net and the shallower one start again at the "
+                "full learning rate after the donor's steps, and the new net has one schedule."
             )
         else:
             more = next(group.more for group in groups if group.part == "continued")

@@ -57,9 +57,10 @@ def landscape(results: ProbeResults) -> Section | None:
     if not deep:
         return None
     return Section(
-        "The loss around the nets",
-        f"The loss is less than {NEAR:g} nat above the net's own on this share of the grid around it, "
-        f"{deep[0].moment}: {', '.join(map(_share, deep))} ({seeds(deep)}).",
+        "Loss landscape",
+        f"On this share of the grid the loss is less than {NEAR:g} nat above that of the net itself, {deep[0].moment}: "
+        f"{', '.join(map(_share, deep))} ({seeds(deep)}). This is no measure of flatness: the "
+        f"loss changes little around a net that guesses.",
         "Training loss on 500 images in eval mode along two random directions, in units of the weights' own norm "
         "filter by filter (Li et al. 2018); the net itself is in the middle. Black line: a nat above its own loss. "
         "Nets differ in their own loss, so each is compared with itself. Means over seeds are geometric.",
@@ -69,7 +70,8 @@ def landscape(results: ProbeResults) -> Section | None:
 
 def _share(net: NetResult[Landscape]) -> str:
     own = float(net.mean(lambda r: r.own))
-    return f"{100 * float(net.mean(lambda r: r.share_near)):.0f} % for {net.label} (its own loss: {own:.2f})"
+    guessing, share = math.log(net.runs[0].manifest.data.classes), float(net.mean(lambda r: r.share_near))
+    return f"{100 * share:.0f} % for {net.label} (its own loss: {own:.2f}; guessing: {guessing:.2f})"
 
 
 @styled

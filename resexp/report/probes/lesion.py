@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FormatStrFormatter
 from pydantic import Field
 
 from resexp.report.figure import Plot, styled
@@ -89,15 +89,22 @@ def lesion(results: ProbeResults) -> Section | None:
     if shuffled := [net for net in nets if _shuffled(net)]:
         plots["probe-lesion-shuffled"] = _orders(shuffled)
     return Section(
-        "Nets without some of their blocks",
+        "Removing blocks",
         " ".join([_sentence(nets), *_random(nets)]),
         f"Training error on 1,000 images in eval mode, {nets[0].moment}; nothing is trained again. Thin lines: the "
         "whole net. Hollow marks: blocks that change dimensions, which a plain net can't be without. A rise is "
-        f"compared with what is left up to chance ({chance}). Random blocks are chosen from all that keep dimensions; "
-        "random orders come from exchanges of two such blocks of a stage. Kendall's tau is an order's rank correlation "
-        f"with the net's own. After Veit et al. 2016 (arXiv 1605.06431). Means over draws and {seeds(nets)}.",
+        f"compared with what is left up to guessing ({chance}).{_of_random(several, shuffled)} After Veit et al. 2016 "
+        f"(arXiv 1605.06431). Means over {'draws and ' if several or shuffled else ''}{seeds(nets)}.",
         plots,
     )
+
+
+def _of_random(several: Sequence[object], shuffled: Sequence[object]) -> str:
+    """How random sets and orders of blocks were drawn, as far as there are any."""
+    return " Random blocks are chosen from all that keep dimensions." * bool(several) + (
+        " Random orders come from exchanges of two such blocks of a stage. Kendall's tau is an order's rank "
+        "correlation with the net's own."
+    ) * bool(shuffled)
 
 
 def _removed(net: NetResult[Lesion]) -> list[tuple[float, float]]:
@@ -144,7 +151,7 @@ def _draw(plot: Plot, axes: Axes, net: NetResult[Lesion], look: dict[str, Any]) 
 def _several(nets: Sequence[NetResult[Lesion]]) -> Plot:
     plot = _from_whole("Training error without several blocks", "random blocks removed", nets, 0, _removed)
     plot.axes.set_xscale("symlog", base=2, linthresh=1)
-    plot.axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    plot.axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     return plot
 
 
@@ -193,14 +200,15 @@ def _sentence(nets: list[NetResult[Lesion]]) -> str:
         "With two neighbours exchanged": [_points(net, [r.rise_swapped for r in net.records]) for net in ordered],
     }
     sentences = [
-        f"{what} the training error rises, in the median over blocks, by {', '.join(filter(None, points))}."
+        f"{what} the training error rises by (median over blocks, in brackets the points left up to guessing) "
+        f"{', '.join(filter(None, points))}."
         for what, points in done.items()
         if any(points)
     ]
     if not sentences:
         return "None of the nets has a block that keeps its dimensions."
     poor = [net.label for net in ordered if _left(net) < FEW_LEFT]
-    return " ".join(sentences) + (f" Little is left to lose in {listed(poor)}." if poor else "")
+    return " ".join(sentences) + (f" Close to guessing already: {listed(poor)}." if poor else "")
 
 
 def _random(nets: Sequence[NetResult[Lesion]]) -> list[str]:
@@ -227,4 +235,4 @@ def _left(net: NetResult[Lesion]) -> float:
 
 def _points(net: NetResult[Lesion], rises: list[float | None]) -> str:
     known = [rise for rise in rises if rise is not None]
-    return f"{statistics.fmean(known):.1f} of {_left(net):.1f} points in {net.label}" if known else ""
+    return f"{statistics.fmean(known):.1f} ({_left(net):.1f}) points in {net.label}" if known else ""

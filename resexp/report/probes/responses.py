@@ -32,8 +32,8 @@ def responses(results: ProbeResults) -> Section | None:
         "Layer responses",
         f"The standard deviation's mean over layers, {nets[0].moment}: {', '.join(map(_mean, nets))}.",
         "Standard deviation of each 3x3 layer's response, after BN and before ReLU and addition, on 1,000 training "
-        "images in eval mode, after Fig. 7 of the paper. It does not say over which axes; here over images, positions "
-        "and channels together. Means over seeds.",
+        "images in eval mode, after Fig. 7. The paper does not say over which axes; here it is over images, "
+        "positions and channels together. Means over seeds.",
         {"probe-responses": _plot(nets)},
     )
 
@@ -41,8 +41,8 @@ def responses(results: ProbeResults) -> Section | None:
 def _mean(net: NetResult[Responses]) -> str:
     published = paper.published(net.runs[0].config.model)
     theirs = ""
-    if published and published.response_std is not None:
-        theirs = f" (paper: {published.response_std:.2f}{', not comparable' if net.departures else ''})"
+    if published and published.response_std is not None and not net.departures:
+        theirs = f" (paper: {published.response_std:.2f})"
     return f"{net.label} {float(net.mean(lambda r: r.mean_std)):.2f}{theirs}"
 
 

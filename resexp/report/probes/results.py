@@ -37,6 +37,8 @@ class Section:
     plots: dict[str, Plot] = field(default_factory=dict)
     """By the names of their files."""
     table: Table | None = None
+    finding: str = ""
+    """What takes the verdict's place, if the study was made for this probe."""
 
 
 class Part(BaseModel):

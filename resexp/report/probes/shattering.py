@@ -100,13 +100,17 @@ def sentence(families: Mapping[str, Points], distance: float) -> list[str]:
     """The fitted laws of families and the theory, in a sentence; none where no law could be fitted."""
     fits = [(family, fitted) for family, points in families.items() if (fitted := fit(family, points))]
     laws = [f"{fitted} in {family} nets (theory: {fitted.law.published})" for family, fitted in fits]
-    return [f"At a distance of {distance:g} it goes with the depth L as {listed(laws)}."] if laws else []
+    if not laws:
+        return []
+    return [
+        f"With {100 * distance:g} % of noise it falls with depth L as {listed(laws)}; the theory is for distant inputs."
+    ]
 
 
 @styled
 def against_depth(families: Mapping[str, Points], distance: float) -> Plot:
     """Agreement against depth for each family, with its law as it is fitted and as theory has it."""
-    title = f"Agreement of neighbours' gradients at a distance of {distance:g}"
+    title = f"Agreement of gradients with {100 * distance:g} % of noise"
     plot = Plot(title, "depth (layers)", "cosine", (8.0, 4.6))
     for (family, colour), marker in zip(family_colours(families).items(), MARKERS, strict=False):
         by_depth = grouped(families[family], lambda point: point[0])

@@ -25,8 +25,8 @@ def signals(results: ProbeResults) -> Section | None:
         f"The largest variance of a layer's output is {by_moment(deep, lambda net: decades(net, _largest))} "
         f"({seeds(deep)}).",
         "Variance of the output of each convolution and of the last layer, before BN, in train mode, over 1,000 "
-        "images, all positions and channels. It grows with the layer's weights, and BN divides it out: where it is "
-        "huge, the first steps have blown up the weights (see Gradients). Means over seeds are geometric.",
+        "images, all positions and channels. It grows with the layer's weights, and BN divides it out, so a huge "
+        "variance means huge weights. Means over seeds are geometric.",
         {"probe-signals": profiles("Variance of each layer's output", "variance", nets, _variances)},
         (
             ["net", "moment", "seeds", "smallest variance", "largest variance"],

@@ -53,8 +53,8 @@ def views(results: ProbeResults) -> Section | None:
     worse = [sentence for mode, nets in tested.items() for sentence in _worse(mode, nets)]
     how = [f"{mode}: {', '.join(dict.fromkeys(map(_how, nets)))}" for mode, nets in tested.items()]
     return Section(
-        "Several views",
-        " ".join([f"Against a single view, the test error changes by {' and by '.join(changes)}.", *worse]),
+        "Several crops and sizes",
+        " ".join([f"Compared with a single view, the test error changes by {' and by '.join(changes)}.", *worse]),
         f"Test errors in percent, mean ± standard deviation over seeds, of the last weights. {'; '.join(how)}."
         f"{_of_the_paper(tested)}",
         table=filled(header, list(rows.values())),
@@ -100,13 +100,13 @@ def _change(net: NetResult[Views]) -> float:
 
 
 def _worse(mode: str, nets: list[NetResult[Views]]) -> list[str]:
-    """A sentence for each reason why a mode raises the error of some nets."""
+    """A sentence for each way in which a mode differs from training, with the nets whose error it raises."""
     reasons: dict[str, list[str]] = {}
     for net in nets:
         if _change(net) > 0:
             reasons.setdefault(_reason(net), []).append(net.label)
     return [
-        f"With {mode} it rises in {'every net' if len(labels) == len(nets) else listed(labels)}, because {reason}."
+        f"With {mode} it rises in {'every net' if len(labels) == len(nets) else listed(labels)}; {reason}."
         for reason, labels in reasons.items()
     ]
 
@@ -114,10 +114,10 @@ def _worse(mode: str, nets: list[NetResult[Views]]) -> list[str]:
 def _reason(net: NetResult[Views]) -> str:
     first = net.records[0]
     if first.sides:
-        return "the nets know objects in the sizes of training only"
+        return "its sizes are not those of training"
     if first.pad or net.runs[0].config.model.variant == "imagenet":
-        return "a corner shows less of an object than the centre"
-    return f"crops of {first.crop} pixels are smaller than the images that the nets were trained on"
+        return "its corners show less of an object than the centre"
+    return f"crops of {first.crop} pixels are smaller than the images of training"
 
 
 def _how(net: NetResult[Views]) -> str:
