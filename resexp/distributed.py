@@ -34,18 +34,18 @@ ResultT = TypeVar("ResultT")
 
 
 class Ranks:
-    """One process alone: it agrees with itself, its part is the whole, and nothing is sent anywhere."""
+    """Collective operations of a single process: all are no-ops."""
 
     rank, world = 0, 1
     local, local_world = 0, 1
     """Number of the process among those of its machine, and how many they are."""
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether any rank has the flag. A signal to stop that one of them has received, all have received then."""
+        """Whether `flag` is set on any rank. A stop request of one rank is passed on to all."""
         return flag
 
     def together(self) -> AbstractContextManager[None]:
-        """Around work that each rank needs the others for: none begins it before all are here."""
+        """Context for collective work; it starts with a barrier."""
         return contextlib.nullcontext()
 
     def alone(self, work: Generator[int, None, ResultT]) -> Generator[int, None, ResultT]:
@@ -94,12 +94,12 @@ class _Torchrun(Ranks):
         self._hosts = hosts
 
     def close(self) -> None:
-        """No more is agreed on."""
+        """Drop the Gloo group."""
         del self._hosts
 
     @contextlib.contextmanager
     def sharing_errors(self) -> Iterator[None]:
-        """Around all that the ranks do: where one fails, all end.
+        """Context for the whole program of a rank: an error on one rank ends all.
 
         Rank 0 raises its own error, or a UserError that says what another rank failed for. The others end with its exit
         code and leave it to rank 0 to print the error. A rank that fails in the middle of a step can't do so: it raises

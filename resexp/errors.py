@@ -1,4 +1,5 @@
-"""All exceptions. The user sees `UserError` as one line per mistake; the others are caught inside of resexp."""
+"""All exceptions. The command line shows `UserError` and `RunFailedError` in one line each; the others are caught
+inside the package."""
 
 from __future__ import annotations
 
@@ -8,16 +9,16 @@ MAX_LINE = 2000
 """Characters of a line at most; a longer one keeps its beginning and its end, which has the remedy."""
 
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters but tab and newline, changes of direction, and halves of characters that can't be written."""
+"""Control characters except tab and newline, bidirectional overrides, and lone surrogates."""
 
 
 def sanitize(text: str) -> str:
-    """`text` with a mark in place of every character that would command the terminal instead of being shown."""
+    """Replace control characters and lone surrogates in `text` by U+FFFD."""
     return _COMMANDS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 class ResexpError(Exception):
-    """The base of all."""
+    """Base class of all exceptions of this package."""
 
 
 class UserError(ResexpError):
@@ -55,7 +56,7 @@ class RunFailedError(ResexpError):
 
 
 class StopRequested(ResexpError):
-    """Raised out of an evaluation that was asked to stop; nothing of it counts."""
+    """A stop was requested during an evaluation or a probe; its partial result is discarded."""
 
 
 class UnreadableImageError(ResexpError):

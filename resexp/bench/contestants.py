@@ -94,7 +94,7 @@ def _advance(work: Task[None]) -> int | None:
 
 
 def eager_loop(case: Case, facts: dict[str, Any]) -> Loop:
-    """A good loop by hand: images on the device, augmented there, autocast, nothing read back; no graph, no pack."""
+    """Baseline: a hand-written eager loop with images and augmentation on the device, autocast, no synchronisation."""
     hardware, step = case.hardware, Sgd(case)
     train_images, train_labels = open_dataset(case.data).train()
     images, labels = (torch.from_numpy(a).to(hardware.device) for a in (train_images, train_labels))

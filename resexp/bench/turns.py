@@ -1,4 +1,4 @@
-"""Benchmarks: contestants in processes of their own, which work in turns, and the table of what they reach.
+"""Runs benchmark cases in separate processes, in turns, and tabulates their speed.
 
 Machines are noisy, and ratios within a round are not.
 """

@@ -89,7 +89,7 @@ def schema() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; whatever the user can mend is one line on stderr and exit code 2."""
+    """Run the command line. Expected errors are printed in one line, with exit code 2."""
     completion.join_words()
     os.environ.pop("SOURCE_DATE_EPOCH", None)  # no file has a date, and SciPy fails where this is no number
     try:

@@ -38,7 +38,7 @@ def join_words() -> None:
 
 
 def _completing(candidates: Callable[[typer.Context, str], Iterable[str]]) -> Complete:
-    """A completion by those of the candidates that begin as the word does; none where something can't be read."""
+    """Wrap `candidates` as a completion: keep those that start with the word; no completions on an error."""
 
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
         whole = _before + incomplete

@@ -101,7 +101,7 @@ class _Base(Section):
 
 
 class RunConfig(_Base):
-    """One cell of the grid with one seed: everything that a run folder needs to know."""
+    """The complete configuration of one run."""
 
     seed: Seed = 0
 
@@ -122,13 +122,13 @@ class RunConfig(_Base):
 
     @property
     def customs(self) -> dict[str, Custom]:
-        """The parts that plug-ins offer, by role."""
+        """The plug-in references in this configuration, by role."""
         parts = [*self.model, *self.train, ("data", self.data.source)]
         return {role: value for role, value in parts if isinstance(value, Custom)}
 
     @property
     def signature(self) -> str:
-        """Eight hex digits over what the run measures: see `Section.canonical`. Mechanics and seed are left out."""
+        """Hash of all fields that change the result, except the seed: eight hex digits."""
         science = {name: getattr(self, name).canonical() for name in ("data", "model", "train")}
         return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -216,4 +216,4 @@ SECTIONS: dict[str, type[Section]] = {
     "plugin": CustomData,
     **SOURCES,
 }
-"""The section classes by the last name that pydantic's error locations use (data sections by their source)."""
+"""Section classes by the last part of pydantic's error locations; data sections by `source`."""

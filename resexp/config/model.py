@@ -156,7 +156,7 @@ class ModelConfig(Section):
     """Constant factor of each residual branch; `depth^-0.5` is one over the root of the number of blocks (arXiv
     2010.12859)."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Stochastic depth: probability that a step skips the last branch; linearly less for earlier ones (arXiv
+    """Stochastic depth: drop probability of the last block's branch; decreases linearly towards the first block (arXiv
     1603.09382: 0.5)."""
 
     @property
@@ -219,7 +219,7 @@ class ModelConfig(Section):
 
 
 def _literals(annotation: Any) -> list[str]:
-    """The words among the values of a type: those of ``Literal["A", "B"] | None`` are A and B."""
+    """The string values of a (nested) Literal type."""
     inner = get_args(annotation)
     return [word for value in inner for word in ([value] if isinstance(value, str) else _literals(value))]
 

@@ -68,7 +68,7 @@ def named(name: str, settings: list[str], size: int | None = None) -> Net:
 
 
 def _mapping(value: str) -> str:
-    """A plug-in's name with options, ``se+reduction=4``, as YAML has it; other values as they are."""
+    """Convert ``se+reduction=4`` to the YAML mapping of a plug-in with options; other values are returned unchanged."""
     name, *options = value.split("+")
     return (
         f"{{name: {name}, {', '.join(option.replace('=', ': ', 1) for option in options)}}}" if "=" in value else value
@@ -102,7 +102,7 @@ def _split(name: str, rest: str) -> list[str]:
 
 
 def _needed_fields(config: ModelConfig) -> dict[str, Any]:
-    """The fewest fields that `config` follows from."""
+    """A minimal set of fields from which ModelConfig reproduces `config`."""
     config = config.model_copy(update={"params": None})  # the width follows from it
     needed = config.model_dump()
     for field in list(needed):

@@ -28,7 +28,7 @@ def classes_of(data: DataConfig, model: ModelConfig) -> int:
 
 
 def resolved(model: ModelConfig, classes: int) -> ModelConfig:
-    """`model` with the width that its `params` lead to, if it has any.
+    """`model` with the width that matches `params`; unchanged if `params` is None.
 
     Raises ValueError where no width comes near, where it has another width, or where a plug-in's part has an unknown
     number of parameters.

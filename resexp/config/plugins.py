@@ -109,7 +109,7 @@ def find(role: Role, name: str, source: str) -> Plugin:
 
 
 def name_files(files: list[str]) -> None:
-    """Let this process and its children load these files."""
+    """Add plug-in files to $RESEXP_PLUGINS, for this process and its children. They are loaded on first use."""
     paths = [str(expanded(file).resolve()) for file in files]
     os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys([*_named(), *paths]))
 

@@ -31,7 +31,7 @@ class Section(BaseModel):
         return self.model_dump(mode="json", exclude=set(self.mechanics))
 
     def chosen(self) -> dict[str, Any]:
-        """The science that is not at its default, be the default a value or computed from other fields."""
+        """The measured fields that differ from their defaults, including defaults computed from other fields."""
         given, fields = dict(self), type(self).model_fields
         defaults = {
             name: field.get_default(call_default_factory=True, validated_data=given) for name, field in fields.items()
@@ -39,7 +39,7 @@ class Section(BaseModel):
         return {name: value for name, value in self.science().items() if given[name] != defaults[name]}
 
     def canonical(self) -> dict[str, Any]:
-        """The science that is not at its default: what a signature is computed from.
+        """The fields that the signature covers: those with a computed default, and those that differ from a fixed one.
 
         A key that is added later leaves every signature as it was while the key is at its default. So the default of a
         key never changes. A default that depends on other fields is written out, since these may change.

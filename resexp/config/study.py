@@ -62,7 +62,7 @@ RENAMED = {
     "train.start": "train.init_from",
     "train.warmup_until": "train.warmup_until_error",
 }
-"""The name of today for each earlier one. A renamed key is refused with its new name, never read in silence."""
+"""Current key for each former key. A former key is rejected with a message that names the current one."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

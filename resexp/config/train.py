@@ -158,7 +158,7 @@ class TrainConfig(Section):
     """Warm-up: train at this rate until the running training error is under `warmup_until_error`. Default: no warm-up.
     Paper: 0.01, for depth 110 only."""
     warmup_until_error: Annotated[float, Field(gt=0, lt=1)] = 0.8
-    """Running training error (a fraction) that ends the warm-up."""
+    """The warm-up ends when the moving average of the training error over about 100 steps falls below this fraction."""
     init_from: Annotated[str, Field(min_length=1)] | None = None
     """Folder of a finished run, relative to the current directory. The net starts with the weights of that run; a
     deeper net gets identity blocks (section 1). Or a `.pt` or `.safetensors` file of weights for the same net, as
@@ -196,7 +196,7 @@ class TrainConfig(Section):
         return fields | ({"init_from": "/".join(Path(self.init_from).parts[-2:])} if self.init_from else {})
 
     def for_depth(self, depth: int) -> TrainConfig:
-        """With a learning rate that is a number, at this depth."""
+        """A copy in which `lr` is a number: a power of the depth is evaluated at `depth`."""
         if not isinstance(self.lr, PowerOfDepth):
             return self
         return self.model_copy(update={"lr": self.lr.value * (depth / self.lr.at_depth) ** self.lr.power})

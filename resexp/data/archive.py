@@ -79,7 +79,7 @@ def contents(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]
 
 
 def _walk(folder: Path, within: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
-    """The names below a folder, links followed; a link to a folder that it lies in is not."""
+    """Relative names of all files below a folder. Links are followed, except links to a parent folder."""
     status = folder.stat()
     if (here := (status.st_dev, status.st_ino)) in above:
         return

@@ -81,7 +81,7 @@ class Dataset:
     remarks: tuple[str, ...]
     """A line for everything about the set that a person might not expect."""
     unreadable: frozenset[str] = frozenset()
-    """None: a set with an image that can't be read is refused."""
+    """Always empty: sets with unreadable images are rejected when they are opened."""
     decoder: str = ""
     """Images are kept as they were decoded."""
 
@@ -107,7 +107,7 @@ class Dataset:
         return self.test()[1]
 
     def train(self) -> tuple[Pixels, NDArray[np.int64]]:
-        """All training images and labels, those held out among them."""
+        """All training images and labels, including the held-out ones."""
         return self._load("train")
 
     def test(self) -> tuple[Pixels, NDArray[np.int64]]:

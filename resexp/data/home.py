@@ -1,4 +1,4 @@
-"""Where data lie on this machine."""
+"""The folder for downloads and caches."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class ImageSet:
         }
 
     def fingerprint(self) -> str:
-        """A digest of what is in the set, whatever its order or file format: split, class name and pixels."""
+        """Hash of the set's (split, class name, pixels), independent of order and file format."""
         found = sorted(digest.in_set for of_split in self.digests.values() for digest in of_split)
         return hashlib.sha256(b"".join(found)).hexdigest()[:16]
 

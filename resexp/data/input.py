@@ -24,14 +24,14 @@ class InputPipeline(Protocol):
     """What is subtracted, float (H, W, 3) in [0, 1], on the device."""
 
     def prepare(self, step: int) -> None:
-        """From the host, before update number `step`: have its batch ready."""
+        """Called on the host before step `step`: make its batch available."""
 
     def batch(self, step: Tensor) -> tuple[Tensor, Tensor]:
         """This rank's part of the batch of update number `step`, an int64 tensor (1,) on the device: augmented images,
         float (B, 3, H, W) in channels_last layout, and labels. Device arithmetic with fixed shapes, for CUDA graphs."""
 
     def eval_index(self, split: str) -> NDArray[np.int64]:
-        """Which images the clean errors of "train", "val" and "test" are taken of; see `eval_batches`."""
+        """Indices of the images on which the clean error of `split` is computed."""
 
     def eval_batches(self, split: str, chunks: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
         """The images of `split` that each of the `chunks` of its index names, not augmented, and their labels: on the
@@ -41,10 +41,10 @@ class InputPipeline(Protocol):
         """Training images and labels, not augmented, for probes, on the device; and which of them are trained on."""
 
     def while_waiting(self, look: Callable[[], None]) -> None:
-        """Let `look` be called about once a second where images are waited for; what it raises ends the wait."""
+        """Call `look` about once a second while waiting for images; an exception from it ends the wait."""
 
     def close(self) -> None:
-        """No more images are asked for."""
+        """Stop the reader threads, if any."""
 
 
 def open_input(config: RunConfig, dataset: Dataset | ImageNet, hardware: Hardware) -> InputPipeline:

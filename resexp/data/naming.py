@@ -26,7 +26,7 @@ def few(names: Sequence[str]) -> str:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is called as an image is."""
+    """Whether the file name has an image suffix."""
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 

@@ -12,7 +12,7 @@ import torch
 from resexp.device.hardware import Hardware, use_threads
 
 STEPS_AHEAD = 16
-"""Steps that are queued at once; twice as many at most wait on the device, so that a stop is not late."""
+"""Steps queued at once. At most twice as many wait on the device, so that a stop request is answered soon."""
 POLL_S = 1e-4
 """Seconds between checks of a busy device."""
 
@@ -23,7 +23,7 @@ waits for the device, and returns its result."""
 
 
 class HostThrottle:
-    """Lets the host queue work ahead of the device, but not far."""
+    """Limits how many steps the host queues ahead of the device."""
 
     def __init__(self, hardware: Hardware) -> None:
         self._stream = hardware.stream
@@ -32,7 +32,7 @@ class HostThrottle:
         self._marks: deque[tuple[torch.cuda.Event, int]] = deque()
 
     def limit(self, steps: int, ahead: int) -> Task[None]:
-        """These steps were queued; yield what is done, until no more than `ahead` such pieces are unfinished."""
+        """Call after queueing `steps`. Yields completed steps until at most `ahead` queued pieces are unfinished."""
         if self._stream is None:
             yield steps
             return

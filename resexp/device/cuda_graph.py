@@ -37,7 +37,7 @@ class CudaGraphed:
         return self._calls is None
 
     def __call__(self) -> None:
-        """Do it once."""
+        """Run or replay the function once."""
         if self._calls == CALLS_BEFORE_CAPTURE:
             self._capture()
         if self._graph is not None:

@@ -68,7 +68,7 @@ def tune_process(threads: int | None) -> None:
 
 
 def choose(config: TrainConfig, begun_in: str | None = None, ranks: Ranks = SINGLE_PROCESS) -> Hardware:
-    """The hardware that `config` asks for; a run keeps the precision that it was `begun_in`.
+    """The device and precision for `config`; a continued run keeps its precision `begun_in`.
 
     Where bf16 is asked for and the GPU lacks it, it is fp16, and a warning is logged. Raises UserError without such
     a device.
@@ -92,7 +92,7 @@ _idle_streams: list[torch.cuda.Stream] = []
 
 
 def with_stream(hardware: Hardware) -> Hardware:
-    """The hardware with a stream that no other run has, on a GPU; to be given back by `give_back`.
+    """A copy with a CUDA stream of its own (on a GPU). Release it with `give_back`.
 
     PyTorch hands out 32 streams in turn, whether they are in use or not.
     """

@@ -60,7 +60,7 @@ class Evaluator:
         batch: int,
         classes: int,
     ) -> None:
-        """`batch` images go through the net at a time."""
+        """`batch`: images per forward pass on each rank."""
         self._model, self._pipeline, self._hardware, self._autocast = model, pipeline, hardware, autocast
         device = pipeline.mean.device
         self._images = torch.zeros((batch, *pipeline.mean.shape), dtype=torch.uint8, device=device)

@@ -24,7 +24,7 @@ class Debug(Engine):
         return [_Here(job) for job in jobs]
 
     def wait(self, handles: Sequence[Handle]) -> None:
-        """Nothing to wait for."""
+        """Does nothing: jobs run in `_Here.events`."""
 
 
 class _Here(Handle):
@@ -52,5 +52,5 @@ class _Here(Handle):
         return events
 
     def stop(self) -> None:
-        """Ask it to save and end; a debugger may hold it for long."""
+        """Ask the run to save and end. It does so after its current step, which a debugger may delay."""
         self._stop = True

@@ -12,17 +12,17 @@ from resexp.runs.store import Run
 
 @dataclass(frozen=True)
 class Job:
-    """What is started as one: some runs, in this order."""
+    """Runs that one worker process or cluster job trains, in this order."""
 
     runs: tuple[Run, ...]
     cores: int = 1
     """How much it takes of what the engine has to give."""
     threads: int | None = None
-    """CPU threads of a run that begins; None: as many as torch takes."""
+    """CPU threads of a new run; None: PyTorch's default."""
     gpu: str | None = None
     """A device as CUDA_VISIBLE_DEVICES names it; None: all visible ones."""
     pack: int | None = 1
-    """Runs side by side; None: as many as pay."""
+    """Runs trained concurrently in the process; None: as many as increase the throughput."""
 
 
 Kind = Literal["here", "log", "began", "ended", "lost"]
@@ -77,11 +77,10 @@ class Engine(ABC):
 
     @abstractmethod
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
-        """Jobs for the runs, each given with what is left of its cost, in the order of starting; and how many of their
-        cores there are to give at a time."""
+        """Returns the jobs in the order of starting, and the number of slots. `todo`: runs with their remaining cost."""
 
     def find(self, runs: Sequence[Run]) -> list[Handle]:
-        """Jobs that an earlier sweep started, and that are to train some of these runs or are at it."""
+        """Jobs of an earlier sweep that are queued or running and train some of these runs."""
         return []
 
     @abstractmethod

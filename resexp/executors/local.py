@@ -1,4 +1,4 @@
-"""Processes on this machine: one for every run on CPU cores, or one for every GPU, with its queue of runs."""
+"""Runs jobs in processes of this machine: one process per run on CPUs, one process per GPU otherwise."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.5
 _SERVER_DIED = 255
-"""The exit code that multiprocessing assumes where the server can't be queried any more."""
+"""Exit code that multiprocessing reports when the fork server has died."""
 
 
 def visible_gpus() -> list[str]:
@@ -58,7 +58,8 @@ class Local(Engine):
             forkserver.ensure_running()
 
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
-        """Jobs for the runs, and for how many of their cores, or processes with a GPU, there is room."""
+        """Returns the jobs, and how many slots may be in use at a time: cores on a CPU; processes on GPUs or with
+        `executor.jobs`."""
         jobs, pack = self._config.jobs, self._config.runs_per_gpu
         if self._on_cpu:
             return schedule.on_cores(todo, cores(), jobs), jobs or cores()

@@ -1,4 +1,4 @@
-"""THE loop of a sweep: start jobs as there is room, follow their runs, and retry what the machine broke."""
+"""The main loop of a sweep: start jobs when slots are free, follow their runs, and retry runs after machine faults."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Loop:
         tick: Callable[[list[Run]], None],
         ended: Callable[[Run, str], bool],
     ) -> None:
-        """`tick` gets the runs in progress now and then. `ended` gets each run that is over, with what went wrong, and
-        returns whether it is finished. On `stop`, or when a run did not finish under `fail_fast`, the others save and
-        end."""
+        """`tick` is called periodically with the running runs, `ended(run, error)` for each run that ended; it returns
+        whether the run is finished. On `stop`, or when a run did not finish under `fail_fast`, the others save and end.
+        """
         self._engine, self._config, self._fail_fast, self._stop = engine, config, fail_fast, stop
         self._tick, self._ended = tick, ended
         self._queue, self._active = list[Job](), list[_Active]()
@@ -54,9 +54,9 @@ class Loop:
         self._failed = self._stopping = False
 
     def train(self, todo: Sequence[tuple[Run, float]], *, wait: bool = True) -> int:
-        """Train these runs, each given with its cost. Unless asked to `wait`, leave them to the engine.
+        """Train runs, given with their cost. With `wait=False`, return once they are submitted.
 
-        Returns how many are left to it: still queued or at work, without us.
+        Returns the number of runs that are still queued or running on the cluster.
         """
         self._active = [_Active(handle) for handle in self._engine.find([run for run, _ in todo])]
         found = {run.folder for job in self._active for run in job.waiting}

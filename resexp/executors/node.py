@@ -1,4 +1,4 @@
-"""What a job of Slurm does on its nodes: train run folders by the command a person would type there."""
+"""The body of a Slurm job: runs `resexp train` on its nodes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
 HELD_S = 300.0
-"""Longest wait for another attempt to release a run, such as one on a lost node, seconds."""
+"""Seconds to wait for another attempt to release the run."""
 GRACE_S = 300.0
-"""How long Slurm is given, after a SIGTERM of its own, to kill the job or to queue it again, seconds."""
+"""Seconds to wait after Slurm's SIGTERM for Slurm to kill or requeue the job."""
 POLL_S = 0.5
 TORCHRUN = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """Or a restart may hang (PyTorch's issue 135712)."""
@@ -33,12 +33,12 @@ RESTARTS = 3
 
 @dataclass
 class Training:
-    """Trains runs in a process of its own. Slurm's warning before a time limit or a preemption has it save; then the
-    job is queued again, and the runs continue."""
+    """Trains runs in a subprocess. On Slurm's warning signal (time limit or preemption) the subprocess saves and
+    the job is queued again, so that the runs continue."""
 
     runs: tuple[Path, ...]
     folder: Path
-    """Where to be; paths in the runs' configurations may be relative to it."""
+    """Working directory; paths in the configurations may be relative to it."""
     environment: dict[str, str]
     nodes: int
     processes: int

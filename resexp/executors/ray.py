@@ -1,4 +1,4 @@
-"""Tasks on a Ray cluster that is there already, or on one that is started on this machine and ends with us."""
+"""Runs jobs as Ray tasks, on an existing cluster or on one started for this sweep."""
 
 from __future__ import annotations
 
@@ -120,7 +120,8 @@ class _Task(Handle):
     def __init__(self, job: Job, messages: ray.ObjectRefGenerator) -> None:
         self.job, self.messages = job, messages
         self.ready = False
-        """Whether it has an event, or ended; to ask each of thousands takes too long."""
+        """Whether the task has new events or has ended. Set by `Ray.wait` in one call, since polling thousands of tasks
+        is slow."""
         self._events = list[Event]()
         self._end: End | None = None
 
@@ -150,7 +151,7 @@ class _Task(Handle):
         ray.cancel(self.messages)
 
     def kill(self) -> None:
-        """End it at once; a worker that is too far gone for that is not waited for."""
+        """Kill the task and treat it as ended, without waiting for its worker."""
         ray.cancel(self.messages, force=True)
         self._end = End("it was killed", retry=True)
 

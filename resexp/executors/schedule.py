@@ -1,4 +1,4 @@
-"""Who trains where on this machine, and when: runs are shared out so that all cores, or GPUs, end together.
+"""Scheduling of runs on the cores or GPUs of this machine, so that all finish at about the same time.
 
 The first seed of every net comes first, so that the whole picture is there, without its spread, long before the end.
 Among runs of a seed the costliest comes first, which keeps all cores busy to the end. Where a late long run would make
@@ -15,7 +15,7 @@ from resexp.executors.engine import Job
 from resexp.runs.store import Run
 
 SPEEDUP = 0.6
-"""One run on t cores is taken to be t**SPEEDUP times as fast (of two cores 1.2 to 1.9 times were measured)."""
+"""Assumed speed-up of a run on t cores: t**SPEEDUP (measured on two cores: 1.2 to 1.9)."""
 WORTHWHILE = 0.98
 """By how much a run on more cores must shorten the whole sweep."""
 SLACK = 1.1
@@ -58,7 +58,8 @@ def _planned(todo: Sequence[tuple[Run, float]], cores: int, *, wide: bool) -> tu
 
 
 def plan(costs: Sequence[float], seeds: Sequence[int], cores: int, *, wide: bool) -> tuple[list[int], list[int]]:
-    """When it is each run's turn, and its threads; `wide`: a run may have several. A run's turn is its seed.
+    """Returns each run's priority (lower starts first; usually its seed) and its number of threads. `wide` allows more
+    than one thread.
 
     Long runs have the first turn where the sweep would otherwise be over SLACK times as long as with the costliest run
     first, whatever its seed: only those over half of the sweep's length if that is enough.

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 INHERITED = ("RESEXP_DATA", "RESEXP_PLUGINS", "PYTHONPATH", "OMP_NUM_THREADS")
 """Variables that jobs have from the sweep that submitted them, whatever else the cluster lets through."""
 REQUEUES = 1_000_000
-"""Time limits that a job may run into, one after the other."""
+"""Maximum number of requeues after time limits."""
 SQUEUE_S = 60.0
 _LEFT = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
 _LEFT |= {"REVOKED", "TIMEOUT", "FORGOTTEN"}
@@ -83,7 +83,7 @@ class Slurm(Engine):
         return [Job(chunk) for chunk in schedule.in_chunks(todo, self._config.runs_per_job)], sys.maxsize
 
     def find(self, runs: Sequence[Run]) -> list[Handle]:
-        """The jobs in the queue that were asked to train these runs, and have not ended them."""
+        """Handles of the queued or running jobs that were submitted for these runs and have not finished them."""
         jobs: dict[str, list[tuple[Run, Submission]]] = {}
         submissions = _submissions(runs)
         self.states = _squeue({submission.user for _, submission in submissions})

@@ -27,11 +27,12 @@ ORPHAN_S = 2 * HEARTBEAT_TIMEOUT_S
 known to be dead only by its missing heartbeat."""
 
 Message = tuple[Kind, int, str]
-"""An `engine.Event` on its way to another process: the run by its number in the job."""
+"""An `engine.Event` for another process: (kind, index of the run in the job, text)."""
 
 
 def work(job: Job, parent: Connection, environment: dict[str, str]) -> None:
-    """Train the runs of a job in a process of this machine, send events to the `parent`, and end with it.
+    """Entry point of a local worker process: train the job's runs, send events to `parent`, and stop when the parent
+    dies.
 
     `environment` is the parent's. The server keeps the one it began with, which a notebook may have changed since.
     """
@@ -47,7 +48,7 @@ def work(job: Job, parent: Connection, environment: dict[str, str]) -> None:
 
 
 def train(job: Job, stop: Stop) -> Iterator[Message]:
-    """Train the runs of a job. Printed output goes to the log of the first run, messages to the log of their run.
+    """Train the runs of a job; yields a Message for each run that begins or ends, and for each log line.
 
     Errors are also sent as events, since the disk may be full.
     """

@@ -45,7 +45,7 @@ SHORTCUTS: dict[str, tuple[str, str]] = {
     "B": ("identity", "projection"),
     "C": ("projection", "projection"),
 }
-"""What each option does where dimensions stay, and where they change."""
+"""For each option: (shortcut where dimensions stay, shortcut where they change)."""
 
 
 def make_shortcut(config: ModelConfig, channels_in: int, channels_out: int, stride: int) -> nn.Module | None:
@@ -87,7 +87,7 @@ class Block(nn.Module):
     """
 
     expansion = 1
-    """Output channels over `Place.channels`."""
+    """Output channels divided by `Place.channels`."""
     layers = 2
     """Weighted layers, which the depth of the net counts."""
 
@@ -222,7 +222,8 @@ def block_class(config: ModelConfig) -> type[Block]:
 
 
 def make_gate(config: ModelConfig, place: Place) -> nn.Module:
-    """What F(x) goes through before it is added; nothing, as a rule."""
+    """The module applied to F(x) before the addition: scaling, ReZero, Fixup or stochastic depth; by default an empty
+    nn.Sequential."""
     gates: list[nn.Module] = []
     if config.residual_scale != 1:
         powers = {"depth^-0.5": -0.5, "depth^-1": -1.0}
@@ -243,7 +244,8 @@ def shortcut_modules(blocks: Iterable[Block]) -> list[nn.Module]:
 
 
 def init_branch(config: ModelConfig, block: Block, blocks: int) -> None:
-    """Let the branch of a He-initialised block begin as `config` says; `blocks` is how many the net has."""
+    """Apply zero-gamma or Fixup initialisation to the branch of a He-initialised block. `blocks`: number of blocks in
+    the net."""
     if config.residual_init == "zero-gamma":
         last_norm = block.get_submodule(f"bn{block.layers}")
         assert isinstance(last_norm, BatchNorm)

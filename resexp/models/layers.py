@@ -17,14 +17,15 @@ from resexp.config.plugins import Custom, find
 from resexp.distributed import SINGLE_PROCESS, Ranks
 
 BN_MOMENTUM = 0.1
-"""How much of BN's moving averages a batch makes up; PyTorch's."""
+"""Weight of a new batch in BN's moving averages; PyTorch's default."""
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """BN that does not count batches: averages of fixed momentum don't need it, and it is one more kernel a layer."""
+    """BatchNorm2d without `num_batches_tracked`, which a fixed momentum does not need and which costs one more kernel
+    per layer."""
 
     ranks: Ranks = SINGLE_PROCESS
-    """Whose images its statistics are taken over; see `across`."""
+    """The ranks over whose images the statistics are computed; set by `across`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -63,7 +64,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class Scalar(nn.Module):
-    """A learned number that all of x is multiplied by, or that is added to it."""
+    """A learned scalar, multiplied with x or added to it."""
 
     def __init__(self, begin: float, *, multiply: bool) -> None:
         super().__init__()
@@ -87,7 +88,7 @@ class Scale(nn.Module):
 
 
 def norm(config: ModelConfig, channels: int) -> nn.Module:
-    """What follows a convolution of `channels` filters."""
+    """The normalisation layer after a convolution with `channels` filters."""
     if isinstance(config.norm, Custom):
         made: nn.Module = find("norm", config.norm.name, config.norm.source).make(channels, **dict(config.norm.options))
         return made
@@ -102,11 +103,11 @@ def norm(config: ModelConfig, channels: int) -> nn.Module:
 
 
 GROUP = 8
-"""Channels of a group of `norm: group`, or a few more where they do not divide."""
+"""Smallest number of channels per group of `norm: group`."""
 
 
 def groups(channels: int) -> int:
-    """How many groups of GROUP channels or more `channels` are divided into equally."""
+    """The largest number of equal groups with at least GROUP channels each; 1 if there is none."""
     return next(count for count in range(max(1, channels // GROUP), 0, -1) if channels % count == 0)
 
 
@@ -139,7 +140,7 @@ def conv(config: ModelConfig, size: int, channels_in: int, channels_out: int, st
 
 
 class Draws(nn.Module):
-    """Uniform random numbers in [0, 1) by counting: the same in every run of a seed, however often it is interrupted.
+    """A counter-based generator of uniform numbers in [0, 1): reproducible across interruptions.
 
     The n-th call is a hash of n (SplitMix64, Steele et al. 2014), computed on the device; so a step that draws can be
     replayed as a CUDA graph, and runs that take turns in one process don't share a generator.
@@ -154,7 +155,8 @@ class Draws(nn.Module):
         self.register_load_state_dict_pre_hook(_keep_draws)  # type: ignore[no-untyped-call]
 
     def forward(self, like: Tensor, ranks: Ranks = SINGLE_PROCESS) -> Tensor:
-        """Numbers of the shape of `like`, float32; where it is a part of what several `ranks` have, that part's."""
+        """float32 numbers of the shape of `like`. With several `ranks`, `like` is this rank's part of the batch, and
+        gets the numbers of that part."""
         first = self.calls * like.numel() * ranks.world + like.numel() * ranks.rank
         counter = first + torch.arange(1, like.numel() + 1, device=like.device)
         self.calls += 1
@@ -165,18 +167,18 @@ class Draws(nn.Module):
 
 
 def _keep_draws(draws: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Weights of another library come without a place in our random numbers: it stays as it is."""
+    """Keep the generator's own state when a state dict (for example torchvision's) lacks it."""
     for name, buffer in draws.named_buffers():
         state.setdefault(prefix + name, buffer)
 
 
 def _shifted(z: Tensor, bits: int) -> Tensor:
-    """An int64 shifted right as if it had no sign."""
+    """Logical (unsigned) right shift of an int64."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
 class StochasticDepth(nn.Module):
-    """Leaves a branch out of a step, for the whole batch; in eval mode it is weighted by how often it was there
+    """Drops the branch for the whole batch with probability `rate`; in eval mode scales it by 1 - rate
     (Huang et al. 2016, arXiv 1603.09382)."""
 
     def __init__(self, rate: float) -> None:
@@ -211,9 +213,9 @@ class Dropout(nn.Module):
 
 @contextlib.contextmanager
 def across(ranks: Ranks, modules: Iterable[BatchNorm | Dropout]) -> Iterator[None]:
-    """Let a batch be what the `ranks` have together, in these modules and for as long as the context lasts.
+    """Within the context, let these modules treat the batches of all `ranks` as one.
 
-    Only while all of them do the same: what one does by itself must not wait for the others.
+    Use it only where all ranks run the same code: otherwise the collective operations would wait for ever.
     """
     for module in modules:
         module.ranks = ranks
@@ -227,7 +229,7 @@ def across(ranks: Ranks, modules: Iterable[BatchNorm | Dropout]) -> Iterator[Non
 LEAK = 0.01
 """Slope of `leaky_relu` below zero: PyTorch's default."""
 ETA = 0.9
-"""What TAT brings the cosine of two orthogonal inputs to at the end of the net (arXiv 2203.08120, section 4.1)."""
+"""Target cosine between the outputs of two orthogonal inputs (TAT, arXiv 2203.08120, section 4.1)."""
 
 
 def make_activation(config: ModelConfig) -> nn.Module:
@@ -245,7 +247,7 @@ def make_activation(config: ModelConfig) -> nn.Module:
 
 
 def gain(config: ModelConfig) -> float:
-    """What weights of variance 1 / fan-in are multiplied by, so that signals keep their size through a layer."""
+    """The gain: the standard deviation of weights times sqrt(fan-in) that preserves the variance of signals."""
     names = {"relu": "relu", "gelu": "relu", "leaky_relu": "leaky_relu", "tanh": "tanh", "tat": "linear"}
     name = names.get(config.activation, "relu") if isinstance(config.activation, str) else "relu"
     return nn.init.calculate_gain(name, LEAK if name == "leaky_relu" else None)  # type: ignore[arg-type]

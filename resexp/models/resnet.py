@@ -64,7 +64,7 @@ class ResNet(nn.Module):
 
 
 _TORCHVISION = {"conv1.": "conv.", "bn1.": "bn."} | {f"layer{stage + 1}.": f"stages.{stage}." for stage in range(4)}
-"""How torchvision's names of the parts of a net begin, and how ours do."""
+"""Prefixes of parameter names: torchvision's to ours."""
 
 
 def _rename_torchvision(model: nn.Module, state: dict[str, Any], *_: Any) -> None:
@@ -73,7 +73,7 @@ def _rename_torchvision(model: nn.Module, state: dict[str, Any], *_: Any) -> Non
 
 
 def from_torchvision(name: str) -> str:
-    """The name here of a parameter or buffer that torchvision names so; names of ours stay as they are."""
+    """Translate torchvision's name of a parameter to ours; our own names are returned unchanged."""
     return _renamed(name, _TORCHVISION).replace(".downsample.", ".shortcut.")
 
 

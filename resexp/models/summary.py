@@ -38,12 +38,12 @@ class Summary:
 
     @functools.cached_property
     def activations(self) -> int:
-        """Numbers that its convolutions put out."""
+        """Number of output values of all convolutions."""
         return sum(math.prod(layer.output) for layer in self.layers if layer.kind == "conv")
 
     @property
     def receptive_field(self) -> int:
-        """Pixels a side of the image that one output of the last convolution sees."""
+        """Receptive field of the last convolution, pixels per side."""
         fields = [layer.receptive_field for layer in self.layers if layer.kind == "conv" and not layer.on_shortcut]
         assert fields[-1] is not None
         return fields[-1]
@@ -95,7 +95,7 @@ def _layers(config: ModelConfig, height: int, width: int, classes: int) -> tuple
 
 
 class _Trace:
-    """Hooks that write down each layer. What has parameters and is no layer is counted with the layer before it, or
+    """Forward hooks that record each layer. Parameters of other modules (BN, scalars) count for the preceding layer, or
     with the first."""
 
     def __init__(self, first: str) -> None:
@@ -103,7 +103,7 @@ class _Trace:
         self.parameters: Counter[str] = Counter()
         self.weighted = first
         self.field = self.field_of_block = (1, 1)
-        """Receptive field of a number of the feature map, and distance between those of neighbours; pixels a side."""
+        """Receptive field of one feature-map position, and its stride in input pixels."""
         self.block: str | None = None
 
     def enter(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

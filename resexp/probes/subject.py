@@ -26,7 +26,7 @@ BATCH = 250
 
 @dataclass(frozen=True)
 class ProbeInput:
-    """A net that a probe may do with as it likes, and its training images; all on one device, in float32."""
+    """A net that a probe may modify, and its training images, on one device in float32."""
 
     config: ModelConfig
     model: nn.Module
@@ -92,7 +92,7 @@ def error_and_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -
 
 
 def wide(x: Tensor) -> Tensor:
-    """In float64, so that sums of squares lose nothing; MPS has none."""
+    """`x` in float64 (float32 on MPS), for exact sums of squares."""
     return x.detach().float() if x.device.type == "mps" else x.detach().double()
 
 

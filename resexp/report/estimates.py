@@ -15,7 +15,7 @@ from scipy import special, stats
 CONFIDENCE = 0.95
 """Confidence level of all intervals."""
 FEWEST = 3
-"""Seeds that the interval of a mean takes: of two it is so wide that it says nothing."""
+"""Smallest number of seeds for the interval of a mean."""
 
 
 def quantile(freedom: float, confidence: float) -> float:
@@ -192,7 +192,8 @@ class Rise:
         return replace(self, overall=self.overall / by, from_best=self.from_best / by)
 
     def under(self, margin: float) -> bool:
-        """Whether the whole interval of the rise, from whichever depth, lies under a margin in points."""
+        """Whether the upper end of the interval of `from_best`, which covers all shallower depths, is below `margin`
+        points."""
         return self.from_best.high is not None and self.from_best.high < margin
 
 
@@ -232,7 +233,8 @@ class Trend:
     pairs: int
     """Pairs of runs of different depth."""
     p: float
-    """The share of the ways to deal the values out to the runs that have as many such pairs, times `choices`."""
+    """One-sided p value: the share of permutations with at least `statistic` rising pairs (normal approximation above
+    EXACT_PAIRS), times `choices` (Bonferroni)."""
     choices: int = 1
     """Depths from which the trend might have been taken."""
 

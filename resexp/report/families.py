@@ -16,14 +16,14 @@ from resexp.report.estimates import Estimate
 from resexp.report.stats import Net, RunRecord, grouped
 
 BRANCH = ("model.shortcut", "model.residual_init", "model.drop_path")
-"""What a plain net has none of, so that a plain and a residual net may be compared whatever it is."""
+"""Fields of residual branches, ignored when plain and residual families are matched."""
 
 Recipe = Mapping[str, str]
 """Fields of the configuration that are not at their defaults, by dotted key, except kind and depth."""
 
 
 def recipe(records: Sequence[RunRecord]) -> Recipe:
-    """What the runs of one net have in common, so far as it matters to what they measure."""
+    """The measured fields of a net that differ from the defaults, with its images and precision."""
     config = records[0].config
     sections = {"data": config.data, "model": config.model, "train": config.train}
     fields = {f"{name}.{key}": str(v) for name, section in sections.items() for key, v in section.chosen().items()}

@@ -62,7 +62,7 @@ ROWS = 200
 LARGEST = 200_000
 """Letters of a file inside the page."""
 INTERVAL = "95 % interval"
-"""Beside the error that the verdict is about; those of the other errors stand in summary.csv."""
+"""Title of the interval column, shown for the error of the verdict only; summary.csv has all intervals."""
 HEADER = [
     *("net", "parameters", "seeds", METRICS[_RUNNING], INTERVAL, *(METRICS[metric] for metric in _OTHERS)),
     *("time per run", "paper: training", "paper: test"),

@@ -58,7 +58,7 @@ def grouped(items: Iterable[ItemT], key: Callable[[ItemT], KeyT]) -> dict[KeyT, 
 
 
 def fraction(percent: float | None) -> float | None:
-    """What machines read, of what people read."""
+    """Convert a percentage to a fraction; None stays None."""
     return None if percent is None else percent / 100
 
 
@@ -80,7 +80,7 @@ class RunRecord:
     status: Status
     manifest: Manifest
     metrics: dict[str, Series]
-    """What metrics.jsonl has of each error; unless the run is `whole`, only its end."""
+    """Error curves from metrics.jsonl; without `whole`, only the last lines."""
     whole: bool
     errors: dict[str, float]
     """The errors of METRICS that the run has; of a finished run only."""
@@ -102,7 +102,7 @@ class RunRecord:
 
     @property
     def identity(self) -> Hashable:
-        """What two records of one run have in common, such as those of a folder that two studies link to.
+        """A key that is equal for two records of the same run.
 
         A run that was trained twice, with other results, is two.
         """

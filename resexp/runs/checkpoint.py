@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, checksummed, with the one before kept, and loaded without executing anything.
+"""Checkpoints: written atomically, checksummed, loaded without running code; the previous one is kept.
 
 ``torch.load(path, weights_only=True)`` reads one without resexp.
 """
@@ -86,7 +86,7 @@ def load_stored(archive: bytes, device: torch.device) -> Any:
 
 
 def _archive(path: Path, content: bytes) -> bytes:
-    """The zip archive in a checkpoint's content, as far as its seal is right. See `read` for the errors."""
+    """The zip archive in a checkpoint file, after checking its digest. Raises as `read`."""
     if content.startswith(_KIND):  # version 2 had the seal in front, where torch.load stumbles over it
         seal, archive = content[:_SEAL_BYTES], content[_SEAL_BYTES:]
         whole = seal == _seal(2, archive)
@@ -125,7 +125,7 @@ def is_plain(value: Any) -> bool:
 
 
 def save(run: Run, state: dict[str, Any]) -> None:
-    """Make `state` the checkpoint of a claimed run, and keep the last one as the previous."""
+    """Write `state` as checkpoint.pt; the former checkpoint.pt becomes checkpoint.prev.pt."""
     assert run.lease
     if run.checkpoint_path.exists():
         # A hard link first, so that at no moment is there no checkpoint.

@@ -1,4 +1,4 @@
-"""What runs of the same net took before, as an estimate for a run that is still to be trained."""
+"""Estimates time and disk space of a run from finished runs of the same net."""
 
 from __future__ import annotations
 

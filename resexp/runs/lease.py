@@ -1,4 +1,4 @@
-"""Who may write into a run folder: a lease, which a later one takes away.
+"""Leases: the newest attempt alone may write to a run folder.
 
 An attempt at a run claims it with a folder of its own, ``.attempt-<N>``, and publishes every file by renaming it out
 of there. A later attempt makes ``.attempt-<N+1>``, removes the older ones, and only then reads what the run has come

@@ -13,13 +13,13 @@ from resexp.utils.files import sync_folder, with_filename
 
 
 class Metrics:
-    """A file of the attempt's own, which replaces metrics.jsonl when it is opened.
+    """Writes metrics.jsonl. Opening replaces the file by a copy that belongs to this attempt.
 
     What an attempt that was taken over may still append goes to a file that nobody sees.
     """
 
     def __init__(self, run: Run, kept: int, sha256: str | None) -> None:
-        """Begin with the first `kept` bytes of what earlier attempts wrote; their digest, if it is known, is `sha256`.
+        """Keep the first `kept` bytes of the existing file. `sha256`: their expected digest, or None.
 
         Raises UserError where those bytes are not what they were, LeaseLostError where the run's lease was taken away.
         """
@@ -48,7 +48,7 @@ class Metrics:
         self._digest.update(line)
 
     def sync(self) -> None:
-        """Let all lines outlast a crash."""
+        """Flush and fsync."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -57,5 +57,5 @@ class Metrics:
         return {"metrics_bytes": self._file.tell(), "metrics_sha256": self._digest.hexdigest()}
 
     def close(self) -> None:
-        """No more lines."""
+        """Close the file."""
         self._file.close()

@@ -22,7 +22,7 @@ class Named:
     runs: list[Run]
     """All runs of the study, of the net, or one run."""
     whole: bool
-    """The name is the study's."""
+    """Whether the name refers to a whole study."""
 
 
 def find(name: str, results: Path) -> Named:
@@ -46,7 +46,7 @@ def find(name: str, results: Path) -> Named:
 
 
 def names_runs(name: str, results: Path) -> bool:
-    """Whether `name` is meant for `find`, and not for a study file or a shipped study."""
+    """Whether `name` refers to runs or a results folder rather than to a study file."""
     path = expanded(name)
     if path.is_file():
         return False

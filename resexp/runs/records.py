@@ -112,7 +112,7 @@ class Status(Record):
     step: Count = 0
     steps: Count = 0
     train_error: float | None = None
-    """Running training error of the last logged interval."""
+    """Training error over the last logged interval (augmented, train mode)."""
     clean_train_error: float | None = None
     """Training error of the last separate pass in eval mode."""
     val_error: float | None = None
@@ -144,7 +144,7 @@ class Submission(Record):
     user: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,99}$")]
     submitted: str
     attempt: Count
-    """The newest attempt at the run until then; what the job brings about is of a newer one."""
+    """Number of the newest attempt at submission; attempts of the job have higher numbers."""
 
 
 class PlannedRun(Record):

@@ -1,4 +1,4 @@
-"""Run folders and study folders: the only hand-off between training, executors, status and report.
+"""Run folders and study folders: the only interface between training, executors, status and report.
 
 A run folder is the whole truth about a run::
 
@@ -60,7 +60,8 @@ class Run:
         self.lock_path = folder / ".lock"  # held by the process that trains the run
 
     def create(self, config: RunConfig) -> None:
-        """Create the folder and its config.yaml; an unfinished run takes over the mechanics of `config`."""
+        """Create the folder and config.yaml. For an unfinished run, rewrite config.yaml (its signature is the same:
+        only execution settings and probes can differ). Does nothing if the run is running, finished or diverged."""
         if self.status().state in ("running", "finished", "diverged"):
             return
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""From metrics.jsonl to trackers: every line once, also over several sweeps.
+"""Sends the lines of metrics.jsonl to trackers, each line once, also across sweeps.
 
 Where a sweep is killed, its successor may pass on the lines of the last second again.
 """
@@ -31,7 +31,7 @@ LOOK_S = 1.0
 
 
 class Sent(Record):
-    """What a tracker has got of a run."""
+    """What has been sent to a tracker for a run."""
 
     lines: Count = 0
     id: str = ""
@@ -120,7 +120,7 @@ class Follower:
         del self._followed[run.folder]
 
     def close(self) -> None:
-        """Nothing more is followed."""
+        """Pass on what is left of every run, and close its trackers."""
         for followed in list(self._followed.values()):
             self.ended(followed.run)
 

@@ -1,4 +1,4 @@
-"""Several runs in one process, in turn: what a small net leaves idle of a GPU, its neighbours use."""
+"""Trains several runs in one process in turns, so that small nets share a GPU."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WORTHWHILE = 1.1
 
 
 Event = tuple[Run, Status | Exception | None]
-"""A run that began (None), or that ended: its status, or the exception that `train` would raise."""
+"""(run, None) when it begins; (run, status or exception) when it ends."""
 
 
 @dataclass(eq=False)
@@ -48,7 +48,7 @@ class _Member:
 
 
 class Concurrency:
-    """How many runs at a time: as many as asked for, or doubled for as long as the device does more for it."""
+    """The number of concurrent runs: fixed, or doubled while the throughput rises by more than WORTHWHILE."""
 
     def __init__(self, fixed: int | None) -> None:
         self.size = fixed or 1
@@ -57,7 +57,8 @@ class Concurrency:
         self._begin: tuple[float, list[int]] | None = None
 
     def observe(self, steps: list[int], costs: list[float], now: float) -> None:
-        """Take in, at time `now`, the steps that each run has done so far, and what a step of it costs."""
+        """Update the estimate of the throughput. `steps`: steps done per run; `costs`: cost of one step per run; `now`:
+        seconds."""
         if not self._growing:
             return
         if len(steps) < self.size or min(steps) < SETTLING_STEPS or (self._begin and len(self._begin[1]) != len(steps)):
@@ -88,7 +89,7 @@ class ConcurrentRuns:
     """
 
     def __init__(self, runs: Sequence[Run], *, size: int | None, threads: int | None, stop: Callable[[], bool]) -> None:
-        """`runs` in this order, `size` at a time; None: as many as pay, on a GPU."""
+        """`size`: runs at a time; None: as many as increase the throughput."""
         self._waiting, self._again, self._members = deque(runs), deque[Run](), list[_Member]()
         self._size, self._threads, self._stop = Concurrency(size), threads, stop
         self._events = list[Event]()

@@ -1,4 +1,4 @@
-"""THE loop: a run is trained, evaluated, probed and saved, by all of its ranks alike."""
+"""The training loop of one run: train, evaluate, probe and save. All ranks run the same loop."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Progress:
     """The step of the last evaluation."""
     tested: bool = False
     best: dict[str, Any] | None = None
-    """The weights of the least validation error, that error, and their step."""
+    """The weights with the lowest validation error, that error, and the step."""
     window: list[Any] = field(default_factory=lambda: [0, 0.0, 0])
-    """The step at which the line of metrics in the making begins, and its sums of losses and wrong predictions."""
+    """First step of the current logging interval; sum of its losses; number of its wrong predictions."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Loop:
     trainer: Trainer
     progress: Progress
     metrics: Metrics | None
-    """On rank 0, as the manifest."""
+    """Set on rank 0 only, like `manifest`."""
     manifest: Manifest | None
     stop: Callable[[], bool]
     on_status: Callable[[Status], None]
@@ -69,7 +69,7 @@ class Loop:
             (lambda: self._ended or self.ranks.any_rank(self._checkpoint_due()), self._save),
             (lambda: self._ended, lambda: self.ranks.alone(self._test_views())),
         ]
-        """When something is due, and what; in this order."""
+        """Pairs (is it due?, the work), in order of execution."""
         if self.run.lease:
             trainer.pipeline.while_waiting(self._heartbeat)
 
@@ -80,7 +80,7 @@ class Loop:
         yield from on_stream(self.trainer.hardware, self._loop())
 
     def _loop(self) -> Task[None]:
-        """Train until something is due, read what was recorded, and do what is due."""
+        """Alternate: train until the next event, record the finished steps, then evaluate, probe, test or save as due."""
         if self.trainer.step == 0:
             self._save()  # the last good state of a run that diverges at once
         try:
@@ -197,7 +197,7 @@ class Loop:
         self._publish()
 
     def _probe(self) -> Task[None]:
-        """Take the probes that are due at this step, of a copy of the net: training does not notice."""
+        """Run the probes due at this step on a copy of the net, so that training is unaffected."""
         trainer = self.trainer
         for name in self.probes.get(trainer.step, []):
             if not PROBES[name].why_not(self.config.model) and not self.run.probe_path(name, trainer.step).exists():
@@ -205,7 +205,7 @@ class Loop:
                 yield from keep(self.run, name, trainer.step, found, self.stop)
 
     def _test(self) -> Task[None]:
-        """Read the test set, once: with the final weights and, where there is validation, with the best ones."""
+        """Evaluate on the test set, once: the final weights and, with a validation set, the best ones."""
         trainer, best = self.trainer, self.progress.best
         final = yield from trainer.evaluate("test", self.stop)
         record: dict[str, Any] = {"step": trainer.step, **final.record("test")}
@@ -226,7 +226,7 @@ class Loop:
         self.status.test_error = final.error
 
     def _test_views(self) -> Task[None]:
-        """Test the final weights on several views of each image, where the study asks for it; once."""
+        """Run the test-time augmentation that `probes.tta` asks for, once, on the final weights."""
         trainer = self.trainer
         classifier = Classifier(trainer.model, trainer.pipeline.mean, trainer.autocast)
         for name in self.config.probes.tta:
@@ -242,7 +242,7 @@ class Loop:
             self.metrics.append(event, record)
 
     def _save(self) -> Iterable[int]:
-        """Write a checkpoint, unless the weights are no numbers: then the last one is the last good state."""
+        """Write a checkpoint, unless a weight is NaN or infinite; then the previous checkpoint stays."""
         self.checkpoint_at = time.monotonic() + self.config.train.checkpoint_seconds
         if self.metrics and self.trainer.is_finite():
             self.metrics.sync()  # the checkpoint must never know of lines that a crash could take away
@@ -264,7 +264,7 @@ class Loop:
             self.run.write_manifest(self.manifest)
 
     def _remark(self) -> str:
-        """What a reader of the finished run's numbers must know."""
+        """A caveat about the finished run for its status, such as a warm-up that never ended; empty if there is none."""
         if self.trainer.warming_up:
             return f"its warm-up never ended: the training error stayed over {self.config.train.warmup_until_error:.0%}"
         if missing := sorted(self.dataset.unreadable):
@@ -283,7 +283,8 @@ class Loop:
         self._publish(step)
 
     def _heartbeat(self) -> None:
-        """While images are waited for: renew the lease, and stop on request, unless other ranks wait as well."""
+        """Called while a batch is awaited: renew the lease. Raises StopRequested on a stop request if this is the only
+        rank."""
         assert self.run.lease
         self.run.lease.heartbeat()
         if self.ranks.world == 1 and self.stop():

@@ -55,7 +55,7 @@ def of_data(config: RunConfig, dataset: Dataset | ImageNet) -> DataRecord:
 
 
 def now() -> str:
-    """The time, to the second, in UTC."""
+    """The current time as an ISO 8601 string, UTC, whole seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 

@@ -46,7 +46,8 @@ def in_drops(config: TrainConfig) -> bool:
 
 
 def _factor(config: TrainConfig, step: int) -> float:
-    """What a smooth schedule multiplies the rate by. Raises UserError where a plug-in's makes no sense."""
+    """The factor on the base rate at `step` (constant, cosine or plug-in). Raises UserError if a plug-in returns no
+    finite number >= 0."""
     if config.schedule == "constant":
         return 1.0
     if config.schedule == "cosine":
@@ -62,12 +63,13 @@ def _factor(config: TrainConfig, step: int) -> float:
 
 
 class Schedule:
-    """`learning_rate` where the step is counted: on the device, with the warm-up and its end."""
+    """The learning rate on the device. It computes the same values as `learning_rate`, from a step counter on the
+    device, and decides when the warm-up ends."""
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config = config
         self.milestones = list(config.milestones)
-        """Steps at which the rate goes down, as far as they are known."""
+        """Steps at which the rate is lowered; with `plateau`, those found so far."""
         lr = _number(config)
         self.rate = torch.tensor(lr, device=device)
         """What the optimiser reads, a float32 scalar."""
@@ -132,7 +134,7 @@ class Schedule:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` returned; the first runs had no plateaus."""
+        """Restore what `state` returned."""
         self.warming_up.fill_(state["warming_up"])
         self.running_error.fill_(state["running_error"])
         if self.config.schedule == "plateau":
@@ -153,7 +155,7 @@ MUON_ITERATIONS = 5
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
-    """U V^T of a matrix U S V^T, shape (m, n), roughly: singular values come to lie between 0.7 and 1.2.
+    """Approximate U V^T of a matrix U S V^T, (m, n): the singular values end between 0.7 and 1.2.
 
     Newton-Schulz iterations in float32.
     """
@@ -240,7 +242,8 @@ def make_optimizer(config: TrainConfig, model: nn.Module, rate: Tensor) -> torch
 
 
 def is_state(config: TrainConfig, kept: Any, parameters: list[nn.Parameter]) -> bool:
-    """Whether `kept`, from a checkpoint, can be the state of the optimiser: by number of the parameter, its tensors."""
+    """Whether `kept`, from a checkpoint, has the form of this optimiser's state: {parameter index: {name: tensor}} with
+    matching shapes."""
     if not isinstance(kept, dict) or not kept.keys() <= set(range(len(parameters))):
         return False
     if isinstance(config.optimizer, Custom):  # it knows best

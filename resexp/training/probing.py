@@ -1,4 +1,4 @@
-"""Taking probes: of a run while it is trained, of a run that has weights, of a net that is not trained yet."""
+"""Runs probes: during training, on a checkpoint, or on an untrained net."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from resexp.utils.files import write_alone
 
 
 def probe_input(trainer: Trainer) -> ProbeInput:
-    """The net of a run in training itself: what is done with it is done with the run."""
+    """A ProbeInput that shares the run's own net; changes to it change the run."""
     images, labels, index = trainer.pipeline.sample()
     return ProbeInput(trainer.config.model, trainer.model, images, labels, trainer.pipeline.mean, index)
 
@@ -65,7 +65,7 @@ def write_record(run: Run, record: dict[str, Any]) -> None:
 
 
 def probe(run: Run, name: str, *, initial: bool = False, stop: Callable[[], bool] = lambda: False) -> int:
-    """Take the probe `name` of a run's last weights, or of its `initial` ones, which its seed makes again.
+    """Run the probe `name` on a run's last weights or, with `initial`, on its initial weights, recreated from the seed.
 
     Returns the step; the result is in the run folder. Raises UserError where the probe makes no sense for the
     net, or there are no weights; StopRequested if asked to stop.

@@ -1,4 +1,4 @@
-"""One step of a run with plug-ins, on the CPU, before a sweep begins: their mistakes cost a line, not a sweep."""
+"""Checks a configuration with plug-ins by one training step on the CPU before the sweep starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training one run folder: an attempt's set-up, and what becomes of the run when something goes wrong."""
+"""Sets up and trains one run folder, and records errors in it."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def attempt(
 def _set_up(
     run: Run, status: Status, ranks: Ranks, threads: int | None, world_may_change: bool, undo: ExitStack
 ) -> tuple[Trainer, Progress, Metrics | None, Manifest | None]:
-    """Continue a run where it stopped, or begin it, on every rank; `undo` is to be closed in the end.
+    """Load or initialise the run on this rank. Cleanup callbacks are registered on `undo`.
 
     Metrics and manifest are those of rank 0, which leases the run; `status` gets the errors measured so far. Raises
     UserError where the run can't be continued.
@@ -223,7 +223,7 @@ def _translated(run: Run) -> Iterator[None]:
 
 
 def _device_failed() -> bool:
-    """Whether an error that did not come from CUDA itself came from a GPU that refuses all work since."""
+    """Whether the GPU is unusable: a synchronise raises an error."""
     try:
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""A run in memory: it can be advanced by any number of steps, evaluated, and asked for its whole state."""
+"""The training state of one run in memory: model, optimiser, schedule and images."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Trainer:
         if train.compile:
             compile_blocks(self.model)
         self.net: nn.Module = self.model
-        """What computes a step; see `join`."""
+        """The module that a step calls: `model`, or its DDP wrapper after `join`."""
         self._of_batches = [
             module
             for module in self.model.modules()
@@ -86,9 +86,10 @@ class Trainer:
         self.pipeline = open_input(config, dataset, hardware)
         self.step = self.read_to = 0
         self._alike_at: int | None = None
-        """The step since which BN's averages are the same on all ranks. The weights always are."""
+        """The step at which rank 0's BN statistics were last broadcast. They differ between ranks after the next
+        training step."""
         self.seconds = 0.0
-        """Wall time of training, shared with the runs that were trained side by side."""
+        """Wall-clock seconds of training; runs trained side by side each count the whole time."""
         self._counter = torch.zeros(1, dtype=torch.int64, device=device)
         self._records = torch.zeros((3, MEMORY), device=device)
         images = len(dataset.train_index) + len(dataset.val_index)
@@ -160,7 +161,8 @@ class Trainer:
         self._counter += 1
 
     def read(self) -> list[StepRecord]:
-        """The records of the steps since the last call, in one transfer; to be called before the rate is lowered."""
+        """Return the records of the steps since the last call, in one transfer. Call it before `reduce_lr`, since rates
+        are recomputed here."""
         steps = range(self.read_to, self.step)
         self.read_to = self.step
         columns = self._records.cpu()[:, [step % MEMORY for step in steps]].T.tolist()
@@ -179,7 +181,7 @@ class Trainer:
         return bool(self.schedule.warming_up)
 
     def is_finite(self) -> bool:
-        """Whether every parameter is a number."""
+        """Whether all parameters are finite."""
         with torch.no_grad():
             norm = torch.nn.utils.get_total_norm(self.model.parameters())
         return bool(torch.isfinite(norm))
@@ -207,7 +209,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def weights(self, weights: dict[str, Tensor]) -> Iterator[None]:
-        """Other weights, for as long as the context lasts; in place, so that what was captured holds.
+        """Temporarily use other weights. They are copied in place, so that captured CUDA graphs stay valid.
 
         They and their statistics are the same on all ranks, as this net's own are after an evaluation.
         """
@@ -249,6 +251,6 @@ class Trainer:
         self.seconds = state["seconds"]
 
     def close(self) -> None:
-        """No more is asked of it."""
+        """Close the input pipeline and drop the DDP wrapper."""
         self.net = self.model  # that of `join` keeps the threads of the ranks' group alive
         self.pipeline.close()

@@ -1,4 +1,5 @@
-"""A run that begins where another one ended: with the same net, or a deeper one with identity blocks inserted.
+"""Initialises a run from a finished run, with the same net or a deeper one with identity blocks, or from a file of
+weights.
 
 It may begin with a file of weights, too, for the same net.
 """

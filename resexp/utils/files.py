@@ -81,7 +81,7 @@ def write_alone(path: Path, content: str | bytes) -> None:
 
 
 def write_all(folder: Path, files: Mapping[str, str | bytes]) -> None:
-    """Replace these files of `folder`, by their paths in it, once all of them are on the disk; the last one last.
+    """Write all files to a temporary folder, then move them into `folder` one by one, in their order.
 
     Whatever happens before leaves them as they were; death in between leaves each as it was or as it is to be.
     """
@@ -104,7 +104,7 @@ def write_all(folder: Path, files: Mapping[str, str | bytes]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Let renames in `folder` outlast a power failure."""
+    """fsync a folder, so that renames in it survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

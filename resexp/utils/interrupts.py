@@ -1,4 +1,5 @@
-"""Stopping politely: the first SIGINT or SIGTERM asks, the second SIGINT insists."""
+"""Stop requests: the first SIGINT or SIGTERM requests a stop; a second SIGINT raises KeyboardInterrupt; further
+SIGTERMs do nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ _asked: list[int] = []
 
 
 class Interrupted(BaseException):
-    """Asked to stop while nothing had to be saved; Typer would turn a KeyboardInterrupt into exit code 130."""
+    """A stop request during work that can be repeated. Not a KeyboardInterrupt, for which Typer always exits with 130."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -77,7 +78,7 @@ def at_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole_command() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does: what it has begun to write is removed, and its processes end.
+    """Handle SIGTERM like Ctrl-C for a whole command: clean-up runs and child processes end.
 
     A library that is being imported may lose the exception and be left broken; what fails then ends the command, too.
     Where nothing fails, `Stop` and `at_once` know of the signal.

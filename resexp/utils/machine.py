@@ -19,7 +19,7 @@ def cores() -> int:
 
 
 def limit_spinning() -> None:
-    """Let threads of OpenMP that wait for others sleep soon, unless the user has said how they are to wait.
+    """Limit the spinning of idle OpenMP threads, unless the user has configured it.
 
     By default they spin for milliseconds. Where other work is running, the spinning takes the core from the thread that
     is waited for: with this limit, a net trained on two threads next to one or two busy processes was 1.4 to 6.6 times
@@ -31,7 +31,8 @@ def limit_spinning() -> None:
 
 
 def widen_queues() -> None:
-    """Give each stream of a GPU a hardware queue of its own, up to 32 of them, unless the user has said how many.
+    """Set CUDA_DEVICE_MAX_CONNECTIONS to 32, unless the user has set it, so that each stream has its own hardware
+    queue.
 
     With CUDA's default, 8, streams of a larger pack share them. The driver reads the variable when a process makes its
     first context.

@@ -41,7 +41,8 @@ def without_main() -> Iterator[None]:
 
 @contextlib.contextmanager
 def starting() -> Iterator[None]:
-    """Start processes as `without_main`, and with SIGINT and SIGTERM blocked: those to the whole group are for us."""
+    """Start processes without importing the user's script and with SIGINT/SIGTERM blocked; the parent handles signals
+    to the group."""
     resource_tracker.ensure_running()  # which the first start would do, and unblock what we block
     with without_main(), held_back():
         yield
@@ -63,7 +64,7 @@ def _end_with_parent() -> None:
 
 
 def parallel_map(function: Callable[[A], B], pieces: Sequence[A], enough: int) -> list[B]:
-    """`function` of each piece, in their order; it and they must be such as can be sent to another process.
+    """Apply `function` to each piece, in parallel if worthwhile. Both must be picklable.
 
     Processes take seconds to start, and are only started where there are `enough` pieces for each.
     """

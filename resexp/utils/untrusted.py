@@ -1,4 +1,4 @@
-"""What others may have written: read no further than a limit, never waited for, and checked before it is used."""
+"""Reads untrusted files: bounded size, no blocking on pipes, validated content."""
 
 from __future__ import annotations
 

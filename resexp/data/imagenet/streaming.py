@@ -37,7 +37,7 @@ class _Slot:
     step: int = -1
     pending: Pending | None = None
     copied: torch.cuda.Event | None = field(default=None)
-    """When the device has got it, and it may be written anew."""
+    """CUDA event after the copy; then the host buffer may be reused."""
 
 
 class StreamingInput:

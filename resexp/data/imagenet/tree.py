@@ -172,7 +172,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _stamp(root: Path, folders: Sequence[str], labels: Sequence[Path]) -> str:
-    """What changes when a file is added, removed or renamed: the times of all folders, and of the labels' files."""
+    """A stamp of all folder and label-file mtimes; it changes when a file is added, removed or renamed."""
     stamp = hashlib.sha256(f"v{_VERSION}".encode())
     for place in [*(root / name for name in folders), *filter(Path.exists, labels)]:
         try:

@@ -16,7 +16,7 @@ from resexp.report.probes.results import NetResult, RecordT
 from resexp.report.stats import grouped
 
 MARKS = 8
-"""Marks on a line, at most about; one at each layer would hide the line of a deep net."""
+"""Approximate maximum number of markers per line."""
 
 
 def looks(depths: Iterable[int]) -> dict[int, dict[str, Any]]:

@@ -108,7 +108,7 @@ class ProbeResults:
     runs: Sequence[RunRecord]
     """The runs that were begun."""
     families: Sequence[str]
-    """Those of the verdict first."""
+    """Names of the families, the judged ones first."""
     remarks: list[str] = field(default_factory=list)
     """A line for each thing that can't be shown as it should be."""
 
@@ -152,7 +152,7 @@ class ProbeResults:
         return families[:FEW]
 
     def checked(self, path: Path, content: object, kind: type[RecordT]) -> RecordT | None:
-        """A record, or None and a remark where it is none of its kind."""
+        """Validate a record. Returns None and adds a remark if it is invalid."""
         try:
             return kind.model_validate(content)
         except ValidationError as error:
