@@ -226,7 +226,7 @@ def joined(stop: Stop) -> Iterator[Ranks]:
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     except (dist.DistError, ValueError) as error:  # ValueError: of a variable that torchrun sets
-        raise UserError(f"rank {os.environ.get('RANK')}: can't reach rank 0 ({lost(error) or error})") from error
+        raise UserError(f"rank {os.environ.get('RANK')}: can't reach rank 0 ({lost_rank(error) or error})") from error
     try:
         with contextlib.closing(_Torchrun(stop)) as ranks, ranks.sharing_errors():
             yield ranks
@@ -235,7 +235,7 @@ def joined(stop: Stop) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def lost(error: BaseException) -> str:
+def lost_rank(error: BaseException) -> str:
     """Why another rank could not be reached, if the error is about that; empty for any other error."""
     reason = re.sub(r"^\[\S+\] ", "", f"{error}".partition("\n")[0])[:100]  # Gloo names a line of its source first
     from_afar = isinstance(error, RuntimeError) and re.search(r"gloo/|NCCL|Connection closed", f"{error}")

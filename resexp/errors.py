@@ -22,7 +22,7 @@ class ResexpError(Exception):
 
 
 class UserError(ResexpError):
-    """Something the user can mend. Each argument is one line: what is wrong, where, what to do instead.
+    """An error that is shown without a traceback. Each argument is one line: what is wrong, where, what to do instead.
 
     The command line prints the lines and exits with code 2; no traceback is shown. Whatever a line quotes, it stays
     one line of MAX_LINE characters at most.

@@ -9,7 +9,7 @@ from resexp.config import ExecutorConfig, RunConfig, Study, TrainConfig, yaml_fi
 from resexp.config.study import Cell, load, load_run, validated
 from resexp.display import Display
 from resexp.errors import UserError
-from resexp.runs.names import find, names_runs
+from resexp.runs.names import find, is_run_name
 from resexp.runs.records import json_text
 from resexp.runs.store import Run, StudyFolder
 from resexp.sweeping import create, sweep
@@ -26,7 +26,7 @@ def targets(names: list[str], *, initial: bool, settings: list[str], results: Pa
     """
     found = []
     for name in names:
-        if not names_runs(name, results):
+        if not is_run_name(name, results):
             study, cells = load(name, settings)
             found += [(create(study, cell, results), True) for cell in cells]
             continue
@@ -62,8 +62,8 @@ def train_continuations(
     """Carry out the argument by construction (He et al. 2015, section 1): a study of three runs for each donor.
 
     The donors are finished runs of one net that differ in seed. A deeper net begins as the donor with identity blocks
-    inserted and is trained by the donor's recipe; the donor's own net is trained on for as long; a deeper net that
-    begins at random gets the steps of the donor and of the continuation.
+    inserted and is trained by the donor's recipe; the donor's own net is trained further for as many steps; a deeper
+    net begins at random gets the steps of the donor and of the continuation.
 
     Returns the study's folder, and what came of it; None where the runs did not all finish. Raises UserError where it
     can't be done.
@@ -95,7 +95,7 @@ def train_continuations(
         "kind": first.model.kind,
         "depth": depth,
         "shallow": shallow,
-        "steps": budget(donors[0]),
+        "steps": steps_behind(donors[0]),
         "donors": [
             {
                 **mine[0].probes("identity")[0],
@@ -129,7 +129,7 @@ def _continuation(donor: Run, depth: int, settings: list[str]) -> list[RunConfig
     for config in (continued, trained_on):
         check(donor, config)
     train = continued.train
-    steps = budget(donor) + train.steps
+    steps = steps_behind(donor) + train.steps
     milestones = tuple(milestone * steps // train.steps for milestone in train.milestones)
     if train.milestones == _usual_milestones(train):
         milestones = _usual_milestones(train.model_copy(update={"steps": steps}))
@@ -141,7 +141,7 @@ def _usual_milestones(train: TrainConfig) -> tuple[int, ...]:
     return TrainConfig(steps=train.steps, schedule=train.schedule).milestones
 
 
-def budget(run: Run) -> int:
+def steps_behind(run: Run) -> int:
     """The steps behind a run's net: its own, and those of the runs that it goes back to.
 
     Raises UserError where it goes back to a file of weights.
@@ -151,7 +151,7 @@ def budget(run: Run) -> int:
         raise UserError(
             f"{run.folder}: it started from {train.init_weights[0]}, whose steps are unknown; name another run"
         )
-    return train.steps + (budget(Run(expanded(train.init_from))) if train.init_from else 0)
+    return train.steps + (steps_behind(Run(expanded(train.init_from))) if train.init_from else 0)
 
 
 def _signature_of_recipe(config: RunConfig) -> str:

@@ -17,8 +17,8 @@ from resexp.data import Dataset, ImageNet, open_dataset
 from resexp.device import hardware
 from resexp.display import Display
 from resexp.errors import UserError
-from resexp.executors import Loop, make_engine
-from resexp.executors.engine import Engine
+from resexp.executors import Loop, make_executor
+from resexp.executors.base import Executor
 from resexp.runs.records import Plan, PlannedRun
 from resexp.runs.store import Run, StudyFolder
 from resexp.tracking import Follower
@@ -37,7 +37,7 @@ class Outcome:
     finished: int = 0
     skipped: int = 0
     not_started: int = 0
-    left_to_engine: int = 0
+    left_to_executor: int = 0
     """The runs that are queued or at work without us."""
     problems: list[tuple[Run, str]] = field(default_factory=list)
     """The runs that were begun and did not finish, and why."""
@@ -50,9 +50,9 @@ def plan(study: Study, cells: list[Cell], results: Path) -> list[tuple[Cell, Run
 
 def prepare(chosen: Sequence[tuple[Cell, Run]], *, here: bool = True, anew: Sequence[Cell] = ()) -> set[torch.device]:
     """Open the data of the chosen runs and, if they are to be trained `here`, find their devices, before a folder is
-    made. What runs that begin `anew` were trained on before does not matter.
+    made. For cells in `anew`, the data of earlier attempts are not checked.
 
-    Raises UserError where this machine has not what a run asks for, or has other data than the run was begun on.
+    Raises UserError if this machine lacks what a run asks for, or if its data differ from those of earlier attempts.
     """
     devices = {hardware.choose_device(cell.config.train) for cell, _ in chosen} if here else set()
     fresh = {cell.config.folder for cell in anew}
@@ -104,8 +104,8 @@ def sweep(
 ) -> Outcome:
     """Train what is missing of the `chosen` cells of a study; unless asked to `wait`, leave it to its executor.
 
-    Finished and diverged runs are left alone, failed ones too unless `retry_failed`; the others are begun or continued.
-    The cells to `rerun` begin at step 0. What they have come to is taken away once the data and devices are found.
+    Skips finished and diverged runs and, without `retry_failed`, failed ones.
+    Cells in `rerun` restart at step 0; their results are deleted once data and devices have been checked.
     Metrics go to the `trackers` as they are written.
     Raises UserError before a run folder is made if the study can't be run here, or is being swept by another process.
     """
@@ -113,7 +113,7 @@ def sweep(
     with locked(folder.lock_path, f"the study in {folder.folder}"):
         here = study.executor.name in ("local", "debug")
         devices = prepare(plan(study, chosen, results), here=here, anew=rerun)
-        engine = make_engine(study.executor, devices)
+        executor = make_executor(study.executor, devices)
         again = [run for _, run in plan(study, list(rerun), results)]
         if held := next((run for run in again if run.is_held()), None):
             raise UserError(f"{held.name}: at work; stop that first, nothing was taken away")
@@ -126,7 +126,7 @@ def sweep(
             log.info(line)
         todo = [(run, cell.config.cost) for cell, run in plan(study, chosen, results)]
         return train_all(
-            engine, study.executor, folder.folder, todo,
+            executor, study.executor, folder.folder, todo,
             retry_failed=retry_failed, fail_fast=fail_fast, stop=stop, display=display, wait=wait,
             follower=Follower(folder.folder, trackers) if trackers else None,
         )  # fmt: skip
@@ -137,15 +137,15 @@ def train_runs(runs: Sequence[Run], *, stop: Stop, display: Display) -> Outcome:
 
     Raises UserError where this machine has not what one of them asks for.
     """
-    folder, executor = Path(os.path.commonpath([run.folder.absolute() for run in runs])), ExecutorConfig()
+    folder, config = Path(os.path.commonpath([run.folder.absolute() for run in runs])), ExecutorConfig()
     configs = [load_run(run.config_path) for run in runs]
-    engine = make_engine(executor, {hardware.choose_device(config.train) for config in configs})
-    todo = [(run, config.cost) for run, config in zip(runs, configs, strict=True)]
-    return train_all(engine, executor, folder, todo, retry_failed=True, stop=stop, display=display)
+    executor = make_executor(config, {hardware.choose_device(of_run.train) for of_run in configs})
+    todo = [(run, of_run.cost) for run, of_run in zip(runs, configs, strict=True)]
+    return train_all(executor, config, folder, todo, retry_failed=True, stop=stop, display=display)
 
 
 def train_all(
-    engine: Engine,
+    executor: Executor,
     config: ExecutorConfig,
     folder: Path,
     runs: Sequence[tuple[Run, float]],
@@ -190,9 +190,9 @@ def train_all(
             follower.update(running)
 
     with display.sweep(todo, outcome.skipped), closing(follower) if follower else nullcontext():
-        loop = Loop(engine, config, fail_fast=fail_fast, stop=stop, tick=tick, ended=ended)
-        outcome.left_to_engine = loop.train(todo, wait=wait)
-    outcome.not_started = len(todo) - trained - outcome.left_to_engine
+        loop = Loop(executor, config, fail_fast=fail_fast, stop=stop, tick=tick, ended=ended)
+        outcome.left_to_executor = loop.train(todo, wait=wait)
+    outcome.not_started = len(todo) - trained - outcome.left_to_executor
     return outcome
 
 

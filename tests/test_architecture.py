@@ -18,7 +18,7 @@ ROWS = [
     {"report", "training"},
     {"executors", "display", "bench", "tracking"},
     {"sweeping"},
-    {"probing", "api", "study"},
+    {"probing", "api"},
     {"cli"},
     {"__main__"},
 ]

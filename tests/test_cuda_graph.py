@@ -99,7 +99,7 @@ def life(one: Trainer) -> tuple[list[Any], list[Evaluation]]:
             found.append(run_to_completion(one.evaluate(split, lambda: False)))
         if until == 11:
             if one.config.train.schedule == "plateau":
-                one.reduce_lr()
+                one.schedule.add_milestone(one.step)
             run_to_completion(one.recompute_bn(150, lambda: False))
             found.append(run_to_completion(one.evaluate("train", lambda: False)))
     return records, found
@@ -152,7 +152,7 @@ def outcomes(change: Callable[[Trainer], None], **recipe: Any) -> tuple[Any, Any
 
 def test_a_rate_that_python_works_out_shows() -> None:
     def change(one: Trainer) -> None:
-        one.schedule.set_rate = lambda step: one.schedule.rate.fill_(one.schedule.at(int(step), warming_up=False))  # type: ignore[method-assign, assignment]
+        one.schedule.set_rate = lambda step: one.schedule.rate.fill_(one.schedule.rate_at(int(step), warming_up=False))  # type: ignore[method-assign, assignment]
 
     replayed, eager = outcomes(change, milestones=[9])
     assert replayed != eager

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from resexp.config import FolderData, RunConfig
 from resexp.data import open_dataset
 from resexp.data.loader import Batches, augment, pixel_mean
-from resexp.device.hardware import Hardware, choose
-from resexp.distributed import Ranks, lost
+from resexp.device.hardware import Hardware, choose_hardware
+from resexp.distributed import Ranks, lost_rank
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.layers import BatchNorm, Dropout
@@ -305,17 +305,17 @@ def test_a_signal_that_reaches_all_ranks_insists_on_none_of_them() -> None:
     ],
 )
 def test_errors_of_the_network_are_told_from_others(error: Exception, said: str) -> None:
-    assert bool(lost(error)) == bool(said)
-    assert lost(error).startswith(said)
+    assert bool(lost_rank(error)) == bool(said)
+    assert lost_rank(error).startswith(said)
 
 
 def test_a_device_for_each_process_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
     for device in ("cuda:1", "mps"):
         with pytest.raises(UserError, match=f"{device} is one device, for 2 processes; set it to cuda or cpu"):
-            choose(tiny(train={"device": device}).train, ranks=one_of(2))
+            choose_hardware(tiny(train={"device": device}).train, ranks=one_of(2))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match="cuda:2 asked for, but it has 2 GPUs"):
-        choose(tiny(train={"device": "cuda"}).train, ranks=one_of(3, rank=2))
+        choose_hardware(tiny(train={"device": "cuda"}).train, ranks=one_of(3, rank=2))
 
 
 def test_a_rank_names_its_gpu_before_it_asks_anything_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +328,7 @@ def test_a_rank_names_its_gpu_before_it_asks_anything_of_one(monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: asked.append("bf16") or True)
     ranks = Ranks()
     ranks.world, ranks.local = 2, 1
-    assert choose(tiny(train={"device": "cuda"}).train, ranks=ranks).device == torch.device("cuda:1")
+    assert choose_hardware(tiny(train={"device": "cuda"}).train, ranks=ranks).device == torch.device("cuda:1")
     assert asked == [torch.device("cuda:1"), "context", "bf16"]
 
 

@@ -17,7 +17,7 @@ from resexp.cli import app
 from resexp.config import ExecutorConfig
 from resexp.config.study import Cell, load, load_run
 from resexp.executors import Loop
-from resexp.executors.engine import Job
+from resexp.executors.base import Job
 from resexp.executors.local import Local
 from resexp.runs.store import Run
 from resexp.sweeping import plan

@@ -27,7 +27,7 @@ from resexp.data.imagenet import dataset as dataset_module
 from resexp.data.imagenet.decode import decode
 from resexp.data.imagenet.example import make_example
 from resexp.data.imagenet.labels import DEVKITS, META, TABLE, TRUTH
-from resexp.data.imagenet.loader import Loader, Want, plan
+from resexp.data.imagenet.loader import ImageRequest, Loader, plan
 from resexp.data.imagenet.prepare import check, prepare
 from resexp.data.imagenet.statistics import statistics
 from resexp.data.imagenet.views import Box, View, centre, crop_resize
@@ -572,8 +572,8 @@ def odd(tmp_path: Path) -> Path:
 BROKEN = ["train/n00000001/n00000001_empty.JPEG", "train/n00000001/n00000001_truncated.JPEG"]
 
 
-def wants(dataset: ImageNet, part: str = "train") -> list[Want]:
-    return [Want(part, i, centre(72)) for i in range(dataset.images(part))]  # type: ignore[arg-type, call-overload]
+def wants(dataset: ImageNet, part: str = "train") -> list[ImageRequest]:
+    return [ImageRequest(part, i, centre(72)) for i in range(dataset.images(part))]  # type: ignore[arg-type, call-overload]
 
 
 def test_an_unreadable_image_becomes_the_given_colour_and_is_counted(odd: Path) -> None:
@@ -637,7 +637,7 @@ def test_caches_list_what_can_not_be_read(odd: Path, logged: list[str]) -> None:
 def test_batches_are_the_same_with_any_number_of_threads(root: Path) -> None:
     images = open_imagenet(data(root))
     drawn = plan(3, 1, 18, images.config)
-    asked = [Want("train", int(drawn.image[i]), drawn.view(i)) for i in range(18)]
+    asked = [ImageRequest("train", int(drawn.image[i]), drawn.view(i)) for i in range(18)]
     expected = []
     for want in asked:
         image = decode(images.file("train", want.image).read_bytes(), want.view.side)
@@ -734,7 +734,7 @@ def test_who_waits_for_a_batch_is_called_now_and_then_and_may_end_the_wait(
     loader = Loader(images, 1, 60)
     loader.waiting = look
     with pytest.raises(InterruptedError):
-        loader.load([Want("train", 0, centre(72))], np.zeros((1, 64, 64, 3), np.uint8)).wait()
+        loader.load([ImageRequest("train", 0, centre(72))], np.zeros((1, 64, 64, 3), np.uint8)).wait()
     assert len(calls) == 3
     released.set()
     loader.close()

@@ -15,7 +15,7 @@ from resexp.config import RunConfig
 from resexp.config.study import load, load_run
 from resexp.errors import UserError
 from resexp.evaluation.weights import export
-from resexp.probing import budget
+from resexp.probing import steps_behind
 from resexp.runs.store import Run
 from resexp.training.train import train
 from tests.test_training import after, assert_same, measured, weights
@@ -160,9 +160,9 @@ def test_a_dry_run_says_what_training_could_not_start_from(
 
 def test_the_steps_behind_a_file_are_unknown(donor: Run, make: Callable[..., Run], tmp_path: Path) -> None:
     export(donor, to := tmp_path / "weights.pt")
-    assert budget(make(train={"init_from": str(donor.folder)})) == 12 + 30
+    assert steps_behind(make(train={"init_from": str(donor.folder)})) == 12 + 30
     with pytest.raises(UserError, match=r"it started from .*weights.pt, whose steps are unknown; name another run"):
-        budget(make(train={"init_from": str(to)}))
+        steps_behind(make(train={"init_from": str(to)}))
 
 
 def test_a_pinned_digest_is_kept() -> None:

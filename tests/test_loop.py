@@ -11,7 +11,7 @@ import pytest
 
 from resexp.config import ExecutorConfig
 from resexp.errors import UserError
-from resexp.executors.engine import End, Event, Handle, Job
+from resexp.executors.base import End, Event, Handle, Job
 from resexp.executors.loop import Loop
 from resexp.runs.records import Status
 from resexp.runs.store import Run

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from resexp.config import ModelConfig
 from resexp.models import build_model
 from resexp.models.blocks import Block, Place, ZeroPad
-from resexp.models.summary import summarise
+from resexp.models.summary import summarise_net
 
 
 def parameters(**config: object) -> int:
@@ -162,7 +162,7 @@ def test_he_initialisation() -> None:
     [(20, 269_722, 40_551_040), (56, 853_018, 125_485_696), (110, 1_727_962, 252_887_680)],
 )
 def test_the_cost_of_the_papers_nets(depth: int, parameters: int, multiply_adds: int) -> None:
-    net = summarise(ModelConfig(depth=depth), 32, 32)
+    net = summarise_net(ModelConfig(depth=depth), 32, 32)
     assert (net.parameters, net.multiply_adds) == (parameters, multiply_adds)
 
 
@@ -172,7 +172,7 @@ def test_multiply_adds_are_those_of_every_layer_by_hand() -> None:
     first = 2 * 32 * 32 * 16 * 16 * 9
     second = 16 * 16 * 32 * (16 + 32) * 9
     third = 8 * 8 * 64 * (32 + 64) * 9
-    net = summarise(ModelConfig(depth=8), 32, 32)
+    net = summarise_net(ModelConfig(depth=8), 32, 32)
     assert net.multiply_adds == stem + first + second + third + 64 * 10
     assert net.activations == 3 * 16 * 32 * 32 + 2 * 32 * 16 * 16 + 2 * 64 * 8 * 8
     assert net.step_flops(128) == 6 * 128 * net.multiply_adds
@@ -194,12 +194,12 @@ def test_multiply_adds_are_those_that_pytorch_counts(config: dict[str, Any]) -> 
     side = 224 if net.variant == "imagenet" else 32
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         build_model(net)(torch.empty(1, 3, side, side))
-    assert summarise(net, side, side).multiply_adds == counter.get_total_flops() / 2
+    assert summarise_net(net, side, side).multiply_adds == counter.get_total_flops() / 2
 
 
 def test_projections_cost_what_they_cost() -> None:
     """Option B: a 1x1 convolution where a stage begins, on that stage's pixels."""
-    a, b = (summarise(ModelConfig(depth=8, shortcut=option), 32, 32) for option in ("A", "B"))
+    a, b = (summarise_net(ModelConfig(depth=8, shortcut=option), 32, 32) for option in ("A", "B"))
     assert b.multiply_adds - a.multiply_adds == 16 * 16 * 16 * 32 + 8 * 8 * 32 * 64
 
 
@@ -225,12 +225,12 @@ def kept_for_backward(depth: int, batch: int) -> int:
 @pytest.mark.parametrize("depth", [20, 110, 1202])
 def test_memory_for_the_backward_pass_is_twice_the_activations(depth: int) -> None:
     """What a pack reckons with: each convolution's output before and after BN."""
-    net = summarise(ModelConfig(depth=depth), 32, 32)
+    net = summarise_net(ModelConfig(depth=depth), 32, 32)
     per_image = (kept_for_backward(depth, 4) - kept_for_backward(depth, 2)) / 2
     assert per_image == pytest.approx(2 * 4 * net.activations, rel=0.01)
 
 
 def test_depth_1202_fits_in_16_gb() -> None:
-    net = summarise(ModelConfig(depth=1202), 32, 32)
+    net = summarise_net(ModelConfig(depth=1202), 32, 32)
     assert net.memory(batch=128, itemsize=4) < 16e9
     assert net.memory(batch=128, itemsize=2) < 9e9

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from resexp.cli import app, probe
 from resexp.config.study import load
 from resexp.errors import UserError
-from resexp.runs.names import find, find_run, names_runs, open_study
+from resexp.runs.names import find, find_run, is_run_name, open_study
 from resexp.runs.records import Plan, PlannedRun
 from resexp.runs.store import StudyFolder
 
@@ -107,7 +107,7 @@ def test_a_study_file_is_not_taken_for_results(study: StudyFolder, tmp_path: Pat
         "quickstart",
         "quickstrt",
     ]
-    assert [name for name in names if names_runs(name, RESULTS)] == names[:5]
+    assert [name for name in names if is_run_name(name, RESULTS)] == names[:5]
 
 
 def test_commands_take_names(write_study: Write) -> None:

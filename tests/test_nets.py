@@ -18,8 +18,8 @@ from resexp.config.study import load
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.blocks import Block, Bottleneck, Place, PreactBlock
-from resexp.models.layers import Draws, Dropout, StochasticDepth
-from resexp.models.summary import summarise
+from resexp.models.layers import CounterRandom, Dropout, StochasticDepth
+from resexp.models.summary import summarise_net
 from resexp.sweeping import create
 
 
@@ -51,7 +51,7 @@ def blocks(model: nn.Module) -> list[Block]:
 )
 def test_imagenet_nets_cost_what_the_paper_says(config: dict[str, Any], parameters: int, gflops: float) -> None:
     """Tables 1 and 3. The paper's 3.8 and 15.3 are 3.86 and 15.47 when counted, all others agree when rounded."""
-    counted = summarise(ModelConfig(**{"variant": "imagenet", **config}), 224, 224, classes=1000)
+    counted = summarise_net(ModelConfig(**{"variant": "imagenet", **config}), 224, 224, classes=1000)
     assert counted.parameters == parameters
     assert counted.multiply_adds / 1e9 == pytest.approx(gflops, abs=0.18 if config.get("kind") == "vgg" else 0.06)
 
@@ -68,12 +68,12 @@ def test_imagenet_nets_cost_what_the_paper_says(config: dict[str, Any], paramete
 )
 def test_bottleneck_and_preactivated_cifar_nets(config: dict[str, Any], parameters: int, multiply_adds: int) -> None:
     """arXiv 1603.05027 gives 1.7M parameters for depth 164 and 10.2M for 1001."""
-    counted = summarise(ModelConfig(**config), 32, 32)
+    counted = summarise_net(ModelConfig(**config), 32, 32)
     assert (counted.parameters, counted.multiply_adds) == (parameters, multiply_adds)
 
 
 def test_preactivation_moves_norms_and_adds_none() -> None:
-    assert summarise(ModelConfig(kind="preact", depth=20), 32, 32).parameters == 269_722
+    assert summarise_net(ModelConfig(kind="preact", depth=20), 32, 32).parameters == 269_722
 
 
 @pytest.mark.parametrize("kind", ["plain", "residual", "preact"])
@@ -228,17 +228,17 @@ def test_dropout_keeps_the_mean_and_does_nothing_in_eval_mode() -> None:
 
 def test_draws_are_splitmix64_and_go_on_from_a_state_dict() -> None:
     """The first outputs of SplitMix64 with seed 0, from its reference implementation."""
-    draws = Draws()
+    draws = CounterRandom()
     draws.key.zero_()
     known = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
     assert draws(torch.empty(3)).tolist() == [(value >> 40) / 2**24 for value in known]
-    other = Draws()
+    other = CounterRandom()
     other.load_state_dict(draws.state_dict())
     assert torch.equal(other(torch.empty(5)), draws(torch.empty(5)))
 
 
 def test_draws_are_uniform_and_uncorrelated() -> None:
-    u = Draws()(torch.empty(2, 100_000))
+    u = CounterRandom()(torch.empty(2, 100_000))
     assert u.min() >= 0
     assert u.max() < 1
     counts = torch.histc(u, 20, 0, 1) / u.numel()

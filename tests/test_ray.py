@@ -17,7 +17,7 @@ import pytest
 from resexp.config import ExecutorConfig
 from resexp.config.study import load
 from resexp.errors import UserError
-from resexp.executors import make_engine
+from resexp.executors import make_executor
 from resexp.runs.store import Run
 from resexp.sweeping import plan
 from tests.conftest import command, wait_until
@@ -214,11 +214,11 @@ def test_a_node_that_does_not_see_the_results_is_named(write_study: Write, netwo
 def test_a_cluster_that_can_not_be_reached_is_one_line(tmp_path: Path, address: str, words: str) -> None:
     config = ExecutorConfig.model_validate({"name": "ray", "ray": {"address": address}})
     with pytest.raises(UserError, match=f"^{re.escape(f'executor.ray.address: {words}')}$"):
-        make_engine(config, set()).plan([(Run(tmp_path / "seed0"), 1.0)])
+        make_executor(config, set()).plan([(Run(tmp_path / "seed0"), 1.0)])
 
 
 def test_without_ray_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "resexp.executors.ray", raising=False)
     with pytest.raises(UserError, match=r"ray is not installed; pip install 'resexp\[ray\]'"):
-        make_engine(ExecutorConfig(name="ray"), set())
+        make_executor(ExecutorConfig(name="ray"), set())

@@ -16,7 +16,7 @@ from shutil import which
 import pytest
 
 from resexp.config.study import load
-from resexp.executors.node import Training
+from resexp.executors.node import SlurmJob
 from resexp.report import build_report
 from resexp.runs.store import Run, StudyFolder
 from resexp.sweeping import plan
@@ -327,7 +327,7 @@ def test_of_two_jobs_for_one_run_one_trains_it(
 
 def test_on_several_nodes_each_run_is_trained_by_torchrun(tmp_path: Path) -> None:
     runs = tuple(tmp_path / f"seed{seed}" for seed in (0, 1))
-    training = Training(runs, tmp_path, {}, nodes=2, processes=4)
+    training = SlurmJob(runs, tmp_path, {}, nodes=2, processes=4)
     node = {"SLURM_NODEID": "1", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7", "SLURM_JOB_ID": "123456"}
     for words, run in zip(training.commands(node), runs, strict=True):
         assert " ".join(words[1:]) == (

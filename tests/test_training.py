@@ -20,7 +20,7 @@ from resexp.config import RunConfig, TrainConfig
 from resexp.data import open_dataset
 from resexp.data.loader import Batches, augment, normalise, pixel_mean
 from resexp.device.concurrent import Task, run_to_completion
-from resexp.device.hardware import Hardware, choose
+from resexp.device.hardware import Hardware, choose_hardware
 from resexp.distributed import Ranks
 from resexp.errors import UserError
 from resexp.evaluation.evaluator import Evaluation, rank_of
@@ -101,11 +101,13 @@ def test_a_plateau_is_so_many_evaluations_without_a_new_least_error() -> None:
     schedule = Schedule(TrainConfig(schedule="plateau", patience=2, max_lr_drops=2), CPU)
     told = []
     for step, error in enumerate([0.5, 0.4, 0.4, 0.3, 0.35, 0.31, 0.32, 0.3, 0.2, 0.2, 0.2, 0.2], 1):
-        if schedule.is_plateau(error):
+        if schedule.observe_error(error):
             schedule.add_milestone(step)
             told.append(step)
     assert told == [6, 8]  # and no third time
-    assert [schedule.at(step, warming_up=False) for step in (5, 6, 7, 8)] == pytest.approx([0.1, 0.01, 0.01, 0.001])
+    assert [schedule.rate_at(step, warming_up=False) for step in (5, 6, 7, 8)] == pytest.approx(
+        [0.1, 0.01, 0.01, 0.001]
+    )
     rates = []
     for step in (5, 6, 8):
         schedule.set_rate(torch.tensor([step]))
@@ -323,7 +325,7 @@ def test_cuda_asked_for_where_there_is_none() -> None:
     with pytest.raises(
         UserError, match=r"train.device: cuda asked for, but torch finds no GPU.*set train.device to auto"
     ):
-        choose(TrainConfig(device="cuda"))
+        choose_hardware(TrainConfig(device="cuda"))
 
 
 # -- stopping and continuing ------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from resexp.bench.turns import Benchmark, Measured, net
 from resexp.config import ModelConfig, RunConfig
 from resexp.data import ImageNet, open_dataset
 from resexp.data.imagenet.statistics import statistics as take_statistics
-from resexp.device.hardware import choose
+from resexp.device.hardware import choose_hardware
 from resexp.utils.machine import cores
 
 RIVALS = {"input": "torchvision's input", "compute": "usual AMP loop"}
@@ -26,7 +26,7 @@ def _cases(config: RunConfig) -> tuple[list[Case], list[str]]:
     assert isinstance(dataset, ImageNet)
     take_statistics(dataset)  # once, and not in each process
     endless = config.model_copy(update={"train": config.train.model_copy(update={"steps": _STEPS})})
-    threads = cores() if choose(config.train).device.type == "cpu" else None
+    threads = cores() if choose_hardware(config.train).device.type == "cpu" else None
     contestants = {
         "input": input_alone,
         "torchvision's input": torchvision_input,

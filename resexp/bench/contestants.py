@@ -19,9 +19,9 @@ from resexp.config import ArrayData, ImageNetData, RunConfig
 from resexp.data import open_dataset
 from resexp.data.loader import pixel_mean
 from resexp.device.concurrent import POLL_S, Task, on_stream
-from resexp.device.hardware import Hardware, choose, tune_process, with_stream
+from resexp.device.hardware import Hardware, choose_hardware, tune_process, with_stream
 from resexp.models import build_model
-from resexp.models.summary import summarise
+from resexp.models.summary import summarise_net
 from resexp.training.trainer import Trainer
 
 Loop = Callable[[int], None]
@@ -45,7 +45,7 @@ class Case:
     @property
     def hardware(self) -> Hardware:
         """Where it runs, in this process."""
-        return choose(self.config.train)
+        return choose_hardware(self.config.train)
 
     @property
     def data(self) -> ArrayData:
@@ -65,7 +65,7 @@ def make_trainers(case: Case, facts: dict[str, Any]) -> list[Trainer]:
     dataset = open_dataset(case.config.data)
     trainers = []
     for seed in range(case.runs):
-        hardware = with_stream(choose(case.config.train))
+        hardware = with_stream(choose_hardware(case.config.train))
         with torch.cuda.stream(hardware.stream):
             config = case.config.model_copy(update={"seed": seed})
             trainers.append(Trainer(config, dataset, hardware))
@@ -235,7 +235,7 @@ def work_of_a_unit(case: Case, facts: dict[str, Any]) -> dict[str, float]:
     dataset, batch = open_dataset(case.config.data), case.config.train.batch_size
     if facts.get("computes") is False:
         return {"images": float(batch), "flop": 0.0, "bytes": 0.0}
-    net = summarise(case.config.model, *dataset.size, len(dataset.classes))
+    net = summarise_net(case.config.model, *dataset.size, len(dataset.classes))
     size = 4 if case.what == "usual loop" else case.hardware.dtype.itemsize
     flop, moved = net.step_flops(batch), net.step_bytes(batch, size)
     return {"images": float(batch * case.runs), "flop": flop * case.runs, "bytes": moved * case.runs}

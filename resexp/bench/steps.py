@@ -10,7 +10,7 @@ from typing import Any
 from resexp.bench.contestants import Case, copy, eager_loop, matmul, ours, usual_loop
 from resexp.bench.turns import Benchmark, Measured, net
 from resexp.config import RunConfig
-from resexp.device.hardware import choose
+from resexp.device.hardware import choose_hardware
 from resexp.utils.machine import cores
 
 BASELINES = {"usual loop": usual_loop, "eager loop": eager_loop}
@@ -43,7 +43,7 @@ def benchmark(packs: Sequence[int] | None) -> Benchmark:
 
 def _cases(packs: Sequence[int] | None, config: RunConfig) -> tuple[list[Case], list[str]]:
     """Ours with each number of runs, the baselines, and the ceilings."""
-    if choose(config.train).device.type != "cpu":
+    if choose_hardware(config.train).device.type != "cpu":
         packed = [Case("resexp", ours, config, runs=pack) for pack in packs or (1, 2, 4, 8)]
         return [*packed, *(Case(what, build, config) for what, build in (BASELINES | CEILINGS).items())], []
     many = [Case("resexp", ours, config, processes=pack, threads=1) for pack in packs or sorted({1, cores()})]

@@ -23,7 +23,7 @@ import torch
 from resexp.bench.contestants import Case, Loop, work_of_a_unit
 from resexp.config import RunConfig
 from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE
-from resexp.device.hardware import choose
+from resexp.device.hardware import choose_hardware
 from resexp.errors import UserError
 from resexp.training import manifest
 from resexp.utils.interrupts import Interrupted
@@ -90,7 +90,7 @@ class Benchmark:
         """
         found, measurements = defaultdict[str, list[Any]](list), list[dict[str, Any]]()
         for config in configs:
-            log.info(f"{net(config)} {choose(config.train).precision}")
+            log.info(f"{net(config)} {choose_hardware(config.train).precision}")
             cases, missing = self.cases(config)
             measured, failed = in_turns(cases, rounds, seconds)
             for line in (*missing, *failed):
@@ -98,7 +98,7 @@ class Benchmark:
             for key, entries in self.summary(measured).items():
                 found[key] += entries
             measurements += [m.to_json() for m in measured]
-        attempt = manifest.new_attempt(choose(configs[0].train), 0)
+        attempt = manifest.new_attempt(choose_hardware(configs[0].train), 0)
         keys = {"started", "command", "resexp", "commit", "python", "torch", "cuda", "device"}
         machine = {**attempt.model_dump(include=keys), "cores": cores()}
         return {"machine": machine, **found, "measured": measurements}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import sys
 import textwrap
 import traceback
@@ -38,7 +40,7 @@ MESSAGE = 200
 
 app = typer.Typer(
     name="resexp",
-    help="Plain nets get worse with depth, residual nets do not: train both, over depth, from one YAML file.",
+    help="Train plain and residual nets of several depths from one YAML file; report how the training error changes.",
     epilog="Begin with: resexp sweep && resexp report --open",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -88,6 +90,13 @@ def schema() -> None:
     print_json(json_schema(), indent=2)
 
 
+# Each paragraph of a help text is one line, which the terminal wraps.
+for group in (app, data.app, probe.app):
+    for command in group.registered_commands:
+        text = inspect.getdoc(command.callback) or ""
+        command.help = command.help or re.sub(r"(?<!\n)\n(?!\n)", " ", text)
+
+
 def main() -> NoReturn:
     """Run the command line. Expected errors are printed in one line, with exit code 2."""
     completion.join_words()
@@ -112,7 +121,7 @@ def main() -> NoReturn:
         err.print(f"resexp: {where}{what}", soft_wrap=True)
         sys.exit(EXIT_USAGE)
     except Interrupted as interrupted:
-        err.print("resexp: stopped while the images were prepared; the same command begins again")
+        err.print("resexp: stopped while preparing the images; the same command begins again")
         sys.exit(interrupted.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

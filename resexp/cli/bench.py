@@ -53,9 +53,9 @@ def bench(
     to: Annotated[Path | None, typer.Option("--out", help="Folder for bench.json and bench.md.", **PATH)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the speed of training steps with two ordinary training loops and with the device's peak.
+    """Compare the speed of training steps with two ordinary training loops and a large matrix product.
 
-    All contenders run in turns. On ImageNet: reading images, computing steps, and both; which is the bottleneck?
+    All contenders run in turns. On ImageNet: reading images, computing steps, and both, to find the bottleneck.
     """
     for option, values in (("kinds", kinds), ("depths", depths), ("precisions", precisions), ("packs", packs)):
         if values is not None and not all(part.strip() for part in values.split(",")):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,8 +16,6 @@ from resexp.utils.interrupts import EXIT_FAILED
 if TYPE_CHECKING:
     from resexp.config import DataConfig, ImageNetData
     from resexp.data.official import OfficialFile
-
-log = logging.getLogger(__name__)
 
 app = typer.Typer(help="Fetch, check and prepare image sets.", no_args_is_help=True)
 

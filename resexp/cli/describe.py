@@ -15,7 +15,7 @@ from resexp.errors import UserError
 if TYPE_CHECKING:
     from resexp.config.nets import Net
     from resexp.layer_table import Layer
-    from resexp.models.summary import Summary
+    from resexp.models.summary import NetSummary
 
 BATCH = 128
 """The paper's on CIFAR, for which memory is given."""
@@ -33,7 +33,7 @@ def describe(
         list[str] | None,
         typer.Argument(
             metavar="NET",
-            help="A net, such as plain-20 or imagenet/residual-50. Words behind it set shortcut, block, norm and more: "
+            help="A net, such as plain-20 or imagenet/residual-50. Words after the depth set shortcut, block and more: "
             "plain-20, preact-164-bottleneck, imagenet/residual-34-B, vgg-16.",
         ),
     ] = None,
@@ -45,7 +45,7 @@ def describe(
     svg: Annotated[Path | None, typer.Option(help="SVG file to draw the nets into.", **PATH)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the layers and costs of a net, or compare several nets; draw them as in the paper's Fig. 3."""
+    """Show layers, parameters and multiply-adds of a net, or compare nets; draw them as in the paper's Fig. 3."""
     from resexp.config.nets import named, of_study
 
     if bool(names) == bool(config):
@@ -53,9 +53,9 @@ def describe(
     overrides = settings or []
     nets = of_study(config, overrides, size) if config else [named(name, overrides, size) for name in names or []]
 
-    from resexp.models.summary import summarise  # torch takes seconds, which a mistake need not wait for
+    from resexp.models.summary import summarise_net  # torch takes seconds, which a mistake need not wait for
 
-    described = [(net, summarise(net.config, net.size, net.size, net.classes)) for net in nets]
+    described = [(net, summarise_net(net.config, net.size, net.size, net.classes)) for net in nets]
     if svg:
         _draw(svg, described, full)
     if as_json:
@@ -69,7 +69,7 @@ def describe(
         out.print(f"{svg}", soft_wrap=True)
 
 
-def _layers(net: Net, summary: Summary, full: bool) -> Table:
+def _layers(net: Net, summary: NetSummary, full: bool) -> Table:
     from resexp.layer_table import fold, unfold
 
     table = Table(title=f"{net.name}, {net.classes} classes", title_justify="left", show_footer=True)
@@ -106,7 +106,7 @@ def _cells(first: Layer, last: Layer) -> list[str]:
     ]
 
 
-def _totals(described: list[tuple[Net, Summary]]) -> Table:
+def _totals(described: list[tuple[Net, NetSummary]]) -> Table:
     from resexp.layer_table import short
 
     table = Table()
@@ -127,7 +127,7 @@ def _totals(described: list[tuple[Net, Summary]]) -> Table:
     return table
 
 
-def _record(net: Net, summary: Summary) -> dict[str, Any]:
+def _record(net: Net, summary: NetSummary) -> dict[str, Any]:
     return {
         "net": net.name,
         "model": net.config.model_dump(),
@@ -142,7 +142,7 @@ def _record(net: Net, summary: Summary) -> dict[str, Any]:
     }
 
 
-def _draw(path: Path, described: list[tuple[Net, Summary]], full: bool) -> None:
+def _draw(path: Path, described: list[tuple[Net, NetSummary]], full: bool) -> None:
     from resexp.layer_table import short
     from resexp.report.drawing import Drawn, draw
     from resexp.utils.files import write_atomic

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
 from rich.table import Table
 
-from resexp.cli import completion
-from resexp.cli.options import RESULTS, AsJson, Results, out, print_json, print_table
+from resexp.cli.options import RESULTS, AsJson, Results, names, out, print_json, print_table
 
 NAMED = "STUDY, STUDY:NET or STUDY:NET/SEED, or a folder."
 
 
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help=NAMED, autocompletion=completion.named)],
-    b: Annotated[str, typer.Argument(metavar="B", help=NAMED, autocompletion=completion.named)],
+    a: Annotated[str, names("A")],
+    b: Annotated[str, names("B")],
     as_json: AsJson = False,
     results: Results = RESULTS,
 ) -> None:
     """Show how two studies, nets or runs differ: in configuration, in running training error, and in verdict.
 
     Nets of studies are matched by name. Differences are B minus A, in points, with a 95 % interval over seeds (Welch).
-    p is that of Welch's t test for each row alone, not corrected for their number.
+    p is that of Welch's t test for each row alone, not corrected for the number of rows.
     `resexp report A B` draws two studies in one figure.
     """
     from resexp.report.comparison import compare

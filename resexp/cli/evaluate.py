@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resexp.cli import completion
-from resexp.cli.options import PATH, RESULTS, AsJson, Plugins, Results, out, print_json, print_table, titled
+from resexp.cli.options import PATH, RESULTS, AsJson, Plugins, Results, names, out, print_json, print_table, titled
 from resexp.errors import UserError
 from resexp.utils.paths import expanded
 
 if TYPE_CHECKING:
     from resexp.evaluation.confusion import Confusion
-
-log = logging.getLogger(__name__)
 
 MOST_CLASSES = 20
 """Classes whose confusion matrix is shown in the terminal."""
@@ -25,11 +21,7 @@ MOST_CLASSES = 20
 def evaluate(
     subject: Annotated[
         str,
-        typer.Argument(
-            metavar="RUN|WEIGHTS",
-            help="A finished run: STUDY:NET/SEED, or its folder; or a file of weights.",
-            autocompletion=completion.named,
-        ),
+        names("RUN|WEIGHTS", "A finished run: STUDY:NET/SEED, or its folder; or a file of weights."),
     ],
     data: Annotated[
         Path | None,
@@ -62,9 +54,9 @@ def evaluate(
     result = stored_result(run) if run else None
     if result is None or data:
         # torch takes seconds, which logits need not wait for
-        from resexp.evaluation.weights import evaluate_run, evaluate_weights
+        from resexp.evaluation.weights import confusion_of_run, evaluate_weights
 
-        result = evaluate_run(run, data) if run else evaluate_weights(path, net, data)
+        result = confusion_of_run(run, data) if run else evaluate_weights(path, net, data)
     if as_json:
         print_json({"subject": f"{subject}", "data": f"{data}" if data else None, **result.to_json()})
     else:

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from resexp.cli import completion
-from resexp.cli.options import PATH, RESULTS, Plugins, Results, Track, counted, out
+from resexp.cli.options import PATH, RESULTS, Plugins, Results, Track, counted, names, out
 from resexp.errors import UserError
-
-log = logging.getLogger(__name__)
 
 
 def export(
     name: Annotated[
         str,
-        typer.Argument(
-            help="A finished run, STUDY:NET/SEED, or its folder; with --track, a study.",
-            metavar="RUN|STUDY",
-            autocompletion=completion.named,
-        ),
+        names("RUN|STUDY", "A finished run, STUDY:NET/SEED, or its folder; with --track, a study."),
     ],
     to: Annotated[
         Path | None, typer.Option("--to", help="A new file: .pt or .safetensors.", **{**PATH, "metavar": "FILE"})

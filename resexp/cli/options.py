@@ -50,16 +50,21 @@ def show_log(console: Console) -> None:
     log_to(lambda line: console.print(line, soft_wrap=True))
 
 
+NAMED = "STUDY, STUDY:NET or STUDY:NET/SEED, or a folder."
+
+
+def names(metavar: str, what: str = NAMED, complete: completion.Complete = completion.named) -> Any:
+    """An argument that names studies, nets or runs."""
+    return typer.Argument(metavar=metavar, help=what, autocompletion=complete)
+
+
 Config = Annotated[
     str | None,
     typer.Option(
         "--config", "-c", help="Study file, or a shipped study: cifar10/figure6.", autocompletion=completion.shipped
     ),
 ]
-Study = Annotated[
-    str | None,
-    typer.Argument(metavar="[STUDY]", help="The same as --config.", autocompletion=completion.shipped),
-]
+Study = Annotated[str | None, names("[STUDY]", "The same as --config.", completion.shipped)]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -80,22 +85,23 @@ def _load_plugins(files: list[str] | None) -> list[str] | None:
 Plugins = Annotated[
     list[str] | None,
     typer.Option(
-        "--plugin", callback=_load_plugins, help="Python file with blocks, optimisers ... of yours. Repeatable."
+        "--plugin", callback=_load_plugins, help="Your Python file with blocks, optimisers or other parts. Repeatable."
     ),
 ]
 NoGraphs = Annotated[
-    bool, typer.Option("--no-cuda-graphs", help="On a GPU, launch every kernel from Python, without CUDA graphs.")
+    bool,
+    typer.Option("--no-cuda-graphs", help="Launch every GPU kernel from Python: slower, for debugging."),
 ]
 Track = Annotated[
     list[str] | None,
-    typer.Option("--track", help="Pass metrics on: tensorboard, trackio, wandb or mlflow. Repeatable."),
+    typer.Option("--track", help="Send metrics to tensorboard, trackio, wandb or mlflow. Repeatable."),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show the runs with their estimated time and disk, and open the data.")
+    bool, typer.Option("--dry-run", help="Show the runs with their estimated time and disk, and check the data.")
 ]
 PATH: Any = {"parser": expanded, "metavar": "PATH"}
 """For options and arguments that are paths: `~` and `$NAME` are replaced, which a shell does not do in --option=~/x."""
-Results = Annotated[Path, typer.Option("--results", envvar="RESEXP_RESULTS", help="Folder of all studies.", **PATH)]
+Results = Annotated[Path, typer.Option("--results", envvar="RESEXP_RESULTS", help="Folder with all studies.", **PATH)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 RESULTS = Path("results")

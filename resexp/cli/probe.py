@@ -11,8 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from resexp.cli import completion
-from resexp.cli.options import RESULTS, AsJson, Plugins, Results, Settings, err, numbers, print_json, print_table
+from resexp.cli.options import RESULTS, AsJson, Plugins, Results, Settings, err, names, numbers, print_json, print_table
 from resexp.errors import StopRequested
 
 log = logging.getLogger(__name__)
@@ -26,19 +25,11 @@ LINE_S = 10.0
 RUNS = "Runs as STUDY:NET/SEED, nets as STUDY:NET, or folders of runs and studies."
 Targets = Annotated[
     list[str],
-    typer.Argument(
-        metavar="RUN_OR_STUDY...",
-        help=f"{RUNS} A study file stands for untrained nets.",
-        autocompletion=completion.named,
-    ),
+    names("RUN_OR_STUDY...", f"{RUNS} A study file stands for untrained nets."),
 ]
 Runs = Annotated[
     list[str],
-    typer.Argument(
-        metavar="RUN_OR_STUDY...",
-        help=RUNS,
-        autocompletion=completion.named,
-    ),
+    names("RUN_OR_STUDY...", RUNS),
 ]
 Initial = Annotated[bool, typer.Option("--at-init", help="Measure the net before training, recreated from its seed.")]
 
@@ -142,7 +133,7 @@ def multi_scale(
 def _views(names: list[str], results: Path, as_json: bool, mode: str, chosen: Any) -> None:
     from resexp.config.study import load_run
     from resexp.data import open_dataset
-    from resexp.evaluation.tta import evaluate_run, usual
+    from resexp.evaluation.tta import test_views, usual
     from resexp.probing import finished_runs
     from resexp.training.probing import write_record
 
@@ -150,7 +141,7 @@ def _views(names: list[str], results: Path, as_json: bool, mode: str, chosen: An
     table, records = Table("run", "views", "single view", "several views"), []
     for number, run in enumerate(runs, 1):
         config = load_run(run.config_path)
-        record = evaluate_run(run, chosen or usual(config, mode, open_dataset(config.data).size))
+        record = test_views(run, chosen or usual(config, mode, open_dataset(config.data).size))
         log.info(f"{mode} {number}/{len(runs)}: {run.name}")
         write_record(run, {"probe": record["mode"], "step": config.train.steps, **record})
         records.append({"run": run.name, "folder": str(run.folder), **record})
@@ -170,11 +161,7 @@ def _shown(record: dict[str, Any], what: str) -> str:
 def identity(
     runs: Annotated[
         list[str],
-        typer.Argument(
-            metavar="RUN...",
-            help="Finished runs of one net, such as cpu-small:plain-20.",
-            autocompletion=completion.named,
-        ),
+        names("RUN...", "Finished runs of one net, such as cpu-small:plain-20."),
     ],
     depth: Annotated[int, typer.Option(help="Layers of the deeper net.")],
     settings: Settings = None,
@@ -185,8 +172,8 @@ def identity(
 ) -> None:
     """Deepen trained nets by identity blocks, train them further, and compare them with new nets.
 
-    Three nets are trained by the recipe of the runs, except for --set: the deepened net, which first computes what the
-    shallower one does; the shallower net itself, for as many steps; and a new deep net, for as many steps in total.
+    Three nets are trained by the recipe of the runs, except for --set: the deepened net; the shallower net, further by
+    as many steps; a new deep net, for all of the steps. The first two begin again at the full learning rate.
     """
     from resexp.display import make_display, percent
     from resexp.probing import PARTS, finished_runs, train_continuations

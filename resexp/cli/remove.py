@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resexp.cli import completion
-from resexp.cli.options import MIB, RESULTS, Results, counted, err, out
+from resexp.cli.options import MIB, RESULTS, Results, counted, err, names, out
 from resexp.errors import UserError, sanitize
 
 if TYPE_CHECKING:
@@ -23,18 +22,14 @@ SHOWN = 5
 def remove(
     name: Annotated[
         str,
-        typer.Argument(
-            metavar="STUDY",
-            help="STUDY, STUDY:NET or STUDY:NET/SEED, or a folder.",
-            autocompletion=completion.named,
-        ),
+        names("STUDY"),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     results: Results = RESULTS,
 ) -> None:
-    """Delete the runs of a study, of a net, or one run. A study without runs goes, too.
+    """Delete the runs of a study, of a net, or one run. A study without runs is deleted, too.
 
-    Runs at work are not deleted. Only run folders are: a report, or a file of yours, stays.
+    Runs in progress are kept, as are reports and your own files.
     """
     from resexp.runs.earlier import size
     from resexp.runs.names import find

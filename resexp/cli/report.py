@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resexp.cli import completion
-from resexp.cli.options import PATH, RESULTS, AsJson, Results, err, out, print_json
+from resexp.cli.options import PATH, RESULTS, AsJson, Results, err, names, out, print_json
 from resexp.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,25 +32,21 @@ TO_COME = ("pending", "running", "interrupted")
 def report(
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="STUDY",
-            help="Name or folder, two or three to compare; default: the newest.",
-            autocompletion=completion.studies,
-        ),
+        names("STUDY", "Name or folder, two or three to compare; default: the newest.", completion.studies),
     ] = None,
     to: Annotated[Path | None, typer.Option("--out", help=f"Where to write; default: {DEFAULT}.", **PATH)] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Write it again while runs train; the page reloads.")] = False,
     size: Annotated[str | None, typer.Option(help="Draw the main figure for a slide, too: pixels, 1920x1080.")] = None,
-    dpi: Annotated[int, typer.Option(min=50, max=600, help="Pixels per inch of the slide: larger text.")] = 200,
-    title: Annotated[str | None, typer.Option(help="Title of the slide. Default: what is seen.")] = None,
-    ylim: Annotated[str | None, typer.Option(help="Ends of the slide's error axis, percent: 0,60.")] = None,
+    dpi: Annotated[int, typer.Option(min=50, max=600, help="Pixels per inch of the slide; more: larger text.")] = 200,
+    title: Annotated[str | None, typer.Option(help="Title of the slide. Default: what the figure shows.")] = None,
+    ylim: Annotated[str | None, typer.Option(help="Limits of the slide's error axis, percent: 0,60.")] = None,
     as_json: AsJson = False,
     results: Results = RESULTS,
 ) -> None:
     """Write the page, figures and tables of a study, finished or still running.
 
-    Of two or three studies, one page draws them in one figure, and shows what differs in configurations and results.
+    Given two or three studies, one page has them in one figure, and shows how configurations and results differ.
     With --size, figures/slide.png, .svg and .pdf have the main figure for a talk.
     """
     slide = _slide(size, dpi, title, ylim)

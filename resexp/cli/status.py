@@ -11,8 +11,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from resexp.cli import completion
-from resexp.cli.options import RESULTS, AsJson, Results, fit, out, print_json, print_table, titled
+from resexp.cli.options import RESULTS, AsJson, Results, fit, names, out, print_json, print_table, titled
 from resexp.errors import UserError
 from resexp.utils.interrupts import held_back
 
@@ -37,11 +36,7 @@ FIRST = ("running", "failed", "diverged", "interrupted", "queued", "pending", "f
 def status(
     name: Annotated[
         str | None,
-        typer.Argument(
-            metavar="STUDY",
-            help="Or a net or run of it; default: the newest.",
-            autocompletion=completion.named,
-        ),
+        names("STUDY", "STUDY, STUDY:NET or STUDY:NET/SEED. Default: the newest study."),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Redraw until all runs have ended, or Ctrl-C.")] = False,
     as_json: AsJson = False,
@@ -49,7 +44,8 @@ def status(
 ) -> None:
     """Show the runs of a study: state, step, errors, speed and time left.
 
-    train: running training error (augmented, train mode). clean: training error in eval mode, without augmentation.
+    train: training error of the last logged steps (augmented, train mode). clean: training error in eval mode, without
+    augmentation.
     """
     from resexp.runs.names import find, open_study
 

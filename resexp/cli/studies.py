@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def list_studies(as_json: AsJson = False, results: Results = RESULTS) -> None:
-    """List the shipped studies, and the results folder's with the states of their runs."""
+    """List the studies of the package, and those in the results folder with the states of their runs."""
     from resexp.config.study import SHIPPED, find, load, shipped_names
     from resexp.config.yaml_file import read
     from resexp.display import state_counts

@@ -23,6 +23,7 @@ from resexp.cli.options import (
     Track,
     all_settings,
     err,
+    names,
     one_study,
     out,
     print_table,
@@ -41,11 +42,7 @@ if TYPE_CHECKING:
 def train(
     named: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="STUDY | RUN",
-            help="A study, as --config; or runs to continue: STUDY:NET/SEED.",
-            autocompletion=completion.trainable,
-        ),
+        names("STUDY | RUN", "A study (as with --config), or runs to continue: STUDY:NET/SEED.", completion.trainable),
     ] = None,
     config: Config = None,
     settings: Settings = None,
@@ -58,7 +55,7 @@ def train(
     ] = False,
     results: Results = RESULTS,
 ) -> None:
-    """Train one run or continue runs. Ctrl-C saves and stops; the same command continues.
+    """Train one net, or continue runs. Ctrl-C saves and stops; the same command continues.
 
     Under torchrun, all processes train one run together.
     """
@@ -107,9 +104,9 @@ def _chosen(
 ) -> list[tuple[Run, float]]:
     """The runs to train, each with its cost; none where they were only to be shown."""
     from resexp.config.study import load
-    from resexp.runs.names import find, names_runs
+    from resexp.runs.names import find, is_run_name
 
-    if len(named) == 1 and not names_runs(named[0], results):
+    if len(named) == 1 and not is_run_name(named[0], results):
         named, config = [], one_study("train", named[0], config)
     if bool(named) == (config is not None):
         raise UserError("train: give either a study, such as cifar10/resnet20, or runs to continue")
@@ -184,11 +181,7 @@ def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_s
 def sweep(
     named: Annotated[
         str | None,
-        typer.Argument(
-            metavar="STUDY",
-            help="The same as --config.",
-            autocompletion=completion.shipped,
-        ),
+        names("STUDY", "The same as --config.", completion.shipped),
     ] = None,
     config: Config = None,
     settings: Settings = None,
@@ -210,7 +203,7 @@ def sweep(
     rerun: Annotated[
         list[str] | None,
         typer.Option(
-            help="Train nets with this label again from step 0, and no others. Repeatable.",
+            help="Delete the results of this net, and train it again. Repeatable.",
             autocompletion=completion.labels,
         ),
     ] = None,
@@ -277,17 +270,17 @@ def _report(outcome: Outcome, stop: Stop) -> None:
     counts = [
         f"{outcome.finished} trained",
         f"{outcome.skipped} finished before",
-        *([f"{outcome.left_to_engine} queued or at work"] if outcome.left_to_engine else []),
+        *([f"{outcome.left_to_executor} queued or at work"] if outcome.left_to_executor else []),
         f"{len(outcome.problems)} not finished",
         f"{outcome.not_started} not started",
     ]
     next_verb = "report" if outcome.finished or outcome.skipped else "status"
     out.print(f"{outcome.folder}: {', '.join(counts)}; see `resexp {next_verb} {outcome.folder}`", soft_wrap=True)
-    if outcome.left_to_engine:
+    if outcome.left_to_executor:
         out.print(
             f"the jobs continue in Slurm: `resexp sweep` follows them, "
             f"`scancel --name=resexp-{outcome.folder.name}` cancels them",
             soft_wrap=True,
         )
-    if outcome.problems or outcome.not_started or (stop() and outcome.left_to_engine):
+    if outcome.problems or outcome.not_started or (stop() and outcome.left_to_executor):
         raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)

@@ -99,9 +99,9 @@ def _of_residual(model: dict[str, Any]) -> Literal["A", "B"] | None:
     return "B" if model.get("block") == "bottleneck" else "A"
 
 
-_BRANCHES = ("residual_init", "residual_scale", "drop_path")
+BRANCHES = ("residual_init", "residual_scale", "drop_path")
 """Fields that only nets with residual branches have."""
-_DEPENDENT = ("variant", "block", "depth", "shortcut", "stride_conv", "norm", "activation", *_BRANCHES)
+_DEPENDENT = ("variant", "block", "depth", "shortcut", "stride_conv", "norm", "activation", *BRANCHES)
 """Fields whose values must go together with those of earlier fields."""
 
 
@@ -209,7 +209,7 @@ class ModelConfig(Section):
             raise ValueError(
                 "tat is tailored to plain nets without norms; set model.kind to plain and model.norm to none"
             )
-        if field in _BRANCHES and value != cls.model_fields[field].default and kind not in ("residual", "preact"):
+        if field in BRANCHES and value != cls.model_fields[field].default and kind not in ("residual", "preact"):
             raise ValueError("is about residual branches, and this net has none; leave it out")
         if field == "residual_init" and value == "zero-gamma" and (norm, kind) != ("batch", "residual"):
             raise ValueError("zero-gamma is about the BN that ends a branch, and this net has none; use rezero")

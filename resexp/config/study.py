@@ -69,7 +69,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Cell:
-    """One net of the grid with one seed: a run to be."""
+    """The configuration of one run, and the label of its net."""
 
     label: str
     config: RunConfig

@@ -155,7 +155,7 @@ class TrainConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """L2 penalty on all parameters; with `adamw`, decoupled from the gradient."""
     warmup_lr: Annotated[float, Field(gt=0)] | None = None
-    """Warm-up: train at this rate until the running training error is under `warmup_until_error`. Default: no warm-up.
+    """Warm-up: train at this rate until the error of the batches is under `warmup_until_error`. Default: no warm-up.
     Paper: 0.01, for depth 110 only."""
     warmup_until_error: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """The warm-up ends when the moving average of the training error over about 100 steps falls below this fraction."""

@@ -267,7 +267,7 @@ def merge(base: Document, top: Document) -> Document:
 def _overlaid(base: dict[str, Any], top: dict[str, Any], *, top_level: bool) -> dict[str, Any]:
     merged = dict(base)
     for key, value in top.items():
-        # The grid is one thought: adding to a base's grid key by key would surprise. So is a plug-in with its options.
+        # Grids and plug-ins with options are replaced as a whole, not merged key by key.
         replaces = not isinstance(value, Mapping) or (key == "grid" if top_level else "name" in value)
         below = base.get(key)
         merged[key] = _overlaid(below, value, top_level=False) if isinstance(below, dict) and not replaces else value

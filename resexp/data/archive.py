@@ -233,7 +233,7 @@ def _limit(path: Path) -> int:
 
 
 def _bomb(path: Path) -> UserError:
-    return UserError(f"{path}: unpacks to over {RATIO} times its size; unpack it into a folder if it is well meant")
+    return UserError(f"{path}: unpacks to over {RATIO} times its size; if you trust it, unpack it into a folder")
 
 
 def _check_size(path: Path, name: str, size: int) -> None:

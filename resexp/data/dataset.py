@@ -133,13 +133,6 @@ def open_dataset(config: DataConfig) -> Dataset | ImageNet:
         return open_imagenet(config) if isinstance(config, ImageNetData) else _open_arrays(config)
 
 
-def source(config: DataConfig) -> Path | None:
-    """The folder or file that the images come from, there or not; None where they are drawn."""
-    if isinstance(config, OfficialData):
-        return official_set(config).find(config.path, data_home())
-    return expanded(config.path) if isinstance(config, FolderData | ImageNetData) else None
-
-
 def official_set(config: OfficialData) -> OfficialSet:
     """The set that a configuration reads, with the labels that it asks for."""
     if isinstance(config, Cifar10Data):

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import Field
 
-from resexp.data.ahead import ahead
 from resexp.data.archive import contents, members
 from resexp.data.images import Digests, ImageSet, digests, resized
 from resexp.data.layout import Entry, Layout, find_layout
 from resexp.data.naming import few
 from resexp.data.pixels import Pixels, read_image
+from resexp.data.prefetch import prefetch
 from resexp.errors import UnreadableImageError, UserError, sanitize
 from resexp.utils.files import write_atomic
 from resexp.utils.machine import cores, memory
@@ -152,7 +152,7 @@ def decode(path: Path, size: int | None = None) -> ImageSet:
 
 
 def check(path: Path, progress: Callable[[int, int], None]) -> list[str]:
-    """A line for each image that can't be read. `progress` hears (images done, images in all)."""
+    """A line for each image that can't be read. `progress(done, total)` is called after each image."""
     _check_path(path)
     entries = _layout(path).entries
     gone = _plain(path, entries)[1] if path.is_dir() else {}
@@ -184,7 +184,7 @@ def _decoded(
         known = digests(entry[0], entry[1], decoded.pixels)
         return entry, _Image(pixels, known, tuple(remark for remark, holds in remarks.items() if holds))
 
-    return ahead(work, contents(path, entries), cores())
+    return prefetch(work, contents(path, entries), cores())
 
 
 def _remarks(by_name: dict[str, tuple[str, ...]]) -> list[str]:

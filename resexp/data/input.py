@@ -54,7 +54,7 @@ def open_input(config: RunConfig, dataset: Dataset | ImageNet, hardware: Hardwar
     return InMemoryInput(config, dataset, hardware)
 
 
-def there(array: NDArray[Any], device: torch.device) -> Tensor:
+def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
     """The array on the device. A GPU's copy from pinned memory does not wait for what is queued."""
     here = torch.from_numpy(array)
     return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here.to(device)
@@ -91,10 +91,10 @@ class InMemoryInput:
         """See InputPipeline."""
         device = self._images.device
         if split == "test" and self._test is None:
-            images, labels = (there(array, device) for array in self._dataset.test())
+            images, labels = (to_device(array, device) for array in self._dataset.test())
             self._test = images, labels
         images, labels = (self._test if split == "test" else None) or (self._images, self._labels)
-        for chosen in torch.split(there(np.concatenate(chunks), device), [len(chunk) for chunk in chunks]):
+        for chosen in torch.split(to_device(np.concatenate(chunks), device), [len(chunk) for chunk in chunks]):
             yield images[chosen], labels[chosen]
 
     def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from resexp.data.ahead import ahead
 from resexp.data.archive import contents, members
 from resexp.data.imagenet.decode import decode
 from resexp.data.imagenet.views import centre, crop_resize
 from resexp.data.images import resized
 from resexp.data.naming import few, is_hidden, is_image, is_test, is_train
 from resexp.data.pixels import Pixels, read_image
+from resexp.data.prefetch import prefetch
 from resexp.errors import UnreadableImageError, UserError, sanitize
 from resexp.utils.machine import cores
 
@@ -68,7 +68,7 @@ def read_labelled(
                 f"{path}: {sanitize(name)} can't be read ({error}); restore it, or move it out of the set"
             ) from None
 
-    return ahead(work, contents(path, labels), cores())
+    return prefetch(work, contents(path, labels), cores())
 
 
 def _fitted(content: bytes, size: tuple[int, int], val_resize: int | None) -> Pixels:

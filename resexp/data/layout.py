@@ -70,6 +70,8 @@ def find_layout(path: Path, names: Iterable[str], read: Callable[[str], bytes]) 
 
 
 class _Search:
+    """Finds splits, classes and images in the names of a set."""
+
     def __init__(self, path: Path, names: Iterable[str], read: Callable[[str], bytes]) -> None:
         self.path, self.read = path, read
         self.files: list[tuple[Parts, str]] = []

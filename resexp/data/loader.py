@@ -40,7 +40,7 @@ def plan_epoch(index: NDArray[np.int64], seed: int, epoch: int, pad: int, flip: 
 class Batches:
     """Epoch after epoch, each a new permutation; a batch may span epochs, so none is ever short.
 
-    The epochs that a batch can reach into lie in a ring on the device. `prepare` is called from the host before a step;
+    The current epochs are kept in a ring buffer on the device. `prepare` is called from the host before a step;
     `plan` is device arithmetic with fixed shapes, which a CUDA graph can replay.
     """
 
@@ -56,7 +56,7 @@ class Batches:
         """`index`: the images to draw from. `size`: images per batch, shared by the `ranks`."""
         self.index, self.config, self.seed, self.size = index, config, seed, size
         n = len(index)
-        self.epochs = (n + size - 2) // n + 1  # that a batch may touch, where it begins with an epoch's last image
+        self.epochs = (n + size - 2) // n + 1  # the most epochs that one batch can span
         self._ring = torch.zeros((4, self.epochs * n), dtype=torch.int64, device=device)
         self._within = torch.arange(size, device=device).chunk(ranks.world)[ranks.rank]
         self._held: dict[int, int] = {}

@@ -67,7 +67,7 @@ def tune_process(threads: int | None) -> None:
     torch.backends.cudnn.allow_tf32 = False  # "fp32" is fp32, or there is nothing to check bf16 and fp16 against
 
 
-def choose(config: TrainConfig, begun_in: str | None = None, ranks: Ranks = SINGLE_PROCESS) -> Hardware:
+def choose_hardware(config: TrainConfig, begun_in: str | None = None, ranks: Ranks = SINGLE_PROCESS) -> Hardware:
     """The device and precision for `config`; a continued run keeps its precision `begun_in`.
 
     Where bf16 is asked for and the GPU lacks it, it is fp16, and a warning is logged. Raises UserError without such
@@ -92,7 +92,7 @@ _idle_streams: list[torch.cuda.Stream] = []
 
 
 def with_stream(hardware: Hardware) -> Hardware:
-    """A copy with a CUDA stream of its own (on a GPU). Release it with `give_back`.
+    """A copy with a CUDA stream of its own (on a GPU). Release it with `release_stream`.
 
     PyTorch hands out 32 streams in turn, whether they are in use or not.
     """
@@ -102,7 +102,7 @@ def with_stream(hardware: Hardware) -> Hardware:
     return replace(hardware, stream=stream)
 
 
-def give_back(hardware: Hardware) -> None:
+def release_stream(hardware: Hardware) -> None:
     """Let another run have the stream, once nothing of this one is left."""
     if hardware.stream is not None:
         _idle_streams.append(hardware.stream)

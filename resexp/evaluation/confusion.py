@@ -82,7 +82,9 @@ def stored_result(run: Run) -> Confusion | None:
     """
     run.check_finished("is evaluated")
     try:
-        found = logits.stored(run.logits_path, [line["test_error"] for line in run.metrics() if "test_error" in line])
+        found = logits.read_verified(
+            run.logits_path, [line["test_error"] for line in run.metrics() if "test_error" in line]
+        )
     except FileNotFoundError:
         return None
     names = [str(label) for label in range(found.values.shape[1])]

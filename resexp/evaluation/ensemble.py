@@ -83,7 +83,14 @@ def ensemble(runs: Sequence[Run]) -> Ensemble:
 
 def alone(run: Run, recorded: Sequence[float]) -> Ensemble:
     """A run as an ensemble of one; `recorded` are the test errors in its metrics. Raises UserError as `ensemble`."""
-    stored = _stored(run, recorded)
+    run.check_finished("is part of an ensemble")
+    try:
+        stored = logits.read_verified(run.logits_path, recorded)
+    except FileNotFoundError:
+        raise UserError(
+            f"{run.folder}: no {run.logits_path.name}, as of a run that ended under an earlier version; "
+            f"delete the folder and train it again"
+        ) from None
     top5 = stored.top5_error
     return Ensemble((run,), (stored.error,), () if top5 is None else (top5,), stored)
 
@@ -102,18 +109,6 @@ def _together(some: Ensemble, others: Ensemble) -> Ensemble:
         some.top5_errors + others.top5_errors,
         replace(some.total, values=total),
     )
-
-
-def _stored(run: Run, recorded: Sequence[float]) -> Logits:
-    """The logits of a finished run, which must have the test error that its metrics have."""
-    run.check_finished("is part of an ensemble")
-    try:
-        return logits.stored(run.logits_path, recorded)
-    except FileNotFoundError:
-        raise UserError(
-            f"{run.folder}: no {run.logits_path.name}, as of a run that ended under an earlier version; "
-            f"delete the folder and train it again"
-        ) from None
 
 
 def _check_same_images(first: Run, ours: Logits, other: Run, theirs: Logits) -> None:

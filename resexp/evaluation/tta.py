@@ -27,7 +27,7 @@ from resexp.data.imagenet.streaming import StreamingInput
 from resexp.data.input import InputPipeline, open_input
 from resexp.data.loader import normalise
 from resexp.device.concurrent import Task, run_to_completion
-from resexp.device.hardware import choose, tune_process
+from resexp.device.hardware import choose_hardware, tune_process
 from resexp.errors import UserError
 from resexp.evaluation.evaluator import EVAL_BATCH
 from resexp.models import build_model
@@ -245,7 +245,7 @@ def _less_mean(view: Tensor, mean: Tensor) -> Tensor:
     return view - mean
 
 
-def evaluate_run(run: Run, mode: Mode) -> dict[str, Any]:
+def test_views(run: Run, mode: Mode) -> dict[str, Any]:
     """Test the final weights of a finished run on the views of the test images, in the run's device and precision.
 
     Returns the mode with its settings, the number of views, and the errors, fractions in [0, 1]: with the views, and
@@ -262,9 +262,9 @@ def evaluate_run(run: Run, mode: Mode) -> dict[str, Any]:
         raise UserError(f"{run.folder}: a view of {mode.smallest} pixels; its net needs {config.model.smallest_side}")
     last = manifest.attempts[-1]
     tune_process(last.threads)
-    hardware = choose(config.train, last.precision)
+    hardware = choose_hardware(config.train, last.precision)
     model = build_model(config.model, len(dataset.classes)).to(memory_format=torch.channels_last)
-    checkpoint.into(model, checkpoint.final_weights(run)[1], run.folder)
+    checkpoint.load_into(model, checkpoint.final_weights(run)[1], run.folder)
     model.to(hardware.device)
     autocast = torch.autocast(hardware.device.type, hardware.dtype, enabled=hardware.precision != "fp32")
     with contextlib.closing(open_input(config, dataset, hardware)) as pipeline:
@@ -274,7 +274,7 @@ def evaluate_run(run: Run, mode: Mode) -> dict[str, Any]:
 def compare(
     config: RunConfig, dataset: Dataset | ImageNet, pipeline: InputPipeline, classifier: Classifier, mode: Mode
 ) -> Task[dict[str, Any]]:
-    """What `evaluate_run` returns, piece by piece."""
+    """What `test_views` returns, piece by piece."""
     labels = dataset.test_labels
     batch = min(EVAL_BATCH, 4 * (config.train.microbatch or config.train.batch_size))
     found = []

@@ -49,7 +49,7 @@ Batches = Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]
 """Images (B, H, W, 3) and labels (B,)."""
 
 
-def evaluate_run(run: Run, data: Path | None) -> Confusion:
+def confusion_of_run(run: Run, data: Path | None) -> Confusion:
     """Test a finished run on the images at `data`, by default on its own test images.
 
     Raises UserError as `evaluate_weights` does.

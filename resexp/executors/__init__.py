@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resexp.config import ExecutorConfig
+from resexp.executors.base import Executor
 from resexp.executors.debug import Debug
-from resexp.executors.engine import Engine
 from resexp.executors.local import Local
 from resexp.executors.loop import Loop
 from resexp.executors.slurm import Slurm
@@ -14,11 +14,11 @@ from resexp.executors.slurm import Slurm
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Loop", "make_engine"]
+__all__ = ["Loop", "make_executor"]
 
 
-def make_engine(config: ExecutorConfig, devices: set[torch.device]) -> Engine:
-    """The engine that `config` names; on this machine it uses the `devices` that the runs ask for.
+def make_executor(config: ExecutorConfig, devices: set[torch.device]) -> Executor:
+    """The executor that `config` names; on this machine it uses the `devices` that the runs ask for.
 
     Raises UserError where this machine has no way to it.
     """

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from resexp.executors.engine import End, Engine, Event, Handle, Job
+from resexp.executors.base import End, Event, Executor, Handle, Job
 from resexp.runs.store import Run
 
 TURN_S = 0.5
 """Seconds of training between updates of the display."""
 
 
-class Debug(Engine):
-    """The engine of this process."""
+class Debug(Executor):
+    """The executor of this process."""
 
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
         """One job per run, in the order of the study; one at a time."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from resexp.config import ExecutorConfig
 from resexp.executors import schedule
-from resexp.executors.engine import End, Engine, Event, Handle, Job
+from resexp.executors.base import End, Event, Executor, Handle, Job
 from resexp.runs.store import Run
 from resexp.utils.machine import cores
 from resexp.utils.parallel import mark_sockets, starting, without_main
@@ -40,8 +40,8 @@ def visible_gpus() -> list[str]:
     return [name.strip() for name in named.split(",")][:count] if named else list(map(str, range(count)))
 
 
-class Local(Engine):
-    """The engine of this machine."""
+class Local(Executor):
+    """The executor of this machine."""
 
     def __init__(self, config: ExecutorConfig, devices: set[torch.device]) -> None:
         """`devices`: the devices of the runs."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from resexp.config import ExecutorConfig
 from resexp.errors import UserError
-from resexp.executors.engine import End, Engine, Event, Handle, Job
+from resexp.executors.base import End, Event, Executor, Handle, Job
 from resexp.runs import lease
 from resexp.runs.store import Run
 from resexp.utils.interrupts import Stop
@@ -32,11 +32,11 @@ class _Active:
 
 
 class Loop:
-    """Trains runs by an engine, until they all have ended or it is asked to stop."""
+    """Trains runs by an executor, until they all have ended or it is asked to stop."""
 
     def __init__(
         self,
-        engine: Engine,
+        executor: Executor,
         config: ExecutorConfig,
         *,
         fail_fast: bool = False,
@@ -47,7 +47,7 @@ class Loop:
         """`tick` is called periodically with the running runs, `ended(run, error)` for each run that ended; it returns
         whether the run is finished. On `stop`, or when a run did not finish under `fail_fast`, the others save and end.
         """
-        self._engine, self._config, self._fail_fast, self._stop = engine, config, fail_fast, stop
+        self._executor, self._config, self._fail_fast, self._stop = executor, config, fail_fast, stop
         self._tick, self._ended = tick, ended
         self._queue, self._active = list[Job](), list[_Active]()
         self._tries = Counter[Path]()
@@ -58,23 +58,23 @@ class Loop:
 
         Returns the number of runs that are still queued or running on the cluster.
         """
-        self._active = [_Active(handle) for handle in self._engine.find([run for run, _ in todo])]
+        self._active = [_Active(handle) for handle in self._executor.find([run for run, _ in todo])]
         found = {run.folder for job in self._active for run in job.waiting}
         left = [(run, cost * (1 - run.status().share)) for run, cost in todo if run.folder not in found]
-        self._queue, capacity = self._engine.plan(left)
+        self._queue, capacity = self._executor.plan(left)
         try:
             while self._queue or self._active:
                 if (self._stop() or (self._failed and self._fail_fast)) and not self._stopping:
                     self._stop_all()
                 self._start(capacity)
-                if self._engine.outlives and (self._stop() or not wait):
+                if self._executor.outlives and (self._stop() or not wait):
                     break
-                self._engine.wait([job.handle for job in self._active])
+                self._executor.wait([job.handle for job in self._active])
                 for job in list(self._active):
                     self._attend(job)
                 self._tick([run for job in self._active for run, _, _ in job.running.values()])
         except BaseException as error:
-            if not self._engine.outlives:
+            if not self._executor.outlives:
                 for job in self._active:  # after a second Ctrl-C nothing is waited for
                     (job.handle.kill if isinstance(error, KeyboardInterrupt) else job.handle.stop)()
             raise
@@ -83,7 +83,7 @@ class Loop:
     def _stop_all(self) -> None:
         self._stopping = True
         self._queue.clear()
-        if not (self._engine.outlives and self._stop()):
+        if not (self._executor.outlives and self._stop()):
             for job in self._active:
                 job.handle.stop()
 
@@ -94,7 +94,7 @@ class Loop:
             room -= starting[-1].cores
         if starting:
             try:
-                self._active += map(_Active, self._engine.start(starting))
+                self._active += map(_Active, self._executor.start(starting))
             except UserError as error:
                 if not self._active:
                     raise
@@ -152,7 +152,7 @@ class Loop:
     def _check_heartbeats(self, job: _Active) -> None:
         """Kill a job one of whose runs has been silent for too long."""
         now = time.monotonic()
-        if self._engine.outlives:
+        if self._executor.outlives:
             return  # its own time limit ends what hangs there
         if job.last_event and not job.running and now >= job.last_event + self._config.heartbeat_timeout:
             name = job.handle.job.runs[0].name

@@ -32,7 +32,7 @@ RESTARTS = 3
 
 
 @dataclass
-class Training:
+class SlurmJob:
     """Trains runs in a subprocess. On Slurm's warning signal (time limit or preemption) the subprocess saves and
     the job is queued again, so that the runs continue."""
 
@@ -60,7 +60,7 @@ class Training:
                 command,
                 cwd=self.folder,
                 env={**os.environ, **TORCHRUN, **self.environment},
-                preexec_fn=_ignore_warnings,
+                preexec_fn=_ignore_sigusr2,
             )
             while (code := self._child.poll()) is None:
                 time.sleep(POLL_S)
@@ -82,7 +82,7 @@ class Training:
             self._child.terminate()
             with contextlib.suppress(ChildProcessError):  # it ended before
                 os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)  # `wait` would need a lock that poll has
-        return DelayedSubmission(Training(self.runs, self.folder, self.environment, self.nodes, self.processes))
+        return DelayedSubmission(SlurmJob(self.runs, self.folder, self.environment, self.nodes, self.processes))
 
     def commands(self, slurm: Mapping[str, str]) -> list[list[str]]:
         """What to run on this node, one after the other; `slurm` is the environment that Slurm gave it."""
@@ -103,5 +103,5 @@ def _port(job: str) -> str:
     return f"{20000 + int(job) % 10000}"
 
 
-def _ignore_warnings() -> None:
+def _ignore_sigusr2() -> None:
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)

@@ -17,7 +17,7 @@ from resexp.config import ExecutorConfig, plugins
 from resexp.data import data_home
 from resexp.errors import UserError
 from resexp.executors import schedule
-from resexp.executors.engine import End, Engine, Event, Handle, Job
+from resexp.executors.base import End, Event, Executor, Handle, Job
 from resexp.executors.worker import Message, train
 from resexp.runs.store import Run
 from resexp.utils.interrupts import Stop
@@ -37,8 +37,8 @@ ANSWER_S = 10.0
 """Seconds within which a cluster must answer."""
 
 
-class Ray(Engine):
-    """The engine of a Ray cluster."""
+class Ray(Executor):
+    """The executor of a Ray cluster."""
 
     def __init__(self, config: ExecutorConfig) -> None:
         self._config = config

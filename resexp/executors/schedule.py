@@ -11,7 +11,7 @@ import heapq
 import math
 from collections.abc import Sequence
 
-from resexp.executors.engine import Job
+from resexp.executors.base import Job
 from resexp.runs.store import Run
 
 SPEEDUP = 0.6

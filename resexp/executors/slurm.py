@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from resexp.config import ExecutorConfig
 from resexp.errors import UserError
 from resexp.executors import schedule
-from resexp.executors.engine import End, Engine, Event, Handle, Job
-from resexp.executors.node import Training
+from resexp.executors.base import End, Event, Executor, Handle, Job
+from resexp.executors.node import SlurmJob
 from resexp.runs import lease
 from resexp.runs.records import Submission
 from resexp.runs.store import Run
@@ -63,8 +63,8 @@ class _State(NamedTuple):
         return not self.left and self.name not in ("RUNNING", "COMPLETING")
 
 
-class Slurm(Engine):
-    """The engine of a Slurm cluster."""
+class Slurm(Executor):
+    """The executor of a Slurm cluster."""
 
     outlives = True
 
@@ -160,12 +160,12 @@ class Slurm(Engine):
         )
         return executor
 
-    def _training(self, job: Job) -> Training:
+    def _training(self, job: Job) -> SlurmJob:
         slurm = self._config.slurm
         environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
         processes = slurm.gpus or 1
         threads = slurm.cpus_per_task if slurm.nodes == 1 else max(1, slurm.cpus_per_task // processes)
-        return Training(
+        return SlurmJob(
             runs=tuple(run.folder.absolute() for run in job.runs),
             folder=Path.cwd(),
             environment={"OMP_NUM_THREADS": f"{threads}", **environment},

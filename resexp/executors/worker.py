@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 
 from resexp.errors import DeviceFailedError
-from resexp.executors.engine import Job, Kind
+from resexp.executors.base import Job, Kind
 from resexp.runs.lease import HEARTBEAT_TIMEOUT_S
 from resexp.runs.store import Run
 from resexp.training.concurrent_runs import ConcurrentRuns
@@ -27,7 +27,7 @@ ORPHAN_S = 2 * HEARTBEAT_TIMEOUT_S
 known to be dead only by its missing heartbeat."""
 
 Message = tuple[Kind, int, str]
-"""An `engine.Event` for another process: (kind, index of the run in the job, text)."""
+"""An `base.Event` for another process: (kind, index of the run in the job, text)."""
 
 
 def work(job: Job, parent: Connection, environment: dict[str, str]) -> None:

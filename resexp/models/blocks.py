@@ -31,7 +31,7 @@ class ZeroPad(nn.Module):
 class Projection(nn.Sequential):
     """A 1x1 convolution, followed by BN, except in pre-activated blocks, where BN and ReLU come before it.
 
-    Making one leaves torch's random state as it was, so the rest of the net is drawn as if there were no projections.
+    Creating one does not advance torch's random state, so all other layers begin as they do without projections.
     """
 
     def __init__(self, config: ModelConfig, channels_in: int, channels_out: int, stride: int) -> None:
@@ -75,8 +75,10 @@ class Place:
     """Channels of the 3x3 convolutions."""
     stride: int
     number: int
+    """Which block of the net it is, from 1."""
     """Counted from 1."""
     of: int
+    """Number of blocks in the net."""
 
 
 class Block(nn.Module):
@@ -148,7 +150,7 @@ class Bottleneck(Block):
 class PreactBlock(Block):
     """Two 3x3 convolutions, each preceded by BN and ReLU: y = F(x) + shortcut(x) (arXiv 1603.05027, section 4).
 
-    The stem's BN and ReLU are those of the first block. A projection takes what BN and ReLU made of x.
+    The first block has the stem's BN and ReLU. A projection is applied to x after BN and ReLU.
     """
 
     def make_branch(self, config: ModelConfig, place: Place, **options: Any) -> None:
@@ -160,7 +162,7 @@ class PreactBlock(Block):
         self.conv2 = conv(config, 3, place.channels, place.channels)
 
     def branch(self, x: Tensor) -> Tensor:
-        """F of an x that has been through BN and ReLU."""
+        """F(x), given x after BN and ReLU."""
         y = self.conv1(x)
         return self.conv2(self.act2(self.bn2(y)))  # type: ignore[no-any-return]
 
@@ -190,7 +192,7 @@ class PreactBottleneck(PreactBlock):
         self.conv3 = conv(config, 1, place.channels, 4 * place.channels)
 
     def branch(self, x: Tensor) -> Tensor:
-        """F of an x that has been through BN and ReLU."""
+        """F(x), given x after BN and ReLU."""
         y = self.conv1(x)
         y = self.conv2(self.act2(self.bn2(y)))
         return self.conv3(self.act3(self.bn3(y)))  # type: ignore[no-any-return]

@@ -25,7 +25,7 @@ class BatchNorm(nn.BatchNorm2d):
     per layer."""
 
     ranks: Ranks = SINGLE_PROCESS
-    """The ranks over whose images the statistics are computed; set by `across`."""
+    """The ranks over whose images the statistics are computed; set by `batch_over_ranks`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -111,7 +111,7 @@ def groups(channels: int) -> int:
     return next(count for count in range(max(1, channels // GROUP), 0, -1) if channels % count == 0)
 
 
-def weighted(config: ModelConfig, layer: nn.Module) -> nn.Module:
+def with_fixup_bias(config: ModelConfig, layer: nn.Module) -> nn.Module:
     """A convolution or a fully connected layer; Fixup adds a learned scalar to its input."""
     return nn.Sequential(Scalar(0.0, multiply=False), layer) if config.norm == "fixup" else layer
 
@@ -136,11 +136,11 @@ def conv(config: ModelConfig, size: int, channels_in: int, channels_out: int, st
     only where nothing else adds one."""
     narrow = size == 1 and stride > 1 and channels_in < NarrowPointwise.SAFE
     layer, bias = NarrowPointwise if narrow else nn.Conv2d, config.norm == "none"
-    return weighted(config, layer(channels_in, channels_out, size, stride, padding=size // 2, bias=bias))
+    return with_fixup_bias(config, layer(channels_in, channels_out, size, stride, padding=size // 2, bias=bias))
 
 
-class Draws(nn.Module):
-    """A counter-based generator of uniform numbers in [0, 1): reproducible across interruptions.
+class CounterRandom(nn.Module):
+    """A counter-based generator of uniform numbers in [0, 1): reproducible batch_over_ranks interruptions.
 
     The n-th call is a hash of n (SplitMix64, Steele et al. 2014), computed on the device; so a step that draws can be
     replayed as a CUDA graph, and runs that take turns in one process don't share a generator.
@@ -183,7 +183,7 @@ class StochasticDepth(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self.rate, self.draws = rate, Draws()
+        self.rate, self.draws = rate, CounterRandom()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -197,11 +197,11 @@ class Dropout(nn.Module):
     """Zeroes each number with probability `rate` and scales up the others; nothing in eval mode."""
 
     ranks: Ranks = SINGLE_PROCESS
-    """Who have the batch together; see `across`."""
+    """Who have the batch together; see `batch_over_ranks`."""
 
     def __init__(self, rate: float = 0.5) -> None:
         super().__init__()
-        self.rate, self.draws = rate, Draws()
+        self.rate, self.draws = rate, CounterRandom()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C) -> (B, C)."""
@@ -212,7 +212,7 @@ class Dropout(nn.Module):
 
 
 @contextlib.contextmanager
-def across(ranks: Ranks, modules: Iterable[BatchNorm | Dropout]) -> Iterator[None]:
+def batch_over_ranks(ranks: Ranks, modules: Iterable[BatchNorm | Dropout]) -> Iterator[None]:
     """Within the context, let these modules treat the batches of all `ranks` as one.
 
     Use it only where all ranks run the same code: otherwise the collective operations would wait for ever.

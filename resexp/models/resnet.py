@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from resexp.config import ModelConfig
 from resexp.models.blocks import Block, Place, block_class, init_branch, shortcut_modules
 from resexp.models.init import init_weights
-from resexp.models.layers import conv, make_activation, norm, weighted
+from resexp.models.layers import conv, make_activation, norm, with_fixup_bias
 
 
 class ResNet(nn.Module):
@@ -45,7 +45,7 @@ class ResNet(nn.Module):
         preact = config.kind == "preact"
         self.last = nn.Sequential(norm(config, channels), make_activation(config)) if preact else nn.Identity()
         fc = nn.Linear(channels, classes)
-        self.fc = weighted(config, fc)
+        self.fc = with_fixup_bias(config, fc)
         on_shortcuts = shortcut_modules(blocks)
         init_weights(config, [module for module in self.modules() if module not in on_shortcuts])
         init_weights(config, on_shortcuts)

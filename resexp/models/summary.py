@@ -20,7 +20,7 @@ from resexp.models.blocks import Block
 
 
 @dataclass(frozen=True)
-class Summary:
+class NetSummary:
     """Counts of one net for one image."""
 
     layers: tuple[Layer, ...]
@@ -74,9 +74,9 @@ class Summary:
 
 
 @functools.cache
-def summarise(config: ModelConfig, height: int, width: int, classes: int = 10) -> Summary:
+def summarise_net(config: ModelConfig, height: int, width: int, classes: int = 10) -> NetSummary:
     """Count the net that `config` describes on images of `height` x `width` pixels."""
-    return Summary(_layers(config, height, width, classes))
+    return NetSummary(_layers(config, height, width, classes))
 
 
 def _layers(config: ModelConfig, height: int, width: int, classes: int) -> tuple[Layer, ...]:

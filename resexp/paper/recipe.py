@@ -85,7 +85,7 @@ def _warmup_lr(config: RunConfig) -> float | None:
     """0.01 for ResNet-110, and for all nets of arXiv 1603.05027.
 
     ResNet-110 "still reaches similar accuracy" without it. That is a departure even so: the paper's number is of runs
-    with the warm-up, and it gives none without.
+    with the warm-up, and the paper gives none without.
     """
     model = config.model
     if maybe_warmed_up(config):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resexp.models.layers import Draws
+from resexp.models.layers import CounterRandom
 from resexp.probes.subject import Probe, ProbeInput, Probing
 
 BATCHES, SIZE = 16, 128
@@ -83,7 +83,7 @@ def _agreement(subject: ProbeInput, distance: float) -> float:
 def _input_gradient(subject: ProbeInput, x: Tensor, y: Tensor) -> Tensor:
     """Gradient of the batch's summed loss with respect to each image, (B, pixels)."""
     for module in subject.model.modules():
-        if isinstance(module, Draws):  # what is dropped is the same for neighbours
+        if isinstance(module, CounterRandom):  # what is dropped is the same for neighbours
             module.calls.zero_()
     x = x.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(subject.model(x), y, reduction="sum"), x)

@@ -58,7 +58,7 @@ def deepen(shallow: ResNet, deep: ResNet, batches: Batches) -> None:
             block.load_state_dict(copied.state_dict())
         for block in blocks[len(known) :]:
             if block.shortcut is not None:
-                _silence(block)
+                _zero_branch(block)
             else:
                 _make_identity(block, coming_in)
 
@@ -94,7 +94,7 @@ def _stage_outputs(model: ResNet, batches: Batches) -> list[Moments]:
     return found
 
 
-def _silence(block: Block) -> None:
+def _zero_branch(block: Block) -> None:
     """Let F(x) be zero."""
     last = block.get_submodule(f"bn{block.layers}")
     if isinstance(block, PreactBlock) or not isinstance(last, BatchNorm):

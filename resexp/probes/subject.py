@@ -109,7 +109,7 @@ class Moments:
         return module.register_forward_hook(lambda module, inputs, output: self.add(output))
 
     def add(self, x: Tensor) -> None:
-        """Add (B, C, ...)."""
+        """Add a batch (B, C, ...)."""
         x = wide(x).transpose(0, 1).flatten(1)
         self.count += x.shape[1]
         self._sum = self._sum + x.sum(1)

@@ -104,8 +104,8 @@ Term = tuple[float, Estimate]
 def contrast(terms: Sequence[Term], confidence: float = CONFIDENCE) -> Difference:
     """A weighted sum of means with the interval of Welch (1947) and Satterthwaite (1946).
 
-    Of two means it is Welch's t interval. Runs are independent; a run that several means have counts once. No interval
-    where a sample has one run. The ends are cut where no percentages could give more.
+    For two means it is Welch's t interval. Runs are independent; a run that occurs in several means counts once. No
+    interval where a sample has one run. The ends are cut where no percentages could give more.
     """
     value, samples = math.fsum(weight * mean.mean for weight, mean in terms), _samples(terms)
     if any(len(sample) == 1 for sample in samples):

@@ -12,10 +12,11 @@ from functools import cached_property
 from pathlib import Path
 
 from resexp.config import RunConfig
+from resexp.config.model import BRANCHES
 from resexp.report.estimates import Estimate
 from resexp.report.stats import Net, RunRecord, grouped
 
-BRANCH = ("model.shortcut", "model.residual_init", "model.drop_path")
+BRANCH = ("model.shortcut", *(f"model.{field}" for field in BRANCHES))
 """Fields of residual branches, ignored when plain and residual families are matched."""
 
 Recipe = Mapping[str, str]
@@ -81,14 +82,10 @@ class Family:
         """Its running training errors by depth."""
         return {net.depth: net.errors["running"] for net in self.nets}
 
-    def partner(self, others: Iterable[Family]) -> Family | None:
+    def partner(self, others: Sequence[Family]) -> Family | None:
         """The family among the `others` that differs in kind alone, or else in the residual branches, too."""
-        others = list(others)
-        for left_out in ((), BRANCH):
-            for other in others:
-                if not differences(self.recipe, other.recipe, left_out):
-                    return other
-        return None
+        found = (other for but in ((), BRANCH) for other in others if not differences(self.recipe, other.recipe, but))
+        return next(found, None)
 
 
 def without(fields: Recipe, left_out: Sequence[str]) -> Recipe:

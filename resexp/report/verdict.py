@@ -106,7 +106,8 @@ def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[
 def judged(families: Sequence[Family]) -> tuple[Family | None, Family | None, str]:
     """The plain and the residual family that are judged, and why one of them is missing.
 
-    The plain family is the first with two depths or more and residual nets of the same depths, otherwise the first.
+    The plain family is the first that shares two depths or more with a residual family; otherwise the first of two
+    depths.
     """
     plains, residuals = ([family for family in families if family.kind == kind] for kind in ("plain", "residual"))
     if not plains:

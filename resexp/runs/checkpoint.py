@@ -106,7 +106,7 @@ def _foreign(path: Path, why: str) -> UserError:
     return UserError(f"{path}: no checkpoint of resexp's ({why}); delete it, or the run folder, to begin anew")
 
 
-def into(model: nn.Module, weights: dict[str, Any], folder: Path) -> None:
+def load_into(model: nn.Module, weights: dict[str, Any], folder: Path) -> None:
     """Give `model` the weights that a checkpoint in `folder` holds. Raises UserError where they are of another net."""
     own = model.state_dict()
     if weights.keys() != own.keys() or not all(fits(weights[name], value) for name, value in own.items()):

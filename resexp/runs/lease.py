@@ -43,7 +43,7 @@ class Lease:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         """Where files are made before they are published."""
-        self._beaten = 0.0
+        self._last_heartbeat = 0.0
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -65,8 +65,8 @@ class Lease:
     def heartbeat(self) -> None:
         """Touch the folder, at most once in HEARTBEAT_S. Raises LeaseLostError where the lease was taken away."""
         now = time.monotonic()
-        if now >= self._beaten + HEARTBEAT_S:
-            self._beaten = now
+        if now >= self._last_heartbeat + HEARTBEAT_S:
+            self._last_heartbeat = now
             with self.guarded():
                 os.utime(self.folder)
 
@@ -109,7 +109,7 @@ def leased(folder: Path, what: str) -> Iterator[Lease]:
         if error.errno not in _TAKEN:
             raise
         raise UserError(f"{what} is being claimed by another process; wait for it, or stop it first") from None
-    if newest(folder) > number:  # we stood still before the rename, and others came, and removed those before them
+    if newest(folder) > number:  # a newer attempt came between the scan and the rename
         _remove(lease.folder)
         raise UserError(f"{what} was claimed by another process; wait for it, or stop it first")
     for contender in folder.glob(".claiming-*"):

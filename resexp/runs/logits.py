@@ -59,7 +59,7 @@ class Logits:
         return buffer.getvalue()
 
 
-def stored(path: Path, recorded: Sequence[float]) -> Logits:
+def read_verified(path: Path, recorded: Sequence[float]) -> Logits:
     """Read the logits of a finished run. Raises as `read`, and where `recorded`, the test error that its metrics have,
     is not theirs."""
     found = read(path)

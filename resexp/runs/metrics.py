@@ -15,7 +15,7 @@ from resexp.utils.files import sync_folder, with_filename
 class Metrics:
     """Writes metrics.jsonl. Opening replaces the file by a copy that belongs to this attempt.
 
-    What an attempt that was taken over may still append goes to a file that nobody sees.
+    What an attempt that has lost its lease still appends goes to a file that is no longer in the folder.
     """
 
     def __init__(self, run: Run, kept: int, sha256: str | None) -> None:

@@ -45,7 +45,7 @@ def find(name: str, results: Path) -> Named:
     return Named(study, _runs(study, of_study, net, seed), whole=False)
 
 
-def names_runs(name: str, results: Path) -> bool:
+def is_run_name(name: str, results: Path) -> bool:
     """Whether `name` refers to runs or a results folder rather than to a study file."""
     path = expanded(name)
     if path.is_file():

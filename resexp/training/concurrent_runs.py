@@ -16,9 +16,9 @@ import torch
 from resexp.config.study import load_run
 from resexp.data import open_dataset
 from resexp.device.concurrent import POLL_S, Task
-from resexp.device.hardware import choose
+from resexp.device.hardware import choose_hardware
 from resexp.errors import DeviceFailedError, DeviceOutOfMemoryError, UserError
-from resexp.models.summary import summarise
+from resexp.models.summary import summarise_net
 from resexp.runs.records import Status
 from resexp.runs.store import Run
 from resexp.training.train import attempt
@@ -33,7 +33,7 @@ WORTHWHILE = 1.1
 """How many times faster a pack of twice the size must be."""
 
 
-Event = tuple[Run, Status | Exception | None]
+RunEvent = tuple[Run, Status | Exception | None]
 """(run, None) when it begins; (run, status or exception) when it ends."""
 
 
@@ -92,13 +92,13 @@ class ConcurrentRuns:
         """`size`: runs at a time; None: as many as increase the throughput."""
         self._waiting, self._again, self._members = deque(runs), deque[Run](), list[_Member]()
         self._size, self._threads, self._stop = Concurrency(size), threads, stop
-        self._events = list[Event]()
+        self._events = list[RunEvent]()
         self.current: Run | None = None
         """The run that has its turn."""
         self._free = _free_memory(runs[0])
         self._logged = False
 
-    def turns(self) -> Iterator[list[Event]]:
+    def turns(self) -> Iterator[list[RunEvent]]:
         """Train them all, or until asked to stop, turn by turn; yields what happened in each turn."""
         while True:
             while self._has_place():
@@ -186,7 +186,7 @@ def _step_cost(run: Run) -> float:
 def _free_memory(run: Run) -> int | None:
     """Bytes free on the GPU that the run will be on; None on a CPU."""
     try:
-        device = choose(load_run(run.config_path).train).device
+        device = choose_hardware(load_run(run.config_path).train).device
         return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
     except (UserError, OSError, RuntimeError):
         return None  # the run raises it when it begins
@@ -197,6 +197,6 @@ def _need(run: Run) -> float:
     """About the bytes of device memory that the run will take."""
     config = load_run(run.config_path)
     dataset = open_dataset(config.data)
-    net = summarise(config.model, *dataset.size, len(dataset.classes))
+    net = summarise_net(config.model, *dataset.size, len(dataset.classes))
     at_once = config.train.microbatch or config.train.batch_size
-    return dataset.resident_bytes + net.memory(at_once, choose(config.train).dtype.itemsize)
+    return dataset.resident_bytes + net.memory(at_once, choose_hardware(config.train).dtype.itemsize)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from resexp.runs.metrics import Metrics
 from resexp.runs.records import Manifest, State, Status, running_error
 from resexp.runs.store import Run
 from resexp.training.manifest import now
-from resexp.training.probing import keep, snapshot
+from resexp.training.probing import run_probe, snapshot
 from resexp.training.trainer import Trainer
 
 READ_S = 1.0
@@ -54,22 +54,13 @@ class Loop:
     on_status: Callable[[Status], None]
 
     def __post_init__(self) -> None:
-        trainer, progress = self.trainer, self.progress
+        trainer = self.trainer
         self.config, self.dataset, self.ranks = trainer.config, trainer.dataset, trainer.hardware.ranks
         self.probes = self.config.probes.due(self.config.train.steps)
         self.checkpoint_at = time.monotonic() + self.config.train.checkpoint_seconds
         self.read_at = 0.0
         self.mark = (trainer.step, trainer.seconds)
         """Where the speed is measured from."""
-        self.periodic: list[tuple[Callable[[], bool], Callable[[], Iterable[int]]]] = [
-            (self._bn_due, self._recompute_bn),
-            (self._evaluation_due, self._evaluate),
-            (lambda: trainer.step in self.probes, lambda: self.ranks.alone(self._probe())),
-            (lambda: self._ended and not progress.tested, self._test),
-            (lambda: self._ended or self.ranks.any_rank(self._checkpoint_due()), self._save),
-            (lambda: self._ended, lambda: self.ranks.alone(self._test_views())),
-        ]
-        """Pairs (is it due?, the work), in order of execution."""
         if self.run.lease:
             trainer.pipeline.while_waiting(self._heartbeat)
 
@@ -80,17 +71,15 @@ class Loop:
         yield from on_stream(self.trainer.hardware, self._loop())
 
     def _loop(self) -> Task[None]:
-        """Alternate: train until the next event, record the finished steps, then evaluate, probe, test or save as due."""
+        """Alternate: train until something is due, record the finished steps, evaluate, probe, test or save as due."""
         if self.trainer.step == 0:
             self._save()  # the last good state of a run that diverges at once
         try:
             while True:
-                if (diverged := self._log()) is not None:
+                if (diverged := self._record_steps()) is not None:
                     self._append("diverged", {"step": diverged})
                     return self._end("diverged", f"loss or weights not finite by step {diverged}", diverged)
-                for due, work in self.periodic:
-                    if due():
-                        yield from work()
+                yield from self._do_what_is_due()
                 if self._ended:
                     return self._end("finished", self._remark())
                 if self.ranks.any_rank(self.stop()):
@@ -101,6 +90,21 @@ class Loop:
             pass
         self._save()
         return self._end("interrupted", "stopped by a signal; the same command continues")
+
+    def _do_what_is_due(self) -> Task[None]:
+        """Evaluate, probe, test and save, as far as it is due at this step."""
+        if self._bn_due():
+            yield from self._recompute_bn()
+        if self._evaluation_due():
+            yield from self._evaluate()
+        if self.trainer.step in self.probes:
+            yield from self.ranks.alone(self._probe())
+        if self._ended and not self.progress.tested:
+            yield from self._test()
+        if self._ended or self.ranks.any_rank(self._checkpoint_due()):
+            self._save()
+        if self._ended:
+            yield from self.ranks.alone(self._test_views())
 
     # -- what is due, and when ------------------------------------------------------------------------------------
 
@@ -131,13 +135,13 @@ class Loop:
         at_step = every is not None and self.trainer.step > 0 and self.trainer.step % every == 0
         return at_step or time.monotonic() >= self.checkpoint_at
 
-    def _log(self) -> int | None:
+    def _record_steps(self) -> int | None:
         """Read the steps since the last read and write the lines that they complete.
 
-        Returns the step by which a loss, or the weights in the end, are not finite; None if all are.
+        Returns the step by which a loss, or the weights after the last step, are not finite; None if all are.
         """
         train, trainer, batch = self.config.train, self.trainer, self.config.train.batch_size
-        first, lines, progress = trainer.read_to, 0, self.progress
+        first, lines, progress = trainer.recorded_to, 0, self.progress
         steps, seconds = trainer.step - self.mark[0], trainer.seconds - self.mark[1]
         if steps:
             self.status.seconds_per_step = seconds / steps
@@ -190,8 +194,8 @@ class Loop:
                 weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
                 progress.best = {"step": trainer.step, "val_error": error, "model": weights}
         self._append("eval", record)
-        if trainer.step < self.config.train.steps and trainer.schedule.is_plateau(error):
-            trainer.reduce_lr()
+        if trainer.step < self.config.train.steps and trainer.schedule.observe_error(error):
+            trainer.schedule.add_milestone(trainer.step)
             self._append("milestone", {"step": trainer.step})
         progress.evaluated = trainer.step
         self._publish()
@@ -202,7 +206,7 @@ class Loop:
         for name in self.probes.get(trainer.step, []):
             if not PROBES[name].why_not(self.config.model) and not self.run.probe_path(name, trainer.step).exists():
                 found = PROBES[name].take(snapshot(trainer))
-                yield from keep(self.run, name, trainer.step, found, self.stop)
+                yield from run_probe(self.run, name, trainer.step, found, self.stop)
 
     def _test(self) -> Task[None]:
         """Evaluate on the test set, once: the final weights and, with a validation set, the best ones."""
@@ -233,7 +237,7 @@ class Loop:
             if not self.run.probe_path(name, trainer.step).exists():
                 mode = usual(self.config, name, self.dataset.size)
                 found = compare(self.config, self.dataset, trainer.pipeline, classifier, mode)
-                yield from keep(self.run, name, trainer.step, found, self.stop)
+                yield from run_probe(self.run, name, trainer.step, found, self.stop)
 
     # -- what is written, by rank 0 -------------------------------------------------------------------------------
 
@@ -241,7 +245,7 @@ class Loop:
         if self.metrics:
             self.metrics.append(event, record)
 
-    def _save(self) -> Iterable[int]:
+    def _save(self) -> None:
         """Write a checkpoint, unless a weight is NaN or infinite; then the previous checkpoint stays."""
         self.checkpoint_at = time.monotonic() + self.config.train.checkpoint_seconds
         if self.metrics and self.trainer.is_finite():
@@ -254,7 +258,6 @@ class Loop:
                 **self.metrics.state(),
             }
             checkpoint.save(self.run, state)
-        return ()
 
     def close_attempt(self, state: State) -> None:
         """Record how the attempt ended."""
@@ -264,8 +267,8 @@ class Loop:
             self.run.write_manifest(self.manifest)
 
     def _remark(self) -> str:
-        """A caveat about the finished run for its status, such as a warm-up that never ended; empty if there is none."""
-        if self.trainer.warming_up:
+        """A caveat about the finished run, such as a warm-up that never ended; empty if there is none."""
+        if self.trainer.schedule.warming_up:
             return f"its warm-up never ended: the training error stayed over {self.config.train.warmup_until_error:.0%}"
         if missing := sorted(self.dataset.unreadable):
             return f"{len(missing):,} images could not be read, and were shown to the net as grey: {missing[0]}, ..."

@@ -40,7 +40,7 @@ def new_attempt(hardware: Hardware, from_step: int) -> Attempt:
     )
 
 
-def of_data(config: RunConfig, dataset: Dataset | ImageNet) -> DataRecord:
+def data_record(config: RunConfig, dataset: Dataset | ImageNet) -> DataRecord:
     """The images that a run sees."""
     return DataRecord(
         source=str(config.data.source),

@@ -20,32 +20,36 @@ NEVER = 2**62
 """A step that no run reaches."""
 
 
-def learning_rate(config: TrainConfig, step: int, *, warming_up: bool, found: Sequence[int] | None = None) -> float:
+def learning_rate(
+    config: TrainConfig, step: int, *, warming_up: bool, plateau_milestones: Sequence[int] | None = None
+) -> float:
     """The rate of update number `step`, counted from 0.
 
-    Milestones are those of `config`, or those `found` in training; see `Schedule.is_plateau`.
+    Uses the milestones in `config`, or those that the plateau schedule has set so far; see `Schedule.observe_error`.
     """
     if warming_up and config.warmup_lr is not None:
         return config.warmup_lr
-    lr = _number(config)
+    lr = _fixed_lr(config)
     ramp = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    if in_drops(config):
-        return ramp * lr * config.gamma ** sum(step >= milestone for milestone in found or config.milestones)
-    return ramp * lr * _factor(config, step)
+    if lowers_at_milestones(config):
+        return (
+            ramp * lr * config.gamma ** sum(step >= milestone for milestone in plateau_milestones or config.milestones)
+        )
+    return ramp * lr * _smooth_factor(config, step)
 
 
-def _number(config: TrainConfig) -> float:
+def _fixed_lr(config: TrainConfig) -> float:
     """The learning rate of a configuration `for_depth`."""
     assert isinstance(config.lr, float)
     return config.lr
 
 
-def in_drops(config: TrainConfig) -> bool:
+def lowers_at_milestones(config: TrainConfig) -> bool:
     """Whether the rate is multiplied by gamma at milestones, given or found."""
     return config.schedule in ("milestones", "plateau")
 
 
-def _factor(config: TrainConfig, step: int) -> float:
+def _smooth_factor(config: TrainConfig, step: int) -> float:
     """The factor on the base rate at `step` (constant, cosine or plug-in). Raises UserError if a plug-in returns no
     finite number >= 0."""
     if config.schedule == "constant":
@@ -70,7 +74,7 @@ class Schedule:
         self.config = config
         self.milestones = list(config.milestones)
         """Steps at which the rate is lowered; with `plateau`, those found so far."""
-        lr = _number(config)
+        lr = _fixed_lr(config)
         self.rate = torch.tensor(lr, device=device)
         """What the optimiser reads, a float32 scalar."""
         places = config.max_lr_drops if config.schedule == "plateau" else len(self.milestones)
@@ -78,25 +82,26 @@ class Schedule:
         self._rates = torch.tensor([lr * config.gamma**drops for drops in range(places + 1)], device=device)
         self._table = torch.empty(0, device=device)
         """Rates of a smooth schedule, one per step."""
-        if not in_drops(config):
+        if not lowers_at_milestones(config):
             rates = [learning_rate(config, step, warming_up=False) for step in range(config.steps)]
             self._table = torch.tensor(rates, device=device)
         self._warmup_rate = torch.tensor(config.warmup_lr or lr, device=device)
         self.warming_up = torch.tensor(config.warmup_lr is not None, device=device)
-        self.running_error = torch.tensor(1.0, device=device)
+        self.moving_error = torch.tensor(1.0, device=device)
+        """Moving average of the errors of the batches."""
         self._least, self._stale = math.inf, 0
-        self._place()
+        self._copy_milestones()
 
-    def _place(self) -> None:
+    def _copy_milestones(self) -> None:
         self._milestones[: len(self.milestones)] = torch.tensor(self.milestones, dtype=torch.int64)
 
-    def at(self, step: int, *, warming_up: bool) -> float:
+    def rate_at(self, step: int, *, warming_up: bool) -> float:
         """The rate of update number `step`."""
-        return learning_rate(self.config, step, warming_up=warming_up, found=self.milestones)
+        return learning_rate(self.config, step, warming_up=warming_up, plateau_milestones=self.milestones)
 
     def set_rate(self, step: Tensor) -> None:
         """Set the rate of update number `step`, an int64 tensor (1,)."""
-        if in_drops(self.config):
+        if lowers_at_milestones(self.config):
             reached = (self._milestones <= step).sum(dim=0, keepdim=True)
             rate = self._rates.index_select(0, reached).squeeze()
             if self.config.warmup_steps:
@@ -107,8 +112,8 @@ class Schedule:
             rate = torch.where(self.warming_up, self._warmup_rate, rate)
         self.rate.copy_(rate)
 
-    def is_plateau(self, error: float) -> bool:
-        """Whether the error of an evaluation shows a plateau at which the rate is to be lowered (section 3.4)."""
+    def observe_error(self, error: float) -> bool:
+        """Take in the error of an evaluation. Returns whether the rate is to be lowered now (section 3.4)."""
         if self.config.schedule != "plateau" or len(self.milestones) == self.config.max_lr_drops:
             return False
         self._stale = 0 if error < self._least else self._stale + 1
@@ -121,13 +126,13 @@ class Schedule:
     def add_milestone(self, step: int) -> None:
         """A milestone: from update number `step` on the rate is lower."""
         self.milestones.append(step)
-        self._place()
+        self._copy_milestones()
 
     def state(self) -> dict[str, Any]:
         """What a continuation needs."""
         return {
             "warming_up": bool(self.warming_up),
-            "running_error": self.running_error.item(),
+            "running_error": self.moving_error.item(),
             "milestones": self.milestones,
             "least_error": self._least,
             "stale": self._stale,
@@ -136,16 +141,16 @@ class Schedule:
     def load(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned."""
         self.warming_up.fill_(state["warming_up"])
-        self.running_error.fill_(state["running_error"])
+        self.moving_error.fill_(state["running_error"])
         if self.config.schedule == "plateau":
             self.milestones, self._least, self._stale = state["milestones"], state["least_error"], state["stale"]
-            self._place()
+            self._copy_milestones()
 
     def update_warmup(self, error: Tensor) -> None:
-        """End the warm-up when the running training error is low enough, for good (section 4.2, n = 18)."""
+        """Take in a batch's error. Ends the warm-up, for good, when the moving average is low enough (section 4.2)."""
         if self.config.warmup_lr is not None:
-            self.running_error.lerp_(error, 1 - RUNNING_DECAY)
-            self.warming_up.logical_and_(self.running_error >= self.config.warmup_until_error)
+            self.moving_error.lerp_(error, 1 - RUNNING_DECAY)
+            self.warming_up.logical_and_(self.moving_error >= self.config.warmup_until_error)
 
 
 MUON_MOMENTUM = 0.95
@@ -241,7 +246,7 @@ def make_optimizer(config: TrainConfig, model: nn.Module, rate: Tensor) -> torch
     return optimizer
 
 
-def is_state(config: TrainConfig, kept: Any, parameters: list[nn.Parameter]) -> bool:
+def is_optimizer_state(config: TrainConfig, kept: Any, parameters: list[nn.Parameter]) -> bool:
     """Whether `kept`, from a checkpoint, has the form of this optimiser's state: {parameter index: {name: tensor}} with
     matching shapes."""
     if not isinstance(kept, dict) or not kept.keys() <= set(range(len(parameters))):

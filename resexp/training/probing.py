@@ -40,7 +40,7 @@ def snapshot(trainer: Trainer) -> ProbeInput:
     return replace(probe_input(trainer), model=copy.deepcopy(trainer.model))
 
 
-def keep(run: Run, name: str, step: int, found: Probing, stop: Callable[[], bool]) -> Task[None]:
+def run_probe(run: Run, name: str, step: int, found: Probing, stop: Callable[[], bool]) -> Task[None]:
     """Carry out a probe and write its result into the run folder. Raises StopRequested if `stop()` before its end."""
     began = time.perf_counter()
     try:
@@ -80,10 +80,10 @@ def probe(run: Run, name: str, *, initial: bool = False, stop: Callable[[], bool
     subject, step = _untrained(config, dataset), 0
     if not initial:
         step, weights = checkpoint.final_weights(run)
-        checkpoint.into(subject.model, weights, run.folder)
+        checkpoint.load_into(subject.model, weights, run.folder)
     elif config.train.init_from:
         warm_start(config, subject, len(dataset.classes))
-    run_to_completion(keep(run, name, step, PROBES[name].take(subject), stop))
+    run_to_completion(run_probe(run, name, step, PROBES[name].take(subject), stop))
     return step
 
 

@@ -16,15 +16,15 @@ from resexp.config import plugins
 from resexp.config.study import load_run
 from resexp.data import open_dataset
 from resexp.device.concurrent import Task, run_to_completion
-from resexp.device.hardware import choose, give_back, tune_process, with_stream
-from resexp.distributed import SINGLE_PROCESS, Ranks, lost
+from resexp.device.hardware import choose_hardware, release_stream, tune_process, with_stream
+from resexp.distributed import SINGLE_PROCESS, Ranks, lost_rank
 from resexp.errors import DeviceFailedError, DeviceOutOfMemoryError, LeaseLostError, RankLostError, UserError
 from resexp.runs import checkpoint
 from resexp.runs.metrics import Metrics
 from resexp.runs.records import Manifest, Status
 from resexp.runs.store import Run
 from resexp.training.loop import Loop, Progress
-from resexp.training.manifest import new_attempt, of_data
+from resexp.training.manifest import data_record, new_attempt
 from resexp.training.probing import probe_input, write_record
 from resexp.training.trainer import Trainer
 from resexp.training.warm_start import warm_start
@@ -32,8 +32,8 @@ from resexp.utils.interrupts import Interrupted
 
 log = logging.getLogger(__name__)
 
-_OUT_OF_MEMORY = ("CUDA error: out of memory", "ALLOC_FAILED", "unable to find an engine")
-"""How CUDA, cuBLAS and cuDNN report it, where PyTorch does not."""
+_OUT_OF_MEMORY = ("CUDA error: out of memory", "ALLOC_FAILED", "unable to find an engine", "MPS backend out of memory")
+"""How CUDA, cuBLAS, cuDNN and MPS report it, where PyTorch's OutOfMemoryError does not."""
 
 
 def train(
@@ -131,8 +131,8 @@ def _set_up(
     else:
         config, precision, threads, fingerprint, content = ranks.broadcast_object()
     tune_process(threads)
-    hardware = replace(with_stream(choose(config.train, precision, ranks)), threads=threads)
-    undo.callback(give_back, hardware)
+    hardware = replace(with_stream(choose_hardware(config.train, precision, ranks)), threads=threads)
+    undo.callback(release_stream, hardware)
     dataset = open_dataset(config.data)
     if not leads and dataset.fingerprint != fingerprint:
         raise UserError(
@@ -189,7 +189,7 @@ def _continue(run: Run, trainer: Trainer, status: Status) -> tuple[Progress, Met
 
 def _begin_attempt(run: Run, trainer: Trainer, before: Manifest | None) -> Manifest:
     """Add the attempt to the manifest. Raises UserError where earlier ones had other data."""
-    data = of_data(trainer.config, trainer.dataset)
+    data = data_record(trainer.config, trainer.dataset)
     run.check_data(data.fingerprint)
     attempt = new_attempt(trainer.hardware, trainer.step)
     begun = Manifest(
@@ -211,7 +211,7 @@ def _translated(run: Run) -> Iterator[None]:
     except RuntimeError as error:
         text = str(error)
         reason = text.partition("\n")[0][:100]
-        if what := lost(error):
+        if what := lost_rank(error):
             raise RankLostError(f"{run.folder}: another rank is gone ({what}); the same command continues") from error
         if isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
             raise DeviceOutOfMemoryError(

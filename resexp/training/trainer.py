@@ -21,11 +21,11 @@ from resexp.device.hardware import Hardware
 from resexp.errors import UserError
 from resexp.evaluation.evaluator import EVAL_BATCH, Evaluation, Evaluator
 from resexp.models import build_model
-from resexp.models.layers import BN_MOMENTUM, BatchNorm, Dropout, across
-from resexp.runs.checkpoint import into
-from resexp.training.optim import Schedule, is_state, make_optimizer
+from resexp.models.layers import BN_MOMENTUM, BatchNorm, Dropout, batch_over_ranks
+from resexp.runs.checkpoint import load_into
+from resexp.training.optim import Schedule, is_optimizer_state, make_optimizer
 
-MEMORY = 4096
+RECORDED_STEPS = 4096
 """Steps whose losses the device keeps until they are read."""
 
 
@@ -40,8 +40,8 @@ class StepRecord(NamedTuple):
 class Trainer:
     """Model, optimiser and images of one run, on one device. Errors are fractions in [0, 1].
 
-    A step reads nothing from the host: the device counts steps, finds the batch and the rate by the count, and keeps
-    what is to be recorded. So it can be replayed as a CUDA graph, and the host need not wait for it.
+    A step needs nothing from the host: the device counts the steps, derives batch and learning rate from the count, and
+    stores the records. So it can be replayed as a CUDA graph, and the host need not wait for it.
 
     Where several ranks train the run, each has a trainer and takes its part of every batch, and of what is evaluated.
     All of them do the same steps and evaluations; records and results cover all ranks.
@@ -55,12 +55,13 @@ class Trainer:
                 f"train.batch_size: {train.batch_size} images can't be shared out evenly among {ranks.world} "
                 f"processes; start as many as divide it"
             )
-        self._here = train.batch_size // ranks.world
-        self._part = train.microbatch or self._here
-        if self._here % self._part:
+        self._rank_batch = train.batch_size // ranks.world
+        self._microbatch = train.microbatch or self._rank_batch
+        if self._rank_batch % self._microbatch:
             raise UserError(
-                f"train.microbatch: {self._here} images on each device can't be cut into pieces of {self._part}; start "
-                f"fewer processes, or set it to a divisor of {self._here}, with BN's statistics over that many"
+                f"train.microbatch: {self._rank_batch} images on each device can't be cut into pieces of "
+                f"{self._microbatch}; start "
+                f"fewer processes, or set it to a divisor of {self._rank_batch}, with BN's statistics over that many"
             )
         if train.precise_bn_images and train.precise_bn_images > (images := len(dataset.train_index)):
             raise UserError(
@@ -73,7 +74,7 @@ class Trainer:
             compile_blocks(self.model)
         self.net: nn.Module = self.model
         """The module that a step calls: `model`, or its DDP wrapper after `join`."""
-        self._of_batches = [
+        self._batch_modules = [
             module
             for module in self.model.modules()
             if isinstance(module, Dropout) or (train.sync_bn and isinstance(module, BatchNorm))
@@ -84,14 +85,14 @@ class Trainer:
         self.autocast = torch.autocast(device.type, hardware.dtype, enabled=hardware.precision != "fp32")
         self.scaler = torch.amp.GradScaler(device.type, enabled=hardware.precision == "fp16")
         self.pipeline = open_input(config, dataset, hardware)
-        self.step = self.read_to = 0
-        self._alike_at: int | None = None
+        self.step = self.recorded_to = 0
+        self._buffers_shared_at: int | None = None
         """The step at which rank 0's BN statistics were last broadcast. They differ between ranks after the next
         training step."""
         self.seconds = 0.0
         """Wall-clock seconds of training; runs trained side by side each count the whole time."""
         self._counter = torch.zeros(1, dtype=torch.int64, device=device)
-        self._records = torch.zeros((3, MEMORY), device=device)
+        self._records = torch.zeros((3, RECORDED_STEPS), device=device)
         images = len(dataset.train_index) + len(dataset.val_index)
         with contextlib.ExitStack() as undo:  # the device's memory may be too small
             undo.callback(self.pipeline.close)
@@ -114,7 +115,7 @@ class Trainer:
 
     def advance(self, until: int, pause: Callable[[], bool]) -> Task[None]:
         """Train until step `until`, until `pause()` on any rank, or until the records must be read."""
-        until = min(until, self.read_to + MEMORY)
+        until = min(until, self.recorded_to + RECORDED_STEPS)
         started, throttle = time.perf_counter(), HostThrottle(self.hardware)
         self.model.train()
         try:
@@ -134,16 +135,16 @@ class Trainer:
 
     def _update(self) -> None:
         """One step on one batch, in pieces of `train.microbatch` images."""
-        ranks, parts = self.hardware.ranks, self._here // self._part
-        batch = [torch.split(tensor, self._part) for tensor in self.pipeline.batch(self._counter)]
+        ranks, parts = self.hardware.ranks, self._rank_batch // self._microbatch
+        batch = [torch.split(tensor, self._microbatch) for tensor in self.pipeline.batch(self._counter)]
         self.schedule.set_rate(self._counter)
         self.optimizer.zero_grad()
         sums = torch.zeros(2, device=self._records.device)
         for number, (x, y) in enumerate(zip(*batch, strict=True), 1):
-            for norm in self._norms:  # the averages are those of the first pieces, as they are those of rank 0
+            for norm in self._norms:  # BN's moving averages use the first microbatch only, as they use rank 0 only
                 norm.momentum = BN_MOMENTUM if number == 1 else 0.0
             with ranks.gradient_sync(self.net, last=number == parts):
-                with self.autocast, across(ranks, self._of_batches):
+                with self.autocast, batch_over_ranks(ranks, self._batch_modules):
                     logits = self.net(x)
                     loss = F.cross_entropy(logits, y, label_smoothing=self.config.train.label_smoothing) / parts
                 torch.autograd.backward(self.scaler.scale(loss))
@@ -156,29 +157,20 @@ class Trainer:
         self.scaler.update()
         ranks.all_reduce(sums)
         record = torch.cat((sums, self.schedule.warming_up.float()[None]))
-        self._records.index_copy_(1, self._counter % MEMORY, record[:, None])
+        self._records.index_copy_(1, self._counter % RECORDED_STEPS, record[:, None])
         self.schedule.update_warmup(sums[1] / self.config.train.batch_size)
         self._counter += 1
 
     def read(self) -> list[StepRecord]:
-        """Return the records of the steps since the last call, in one transfer. Call it before `reduce_lr`, since rates
-        are recomputed here."""
-        steps = range(self.read_to, self.step)
-        self.read_to = self.step
-        columns = self._records.cpu()[:, [step % MEMORY for step in steps]].T.tolist()
+        """Return the records of the steps since the last call, in one transfer. Call it before
+        `Schedule.add_milestone`, since rates are recomputed here."""
+        steps = range(self.recorded_to, self.step)
+        self.recorded_to = self.step
+        columns = self._records.cpu()[:, [step % RECORDED_STEPS for step in steps]].T.tolist()
         return [
-            StepRecord(loss, int(wrong), self.schedule.at(step, warming_up=bool(warming_up)))
+            StepRecord(loss, int(wrong), self.schedule.rate_at(step, warming_up=bool(warming_up)))
             for step, (loss, wrong, warming_up) in zip(steps, columns, strict=True)
         ]
-
-    def reduce_lr(self) -> None:
-        """Multiply the rate by gamma from now on."""
-        self.schedule.add_milestone(self.step)
-
-    @property
-    def warming_up(self) -> bool:
-        """Whether the next step still has the rate of the warm-up."""
-        return bool(self.schedule.warming_up)
 
     def is_finite(self) -> bool:
         """Whether all parameters are finite."""
@@ -192,9 +184,9 @@ class Trainer:
         Raises StopRequested if `pause()` between batches.
         """
         with self.hardware.ranks.together():
-            if self._alike_at != self.step:
+            if self._buffers_shared_at != self.step:
                 self.hardware.ranks.broadcast(self.model.buffers())
-                self._alike_at = self.step
+                self._buffers_shared_at = self.step
             return (yield from self._evaluator.evaluate(split, pause))
 
     def recompute_bn(self, count: int, pause: Callable[[], bool]) -> Task[int]:
@@ -204,7 +196,7 @@ class Trainer:
         """
         order, *_ = plan_epoch(self.dataset.train_index, self.config.seed, epoch=0, pad=0, flip=False)
         batches = yield from self.hardware.ranks.alone(self._evaluator.recompute_bn(order[:count], pause))
-        self._alike_at = None
+        self._buffers_shared_at = None
         return batches
 
     @contextlib.contextmanager
@@ -214,7 +206,7 @@ class Trainer:
         They and their statistics are the same on all ranks, as this net's own are after an evaluation.
         """
         own = {name: value.clone() for name, value in self.model.state_dict().items()}
-        into(self.model, weights, self.config.folder)
+        load_into(self.model, weights, self.config.folder)
         try:
             yield
         finally:
@@ -234,14 +226,16 @@ class Trainer:
     def load(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned; before the first step. Raises UserError where it is of another run."""
         kept, parameters = state["optimizer"].get("state"), list(self.model.parameters())
-        if not 0 <= state["step"] <= self.config.train.steps or not is_state(self.config.train, kept, parameters):
+        if not 0 <= state["step"] <= self.config.train.steps or not is_optimizer_state(
+            self.config.train, kept, parameters
+        ):
             raise UserError(
                 f"{self.config.folder}: its checkpoint is of other training settings, such as another optimiser; give "
                 f"the study another name to begin anew"
             )
-        self.step = self.read_to = state["step"]
+        self.step = self.recorded_to = state["step"]
         self._counter.fill_(self.step)
-        into(self.model, state["model"], self.config.folder)
+        load_into(self.model, state["model"], self.config.folder)
         own = [{**group} for group in self.optimizer.param_groups]  # of this device, and the rate it reads
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": kept})
         for group, before in zip(self.optimizer.param_groups, own, strict=True):

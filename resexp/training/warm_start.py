@@ -59,7 +59,7 @@ def warm_start(deep_config: RunConfig, subject: ProbeInput, classes: int) -> dic
     config = check(run, deep_config)
     _, weights = checkpoint.final_weights(run)
     shallow, deep = build_model(config.model, classes), subject.model
-    checkpoint.into(shallow, weights, run.folder)
+    checkpoint.load_into(shallow, weights, run.folder)
     shallow.to(subject.images.device)
     assert isinstance(shallow, ResNet)
     assert isinstance(deep, ResNet)

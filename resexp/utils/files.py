@@ -83,7 +83,7 @@ def write_alone(path: Path, content: str | bytes) -> None:
 def write_all(folder: Path, files: Mapping[str, str | bytes]) -> None:
     """Write all files to a temporary folder, then move them into `folder` one by one, in their order.
 
-    Whatever happens before leaves them as they were; death in between leaves each as it was or as it is to be.
+    An error before the moves changes nothing; a crash during them leaves each file either old or new.
     """
     with locked(folder / ".lock", f"{folder}", wait=True):
         new = folder / ".new"

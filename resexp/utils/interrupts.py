@@ -23,7 +23,7 @@ _asked: list[int] = []
 
 
 class Interrupted(BaseException):
-    """A stop request during work that can be repeated. Not a KeyboardInterrupt, for which Typer always exits with 130."""
+    """A stop request during work that can be repeated. No KeyboardInterrupt, for which Typer exits with 130."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def whole_command() -> Iterator[None]:
 
     A library that is being imported may lose the exception and be left broken; what fails then ends the command, too.
     Where nothing fails, `Stop` and `at_once` know of the signal.
-    Once the command has ended, either signal ends the process without a word: nothing is to print a traceback at its
+    Once the command has ended, either signal ends the process without a word: nothing may print a traceback at its
     exit.
     """
     _asked.clear()

@@ -9,20 +9,11 @@ from collections.abc import Callable, Iterator
 LOGGER = logging.getLogger("resexp")
 
 
-class _Lines(logging.Handler):
-    """Passes each line on."""
-
-    def __init__(self, write: Callable[[str], object]) -> None:
-        super().__init__()
-        self._write = write
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._write(record.getMessage())
-
-
 def log_to(write: Callable[[str], object]) -> None:
     """Pass every line that resexp logs from now on to `write`, and to nothing else."""
-    LOGGER.handlers, LOGGER.propagate = [_Lines(write)], False
+    handler = logging.Handler()
+    handler.emit = lambda record: write(record.getMessage())  # type: ignore[method-assign, assignment]
+    LOGGER.handlers, LOGGER.propagate = [handler], False
     LOGGER.setLevel(logging.INFO)
 
 

@@ -56,7 +56,7 @@ Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 class Record(BaseModel):
     """The content of a JSON file: numbers are finite, and text can be shown as it is.
 
-    Keys that a later version may add are kept out of the way.
+    Unknown keys, such as those of later versions, are ignored.
     """
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from resexp.bench.contestants import Case, Loop, ours
 from resexp.bench.turns import in_turns
 from resexp.config import RunConfig, ShapesData
-from resexp.device.hardware import choose
+from resexp.device.hardware import choose_hardware
 from resexp.training import trainer as trainer_module
 from resexp.utils.logs import log_to
 
@@ -73,7 +73,7 @@ def main() -> None:
     config = CONFIG
     eager = config.model_copy(update={"train": config.train.model_copy(update={"cuda_graphs": False})})
     compiled = config.model_copy(update={"train": config.train.model_copy(update={"compile": True})})
-    gpu = choose(config.train).device.type == "cuda"
+    gpu = choose_hardware(config.train).device.type == "cuda"
     cases = [
         Case("as it is", ours, config, threads=1),
         Case("memory given back", memory_given_back, config, threads=1),
@@ -86,7 +86,7 @@ def main() -> None:
     log_to(lambda line: print(line, file=sys.stderr))
     measured, missing = in_turns(cases, rounds=5, seconds=2.0)
     shipped = measured[0].rates()
-    print(f"ResNet-20, {choose(config.train).name}, PyTorch {torch.__version__}: time of a step / as it is")
+    print(f"ResNet-20, {choose_hardware(config.train).name}, PyTorch {torch.__version__}: time of a step / as it is")
     for m in measured:
         ratios = [a / b for a, b in zip(shipped, m.rates(), strict=True)]
         print(f"{m.case.what:20} {statistics.median(ratios):.3f}  ({min(ratios):.3f}-{max(ratios):.3f})")

@@ -24,7 +24,7 @@ from torchvision import transforms
 from resexp.config import ImageNetData, PreparedConfig
 from resexp.data.imagenet import ImageNet, open_imagenet
 from resexp.data.imagenet.example import make_example
-from resexp.data.imagenet.loader import Loader, Want, plan
+from resexp.data.imagenet.loader import ImageRequest, Loader, plan
 from resexp.data.imagenet.prepare import prepare
 from resexp.data.imagenet.views import crop_resize
 
@@ -87,7 +87,7 @@ def threads(dataset: ImageNet, workers: int) -> tuple[Loader, Pass]:
 
     def run(epoch: int) -> None:
         drawn = plan(0, epoch, n, dataset.config)
-        loader.load([Want("train", i, drawn.view(i)) for i in range(n)], out).wait()
+        loader.load([ImageRequest("train", i, drawn.view(i)) for i in range(n)], out).wait()
 
     return loader, run
 

@@ -23,7 +23,7 @@ from resexp.config import ExecutorConfig
 from resexp.config.study import load
 from resexp.display import Lines
 from resexp.executors import schedule
-from resexp.executors.engine import End, Engine, Event, Handle, Job
+from resexp.executors.base import End, Event, Executor, Handle, Job
 from resexp.runs.records import Status
 from resexp.runs.store import Run
 from resexp.sweeping import plan, train_all
@@ -76,7 +76,7 @@ class _Done(Handle):
     def stop(self) -> None: ...
 
 
-class Idle(Engine):
+class Idle(Executor):
     """An engine of as many cores as this machine has, whose jobs do nothing."""
 
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:

@@ -24,7 +24,7 @@ from resexp.config.study import SHIPPED, load, load_run
 from resexp.data import folder, open_dataset
 from resexp.data.dataset import _read_meta
 from resexp.data.pixels import read_image
-from resexp.device.hardware import choose
+from resexp.device.hardware import choose_hardware
 from resexp.display import duration, percent, speed
 from resexp.errors import UnreadableImageError, UserError
 from resexp.report import draw, page
@@ -59,7 +59,7 @@ def readers(scratch: Path) -> dict[str, Reader]:
     data = ShapesData(source="shapes", train_images=100, test_images=100, size=8)
     config = RunConfig(data=data, train=SMALL)
     dataset = open_dataset(data)
-    trainer = Trainer(config, dataset, choose(config.train, "fp32"))
+    trainer = Trainer(config, dataset, choose_hardware(config.train, "fp32"))
     study = _study(scratch / "study")
     run = study.runs()[0]
     whole = {path: path.read_bytes() for path in scratch.rglob("*") if path.is_file()}

@@ -22,7 +22,7 @@ from resexp.config.nets import named
 from resexp.data import open_dataset
 from resexp.device.concurrent import run_to_completion
 from resexp.device.hardware import Hardware
-from resexp.models.summary import summarise
+from resexp.models.summary import summarise_net
 from resexp.training.trainer import Trainer
 
 SHEETS = {
@@ -74,7 +74,7 @@ def estimates(names: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     for name in names:
         net = named(name, [])
-        summary, batch = summarise(net.config, net.size, net.size, net.classes), BATCHES[net.config.variant]
+        summary, batch = summarise_net(net.config, net.size, net.size, net.classes), BATCHES[net.config.variant]
         row: dict[str, Any] = {"net": name.removeprefix("imagenet/"), "kernels": kernels(net.config)}
         row |= {"gflop": summary.step_flops(batch) / 1e9, "launches_ms": row["kernels"] * LAUNCH_US / 1000}
         for precision, size in (("bf16", 2), ("fp32", 4)):

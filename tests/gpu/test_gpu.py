@@ -24,9 +24,9 @@ from resexp.data import open_dataset
 from resexp.data.imagenet.example import make_example
 from resexp.device.concurrent import on_stream, run_to_completion
 from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE
-from resexp.device.hardware import choose, with_stream
+from resexp.device.hardware import choose_hardware, with_stream
 from resexp.errors import DeviceOutOfMemoryError
-from resexp.evaluation.tta import SingleView, evaluate_run
+from resexp.evaluation.tta import SingleView, test_views
 from resexp.runs.checkpoint import final_weights
 from resexp.runs.logits import read
 from resexp.runs.store import Run
@@ -92,7 +92,7 @@ def losses(run: Run) -> list[float]:
 
 
 def trainer(resolved: RunConfig) -> Trainer:
-    hardware = with_stream(choose(resolved.train))
+    hardware = with_stream(choose_hardware(resolved.train))
     with torch.cuda.stream(hardware.stream):
         return Trainer(resolved, open_dataset(resolved.data), hardware)
 
@@ -144,7 +144,7 @@ def test_the_end_of_a_run_is_the_same_replayed_and_eager(tmp_path: Path) -> None
     replayed, eager = (read(run.logits_path) for run in runs)
     assert replayed.values == pytest.approx(eager.values, abs=0.05 * float(eager.values.std()))
     assert replayed.error == runs[0].status().test_error
-    own = evaluate_run(runs[0], SingleView())
+    own = test_views(runs[0], SingleView())
     assert own["test_error"] == pytest.approx(replayed.error, abs=0.01)
 
 
@@ -191,10 +191,10 @@ UNCAPTURABLE = """
 import torch
 from resexp.config import TrainConfig
 from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE, CudaGraphed
-from resexp.device.hardware import choose, with_stream
+from resexp.device.hardware import choose_hardware, with_stream
 from resexp.utils.logs import log_to
 
-hardware = with_stream(choose(TrainConfig(device="cuda")))
+hardware = with_stream(choose_hardware(TrainConfig(device="cuda")))
 said = []
 log_to(said.append)
 with torch.cuda.stream(hardware.stream):

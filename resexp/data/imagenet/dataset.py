@@ -131,7 +131,7 @@ class ImageNet:
         return data
 
     def pixels(self, part: Part, index: int, shorter_side: int | None = None) -> Pixels:
-        """An image, uint8 (H, W, 3); for `shorter_side` see `decode`. Raises Unreadable."""
+        """An image, uint8 (H, W, 3); for `shorter_side` see `decode`. Raises UnreadableImageError."""
         if self.prepared is None:
             return decode(self.read(part, index), shorter_side)
         stored = self.prepared.read(part, index)

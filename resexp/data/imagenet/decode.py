@@ -16,7 +16,7 @@ def decode(data: bytes | Pixels, shorter_side: int | None = None) -> Pixels:
     Of an image that is to be made smaller, `shorter_side` says how far: a JPEG whose shorter side is at least four
     times as long is then decoded at half its size or less, but not below twice that. So frequencies are left out which
     resizing would average away: it changes pixels by one or two in 255, and takes two thirds of the time where a
-    photograph of 3000 pixels becomes one of 256. Raises Unreadable.
+    photograph of 3000 pixels becomes one of 256. Raises UnreadableImageError.
     """
     data = data if isinstance(data, bytes) else data.tobytes()
     try:

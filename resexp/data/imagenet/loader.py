@@ -64,7 +64,7 @@ def plan(seed: int, epoch: int, n: int, data: ImageNetData) -> Plan:
     return Plan(image, side, fy, fx, flip & data.flip, lighting * np.float32(data.pca_lighting))
 
 
-class Want(NamedTuple):
+class ImageRequest(NamedTuple):
     """An image, and what is to be seen of it."""
 
     part: Part
@@ -90,7 +90,7 @@ class Pending:
 
         Raises UserError where an image does not come in time, or too many can't be read.
         """
-        overdue: set[tuple[float, Want]] = set()
+        overdue: set[tuple[float, ImageRequest]] = set()
         while not self._done.wait(min(_LOOK_S, self._loader.timeout)):
             # Seen twice: where the process itself was stopped for a while, its threads get time to continue.
             again = overdue & (overdue := self._loader.overdue())
@@ -114,7 +114,7 @@ class Pending:
 
 
 class _Job(NamedTuple):
-    want: Want
+    want: ImageRequest
     out: Pixels | None
     """Where the crop goes; None: the image is wanted as it is."""
     pending: Pending
@@ -135,7 +135,7 @@ class Loader:
         self._colour = np.round(np.asarray(colour) * 255).astype(np.uint8)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._busy: dict[int, tuple[float, Want]] = {}
+        self._busy: dict[int, tuple[float, ImageRequest]] = {}
         # Daemons: a read that never returns must not keep the process from ending.
         self._threads = [threading.Thread(target=self._work, name=f"images-{i}", daemon=True) for i in range(workers)]
         for thread in self._threads:
@@ -147,7 +147,7 @@ class Loader:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def load(self, wants: Sequence[Want], out: Pixels) -> Pending:
+    def load(self, wants: Sequence[ImageRequest], out: Pixels) -> Pending:
         """Begin to fill `out`, (n, crop, crop, 3), with one crop for each of the n wants."""
         assert out.dtype == np.uint8
         assert out.shape == (len(wants), out.shape[1], out.shape[1], 3)
@@ -156,7 +156,7 @@ class Loader:
             self._jobs.put(_Job(want, out[place], pending, place))
         return pending
 
-    def load_whole(self, wants: Sequence[Want]) -> Pending:
+    def load_whole(self, wants: Sequence[ImageRequest]) -> Pending:
         """Begin to read the images themselves, whatever their sizes: see `Pending.images`."""
         pending = Pending(self, len(wants))
         for place, want in enumerate(wants):
@@ -174,12 +174,12 @@ class Loader:
         for thread in self._threads:
             thread.join(max(0.0, latest - time.monotonic()))
 
-    def overdue(self) -> set[tuple[float, Want]]:
+    def overdue(self) -> set[tuple[float, ImageRequest]]:
         """What has been read for too long, each with the time at which it was begun."""
         latest = time.monotonic() - self.timeout
         return {(since, want) for since, want in list(self._busy.values()) if since < latest}
 
-    def stuck(self, want: Want) -> UserError:
+    def stuck(self, want: ImageRequest) -> UserError:
         """What to say of an image that does not come."""
         return UserError(
             f"{self.dataset.file(want.part, want.image)}: did not come within {self.timeout:g} s (data.timeout); see "
@@ -214,7 +214,7 @@ class Loader:
         else:
             out[:] = crop_resize(image, want.view.box(image.shape, len(out)), len(out), want.view.flip)
 
-    def _note(self, want: Want) -> None:
+    def _note(self, want: ImageRequest) -> None:
         """Count an unreadable image. Raises UserError where there are too many."""
         dataset, part = self.dataset, want.part
         with self._lock:

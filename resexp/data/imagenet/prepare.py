@@ -14,7 +14,6 @@ import numpy as np
 import simplejpeg
 
 from resexp.config import PreparedConfig
-from resexp.data.ahead import ahead
 from resexp.data.duplicates import Duplicates, Seen, find_duplicates
 from resexp.data.home import data_home
 from resexp.data.imagenet.arrays import write_arrays
@@ -25,6 +24,7 @@ from resexp.data.imagenet.tree import PARTS, Part
 from resexp.data.imagenet.views import resize
 from resexp.data.images import digests
 from resexp.data.naming import few
+from resexp.data.prefetch import prefetch
 from resexp.errors import UnreadableImageError, UserError
 from resexp.utils.files import locked, with_filename, write_atomic
 
@@ -103,7 +103,7 @@ def _each(
     """What `work` gives for every image, in order."""
     counts = {part: dataset.images(part) for part in PARTS}
     images = ((part, image) for part, count in counts.items() for image in range(count))
-    for done, result in enumerate(ahead(lambda image: work(*image), images, threads), 1):
+    for done, result in enumerate(prefetch(lambda image: work(*image), images, threads), 1):
         progress(done, sum(counts.values()))
         yield result
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from resexp.data.home import data_home
 from resexp.data.imagenet.arrays import read_arrays, write_arrays
 from resexp.data.imagenet.dataset import ImageNet
-from resexp.data.imagenet.loader import Loader, Want
+from resexp.data.imagenet.loader import ImageRequest, Loader
 from resexp.data.imagenet.views import centre
 from resexp.errors import UserError
 from resexp.utils.files import locked
@@ -75,7 +75,7 @@ def _take(dataset: ImageNet) -> Statistics:
     images = 0
     with Loader(dataset, config.workers or cores(), config.timeout) as loader:
         for start in range(0, len(chosen), _BATCH):
-            wants = [Want("train", int(image), view) for image in chosen[start : start + _BATCH]]
+            wants = [ImageRequest("train", int(image), view) for image in chosen[start : start + _BATCH]]
             unreadable = loader.load(wants, buffer[: len(wants)]).wait()
             batch = np.delete(buffer[: len(wants)], unreadable, axis=0)
             total += batch.sum(axis=0, dtype=np.int64)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from resexp.config import ImageNetData, RunConfig
 from resexp.data.imagenet import ImageNet
-from resexp.data.imagenet.loader import Loader, Pending, Plan, Want, plan
+from resexp.data.imagenet.loader import ImageRequest, Loader, Pending, Plan, plan
 from resexp.data.imagenet.statistics import statistics
 from resexp.data.imagenet.tree import Part
 from resexp.data.imagenet.views import centre
@@ -103,14 +103,14 @@ class StreamingInput:
         slot = self._slots[step % STEPS_AHEAD]
         if slot.copied is not None:
             slot.copied.synchronize()
-        wants, labels = list[Want](), self._dataset.labels("train")
+        wants, labels = list[ImageRequest](), self._dataset.labels("train")
         epochs, within = np.divmod(step * self._config.train.batch_size + self._within, len(self._dataset.train_index))
         for epoch in np.unique(epochs):
             plan, here = self._plan(int(epoch)), epochs == epoch
             images, places = plan.image[within[here]], np.flatnonzero(here)
             slot.labels[places] = torch.from_numpy(labels[images])
             slot.light[places] = torch.from_numpy(plan.lighting[within[here]])
-            wants += [Want("train", int(i), plan.view(at)) for i, at in zip(images, within[here], strict=True)]
+            wants += [ImageRequest("train", int(i), plan.view(at)) for i, at in zip(images, within[here], strict=True)]
         slot.step, slot.pending = step, self.loader.load(wants, slot.images.numpy())
 
     def _plan(self, epoch: int) -> Plan:
@@ -143,7 +143,9 @@ class StreamingInput:
 
         def begin(chunk: NDArray[np.int64]) -> tuple[Tensor, Pending]:
             images = self._bytes(len(chunk), side)
-            return images, self.loader.load([Want(part, int(image), self._centre) for image in chunk], images.numpy())
+            return images, self.loader.load(
+                [ImageRequest(part, int(image), self._centre) for image in chunk], images.numpy()
+            )
 
         ahead = deque(map(begin, chunks[:2]))
         for number, chunk in enumerate(chunks):
@@ -157,7 +159,7 @@ class StreamingInput:
         which, and pixels uint8 (b, H, W, 3)."""
 
         def begin(chunk: NDArray[np.int64]) -> Pending:
-            return self.loader.load_whole([Want("val", int(image), self._centre) for image in chunk])
+            return self.loader.load_whole([ImageRequest("val", int(image), self._centre) for image in chunk])
 
         ahead = deque(map(begin, chunks[:2]))
         for number, chunk in enumerate(chunks):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from resexp.report.figure import MARKERS, Plot, depth_colours, styled
 from resexp.report.formatting import digits, span
@@ -85,11 +85,7 @@ def logarithmic(axes: Axes) -> None:
     low, high = axes.get_ylim()
     if high < 100 * low:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(_plainly))
-
-
-def _plainly(value: float, _: int | None) -> str:
-    return f"{value:g}"
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
 
 
 def decades(net: NetResult[RecordT], value: Callable[[RecordT], float], also: str = "") -> str:

@@ -16,7 +16,7 @@ class Job:
 
     runs: tuple[Run, ...]
     cores: int = 1
-    """How much it takes of what the engine has to give."""
+    """How much it takes of what the executor has to give."""
     threads: int | None = None
     """CPU threads of a new run; None: PyTorch's default."""
     gpu: str | None = None
@@ -69,7 +69,7 @@ class Handle(ABC):
         self.stop()
 
 
-class Engine(ABC):
+class Executor(ABC):
     """What jobs run on."""
 
     outlives = False
@@ -77,7 +77,7 @@ class Engine(ABC):
 
     @abstractmethod
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
-        """Returns the jobs in the order of starting, and the number of slots. `todo`: runs with their remaining cost."""
+        """Returns the jobs in order of starting, and the number of slots. `todo`: runs with their remaining cost."""
 
     def find(self, runs: Sequence[Run]) -> list[Handle]:
         """Jobs of an earlier sweep that are queued or running and train some of these runs."""

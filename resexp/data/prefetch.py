@@ -11,7 +11,7 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 
-def ahead(work: Callable[[ItemT], ResultT], items: Iterable[ItemT], threads: int) -> Iterator[ResultT]:
+def prefetch(work: Callable[[ItemT], ResultT], items: Iterable[ItemT], threads: int) -> Iterator[ResultT]:
     """What `work` gives for each item, in order; of the results no more are kept than keep the threads busy."""
     pool = ThreadPoolExecutor(threads)
     waiting: deque[Future[ResultT]] = deque()
