@@ -62,8 +62,8 @@ def sweep(
 ) -> StudyResults:
     """Train what is missing of a study, as `resexp sweep` does; `only` the nets with these labels.
 
-    In the main thread, Ctrl-C saves and ends the sweep. Raises UserError where the study can't be run here, and
-    RuntimeError where runs did not finish.
+    In the main thread, Ctrl-C saves and ends the sweep. Raises UserError if the study can't be run here, and
+    RuntimeError if runs did not finish.
     """
     study, cells = load_study(name, settings)
     chosen = studies.only_labels(cells, _listed(only)) if only else cells
@@ -87,7 +87,7 @@ def train(
 
 
 def open_study(folder: str | Path) -> StudyResults:
-    """The results of a study. Raises UserError where the folder is none."""
+    """The results of a study. Raises UserError if the folder is none."""
     return StudyResults(names.open_study(Path(folder), Path()).folder)
 
 

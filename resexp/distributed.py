@@ -218,7 +218,7 @@ def joined(stop: Stop) -> Iterator[Ranks]:
     """The ranks that torchrun started, for as long as the context lasts.
 
     Gloo's threads end with it: one that still frees a tensor while the interpreter ends would abort the process. They
-    end when nothing refers to their groups any more. Raises UserError where the ranks don't find each other; and see
+    end when nothing refers to their groups any more. Raises UserError if the ranks don't find each other; and see
     `sharing_errors`.
     """
     # DDP imports it, and its functions have as default for good what is the group by then: none, so far.

@@ -43,7 +43,7 @@ def targets(names: list[str], *, initial: bool, settings: list[str], results: Pa
 
 
 def finished_runs(names: list[str], results: Path) -> list[Run]:
-    """The runs that the user named, and of a study only its finished ones. Raises UserError where there are none."""
+    """The runs that the user named, and of a study only its finished ones. Raises UserError if there are none."""
     found = []
     for named in (find(name, results) for name in names):
         found += [run for run in named.runs if not named.whole or run.status().state == "finished"]
@@ -65,7 +65,7 @@ def train_continuations(
     inserted and is trained by the donor's recipe; the donor's own net is trained further for as many steps; a deeper
     net begins at random gets the steps of the donor and of the continuation.
 
-    Returns the study's folder, and what came of it; None where the runs did not all finish. Raises UserError where it
+    Returns the study's folder, and what came of it; None if the runs did not all finish. Raises UserError if it
     can't be done.
     """
     plans = {donor: _continuation(donor, depth, settings) for donor in donors}
@@ -144,7 +144,7 @@ def _usual_milestones(train: TrainConfig) -> tuple[int, ...]:
 def steps_behind(run: Run) -> int:
     """The steps behind a run's net: its own, and those of the runs that it goes back to.
 
-    Raises UserError where it goes back to a file of weights.
+    Raises UserError if it goes back to a file of weights.
     """
     train = load_run(run.config_path).train
     if train.init_weights:

@@ -23,6 +23,9 @@ from resexp.utils.logs import logged_to
 # One thread a process, here and in the processes that tests start: results must not depend on what else is running.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# Jobs in the background begin with Ctrl-C ignored, and so would the commands that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 # With a given interpreter nothing is installed: processes that tests start find the package where the tests found it.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))

@@ -20,17 +20,17 @@ from resexp.config.nets import named, of_study
 from resexp.errors import UserError
 from resexp.layer_table import Layer, fold, short, unfold
 from resexp.models import build_model
-from resexp.models.summary import Summary, summarise
+from resexp.models.summary import NetSummary, summarise_net
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def summary(name: str, *settings: str, size: int | None = None) -> Summary:
+def summary(name: str, *settings: str, size: int | None = None) -> NetSummary:
     net = named(name, list(settings), size)
-    return summarise(net.config, net.size, net.size, net.classes)
+    return summarise_net(net.config, net.size, net.size, net.classes)
 
 
-def layer(name: str, of: Summary) -> Layer:
+def layer(name: str, of: NetSummary) -> Layer:
     return next(layer for layer in of.layers if layer.name == name)
 
 
@@ -227,7 +227,7 @@ def test_a_receptive_field_is_what_has_a_gradient(name: str) -> None:
         (gradient,) = torch.autograd.grad(middle, image, retain_graph=True)
         rows = gradient[0, 0].sum(1).nonzero()
         seen[at] = int(rows.max() - rows.min()) + 1
-    layers = summarise(config, size, size).layers
+    layers = summarise_net(config, size, size).layers
     assert seen == {layer.name: layer.receptive_field for layer in layers if layer.kind == "conv"}
 
 

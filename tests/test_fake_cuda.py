@@ -255,7 +255,9 @@ def test_a_copy_that_waits_shows(
     if control == "not pinned":
         monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
     else:
-        monkeypatch.setattr("resexp.data.input.there", lambda array, device: pin(torch.from_numpy(array)).to(device))
+        monkeypatch.setattr(
+            "resexp.data.input.to_device", lambda array, device: pin(torch.from_numpy(array)).to(device)
+        )
     assert "_to_copy" in waits(trainer)
 
 

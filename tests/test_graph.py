@@ -134,7 +134,7 @@ def test_records_are_read_in_one_go_and_are_those_of_every_step() -> None:
 
 
 def test_a_trainer_stops_before_records_would_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resexp.training.trainer.MEMORY", 8)
+    monkeypatch.setattr("resexp.training.trainer.RECORDED_STEPS", 8)
     config = tiny(train={"steps": 20})
     trainer = Trainer(config, open_dataset(config.data), Hardware(CPU, "fp32"))
     seen: list[Any] = []

@@ -530,7 +530,7 @@ def test_a_zip_bomb_is_refused_by_its_directory(tmp_path: Path, monkeypatch: pyt
     path = zip_of(tmp_path / "a.zip", **{f"{n}.txt": bytes(1 << 20) for n in range(8)})
     assert len(folder.decode(path).classes) == 2
     monkeypatch.setattr(archive, "ROOM", 1 << 20)
-    with says("unpacks to over 100 times its size; unpack it into a folder"):
+    with says("unpacks to over 100 times its size; if you trust it, unpack it into a folder"):
         folder.decode(path)
 
 

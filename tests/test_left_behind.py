@@ -106,7 +106,7 @@ def test_a_stop_that_a_library_has_swallowed_is_a_stop(
     """Nothing is trained, and the data are not prepared to the end."""
     words = [sys.executable, "-c", SWALLOWED.format(signal=name), verb, write_study(train={"steps": 100_000})]
     done = subprocess.run(words, capture_output=True, text=True, timeout=100)
-    stopped = "resexp: stopped while the images were prepared; the same command begins again\n"
+    stopped = "resexp: stopped while preparing the images; the same command begins again\n"
     assert (done.returncode, done.stderr) == (code, stopped)
 
 

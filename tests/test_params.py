@@ -14,8 +14,8 @@ from resexp.config.nets import named, of_study
 from resexp.config.params import count
 from resexp.config.study import load, load_run
 from resexp.errors import UserError
-from resexp.models.summary import summarise
-from resexp.report.summary import summarise as report_of
+from resexp.models.summary import summarise_net
+from resexp.report.summary import summarise_net as report_of
 from resexp.runs.store import Run, StudyFolder
 from tests.test_report import add_family, study
 
@@ -44,7 +44,7 @@ def test_counts_are_those_of_the_nets(net: dict[str, Any]) -> None:
     for width, classes in ((1, 10), (6, 37)):
         assert (
             count(model, width, classes)
-            == summarise(model.model_copy(update={"width": width}), 32, 32, classes).parameters
+            == summarise_net(model.model_copy(update={"width": width}), 32, 32, classes).parameters
         )
 
 

@@ -24,7 +24,7 @@ from resexp.config.study import SHIPPED, load, load_run
 from resexp.data import Dataset, open_dataset
 from resexp.errors import UserError
 from resexp.models import build_model
-from resexp.models.summary import summarise
+from resexp.models.summary import summarise_net
 from resexp.paper import departures
 from resexp.runs.store import Run
 from resexp.training.rehearsal import rehearse
@@ -108,7 +108,7 @@ def test_a_block_of_ones_own(tmp_path: Path) -> None:
     four, two = (named(f"residual-20-block=squeeze_excite+reduction={n}", []) for n in (4, 2))
     assert four.name == "residual-20-block=squeeze_excite+reduction=4"
     assert named("residual-20", ["model.block=squeeze_excite"]).config == four.config
-    ours, plain = (summarise(net.config, 32, 32).parameters for net in (four, named("residual-20", [])))
+    ours, plain = (summarise_net(net.config, 32, 32).parameters for net in (four, named("residual-20", [])))
     # Two fully connected layers with biases per block: c -> c/4 -> c, three blocks of 16, 32 and 64 channels.
     assert ours - plain == sum(3 * (2 * c * (c // 4) + c // 4 + c) for c in (16, 32, 64))
     runs = [RunConfig(model=net.config) for net in (four, two)] + [RunConfig()]

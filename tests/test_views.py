@@ -26,7 +26,7 @@ from resexp.evaluation.tta import (
     TenCrop,
     rescaled,
     resident,
-    test_views,
+    errors_on_views,
     usual,
 )
 from resexp.models import build_model
@@ -217,7 +217,7 @@ def test_a_single_view_is_the_runs_own_test(make_run: Callable[..., Run], precis
             break
     assert last["test_error"] != last["best_test_error"], "no run tells the final weights from the best ones"
     before = {path: path.read_bytes() for path in run.folder.iterdir() if path.is_file()}
-    found = test_views(run, TenCrop(4))
+    found = errors_on_views(run, TenCrop(4))
     assert found == {
         "mode": "ten-crop",
         "crop": 4,
@@ -227,7 +227,7 @@ def test_a_single_view_is_the_runs_own_test(make_run: Callable[..., Run], precis
         "single_view_test_error": last["test_error"],
     }
     assert found["test_error"] != last["test_error"]
-    scales = test_views(run, MultiScale((8, 12)))
+    scales = errors_on_views(run, MultiScale((8, 12)))
     assert json.loads(json.dumps(scales)) == {
         "mode": "multi-scale",
         "sides": [8, 12],
@@ -235,17 +235,17 @@ def test_a_single_view_is_the_runs_own_test(make_run: Callable[..., Run], precis
         "test_error": scales["test_error"],
         "single_view_test_error": last["test_error"],
     }
-    assert test_views(run, MultiScale((8,)))["test_error"] == last["test_error"]
+    assert errors_on_views(run, MultiScale((8,)))["test_error"] == last["test_error"]
     assert {path: path.read_bytes() for path in run.folder.iterdir() if path.is_file()} == before
 
 
 def test_the_test_set_of_a_run_that_is_not_finished_is_not_read(make_run: Callable[..., Run]) -> None:
     run = make_run()
     with pytest.raises(UserError, match="pending, and only a finished run is tested"):
-        test_views(run, TenCrop(4))
+        errors_on_views(run, TenCrop(4))
     train(run, stop=after(5))
     with pytest.raises(UserError, match=f"interrupted, .* finish it with resexp train {run.folder}"):
-        test_views(run, TenCrop(4))
+        errors_on_views(run, TenCrop(4))
 
 
 def removes(run: Run) -> None:
@@ -261,7 +261,7 @@ def test_weights_of_an_earlier_step_do_not_stand_in_for_the_final_ones(
     damage(run)
     assert run.previous_checkpoint_path.exists()
     with pytest.raises(UserError, match=f"{says}, so there are no weights; train it"):
-        test_views(run, TenCrop(4))
+        errors_on_views(run, TenCrop(4))
 
 
 def test_other_test_images_than_the_runs_are_refused(make_run: Callable[..., Run]) -> None:
@@ -273,7 +273,7 @@ def test_other_test_images_than_the_runs_are_refused(make_run: Callable[..., Run
         manifest.model_copy(update={"data": manifest.data.model_copy(update={"fingerprint": "another"})})
     )
     with pytest.raises(UserError, match=r"begun on other data \(fingerprint another, now \w+\); bring the old data"):
-        test_views(run, TenCrop(4))
+        errors_on_views(run, TenCrop(4))
 
 
 def test_the_papers_views_are_the_defaults() -> None:

@@ -86,7 +86,7 @@ class Benchmark:
     def run(self, configs: Sequence[RunConfig], rounds: int, seconds: float) -> dict[str, Any]:
         """Time the contestants of every configuration, in turns; returns what `resexp bench --json` prints.
 
-        Raises UserError where images are missing.
+        Raises UserError if images are missing.
         """
         found, measurements = defaultdict[str, list[Any]](list), list[dict[str, Any]]()
         for config in configs:

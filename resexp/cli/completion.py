@@ -38,7 +38,7 @@ def join_words() -> None:
 
 
 def _completing(candidates: Callable[[typer.Context, str], Iterable[str]]) -> Complete:
-    """Wrap `candidates` as a completion: keep those that start with the word; no completions on an error."""
+    """Wrap `candidates` as a completion: keep what starts with the word; none on an error."""
 
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
         whole = _before + incomplete

@@ -152,7 +152,7 @@ def check(study: Study = None, config: Config = None, settings: Settings = None)
 
 
 def _files(name: str) -> list[OfficialFile]:
-    """The files of an image set. Raises UserError where its authors publish none that are read."""
+    """The files of an image set. Raises UserError if its authors publish none that are read."""
     from resexp.config.study import hint
     from resexp.data.official import FILES
 
@@ -170,7 +170,7 @@ def _sets(config: str, settings: list[str] | None) -> list[DataConfig]:
 
 
 def _imagenet(config: str, settings: list[str] | None) -> list[ImageNetData]:
-    """The image sets of a study's grid. Raises UserError where they are others than ImageNet's."""
+    """The image sets of a study's grid. Raises UserError if they are others than ImageNet's."""
     from resexp.config import ImageNetData
 
     found = _sets(config, settings)

@@ -169,7 +169,7 @@ def all_settings(settings: list[str] | None, no_graphs: bool, **flags: object) -
 
 
 def one_study(verb: str, study: str | None, config: str | None) -> str | None:
-    """The name of a study, given as an argument or as --config. Raises UserError where it is given as both."""
+    """The name of a study, given as an argument or as --config. Raises UserError if it is given as both."""
     if study is not None and config is not None:
         raise UserError(f"{verb}: the study is named twice; name it once")
     return config if study is None else study

@@ -133,7 +133,7 @@ def multi_scale(
 def _views(names: list[str], results: Path, as_json: bool, mode: str, chosen: Any) -> None:
     from resexp.config.study import load_run
     from resexp.data import open_dataset
-    from resexp.evaluation.tta import test_views, usual
+    from resexp.evaluation.tta import errors_on_views, usual
     from resexp.probing import finished_runs
     from resexp.training.probing import write_record
 
@@ -141,7 +141,7 @@ def _views(names: list[str], results: Path, as_json: bool, mode: str, chosen: An
     table, records = Table("run", "views", "single view", "several views"), []
     for number, run in enumerate(runs, 1):
         config = load_run(run.config_path)
-        record = test_views(run, chosen or usual(config, mode, open_dataset(config.data).size))
+        record = errors_on_views(run, chosen or usual(config, mode, open_dataset(config.data).size))
         log.info(f"{mode} {number}/{len(runs)}: {run.name}")
         write_record(run, {"probe": record["mode"], "step": config.train.steps, **record})
         records.append({"run": run.name, "folder": str(run.folder), **record})

@@ -79,7 +79,7 @@ def report(
 
 
 def _slide(size: str | None, dpi: int, title: str | None, ylim: str | None) -> Slide | None:
-    """The slide that is asked for. Raises UserError where an option makes no sense."""
+    """The slide that is asked for. Raises UserError if an option makes no sense."""
     if size is None:
         if title is not None or ylim is not None:
             raise UserError("report: --title and --ylim are of a slide; give its size, such as --size 1920x1080")

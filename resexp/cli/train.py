@@ -79,7 +79,7 @@ def train(
 
 @contextlib.contextmanager
 def _torchrun(stop: Stop) -> Iterator[Ranks | None]:
-    """The ranks that torchrun started; None where it started one only, or was not used."""
+    """The ranks that torchrun started; None if it started one only, or was not used."""
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
         yield None
         return

@@ -71,7 +71,7 @@ class ProbesConfig(Section):
 
 
 class ReportConfig(Section):
-    """How runs are judged; fixed before they are trained."""
+    """How runs are judged. Set it before training."""
 
     margin: Annotated[float, Field(gt=0, le=100)] | None = None
     """Largest rise of the training error with depth, in points, that counts as no degradation: the whole interval must

@@ -130,7 +130,7 @@ class ModelConfig(Section):
     """Filters in the first stage; each later stage has twice as many. Paper: 16 on CIFAR, 64 on ImageNet."""
     params: Params = None
     """Number of parameters, such as `270k` or `1.7M`, in place of the width: the width that comes nearest to it is
-    taken. Images of your own count as ten classes, for ImageNet's nets as 1000. Default: what the width gives."""
+    taken. Your own images are taken to have ten classes (ImageNet's nets: 1000). Default: what the width gives."""
     shortcut: Annotated[str | Custom, Choice("shortcut")] | None = Field(default_factory=_of_residual)
     """Where dimensions change: `A` identity with zero padding (the paper's choice on CIFAR), `B` projection; `C`
     projects everywhere. A plain net has none."""

@@ -30,7 +30,7 @@ def classes_of(data: DataConfig, model: ModelConfig) -> int:
 def resolved(model: ModelConfig, classes: int) -> ModelConfig:
     """`model` with the width that matches `params`; unchanged if `params` is None.
 
-    Raises ValueError where no width comes near, where it has another width, or where a plug-in's part has an unknown
+    Raises ValueError if no width comes near, if it has another width, or if a plug-in's part has an unknown
     number of parameters.
     """
     if model.params is None:
@@ -39,7 +39,7 @@ def resolved(model: ModelConfig, classes: int) -> ModelConfig:
     if "width" in model.model_fields_set and model.width != width:
         raise ValueError(
             f"width {model.width} and params {model.params:,} (width {width}) are both given; leave one out, "
-            "or set it to null where another file has it"
+            "or set it to null if another file has it"
         )
     return model.model_copy(update={"width": width})
 

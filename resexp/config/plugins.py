@@ -68,7 +68,7 @@ MadeT = TypeVar("MadeT")
 def register(role: Role, name: str, options: type[Section] | None = None) -> Callable[[MadeT], MadeT]:
     """A decorator that offers a class or function as `name` for the key of the study file that `role` names.
 
-    `options` is a pydantic section with the options that the name takes. Raises UserError where the name is taken.
+    `options` is a pydantic section with the options that the name takes. Raises UserError if the name is taken.
     """
     if _loading is None:
         raise UserError(f"{name}: only a file that is named with --plugin can register a plug-in")
@@ -96,7 +96,7 @@ def registered(role: Role) -> dict[str, Plugin]:
 
 
 def find(role: Role, name: str, source: str) -> Plugin:
-    """The plug-in that a run was configured with. Raises UserError where it is not loaded, or was changed since."""
+    """The plug-in that a run was configured with. Raises UserError if it is not loaded, or was changed since."""
     plugin = registered(role).get(name)
     if plugin is None:
         raise UserError(f"{role} {name!r} is of a plug-in that is not loaded; name its file: --plugin FILE")
@@ -115,7 +115,7 @@ def name_files(files: list[str]) -> None:
 
 
 def load() -> None:
-    """Load the files of ``$RESEXP_PLUGINS`` that are not loaded yet. Raises UserError where one can't be."""
+    """Load the files of ``$RESEXP_PLUGINS`` that are not loaded yet. Raises UserError if one can't be."""
     for name in _named():
         path = expanded(name).resolve()
         if path not in _loaded:
@@ -124,7 +124,7 @@ def load() -> None:
 
 
 def required(names: list[str], place: str) -> None:
-    """Check that the plug-ins that a study asks for were named by its user. Raises UserError where one was not."""
+    """Check that the plug-ins that a study asks for were named by its user. Raises UserError if one was not."""
     named = {Path(name).name for name in _named()}
     for name in names:
         if Path(name).name not in named:

@@ -39,7 +39,8 @@ class Section(BaseModel):
         return {name: value for name, value in self.science().items() if given[name] != defaults[name]}
 
     def canonical(self) -> dict[str, Any]:
-        """The fields that the signature covers: those with a computed default, and those that differ from a fixed one.
+        """The fields that the signature covers: fields with a computed default, and fields that differ from a fixed
+        one.
 
         A key that is added later leaves every signature as it was while the key is at its default. So the default of a
         key never changes. A default that depends on other fields is written out, since these may change.

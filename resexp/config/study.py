@@ -155,7 +155,7 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
 
 
 def load_run(path: Path) -> RunConfig:
-    """Read the config.yaml of a run folder. Raises UserError where it is not the one the folder was made for."""
+    """Read the config.yaml of a run folder. Raises UserError if it is not the one the folder was made for."""
     config = _read_config(path)
     if config.folder != Path(*Path(os.path.normpath(path.absolute())).parent.parts[-2:]):
         raise UserError(
@@ -327,7 +327,7 @@ _SINGLE = ("int_type", "float_type", "bool_type", "literal_error", "string_type"
 
 
 def _remedy(kind: str, got: Any) -> str:
-    """How a value of the wrong type is written; empty where that is not clear."""
+    """How a value of the wrong type is written; empty if that is not clear."""
     if kind == "tuple_type" and (type(got) is int or (isinstance(got, str) and "," in got)):
         return f"; write [{got}]"
     if kind in _MAPPINGS and isinstance(got, str) and got.lower() in SOURCES:
@@ -340,7 +340,7 @@ def _remedy(kind: str, got: Any) -> str:
 
 
 def hint(word: str, known: list[str], least: float = 0.6) -> str:
-    """``" (did you mean 'depth'?)"``, or nothing where no known word is near; `least` is 1 for the same word."""
+    """``" (did you mean 'depth'?)"``, or nothing if no known word is near; `least` is 1 for the same word."""
     lower = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=least)
     return f" (did you mean '{lower[near[0]]}'?)" if near else ""

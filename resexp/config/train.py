@@ -48,7 +48,7 @@ Steps = Annotated[int, Field(ge=1, lt=2**63), _OR_EPOCHS]
 
 
 def in_steps(train: Any, data: DataConfig) -> Any:
-    """The raw `train` section with epochs turned into steps, rounded up. Raises ValueError where the number of training
+    """The raw `train` section with epochs turned into steps, rounded up. Raises ValueError if the number of training
     images is unknown before the data are read."""
     if not isinstance(train, dict):
         return train
@@ -134,7 +134,8 @@ class TrainConfig(Section):
     (section 3.4, ImageNet); without validation images, the clean training error counts. `cosine`: half a cosine down to
     zero (arXiv 1608.03983). `constant`."""
     warmup_steps: Steps | None = None
-    """Steps of a linear warm-up from zero to the rate of the schedule (arXiv 1706.02677). Default: none."""
+    """Another warm-up: steps of a linear rise from zero to the rate of the schedule (arXiv 1706.02677). Default: none.
+    """
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each label that is spread evenly over all classes (arXiv 1512.00567)."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
@@ -155,8 +156,8 @@ class TrainConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """L2 penalty on all parameters; with `adamw`, decoupled from the gradient."""
     warmup_lr: Annotated[float, Field(gt=0)] | None = None
-    """Warm-up: train at this rate until the error of the batches is under `warmup_until_error`. Default: no warm-up.
-    Paper: 0.01, for depth 110 only."""
+    """Warm-up of the paper: train at this rate until the error of the batches is under `warmup_until_error`. Default:
+    none. Paper: 0.01, for depth 110 only."""
     warmup_until_error: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """The warm-up ends when the moving average of the training error over about 100 steps falls below this fraction."""
     init_from: Annotated[str, Field(min_length=1)] | None = None
@@ -189,7 +190,7 @@ class TrainConfig(Section):
     """Seconds between checkpoints."""
 
     def science(self) -> dict[str, Any]:
-        """The fields that change what is measured; `init_from` counts by net and seed, or by content, not by path."""
+        """The fields that change what is measured; `init_from` enters as net and seed, or as a hash, never as a path."""
         fields = super().science()
         if self.init_weights:
             return fields | {"init_from": f"sha256={self.init_weights[1]}"}
@@ -203,7 +204,7 @@ class TrainConfig(Section):
 
     @property
     def init_weights(self) -> tuple[str, str] | None:
-        """Path and sha256 of the file of weights in `init_from`; None where it names a run or nothing."""
+        """Path and sha256 of the file of weights in `init_from`; None if it names a run or nothing."""
         known = _WITH_DIGEST.fullmatch(self.init_from or "")
         return (known[1], known[2]) if known else None
 

@@ -46,7 +46,7 @@ _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zip
 def members(path: Path) -> Iterator[str]:
     """The names of all files in a folder or archive; those of folders end with a slash.
 
-    Raises UserError where it is no archive that is read, or a damaged one.
+    Raises UserError if it is no archive that is read, or a damaged one.
     """
     if path.is_dir():
         yield from _walk(path)
@@ -62,7 +62,7 @@ def members(path: Path) -> Iterator[str]:
 def contents(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
     """The name and the bytes of each of the `wanted` files.
 
-    Raises UserError where one is too large, is no plain file, or is damaged.
+    Raises UserError if one is too large, is no plain file, or is damaged.
     """
     if path.is_dir():
         for name in wanted:

@@ -193,7 +193,7 @@ def _split(images: int, classes: int, config: ArrayData) -> tuple[NDArray[np.int
 
 
 def _read_meta(cache: Path) -> _Meta | None:
-    """What the cache holds, or None where it is absent or damaged."""
+    """What the cache holds, or None if it is absent or damaged."""
     try:
         meta = read_record(cache / "meta.json", _Meta)
         whole = meta and all((cache / name).stat().st_size == size for name, size in meta.bytes.items())

@@ -119,7 +119,7 @@ def _layout(path: Path) -> Layout:
 def decode(path: Path, size: int | None = None) -> ImageSet:
     """Decode every image to RGB, and resize it to `size` pixels a side if given.
 
-    The order is by split, class and file name, whatever the archive's order. Raises UserError where images can't be
+    The order is by split, class and file name, whatever the archive's order. Raises UserError if images can't be
     read, or take more memory than there is.
     """
     entries = _layout(path).entries

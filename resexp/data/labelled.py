@@ -25,7 +25,7 @@ def find_labels(path: Path, classes: Sequence[str]) -> dict[str, int]:
     """The label of each image in the set at `path`, by the image's name in it.
 
     The innermost folder with the name of a class gives the label. Where the set has test images, these alone count,
-    and training images never do. A warning counts images in no such folder. Raises UserError where none is left.
+    and training images never do. A warning counts images in no such folder. Raises UserError if none is left.
     """
     if not path.exists():
         raise UserError(f"{path}: no such folder or archive")
@@ -56,7 +56,7 @@ def read_labelled(
     """Each image, uint8 (H, W, 3) of this `size`, and its label, by several threads.
 
     Images of another size are resized, the central square of them; with `val_resize`, as a streamed set's for
-    evaluation. Raises UserError where one can't be read.
+    evaluation. Raises UserError if one can't be read.
     """
 
     def work(member: tuple[str, bytes]) -> tuple[Pixels, int]:

@@ -52,7 +52,7 @@ class Layout:
 def read_table(where: str, text: str) -> dict[str, str]:
     """The class of each image, of lines such as ``val_0.JPEG<tab>n03444034<tab>0<tab>32<tab>44<tab>62``.
 
-    Raises UserError where a line is another.
+    Raises UserError if a line is another.
     """
     rows = [line.split("\t") for line in text.splitlines() if line.strip()]
     if bad := [number for number, row in enumerate(rows, 1) if len(row) < 2 or not row[0] or not row[1].strip()]:
@@ -63,7 +63,7 @@ def read_table(where: str, text: str) -> dict[str, str]:
 def find_layout(path: Path, names: Iterable[str], read: Callable[[str], bytes]) -> Layout:
     """What the files `names` of the set at `path` stand for; names of folders end with a slash. `read` reads a file.
 
-    Folders may lie above those of the splits, and inside those of the classes. Raises UserError where it is not clear
+    Folders may lie above those of the splits, and inside those of the classes. Raises UserError if it is not clear
     what is meant.
     """
     return _Search(path, names, read).layout()

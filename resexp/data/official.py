@@ -153,7 +153,7 @@ class OfficialSet(ABC):
     def decode(self, path: Path) -> ImageSet:
         """Read the set that `find` found. A file is parsed only after its md5 is right, and from the same bytes.
 
-        Raises UserError where it is missing, damaged or another.
+        Raises UserError if it is missing, damaged or another.
         """
 
 

@@ -79,7 +79,7 @@ def read_image(data: bytes) -> Decoded:
 
 
 def _unread(data: bytes) -> str:
-    """What Pillow can't read although it begins as an image does; empty where it does not."""
+    """What Pillow can't read although it begins as an image does; empty if it does not."""
     kind = next((kind for start, kind in _STARTS.items() if data.startswith(start)), None)
     return f"a {kind}, but damaged or with pixels of a kind that is not read; save it as PNG of 8 bits" if kind else ""
 

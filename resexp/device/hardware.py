@@ -111,7 +111,7 @@ def release_stream(hardware: Hardware) -> None:
 def choose_device(config: TrainConfig, ranks: Ranks = SINGLE_PROCESS) -> torch.device:
     """The device that `config` asks for, which is not touched; each of several `ranks` on a machine gets a GPU.
 
-    Raises UserError where the machine has none such.
+    Raises UserError if the machine has none such.
     """
     name = config.device
     if name == "auto":

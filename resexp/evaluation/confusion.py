@@ -54,7 +54,7 @@ class Confusion:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """All numbers, for scripts; `top5_error` is null where there are few classes."""
+        """All numbers, for scripts; `top5_error` is null if there are few classes."""
         return {
             "images": len(self.logits.labels),
             "error": self.logits.error,
@@ -78,7 +78,7 @@ def stored_result(run: Run) -> Confusion | None:
     """The result of a finished run on its test images, from the logits that it has stored; None without logits.
 
     Where the run's images are not here, its classes have numbers for names, and a warning is logged. Raises UserError
-    where the run is not finished, or its logits are not those of its test error.
+    if the run is not finished, or its logits are not those of its test error.
     """
     run.check_finished("is evaluated")
     try:

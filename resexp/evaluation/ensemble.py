@@ -40,16 +40,16 @@ class Ensemble:
 
     @property
     def top5_error(self) -> float | None:
-        """The top-5 error of their mean logits; None where there are few classes."""
+        """The top-5 error of their mean logits; None if there are few classes."""
         return self.total.top5_error
 
     @property
     def top5_mean(self) -> float | None:
-        """The mean top-5 error of the runs; None where there are few classes."""
+        """The mean top-5 error of the runs; None if there are few classes."""
         return statistics.fmean(self.top5_errors) if self.top5_errors else None
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers, for scripts; top-5 errors are null where there are few classes."""
+        """The numbers, for scripts; top-5 errors are null if there are few classes."""
         top5 = self.top5_errors or (None,) * len(self.runs)
         return {
             "members": [
@@ -96,7 +96,7 @@ def alone(run: Run, recorded: Sequence[float]) -> Ensemble:
 
 
 def joined(members: Iterable[Ensemble]) -> Ensemble:
-    """The runs of all `members` as one ensemble. Raises UserError where their test images differ."""
+    """The runs of all `members` as one ensemble. Raises UserError if their test images differ."""
     return functools.reduce(_together, members)
 
 

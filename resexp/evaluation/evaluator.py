@@ -29,7 +29,7 @@ class Evaluation(NamedTuple):
 
     error: float
     top5_error: float | None
-    """None where there are few classes."""
+    """None if there are few classes."""
     loss: float
     logits: Tensor
     """float32 (N, classes), in the order of the images; of the test images only, else (0, classes)."""

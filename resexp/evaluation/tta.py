@@ -245,11 +245,11 @@ def _less_mean(view: Tensor, mean: Tensor) -> Tensor:
     return view - mean
 
 
-def test_views(run: Run, mode: Mode) -> dict[str, Any]:
+def errors_on_views(run: Run, mode: Mode) -> dict[str, Any]:
     """Test the final weights of a finished run on the views of the test images, in the run's device and precision.
 
     Returns the mode with its settings, the number of views, and the errors, fractions in [0, 1]: with the views, and
-    with a single view in the same way. Slow work is logged. Raises UserError where the run is not finished, its
+    with a single view in the same way. Slow work is logged. Raises UserError if the run is not finished, its
     weights or its data are not there any more, or the images do not allow the mode.
     """
     config = load_run(run.config_path)
@@ -274,7 +274,7 @@ def test_views(run: Run, mode: Mode) -> dict[str, Any]:
 def compare(
     config: RunConfig, dataset: Dataset | ImageNet, pipeline: InputPipeline, classifier: Classifier, mode: Mode
 ) -> Task[dict[str, Any]]:
-    """What `test_views` returns, piece by piece."""
+    """What `errors_on_views` returns, piece by piece."""
     labels = dataset.test_labels
     batch = min(EVAL_BATCH, 4 * (config.train.microbatch or config.train.batch_size))
     found = []

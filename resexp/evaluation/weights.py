@@ -63,8 +63,8 @@ def evaluate_weights(path: Path, net: str | None, data: Path | None) -> Confusio
     """Test a file of weights on the images at `data`, by default on the test images of CIFAR-10 or shapes, if it was
     trained on these.
 
-    `net` names its net where the file does not. Raises UserError where the net is unknown or the weights do not fit
-    it, where the mean that is subtracted from the images is unknown, or where there are no images of its classes.
+    `net` names its net where the file does not. Raises UserError if the net is unknown or the weights do not fit
+    it, if the mean that is subtracted from the images is unknown, or if there are no images of its classes.
     """
     file = weights_file.read(path)
     about = file.description or Description(resexp="", net=net or "")
@@ -200,7 +200,7 @@ def export(run: Run, to: Path, *, torchvision: bool = False) -> str:
     """Write the weights that a finished run was evaluated with: ``.pt`` for torch.load, or ``.safetensors``.
 
     With them goes a description; see `runs.weights_file`. `torchvision` gives the weights its names. Returns the name
-    of the net, torchvision's if so. Raises UserError where the run is not finished or has no checkpoint, torchvision
+    of the net, torchvision's if so. Raises UserError if the run is not finished or has no checkpoint, torchvision
     has no such net, `to` exists, or its suffix is another.
     """
     weights_file.check_new(to)
@@ -224,7 +224,7 @@ def for_torchvision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _torchvisions_name(run: Run, model: ModelConfig) -> str:
-    """Such as ``resnet50``. Raises UserError where torchvision has no net that computes the same."""
+    """Such as ``resnet50``. Raises UserError if torchvision has no net that computes the same."""
     if model.kind == "vgg":
         needed: dict[str, object] = {"width": 64, "norm": "none"}
     else:

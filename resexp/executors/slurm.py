@@ -96,7 +96,7 @@ class Slurm(Executor):
         return [_Submitted(self, name, submissions) for name, submissions in jobs.items()]
 
     def start(self, jobs: Sequence[Job]) -> list[Handle]:
-        """Submit them as one array. Raises UserError where Slurm refuses it."""
+        """Submit them as one array. Raises UserError if Slurm refuses it."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         before = {run.folder: lease.newest(run.folder) for job in jobs for run in job.runs}
@@ -242,7 +242,7 @@ def _has_ended(run: Run, attempt: int) -> bool:
 
 
 def _squeue(users: set[str]) -> dict[str, _State]:
-    """The jobs of these users that Slurm knows of. Raises UserError where it does not answer."""
+    """The jobs of these users that Slurm knows of. Raises UserError if it does not answer."""
     if not users:
         return {}
     command = ["squeue", "--noheader", "--array", "--states=all", f"--user={','.join(sorted(users))}"]

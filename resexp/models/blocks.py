@@ -210,7 +210,7 @@ BLOCKS: dict[tuple[str, str], type[Block]] = {
 
 
 def block_class(config: ModelConfig) -> type[Block]:
-    """The block that `config` names. Raises UserError where a plug-in's does not fit the kind of net."""
+    """The block that `config` names. Raises UserError if a plug-in's does not fit the kind of net."""
     if not isinstance(config.block, Custom):
         return BLOCKS[config.kind, config.block]
     plugin = find("block", config.block.name, config.block.source)

@@ -66,7 +66,7 @@ class Probe:
     headline: Callable[[dict[str, Any]], str]
     """The main number of the result, for one line."""
     why_not: Callable[[ModelConfig], str] = lambda model: ""
-    """Why the probe makes no sense for a net; empty where it does."""
+    """Why the probe makes no sense for a net; empty if it does."""
 
 
 @torch.no_grad()

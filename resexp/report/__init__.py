@@ -104,7 +104,7 @@ def build_comparison(
 ) -> Together:
     """Write index.html, summary.csv, runs.csv, comparison.json, summary.md and figures/ of several studies to `to`.
 
-    All are made before the first is replaced. Raises UserError while no run of a study has finished, and where `to`
+    All are made before the first is replaced. Raises UserError while no run of a study has finished, and if `to`
     holds a study or the page of one.
     """
     if any((folder / "study.json").exists() for folder in (to, to.parent)):

@@ -176,7 +176,7 @@ class Comparison:
     """Runs that both have; each counts once in a difference."""
 
     def shared_line(self, a: str, b: str) -> str:
-        """A sentence about the runs that the sides, called `a` and `b`, share; empty where there are none."""
+        """A sentence about the runs that the sides, called `a` and `b`, share; empty if there are none."""
         runs = "1 run" if self.shared == 1 else f"{self.shared:,} runs"
         return f"{a} and {b} share {runs}, which a difference counts once." if self.shared else ""
 
@@ -207,7 +207,7 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
     """Compare runs net by net. Nets are matched by name, or else by configuration; two single nets are compared as
     they are.
 
-    Raises UserError where no net is on both sides and no verdict either.
+    Raises UserError if no net is on both sides and no verdict either.
     """
     nets_a, nets_b = grouped(a, lambda run: run.label), grouped(b, lambda run: run.label)
     records = {run.folder: record for run in (*a, *b) if (record := read(run, whole=False)) and record.finished}

@@ -50,7 +50,7 @@ class Control:
 
 
 def controls(families: Sequence[Family]) -> list[Control]:
-    """The differences that two variants or more have, in the order of the study; empty where none are.
+    """The differences that two variants or more have, in the order of the study; empty if none are.
 
     A variant is a family of plain nets and the one of residual nets that may be compared with it. Residual nets that
     differ in their branches alone, as in their shortcuts, are compared with the same plain nets.

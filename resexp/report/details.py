@@ -70,7 +70,7 @@ def training_of(net: Net) -> list[tuple[str, str]]:
 
 
 def log_end(run: RunRecord) -> str:
-    """The last lines of log.txt; empty where there are none, or none that can be read."""
+    """The last lines of log.txt; empty if there are none, or none that can be read."""
     try:
         end = read_file(run.run.log_path, MAX_RECORD, LOG_BYTES).decode(errors="replace")
     except (OSError, UserError):
@@ -81,7 +81,7 @@ def log_end(run: RunRecord) -> str:
 def course_of(net: Net) -> tuple[float, int, Markup]:
     """The running training errors of the first MOST_RUNS runs over their steps, a path each in a box of WIDE x HIGH.
 
-    Before it, the error at its top, in percent, and the step at its right. The paths are empty where no curve was read.
+    Before it, the error at its top, in percent, and the step at its right. The paths are empty if no curve was read.
     """
     curves = [run.metrics["train_error"] for run in net.runs[:MOST_RUNS] if run.whole]
     curves = [curve for curve in curves if len(curve.steps) > 1]

@@ -121,7 +121,7 @@ def contrast(terms: Sequence[Term], confidence: float = CONFIDENCE) -> Differenc
 def p_value(terms: Sequence[Term]) -> float | None:
     """Two-sided p of Welch's t test that a weighted sum of means is zero; see `contrast`.
 
-    None where a sample has one run, or where none has any spread.
+    None if a sample has one run, or where none has any spread.
     """
     samples = _samples(terms)
     if any(len(sample) == 1 for sample in samples):

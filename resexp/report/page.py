@@ -200,7 +200,7 @@ def numbers(verdict: Verdict) -> list[tuple[str, str, str, str]]:
 
 
 def _downloads(summary: Summary) -> list[tuple[str, str | None]]:
-    """The data as files inside the page: their names and links; None where a file is too large for that."""
+    """The data as files inside the page: their names and links; None if a file is too large for that."""
     curves = [
         {"net": net.label, "step": int(step), "training_error": error / 100}
         for net in summary.nets
@@ -216,7 +216,7 @@ def _downloads(summary: Summary) -> list[tuple[str, str | None]]:
 
 
 def embedded(files: Mapping[str, str]) -> list[tuple[str, str | None]]:
-    """Names and links of files inside the page; None where a file is too large for that."""
+    """Names and links of files inside the page; None if a file is too large for that."""
     kinds = {"csv": "text/csv", "json": "application/json"}
     return [
         (name, data_url(kinds[name.rpartition(".")[2]], text) if len(text) < LARGEST else None)

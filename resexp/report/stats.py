@@ -124,7 +124,7 @@ class RunRecord:
 
 
 def read(run: Run, whole: bool = True) -> RunRecord | None:
-    """Read a run folder; None for a run that was not begun. Raises UserError where something in it can't be used.
+    """Read a run folder; None for a run that was not begun. Raises UserError if something in it can't be used.
 
     Of a finished run that need not be read `whole`, only the end of the measurements is read: what the run came to.
     """

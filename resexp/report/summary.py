@@ -96,7 +96,7 @@ class Summary:
 
     @property
     def seen(self) -> str:
-        """What the main figure shows, as its title; empty where no rise is known."""
+        """What the main figure shows, as its title; empty if no rise is known."""
         rises = {"plain": self.verdict.plain, "residual": self.verdict.residual}
         known = {kind: rise for kind, rise in rises.items() if rise}
         if not known:

@@ -66,7 +66,7 @@ class Together:
 
     @property
     def seen(self) -> str:
-        """What the main figure shows, as its title; empty where a study has no verdict."""
+        """What the main figure shows, as its title; empty if a study has no verdict."""
         found = {name: study.verdict.interaction for name, study in self.studies.items()}
         known = [f"{points.value:+.1f} points in {name}" for name, points in found.items() if points]
         return f"Rise of plain minus rise of residual nets: {', '.join(known)}" if len(known) == len(found) else ""

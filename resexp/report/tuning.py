@@ -61,7 +61,7 @@ def slope(tuned: Mapping[int, Tuned]) -> Difference | None:
 
 
 def section(families: Sequence[Family]) -> Section | None:
-    """Both curves of each kind, at one rate and at the best; None where a study does not vary the rate."""
+    """Both curves of each kind, at one rate and at the best; None if a study does not vary the rate."""
     errors = _errors(families)
     if not errors:
         return None
@@ -119,7 +119,7 @@ def _errors(families: Sequence[Family]) -> dict[str, dict[int, pd.DataFrame]]:
 
 
 def _rate(family: Family) -> float | None:
-    """The learning rate; None where it is a power of the depth."""
+    """The learning rate; None if it is a power of the depth."""
     try:
         return float(family.recipe.get("train.lr", TrainConfig.model_fields["lr"].default))
     except ValueError:

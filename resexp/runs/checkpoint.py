@@ -107,7 +107,7 @@ def _foreign(path: Path, why: str) -> UserError:
 
 
 def load_into(model: nn.Module, weights: dict[str, Any], folder: Path) -> None:
-    """Give `model` the weights that a checkpoint in `folder` holds. Raises UserError where they are of another net."""
+    """Give `model` the weights that a checkpoint in `folder` holds. Raises UserError if they are of another net."""
     own = model.state_dict()
     if weights.keys() != own.keys() or not all(fits(weights[name], value) for name, value in own.items()):
         raise UserError(f"{folder}: its checkpoint holds the weights of another net; delete it to begin anew")
@@ -143,7 +143,7 @@ def save(run: Run, state: dict[str, Any]) -> None:
 def final_weights(run: Run) -> tuple[int, dict[str, Tensor]]:
     """The step and the weights of the last checkpoint, on the CPU; never of the one before it.
 
-    Raises UserError where there is none, or it is damaged.
+    Raises UserError if there is none, or it is damaged.
     """
     try:
         state = read(run.checkpoint_path, torch.device("cpu"))["trainer"]

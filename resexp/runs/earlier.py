@@ -26,7 +26,7 @@ class Earlier:
 
 
 def find_earlier(config: RunConfig, results: Path) -> Earlier | None:
-    """The newest finished run in the results folder with the same net, batch and images; None where there is none.
+    """The newest finished run in the results folder with the same net, batch and images; None if there is none.
 
     A run on a CPU of another kind than this machine's does not count.
     """

@@ -58,12 +58,12 @@ class Lease:
             raise LeaseLostError(f"{self.folder.parent}: taken over by another attempt, which continues it") from None
 
     def write(self, path: Path, content: str | bytes, *, sync: bool = True) -> None:
-        """Replace `path` as a whole. Raises LeaseLostError where the lease was taken away."""
+        """Replace `path` as a whole. Raises LeaseLostError if the lease was taken away."""
         with self.guarded():
             write_atomic(path, content, sync=sync, within=self.folder)
 
     def heartbeat(self) -> None:
-        """Touch the folder, at most once in HEARTBEAT_S. Raises LeaseLostError where the lease was taken away."""
+        """Touch the folder, at most once in HEARTBEAT_S. Raises LeaseLostError if the lease was taken away."""
         now = time.monotonic()
         if now >= self._last_heartbeat + HEARTBEAT_S:
             self._last_heartbeat = now
@@ -93,7 +93,7 @@ class Lease:
 def leased(folder: Path, what: str) -> Iterator[Lease]:
     """Lease a run folder, whatever attempts had it before; the caller has made sure that they are dead.
 
-    Raises UserError where another one claims it at this moment.
+    Raises UserError if another one claims it at this moment.
     """
     refuse_links(folder)
     earlier = _attempts(folder)
@@ -149,7 +149,7 @@ def last_heartbeat(folder: Path) -> float:
 
 
 def _remove(folder: Path) -> None:
-    """Remove the folder of an earlier attempt. Raises OSError where that can't be done."""
+    """Remove the folder of an earlier attempt. Raises OSError if that can't be done."""
     for _ in range(_TRIES):  # it may be at work, and make another file in it
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():

@@ -60,7 +60,7 @@ class Logits:
 
 
 def read_verified(path: Path, recorded: Sequence[float]) -> Logits:
-    """Read the logits of a finished run. Raises as `read`, and where `recorded`, the test error that its metrics have,
+    """Read the logits of a finished run. Raises as `read`, and if `recorded`, the test error that its metrics have,
     is not theirs."""
     found = read(path)
     if len(recorded) != 1 or not math.isclose(recorded[0], found.error, abs_tol=1e-9):
@@ -72,7 +72,7 @@ def read_verified(path: Path, recorded: Sequence[float]) -> Logits:
 
 
 def read(path: Path) -> Logits:
-    """Read a file that `Logits.pack` made. Raises FileNotFoundError, or UserError where it holds anything else."""
+    """Read a file that `Logits.pack` made. Raises FileNotFoundError, or UserError if it holds anything else."""
     content = read_file(path, MAX_BYTES)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:

@@ -21,7 +21,7 @@ class Metrics:
     def __init__(self, run: Run, kept: int, sha256: str | None) -> None:
         """Keep the first `kept` bytes of the existing file. `sha256`: their expected digest, or None.
 
-        Raises UserError where those bytes are not what they were, LeaseLostError where the run's lease was taken away.
+        Raises UserError if those bytes are not what they were, LeaseLostError if the run's lease was taken away.
         """
         assert run.lease
         before = run.metrics_path.read_bytes()[:kept] if run.metrics_path.exists() else b""

@@ -55,7 +55,7 @@ def is_run_name(name: str, results: Path) -> bool:
 
 
 def find_run(name: str, results: Path) -> Run:
-    """The one run that `name` stands for. Raises UserError where it stands for several."""
+    """The one run that `name` stands for. Raises UserError if it stands for several."""
     named = find(name, results)
     if len(named.runs) != 1:
         example = f"{named.study.folder.name}:{named.runs[0].label}/0" if named.runs else "STUDY:NET/SEED"
@@ -64,7 +64,7 @@ def find_run(name: str, results: Path) -> Run:
 
 
 def open_study(name: str | Path | None, results: Path) -> StudyFolder:
-    """The study that is called so, or the one that was changed last. Raises UserError where there is none."""
+    """The study that is called so, or the one that was changed last. Raises UserError if there is none."""
     if name is None:
         plans = sorted(results.glob("*/study.json"), key=lambda p: p.stat().st_mtime)
         if not plans:

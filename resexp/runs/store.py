@@ -97,7 +97,7 @@ class Run:
             gone.parent.rmdir()
 
     def publish(self, path: Path, content: str | bytes, *, sync: bool = True) -> None:
-        """Replace a file of the run. Raises LeaseLostError where the run's lease to the folder was taken away."""
+        """Replace a file of the run. Raises LeaseLostError if the run's lease to the folder was taken away."""
         (self.lease.write if self.lease else write_atomic)(path, content, sync=sync)
 
     @property
@@ -166,7 +166,7 @@ class Run:
         return read_record(self.manifest_path, Manifest)
 
     def check_data(self, fingerprint: str) -> Manifest | None:
-        """The manifest. Raises UserError where the run was begun on images with another fingerprint."""
+        """The manifest. Raises UserError if the run was begun on images with another fingerprint."""
         manifest = self.manifest()
         if manifest and manifest.data.fingerprint != fingerprint:
             raise UserError(
@@ -176,7 +176,7 @@ class Run:
         return manifest
 
     def check_finished(self, purpose: str) -> None:
-        """Raises UserError where the run is not finished; `purpose` says what can only be done with one that is."""
+        """Raises UserError if the run is not finished; `purpose` says what can only be done with one that is."""
         if (state := self.status().state) != "finished":
             remedy = f"finish it with resexp train {self.folder}"
             raise UserError(f"{self.folder}: {state}, and only a finished run {purpose}; {remedy}")
@@ -207,7 +207,7 @@ class Run:
 
 
 def _records(lines: bytes, reader: TypeAdapter[Any]) -> list[dict[str, Any]] | None:
-    """The records in some lines of metrics.jsonl, or None where a line is damaged."""
+    """The records in some lines of metrics.jsonl, or None if a line is damaged."""
     try:
         records: list[dict[str, Any]] = reader.validate_json(b"[" + lines.replace(b"\n", b",") + b"]")
     except ValidationError:
@@ -272,7 +272,7 @@ class StudyFolder:
         return [Run(self.folder / folder) for folder in all_runs if folder not in named]
 
     def strays_line(self, named: Collection[str] | None = None) -> str:
-        """A line that counts and names the `strays`; empty where there are none."""
+        """A line that counts and names the `strays`; empty if there are none."""
         strays = [str(run.folder.relative_to(self.folder)) for run in self.strays(named)]
         if not strays:
             return ""

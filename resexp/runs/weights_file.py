@@ -77,7 +77,7 @@ class WeightsFile:
     weights: dict[str, Tensor]
     sha256: str
     description: Description | None
-    """None where nothing but weights was found."""
+    """None if nothing but weights was found."""
 
 
 def check_new(to: Path) -> None:

@@ -175,7 +175,7 @@ class Follower:
 def track_study(study: StudyFolder, trackers: Sequence[str]) -> int:
     """Pass on what trackers have not got yet of the runs of a study; returns the number of runs that have metrics.
 
-    Raises UserError while a sweep of the study is at work, and where it has no metrics; RunFailedError where a tracker
+    Raises UserError while a sweep of the study is at work, and if it has no metrics; RunFailedError if a tracker
     failed.
     """
     with locked(study.lock_path, f"the study in {study.folder}"):

@@ -25,7 +25,8 @@ def learning_rate(
 ) -> float:
     """The rate of update number `step`, counted from 0.
 
-    Uses the milestones in `config`, or those that the plateau schedule has set so far; see `Schedule.observe_error`.
+    Uses the milestones in `config`, or `plateau_milestones`, which the plateau schedule has set so far; see
+    `Schedule.observe_error`.
     """
     if warming_up and config.warmup_lr is not None:
         return config.warmup_lr

@@ -67,7 +67,7 @@ def write_record(run: Run, record: dict[str, Any]) -> None:
 def probe(run: Run, name: str, *, initial: bool = False, stop: Callable[[], bool] = lambda: False) -> int:
     """Run the probe `name` on a run's last weights or, with `initial`, on its initial weights, recreated from the seed.
 
-    Returns the step; the result is in the run folder. Raises UserError where the probe makes no sense for the
+    Returns the step; the result is in the run folder. Raises UserError if the probe makes no sense for the
     net, or there are no weights; StopRequested if asked to stop.
     """
     config = load_run(run.config_path)

@@ -188,7 +188,7 @@ def _continue(run: Run, trainer: Trainer, status: Status) -> tuple[Progress, Met
 
 
 def _begin_attempt(run: Run, trainer: Trainer, before: Manifest | None) -> Manifest:
-    """Add the attempt to the manifest. Raises UserError where earlier ones had other data."""
+    """Add the attempt to the manifest. Raises UserError if earlier ones had other data."""
     data = data_record(trainer.config, trainer.dataset)
     run.check_data(data.fingerprint)
     attempt = new_attempt(trainer.hardware, trainer.step)

@@ -224,7 +224,7 @@ class Trainer:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` returned; before the first step. Raises UserError where it is of another run."""
+        """Continue from what `state` returned; before the first step. Raises UserError if it is of another run."""
         kept, parameters = state["optimizer"].get("state"), list(self.model.parameters())
         if not 0 <= state["step"] <= self.config.train.steps or not is_optimizer_state(
             self.config.train, kept, parameters

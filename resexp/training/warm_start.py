@@ -24,7 +24,7 @@ from resexp.utils.paths import expanded
 
 
 def check(start: Run, deep: RunConfig) -> RunConfig:
-    """The configuration of the run to start from. Raises UserError where a run like `deep` can't."""
+    """The configuration of the run to start from. Raises UserError if a run like `deep` can't."""
     if not start.config_path.exists():
         raise UserError(f"{start.folder}: no run folder to start from (no config.yaml)")
     config = load_run(start.config_path)
@@ -48,7 +48,7 @@ def warm_start(deep_config: RunConfig, subject: ProbeInput, classes: int) -> dic
     """Initialise the net so that it computes the same function as the finished run, or takes the file of weights.
 
     Returns how well a deeper net does, on all images that are trained on: see `probes.identity.compare`; None for a
-    file. Raises UserError where it can't be done.
+    file. Raises UserError if it can't be done.
     """
     assert deep_config.train.init_from
     if deep_config.train.init_weights:

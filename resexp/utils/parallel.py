@@ -104,7 +104,7 @@ def mark_sockets() -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder with its sockets. Raises OSError where it holds anything else, which is kept."""
+    """Remove a folder with its sockets. Raises OSError if it holds anything else, which is kept."""
     for socket in folder.glob("listener-*"):
         if socket.is_socket():
             socket.unlink()
@@ -113,7 +113,7 @@ def _remove(folder: Path) -> None:
 
 
 def _locked(folder: Path) -> int:
-    """A descriptor that holds a lock on the folder. Raises OSError where another process does."""
+    """A descriptor that holds a lock on the folder. Raises OSError if another process does."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

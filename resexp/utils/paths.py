@@ -14,7 +14,7 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 def expanded(path: str | Path) -> Path:
     """`path` with `~`, `~user`, `$NAME` and `${NAME}` replaced. An unset `$NAME` may be part of a file's name.
 
-    Raises UserError where a variable is not set and no file is called so, where a user has no home folder, or where
+    Raises UserError if a variable is not set and no file is called so, if a user has no home folder, or if
     nothing is left.
     """
     text = os.fspath(path)

@@ -73,7 +73,7 @@ RecordT = TypeVar("RecordT", bound=Record)
 def read_file(path: Path, limit: int, last: int | None = None) -> bytes:
     """The content of a plain file, or its `last` bytes.
 
-    Raises OSError, or UserError where it is no plain file or over `limit` bytes.
+    Raises OSError, or UserError if it is no plain file or over `limit` bytes.
     """
     with open(path, "rb", opener=_at_once) as file:
         status = os.fstat(file.fileno())
@@ -103,7 +103,7 @@ def refuse_links(folder: Path) -> None:
 
 
 def read_record(path: Path, record: type[RecordT]) -> RecordT | None:
-    """The record in a JSON file, or None where there is no file. Raises UserError where it holds anything else."""
+    """The record in a JSON file, or None if there is no file. Raises UserError if it holds anything else."""
     try:
         return record.model_validate_json(read_file(path, MAX_RECORD))
     except FileNotFoundError:
@@ -117,7 +117,7 @@ def read_record(path: Path, record: type[RecordT]) -> RecordT | None:
 
 
 def parse_json(content: bytes) -> Any:
-    """The value of a JSON text. Raises ValueError where it is none, holds NaN or Infinity, or is nested too deeply."""
+    """The value of a JSON text. Raises ValueError if it is none, holds NaN or Infinity, or is nested too deeply."""
     try:
         return json.loads(content, parse_constant=_no_number)
     except RecursionError:
@@ -129,7 +129,7 @@ def _no_number(name: str) -> float:
 
 
 def recognised(head: bytes) -> str:
-    """What a file is that should have been another, by its first bytes; empty where they say nothing."""
+    """What a file is that should have been another, by its first bytes; empty if they say nothing."""
     start = head[:64].lstrip().lower()
     if start[4:8] == b"ftyp":
         return f"of the kind {start[8:12].decode('ascii', 'replace').upper()}, which is not read"

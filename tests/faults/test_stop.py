@@ -78,7 +78,7 @@ PHASES: dict[str, tuple[Any, str, str]] = {
     "the evaluation of the validation images": (Trainer, "evaluate", "val"),
     "the test": (Trainer, "evaluate", "test"),
     "BN's new averages": (Trainer, "recompute_bn", ""),
-    "a probe": (loop, "keep", ""),
+    "a probe": (loop, "run_probe", ""),
     "a save": (checkpoint, "save", ""),
 }
 """What begins each of them, and with which argument."""

@@ -26,7 +26,7 @@ from resexp.device.concurrent import on_stream, run_to_completion
 from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE
 from resexp.device.hardware import choose_hardware, with_stream
 from resexp.errors import DeviceOutOfMemoryError
-from resexp.evaluation.tta import SingleView, test_views
+from resexp.evaluation.tta import SingleView, errors_on_views
 from resexp.runs.checkpoint import final_weights
 from resexp.runs.logits import read
 from resexp.runs.store import Run
@@ -144,7 +144,7 @@ def test_the_end_of_a_run_is_the_same_replayed_and_eager(tmp_path: Path) -> None
     replayed, eager = (read(run.logits_path) for run in runs)
     assert replayed.values == pytest.approx(eager.values, abs=0.05 * float(eager.values.std()))
     assert replayed.error == runs[0].status().test_error
-    own = test_views(runs[0], SingleView())
+    own = errors_on_views(runs[0], SingleView())
     assert own["test_error"] == pytest.approx(replayed.error, abs=0.01)
 
 

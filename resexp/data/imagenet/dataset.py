@@ -120,7 +120,7 @@ class ImageNet:
         return sanitize(str(self.file(part, index).relative_to(self.tree.root))).replace("\n", " ")
 
     def read(self, part: Part, index: int) -> bytes:
-        """The bytes of an image's file. Raises OSError, or UserError where it is not the file that was listed."""
+        """The bytes of an image's file. Raises OSError, or UserError if it is not the file that was listed."""
         path = self.file(part, index)
         data = read_file(path, MAX_BYTES)
         if len(data) != (listed := self.tree.files[part].sizes[index]):

@@ -23,7 +23,7 @@ _SIDE = 128
 
 
 def make_example(root: Path, classes: int, train: int, val: int, seed: int, *, flat_val: bool, odd: bool) -> None:
-    """Write `train` and `val` images of each class. Raises UserError where `root` holds something.
+    """Write `train` and `val` images of each class. Raises UserError if `root` holds something.
 
     With `flat_val`, those of `val/` are not sorted, and a devkit says their labels. With `odd` the first class has some
     files more, as they are found in ImageNet, and two that can't be read.

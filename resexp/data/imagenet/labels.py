@@ -36,7 +36,7 @@ def label_files(*roots: Path) -> list[Path]:
 def val_wnids(files: Sequence[Path], val: Path, names: Sequence[str]) -> list[str]:
     """The class of each image of the flat folder `val`, whose file names are given in sorted order.
 
-    `files` are those of `label_files`. Raises UserError where nothing says the labels, or what does is damaged or of
+    `files` are those of `label_files`. Raises UserError if nothing says the labels, or what does is damaged or of
     other images.
     """
     if not files:

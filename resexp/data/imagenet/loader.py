@@ -88,7 +88,7 @@ class Pending:
     def wait(self) -> NDArray[np.int64]:
         """Wait until the whole batch is written; the places of images that could not be read, mostly none.
 
-        Raises UserError where an image does not come in time, or too many can't be read.
+        Raises UserError if an image does not come in time, or too many can't be read.
         """
         overdue: set[tuple[float, ImageRequest]] = set()
         while not self._done.wait(min(_LOOK_S, self._loader.timeout)):
@@ -215,7 +215,7 @@ class Loader:
             out[:] = crop_resize(image, want.view.box(image.shape, len(out)), len(out), want.view.flip)
 
     def _note(self, want: ImageRequest) -> None:
-        """Count an unreadable image. Raises UserError where there are too many."""
+        """Count an unreadable image. Raises UserError if there are too many."""
         dataset, part = self.dataset, want.part
         with self._lock:
             dataset.unreadable.add(dataset.shown(part, want.image))

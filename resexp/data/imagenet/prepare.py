@@ -71,7 +71,7 @@ def prepare(
 ) -> Path:
     """Make the cache that `data.cache` asks for, of a set that is read from its files; the cache's folder.
 
-    It is whole or absent: made in a temporary folder, which is renamed. Raises UserError where the disk is too small.
+    It is whole or absent: made in a temporary folder, which is renamed. Raises UserError if the disk is too small.
     `progress` hears (images done, images in all).
     """
     folder = prepared_folder(data_home() / "cache", dataset.tree, config)
@@ -129,7 +129,7 @@ def _entry(dataset: ImageNet, config: PreparedConfig, part: Part, image: int) ->
 
 
 def _check_room(dataset: ImageNet, config: PreparedConfig, folder: Path) -> None:
-    """Say how large the cache will be. Raises UserError where there is less room."""
+    """Say how large the cache will be. Raises UserError if there is less room."""
     total = needed = 0
     for part in PARTS:
         count = dataset.images(part)

@@ -61,7 +61,7 @@ def prepared_folder(memory: Path, tree: Tree, config: PreparedConfig) -> Path:
 
 
 def read_meta(folder: Path) -> PreparedMeta | None:
-    """What a cache holds; None where there is none. Raises UserError where it is damaged."""
+    """What a cache holds; None if there is none. Raises UserError if it is damaged."""
     meta = read_record(folder / META, PreparedMeta)
     if meta is not None:
         for name, size in meta.bytes.items():
@@ -72,7 +72,7 @@ def read_meta(folder: Path) -> PreparedMeta | None:
 
 
 def open_prepared(memory: Path, tree: Tree, config: PreparedConfig) -> Prepared:
-    """The images of `tree` prepared in this way. Raises UserError where they are not, or where they are damaged."""
+    """The images of `tree` prepared in this way. Raises UserError if they are not, or if they are damaged."""
     folder = prepared_folder(memory, tree, config)
     if read_meta(folder) is None:
         raise UserError(f"{folder}: not there, and data.cache asks for it; run {COMMAND} first")

@@ -121,7 +121,7 @@ class Tree:
 def open_tree(given: Path, memory: Path) -> Tree:
     """The images below `given`, or a folder in it that holds `train/` and `val/`.
 
-    Their index lies in the folder `memory`, and is read where no folder has changed since. Raises UserError where the
+    Their index lies in the folder `memory`, and is read where no folder has changed since. Raises UserError if the
     images are not laid out as ImageNet's are. Slow work is logged.
     """
     root = _root(given)
@@ -184,7 +184,7 @@ def _stamp(root: Path, folders: Sequence[str], labels: Sequence[Path]) -> str:
 
 
 def _read(index: Path, root: Path, labels: Sequence[Path]) -> Tree | None:
-    """The tree in an index; None where there is none, or one of other times, or a damaged one."""
+    """The tree in an index; None if there is none, or one of other times, or a damaged one."""
     arrays = read_arrays(index)
     if arrays is None or "about" not in arrays:
         return None

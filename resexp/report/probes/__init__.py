@@ -30,7 +30,7 @@ SECTIONS: list[Callable[[ProbeResults], Section | None]] = [
     identity,
     views,
 ]
-"""In the order of the page; None where a study has no record of the kind."""
+"""In the order of the page; None if a study has no record of the kind."""
 
 
 def inside(study: StudyFolder, summary: Summary) -> tuple[list[Section], list[str]]:

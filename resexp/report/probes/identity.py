@@ -81,7 +81,7 @@ class _Group:
     look: tuple[str, str]
     """Colour and marker."""
     before: int | None
-    """Steps behind a run when it begins; None where they are not known."""
+    """Steps behind a run when it begins; None if they are not known."""
     runs: list[RunRecord]
 
     @property
@@ -91,12 +91,12 @@ class _Group:
 
     @property
     def steps(self) -> int | None:
-        """Steps behind a net in all; None where they are not known."""
+        """Steps behind a net in all; None if they are not known."""
         return None if self.before is None else self.before + self.more
 
     @property
     def error(self) -> Estimate | None:
-        """The last training errors in eval mode, in percent; None where one is missing."""
+        """The last training errors in eval mode, in percent; None if one is missing."""
         errors = [run.metrics["clean_train_error"].values for run in self.runs]
         return Estimate(tuple(float(clean[-1]) for clean in errors)) if all(map(len, errors)) else None
 

@@ -19,7 +19,7 @@ from resexp.report.plots import FEW
 from resexp.report.stats import Net, RunRecord
 
 Number = Annotated[float, WrapValidator(lambda value, finite: float("nan") if value is None else finite(value))]
-"""What a probe measured; JSON's null where it was not a number."""
+"""What a probe measured; JSON's null if it was not a number."""
 MAX_LAYERS = 20_000
 """More than the deepest net has."""
 INITIAL, TRAINED = "at initialisation", "trained"
