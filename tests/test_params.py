@@ -15,7 +15,7 @@ from resexp.config.params import count
 from resexp.config.study import load, load_run
 from resexp.errors import UserError
 from resexp.models.summary import summarise_net
-from resexp.report.summary import summarise_net as report_of
+from resexp.report.summary import summarise as report_of
 from resexp.runs.store import Run, StudyFolder
 from tests.test_report import add_family, study
 
