@@ -43,17 +43,11 @@ class Part:
     blocks: int
 
 
-def fold(layers: Sequence[Layer]) -> list[Part]:
-    """The parts of a net; blocks are alike that follow each other and differ only in name and receptive field."""
+def parts(layers: Sequence[Layer], *, whole: bool = False) -> list[Part]:
+    """The parts of a net: successive blocks that differ only in name and receptive field are one, unless `whole`."""
     blocks = [tuple(block) for _, block in groupby(layers, key=lambda layer: layer.block or layer.name)]
-    rows = [list(row) for _, row in groupby(blocks, key=_likeness)]
+    rows = [[block] for block in blocks] if whole else [list(row) for _, row in groupby(blocks, key=_likeness)]
     return [Part(row[0], row[-1], len(row)) for row in rows]
-
-
-def unfold(layers: Sequence[Layer]) -> list[Part]:
-    """The parts of a net, every block one of its own."""
-    blocks = [tuple(block) for _, block in groupby(layers, key=lambda layer: layer.block or layer.name)]
-    return [Part(block, block, 1) for block in blocks]
 
 
 def _likeness(block: tuple[Layer, ...]) -> object:

@@ -18,7 +18,7 @@ from resexp.cli import app
 from resexp.config import ModelConfig
 from resexp.config.nets import named, of_study
 from resexp.errors import UserError
-from resexp.layer_table import Layer, fold, short, unfold
+from resexp.layer_table import Layer, parts, short
 from resexp.models import build_model
 from resexp.models.summary import NetSummary, summarise_net
 
@@ -150,9 +150,9 @@ def test_every_parameter_is_counted_with_one_layer(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_parts_of_a_net_sum_up_to_it(name: str) -> None:
     of = summary(name)
-    for parts in (fold(of.layers), unfold(of.layers)):
+    for found in (parts(of.layers), parts(of.layers, whole=True)):
         for count in ("parameters", "multiply_adds"):
-            total = sum(part.blocks * getattr(layer, count) for part in parts for layer in part.first)
+            total = sum(part.blocks * getattr(layer, count) for part in found for layer in part.first)
             assert total == getattr(of, count)
 
 
@@ -246,7 +246,7 @@ def test_vgg_is_averaged_to_7x7_where_it_is_not_yet() -> None:
 
 
 def test_blocks_that_are_alike_are_one_part() -> None:
-    counts = [(part.first[0].name, part.last[0].name, part.blocks) for part in fold(summary("residual-110").layers)]
+    counts = [(part.first[0].name, part.last[0].name, part.blocks) for part in parts(summary("residual-110").layers)]
     assert counts == [
         ("conv", "conv", 1),
         ("stages.0.0.conv1", "stages.0.17.conv1", 18),
@@ -257,7 +257,7 @@ def test_blocks_that_are_alike_are_one_part() -> None:
         ("average", "average", 1),
         ("fc", "fc", 1),
     ]
-    assert [part.blocks for part in fold(summary("vgg-19").layers)] == [1] * 24
+    assert [part.blocks for part in parts(summary("vgg-19").layers)] == [1] * 24
 
 
 def test_a_step_keeps_each_convolutions_output_twice() -> None:

@@ -24,9 +24,9 @@ from resexp.evaluation.tta import (
     MultiScale,
     SingleView,
     TenCrop,
+    errors_on_views,
     rescaled,
     resident,
-    errors_on_views,
     usual,
 )
 from resexp.models import build_model

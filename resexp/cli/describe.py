@@ -70,7 +70,7 @@ def describe(
 
 
 def _layers(net: Net, summary: NetSummary, full: bool) -> Table:
-    from resexp.layer_table import fold, unfold
+    from resexp.layer_table import parts
 
     table = Table(title=f"{net.name}, {net.classes} classes", title_justify="left", show_footer=True)
     table.add_column("layer", "all", no_wrap=True)
@@ -84,7 +84,7 @@ def _layers(net: Net, summary: NetSummary, full: bool) -> Table:
     ):
         table.add_column(column, footer, justify="right")
     before = summary.layers[0].output
-    for part in unfold(summary.layers) if full else fold(summary.layers):
+    for part in parts(summary.layers, whole=full):
         if part.first[0].output[1:] != before[1:]:
             table.add_section()
         before = part.last[0].output

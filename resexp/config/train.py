@@ -190,7 +190,7 @@ class TrainConfig(Section):
     """Seconds between checkpoints."""
 
     def science(self) -> dict[str, Any]:
-        """The fields that change what is measured; `init_from` enters as net and seed, or as a hash, never as a path."""
+        """The fields that change what is measured; `init_from` enters as net and seed, or as a hash, not as a path."""
         fields = super().science()
         if self.init_weights:
             return fields | {"init_from": f"sha256={self.init_weights[1]}"}

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
 
-from resexp.layer_table import Layer, Part, fold, unfold
+from resexp.layer_table import Layer, Part, parts
 from resexp.report.figure import INK, styled
 
 BOX, HEIGHT = 1.55, 0.21
@@ -57,13 +57,13 @@ class Drawn:
 def draw(nets: Sequence[Drawn], *, full: bool = False) -> str:
     """The nets side by side, as an SVG file with a title and a description; `full` draws every block of deep ones."""
     whole = full or all(len(_boxes(net.layers)) <= WHOLE for net in nets)
-    columns = [(unfold if whole else fold)(net.layers) for net in nets]
+    columns = [parts(net.layers, whole=whole) for net in nets]
     figure = Figure()
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     width = height = 0.0
-    for number, (net, parts) in enumerate(zip(nets, columns, strict=True)):
-        height = max(height, _Column(axes, number, net, width).draw(parts) + BOTTOM)
+    for number, (net, column) in enumerate(zip(nets, columns, strict=True)):
+        height = max(height, _Column(axes, number, net, width).draw(column) + BOTTOM)
         width += LEFT + BOX + (BULGE + LABEL + 0.15 if net.shortcuts else RIGHT)
     if any(net.shortcuts for net in nets):
         _legend(axes, width / 2, height)

@@ -75,7 +75,7 @@ class StreamingInput:
         return torch.zeros(shape, dtype=dtype, pin_memory=self._cuda)  # or a copy would wait for what is queued
 
     def prepare(self, step: int) -> None:
-        """See InputPipeline."""
+        """See InMemoryInput."""
         for later in range(step, min(step + STEPS_AHEAD, self._config.train.steps)):
             if self._slots[later % STEPS_AHEAD].step != later:
                 self._begin(later)
@@ -120,12 +120,12 @@ class StreamingInput:
         return self._plans[epoch]
 
     def batch(self, step: Tensor) -> tuple[Tensor, Tensor]:
-        """See InputPipeline; `step` is the one that was prepared last."""
+        """See InMemoryInput; `step` is the one that was prepared last."""
         light = self._light @ self._basis.T
         return normalise(self._images, self.mean) + light[:, :, None, None], self._labels
 
     def eval_index(self, split: str) -> NDArray[np.int64]:
-        """See InputPipeline. For "train", a fixed and evenly drawn subset; "val" and "test" are both all of `val/`."""
+        """See InMemoryInput. For "train", a fixed and evenly drawn subset; "val" and "test" are both all of `val/`."""
         if split != "train":
             return np.arange(self._dataset.images("val"))
         return self._drawn(self._data.train_eval_images)
@@ -137,7 +137,7 @@ class StreamingInput:
     def eval_batches(
         self, split: str, chunks: Sequence[NDArray[np.int64]], side: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See InputPipeline; the centre crop, or a centre square of `side` pixels."""
+        """See InMemoryInput; the centre crop, or a centre square of `side` pixels."""
         part: Part = "train" if split == "train" else "val"
         labels = torch.from_numpy(self._dataset.labels(part))
 
@@ -173,16 +173,16 @@ class StreamingInput:
                 yield chunk[places], torch.from_numpy(np.stack([coming.images[place] for place in places]))
 
     def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
-        """See InputPipeline: a subset of the images for the clean training error."""
+        """See InMemoryInput: a subset of the images for the clean training error."""
         ((images, labels),) = self.eval_batches("train", [self._drawn(min(SAMPLE, self._data.train_eval_images))])
         return images.to(self.mean.device), labels.to(self.mean.device), np.arange(len(labels))
 
     def while_waiting(self, look: Callable[[], None]) -> None:
-        """See InputPipeline."""
+        """See InMemoryInput."""
         self.loader.waiting = look
 
     def close(self) -> None:
-        """See InputPipeline."""
+        """See InMemoryInput."""
         self.loader.close()
 
 
