@@ -81,7 +81,7 @@ def train_continuations(
     fresh = plans[donors[0]][-1]
     study = Study(
         name=f"identity-{donors[0].folder.absolute().parent.name}-to-{fresh.folder.parent.name}",
-        description=f"{shallow} trained on as it is and with identity blocks, and fresh nets of {depth} layers.",
+        description=f"{shallow} trained further, as it is and with identity blocks, and new nets of {depth} layers.",
         seeds=tuple(configs[-1].seed for configs in plans.values()),
         executor=ExecutorConfig(jobs=jobs),
     )
