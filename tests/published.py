@@ -15,7 +15,7 @@ from pathlib import Path
 from resexp import paper
 from resexp.errors import UserError
 from resexp.report import build_report
-from resexp.report.controls import sentences
+from resexp.report.controls import table
 from resexp.report.probes import inside
 from resexp.report.stats import Net, read
 from resexp.report.summary import Summary, summarise
@@ -69,7 +69,7 @@ def headline(name: str) -> str:
 
 def controls(name: str) -> str:
     """The differences that the verdict rests on, in each variant of the study."""
-    return "\n".join(f"- {sentence}" for sentence in sentences(summary(name).controls))
+    return rows(*table(summary(name).controls))
 
 
 def errors(name: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from resexp.report import build_report
-from resexp.report.controls import sentences
+from resexp.report.controls import table
 from resexp.report.figure import OnPage
 from resexp.report.page import html, markdown
 from resexp.report.plots import controls_plot, depth_plot
@@ -56,35 +56,35 @@ def test_a_difference_between_variants_is_tested_by_the_contrast_of_their_means(
     """Variances 1, 4, 1 and 4 of three seeds each: 10/3 in all, with 100 / 17 degrees of freedom."""
     found = summarise(precisions(study, shifted(DEGRADES, 2))).controls
     half = stats.t(100 / 17).ppf(0.975) * (10 / 3) ** 0.5
-    assert sentences(found)[1] == (
-        "Rise of plain nets, deepest minus shallowest (at depths 8 and 44): +50.0 points [+45.8, +54.2] with "
-        "precision=fp32, +52.0 points [+47.8, +56.2] with precision=bf16; "
-        f"no difference from precision=fp32 is shown: +2.0 points [{2 - half:+.1f}, {2 + half:+.1f}] with "
-        "precision=bf16."
-    )
+    header, rows = table(found)
+    assert header[:3] == ["points", "difference of the rises, depths 8 and 44", "plain nets' rise, depths 8 and 44"]
+    assert [row[0] for row in rows] == ["precision=fp32", "precision=bf16", "precision=bf16 minus precision=fp32"]
+    assert [row[2] for row in rows] == [
+        "+50.0 [+45.8, +54.2]", "+52.0 [+47.8, +56.2]", f"+2.0 [{2 - half:+.1f}, {2 + half:+.1f}]",
+    ]  # fmt: skip
 
 
 def test_an_interval_that_leaves_zero_out_shows_a_difference(study: Make) -> None:
-    said = sentences(summarise(precisions(study, shifted(DEGRADES, 20))).controls)
-    assert ["it changes by +20.0 points [+1" in line for line in said] == [True, True, False, True]
-    assert said[2].startswith("Rise of residual nets, deepest minus shallowest (at depths 8 and 44): -5.0 points")
-    assert "no difference from precision=fp32 is shown: +0.0 points" in said[2]
+    first, _, (_, *changes) = table(summarise(precisions(study, shifted(DEGRADES, 20))).controls)[1]
+    assert [change.startswith("+20.0 [+1") and change.endswith(" *") for change in changes] == [True, True, False, True]
+    assert first[3].startswith("-5.0 [")
+    assert changes[2].startswith("+0.0 [")
 
 
 def test_of_several_variants_each_needs_more_to_differ(study: Make) -> None:
     """Bonferroni: of three others, each at 98.3 %."""
     folder = precisions(study, shifted(DEGRADES, 5))
-    alone = sentences(summarise(folder).controls)[1]
+    alone = table(summarise(folder).controls)[1][-1][2]
     for name in ("fp16", "auto"):
         add_family(folder, f"precision={name}", DEGRADES, train={"precision": name, "gamma": 0.5})
-    assert "it changes by +5.0 points" in alone
-    assert "no difference from precision=fp32 is shown" in sentences(summarise(folder).controls)[1]
+    assert re.fullmatch(r"\+5\.0 \[.*\] \*", alone)
+    assert re.fullmatch(r"\+5\.0 \[.*\]", table(summarise(folder).controls)[1][4][2])
 
 
 def test_one_seed_a_net_has_no_interval_and_no_bar(study: Make) -> None:
     single = {net: values[:1] for net, values in DEGRADES.items()}
     found = summarise(precisions(study, single, single)).controls
-    assert sentences(found)[0].endswith("where there is one seed there is no interval, so this is descriptive only.")
+    assert [row[1] for row in table(found)[1]] == ["+54.0", "+54.0", "+0.0"]
     bars = [line for line in controls_plot(found).axes.lines if len(line.get_xdata()) == 2]
     with_seeds = summarise(precisions(study, DEGRADES)).controls
     assert len([line for line in controls_plot(with_seeds).axes.lines if len(line.get_xdata()) == 2]) == len(bars) + 8
@@ -105,9 +105,10 @@ def test_a_variant_of_one_kind_is_set_beside_the_other_kind_without_one(study: M
 def test_differences_between_other_depths_say_so(study: Make) -> None:
     shallower = {net: values for net, values in DEGRADES.items() if net[1] == 8}
     folder = precisions(study, {**shallower, ("plain", 20): [30, 31], ("residual", 20): [8, 9]})
-    first, *_ = sentences(summarise(folder).controls)
-    assert "with precision=fp32 (at depths 8 and 44)" in first
-    assert "with precision=bf16 (at depths 8 and 20)" in first
+    header, (first, second, _) = table(summarise(folder).controls)
+    assert header[1] == "difference of the rises"
+    assert first[1].endswith("] (depths 8 and 44)")
+    assert second[1].endswith("] (depths 8 and 20)")
 
 
 def test_what_varies_is_named(study: Make) -> None:
@@ -149,6 +150,6 @@ def test_of_many_families_only_those_judged_have_bars_and_seeds(study: Make) -> 
 
 def test_the_question_is_whole_where_no_setting_is_named(study: Make) -> None:
     found = replace(summarise(precisions(study, DEGRADES)), varied="")
-    assert "\nDoes it depend on the variant?\n" in markdown(found, [], [])
+    assert "\nDoes it depend on the variant? " in markdown(found, [], [])
     blank = defaultdict(lambda: OnPage("", "", [], "", "", False))
     assert '<h2 id="controls">Does it depend on the variant? <a' in html(found, blank, [], [])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from resexp.report.estimates import CONFIDENCE, Difference, Term, contrast, interaction_terms
 from resexp.report.families import Family, recipe
-from resexp.report.formatting import listed
+from resexp.report.formatting import NOTHING, Table
 
 QUANTITIES = {
     "interaction": "rise of plain nets minus rise of residual nets",
@@ -26,7 +26,7 @@ IN_SHORT = {
 """The same for tables."""
 
 IN_SENTENCE = 6
-"""Variants that a sentence has the numbers of; the figure has more, and the JSON has all."""
+"""Variants that a sentence has the numbers of; the table has more, and the JSON has all."""
 
 
 @dataclass(frozen=True)
@@ -106,32 +106,46 @@ def _contrasts(plain: Family, residual: Family) -> dict[str, Change]:
     return changes
 
 
-def sentences(found: Sequence[Control]) -> list[str]:
-    """For each quantity, its value in every variant and whether it differs from that in the first."""
-    having = {
-        quantity: [(control.variant, control.changes[quantity]) for control in found if quantity in control.changes]
-        for quantity in QUANTITIES
+def table(found: Sequence[Control]) -> Table:
+    """A row for each variant, then one for the change of each from the first; a column for each quantity, in points.
+
+    The intervals of the changes are corrected for their number. A change whose interval leaves zero out has a star.
+    """
+    columns = {
+        quantity: {control.variant: control.changes[quantity] for control in found if quantity in control.changes}
+        for quantity in IN_SHORT
     }
-    return [_sentence(words, having[quantity]) for quantity, words in QUANTITIES.items() if having[quantity]]
+    columns = {quantity: changes for quantity, changes in columns.items() if changes}
+    places = {quantity: {change.at for change in changes.values()} for quantity, changes in columns.items()}
+    header = [
+        f"{IN_SHORT[quantity]}, {next(iter(at))}" if len(at) == 1 else IN_SHORT[quantity]
+        for quantity, at in places.items()
+    ]
+    first, *others = [control.variant for control in found]
+    rows = [
+        [variant, *(_cell(changes.get(variant), len(places[quantity]) > 1) for quantity, changes in columns.items())]
+        for variant in (first, *others)
+    ]
+    rows += [
+        [f"{variant} minus {first}", *(_shift(changes, first, variant) for changes in columns.values())]
+        for variant in others
+    ]
+    return ["points", *header], rows
 
 
-def _sentence(words: str, having: list[tuple[str, Change]]) -> str:
-    (first, reference), *others = having
-    one_place = len({change.at for _, change in having}) == 1
-    where = f" (at {reference.at})" if one_place else ""
-    every = [f"{c.difference} with {variant}{'' if one_place else f' (at {c.at})'}" for variant, c in having]
-    values = listed(every, IN_SENTENCE)
-    corrected = 1 - (1 - CONFIDENCE) / max(1, len(others))
-    shifts = {variant: contrast([*c.terms, *((-w, m) for w, m in reference.terms)], corrected) for variant, c in others}
-    apart = [f"{shift} with {variant}" for variant, shift in shifts.items() if shift.sign]
-    if any(shift.low is None for shift in shifts.values()):
-        conclusion = "where there is one seed there is no interval, so this is descriptive only"
-    elif apart:
-        conclusion = f"against {first} it changes by {listed(apart)}"
-    else:
-        widest = listed([f"{shift} with {variant}" for variant, shift in shifts.items()], IN_SENTENCE)
-        conclusion = f"no difference from {first} is shown: {widest}"
-    return f"{words[0].upper()}{words[1:]}{where}: {values}; {conclusion}."
+def _cell(change: Change | None, with_place: bool) -> str:
+    if change is None:
+        return NOTHING
+    return change.difference.in_cell + (f" ({change.at})" if with_place else "")
+
+
+def _shift(changes: dict[str, Change], first: str, variant: str) -> str:
+    if not {first, variant} <= changes.keys():
+        return NOTHING
+    corrected = 1 - (1 - CONFIDENCE) / (len(changes) - 1)
+    before = [(-weight, mean) for weight, mean in changes[first].terms]
+    shift = contrast([*changes[variant].terms, *before], corrected)
+    return shift.in_cell + " *" * bool(shift.sign)
 
 
 def varied(families: Sequence[Family]) -> str:

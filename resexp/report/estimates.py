@@ -83,6 +83,11 @@ class Difference:
         """The interval in points: ``[+1.0, +2.5]``, or nothing."""
         return "" if self.low is None else f"[{self.low:+.1f}, {self.high:+.1f}]"
 
+    @property
+    def in_cell(self) -> str:
+        """``+1.7 [+1.0, +2.5]``, for a table whose header says that these are points."""
+        return f"{self.value:+.1f} {self.brackets}".rstrip()
+
     def __neg__(self) -> Difference:
         if self.low is None or self.high is None:
             return Difference(-self.value)

@@ -16,8 +16,7 @@ from markupsafe import Markup
 
 import resexp
 from resexp.errors import sanitize
-from resexp.report import details
-from resexp.report.controls import sentences
+from resexp.report import controls, details
 from resexp.report.deviations import deviations
 from resexp.report.estimates import Difference, Estimate
 from resexp.report.figure import OnPage
@@ -146,7 +145,7 @@ def html(
         sections=sections,
         remarks=remarks,
         question=_question(summary),
-        controls=sentences(summary.controls),
+        controls=controls.table(summary.controls[:MOST]) if summary.controls else None,
         deviations=deviations(summary.nets),
         provenance=provenance(summary),
     )
@@ -240,7 +239,7 @@ def markdown(summary: Summary, sections: Sequence[Section], remarks: Sequence[st
     return TEMPLATES.get_template("summary.md.j2").render(
         summary=summary,
         question=_question(summary),
-        controls=sentences(summary.controls),
+        controls=controls.table(summary.controls[:MOST]) if summary.controls else None,
         table=table(summary),
         not_comparable=[(listed([net.label for net in nets]), reasons) for reasons, nets in different.items()],
         sections=sections,
