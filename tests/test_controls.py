@@ -58,7 +58,7 @@ def test_a_difference_between_variants_is_tested_by_the_contrast_of_their_means(
     half = stats.t(100 / 17).ppf(0.975) * (10 / 3) ** 0.5
     header, rows = table(found)
     assert header[:3] == ["points", "difference of the rises, depths 8 and 44", "plain nets' rise, depths 8 and 44"]
-    assert [row[0] for row in rows] == ["precision=fp32", "precision=bf16", "precision=bf16 minus precision=fp32"]
+    assert [row[0] for row in rows] == ["precision=fp32", "precision=bf16", "precision=bf16: change"]
     assert [row[2] for row in rows] == [
         "+50.0 [+45.8, +54.2]", "+52.0 [+47.8, +56.2]", f"+2.0 [{2 - half:+.1f}, {2 + half:+.1f}]",
     ]  # fmt: skip

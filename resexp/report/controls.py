@@ -107,7 +107,7 @@ def _contrasts(plain: Family, residual: Family) -> dict[str, Change]:
 
 
 def table(found: Sequence[Control]) -> Table:
-    """A row for each variant, then one for the change of each from the first; a column for each quantity, in points.
+    """A row for each variant, then one for its change from the first variant; a column for each quantity, in points.
 
     The intervals of the changes are corrected for their number. A change whose interval leaves zero out has a star.
     """
@@ -127,7 +127,7 @@ def table(found: Sequence[Control]) -> Table:
         for variant in (first, *others)
     ]
     rows += [
-        [f"{variant} minus {first}", *(_shift(changes, first, variant) for changes in columns.values())]
+        [f"{variant}: change", *(_shift(changes, first, variant) for changes in columns.values())]
         for variant in others
     ]
     return ["points", *header], rows
