@@ -75,12 +75,12 @@ def test_rates_are_of_all_processes_and_ratios_within_a_round() -> None:
 
 
 def test_bench_prints_json_and_writes_a_page(resexp: Cli, tmp_path: Path) -> None:
-    done = resexp("bench", *SMALL, "--packs", "1,2", "--out", tmp_path / "bench", "--json")
+    done = resexp("bench", *SMALL, "--packs", "2", "--out", tmp_path / "bench", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result == json.loads((tmp_path / "bench/bench.json").read_text())
     loops = [(row["what"], row["at_once"]) for row in result["rows"]]
-    assert loops[:2] == [("resexp", 1), ("resexp", 2)]
+    assert loops[0] == ("resexp", 2)
     assert ("eager loop", 1) in loops
     assert all(row["images_per_second"] > 0 and 0 < row["of_matmul"] < 2 for row in result["rows"])
     assert all(len(m["seconds_per_unit"]) == 2 for m in result["measured"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 import types
 from collections.abc import Callable
@@ -49,12 +48,14 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     found: list[Any] = []
     fake = types.ModuleType("IPython.display")
     vars(fake).update(Image=lambda filename, width: Path(filename), display=found.append)
-    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    shell = types.ModuleType("IPython")
+    vars(shell)["get_ipython"] = lambda: None  # which matplotlib asks
+    monkeypatch.setitem(sys.modules, "IPython", shell)
     monkeypatch.setitem(sys.modules, "IPython.display", fake)
     return found
 
 
-def test_its_cells_run_in_order(write_study: Callable[..., Path], shown: list[Any]) -> None:
+def test_its_cells_run_in_order(write_study: Callable[..., Path], here: Callable[..., Any], shown: list[Any]) -> None:
     """IPython's `!` lines as a shell runs them, with `{NAMES}` replaced."""
     tiny = write_study(grid={"model.kind": ["plain", "residual"], "model.depth": [8, 14]})
     names: dict[str, Any] = {}
@@ -63,7 +64,7 @@ def test_its_cells_run_in_order(write_study: Callable[..., Path], shown: list[An
     def shell(line: str) -> None:
         words = re.sub(r"\{(\w+)\}", lambda match: str(names[match[1]]), line).split()
         assert words[0] == "resexp"
-        done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True)
+        done = here(*words[1:])
         assert done.returncode == 0, done.stderr
         printed.append(done.stdout)
 

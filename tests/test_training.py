@@ -360,7 +360,7 @@ def test_a_run_killed_with_sigkill_equals_an_undisturbed_one(make_run: Callable[
     assert 25 <= state["trainer"]["step"] < 300
     assert killed.status().state == "interrupted"
     for run in (whole, killed):
-        subprocess.run(command("train", run.folder), stdout=subprocess.DEVNULL, check=True)
+        train(run)
     assert_same(whole, killed)
 
 

@@ -127,8 +127,7 @@ def table(found: Sequence[Control]) -> Table:
         for variant in (first, *others)
     ]
     rows += [
-        [f"{variant}: change", *(_shift(changes, first, variant) for changes in columns.values())]
-        for variant in others
+        [f"{variant}: change", *(_shift(changes, first, variant) for changes in columns.values())] for variant in others
     ]
     return ["points", *header], rows
 
