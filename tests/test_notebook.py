@@ -49,7 +49,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     fake = types.ModuleType("IPython.display")
     vars(fake).update(Image=lambda filename, width: Path(filename), display=found.append)
     shell = types.ModuleType("IPython")
-    vars(shell)["get_ipython"] = lambda: None  # which matplotlib asks
+    vars(shell).update(version_info=(9, 0), get_ipython=lambda: None)  # which matplotlib asks
     monkeypatch.setitem(sys.modules, "IPython", shell)
     monkeypatch.setitem(sys.modules, "IPython.display", fake)
     return found
