@@ -44,6 +44,7 @@ def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's data folder, results or settings."""
     monkeypatch.setenv("RESEXP_DATA", str(tmp_path / "data-home"))
     monkeypatch.delenv("RESEXP_RESULTS", raising=False)
+    monkeypatch.delenv("RESEXP_PLUGINS", raising=False)  # which --plugin sets, also in this process
     monkeypatch.setenv("COLUMNS", "200")
 
 
