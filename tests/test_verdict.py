@@ -17,6 +17,7 @@ from resexp.config import Cifar10Data, TrainConfig
 from resexp.config.study import load
 from resexp.report import estimates
 from resexp.report.estimates import Estimate, Rise, contrast, difference, rise, trend
+from resexp.report.families import BRANCH, differences
 from resexp.report.summary import summarise
 from resexp.runs.records import Plan, PlannedRun
 from resexp.runs.store import StudyFolder
@@ -523,3 +524,8 @@ def test_of_variants_alike_the_one_named_first_is_judged_and_the_verdict_says_so
         "The verdict is on the families plain precisionfp32 and residual precisionfp32.",
         "Left out of the verdict, since they differ in train.precision: plain precisionbf16, residual precisionbf16.",
     ]
+
+
+@pytest.mark.parametrize("field", ["shortcut", "residual_init", "residual_scale", "drop_path"])
+def test_what_only_residual_branches_have_keeps_no_plain_net_from_being_compared(field: str) -> None:
+    assert differences({}, {f"model.{field}": "another"}, BRANCH) == []
