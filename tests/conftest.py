@@ -56,6 +56,15 @@ def _in_an_empty_folder(tmp_path: Path) -> Iterator[None]:
     os.chdir(before)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """What a test trains would differ in the last digit after one that leaves another number of threads."""
+    yield
+    import torch  # after OMP_NUM_THREADS is set
+
+    assert torch.get_num_threads() == 1
+
+
 @pytest.fixture
 def write_study(tmp_path: Path) -> Callable[..., Path]:
     """Write TINY, overlaid by the given sections, to a file; a value of None leaves a section out."""

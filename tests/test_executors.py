@@ -21,12 +21,13 @@ from resexp.executors.base import Job
 from resexp.executors.local import Local
 from resexp.runs.store import Run
 from resexp.sweeping import plan
+from resexp.training.train import train
 from resexp.training.trainer import Trainer
 from resexp.utils.interrupts import Stop
 from resexp.utils.logs import logged_to
 from tests.test_pack import MODELS, alone, make
 from tests.test_sweep import break_run
-from tests.test_training import assert_same
+from tests.test_training import after, assert_same
 
 
 class Given(Local):
@@ -156,6 +157,16 @@ def test_the_debug_executor_trains_in_this_process_what_others_train(
     cells = load(str(study))[1]
     for cell in cells:
         assert_same(*(Run(Path(results, "tiny", cell.config.folder)) for results in ("results", "l")))
+
+
+def test_a_run_resumed_on_two_threads_leaves_the_next_one_its_own(write_study: Callable[..., Path]) -> None:
+    study = write_study(grid={"model.depth": [8, 14]}, executor={"name": "debug"})
+    runs = [Run(Path("results", "tiny", cell.config.folder)) for cell in load(str(study))[1]]
+    runs[0].create(load(str(study))[1][0].config)
+    assert train(runs[0], threads=2, stop=after(5)).state == "interrupted"
+    assert CliRunner().invoke(app, ["sweep", "--config", str(study)]).exit_code == 0
+    manifests = [run.manifest() for run in runs]
+    assert [[attempt.threads for attempt in each.attempts] for each in manifests if each] == [[2, 2], [1]]
 
 
 def test_the_debug_executor_ends_a_failing_run_and_goes_to_the_next(write_study: Callable[..., Path]) -> None:

@@ -128,8 +128,6 @@ def test_each_run_computes_on_the_threads_that_it_began_with(tmp_path: Path, mon
         update(self)
 
     monkeypatch.setattr(Trainer, "_update", watched)
-    try:
-        Packed([old, new], 2)
-    finally:
-        torch.set_num_threads(1)
+    Packed([old, new], 2)
     assert seen == {"plain": {2}, "residual": {1}}
+    assert torch.get_num_threads() == 1

@@ -582,7 +582,7 @@ def test_a_run_goes_on_with_the_threads_and_the_precision_it_began_with(make_run
     manifest.attempts[0].precision = "bf16"  # as if begun on a GPU
     run.write_manifest(manifest)
     train(run, threads=1)
-    torch.set_num_threads(1)
+    assert torch.get_num_threads() == 1
     manifest = run.manifest()
     assert manifest is not None
     assert [(attempt.threads, attempt.precision) for attempt in manifest.attempts] == [(2, "bf16")] * 2

@@ -35,7 +35,7 @@ def nets() -> Iterator[ModelConfig]:
 
 def train_each() -> None:
     """Train each net for a step as a run is trained, and name it before."""
-    tune_process(1)
+    tune_process()
     images, labels = torch.rand(2, 3, 32, 32).to(memory_format=torch.channels_last), torch.arange(2)
     for config in nets():
         print(config.kind, config.block, config.width, config.shortcut, config.stride_conv, flush=True)

@@ -61,7 +61,7 @@ def ours(case: Case, facts: dict[str, Any]) -> Loop:
 
 def make_trainers(case: Case, facts: dict[str, Any]) -> list[Trainer]:
     """The runs of a case, on streams of their own."""
-    tune_process(case.threads)
+    tune_process()
     dataset = open_dataset(case.config.data)
     trainers = []
     for seed in range(case.runs):

@@ -25,7 +25,7 @@ FEW = 16
 
 def input_alone(case: Case, facts: dict[str, Any]) -> Loop:
     """Batches are read and brought to the device; nothing is computed."""
-    tune_process(case.threads)
+    tune_process()
     pipeline, steps = _pipeline(StreamingInput, case), itertools.count()
     facts |= {"decoders": _decoders(case), "computes": False}
 
@@ -113,7 +113,6 @@ def torchvision_input(case: Case, facts: dict[str, Any]) -> Loop:
                 chosen = torch.randint(len(labels), (case.config.train.batch_size,)).tolist()
                 yield from (chosen[start : start + FEW] for start in range(0, len(chosen), FEW))
 
-    torch.set_num_threads(case.threads or torch.get_num_threads())
     turn, device = Turn(), case.hardware.device
     facts |= {"decoders": _decoders(case), "computes": False}
     loader = DataLoader(

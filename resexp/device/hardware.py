@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -53,9 +55,19 @@ def use_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def tune_process(threads: int | None) -> None:
-    """Settings of the whole process: CPU threads (None: as they are), and what makes a CPU step faster."""
-    use_threads(threads)
+@contextlib.contextmanager
+def limit_threads(threads: int | None) -> Iterator[None]:
+    """Set the number of CPU threads, on which results depend, and restore it at the end. None: only restore."""
+    before = torch.get_num_threads()
+    try:
+        use_threads(threads)
+        yield
+    finally:
+        use_threads(before)
+
+
+def tune_process() -> None:
+    """Set what makes a CPU step faster, for the whole process."""
     torch.set_flush_denormal(True)  # a vanishing gradient must not be a slow one
     # glibc gives activations back to the system after every step and has them zeroed again in the next, which costs
     # some 6 % of it; keep them.

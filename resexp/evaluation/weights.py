@@ -99,7 +99,7 @@ def _test(
         known = about.mean is not None and about.size == dataset.size
         mean = about.mean_image if known else pixel_mean(images, torch.from_numpy(dataset.train_index)).numpy()
         batches = _tests_of(dataset)
-    tune_process(None)
+    tune_process()
     device = choose_device(TrainConfig())
     model = build_model(named(about.net, []).config, len(classes))
     load_weights(model, weights, where)

@@ -16,7 +16,7 @@ import torch
 from resexp.config.study import load_run
 from resexp.data import open_dataset
 from resexp.device.concurrent import POLL_S, Task
-from resexp.device.hardware import choose_hardware
+from resexp.device.hardware import choose_hardware, limit_threads
 from resexp.errors import DeviceFailedError, DeviceOutOfMemoryError, UserError
 from resexp.models.summary import summarise_net
 from resexp.runs.records import Status
@@ -91,7 +91,8 @@ class ConcurrentRuns:
     def __init__(self, runs: Sequence[Run], *, size: int | None, threads: int | None, stop: Callable[[], bool]) -> None:
         """`size`: runs at a time; None: as many as increase the throughput."""
         self._waiting, self._again, self._members = deque(runs), deque[Run](), list[_Member]()
-        self._size, self._threads, self._stop = Concurrency(size), threads, stop
+        self._size, self._stop = Concurrency(size), stop
+        self._threads = threads or torch.get_num_threads()  # a resumed run may set another number for itself
         self._events = list[RunEvent]()
         self.current: Run | None = None
         """The run that has its turn."""
@@ -100,20 +101,21 @@ class ConcurrentRuns:
 
     def turns(self) -> Iterator[list[RunEvent]]:
         """Train them all, or until asked to stop, turn by turn; yields what happened in each turn."""
-        while True:
-            while self._has_place():
-                self._begin()
-            events, self._events = self._events, []
-            yield events
-            if not self._members:
-                return
-            if not self._turn():
-                time.sleep(POLL_S)
-            self._size.observe(
-                [member.steps for member in self._members],
-                [_step_cost(member.run) for member in self._members],
-                time.monotonic(),
-            )
+        with limit_threads(None):
+            while True:
+                while self._has_place():
+                    self._begin()
+                events, self._events = self._events, []
+                yield events
+                if not self._members:
+                    return
+                if not self._turn():
+                    time.sleep(POLL_S)
+                self._size.observe(
+                    [member.steps for member in self._members],
+                    [_step_cost(member.run) for member in self._members],
+                    time.monotonic(),
+                )
 
     def _has_place(self) -> bool:
         """Whether another run may begin now."""

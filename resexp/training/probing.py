@@ -73,7 +73,7 @@ def probe(run: Run, name: str, *, initial: bool = False, stop: Callable[[], bool
     config = load_run(run.config_path)
     if reason := PROBES[name].why_not(config.model):
         raise UserError(f"{run.folder}: {reason}, so there is nothing to probe for {name}; name another run")
-    tune_process(None)
+    tune_process()
     torch.manual_seed(config.seed)
     dataset = open_dataset(config.data)
     run.check_data(dataset.fingerprint)

@@ -16,7 +16,14 @@ from resexp.config import plugins
 from resexp.config.study import load_run
 from resexp.data import open_dataset
 from resexp.device.concurrent import Task, run_to_completion
-from resexp.device.hardware import choose_hardware, release_stream, tune_process, with_stream
+from resexp.device.hardware import (
+    choose_hardware,
+    limit_threads,
+    release_stream,
+    tune_process,
+    use_threads,
+    with_stream,
+)
 from resexp.distributed import SINGLE_PROCESS, Ranks, lost_rank
 from resexp.errors import DeviceFailedError, DeviceOutOfMemoryError, LeaseLostError, RankLostError, UserError
 from resexp.runs import checkpoint
@@ -56,7 +63,8 @@ def train(
     number of ranks stays the same, unless the `world_may_change`.
     """
     work = attempt(run, stop=stop, on_status=on_status, threads=threads, ranks=ranks, world_may_change=world_may_change)
-    return run_to_completion(work)
+    with limit_threads(None):
+        return run_to_completion(work)
 
 
 def attempt(
@@ -130,7 +138,8 @@ def _set_up(
         precision, threads = (last.precision, last.threads) if last else (None, threads)
     else:
         config, precision, threads, fingerprint, content = ranks.broadcast_object()
-    tune_process(threads)
+    use_threads(threads)
+    tune_process()
     hardware = replace(with_stream(choose_hardware(config.train, precision, ranks)), threads=threads)
     undo.callback(release_stream, hardware)
     dataset = open_dataset(config.data)

@@ -65,7 +65,7 @@ class Stacked:
 
 def vmapped(case: Case, facts: dict[str, Any]) -> Loop:
     """All nets through one call of each operation."""
-    tune_process(case.threads)
+    tune_process()
     stacked = Stacked(case)
     images, labels = open_dataset(case.data).train()
     count = case.config.train.batch_size
