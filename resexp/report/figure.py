@@ -188,7 +188,7 @@ class Plot:
 
     def label_ends(self, ends: Iterable[tuple[float, float, str, str, str]]) -> None:
         """Name lines where they end, given x, y, words, colour and series; names that would overlap are moved apart."""
-        self.figure.draw_without_rendering()
+        self.lay_out()
         transform, dots = self.axes.transData, self.figure.dpi / 72
         low, high = self.axes.bbox.y0 + LINE * dots / 2, self.axes.bbox.y1  # clear of the x axis
         placed, least = [], low - LINE * dots
@@ -225,10 +225,16 @@ class Plot:
         unit = "%" if "(%)" in self.axes.get_ylabel() else ""
         return found, OnPage(svg, whole, self._entries(), across, unit, self.zooms)
 
+    def lay_out(self) -> None:
+        """Give the panels their places."""
+        engine = self.figure.get_layout_engine()
+        assert engine
+        engine.execute(self.figure)
+
     def _with_note(self) -> Bbox:
         """Write the note below the figure, whose layout is final now. Returns what is to be saved, in inches."""
-        self.figure.draw_without_rendering()
-        self.figure.set_layout_engine("none")
+        self.lay_out()
+        self.figure.set_layout_engine(None)  # or each file would be laid out again
         for legend in self.figure.legends:  # or it would move down to the end of the note
             legend.set_bbox_to_anchor((0, 0, 1, 1), self.figure.transSubfigure)
         width, height = self.figure.get_size_inches()

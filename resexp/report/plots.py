@@ -156,7 +156,7 @@ def depth_axis(plot: Plot, depths: Sequence[int]) -> None:
     if len(depths) == 1:
         axes.set_xlim(depths[0] - 0.1, depths[0] + 0.1)
     axes.set_xticks(depths, map(str, depths))
-    plot.figure.draw_without_rendering()
+    plot.lay_out()
     boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
     room = boxes[0].height / 2
     kept = [0]
