@@ -34,7 +34,7 @@ ResultT = TypeVar("ResultT")
 
 
 class Ranks:
-    """Collective operations of a single process: all are no-ops."""
+    """What the processes of a run do together. This one is a single process: nothing is to be shared or waited for."""
 
     rank, world = 0, 1
     local, local_world = 0, 1
@@ -88,7 +88,7 @@ class _Torchrun(Ranks):
         self.local, self.local_world = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         self._stop = stop
         self._apart = True
-        """Whether the other ranks will still come to an agreement if this one fails now."""
+        """Whether the other ranks call `any_rank` next, so that a failure of this one can be sent to them."""
         hosts = dist.new_group(backend="gloo", timeout=AGREEMENT_TIMEOUT)
         assert isinstance(hosts, dist.ProcessGroup)
         self._hosts = hosts
@@ -121,8 +121,7 @@ class _Torchrun(Ranks):
             raise
 
     def any_rank(self, flag: bool, failure: tuple[int, str] | None = None) -> bool:
-        """A rank that has failed comes with its exit code and its error; the others raise what `sharing_errors`
-        describes."""
+        """`failure`: exit code and message of a rank that fails now. The others then raise, as `sharing_errors` says."""
         values = torch.tensor([int(flag), self._stop.signal, int(failure is not None)])
         dist.all_reduce(values, dist.ReduceOp.MAX, group=self._hosts)
         anyone, signal, failed = values.tolist()
@@ -221,7 +220,7 @@ def joined(stop: Stop) -> Iterator[Ranks]:
     end when nothing refers to their groups any more. Raises UserError if the ranks don't find each other; and see
     `sharing_errors`.
     """
-    # DDP imports it, and its functions have as default for good what is the group by then: none, so far.
+    # Imported before there is a group: a function of it keeps the group of its import as a default argument for good.
     importlib.import_module("torch.distributed.nn.functional")
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")

@@ -135,7 +135,7 @@ def sweep(
 def train_runs(runs: Sequence[Run], *, stop: Stop, display: Display) -> Outcome:
     """Train existing run folders on this machine, as far as they are not finished.
 
-    Raises UserError if this machine has not what one of them asks for.
+    Raises UserError if this machine lacks the device that one of them asks for.
     """
     folder, config = Path(os.path.commonpath([run.folder.absolute() for run in runs])), ExecutorConfig()
     configs = [load_run(run.config_path) for run in runs]

@@ -302,7 +302,7 @@ def test_what_does_not_fit_gets_a_line(trained: Run, here: Cli, tmp_path: Path) 
         (good, "plain-8", None, "w.pt: holds residual-8-width=2, not plain-8; leave --net out"),
         (good, "nonsense", None, "nonsense: not the name of a net"),
         (file("less", first), net, three, "less.pt: lacks fc.bias; name weights of the same net"),
-        (file("more", {**weights, "x": torch.zeros(1)}), net, three, "more.pt: has, and the net has not, x; "),
+        (file("more", {**weights, "x": torch.zeros(1)}), net, three, "more.pt: has, but the net lacks, x; "),
         (file("wide", weights), "residual-8-width=4", three, "wide.pt: conv.weight has the shape 2x3x3x3, and in the"),
         (file("ten", weights), net, three, "ten.pt: weights for 10 classes, and here are 3; name weights for"),
         (good, None, tmp_path / "nowhere", "nowhere: no such folder or archive"),

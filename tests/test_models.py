@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from resexp.config import ModelConfig
 from resexp.models import build_model
 from resexp.models.blocks import Block, Place, ZeroPad
+from resexp.models.layers import LEAK
 from resexp.models.summary import summarise_net
 
 
@@ -67,6 +68,21 @@ def test_weights_are_drawn_layer_by_layer(kind: str) -> None:
     weights = [value for value in drawn(3, kind=kind, depth=8, width=4).values() if value.dim() > 1]
     assert len(weights) == len(expected) == 8
     assert all(torch.equal(weight, own) for weight, own in zip(weights, expected, strict=True))
+
+
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+def test_the_stems_activation_is_that_of_the_first_preactivated_block(block: Literal["basic", "bottleneck"]) -> None:
+    """It is applied once: twice would be another function for all but ReLU."""
+    net = build_model(ModelConfig(kind="preact", block=block, depth=_DEPTHS["cifar", block], activation="leaky_relu"))
+    first = net.get_submodule("stages.0.0")
+    inputs: list[Tensor] = []
+    first.get_submodule("conv1").register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        net.eval()(images)
+        stem = F.leaky_relu(net.get_submodule("bn")(net.get_submodule("conv")(images)), LEAK)
+    assert (stem < 0).any()
+    assert torch.equal(inputs[0], stem)
 
 
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])

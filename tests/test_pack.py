@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from resexp.device import hardware as hardware_module
+from resexp.device.hardware import Hardware, release_stream, with_stream
 from resexp.errors import DeviceFailedError, DeviceOutOfMemoryError
 from resexp.runs.records import Status
 from resexp.runs.store import Run
@@ -203,6 +206,26 @@ def test_out_of_memory_alone_is_said_and_the_run_can_go_on_later(
     assert train(runs[1]).state == "finished"
 
 
+def test_a_stream_is_used_again_on_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware_module, "_idle_streams", defaultdict(list))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"stream of {device}")
+    on = [Hardware(torch.device("cuda", number), "fp32") for number in (0, 1)]
+    first, second = (with_stream(each) for each in on)
+    release_stream(first)
+    assert (second.stream, with_stream(on[1]).stream) == ("stream of cuda:1",) * 2
+    assert with_stream(on[0]).stream is first.stream
+
+
+def test_a_run_that_was_alone_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_step(monkeypatch, MODELS[1], torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."))
+    runs = make(tmp_path)
+    packed = Packed(runs, size=1)
+    assert isinstance(packed.outcome["residual-8"], DeviceOutOfMemoryError)
+    assert packed.began == runs
+    assert not any("tried again" in line for line in packed.said)
+    assert packed.states == ["finished", "interrupted", "finished"]
+
+
 def test_a_device_that_disappears_leaves_every_run_to_be_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +253,7 @@ def test_what_does_not_fit_beside_the_others_waits(tmp_path: Path, monkeypatch: 
     runs = make(tmp_path)
     packed = Packed(runs, size=8)
     assert packed.side_by_side == 2
-    assert packed.said == ["residual-14 seed 0 waits: too little GPU memory next to 2 others"]
+    assert packed.said == ["the GPU's memory holds 2 of these runs at a time; the others wait"]
     assert packed.states == ["finished"] * 3
 
 

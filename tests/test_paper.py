@@ -33,7 +33,7 @@ from resexp.report.plots import curves_plot
 from resexp.report.summary import summarise
 from resexp.runs.records import Plan
 from resexp.runs.store import StudyFolder
-from resexp.training.optim import RUNNING_DECAY, make_optimizer
+from resexp.training.optim import MOVING_DECAY, make_optimizer
 from tests.test_report import add_family, study, write_run
 
 __all__ = ["study"]
@@ -427,7 +427,7 @@ def test_a_reading_says_what_the_run_did() -> None:
     assert ours["training error"].endswith("over all training images, every 4,000 steps (train.eval_every)")
     assert ours["precision"] == "bf16"
     warm = read_as(RunConfig(train=TrainConfig(warmup_lr=0.01)))["end of the warm-up"]
-    assert f"about the last {1 / (1 - RUNNING_DECAY):.0f} steps, is under 80%" in warm
+    assert f"about the last {1 / (1 - MOVING_DECAY):.0f} steps, is under 80%" in warm
 
 
 # -- the paper's own curves -------------------------------------------------------------------------------------------

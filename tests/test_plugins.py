@@ -22,14 +22,16 @@ from resexp.config.nets import named
 from resexp.config.plugins import Custom
 from resexp.config.study import SHIPPED, load, load_run
 from resexp.data import Dataset, open_dataset
+from resexp.device.hardware import Hardware
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.summary import summarise_net
 from resexp.paper import departures
 from resexp.runs.store import Run
 from resexp.training.rehearsal import rehearse
+from resexp.training.trainer import Trainer
 from resexp.utils.untrusted import parse_json
-from tests.test_training import assert_same
+from tests.test_training import CPU, assert_same, tiny
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 EXAMPLES = SHIPPED / "plugins"
@@ -173,6 +175,24 @@ def square(step, steps): return (1 - step / steps) ** 2
     assert len({id(module) for module in net.modules() if isinstance(module, torch.nn.PReLU)}) == 7
     assert set(config.customs) == {*model, *train} - {"depth", "milestones"}
     assert RunConfig.model_validate(json.loads(config.model_dump_json())) == config
+
+
+def test_an_optimiser_gets_the_rate_of_its_depth(tmp_path: Path) -> None:
+    """In training as in the rehearsal: a number, whatever the study says."""
+    loaded(
+        written(
+            tmp_path,
+            """
+@register("optimizer", "reads")
+def reads(parameters, rate, train): return torch.optim.SGD(parameters, lr=rate, momentum=1 - train.lr)
+""",
+        )
+    )
+    lr = {"at_depth": 20, "value": 0.1, "power": -1.0}
+    config = tiny(model={"depth": 8}, train={"optimizer": "reads", "lr": lr})
+    trainer = Trainer(config, open_dataset(config.data), Hardware(CPU, "fp32"))
+    assert trainer.optimizer.param_groups[0]["momentum"] == pytest.approx(0.75)
+    trainer.close()
 
 
 # -- by the command, and in other processes ----------------------------------------------------------------------------

@@ -298,7 +298,7 @@ def test_an_absurd_grid_is_refused_after_its_first_hundred_mistakes(write_study:
     with pytest.raises(UserError) as error:
         load(str(path))
     assert len(error.value.args) == 101
-    assert error.value.args[-1].endswith("over 100 mistakes; mend these first")
+    assert error.value.args[-1].endswith("over 100 mistakes; fix these first")
 
 
 def test_of_many_mistakes_in_one_section_a_hundred_are_named(tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_of_many_mistakes_in_one_section_a_hundred_are_named(tmp_path: Path) -> 
     with pytest.raises(UserError) as error:
         load(str(path))
     assert len(error.value.args) == 101
-    assert error.value.args[-1] == "over 100 mistakes; mend these first"
+    assert error.value.args[-1] == "over 100 mistakes; fix these first"
 
 
 def test_a_file_in_the_same_folder_is_named_where_it_is_near(write_study: Callable[..., Path]) -> None:

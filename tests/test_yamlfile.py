@@ -46,7 +46,7 @@ def test_every_value_knows_its_line() -> None:
         ("a: !!python/object:os.system x", None),
         ("a: 1\nb: \x07", "f.yaml:2: YAML allows no U+0007; remove it, or save the file as UTF-8"),
         ("a: 'b\nc: 1", "f.yaml:2: YAML syntax error: found unexpected end of stream, while scanning a quoted scalar"),
-        ("a: b: c", "f.yaml:1: YAML syntax error: mapping values are not allowed here; mend the indentation"),
+        ("a: b: c", "f.yaml:1: YAML syntax error: mapping values are not allowed here; fix the indentation"),
         ("a: @b", "f.yaml:1: YAML syntax error: found character '@' that cannot start any token; put the text"),
         ("a: {b:1}", "f.yaml:1: 'b:1' has no value: commas in braces end values, and a colon needs a space"),
     ],

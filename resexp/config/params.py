@@ -1,4 +1,4 @@
-"""How many parameters a net has, by the layers of the papers, and the width that a number of parameters leads to."""
+"""The number of parameters of a net, in closed form, and the width that comes nearest to a given number."""
 
 from __future__ import annotations
 

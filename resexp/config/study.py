@@ -121,7 +121,7 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
     try:
         study = validated(Study, document)
     except UserError as error:
-        # A base may be incomplete without its grid, and what is wrong with it is wrong in every cell: those are judged.
+        # Without its grid a study may be incomplete; a mistake outside of the grid is one in every cell.
         frame = {key: value for key, value in document.data.items() if key not in RUN_SECTIONS}
         try:
             study = validated(Study, Document(frame, document.places))
@@ -137,7 +137,7 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
     cells: list[tuple[dict[str, Any], RunConfig]] = []
     for choice, cell_document in _expand(study, document):
         if len(errors) >= MAX_MISTAKES:
-            raise UserError(*list(errors)[:MAX_MISTAKES], f"{path}: over {MAX_MISTAKES} mistakes; mend these first")
+            raise UserError(*list(errors)[:MAX_MISTAKES], f"{path}: over {MAX_MISTAKES} mistakes; fix these first")
         try:
             cells.append((choice, validated(RunConfig, cell_document)))
         except UserError as error:
@@ -255,7 +255,7 @@ def validated(model: type[ModelT], document: Document) -> ModelT:
         # A default that could not be computed, or a list too short for want of valid items, only repeats a mistake.
         own = [m for m in mistakes if m["type"] not in ("default_factory_not_called", "too_short")] or mistakes
         lines = [_line(mistake, model, document) for mistake in own[:MAX_MISTAKES]]
-        more = [f"over {MAX_MISTAKES} mistakes; mend these first"] if len(own) > MAX_MISTAKES else []
+        more = [f"over {MAX_MISTAKES} mistakes; fix these first"] if len(own) > MAX_MISTAKES else []
         raise UserError(*lines, *more) from None
 
 

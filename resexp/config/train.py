@@ -84,7 +84,7 @@ class PowerOfDepth(Section):
 
 
 class _NumberOrPower:
-    """The values of a rate. One mistake in it is one error."""
+    """Validates a number or a PowerOfDepth, with one error where pydantic has one for each of them."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         number = core_schema.float_schema(gt=0, strict=True, allow_inf_nan=False)
@@ -134,7 +134,8 @@ class TrainConfig(Section):
     (section 3.4, ImageNet); without validation images, the clean training error counts. `cosine`: half a cosine down to
     zero (arXiv 1608.03983). `constant`."""
     warmup_steps: Steps | None = None
-    """Another warm-up: steps of a linear rise from zero to the rate of the schedule (arXiv 1706.02677). Default: none.
+    """Linear warm-up: steps over which the rate rises from zero to that of the schedule (arXiv 1706.02677). Default:
+    none.
     """
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each label that is spread evenly over all classes (arXiv 1512.00567)."""
@@ -152,7 +153,7 @@ class TrainConfig(Section):
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Factor at each milestone."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum; the first beta of `adamw`."""
+    """Momentum; the first beta of `adamw`; with `muon`, of all but convolutions, which have 0.95."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """L2 penalty on all parameters; with `adamw`, decoupled from the gradient."""
     warmup_lr: Annotated[float, Field(gt=0)] | None = None

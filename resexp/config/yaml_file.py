@@ -34,7 +34,7 @@ MAX_DIGITS = 100
 _REMEDIES = {
     "\\t": "; indent by spaces",
     "cannot start any token": "; put the text into quotes",
-    "mapping values are not allowed": "; mend the indentation, or put a text with a colon into quotes",
+    "mapping values are not allowed": "; fix the indentation, or put a text with a colon into quotes",
 }
 """What to do, by words of the message of a syntax error."""
 

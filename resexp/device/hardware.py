@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import logging
 import platform
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -100,30 +101,30 @@ def choose_hardware(config: TrainConfig, begun_in: str | None = None, ranks: Ran
     return Hardware(device, precision, graphs=config.cuda_graphs and ranks.world == 1, ranks=ranks)
 
 
-_idle_streams: list[torch.cuda.Stream] = []
+_idle_streams = defaultdict[torch.device, list[torch.cuda.Stream]](list)
 
 
 def with_stream(hardware: Hardware) -> Hardware:
     """A copy with a CUDA stream of its own (on a GPU). Release it with `release_stream`.
 
-    PyTorch hands out 32 streams in turn, whether they are in use or not.
+    Streams are used again: PyTorch hands out 32 per device in turn, whether they are in use or not.
     """
     if hardware.device.type != "cuda":
         return hardware
-    stream = _idle_streams.pop() if _idle_streams else torch.cuda.Stream(hardware.device)  # type: ignore[no-untyped-call]
-    return replace(hardware, stream=stream)
+    idle = _idle_streams[hardware.device]
+    return replace(hardware, stream=idle.pop() if idle else torch.cuda.Stream(hardware.device))  # type: ignore[no-untyped-call]
 
 
 def release_stream(hardware: Hardware) -> None:
     """Let another run have the stream, once nothing of this one is left."""
     if hardware.stream is not None:
-        _idle_streams.append(hardware.stream)
+        _idle_streams[hardware.device].append(hardware.stream)
 
 
 def choose_device(config: TrainConfig, ranks: Ranks = SINGLE_PROCESS) -> torch.device:
-    """The device that `config` asks for, which is not touched; each of several `ranks` on a machine gets a GPU.
+    """The device that `config` asks for, without a CUDA context on it; each of several `ranks` on a machine gets a GPU.
 
-    Raises UserError if the machine has none such.
+    Raises UserError if the machine has no such device.
     """
     name = config.device
     if name == "auto":

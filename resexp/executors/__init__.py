@@ -20,7 +20,7 @@ __all__ = ["Loop", "make_executor"]
 def make_executor(config: ExecutorConfig, devices: set[torch.device]) -> Executor:
     """The executor that `config` names; on this machine it uses the `devices` that the runs ask for.
 
-    Raises UserError if this machine has no way to it.
+    Raises UserError if the executor is not available on this machine.
     """
     if config.name == "slurm":
         return Slurm(config)

@@ -16,7 +16,7 @@ class Job:
 
     runs: tuple[Run, ...]
     cores: int = 1
-    """How much it takes of what the executor has to give."""
+    """Slots that it takes: CPU cores of this machine, otherwise 1."""
     threads: int | None = None
     """CPU threads of a new run; None: PyTorch's default."""
     gpu: str | None = None

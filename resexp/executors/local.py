@@ -36,7 +36,7 @@ def visible_gpus() -> list[str]:
 
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    # Names behind the first that does not exist are not visible either.
+    # Names after the first that does not exist are not visible either.
     return [name.strip() for name in named.split(",")][:count] if named else list(map(str, range(count)))
 
 
@@ -54,7 +54,7 @@ class Local(Executor):
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["resexp.executors.worker", "resexp.cli", "torch._dynamo"])
         mark_sockets()
-        with starting():  # workers unblock signals when they can save what they have; the server must outlive them
+        with starting():  # the server must survive Ctrl-C; workers unblock signals once they can save their run
             forkserver.ensure_running()
 
     def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:

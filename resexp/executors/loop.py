@@ -126,7 +126,7 @@ class Loop:
         if event.kind in ("here", "log"):
             return
         job.began = True
-        if run in job.waiting:  # or it is tried again alone, for want of memory
+        if run in job.waiting:  # not there if the worker trains it again alone, after it ran out of memory
             job.waiting.remove(run)
         if event.kind == "began":
             job.running[run.folder] = (run, 0.0, job.last_event)

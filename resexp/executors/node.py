@@ -55,7 +55,7 @@ class SlurmJob:
         worst = 0
         for command in self.commands(os.environ):
             print("$", *command, flush=True)
-            # The warning reaches every process of the job, and is for us.
+            # Slurm sends the warning to every process of the job; this one alone answers it.
             self._child = subprocess.Popen(
                 command,
                 cwd=self.folder,

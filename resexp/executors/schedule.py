@@ -16,8 +16,8 @@ from resexp.runs.store import Run
 
 SPEEDUP = 0.6
 """Assumed speed-up of a run on t cores: t**SPEEDUP (measured on two cores: 1.2 to 1.9)."""
-WORTHWHILE = 0.98
-"""By how much a run on more cores must shorten the whole sweep."""
+MIN_GAIN = 0.98
+"""A run gets more cores only if the sweep then takes less than this share of the time."""
 SLACK = 1.1
 """How much longer a sweep may take for the first seed of every net to come first."""
 SHORT = 0.01
@@ -42,7 +42,8 @@ def _bundles(todo: Sequence[tuple[Run, float]], processes: int, *, wide: bool) -
     bundles, room = list[tuple[list[Run], int]](), 0.0
     for i in order:
         run, cost = todo[i]
-        if not bundles or threads[i] > 1 or cost > room:  # a run that was stopped in its last test costs nothing
+        # Room is negative next to a run of several threads: even a run without steps left, of cost 0, stays out.
+        if not bundles or threads[i] > 1 or cost > room:
             bundles.append(([], threads[i]))
             room = most if threads[i] == 1 else -1.0
         bundles[-1][0].append(run)
@@ -112,7 +113,7 @@ def share(costs: Sequence[float], turns: Sequence[int], cores: int) -> list[int]
         before, (end, last) = end, _makespan(costs, turns, threads, cores)
         if end > before:
             break
-        if end < WORTHWHILE * shortest:  # of two that end together, the first alone shortens nothing
+        if end < MIN_GAIN * shortest:  # of two runs that end last together, both need more cores
             best, shortest = threads, end
     return best
 

@@ -50,7 +50,7 @@ class _State(NamedTuple):
 
     name: str
     exit_status: int = 0
-    """As wait(2) has it."""
+    """Wait status: exit code << 8, plus the number of the signal."""
 
     @property
     def left(self) -> bool:

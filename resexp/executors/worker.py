@@ -27,7 +27,7 @@ ORPHAN_S = 2 * HEARTBEAT_TIMEOUT_S
 known to be dead only by its missing heartbeat."""
 
 Message = tuple[Kind, int, str]
-"""An `base.Event` for another process: (kind, index of the run in the job, text)."""
+"""A `base.Event` as it is sent between processes: (kind, index of the run in the job, text)."""
 
 
 def work(job: Job, parent: Connection, environment: dict[str, str]) -> None:
@@ -39,7 +39,7 @@ def work(job: Job, parent: Connection, environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.setsid()  # Ctrl-C in the terminal reaches the parent, which asks us to stop
-    gc.freeze()  # what was imported stays: to visit all of it whenever a run has ended takes a fifth of a second
+    gc.freeze()  # imported objects stay; to visit them after each run would take 0.2 s
     stop = Stop().install()
     threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
     for message in train(job, stop):

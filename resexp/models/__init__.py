@@ -37,7 +37,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
         raise UserError(
             f"{where}: weights for {theirs} classes, and here are {ours}; name weights for the same classes"
         )
-    for what, names in (("lacks", missing), ("has, and the net has not,", unknown)):
+    for what, names in (("lacks", missing), ("has, but the net lacks,", unknown)):
         if names:
             raise UserError(f"{where}: {what} {_few(names)}; name weights of the same net")
     if other:

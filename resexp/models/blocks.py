@@ -75,8 +75,7 @@ class Place:
     """Channels of the 3x3 convolutions."""
     stride: int
     number: int
-    """Which block of the net it is, from 1."""
-    """Counted from 1."""
+    """Number of the block in the net, from 1."""
     of: int
     """Number of blocks in the net."""
 
@@ -150,8 +149,13 @@ class Bottleneck(Block):
 class PreactBlock(Block):
     """Two 3x3 convolutions, each preceded by BN and ReLU: y = F(x) + shortcut(x) (arXiv 1603.05027, section 4).
 
-    The first block has the stem's BN and ReLU. A projection is applied to x after BN and ReLU.
+    The stem's BN and ReLU are those of the first block. A projection is applied to x after BN and ReLU.
     """
+
+    def __init__(self, config: ModelConfig, place: Place) -> None:
+        super().__init__(config, place)
+        if place.number == 1:
+            self.act = nn.Identity()
 
     def make_branch(self, config: ModelConfig, place: Place, **options: Any) -> None:
         """Create the layers of F."""

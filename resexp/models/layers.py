@@ -1,4 +1,4 @@
-"""What blocks are made of: convolutions, norms, nonlinearities, and random numbers that a device counts by itself."""
+"""What blocks are made of: convolutions, norms, nonlinearities, and a random generator that runs on the device."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def conv(config: ModelConfig, size: int, channels_in: int, channels_out: int, st
 
 
 class CounterRandom(nn.Module):
-    """A counter-based generator of uniform numbers in [0, 1): reproducible batch_over_ranks interruptions.
+    """A counter-based generator of uniform numbers in [0, 1), the same after an interruption.
 
     The n-th call is a hash of n (SplitMix64, Steele et al. 2014), computed on the device; so a step that draws can be
     replayed as a CUDA graph, and runs that take turns in one process don't share a generator.

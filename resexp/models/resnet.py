@@ -35,8 +35,8 @@ class ResNet(nn.Module):
         stages: list[nn.Module] = []
         channels = width
         for stage, count in enumerate(config.stages):
-            for first in [True] + [False] * (count - 1):
-                stride = 2 if first and stage > 0 else 1
+            for index in range(count):
+                stride = 2 if stage > 0 and index == 0 else 1
                 place = Place(channels, width << stage, stride, len(blocks) + 1, sum(config.stages))
                 blocks.append(block(config, place))
                 channels = block.expansion * place.channels

@@ -1,6 +1,6 @@
 """What a net costs: parameters, multiply-adds and activations, summed over its layers.
 
-The layers are found by sending one image without memory through the net.
+Forward hooks record the layers while one image passes through the net on the meta device.
 """
 
 from __future__ import annotations

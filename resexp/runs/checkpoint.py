@@ -36,7 +36,7 @@ _PARTS: dict[str, dict[str, Any]] = {
     },
     "best": {"step": int, "val_error": float, "model": dict},
 }  # fmt: skip
-"""The keys of the state and of its parts, with their types."""
+"""Keys of the state and of its parts that are checked, with their types."""
 
 
 def pack(state: dict[str, Any]) -> bytes:
@@ -59,8 +59,8 @@ def _seal(version: int, archive: bytes | memoryview) -> bytes:
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any]:
-    """Load what `save` saved. Raises DamagedCheckpointError if a byte is missing or changed, UserError if it is of
-    another version of resexp, or was never a session's."""
+    """Load what `save` saved. Raises DamagedCheckpointError if a byte is missing or changed, UserError if another
+    version of resexp wrote it, or it is no checkpoint of resexp."""
     archive = _archive(path, read_file(path, MAX_BYTES))
     try:
         state = load_stored(archive, device)
@@ -77,7 +77,7 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def load_stored(archive: bytes, device: torch.device) -> Any:
-    """What torch.save wrote. It compresses nothing: raises ValueError where more would be unpacked than is there."""
+    """Load what torch.save wrote. Raises ValueError for a compressed archive, which torch.save never writes."""
     with zipfile.ZipFile(io.BytesIO(archive)) as opened:
         members = opened.infolist()
     if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > len(archive):
@@ -165,7 +165,7 @@ def load(run: Run, device: torch.device) -> tuple[dict[str, Any] | None, str]:
                 state = read(path, device)
             except DamagedCheckpointError:
                 damaged.append(path.name)
-                if run.lease:  # or the next save would keep it as the previous one; out of the way as files are made
+                if run.lease:  # or the next save would make it the previous one
                     with run.lease.guarded():
                         path.rename(run.lease.folder / path.name).unlink()
             else:

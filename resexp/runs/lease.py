@@ -114,7 +114,7 @@ def leased(folder: Path, what: str) -> Iterator[Lease]:
         raise UserError(f"{what} was claimed by another process; wait for it, or stop it first")
     for contender in folder.glob(".claiming-*"):
         with contextlib.suppress(FileNotFoundError):  # it was quicker
-            # Whole: if it were emptied first, and renamed by its maker then, a third could be renamed onto it.
+            # In one rename: were it emptied first, its maker could still move it into place, and a third onto that.
             contender.rename(lease.folder / contender.name)
             _remove(lease.folder / contender.name)
     for older in earlier:

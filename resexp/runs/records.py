@@ -52,7 +52,8 @@ class DataRecord(Record):
     train_images: Count
     val_images: Count
     decoder: str = ""
-    """What decoded images that were read while a net was trained; decoders differ by a grey level here and there."""
+    """Library that decoded the images, if they are read during training (ImageNet); decoders differ by a few grey
+    levels."""
     findings: Findings = Findings()
     """Nothing in older records."""
 

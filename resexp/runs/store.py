@@ -148,7 +148,8 @@ class Run:
             yield Run(self.folder, self.label, lease)
 
     def status(self) -> Status:
-        """The last status written; a run whose process is gone is `interrupted`, not `running`."""
+        """The last status written; a run whose process is gone is `interrupted`, not `running`. Without a readable
+        file: `pending`."""
         try:
             status = Status.model_validate_json(read_file(self.status_path, MAX_RECORD))
         except (FileNotFoundError, ValidationError, UserError):

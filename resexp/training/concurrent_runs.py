@@ -29,8 +29,8 @@ SETTLING_STEPS = 64
 """Steps of each run before its speed counts: by then its kernels are chosen and its graph is captured."""
 MEASURED_STEPS, MEASURED_S = 320, 1.0
 """Steps per run, and seconds, before a speed is trusted; steps are counted 16 at a time."""
-WORTHWHILE = 1.1
-"""How many times faster a pack of twice the size must be."""
+MIN_SPEEDUP = 1.1
+"""Smallest gain in throughput for which the number of concurrent runs is doubled."""
 
 
 RunEvent = tuple[Run, Status | Exception | None]
@@ -48,7 +48,7 @@ class _Member:
 
 
 class Concurrency:
-    """The number of concurrent runs: fixed, or doubled while the throughput rises by more than WORTHWHILE."""
+    """The number of concurrent runs: fixed, or doubled while the throughput rises by more than MIN_SPEEDUP."""
 
     def __init__(self, fixed: int | None) -> None:
         self.size = fixed or 1
@@ -57,8 +57,8 @@ class Concurrency:
         self._begin: tuple[float, list[int]] | None = None
 
     def observe(self, steps: list[int], costs: list[float], now: float) -> None:
-        """Update the estimate of the throughput. `steps`: steps done per run; `costs`: cost of one step per run; `now`:
-        seconds."""
+        """Measure the throughput, and double the number of runs or halve it for good. `steps`: steps done per run;
+        `costs`: cost of one step per run; `now`: seconds."""
         if not self._growing:
             return
         if len(steps) < self.size or min(steps) < SETTLING_STEPS or (self._begin and len(self._begin[1]) != len(steps)):
@@ -71,7 +71,7 @@ class Concurrency:
             if min(gained) >= MEASURED_STEPS and now - began >= MEASURED_S:
                 rate = sum(n * cost for n, cost in zip(gained, costs, strict=True)) / (now - began)
                 self._begin = None
-                if rate > WORTHWHILE * self._best:
+                if rate > MIN_SPEEDUP * self._best:
                     self._best, self.size = rate, 2 * self.size
                 else:
                     self.shrink(self.size // 2)
@@ -131,7 +131,7 @@ class ConcurrentRuns:
         except (UserError, OSError):
             return True  # the run raises it when it begins
         if not fits and not self._logged:
-            log.info(f"{run.name} waits: too little GPU memory next to {len(self._members)} others")
+            log.info(f"the GPU's memory holds {len(self._members)} of these runs at a time; the others wait")
             self._logged = True
         return fits
 
@@ -161,13 +161,13 @@ class ConcurrentRuns:
         self._members = [member for member in self._members if member not in left]
         if left:
             left.clear()
-            gc.collect()  # a trainer and its captured steps refer to each other
+            gc.collect()  # frees the GPU memory of these runs: a trainer and its captured steps refer to each other
             with contextlib.suppress(RuntimeError):  # a device that failed
                 torch.cuda.empty_cache()
         return worked
 
     def _failed(self, member: _Member, error: Exception) -> None:
-        if isinstance(error, DeviceOutOfMemoryError) and not member.alone:
+        if isinstance(error, DeviceOutOfMemoryError) and len(self._members) > 1:
             self._size.shrink(len(self._members) - 1)
             self._again.append(member.run)
             size = self._size.size

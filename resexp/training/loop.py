@@ -138,7 +138,7 @@ class Loop:
     def _record_steps(self) -> int | None:
         """Read the steps since the last read and write the lines that they complete.
 
-        Returns the step by which a loss, or the weights after the last step, are not finite; None if all are.
+        Returns the first step whose loss is not finite, or the last if the weights after it are not; None if all are.
         """
         train, trainer, batch = self.config.train, self.trainer, self.config.train.batch_size
         first, lines, progress = trainer.recorded_to, 0, self.progress
@@ -220,8 +220,8 @@ class Loop:
                 found = yield from trainer.evaluate("test", self.stop)
             record |= {"best_step": best["step"], "best_val_error": best["val_error"], "best_test_error": found.error}
         if self.run.lease:
-            last_milestone = (trainer.schedule.milestones or [self.config.train.final_from])[-1]
-            record["running_train_error"] = running_error(self.run.metrics(), last_milestone)
+            final_from = (trainer.schedule.milestones or [self.config.train.final_from])[-1]
+            record["running_train_error"] = running_error(self.run.metrics(), final_from)
             record["train_seconds"] = round(trainer.seconds, 3)
             logits = Logits(final.logits.cpu().numpy(), self.dataset.test_labels, self.dataset.fingerprint)
             self.run.publish(self.run.logits_path, logits.pack())

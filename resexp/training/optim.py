@@ -1,4 +1,7 @@
-"""The optimiser and its learning rate, a pure function of the step (He et al. 2015, section 4.2)."""
+"""The optimiser and its learning rate (He et al. 2015, section 4.2).
+
+The rate is a pure function of the step, except where errors lower it (`plateau`) or end the warm-up.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from resexp.config.plugins import Custom, find
 from resexp.errors import UserError
 from resexp.runs.checkpoint import fits
 
-RUNNING_DECAY = 0.99
+MOVING_DECAY = 0.99
 """Decay of the moving average of the training error that ends the warm-up: about the last 100 steps."""
 NEVER = 2**62
 """A step that no run reaches."""
@@ -30,7 +33,7 @@ def learning_rate(
     """
     if warming_up and config.warmup_lr is not None:
         return config.warmup_lr
-    lr = _fixed_lr(config)
+    lr = _base_lr(config)
     ramp = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     if lowers_at_milestones(config):
         return (
@@ -39,8 +42,8 @@ def learning_rate(
     return ramp * lr * _smooth_factor(config, step)
 
 
-def _fixed_lr(config: TrainConfig) -> float:
-    """The learning rate of a configuration `for_depth`."""
+def _base_lr(config: TrainConfig) -> float:
+    """The learning rate of the study. `config` comes from `TrainConfig.for_depth`, so it is a number."""
     assert isinstance(config.lr, float)
     return config.lr
 
@@ -75,7 +78,7 @@ class Schedule:
         self.config = config
         self.milestones = list(config.milestones)
         """Steps at which the rate is lowered; with `plateau`, those found so far."""
-        lr = _fixed_lr(config)
+        lr = _base_lr(config)
         self.rate = torch.tensor(lr, device=device)
         """What the optimiser reads, a float32 scalar."""
         places = config.max_lr_drops if config.schedule == "plateau" else len(self.milestones)
@@ -150,7 +153,7 @@ class Schedule:
     def update_warmup(self, error: Tensor) -> None:
         """Take in a batch's error. Ends the warm-up, for good, when the moving average is low enough (section 4.2)."""
         if self.config.warmup_lr is not None:
-            self.moving_error.lerp_(error, 1 - RUNNING_DECAY)
+            self.moving_error.lerp_(error, 1 - MOVING_DECAY)
             self.warming_up.logical_and_(self.moving_error >= self.config.warmup_until_error)
 
 

@@ -32,7 +32,8 @@ def rehearse(config: RunConfig, height: int, width: int, classes: int) -> None:
         with torch.random.fork_rng(devices=[]):
             _step(config, height, width, classes)
     except UserError as error:
-        raise UserError(*(line if f"{line}".startswith("/") else f"{where}: {line}" for line in error.args)) from error
+        named = tuple(f"{plugin.path}:" for plugin in customs.values())
+        raise UserError(*(line if line.startswith(named) else f"{where}: {line}" for line in error.args)) from error
     except Exception as error:
         raise UserError(f"{where}: {type(error).__name__}: {error}") from error
 

@@ -54,10 +54,10 @@ def train(
 ) -> Status:
     """Train the run in its folder to the end, or until `stop()`; continue it if it was begun.
 
-    `on_status` receives every status; `threads` limits the CPU threads of a new run.
-    A continued run has the same metrics and weights as one that was never interrupted: bit for bit on a CPU. Raises
-    UserError or OSError for what can be mended from outside, which leaves the run to be begun or continued; anything
-    else marks it as failed. Both are recorded in the folder.
+    `on_status` receives every status. `threads` is the number of CPU threads of a new run; a continued run keeps its
+    own. A continued run has the same metrics and weights as one that was never interrupted: bit for bit on a CPU.
+    Raises UserError or OSError for what the user can fix; the run can then be started or continued. Any other exception
+    marks it as failed. Both are recorded in the folder.
 
     Where several `ranks` train the run, each of them calls this, and rank 0 alone reads and writes the folder. The
     number of ranks stays the same, unless the `world_may_change`.
@@ -79,19 +79,19 @@ def attempt(
     """`train`, piece by piece, so that several runs can take turns in one process."""
     if ranks.rank > 0:
         status = Status()
-        with _translated(run), ExitStack() as undo:
-            start = _set_up(run, status, ranks, threads, world_may_change, undo)
+        with _translate_device_errors(run), ExitStack() as stack:
+            start = _set_up(run, status, ranks, threads, world_may_change, stack)
             yield from Loop(run, status, *start, stop, on_status).work()
         return status
-    with run.leased() as run, ExitStack() as undo:
+    with run.leased() as run, ExitStack() as stack:
         status = run.status().model_copy(update={"state": "running", "message": "", "traceback": ""})
         loop = None
         try:
-            run.write_status(status)  # what an earlier attempt came to is over
+            run.write_status(status)  # without the message and the traceback of an earlier attempt
             assert run.lease
-            with _translated(run):
+            with _translate_device_errors(run):
                 with run.lease.heartbeats():
-                    start = _set_up(run, status, ranks, threads, world_may_change, undo)
+                    start = _set_up(run, status, ranks, threads, world_may_change, stack)
                 loop = Loop(run, status, *start, stop, on_status)
                 for steps in loop.work():
                     run.lease.heartbeat()
@@ -118,9 +118,9 @@ def attempt(
 
 
 def _set_up(
-    run: Run, status: Status, ranks: Ranks, threads: int | None, world_may_change: bool, undo: ExitStack
+    run: Run, status: Status, ranks: Ranks, threads: int | None, world_may_change: bool, stack: ExitStack
 ) -> tuple[Trainer, Progress, Metrics | None, Manifest | None]:
-    """Load or initialise the run on this rank. Cleanup callbacks are registered on `undo`.
+    """Load or initialise the run on this rank. Cleanup callbacks are registered on `stack`.
 
     Metrics and manifest are those of rank 0, which leases the run; `status` gets the errors measured so far. Raises
     UserError where the run can't be continued.
@@ -134,14 +134,14 @@ def _set_up(
                 f"{run.folder}: trained by {last.world} process{'es' * (last.world > 1)} so far, now by {ranks.world}; "
                 f"start as many as before, or add --allow-world-size-change"
             )
-        # What sums are rounded to, and in which order, must not change in the middle of a run.
+        # A continued run keeps its precision and its number of threads: both change rounding.
         precision, threads = (last.precision, last.threads) if last else (None, threads)
     else:
         config, precision, threads, fingerprint, content = ranks.broadcast_object()
     use_threads(threads)
     tune_process()
     hardware = replace(with_stream(choose_hardware(config.train, precision, ranks)), threads=threads)
-    undo.callback(release_stream, hardware)
+    stack.callback(release_stream, hardware)
     dataset = open_dataset(config.data)
     if not leads and dataset.fingerprint != fingerprint:
         raise UserError(
@@ -150,10 +150,10 @@ def _set_up(
         )
     with torch.cuda.stream(hardware.stream):
         trainer = Trainer(config, dataset, hardware)
-        undo.callback(trainer.close)
+        stack.callback(trainer.close)
         if leads:
             progress, metrics = _continue(run, trainer, status)
-            undo.callback(metrics.close)
+            stack.callback(metrics.close)
         else:
             state = torch.load(io.BytesIO(content), map_location=hardware.device, weights_only=True)
             trainer.load(state["trainer"])
@@ -213,7 +213,7 @@ def _begin_attempt(run: Run, trainer: Trainer, before: Manifest | None) -> Manif
 
 
 @contextlib.contextmanager
-def _translated(run: Run) -> Iterator[None]:
+def _translate_device_errors(run: Run) -> Iterator[None]:
     """Raise errors of the device and of the network as errors that name the run and the remedy."""
     try:
         yield

@@ -49,7 +49,8 @@ class Trainer:
 
     def __init__(self, config: RunConfig, dataset: Dataset | ImageNet, hardware: Hardware) -> None:
         self.config, self.dataset, self.hardware = config, dataset, hardware
-        device, train, ranks = hardware.device, config.train, hardware.ranks
+        device, ranks = hardware.device, hardware.ranks
+        train = config.train.for_depth(config.model.depth)
         if train.batch_size % ranks.world:
             raise UserError(
                 f"train.batch_size: {train.batch_size} images can't be shared out evenly among {ranks.world} "
@@ -80,7 +81,7 @@ class Trainer:
             if isinstance(module, Dropout) or (train.sync_bn and isinstance(module, BatchNorm))
         ]
         self._norms = [module for module in self.model.modules() if isinstance(module, BatchNorm)]
-        self.schedule = Schedule(train.for_depth(config.model.depth), device)
+        self.schedule = Schedule(train, device)
         self.optimizer = make_optimizer(train, self.model, self.schedule.rate)
         self.autocast = torch.autocast(device.type, hardware.dtype, enabled=hardware.precision != "fp32")
         self.scaler = torch.amp.GradScaler(device.type, enabled=hardware.precision == "fp16")
@@ -141,7 +142,7 @@ class Trainer:
         self.optimizer.zero_grad()
         sums = torch.zeros(2, device=self._records.device)
         for number, (x, y) in enumerate(zip(*batch, strict=True), 1):
-            for norm in self._norms:  # BN's moving averages use the first microbatch only, as they use rank 0 only
+            for norm in self._norms:  # moving averages of the first microbatch only, as DDP has those of rank 0 only
                 norm.momentum = BN_MOMENTUM if number == 1 else 0.0
             with ranks.gradient_sync(self.net, last=number == parts):
                 with self.autocast, batch_over_ranks(ranks, self._batch_modules):
@@ -203,7 +204,7 @@ class Trainer:
     def weights(self, weights: dict[str, Tensor]) -> Iterator[None]:
         """Temporarily use other weights. They are copied in place, so that captured CUDA graphs stay valid.
 
-        They and their statistics are the same on all ranks, as this net's own are after an evaluation.
+        `weights` must be the same on all ranks. Call it after an evaluation, which makes BN's statistics so.
         """
         own = {name: value.clone() for name, value in self.model.state_dict().items()}
         load_into(self.model, weights, self.config.folder)
@@ -236,7 +237,8 @@ class Trainer:
         self.step = self.recorded_to = state["step"]
         self._counter.fill_(self.step)
         load_into(self.model, state["model"], self.config.folder)
-        own = [{**group} for group in self.optimizer.param_groups]  # of this device, and the rate it reads
+        # Keep this process's groups: their rate is the tensor that Schedule writes.
+        own = [{**group} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": kept})
         for group, before in zip(self.optimizer.param_groups, own, strict=True):
             group.update(before)
@@ -246,5 +248,5 @@ class Trainer:
 
     def close(self) -> None:
         """Close the input pipeline and drop the DDP wrapper."""
-        self.net = self.model  # that of `join` keeps the threads of the ranks' group alive
+        self.net = self.model  # the DDP wrapper would keep Gloo's threads alive
         self.pipeline.close()

@@ -1,7 +1,5 @@
-"""Initialises a run from a finished run, with the same net or a deeper one with identity blocks, or from a file of
-weights.
-
-It may begin with a file of weights, too, for the same net.
+"""Initialises a run: from a finished run of the same net or of a shallower one, to which identity blocks are added,
+or from a file of weights of the same net.
 """
 
 from __future__ import annotations
