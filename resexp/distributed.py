@@ -121,7 +121,7 @@ class _Torchrun(Ranks):
             raise
 
     def any_rank(self, flag: bool, failure: tuple[int, str] | None = None) -> bool:
-        """`failure`: exit code and message of a rank that fails now. The others then raise, as `sharing_errors` says."""
+        """`failure`: exit code and message of a rank that fails now. Then the others raise: see `sharing_errors`."""
         values = torch.tensor([int(flag), self._stop.signal, int(failure is not None)])
         dist.all_reduce(values, dist.ReduceOp.MAX, group=self._hosts)
         anyone, signal, failed = values.tolist()

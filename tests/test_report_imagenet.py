@@ -91,7 +91,7 @@ def test_the_verdict_is_about_18_and_34_layers(folder: StudyFolder) -> None:
     assert verdict.headline == (
         "From 18 to 34 layers, the training error rises by 7.0 points [+6.7, +7.3] "
         "more in plain nets than in residual nets: "
-        "plain nets degrade; residual nets gain from it."
+        "plain nets degrade; residual nets gain from depth."
     )
     assert "Plain nets: training error 31.1 % at depth 18, 33.0 % at depth 34: " in verdict.sentences[1]
     assert any(sentence.startswith("At depth 34, plain minus residual: +8.0") for sentence in verdict.sentences)

@@ -231,7 +231,7 @@ def plain_and_residual(plain: list[list[float]], residual: list[list[float]]) ->
             DEGRADES,
             "From 8 to 44 layers, the training error rises by 55.0 points [+51.1, +58.9] "
             "more in plain nets than in residual nets: "
-            "plain nets degrade; residual nets gain from it.",
+            "plain nets degrade; residual nets gain from depth.",
         ),
         (
             plain_and_residual([[9, 10, 11], [58, 60, 62]], [[9, 10, 11], [9, 10, 11.5]]),
@@ -260,25 +260,24 @@ def plain_and_residual(plain: list[list[float]], residual: list[list[float]]) ->
             plain_and_residual([[9, 10, 11], [58, 60, 62]], [[9, 10, 11], [19, 20, 21]]),
             "From 8 to 44 layers, the training error rises by 40.0 points [+36.1, +43.9] "
             "more in plain nets than in residual nets: "
-            "plain nets degrade; residual nets degrade.",
+            "both kinds degrade.",
         ),
         (
             plain_and_residual([[9, 10, 11], [58, 60, 62]], [[9, 10, 11], [57, 59, 61]]),
             "No difference between the rises of plain and residual nets is shown (between -3.5 and +5.5 points): "
-            "plain nets degrade; residual nets degrade.",
+            "both kinds degrade.",
         ),
         (
             plain_and_residual([[9, 10, 11], [9, 11, 13]], [[9, 10, 11], [4, 5, 6]]),
             "From 8 to 44 layers, the training error rises by 6.0 points [+2.1, +9.9] "
             "more in plain nets than in residual nets: "
-            "plain nets are not shown to rise (between -3.2 and +5.2 points); residual nets gain from it.",
+            "plain nets are not shown to rise (between -3.2 and +5.2 points); residual nets gain from depth.",
         ),
         (
             plain_and_residual([[58, 60, 62], [9, 10, 11]], [[9, 10, 11], [4, 5, 6]]),
             "From 8 to 44 layers, the training error rises by 45.0 points [+41.1, +48.9] "
             "more in residual nets than in plain nets: "
-            "plain nets have a lower error at the deepest than at the shallowest depth; "
-            "residual nets have a lower error at the deepest than at the shallowest depth.",
+            "both kinds have a lower error at the deepest than at the shallowest depth.",
         ),
         (
             plain_and_residual([[10], [60]], [[10], [5]]),
@@ -294,7 +293,7 @@ def plain_and_residual(plain: list[list[float]], residual: list[list[float]]) ->
             plain_and_residual([[9, 10, 11], [39, 40, 41]], [[9, 10, 11], [59, 60, 61]]),
             "From 8 to 44 layers, the training error rises by 20.0 points [+17.3, +22.7] "
             "more in residual nets than in plain nets: "
-            "plain nets degrade; residual nets degrade.",
+            "both kinds degrade.",
         ),
         (
             {("plain", 8): [9, 10, 11], ("plain", 44): [39, 40, 41]},

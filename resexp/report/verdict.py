@@ -218,10 +218,12 @@ def _headline(
     assert plain.rise, "a plain family that is judged has two depths"
     if plain.rise.overall.low is None or (interaction and interaction.low is None):
         return _few_seeds(plain.rise, residual.rise if residual and interaction else None, obstacle, plain.trend)
-    of_plain = f"plain nets {_direction(plain.rise, margin)}"
+    direction = _direction(plain.rise, margin)
+    of_plain = f"plain nets {direction}"
     if not (interaction and residual and residual.rise):
         return f"{of_plain[0].upper()}{of_plain[1:]}. No verdict on residual nets: {obstacle}."
-    both = f"{of_plain}; residual nets {_direction(residual.rise, margin)}"
+    of_residual = _direction(residual.rise, margin)
+    both = f"{of_plain}; residual nets {of_residual}" if of_residual != direction else f"both kinds {direction}"
     rises = f"From {common[0]} to {common[-1]} layers, the training error rises"
     if interaction.sign > 0:
         return f"{rises} by {f'{interaction}'.removeprefix('+')} more in plain nets than in residual nets: {both}."
@@ -233,7 +235,9 @@ def _headline(
 def _direction(found: Rise, margin: float | None) -> str:
     """What the interval of a rise allows to say of nets."""
     if margin is not None and found.under(margin):
-        return "gain from it" if found.overall.sign < 0 else f"do not degrade (any rise is below {margin:.1f} points)"
+        return (
+            "gain from depth" if found.overall.sign < 0 else f"do not degrade (any rise is below {margin:.1f} points)"
+        )
     if found.overall.sign > 0:
         return "degrade"
     if found.from_best.sign > 0:
