@@ -20,7 +20,7 @@ from resexp.display import Lines
 from resexp.errors import UserError
 from resexp.models import build_model as build
 from resexp.report import build_report as write_report
-from resexp.report.table import runs_table
+from resexp.report.stats import runs_table
 from resexp.runs import names
 from resexp.runs.store import StudyFolder
 from resexp.sweeping import sweep as carry_out

@@ -130,7 +130,7 @@ def test_the_papers_readings_are_marks_over_depth(folder: StudyFolder) -> None:
 def test_a_net_without_a_late_reading_has_no_mark_but_may_be_compared(folder: StudyFolder) -> None:
     add(folder, "residual", 34, model={"shortcut": "B"}, variant="-shortcutB")
     summary = summarise(folder)
-    [net] = [net for net in summary.nets if net.runs[0].variant]
+    [net] = [net for net in summary.nets if net.family != net.kind]
     assert (net.label, net.differences) == ("residual-34-shortcutB", [])
     labels = [line.get_label() for line in draw(summary)["depth-running"].axes.lines]
     assert "residual shortcutB, He et al. 2015" not in labels
@@ -205,7 +205,7 @@ def test_views_that_the_paper_did_not_take_or_of_other_runs_do_not_stand_beside_
         "ten-crop",
         "ten-crop, top-5",
     ]
-    [net] = [net for net in summarise(folder).nets if net.runs[0].variant]
+    [net] = [net for net in summarise(folder).nets if net.family != net.kind]
     assert net.differences == ["images imagenet-100 instead of imagenet"]
 
 

@@ -105,10 +105,10 @@ def test_three_studies_are_compared_with_the_first(two: list[StudyFolder], tmp_p
     assert found.headlines[1] == (
         "One seed, descriptive only: from steep to one-seed, the difference of the rises changes by -37.0 points."
     )
-    header, rows = found.table()
+    (header, rows), _ = found.table()
     assert header[:6] == ["net", "steep", "mild", "one-seed", "mild minus steep", "p"]
-    assert rows[1].cells[:4] == ["plain-44", "60.00 ± 2.00", "30.00 ± 2.00", "28.00"]
-    assert rows[1].cells[-2:] == ["-32.00", "–"]
+    assert rows[1][:4] == ["plain-44", "60.00 ± 2.00", "30.00 ± 2.00", "28.00"]
+    assert rows[1][-2:] == ["-32.00", "–"]
     with pytest.raises(UserError, match="one figure shows two or three studies, got 4; name fewer"):
         together([*two, third, third])
 

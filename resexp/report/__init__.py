@@ -20,16 +20,14 @@ from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resexp.report import page, together, tuning
 from resexp.report.figure import LINE, OnPage, Plot
 from resexp.report.formatting import MOST, curves_of, slug
 from resexp.report.plots import controls_plot, curves_plot, depth_plot
 from resexp.report.probes import Section, inside
-from resexp.report.stats import Net, RunRecord
+from resexp.report.stats import Net, RunRecord, frame
 from resexp.report.summary import Summary, summarise
-from resexp.report.table import frame
 from resexp.report.together import Together
 from resexp.runs.store import StudyFolder
 from resexp.utils.files import write_all
@@ -192,12 +190,12 @@ def _over_depth(
 
 def _ends(records: Sequence[RunRecord]) -> tuple[float, float]:
     """The ends of the error axis of training curves, in percent."""
-    late = np.concatenate([_late(record) for record in records])
+    late = np.concatenate(
+        [
+            curve.values[curve.steps > record.config.train.steps / 10]  # before, every net is far from what it comes to
+            for record in records
+            for curve in (record.metrics[f"{part}_error"] for part in ("train", "val", "test"))
+        ]
+    )
     top = min(100.0, 1.05 * float(late.max(initial=0.0))) or 100.0
     return float(CUT if late.min(initial=top) >= CUT else 0), top
-
-
-def _late(record: RunRecord) -> NDArray[np.float64]:
-    """The errors of a run after the first tenth of its steps, where every net is far from what it comes to."""
-    every = [record.metrics[f"{part}_error"] for part in ("train", "val", "test")]
-    return np.concatenate([one.values[one.steps > record.config.train.steps / 10] for one in every])

@@ -36,16 +36,12 @@ class Side:
     def settings(self) -> dict[str, Any]:
         """Every value of the net's configuration by its dotted key, and its seeds."""
         config = load_run(self.runs[0].config_path).model_dump(mode="json", exclude={"seed"})
-        return {**_flat(config), "seeds": [int(run.folder.name.removeprefix("seed")) for run in self.runs]}
+        return {**_flat(config), "seeds": [run.seed for run in self.runs]}
 
     def to_json(self) -> dict[str, Any]:
         """The net for scripts; the error is a fraction."""
-        values = self.error.values if self.error else ()
-        return {
-            "net": self.label,
-            "finished": len(values),
-            "running_train_error": fraction(self.error.mean) if self.error else None,
-        }
+        seeds, mean = (len(self.error.values), self.error.mean) if self.error else (0, None)
+        return {"net": self.label, "finished": seeds, "running_train_error": fraction(mean)}
 
 
 @dataclass(frozen=True)
@@ -85,12 +81,7 @@ class Pair:
     def to_json(self) -> dict[str, Any]:
         """The pair for scripts; errors are fractions."""
         found = self.difference or Difference(math.nan)
-        return {
-            "a": self.a.to_json(),
-            "b": self.b.to_json(),
-            "difference": fraction(found.value),
-            **_ends(found, self.p),
-        }
+        return {"a": self.a.to_json(), "b": self.b.to_json(), **_json(found, self.p)}
 
 
 @dataclass(frozen=True)
@@ -126,8 +117,8 @@ class Shift:
 
     def to_json(self) -> dict[str, Any]:
         """The shift for scripts; differences are fractions."""
-        values = {"a": fraction(self.a.value), "b": fraction(self.b.value), "difference": fraction(self.change.value)}
-        return {"quantity": self.quantity, "at": self.at, **values, **_ends(self.change, self.p)}
+        sides = {"a": fraction(self.a.value), "b": fraction(self.b.value)}
+        return {"quantity": self.quantity, "at": self.at, **sides, **_json(self.change, self.p)}
 
 
 def _points(found: Difference | None) -> str:
@@ -140,8 +131,8 @@ def _p(p: float | None) -> str:
     return "" if p is None else f"{p:.3f}" if p >= LEAST_P else f"< {LEAST_P}"
 
 
-def _ends(found: Difference, p: float | None) -> dict[str, float | None]:
-    return {"low": fraction(found.low), "high": fraction(found.high), "p": p}
+def _json(found: Difference, p: float | None) -> dict[str, float | None]:
+    return {"difference": fraction(found.value), "low": fraction(found.low), "high": fraction(found.high), "p": p}
 
 
 @dataclass(frozen=True)
@@ -219,7 +210,8 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
             label: label if label in nets_b else alike.get(runs[0].folder.parent.name) for label, runs in nets_a.items()
         }
         matched = [(label, other) for label, other in names.items() if other]
-    shifts = _shifts(*([records[run.folder] for run in runs if run.folder in records] for runs in (a, b)))
+    of_a, of_b = ([records[run.folder] for run in runs if run.folder in records] for runs in (a, b))
+    shifts = _shifts(of_a, of_b)
     if not matched and not shifts:
         raise UserError(
             f"no net in common: {', '.join(nets_a) or 'none'} against {', '.join(nets_b) or 'none'}; name one net of "
@@ -233,7 +225,7 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
         _settings(pairs),
         [label for label in nets_a if label not in taken_a],
         [label for label in nets_b if label not in taken_b],
-        len(set.intersection(*({records[run.folder].identity for run in s if run.folder in records} for s in (a, b)))),
+        len({record.identity for record in of_a} & {record.identity for record in of_b}),
     )
 
 

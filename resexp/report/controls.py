@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from resexp.report.estimates import CONFIDENCE, Difference, Term, contrast, interaction_terms
-from resexp.report.families import Family, recipe
+from resexp.report.families import Family, differing, recipe
 from resexp.report.formatting import NOTHING, Table
+from resexp.report.stats import grouped
 
 QUANTITIES = {
     "interaction": "rise of plain nets minus rise of residual nets",
@@ -111,31 +112,17 @@ def table(found: Sequence[Control]) -> Table:
 
     The intervals of the changes are corrected for their number. A change whose interval leaves zero out has a star.
     """
-    columns = {
-        quantity: {control.variant: control.changes[quantity] for control in found if quantity in control.changes}
-        for quantity in IN_SHORT
-    }
-    columns = {quantity: changes for quantity, changes in columns.items() if changes}
-    places = {quantity: {change.at for change in changes.values()} for quantity, changes in columns.items()}
-    header = [
-        f"{IN_SHORT[quantity]}, {next(iter(at))}" if len(at) == 1 else IN_SHORT[quantity]
-        for quantity, at in places.items()
-    ]
-    first, *others = [control.variant for control in found]
-    rows = [
-        [variant, *(_cell(changes.get(variant), len(places[quantity]) > 1) for quantity, changes in columns.items())]
-        for variant in (first, *others)
-    ]
-    rows += [
-        [f"{variant}: change", *(_shift(changes, first, variant) for changes in columns.values())] for variant in others
-    ]
-    return ["points", *header], rows
-
-
-def _cell(change: Change | None, with_place: bool) -> str:
-    if change is None:
-        return NOTHING
-    return change.difference.in_cell + (f" ({change.at})" if with_place else "")
+    first, *others = variants = [control.variant for control in found]
+    columns = [["points", *variants, *(f"{variant}: change" for variant in others)]]
+    for quantity, words in IN_SHORT.items():
+        if changes := {one.variant: one.changes[quantity] for one in found if quantity in one.changes}:
+            places = {change.at for change in changes.values()}
+            cells = {v: c.difference.in_cell + f" ({c.at})" * (len(places) > 1) for v, c in changes.items()}
+            name = words if len(places) > 1 else f"{words}, {min(places)}"
+            shifts = [_shift(changes, first, variant) for variant in others]
+            columns.append([name, *(cells.get(variant, NOTHING) for variant in variants), *shifts])
+    header, *rows = map(list, zip(*columns, strict=True))
+    return header, rows
 
 
 def _shift(changes: dict[str, Change], first: str, variant: str) -> str:
@@ -149,14 +136,8 @@ def _shift(changes: dict[str, Change], first: str, variant: str) -> str:
 
 def varied(families: Sequence[Family]) -> str:
     """What the study varies besides kind, depth and seed, such as ``precision and width``."""
-    values: dict[tuple[str, int, str], set[str | None]] = defaultdict(set)
-    recipes = [(net.kind, net.depth, recipe(net.runs)) for family in families for net in family.nets]
-    keys = sorted({key for _, _, fields in recipes for key in fields})
-    for kind, depth, fields in recipes:
-        for key in keys:
-            values[kind, depth, key].add(fields.get(key))
-    for family in families:
-        for key in keys:
-            values[family.kind, 0, key].add(family.recipe.get(key))
-    names = [key for key in keys if any(len(different) > 1 for (_, _, of), different in values.items() if of == key)]
-    return " and ".join(dict.fromkeys(name.rpartition(".")[2] for name in names))
+    recipes = [((net.kind, net.depth), recipe(net.runs)) for family in families for net in family.nets]
+    recipes += [((family.kind, 0), family.recipe) for family in families]
+    alike = grouped(recipes, lambda entry: entry[0]).values()
+    keys = sorted({key for entries in alike for key in differing(fields for _, fields in entries)})
+    return " and ".join(dict.fromkeys(key.rpartition(".")[2] for key in keys))

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from resexp.config import RunConfig
 from resexp.errors import UserError, sanitize
-from resexp.report.families import recipe
+from resexp.report.families import differing, recipe
 from resexp.report.formatting import Table, duration, filled, percent
 from resexp.report.stats import METRICS, Net, RunRecord
 from resexp.utils.untrusted import MAX_RECORD, read_file
@@ -42,13 +42,10 @@ def runs_of(net: Net) -> Table:
 
 def settings(nets: Sequence[Net]) -> dict[str, list[tuple[str, str]]]:
     """The keys that nets of the study differ in, with the values of each net, by its label."""
-    recipes = {net.label: recipe(net.runs) for net in nets}
-    keys = sorted({key for fields in recipes.values() for key in fields})
-    differing = [key for key in keys if len({fields.get(key) for fields in recipes.values()}) > 1]
-    configs = {net.label: net.runs[0].config for net in nets}
+    recipes = [recipe(net.runs) for net in nets]
     return {
-        net: [(key, fields[key] if key in fields else _default(key, configs[net])) for key in differing]
-        for net, fields in recipes.items()
+        net.label: [(key, fields.get(key, _default(key, net.runs[0].config))) for key in differing(recipes)]
+        for net, fields in zip(nets, recipes, strict=True)
     }
 
 

@@ -88,15 +88,10 @@ class Difference:
         """``+1.7 [+1.0, +2.5]``, for a table whose header says that these are points."""
         return f"{self.value:+.1f} {self.brackets}".rstrip()
 
-    def __neg__(self) -> Difference:
-        if self.low is None or self.high is None:
-            return Difference(-self.value)
-        return Difference(-self.value, -self.high, -self.low)
-
     def __truediv__(self, by: float) -> Difference:
         if self.low is None or self.high is None:
             return Difference(self.value / by)
-        return Difference(self.value / by, self.low / by, self.high / by)
+        return Difference(self.value / by, *sorted((self.low / by, self.high / by)))
 
     def __str__(self) -> str:
         return f"{self.value:+.1f} points {self.brackets}".rstrip()

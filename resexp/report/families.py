@@ -6,7 +6,7 @@ what a study calls it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -98,6 +98,12 @@ def differences(a: Recipe, b: Recipe, left_out: Sequence[str] = ()) -> list[str]
     return [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key) and key not in left_out]
 
 
+def differing(recipes: Iterable[Recipe]) -> list[str]:
+    """The fields in which any of the recipes differ."""
+    first, *others = recipes
+    return sorted({key for other in others for key in differences(first, other)})
+
+
 def named(records: Sequence[RunRecord]) -> dict[Path, str]:
     """The name of the family of each net, by the folder of the net, in the order of the records.
 
@@ -109,14 +115,14 @@ def named(records: Sequence[RunRecord]) -> dict[Path, str]:
     }
     recipes = {folder: recipe(net.runs) for folder, net in nets.items()}
 
-    def shared(folder: Path) -> tuple[str, frozenset[str]]:
+    def shared(folder: Path) -> Hashable:
         net = nets[folder]
-        return net.kind, _key(without(recipes[folder], varied_by_the_paper(net.runs[0].config)))
+        return net.kind, frozenset(without(recipes[folder], varied_by_the_paper(net.runs[0].config)).items())
 
     members: list[list[Path]] = []
     for alike in grouped(nets, shared).values():
         joined: list[list[Path]] = []
-        for part in grouped(alike, lambda folder: _key(recipes[folder])).values():
+        for part in grouped(alike, lambda folder: frozenset(recipes[folder].items())).values():
             depths = {nets[folder].depth for folder in part}
             room = [family for family in joined if not depths & {nets[folder].depth for folder in family}]
             if room:
@@ -127,7 +133,7 @@ def named(records: Sequence[RunRecord]) -> dict[Path, str]:
     names: dict[Path, str] = {}
     for name, namesakes in grouped(members, lambda family: _name(nets[family[0]])).items():
         of_first = [recipes[family[0]] for family in namesakes]
-        apart = sorted({key for other in of_first for key in differences(of_first[0], other)})
+        apart = differing(of_first)
         for family, own in zip(namesakes, of_first, strict=True):
             values = [f"{key.rpartition('.')[2]}={own.get(key, 'default')}" for key in apart]
             names |= dict.fromkeys(family, " ".join([name, *values]))
@@ -135,11 +141,8 @@ def named(records: Sequence[RunRecord]) -> dict[Path, str]:
 
 
 def _name(net: Net) -> str:
-    return f"{net.kind} {net.runs[0].variant}".strip()
-
-
-def _key(fields: Recipe) -> frozenset[str]:
-    return frozenset(f"{key}: {value}" for key, value in fields.items())
+    """Its kind, and what its label has besides kind and depth."""
+    return f"{net.kind} {net.label.removeprefix(f'{net.kind}-{net.depth}').strip('-')}".strip()
 
 
 def families(nets: Sequence[Net]) -> list[Family]:
@@ -149,6 +152,7 @@ def families(nets: Sequence[Net]) -> list[Family]:
         alike = sorted(namesakes, key=lambda net: net.depth)
         excused = tuple(dict.fromkeys(key for net in alike for key in varied_by_the_paper(net.runs[0].config)))
         recipes = [recipe(net.runs) for net in alike]
-        differing = tuple(key for key in excused if len({own.get(key) for own in recipes}) > 1)
-        found.append(Family(name, tuple(alike), without(recipes[0], excused), differing))
+        apart = differing(recipes)
+        shared = without(recipes[0], excused)
+        found.append(Family(name, tuple(alike), shared, tuple(key for key in excused if key in apart)))
     return found

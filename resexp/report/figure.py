@@ -248,14 +248,8 @@ class Plot:
         points, height = 72 / self.figure.dpi, self.figure.get_size_inches()[1] * 72
         box = axes.get_window_extent()
         corners = (box.x0 * points, height - box.y0 * points, box.x1 * points, height - box.y1 * points)
-        ends = [
-            f' data-{name}="{low:.8g} {high:.8g} {scale}"'
-            for name, (low, high), scale in (
-                ("x", axes.get_xlim(), axes.get_xscale()),
-                ("y", axes.get_ylim(), axes.get_yscale()),
-            )
-        ]
-        return f" data-box='{' '.join(f'{corner:.2f}' for corner in corners)}'{''.join(ends)}"
+        x, y = (' data-{}="{:.8g} {:.8g} {}"'.format(n, *getp(axes, f"{n}lim"), getp(axes, f"{n}scale")) for n in "xy")
+        return f" data-box='{' '.join(f'{corner:.2f}' for corner in corners)}'{x}{y}"
 
     def _entries(self) -> list[Entry]:
         found: dict[str, Artist] = {}

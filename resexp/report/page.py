@@ -6,9 +6,9 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 import pandas as pd
@@ -16,11 +16,10 @@ from markupsafe import Markup
 
 import resexp
 from resexp.errors import sanitize
-from resexp.report import controls, details
-from resexp.report.deviations import deviations
+from resexp.report import controls, details, formatting
 from resexp.report.estimates import Difference, Estimate
 from resexp.report.figure import OnPage
-from resexp.report.formatting import MOST, NOTHING, Table, curves_of, duration, filled, listed, percent, slug
+from resexp.report.formatting import MOST, NOTHING, Table, duration, filled, listed, percent
 from resexp.report.plots import curve, of_the_paper
 from resexp.report.probes import Section
 from resexp.report.stats import METRICS, Net, grouped
@@ -58,6 +57,7 @@ _DASHES = {"-": "none", "--": "5 3"}
 _RUNNING, *_OTHERS = METRICS
 ROWS = 200
 """Rows of a table on the page; summary.csv and summary.md have them all."""
+EntryT = TypeVar("EntryT", bound=Hashable)
 LARGEST = 200_000
 """Letters of a file inside the page."""
 INTERVAL = "95 % interval"
@@ -126,28 +126,23 @@ def html(
 
     Browsers load it again after `reload` seconds, if given.
     """
+    leading = numbers(summary.verdict)
     return rendered(
         "page.html.j2",
         figures,
         reload,
-        summary=summary,
         saved_as=summary.name,
         main="probe-identity" if summary.finding else "depth-running",
         of_the_paper=of_the_paper(summary.nets),
         several=any(len(net.runs) > 1 for net in summary.nets),
-        intervals=_has_intervals(summary.verdict),
+        intervals=any(interval for *_, interval in leading),
         validated=any(net.runs[0].manifest.data.val_images for net in summary.nets),
-        numbers=numbers(summary.verdict),
+        numbers=leading,
         settings=details.settings(summary.nets[:ROWS]),
-        curves=[name for name in figures if name.startswith("curves")],
-        table=table(summary),
         downloads=_downloads(summary),
-        sections=sections,
-        remarks=remarks,
-        question=_question(summary),
-        controls=controls.table(summary.controls[:MOST]) if summary.controls else None,
-        deviations=deviations(summary.nets),
+        deviations=_deviations(summary.nets),
         provenance=provenance(summary),
+        **_shared(summary, sections, remarks),
     )
 
 
@@ -156,25 +151,17 @@ def rendered(template: str, figures: Mapping[str, OnPage], reload: float | None,
 
     Browsers load it again after `reload` seconds, if given.
     """
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     return TEMPLATES.get_template(template).render(
         figures=figures,
         series=max((entry.number + 1 for figure in figures.values() for entry in figure.legend), default=0),
         paper=any(entry.paper for figure in figures.values() for entry in figure.legend),
         rows=ROWS,
         seeds=SEEDS,
-        most=MOST,
-        listed=listed,
-        slug=slug,
-        curves_of=curves_of,
-        runs_of=details.runs_of,
-        most_runs=details.MOST_RUNS,
-        training_of=details.training_of,
-        course_of=details.course_of,
-        log_end=details.log_end,
+        details=details,
+        formatting=formatting,
         version=resexp.__version__,
         script=Markup(SCRIPT),
-        digest=digest,
+        digest=base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
         reload=reload,
         markers=_MARKERS,
         dashes=_DASHES,
@@ -182,20 +169,15 @@ def rendered(template: str, figures: Mapping[str, OnPage], reload: float | None,
     )
 
 
-def _has_intervals(verdict: Verdict) -> bool:
-    rises = [rise.overall for rise in (verdict.plain, verdict.residual) if rise]
-    return any(found and found.low is not None for found in (verdict.interaction, *rises))
-
-
 def numbers(verdict: Verdict) -> list[tuple[str, str, str, str]]:
-    """The numbers that lead the page, as far as known: a class, what it is, points, and its interval in words."""
+    """The numbers that lead the page, as far as known: a class, what it is, points, and its interval if it has one."""
     found: list[tuple[str, str, Difference | None]] = [
         ("plain", "plain nets' rise", verdict.plain.overall if verdict.plain else None),
         ("residual", "residual nets' rise", verdict.residual.overall if verdict.residual else None),
         ("gap", "difference of the rises", verdict.interaction),
     ]
     shown = [(name, words, points) for name, words, points in found if points]
-    return [(name, words, f"{points.value:+.1f}", points.brackets or "no interval") for name, words, points in shown]
+    return [(name, words, f"{points.value:+.1f}", points.brackets) for name, words, points in shown]
 
 
 def _downloads(summary: Summary) -> list[tuple[str, str | None]]:
@@ -204,7 +186,8 @@ def _downloads(summary: Summary) -> list[tuple[str, str | None]]:
         {"net": net.label, "step": int(step), "training_error": error / 100}
         for net in summary.nets
         if net.family in summary.drawn
-        for step, error in _mean_curve(net)
+        for mean in [curve([run for run in net.runs if run.whole], "train_error")]
+        for step, error in zip(mean.steps.tolist(), mean.values.tolist(), strict=True)
     ]
     files = {
         "nets.csv": csv(summary),
@@ -223,33 +206,56 @@ def embedded(files: Mapping[str, str]) -> list[tuple[str, str | None]]:
     ]
 
 
-def _mean_curve(net: Net) -> list[tuple[float, float]]:
-    mean = curve([run for run in net.runs if run.whole], "train_error")
-    return list(zip(mean.steps.tolist(), mean.values.tolist(), strict=True))
-
-
-def _question(summary: Summary) -> str:
-    """What the variants of the study ask; families may differ in what no single setting names, such as their depths."""
-    return f"Does it depend on {summary.varied or 'the variant'}?"
+def _shared(summary: Summary, sections: Sequence[Section], remarks: Sequence[str]) -> dict[str, Any]:
+    """What the page and summary.md both show."""
+    return {
+        "summary": summary,
+        "sections": sections,
+        "remarks": remarks,
+        "table": table(summary),
+        "controls": controls.table(summary.controls[:MOST]) if summary.controls else None,
+        # families may differ in what no single setting names, such as their depths
+        "question": f"Does it depend on {summary.varied or 'the variant'}?",
+    }
 
 
 def markdown(summary: Summary, sections: Sequence[Section], remarks: Sequence[str]) -> str:
     """summary.md: verdict, table and sections of probes; errors in percent, mean ± standard deviation over seeds."""
     different = grouped([net for net in summary.nets if net.differences], lambda net: tuple(net.differences))
     return TEMPLATES.get_template("summary.md.j2").render(
-        summary=summary,
-        question=_question(summary),
-        controls=controls.table(summary.controls[:MOST]) if summary.controls else None,
-        table=table(summary),
         not_comparable=[(listed([net.label for net in nets]), reasons) for reasons, nets in different.items()],
-        sections=sections,
-        remarks=remarks,
+        **_shared(summary, sections, remarks),
     )
 
 
 def deviations_markdown(summary: Summary) -> str:
     """deviations.md."""
-    return TEMPLATES.get_template("deviations.md.j2").render(summary=summary, deviations=deviations(summary.nets))
+    return TEMPLATES.get_template("deviations.md.j2").render(summary=summary, deviations=_deviations(summary.nets))
+
+
+def _deviations(nets: Sequence[Net]) -> dict[str, Any]:
+    """Departures from the paper's recipe, and readings of what it leaves open, each with the nets that share it.
+
+    The last two name the nets that follow the recipe, with and without a number in the paper.
+    """
+    alike = [net for net in nets if not net.departures]
+    return {
+        "departures": _by_nets(nets, lambda net: net.departures),
+        "readings": _by_nets(nets, lambda net: net.readings),
+        "comparable": listed([net.label for net in alike if net.published]),
+        "unpublished": listed([net.label for net in alike if not net.published]),
+    }
+
+
+def _by_nets(nets: Sequence[Net], entries: Callable[[Net], list[EntryT]]) -> list[tuple[str, list[EntryT]]]:
+    having: dict[EntryT, list[str]] = {}
+    for net in nets:
+        for entry in entries(net):
+            having.setdefault(entry, []).append(net.label)
+    groups = grouped(having, lambda entry: tuple(having[entry]))
+    return [
+        ("all nets" if len(labels) == len(nets) else listed(labels), together) for labels, together in groups.items()
+    ]
 
 
 def csv(summary: Summary) -> str:

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from resexp import paper
@@ -18,7 +19,7 @@ from resexp.config.study import load_run
 from resexp.errors import UserError
 from resexp.report.estimates import Estimate
 from resexp.runs.records import ERRORS, Manifest, Status, running_error
-from resexp.runs.store import Run
+from resexp.runs.store import Run, StudyFolder
 
 COLUMNS = {
     "running": "running_train_error",
@@ -95,12 +96,6 @@ class RunRecord:
         return self.status.state == "finished"
 
     @property
-    def variant(self) -> str:
-        """What tells the net apart from others of its kind and depth, if anything does."""
-        model = self.config.model
-        return self.run.label.removeprefix(f"{model.kind}-{model.depth}").strip("-")
-
-    @property
     def identity(self) -> Hashable:
         """A key that is equal for two records of the same run.
 
@@ -155,6 +150,26 @@ def _series(lines: Sequence[dict[str, Any]]) -> dict[str, Series]:
                 found[name].append((line["step"], value))
     pairs = {name: np.array(having, dtype=float).reshape(-1, 2) for name, having in found.items()}
     return {name: Series(both[:, 0], 100 * both[:, 1]) for name, both in pairs.items()}
+
+
+def runs_table(study: StudyFolder) -> pd.DataFrame:
+    """All runs that the study names, begun or not; see `frame`."""
+    return frame([(run, read(run, whole=False)) for run in study.runs()])
+
+
+def frame(rows: Sequence[tuple[Run, RunRecord | None]]) -> pd.DataFrame:
+    """One row per run: its net, seed and state, its errors as fractions in [0, 1], `train_seconds`, and every key of
+    its configuration, such as ``train.lr``. A run that was not begun has only a net, a seed and a folder."""
+    return pd.json_normalize([_row(run, record) for run, record in rows])
+
+
+def _row(run: Run, record: RunRecord | None) -> dict[str, Any]:
+    folder = "/".join(run.folder.parts[-2:])
+    if record is None:
+        return {"net": run.label, "seed": run.seed, "state": run.status().state, "folder": folder}
+    config = record.config.model_dump(mode="json", exclude={"seed", "probes"})
+    more = {"train_seconds": record.seconds, "parameters": record.manifest.parameters, "folder": folder}
+    return {**record.to_json(), **more, **config}
 
 
 @dataclass(frozen=True)
@@ -235,12 +250,9 @@ class Net:
         row: dict[str, Any] = {"net": self.label, "family": self.family, "depth": self.depth}
         row |= {"parameters": self.parameters, "seeds": len(self.runs), "seconds": self.seconds}
         for metric in METRICS:
-            estimate = self.errors.get(metric)
-            mean, std = (estimate.mean, estimate.std) if estimate else (None, None)
-            low, high = (estimate.interval if estimate else None) or (None, None)
-            found = {"mean": mean, "std": std, "low": low, "high": high}
-            row |= {f"{metric}_{name}": fraction(value) for name, value in found.items()}
-        row |= {"paper_train": None, "paper_test": None, "not_comparable": "; ".join(self.differences)}
-        if self.published:
-            row["paper_train"], row["paper_test"] = fraction(self.published.train), fraction(self.published.test)
-        return row
+            error = self.errors.get(metric)
+            mean, std, interval = (error.mean, error.std, error.interval) if error else (None, None, None)
+            found = zip(("mean", "std", "low", "high"), (mean, std, *(interval or (None, None))), strict=True)
+            row |= {f"{metric}_{name}": fraction(value) for name, value in found}
+        row |= {f"paper_{error}": fraction(getattr(self.published, error, None)) for error in ("train", "test")}
+        return row | {"not_comparable": "; ".join(self.differences)}

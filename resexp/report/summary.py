@@ -110,8 +110,8 @@ class Summary:
     @property
     def drawn(self) -> list[str]:
         """The families that there is room for in the figures: plain nets and residual nets of the same variants."""
-        variants = list(dict.fromkeys(_variant(family) for family in self.families))
-        return sorted(self.families, key=lambda family: variants.index(_variant(family)))[:DRAWN]
+        variants = list(dict.fromkeys(family.partition(" ")[2] for family in self.families))
+        return sorted(self.families, key=lambda family: variants.index(family.partition(" ")[2]))[:DRAWN]
 
     def to_json(self) -> dict[str, Any]:
         """The numbers, for scripts; errors and their differences are fractions."""
@@ -132,15 +132,13 @@ class Summary:
         }
 
 
-def _variant(family: str) -> str:
-    return family.partition(" ")[2]
-
-
 def summarise(study: StudyFolder) -> Summary:
     """Read a study. Raises UserError while no run has finished."""
     records, absent = list[RunRecord](), list[Absence]()
     runs = study.runs()
-    for run, record in zip(runs, parallel_map(_read, _with_curves(runs), 1000), strict=True):
+    with_curves = {run for of_net in grouped(runs, lambda run: run.label).values() for run in of_net[:SEEDS]}
+    asked = [(run, run in with_curves) for run in runs]
+    for run, record in zip(runs, parallel_map(_read, asked, 1000), strict=True):
         if isinstance(record, UserError):
             absent.append(Absence(run.name, "unreadable", "", str(record)))
             continue
@@ -169,12 +167,6 @@ def summarise(study: StudyFolder) -> Summary:
     return Summary(
         plan.name, plan.description, records, absent, strays, nets, verdict, controls(judged), varied(judged), judged
     )
-
-
-def _with_curves(runs: list[Run]) -> list[tuple[Run, bool]]:
-    """Each run, and whether it is among those of its net whose curves are drawn."""
-    drawn = {run.folder for of_net in grouped(runs, lambda run: run.label).values() for run in of_net[:SEEDS]}
-    return [(run, run.folder in drawn) for run in runs]
 
 
 def _read(asked: tuple[Run, bool]) -> RunRecord | UserError | None:

@@ -11,11 +11,10 @@ import pandas as pd
 from resexp.errors import UserError
 from resexp.report import details, page
 from resexp.report.comparison import Comparison, Pair, compare
-from resexp.report.figure import KINDS, OTHERS, OnPage
-from resexp.report.formatting import NOTHING, slug
-from resexp.report.stats import Net, grouped
+from resexp.report.figure import OnPage, family_colours
+from resexp.report.formatting import NOTHING, Table, slug
+from resexp.report.stats import Net, frame, grouped
 from resexp.report.summary import Summary, summarise
-from resexp.report.table import frame
 from resexp.runs.records import json_text
 from resexp.runs.store import Run, StudyFolder
 
@@ -25,15 +24,6 @@ LOOKS: tuple[dict[str, Any], ...] = (
     {"marker": "^", "linewidth": 0.8},
 )
 """Markers and lines of the first, second and third study."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A net of any of the studies."""
-
-    cells: list[str]
-    nets: list[Net]
-    """The net in each study that has it."""
 
 
 @dataclass(frozen=True)
@@ -83,29 +73,27 @@ class Together:
     def looks(self) -> dict[str, dict[str, Any]]:
         """How each family is drawn: the kind has the colour, the study has the marker and the width of the line."""
         return {
-            of_study(family, name): {
-                "color": KINDS.get(family.partition(" ")[0], OTHERS)[0],
-            }
-            | LOOKS[number]
-            for number, (name, study) in enumerate(self.studies.items())
+            of_study(family, name): {"color": family_colours([family])[family], **look}
+            for look, (name, study) in zip(LOOKS, self.studies.items(), strict=False)
             for family in judged(study)
         }
 
-    def table(self) -> tuple[list[str], list[Row]]:
-        """Header and rows of the table of nets, in percent and points."""
+    def table(self) -> tuple[Table, list[list[Net]]]:
+        """The table of nets, in percent and points, and for each row the net in each study that has it."""
         first = self.names[0]
         pairs = {name: {pair.a.label: pair for pair in found.pairs} for name, found in self.comparisons.items()}
         of_first = {(name, pair.b.label): label for name, of in pairs.items() for label, pair in of.items()}
         every = [(name, net) for name, study in self.studies.items() for net in study.nets]
         every.sort(key=lambda entry: (entry[1].kind, entry[1].depth))
-        rows = []
+        rows, of_rows = [], []
         for label, entries in grouped(every, lambda e: of_first.get((e[0], e[1].label), e[1].label)).items():
             nets = dict(entries)
             errors = [str(nets[name].errors["running"]) if name in nets else NOTHING for name in self.studies]
             changes = [cell for of in pairs.values() for cell in _change(of.get(label))]
-            rows.append(Row([label, *errors, *changes], [_called(net, name) for name, net in entries]))
+            rows.append([label, *errors, *changes])
+            of_rows.append([_called(net, name) for name, net in entries])
         differences = [cell for name in self.comparisons for cell in (f"{name} minus {first}", "p")]
-        return ["net", *self.names, *differences], rows
+        return (["net", *self.names, *differences], rows), of_rows
 
     def provenance(self) -> list[tuple[str, list[str]]]:
         """How the runs were made: each fact with its values in each study."""
@@ -162,7 +150,7 @@ def _change(pair: Pair | None) -> list[str]:
 
 def html(found: Together, figures: Mapping[str, OnPage], files: Mapping[str, str], reload: float | None = None) -> str:
     """The self-contained page, with these `files` inside."""
-    header, rows = found.table()
+    table, nets = found.table()
     return page.rendered(
         "together.html.j2",
         figures,
@@ -171,9 +159,9 @@ def html(found: Together, figures: Mapping[str, OnPage], files: Mapping[str, str
         saved_as="-".join(map(slug, found.names)),
         main="depth-running",
         numbers={name: page.numbers(study.verdict) for name, study in found.studies.items()},
-        curves=[name for name in figures if name.startswith("curves")],
-        table=(header, rows),
-        settings=details.settings([net for row in rows[: page.ROWS] for net in row.nets]),
+        table=table,
+        nets=nets,
+        settings=details.settings([net for row in nets[: page.ROWS] for net in row]),
         downloads=page.embedded(files),
     )
 
@@ -194,4 +182,4 @@ def data(found: Together) -> dict[str, str]:
 
 def markdown(found: Together) -> str:
     """The comparison as Markdown."""
-    return page.TEMPLATES.get_template("together.md.j2").render(together=found, table=found.table())
+    return page.TEMPLATES.get_template("together.md.j2").render(together=found, table=found.table()[0])

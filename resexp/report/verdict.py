@@ -225,10 +225,10 @@ def _headline(
     of_residual = _direction(residual.rise, margin)
     both = f"{of_plain}; residual nets {of_residual}" if of_residual != direction else f"both kinds {direction}"
     rises = f"From {common[0]} to {common[-1]} layers, the training error rises"
-    if interaction.sign > 0:
-        return f"{rises} by {f'{interaction}'.removeprefix('+')} more in plain nets than in residual nets: {both}."
-    if interaction.sign < 0:
-        return f"{rises} by {f'{-interaction}'.removeprefix('+')} more in residual nets than in plain nets: {both}."
+    if interaction.sign:
+        more, less = ("plain", "residual") if interaction.sign > 0 else ("residual", "plain")
+        size = f"{interaction / interaction.sign}".removeprefix("+")
+        return f"{rises} by {size} more in {more} nets than in {less} nets: {both}."
     return f"No difference between the rises of plain and residual nets is shown ({interaction.range}): {both}."
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from resexp.report.probes.branches import branches
 from resexp.report.probes.ensembles import ensembles
 from resexp.report.probes.gradients import gradients
@@ -19,22 +17,10 @@ from resexp.runs.store import StudyFolder
 
 __all__ = ["Section", "inside"]
 
-SECTIONS: list[Callable[[ProbeResults], Section | None]] = [
-    gradients,
-    signals,
-    responses,
-    branches,
-    lesion,
-    landscape,
-    ensembles,
-    identity,
-    views,
-]
-"""In the order of the page; None if a study has no record of the kind."""
-
 
 def inside(study: StudyFolder, summary: Summary) -> tuple[list[Section], list[str]]:
-    """The sections that a study has records for, and a line for each thing that can't be shown."""
+    """The sections that a study has records for, in the order of the page, and a line for what can't be shown."""
     results = ProbeResults(study.folder, summary.records, summary.families)
-    sections = [section for make in SECTIONS if (section := make(results))]
+    makers = (gradients, signals, responses, branches, lesion, landscape, ensembles, identity, views)
+    sections = [section for make in makers if (section := make(results))]
     return sections, results.remarks

@@ -18,16 +18,7 @@ from resexp.report.formatting import Table, course, digits, span
 from resexp.report.plots import depth_axis
 from resexp.report.probes import shattering
 from resexp.report.probes.panels import by_moment, decades, deepest, panels, profiles, seeds
-from resexp.report.probes.results import (
-    INITIAL,
-    MAX_LAYERS,
-    Layer,
-    Layerwise,
-    NetResult,
-    Number,
-    ProbeResults,
-    Section,
-)
+from resexp.report.probes.results import INITIAL, MAX_LAYERS, Layer, Layerwise, NetResult, Number, ProbeResults, Section
 from resexp.report.stats import grouped
 
 NEAR = 0.1
@@ -66,18 +57,13 @@ class Gradients(Layerwise[_Layer]):
         """Layers and distances."""
         return [*super().places, *map(str, self.distances)]
 
-    @property
-    def norm_rise(self) -> float:
-        """|g| at the first layer over |g| at the last before the classifier.
+    def rise(self, number: str) -> float:
+        """``norm`` or ``product`` at the first layer over that at the last before the classifier.
 
         The classifier is left out: its gradient has another shape, and no BN behind it.
         """
-        return _ratio(self.layers[0].norm, self.layers[-2].norm)
-
-    @property
-    def product_rise(self) -> float:
-        """The same of |g| |w|."""
-        return _ratio(self.layers[0].product, self.layers[-2].product)
+        first, last = (float(getattr(layer, number)) for layer in (self.layers[0], self.layers[-2]))
+        return first / last if last else math.nan
 
     @property
     def snr_before_classifier(self) -> float:
@@ -99,10 +85,6 @@ class Gradients(Layerwise[_Layer]):
 
 SNRS = attrgetter("snr"), attrgetter("snr_before_classifier")
 """Both signal-to-noise ratios, as functions of a record."""
-
-
-def _ratio(first: float, last: float) -> float:
-    return first / last if last else math.nan
 
 
 def gradients(results: ProbeResults) -> Section | None:
@@ -187,10 +169,10 @@ def _agreement(nets: Sequence[NetResult[Gradients]]) -> Plot:
 def _per_layer(net: NetResult[Gradients]) -> str:
     """The factor by which |g| |w| grows from one layer to the one before it, with its interval over seeds."""
     layers, seeds = net.depth - 2, len(net.records)
-    factor = float(net.geometric(lambda r: r.product_rise)) ** (1 / layers)
+    factor = float(net.geometric(lambda r: r.rise("product"))) ** (1 / layers)
     if seeds == 1 or math.isnan(factor):
         return f"{factor:.2f}"
-    std = statistics.stdev(math.log(record.product_rise) / layers for record in net.records)
+    std = statistics.stdev(math.log(record.rise("product")) / layers for record in net.records)
     half = float(np.exp(quantile(seeds - 1, CONFIDENCE) * std / math.sqrt(seeds)))
     return f"{factor:.2f} [{factor / half:.2f}, {factor * half:.2f}]"
 
@@ -201,7 +183,7 @@ def _largest(record: Gradients) -> float:
 
 def _sentence(nets: Sequence[NetResult[Gradients]], first: Sequence[NetResult[Gradients]]) -> str:
     deep = deepest(nets)
-    rises = by_moment(deep, lambda net: decades(net, lambda r: r.product_rise))
+    rises = by_moment(deep, lambda net: decades(net, lambda r: r.rise("product")))
     cosines = [
         f"{course([float(net.mean(lambda r: r.near)) for net in alike])} in {_named(family, alike)}"
         for family, alike in grouped(first, lambda net: net.family).items()
@@ -226,8 +208,8 @@ def _table(nets: Sequence[NetResult[Gradients]]) -> Table:
     ]
     rows = [
         [
-            *(net.label, net.moment, str(len(net.runs)), decades(net, lambda r: r.norm_rise)),
-            *(decades(net, lambda r: r.product_rise), _per_layer(net), decades(net, _largest)),
+            *(net.label, net.moment, str(len(net.runs)), decades(net, lambda r: r.rise("norm"))),
+            *(decades(net, lambda r: r.rise("product")), _per_layer(net), decades(net, _largest)),
             *(f"{float(net.mean(ratio)):.2g}" for ratio in SNRS),
         ]
         for net in nets

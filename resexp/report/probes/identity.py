@@ -130,16 +130,12 @@ def _finding(record: Identity, groups: Sequence[_Group]) -> str:
     """What the page leads with: where the nets start and end, clean training errors."""
     deep, shallow, donors = f"{record.kind}-{record.depth}", record.shallow, len(record.donors)
     words = {
-        "continued": "and ends at",
+        "continued": " and ends at",
         "trained_on": f"; {shallow} trained further ends at",
         "fresh": f", a new {deep} at",
     }
     errors = {group.part: group.error for group in groups if group.error}
-    ends = "".join(
-        f"{'' if text[0] in ',;' else ' '}{text} {errors[part].mean:.1f} %"
-        for part, text in words.items()
-        if part in errors
-    )
+    ends = "".join(f"{text} {errors[part].mean:.1f} %" for part, text in words.items() if part in errors)
     of_donors = f" (training error, {donors} donor{'s' * (donors != 1)})"
     return f"{deep} built from {shallow} starts at {record.constructed.mean:.1f} %{ends}{of_donors}."
 
@@ -161,27 +157,15 @@ def _members(results: ProbeResults, path: Path, record: Identity) -> dict[str, l
 
 def _groups(record: Identity, members: dict[str, list[RunRecord]]) -> list[_Group]:
     deep, shallow, layers = f"{record.kind}-{record.depth}", record.shallow, f"{record.depth} layers"
-    trained_on, inserted, fresh = (
-        f"{shallow}, trained further",
-        f"{deep}: {shallow} with identity blocks",
-        f"{deep}, new",
-    )
+    further, built, new = f"{shallow}, trained further", f"{deep} with identity blocks", f"{deep}, new"
+    row = f"{deep}: {shallow} with identity blocks, trained further"
+    colour = KINDS.get(record.kind, OTHERS)[0]
     groups = [
-        _Group(
-            "trained_on", trained_on, trained_on, "the shallower net, trained further, is at",
-            (OTHERS[1], "^"), record.steps, members["trained_on"],
-        ),
-        _Group(
-            "continued", f"{deep} with identity blocks", f"{inserted}, trained further",
-            f"the net of {layers} built from it is at",
-            (OTHERS[0], "s"), record.steps, members["continued"],
-        ),
-        _Group(
-            "fresh", fresh, fresh, f"a new net of {layers} is at",
-            (KINDS.get(record.kind, OTHERS)[0], "o"), 0, members["fresh"],
-        ),
-    ]  # fmt: skip
-    return [group for group in groups if group.runs]
+        ("trained_on", further, further, "the shallower net, trained further, is at", (OTHERS[1], "^"), record.steps),
+        ("continued", built, row, f"the net of {layers} built from it is at", (OTHERS[0], "s"), record.steps),
+        ("fresh", new, new, f"a new net of {layers} is at", (colour, "o"), 0),
+    ]
+    return [_Group(*group, members[group[0]]) for group in groups if members[group[0]]]
 
 
 def _sentence(record: Identity, groups: Sequence[_Group]) -> str:

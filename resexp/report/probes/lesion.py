@@ -58,22 +58,13 @@ class Lesion(Record):
     @property
     def sets(self) -> list[_Removed]:
         """Each set of random blocks, and each block as a set of one; none in earlier records."""
-        single = [_Removed(blocks=1, error=block.error) for block in self.without if block.same]
+        single = [_Removed(blocks=1, error=block.error) for block in self.keeping]
         return [*single, *self.removed] if self.removed else []
 
     @property
-    def rise(self) -> float | None:
-        """The median rise of the error without a block that keeps its dimensions, in points; None without any."""
-        return _median([block.error - self.intact for block in self.without if block.same])
-
-    @property
-    def rise_swapped(self) -> float | None:
-        """The same with two neighbours exchanged."""
-        return _median([block.error - self.intact for block in self.swapped])
-
-
-def _median(rises: list[float]) -> float | None:
-    return 100 * statistics.median(rises) if rises else None
+    def keeping(self) -> list[_Without]:
+        """The net without each block that keeps its dimensions."""
+        return [block for block in self.without if block.same]
 
 
 def lesion(results: ProbeResults) -> Section | None:
@@ -196,8 +187,8 @@ def _sentence(nets: list[NetResult[Lesion]]) -> str:
     """All depths, the families side by side: where a net is nearly as bad as guessing, it has little left to lose."""
     ordered = sorted(nets, key=lambda net: net.depth)  # stable: the families keep their order
     done = {
-        "Without one block that keeps its dimensions": [_points(net, [r.rise for r in net.records]) for net in ordered],
-        "With two neighbours exchanged": [_points(net, [r.rise_swapped for r in net.records]) for net in ordered],
+        "Without one block that keeps its dimensions": [_points(net, lambda r: r.keeping) for net in ordered],
+        "With two neighbours exchanged": [_points(net, lambda r: r.swapped) for net in ordered],
     }
     sentences = [
         f"{what} the training error rises by (median over blocks, in brackets the points left up to guessing) "
@@ -233,6 +224,8 @@ def _left(net: NetResult[Lesion]) -> float:
     return 100 * (1 - 1 / net.runs[0].manifest.data.classes - float(net.mean(lambda r: r.intact)))
 
 
-def _points(net: NetResult[Lesion], rises: list[float | None]) -> str:
-    known = [rise for rise in rises if rise is not None]
-    return f"{statistics.fmean(known):.1f} ({_left(net):.1f}) points in {net.label}" if known else ""
+def _points(net: NetResult[Lesion], blocks: Callable[[Lesion], Sequence[_Swapped]]) -> str:
+    """The median rise of the error over these blocks, as a mean over seeds; empty without any."""
+    having = [record for record in net.records if blocks(record)]
+    rises = [100 * statistics.median(block.error - record.intact for block in blocks(record)) for record in having]
+    return f"{statistics.fmean(rises):.1f} ({_left(net):.1f}) points in {net.label}" if rises else ""

@@ -88,13 +88,11 @@ def logarithmic(axes: Axes) -> None:
         axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
 
 
-def decades(net: NetResult[RecordT], value: Callable[[RecordT], float], also: str = "") -> str:
-    """The geometric mean over seeds of a number that spans decades, its range, and what else is in the brackets:
-    ``380 (190 to 770; 1.12 a layer)``."""
+def decades(net: NetResult[RecordT], value: Callable[[RecordT], float]) -> str:
+    """The geometric mean over seeds of a number that spans decades, and its range: ``380 (190 to 770)``."""
     values = sorted(map(value, net.records))
-    ends = list(dict.fromkeys(digits(end) for end in (values[0], values[-1])))
-    brackets = "; ".join(filter(None, (" to ".join(ends) if ends[1:] else "", also)))
-    return digits(float(net.geometric(value))) + (f" ({brackets})" if brackets else "")
+    ends = dict.fromkeys(digits(end) for end in (values[0], values[-1]))
+    return digits(float(net.geometric(value))) + (f" ({' to '.join(ends)})" if len(ends) > 1 else "")
 
 
 def by_moment(nets: Sequence[NetResult[RecordT]], say: Callable[[NetResult[RecordT]], str]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -112,11 +111,6 @@ class ProbeResults:
     remarks: list[str] = field(default_factory=list)
     """A line for each thing that can't be shown as it should be."""
 
-    @cached_property
-    def probed(self) -> list[RunRecord]:
-        """The runs that some probe was taken of."""
-        return [run for run in self.runs if run.run.probe_folder.is_dir()]
-
     def of(self, name: str, kind: type[RecordT]) -> list[NetResult[RecordT]]:
         """What the probe `name` measured in each net at first and, over seeds, at the last step of each run.
 
@@ -124,7 +118,7 @@ class ProbeResults:
         are taken. A record that can't be used is left out. Both get a remark.
         """
         taken: dict[tuple[str, str], list[tuple[RunRecord, RecordT]]] = {}
-        for run in self.probed:
+        for run in self.runs:
             for step, record in self._of_run(run, name, kind).items():
                 seeds = taken.setdefault((TRAINED if step else INITIAL, run.run.label), [])
                 if seeds and record.places != seeds[0][1].places:

@@ -51,16 +51,9 @@ class Fit:
     """A law fitted to nets of one kind that differ in depth."""
 
     law: Law
-    first: int
-    """The shallowest depth."""
-    scale: float
-    """The agreement at the shallowest depth."""
     exponent: Difference
-
-    def curve(self, exponent: float, depths: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The agreement by depth for an exponent."""
-        agreement: NDArray[np.float64] = self.scale * self.law.shape(depths, self.first, exponent)
-        return agreement
+    curve: Callable[[NDArray[np.float64], float], NDArray[np.float64]]
+    """The agreement by depth for an exponent."""
 
     def __str__(self) -> str:
         exponent = f"{self.exponent.value:.2f} [{self.exponent.low:.2f}, {self.exponent.high:.2f}]"
@@ -80,20 +73,21 @@ def fit(family: str, points: Points) -> Fit | None:
     depths, agreements = (np.array(values, dtype=float) for values in zip(*known, strict=True))
     first = int(depths.min())
     start = float(agreements[depths == first].mean())
+
+    def curve(depth: Any, scale: float, exponent: float) -> Any:
+        return scale * law.shape(depth, first, exponent)
+
     with np.errstate(all="ignore"), warnings.catch_warnings():  # what is not finite is checked below
         warnings.simplefilter("ignore", optimize.OptimizeWarning)
         try:
-            (scale, exponent), covariance = optimize.curve_fit(
-                lambda depth, scale, exponent: scale * law.shape(depth, first, exponent),
-                depths, agreements, p0=(start, law.theory / 4),
-            )  # fmt: skip
+            (scale, exponent), covariance = optimize.curve_fit(curve, depths, agreements, p0=(start, law.theory / 4))
         except RuntimeError:  # it does not converge
             return None
     of_scale, of_exponent = quantile(len(known) - 2, CONFIDENCE) * np.sqrt(np.diag(covariance))
     if not (math.isfinite(of_exponent) and scale > of_scale):
         return None
     interval = Difference(float(exponent), float(exponent - of_exponent), float(exponent + of_exponent))
-    return Fit(law, first, float(scale), interval)
+    return Fit(law, interval, lambda depth, exponent: curve(depth, float(scale), exponent))
 
 
 def sentence(families: Mapping[str, Points], distance: float) -> list[str]:
@@ -125,7 +119,7 @@ def against_depth(families: Mapping[str, Points], distance: float) -> Plot:
                 (fitted.exponent.value, 1.5, f"{family}, fitted: {fitted}"),
                 (fitted.law.theory, 0.6, f"{family}, theory: {fitted.law.published}"),
             ):
-                plot.line(x, fitted.curve(exponent, x), label, label, label=label, linewidth=width, color=colour)
+                plot.line(x, fitted.curve(x, exponent), label, label, label=label, linewidth=width, color=colour)
     plot.legend(2, "small")
     depth_axis(plot, sorted({depth for points in families.values() for depth, _ in points}))
     return plot

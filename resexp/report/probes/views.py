@@ -6,6 +6,7 @@ from resexp import paper
 from resexp.report.estimates import Estimate
 from resexp.report.formatting import NOTHING, filled, listed, span
 from resexp.report.probes.results import NetResult, ProbeResults, Record, Section
+from resexp.report.stats import grouped
 
 MODES = ("ten-crop", "multi-scale")
 ERRORS = ("test_error", "test_top5_error")
@@ -101,14 +102,11 @@ def _change(net: NetResult[Views]) -> float:
 
 def _worse(mode: str, nets: list[NetResult[Views]]) -> list[str]:
     """A sentence for each way in which a mode differs from training, with the nets whose error it raises."""
-    reasons: dict[str, list[str]] = {}
-    for net in nets:
-        if _change(net) > 0:
-            reasons.setdefault(_reason(net), []).append(net.label)
-    return [
-        f"With {mode} it rises in {'every net' if len(labels) == len(nets) else listed(labels)}; {reason}."
-        for reason, labels in reasons.items()
-    ]
+    worse = grouped([net for net in nets if _change(net) > 0], _reason)
+    which = {
+        why: "every net" if alike == nets else listed([net.label for net in alike]) for why, alike in worse.items()
+    }
+    return [f"With {mode} it rises in {names}; {reason}." for reason, names in which.items()]
 
 
 def _reason(net: NetResult[Views]) -> str:
