@@ -17,7 +17,7 @@ from resexp.data import Dataset, ImageNet, open_dataset
 from resexp.device import hardware
 from resexp.display import Display
 from resexp.errors import UserError
-from resexp.executors import Loop, make_executor
+from resexp.executors import SweepLoop, make_executor
 from resexp.executors.base import Executor
 from resexp.runs.records import Plan, PlannedRun
 from resexp.runs.store import Run, StudyFolder
@@ -190,7 +190,7 @@ def train_all(
             follower.update(running)
 
     with display.sweep(todo, outcome.skipped), closing(follower) if follower else nullcontext():
-        loop = Loop(executor, config, fail_fast=fail_fast, stop=stop, tick=tick, ended=ended)
+        loop = SweepLoop(executor, config, fail_fast=fail_fast, stop=stop, tick=tick, ended=ended)
         outcome.left_to_executor = loop.train(todo, wait=wait)
     outcome.not_started = len(todo) - trained - outcome.left_to_executor
     return outcome

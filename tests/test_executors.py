@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from resexp.cli import app
 from resexp.config import ExecutorConfig
 from resexp.config.study import Cell, load, load_run
-from resexp.executors import Loop
+from resexp.executors import SweepLoop
 from resexp.executors.base import Job
 from resexp.executors.local import Local
 from resexp.runs.store import Run
@@ -51,7 +51,7 @@ class Sweep:
         self.kills = kills
         self.killed: set[int] = set()
         with logged_to(self.said.append):
-            Loop(
+            SweepLoop(
                 Given(jobs, capacity), ExecutorConfig(**config), stop=Stop(), tick=self._tick, ended=self._ended
             ).train([])
 

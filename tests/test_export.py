@@ -72,7 +72,7 @@ def test_torch_alone_reads_the_weights_that_were_tested(trained: Run, here: Cli,
     alone = subprocess.run(
         [sys.executable, "-I", "-c", READS, str(to)], capture_output=True, text=True, env=environment, cwd="/"
     )
-    expected = checkpoint.final_weights(trained)[1]
+    expected = checkpoint.last_weights(trained)[1]
     assert alone.stdout.split() == ["dict", *expected], alone.stderr
     weights = torch.load(to, weights_only=True)
     assert all(torch.equal(weights[name], value) for name, value in expected.items())

@@ -12,7 +12,7 @@ import pytest
 from resexp.config import ExecutorConfig
 from resexp.errors import UserError
 from resexp.executors.base import End, Event, Handle, Job
-from resexp.executors.loop import Loop
+from resexp.executors.loop import SweepLoop
 from resexp.runs.records import Status
 from resexp.runs.store import Run
 from resexp.utils.interrupts import Stop
@@ -114,7 +114,7 @@ class Sweep:
         for run in self.runs:
             run.folder.mkdir(exist_ok=True)
         wait, fail_fast = options.pop("wait", True), options.pop("fail_fast", False)
-        loop = Loop(
+        loop = SweepLoop(
             machine,
             ExecutorConfig(**options),
             fail_fast=fail_fast,

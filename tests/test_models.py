@@ -138,7 +138,7 @@ def test_projections_are_drawn_by_he_too() -> None:
 @pytest.mark.parametrize("option", [None, "A", "B", "C"])
 def test_a_block_is_relu_of_f_plus_shortcut(option: str | None, stride: int) -> None:
     config = ModelConfig(kind="residual" if option else "plain", shortcut=option)
-    block = Block(config, Place(4, 4 * stride, stride, number=1, of=3)).eval()
+    block = Block(config, Place(4, 4 * stride, stride, number=1, blocks=3)).eval()
     x = torch.randn(2, 4, 8, 8)
     f = block.bn2(block.conv2(F.relu(block.bn1(block.conv1(x)))))
     expected = F.relu(f if block.shortcut is None else f + block.shortcut(x))

@@ -132,7 +132,7 @@ def test_torchvisions_weights_load_and_give_its_outputs(name: str, config: dict[
 @pytest.mark.parametrize("stride_conv", ["1x1", "3x3"])
 def test_a_bottleneck_halves_in_its_first_1x1_or_in_its_3x3(stride_conv: str) -> None:
     config = ModelConfig(variant="imagenet", depth=50, stride_conv=stride_conv)
-    block = Bottleneck(config, Place(256, 128, 2, number=4, of=16))
+    block = Bottleneck(config, Place(256, 128, 2, number=4, blocks=16))
     strides = [block.conv1.stride, block.conv2.stride, block.conv3.stride]
     assert strides == ([(2, 2), (1, 1), (1, 1)] if stride_conv == "1x1" else [(1, 1), (2, 2), (1, 1)])
     assert block(torch.randn(1, 256, 8, 8)).shape == (1, 512, 4, 4)
@@ -140,14 +140,14 @@ def test_a_bottleneck_halves_in_its_first_1x1_or_in_its_3x3(stride_conv: str) ->
 
 def test_a_preactivated_block_adds_what_came_in_untouched() -> None:
     """arXiv 1603.05027, eq. 5: nothing stands on the way of the identity."""
-    block = PreactBlock(ModelConfig(kind="preact"), Place(8, 8, 1, number=2, of=9)).eval()
+    block = PreactBlock(ModelConfig(kind="preact"), Place(8, 8, 1, number=2, blocks=9)).eval()
     x = torch.randn(2, 8, 4, 4)
     f = block.conv2(F.relu(block.bn2(block.conv1(F.relu(block.bn1(x))))))
     assert torch.equal(block(x), f + x)
 
 
 def test_a_projection_takes_the_activated_input() -> None:
-    block = PreactBlock(ModelConfig(kind="preact", shortcut="B"), Place(8, 16, 2, number=4, of=9)).eval()
+    block = PreactBlock(ModelConfig(kind="preact", shortcut="B"), Place(8, 16, 2, number=4, blocks=9)).eval()
     x = torch.randn(2, 8, 4, 4)
     activated = F.relu(block.bn1(x))
     assert torch.equal(block(x), block.branch(activated) + block.shortcut(activated))

@@ -110,8 +110,8 @@ def test_the_cosine_after_a_tailored_layer_is_that_of_random_signals(slope: floa
 )
 @pytest.mark.parametrize("kind", ["plain", "residual", "preact"])
 def test_every_nonlinearity_of_a_block_is_the_chosen_one(word: str, function: Callable[..., Any], kind: str) -> None:
-    model = build_model(ModelConfig.model_validate({"kind": kind, "depth": 8, "activation": word})).eval()
-    block = model.get_submodule("stages.0.0")
+    model = build_model(ModelConfig.model_validate({"kind": kind, "depth": 14, "activation": word})).eval()
+    block = model.get_submodule("stages.0.1")
     assert isinstance(block, Block)
     x = torch.randn(2, 16, 8, 8)
     if kind == "preact":

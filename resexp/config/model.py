@@ -62,7 +62,7 @@ def stages(kind: str, variant: str, layers: int | None, depth: int) -> tuple[int
     return ((depth - 2) // per_n,) * 3
 
 
-def smallest(kind: str, variant: str, layers: int | None) -> int:
+def default_depth(kind: str, variant: str, layers: int | None) -> int:
     """The default depth: 20 on CIFAR, as the first net of Fig. 6, where blocks allow it; otherwise the smallest."""
     if kind == "vgg":
         return min(VGG)
@@ -121,7 +121,9 @@ class ModelConfig(Section):
     """`basic`: two 3x3 convolutions. `bottleneck`: 1x1, 3x3, 1x1, the last four times as wide; the default where the
     depth is of ImageNet's nets with bottlenecks."""
     depth: Annotated[int, Field(le=10_000)] = Field(
-        default_factory=lambda m: smallest(m.get("kind", ""), m.get("variant", ""), layers_of(m.get("block", "basic")))
+        default_factory=lambda m: default_depth(
+            m.get("kind", ""), m.get("variant", ""), layers_of(m.get("block", "basic"))
+        )
     )
     """Number of weighted layers: 6n+2, or 9n+2 with bottlenecks; on ImageNet 18, 34, 50, 101, 152; VGG 16, 19."""
     width: Annotated[int, Field(ge=1, le=MAX_WIDTH)] = Field(

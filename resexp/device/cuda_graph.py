@@ -32,7 +32,7 @@ class CudaGraphed:
         self._failed: torch.cuda.CUDAGraph | None = None  # torch 2.11's allocator keeps a pointer to it
 
     @property
-    def captured(self) -> bool:
+    def settled(self) -> bool:
         """Whether all further calls are alike: no kernels to choose, nothing to capture."""
         return self._calls is None
 

@@ -264,7 +264,7 @@ def errors_on_views(run: Run, mode: Mode) -> dict[str, Any]:
     tune_process()
     hardware = choose_hardware(config.train, last.precision)
     model = build_model(config.model, len(dataset.classes)).to(memory_format=torch.channels_last)
-    checkpoint.load_into(model, checkpoint.final_weights(run)[1], run.folder)
+    checkpoint.load_into(model, checkpoint.last_weights(run)[1], run.folder)
     model.to(hardware.device)
     autocast = torch.autocast(hardware.device.type, hardware.dtype, enabled=hardware.precision != "fp32")
     with limit_threads(last.threads), contextlib.closing(open_input(config, dataset, hardware)) as pipeline:

@@ -33,7 +33,7 @@ from resexp.evaluation.evaluator import EVAL_BATCH
 from resexp.models import build_model, load_weights
 from resexp.models.resnet import to_torchvision
 from resexp.runs import weights_file
-from resexp.runs.checkpoint import final_weights
+from resexp.runs.checkpoint import last_weights
 from resexp.runs.logits import Logits
 from resexp.runs.records import json_text
 from resexp.runs.store import Run
@@ -55,7 +55,7 @@ def confusion_of_run(run: Run, data: Path | None) -> Confusion:
     Raises UserError as `evaluate_weights` does.
     """
     config = load_run(run.config_path)
-    step, weights = final_weights(run)
+    step, weights = last_weights(run)
     return _test(weights, describe(run, config, step), data, config.data, f"{run.folder}")
 
 
@@ -211,7 +211,7 @@ def export(run: Run, to: Path, *, torchvision: bool = False) -> str:
     run.check_finished("is exported")
     config = load_run(run.config_path)
     theirs = _torchvisions_name(run, config.model) if torchvision else None
-    step, weights = final_weights(run)
+    step, weights = last_weights(run)
     weights = {key: value.contiguous().clone() for key, value in weights.items()}
     description = describe(run, config, step).model_copy(update={"torchvision": theirs})
     weights_file.write(to, for_torchvision(weights) if torchvision else weights, description)

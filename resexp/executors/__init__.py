@@ -8,13 +8,13 @@ from resexp.config import ExecutorConfig
 from resexp.executors.base import Executor
 from resexp.executors.debug import Debug
 from resexp.executors.local import Local
-from resexp.executors.loop import Loop
+from resexp.executors.loop import SweepLoop
 from resexp.executors.slurm import Slurm
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Loop", "make_executor"]
+__all__ = ["SweepLoop", "make_executor"]
 
 
 def make_executor(config: ExecutorConfig, devices: set[torch.device]) -> Executor:

@@ -31,7 +31,7 @@ class _Active:
         """When its last event came; None before it is at work."""
 
 
-class Loop:
+class SweepLoop:
     """Trains runs by an executor, until they all have ended or it is asked to stop."""
 
     def __init__(
@@ -71,7 +71,7 @@ class Loop:
                     break
                 self._executor.wait([job.handle for job in self._active])
                 for job in list(self._active):
-                    self._attend(job)
+                    self._poll_job(job)
                 self._tick([run for job in self._active for run, _, _ in job.running.values()])
         except BaseException as error:
             if not self._executor.outlives:
@@ -101,10 +101,10 @@ class Loop:
                 self._queue[:0] = starting  # running jobs must still be followed
                 log.warning(f"{error}; asked again")
 
-    def _attend(self, job: _Active) -> None:
+    def _poll_job(self, job: _Active) -> None:
         end = job.handle.poll()  # before the events: then none of them can be missed
         for event in job.handle.events():
-            self._handle(job, event)
+            self._on_event(job, event)
         if end is None:
             self._check_heartbeats(job)
             return
@@ -112,14 +112,16 @@ class Loop:
         at_work = [run for run, _, _ in job.running.values()]
         blamed = at_work if job.began or self._stopping else job.waiting
         untouched = job.waiting if job.began else []
-        again = [run for run in blamed if self._try_again(run, end)]
+        again = []
         for run in blamed:
-            if run not in again:
+            if self._claim_retry(run, end):
+                again.append(run)
+            else:
                 self._over(run, end.error)
         if (left := (*again, *untouched)) and not self._stopping:
             self._queue.insert(0, replace(job.handle.job, runs=left))
 
-    def _handle(self, job: _Active, event: Event) -> None:
+    def _on_event(self, job: _Active, event: Event) -> None:
         run, job.last_event = event.run, time.monotonic()
         if event.kind == "log":
             log.info(event.text)
@@ -132,7 +134,7 @@ class Loop:
             job.running[run.folder] = (run, 0.0, job.last_event)
             return
         job.running.pop(run.folder, None)
-        if event.kind == "lost" and self._try_again(run, End(event.text, retry=True)):
+        if event.kind == "lost" and self._claim_retry(run, End(event.text, retry=True)):
             self._queue.insert(0, replace(job.handle.job, runs=(run,)))
         else:
             self._over(run, event.text)
@@ -140,8 +142,8 @@ class Loop:
     def _over(self, run: Run, error: str) -> None:
         self._failed = not self._ended(run, error) or self._failed
 
-    def _try_again(self, run: Run, end: End) -> bool:
-        """Whether the run gets another try, which is then counted and logged."""
+    def _claim_retry(self, run: Run, end: End) -> bool:
+        """Count and log another try of the run, if it gets one. Returns whether it does."""
         if not end.retry or self._stopping or self._tries[run.folder] == self._config.retries:
             return False
         self._tries[run.folder] += 1

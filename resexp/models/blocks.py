@@ -76,7 +76,7 @@ class Place:
     stride: int
     number: int
     """Number of the block in the net, from 1."""
-    of: int
+    blocks: int
     """Number of blocks in the net."""
 
 
@@ -234,13 +234,13 @@ def make_gate(config: ModelConfig, place: Place) -> nn.Module:
     if config.residual_scale != 1:
         powers = {"depth^-0.5": -0.5, "depth^-1": -1.0}
         scale = config.residual_scale
-        gates.append(Scale(place.of ** powers[scale] if isinstance(scale, str) else scale))
+        gates.append(Scale(place.blocks ** powers[scale] if isinstance(scale, str) else scale))
     if config.residual_init == "rezero":
         gates.append(Scalar(0.0, multiply=True))
     if config.norm == "fixup":
         gates.append(Scalar(1.0, multiply=True))
     if config.drop_path:
-        gates.append(StochasticDepth(config.drop_path * place.number / place.of))
+        gates.append(StochasticDepth(config.drop_path * place.number / place.blocks))
     return nn.Sequential(*gates)
 
 

@@ -140,7 +140,7 @@ def save(run: Run, state: dict[str, Any]) -> None:
     run.publish(run.checkpoint_path, pack(state))
 
 
-def final_weights(run: Run) -> tuple[int, dict[str, Tensor]]:
+def last_weights(run: Run) -> tuple[int, dict[str, Tensor]]:
     """The step and the weights of the last checkpoint, on the CPU; never of the one before it.
 
     Raises UserError if there is none, or it is damaged.

@@ -39,7 +39,7 @@ class Progress:
 
 
 @dataclass
-class Loop:
+class TrainingLoop:
     """The training of a run by one of its ranks; rank 0 alone writes into the run folder."""
 
     run: Run

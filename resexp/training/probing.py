@@ -40,12 +40,12 @@ def snapshot(trainer: Trainer) -> ProbeInput:
     return replace(probe_input(trainer), model=copy.deepcopy(trainer.model))
 
 
-def run_probe(run: Run, name: str, step: int, found: Probing, stop: Callable[[], bool]) -> Task[None]:
+def run_probe(run: Run, name: str, step: int, probing: Probing, stop: Callable[[], bool]) -> Task[None]:
     """Carry out a probe and write its result into the run folder. Raises StopRequested if `stop()` before its end."""
     began = time.perf_counter()
     try:
         while True:
-            yield next(found)
+            yield next(probing)
             if stop():
                 raise StopRequested
     except StopIteration as end:
@@ -79,7 +79,7 @@ def probe(run: Run, name: str, *, initial: bool = False, stop: Callable[[], bool
     run.check_data(dataset.fingerprint)
     subject, step = _untrained(config, dataset), 0
     if not initial:
-        step, weights = checkpoint.final_weights(run)
+        step, weights = checkpoint.last_weights(run)
         checkpoint.load_into(subject.model, weights, run.folder)
     elif config.train.init_from:
         warm_start(config, subject, len(dataset.classes))

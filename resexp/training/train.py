@@ -30,7 +30,7 @@ from resexp.runs import checkpoint
 from resexp.runs.metrics import Metrics
 from resexp.runs.records import Manifest, Status
 from resexp.runs.store import Run
-from resexp.training.loop import Loop, Progress
+from resexp.training.loop import Progress, TrainingLoop
 from resexp.training.manifest import data_record, new_attempt
 from resexp.training.probing import probe_input, write_record
 from resexp.training.trainer import Trainer
@@ -81,7 +81,7 @@ def attempt(
         status = Status()
         with _translate_device_errors(run), ExitStack() as stack:
             start = _set_up(run, status, ranks, threads, world_may_change, stack)
-            yield from Loop(run, status, *start, stop, on_status).work()
+            yield from TrainingLoop(run, status, *start, stop, on_status).work()
         return status
     with run.leased() as run, ExitStack() as stack:
         status = run.status().model_copy(update={"state": "running", "message": "", "traceback": ""})
@@ -92,7 +92,7 @@ def attempt(
             with _translate_device_errors(run):
                 with run.lease.heartbeats():
                     start = _set_up(run, status, ranks, threads, world_may_change, stack)
-                loop = Loop(run, status, *start, stop, on_status)
+                loop = TrainingLoop(run, status, *start, stop, on_status)
                 for steps in loop.work():
                     run.lease.heartbeat()
                     yield steps

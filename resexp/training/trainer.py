@@ -122,7 +122,7 @@ class Trainer:
         try:
             with self.hardware.ranks.together():
                 while self.step < until:
-                    steps = min(throttle.stride if self._train_step.captured else 1, until - self.step)
+                    steps = min(throttle.stride if self._train_step.settled else 1, until - self.step)
                     for _ in range(steps):
                         self.pipeline.prepare(self.step)
                         self._train_step()

@@ -55,7 +55,7 @@ def warm_start(deep_config: RunConfig, subject: ProbeInput, classes: int) -> dic
         return None
     run = Run(expanded(deep_config.train.init_from))
     config = check(run, deep_config)
-    _, weights = checkpoint.final_weights(run)
+    _, weights = checkpoint.last_weights(run)
     shallow, deep = build_model(config.model, classes), subject.model
     checkpoint.load_into(shallow, weights, run.folder)
     shallow.to(subject.images.device)

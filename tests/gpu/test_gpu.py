@@ -27,7 +27,7 @@ from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE
 from resexp.device.hardware import choose_hardware, with_stream
 from resexp.errors import DeviceOutOfMemoryError
 from resexp.evaluation.tta import SingleView, errors_on_views
-from resexp.runs.checkpoint import final_weights
+from resexp.runs.checkpoint import last_weights
 from resexp.runs.logits import read
 from resexp.runs.store import Run
 from resexp.training.concurrent_runs import ConcurrentRuns, _need
@@ -158,7 +158,7 @@ def test_what_is_dropped_is_drawn_anew_in_every_replay(tmp_path: Path) -> None:
         run = Run(tmp_path / str(eager) / resolved.folder)
         run.create(resolved)
         assert train(run).state == "finished"
-        _, weights = final_weights(run)
+        _, weights = last_weights(run)
         assert {int(value) for name, value in weights.items() if name.endswith("draws.calls")} == {60}
         found.append(losses(run))
     assert found[0] == pytest.approx(found[1], rel=0.05)
