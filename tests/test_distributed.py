@@ -118,6 +118,7 @@ def close(ours: Any, theirs: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", LIKE_ONE)
+@pytest.mark.torchrun
 def test_two_processes_train_the_weights_that_one_trains(
     together: Callable[[str], Run], name: str, tmp_path: Path
 ) -> None:
@@ -134,12 +135,14 @@ def test_two_processes_train_the_weights_that_one_trains(
     assert close(logits.read(both.logits_path).values, logits.read(one.logits_path).values)
 
 
+@pytest.mark.torchrun
 def test_weights_are_shared_in_few_messages_and_only_where_they_differ(together: Callable[[str], Run]) -> None:
     """Two evaluations of a run with BN; without it nothing differs between ranks."""
     assert (together("apart").folder / "broadcasts").read_text() == "4"
     assert (together("no BN").folder / "broadcasts").read_text() == "0"
 
 
+@pytest.mark.torchrun
 def test_bn_by_each_process_is_bn_over_parts_of_the_batch(together: Callable[[str], Run]) -> None:
     """Against the halves of each batch, one after the other; the moving averages are those of the first."""
     run, settings = together("apart"), config(APART)
@@ -245,6 +248,7 @@ def test_a_signal_saves_and_another_number_of_processes_is_refused_unless_allowe
     assert attempts(run)[1].from_step == stopped.to_step
 
 
+@pytest.mark.torchrun
 def test_rank_0_alone_says_what_is_wrong_and_all_end_as_it_does(tmp_path: Path) -> None:
     run = create(tmp_path, config({"train": {"batch_size": 33}}))
     process = start(run)
@@ -279,6 +283,7 @@ def test_an_error_of_rank_0_in_the_middle_ends_all_ranks_with_one_line(tmp_path:
     assert run.status().state == "interrupted"
 
 
+@pytest.mark.torchrun
 def test_what_keeps_another_rank_from_beginning_is_said_by_rank_0(together: Callable[[str], Run]) -> None:
     status = together("without data").status()
     assert status.state == "pending"

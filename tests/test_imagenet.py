@@ -357,6 +357,7 @@ def test_probes_and_the_clean_error_see_some_of_all_classes(tree: Path, monkeypa
 # -- several processes ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.torchrun
 def test_two_processes_train_the_weights_that_one_trains(tree: Path, tmp_path: Path) -> None:
     """Each reads its part of every batch; with microbatches BN takes the same statistics, too."""
     settings = config(tree)
