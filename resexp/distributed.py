@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import os
 import re
 from collections import defaultdict
@@ -21,8 +20,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+import torch.distributed.nn.functional  # if imported later, a function's default argument would keep the group alive
+from torch import Tensor
 
 from resexp.errors import StopRequested, UserError
 from resexp.utils.interrupts import EXIT_FAILED, Interrupted, Stop, exit_code
@@ -36,19 +35,19 @@ ResultT = TypeVar("ResultT")
 class Ranks:
     """What the processes of a run do together. This one is a single process: nothing is to be shared or waited for."""
 
-    rank, world = 0, 1
-    local, local_world = 0, 1
+    rank, world_size = 0, 1
+    local_rank, local_world_size = 0, 1
     """Number of the process among those of its machine, and how many they are."""
 
     def any_rank(self, flag: bool) -> bool:
         """Whether `flag` is set on any rank. A stop request of one rank is passed on to all."""
         return flag
 
-    def together(self) -> AbstractContextManager[None]:
+    def collective(self) -> AbstractContextManager[None]:
         """Context for collective work; it starts with a barrier."""
         return contextlib.nullcontext()
 
-    def alone(self, work: Generator[int, None, ResultT]) -> Generator[int, None, ResultT]:
+    def on_rank_0(self, work: Generator[int, None, ResultT]) -> Generator[int, None, ResultT]:
         """Let rank 0 do the work while the others wait for its result. Raises StopRequested on all if rank 0 does."""
         return work
 
@@ -59,21 +58,8 @@ class Ranks:
     def all_reduce(self, tensor: Tensor) -> None:
         """Add up the tensor over the ranks, in place."""
 
-    def all_gather(self, tensor: Tensor) -> Tensor:
-        """The tensor of every rank, one after the other: (...) -> (world, ...); gradients flow back to each."""
-        return tensor[None]
-
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Give the tensors the values that they have on rank 0, in place."""
-
-    def ddp(self, model: nn.Module) -> nn.Module:
-        """The net with its gradients averaged over the ranks."""
-        return model
-
-    def gradient_sync(self, net: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-        """Around a backward pass: after the `last` of a step gradients are averaged, until then each rank adds up its
-        own."""
-        return contextlib.nullcontext()
 
 
 SINGLE_PROCESS = Ranks()
@@ -84,18 +70,18 @@ class _Torchrun(Ranks):
 
     def __init__(self, stop: Stop) -> None:
         """`stop` receives the signals that other ranks receive."""
-        self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.local, self.local_world = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.local_rank, self.local_world_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         self._stop = stop
-        self._apart = True
+        self._can_report = True
         """Whether the other ranks call `any_rank` next, so that a failure of this one can be sent to them."""
-        hosts = dist.new_group(backend="gloo", timeout=AGREEMENT_TIMEOUT)
-        assert isinstance(hosts, dist.ProcessGroup)
-        self._hosts = hosts
+        gloo_group = dist.new_group(backend="gloo", timeout=AGREEMENT_TIMEOUT)
+        assert isinstance(gloo_group, dist.ProcessGroup)
+        self._gloo_group = gloo_group
 
     def close(self) -> None:
         """Drop the Gloo group."""
-        del self._hosts
+        del self._gloo_group
 
     @contextlib.contextmanager
     def sharing_errors(self) -> Iterator[None]:
@@ -105,13 +91,13 @@ class _Torchrun(Ranks):
         code and leave it to rank 0 to print the error. A rank that fails in the middle of a step can't do so: it raises
         its own error, and the others find it lost.
         """
-        self._apart = True
+        self._can_report = True
         try:
             yield
             self.any_rank(False)
         except BaseException as error:
             code, text = exit_code(error), f"rank {self.rank} on {os.uname().nodename}: {error}"
-            if self._apart and not isinstance(error, KeyboardInterrupt):
+            if self._can_report and not isinstance(error, KeyboardInterrupt):
                 with contextlib.suppress(RuntimeError):  # the others are gone
                     self.any_rank(False, (code, text))
                     if self.rank > 0 and code != EXIT_FAILED:
@@ -123,14 +109,14 @@ class _Torchrun(Ranks):
     def any_rank(self, flag: bool, failure: tuple[int, str] | None = None) -> bool:
         """`failure`: exit code and message of a rank that fails now. Then the others raise: see `sharing_errors`."""
         values = torch.tensor([int(flag), self._stop.signal, int(failure is not None)])
-        dist.all_reduce(values, dist.ReduceOp.MAX, group=self._hosts)
+        dist.all_reduce(values, dist.ReduceOp.MAX, group=self._gloo_group)
         anyone, signal, failed = values.tolist()
         if signal:
             self._stop.ask(signal)
         if failed:
-            self._apart = False
-            failures = [failure] * self.world
-            dist.all_gather_object(failures, failure, self._hosts)
+            self._can_report = False
+            failures = [failure] * self.world_size
+            dist.all_gather_object(failures, failure, self._gloo_group)
             if failure is None:
                 code, text = next(filter(None, failures))
                 if self.rank > 0:
@@ -139,17 +125,17 @@ class _Torchrun(Ranks):
         return bool(anyone)
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def collective(self) -> Iterator[None]:
         self.any_rank(False)
-        self._apart = False
+        self._can_report = False
         try:
             yield
         except BaseException as error:
-            self._apart = isinstance(error, StopRequested)  # which all ranks raise
+            self._can_report = isinstance(error, StopRequested)  # which all ranks raise
             raise
-        self._apart = True
+        self._can_report = True
 
-    def alone(self, work: Generator[int, None, ResultT]) -> Generator[int, None, ResultT]:
+    def on_rank_0(self, work: Generator[int, None, ResultT]) -> Generator[int, None, ResultT]:
         outcome: ResultT | StopRequested | None = None
         try:
             outcome = (yield from work) if self.rank == 0 else None
@@ -162,16 +148,12 @@ class _Torchrun(Ranks):
 
     def broadcast_object(self, value: Any = None) -> Any:
         box = [value]
-        with self.together():
-            dist.broadcast_object_list(box, 0, self._hosts)
+        with self.collective():
+            dist.broadcast_object_list(box, 0, self._gloo_group)
         return box[0]
 
     def all_reduce(self, tensor: Tensor) -> None:
         dist.all_reduce(tensor)
-
-    def all_gather(self, tensor: Tensor) -> Tensor:
-        gathered: Tensor = _Gather.apply(tensor, self)
-        return gathered
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         # One message for each type of number.
@@ -184,24 +166,20 @@ class _Torchrun(Ranks):
             for tensor, values in zip(group, torch.split(together, [t.numel() for t in group]), strict=True):
                 tensor.copy_(values.view_as(tensor))
 
-    def ddp(self, model: nn.Module) -> nn.Module:
-        net = DistributedDataParallel(model)
-        # BN's averages stay each rank's own. As a keyword it has one name before torch 2.13, and another one since.
-        net.broadcast_buffers = False
-        return net
 
-    def gradient_sync(self, net: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-        assert isinstance(net, DistributedDataParallel)
-        return contextlib.nullcontext() if last else net.no_sync()
+def all_gather(tensor: Tensor, ranks: Ranks) -> Tensor:
+    """The tensor of every rank, one after the other: (...) -> (world size, ...); gradients flow back to each."""
+    gathered: Tensor = _AllGather.apply(tensor, ranks)
+    return gathered
 
 
-class _Gather(torch.autograd.Function):
+class _AllGather(torch.autograd.Function):
     """What torch.distributed.nn.functional.all_gather was, which is deprecated; its successor is private."""
 
     @staticmethod
     def forward(context: Any, tensor: Tensor, ranks: Ranks) -> Tensor:
         context.ranks = ranks
-        gathered = tensor.new_empty((ranks.world, *tensor.shape))
+        gathered = tensor.new_empty((ranks.world_size, *tensor.shape))
         dist.all_gather(list(gathered.unbind()), tensor.contiguous())
         return gathered
 
@@ -220,8 +198,6 @@ def joined(stop: Stop) -> Iterator[Ranks]:
     end when nothing refers to their groups any more. Raises UserError if the ranks don't find each other; and see
     `sharing_errors`.
     """
-    # Imported before there is a group: a function of it keeps the group of its import as a default argument for good.
-    importlib.import_module("torch.distributed.nn.functional")
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     except (dist.DistError, ValueError) as error:  # ValueError: of a variable that torchrun sets

@@ -183,7 +183,7 @@ def test_the_parts_of_a_batch_make_up_the_batch() -> None:
 def one_of(world: int, rank: int = 0) -> Ranks:
     """A process that believes in others."""
     ranks = Ranks()
-    ranks.world, ranks.rank, ranks.local = world, rank, rank
+    ranks.world_size, ranks.rank, ranks.local_rank = world, rank, rank
     return ranks
 
 
@@ -332,7 +332,7 @@ def test_a_rank_names_its_gpu_before_it_asks_anything_of_one(monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "device", lambda device: asked.append("context") or contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: asked.append("bf16") or True)
     ranks = Ranks()
-    ranks.world, ranks.local = 2, 1
+    ranks.world_size, ranks.local_rank = 2, 1
     assert choose_hardware(tiny(train={"device": "cuda"}).train, ranks=ranks).device == torch.device("cuda:1")
     assert asked == [torch.device("cuda:1"), "context", "bf16"]
 
@@ -370,7 +370,7 @@ def test_no_gpu_is_asked_anything_before_its_rank_has_named_it(tmp_path: Path, m
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: asked.append("context"))
     monkeypatch.setattr(torch.cuda, "set_device", name)
     ranks = one_of(2)
-    ranks.local = 1
+    ranks.local_rank = 1
     with pytest.raises(NamedError):
         train(create(tmp_path, config({"train": {"device": "cuda"}})), ranks=ranks)
     assert asked == [torch.device("cuda:1")]

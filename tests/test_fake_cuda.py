@@ -113,7 +113,7 @@ def on_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Trainer]]
     monkeypatch.setattr(Tensor, "pin_memory", pin)  # fake mode has none
     trainers: list[Trainer] = []
 
-    def backward(loss: Tensor) -> None:
+    def backward(loss: Tensor, *_: Any, **__: Any) -> None:
         for parameter in trainers[-1].model.parameters():
             given = torch.empty_like(parameter)
             parameter.grad = given if parameter.grad is None else parameter.grad.add_(given)

@@ -153,7 +153,7 @@ def test_of_equal_scores_the_first_classes_are_likelier() -> None:
 
 def test_pieces_that_no_process_has_are_refused() -> None:
     ranks = Ranks()
-    ranks.world = 4
+    ranks.world_size = 4
     config = tiny(train={"microbatch": 16})
     with pytest.raises(UserError, match=r"8 images on each device can't be cut into pieces of 16; start fewer"):
         Trainer(config, open_dataset(config.data), Hardware(CPU, "fp32", ranks=ranks))

@@ -164,7 +164,7 @@ def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_s
                 stop=stop,
                 on_status=lambda status: display.update([run]),
                 ranks=ranks or SINGLE_PROCESS,
-                world_may_change=allow_world_size_change,
+                allow_world_size_change=allow_world_size_change,
             )
             display.ended(run, describe(run))
     except DeviceFailedError as error:

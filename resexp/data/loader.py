@@ -58,7 +58,7 @@ class Batches:
         n = len(index)
         self.epochs = (n + size - 2) // n + 1  # the most epochs that one batch can span
         self._ring = torch.zeros((4, self.epochs * n), dtype=torch.int64, device=device)
-        self._within = torch.arange(size, device=device).chunk(ranks.world)[ranks.rank]
+        self._within = torch.arange(size, device=device).chunk(ranks.world_size)[ranks.rank]
         self._held: dict[int, int] = {}
 
     def prepare(self, step: int) -> None:

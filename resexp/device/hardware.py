@@ -89,7 +89,7 @@ def choose_hardware(config: TrainConfig, begun_in: str | None = None, ranks: Ran
     device, precision = choose_device(config, ranks), begun_in or config.precision
     if device.type != "cuda":
         return Hardware(device, "fp32" if precision == "auto" else precision, ranks=ranks)
-    if ranks.world > 1:
+    if ranks.world_size > 1:
         torch.cuda.set_device(device)  # or pinned memory, which names no device, makes a context on the first GPU
     with torch.cuda.device(device):
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -98,7 +98,7 @@ def choose_hardware(config: TrainConfig, begun_in: str | None = None, ranks: Ran
     elif precision == "bf16" and not has_bf16:
         log.warning(f"{torch.cuda.get_device_name(device)} has no bf16; training in fp16 with a loss scaler")
         precision = "fp16"
-    return Hardware(device, precision, graphs=config.cuda_graphs and ranks.world == 1, ranks=ranks)
+    return Hardware(device, precision, graphs=config.cuda_graphs and ranks.world_size == 1, ranks=ranks)
 
 
 _idle_streams = defaultdict[torch.device, list[torch.cuda.Stream]](list)
@@ -129,10 +129,12 @@ def choose_device(config: TrainConfig, ranks: Ranks = SINGLE_PROCESS) -> torch.d
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if ranks.world > 1:
+    if ranks.world_size > 1:
         if name not in ("cuda", "cpu"):
-            raise UserError(f"train.device: {name} is one device, for {ranks.world} processes; set it to cuda or cpu")
-        name = f"cuda:{ranks.local}" if name == "cuda" else name
+            raise UserError(
+                f"train.device: {name} is one device, for {ranks.world_size} processes; set it to cuda or cpu"
+            )
+        name = f"cuda:{ranks.local_rank}" if name == "cuda" else name
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         have = f"it has {count} GPUs" if count else "torch finds no GPU (driver? CPU-only build?)"

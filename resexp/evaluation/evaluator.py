@@ -73,7 +73,7 @@ class Evaluator:
         """Error, loss and logits on "train", "val" or "test". Raises StopRequested if `pause()` between batches."""
         ranks, throttle = self._hardware.ranks, HostThrottle(self._hardware)
         index, (places, classes) = self._pipeline.eval_index(split), self._logits.shape
-        starts = range(places * ranks.rank, len(index) + places * ranks.rank, places * ranks.world)
+        starts = range(places * ranks.rank, len(index) + places * ranks.rank, places * ranks.world_size)
         self._model.eval()
         self._sums.zero_()
         logits = self._logits.new_zeros((len(index) if split == "test" else 0, classes))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resexp.config import ModelConfig
 from resexp.config.plugins import Custom, find
-from resexp.distributed import SINGLE_PROCESS, Ranks
+from resexp.distributed import SINGLE_PROCESS, Ranks, all_gather
 
 BN_MOMENTUM = 0.1
 """Weight of a new batch in BN's moving averages; PyTorch's default."""
@@ -29,7 +29,7 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        if self.training and self.ranks.world > 1:
+        if self.training and self.ranks.world_size > 1:
             return self._across(x)
         return F.batch_norm(
             x,
@@ -48,11 +48,11 @@ class BatchNorm(nn.BatchNorm2d):
         nn.SyncBatchNorm is for CUDA only. It would wait for all ranks where rank 0 trains a copy by itself, in a probe.
         """
         images = x.float()
-        parts = self.ranks.all_gather(torch.stack(torch.var_mean(images, (0, 2, 3), correction=0)))
-        variances, means = parts.unbind(1)
+        own = torch.stack(torch.var_mean(images, (0, 2, 3), correction=0))
+        variances, means = all_gather(own, self.ranks).unbind(1)
         mean = means.mean(0)
         variance = (variances + (means - mean) ** 2).mean(0)
-        count = self.ranks.world * x.numel() // x.shape[1]
+        count = self.ranks.world_size * x.numel() // x.shape[1]
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
@@ -157,7 +157,7 @@ class CounterRandom(nn.Module):
     def forward(self, like: Tensor, ranks: Ranks = SINGLE_PROCESS) -> Tensor:
         """float32 numbers of the shape of `like`. With several `ranks`, `like` is this rank's part of the batch, and
         gets the numbers of that part."""
-        first = self.calls * like.numel() * ranks.world + like.numel() * ranks.rank
+        first = self.calls * like.numel() * ranks.world_size + like.numel() * ranks.rank
         counter = first + torch.arange(1, like.numel() + 1, device=like.device)
         self.calls += 1
         z = self.key + counter * -7046029254386353131

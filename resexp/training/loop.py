@@ -98,13 +98,13 @@ class TrainingLoop:
         if self._evaluation_due():
             yield from self._evaluate()
         if self.trainer.step in self.probes:
-            yield from self.ranks.alone(self._probe())
+            yield from self.ranks.on_rank_0(self._probe())
         if self._ended and not self.progress.tested:
             yield from self._test()
         if self._ended or self.ranks.any_rank(self._checkpoint_due()):
             self._save()
         if self._ended:
-            yield from self.ranks.alone(self._test_views())
+            yield from self.ranks.on_rank_0(self._test_views())
 
     # -- what is due, and when ------------------------------------------------------------------------------------
 
@@ -214,7 +214,7 @@ class TrainingLoop:
         final = yield from trainer.evaluate("test", self.stop)
         record: dict[str, Any] = {"step": trainer.step, **final.record("test")}
         if best:
-            with trainer.weights(best["model"]):
+            with trainer.use_weights(best["model"]):
                 if self.config.train.precise_bn_images:
                     yield from trainer.recompute_bn(self.config.train.precise_bn_images, self.stop)
                 found = yield from trainer.evaluate("test", self.stop)
@@ -290,5 +290,5 @@ class TrainingLoop:
         rank."""
         assert self.run.lease
         self.run.lease.heartbeat()
-        if self.ranks.world == 1 and self.stop():
+        if self.ranks.world_size == 1 and self.stop():
             raise StopRequested

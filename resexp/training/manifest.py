@@ -36,7 +36,7 @@ def new_attempt(hardware: Hardware, from_step: int) -> Attempt:
         precision=hardware.precision,
         threads=torch.get_num_threads(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
-        world=hardware.ranks.world,
+        world=hardware.ranks.world_size,
     )
 
 

@@ -50,7 +50,7 @@ def _step(config: RunConfig, height: int, width: int, classes: int) -> None:
     if logits.shape != (IMAGES, classes):
         raise UserError(f"the net returns {tuple(logits.shape)} for {IMAGES} images of {classes} classes")
     loss = F.cross_entropy(logits, torch.arange(IMAGES) % classes)
-    torch.autograd.backward(loss)
+    loss.backward()  # type: ignore[no-untyped-call]
     for name, parameter in model.named_parameters():
         if parameter.grad is None:
             raise UserError(f"{name} has no gradient; the net's output does not depend on it")

@@ -50,7 +50,7 @@ def train(
     on_status: Callable[[Status], None] = lambda status: None,
     threads: int | None = None,
     ranks: Ranks = SINGLE_PROCESS,
-    world_may_change: bool = False,
+    allow_world_size_change: bool = False,
 ) -> Status:
     """Train the run in its folder to the end, or until `stop()`; continue it if it was begun.
 
@@ -60,9 +60,16 @@ def train(
     marks it as failed. Both are recorded in the folder.
 
     Where several `ranks` train the run, each of them calls this, and rank 0 alone reads and writes the folder. The
-    number of ranks stays the same, unless the `world_may_change`.
+    number of ranks stays the same, unless `allow_world_size_change`.
     """
-    work = attempt(run, stop=stop, on_status=on_status, threads=threads, ranks=ranks, world_may_change=world_may_change)
+    work = attempt(
+        run,
+        stop=stop,
+        on_status=on_status,
+        threads=threads,
+        ranks=ranks,
+        allow_world_size_change=allow_world_size_change,
+    )
     with limit_threads(None):
         return run_to_completion(work)
 
@@ -74,13 +81,13 @@ def attempt(
     on_status: Callable[[Status], None] = lambda status: None,
     threads: int | None = None,
     ranks: Ranks = SINGLE_PROCESS,
-    world_may_change: bool = False,
+    allow_world_size_change: bool = False,
 ) -> Task[Status]:
     """`train`, piece by piece, so that several runs can take turns in one process."""
     if ranks.rank > 0:
         status = Status()
         with _translate_device_errors(run), ExitStack() as stack:
-            start = _set_up(run, status, ranks, threads, world_may_change, stack)
+            start = _set_up(run, status, ranks, threads, allow_world_size_change, stack)
             yield from TrainingLoop(run, status, *start, stop, on_status).work()
         return status
     with run.leased() as run, ExitStack() as stack:
@@ -91,7 +98,7 @@ def attempt(
             assert run.lease
             with _translate_device_errors(run):
                 with run.lease.heartbeats():
-                    start = _set_up(run, status, ranks, threads, world_may_change, stack)
+                    start = _set_up(run, status, ranks, threads, allow_world_size_change, stack)
                 loop = TrainingLoop(run, status, *start, stop, on_status)
                 for steps in loop.work():
                     run.lease.heartbeat()
@@ -118,7 +125,7 @@ def attempt(
 
 
 def _set_up(
-    run: Run, status: Status, ranks: Ranks, threads: int | None, world_may_change: bool, stack: ExitStack
+    run: Run, status: Status, ranks: Ranks, threads: int | None, allow_world_size_change: bool, stack: ExitStack
 ) -> tuple[Trainer, Progress, Metrics | None, Manifest | None]:
     """Load or initialise the run on this rank. Cleanup callbacks are registered on `stack`.
 
@@ -129,10 +136,10 @@ def _set_up(
     if leads:
         config, before = load_run(run.config_path), run.manifest()
         last = before.attempts[-1] if before else None
-        if last and last.world != ranks.world and not world_may_change:
+        if last and last.world != ranks.world_size and not allow_world_size_change:
             raise UserError(
-                f"{run.folder}: trained by {last.world} process{'es' * (last.world > 1)} so far, now by {ranks.world}; "
-                f"start as many as before, or add --allow-world-size-change"
+                f"{run.folder}: trained by {last.world} process{'es' * (last.world > 1)} so far, now by "
+                f"{ranks.world_size}; start as many as before, or add --allow-world-size-change"
             )
         # A continued run keeps its precision and its number of threads: both change rounding.
         precision, threads = (last.precision, last.threads) if last else (None, threads)
@@ -158,14 +165,14 @@ def _set_up(
             state = torch.load(io.BytesIO(content), map_location=hardware.device, weights_only=True)
             trainer.load(state["trainer"])
             progress, metrics = Progress(**state["progress"]), None
-        if leads and ranks.world > 1:
+        if leads and ranks.world_size > 1:
             stream = io.BytesIO()
             torch.save({"trainer": trainer.state(), "progress": vars(progress)}, stream)
             train = config.train.model_copy(update={"device": hardware.device.type})
             config = config.model_copy(update={"train": train})
             threads, fingerprint = torch.get_num_threads(), dataset.fingerprint
             ranks.broadcast_object((config, hardware.precision, threads, fingerprint, stream.getvalue()))
-        trainer.join()
+        trainer.wrap_ddp()
     return trainer, progress, metrics, _begin_attempt(run, trainer, before) if leads else None
 
 

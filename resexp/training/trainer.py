@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from resexp.config import RunConfig
 from resexp.data import Dataset, ImageNet
@@ -51,12 +52,12 @@ class Trainer:
         self.config, self.dataset, self.hardware = config, dataset, hardware
         device, ranks = hardware.device, hardware.ranks
         train = config.train.for_depth(config.model.depth)
-        if train.batch_size % ranks.world:
+        if train.batch_size % ranks.world_size:
             raise UserError(
-                f"train.batch_size: {train.batch_size} images can't be shared out evenly among {ranks.world} "
+                f"train.batch_size: {train.batch_size} images can't be shared out evenly among {ranks.world_size} "
                 f"processes; start as many as divide it"
             )
-        self._rank_batch = train.batch_size // ranks.world
+        self._rank_batch = train.batch_size // ranks.world_size
         self._microbatch = train.microbatch or self._rank_batch
         if self._rank_batch % self._microbatch:
             raise UserError(
@@ -73,8 +74,8 @@ class Trainer:
         self.model = build_model(config.model, len(dataset.classes)).to(memory_format=torch.channels_last).to(device)
         if train.compile:
             compile_blocks(self.model)
-        self.net: nn.Module = self.model
-        """The module that a step calls: `model`, or its DDP wrapper after `join`."""
+        self.step_model: nn.Module = self.model
+        """The module that a step calls: `model`, or its DDP wrapper after `wrap_ddp`."""
         self._batch_modules = [
             module
             for module in self.model.modules()
@@ -109,10 +110,13 @@ class Trainer:
             self._train_step = CudaGraphed(self._update, hardware)
             undo.pop_all()
 
-    def join(self) -> None:
-        """Train with the other ranks from now on, beginning with the weights of rank 0."""
-        with self.hardware.ranks.together():
-            self.net = self.hardware.ranks.ddp(self.model)
+    def wrap_ddp(self) -> None:
+        """Train with the other ranks, if any, from now on, beginning with the weights of rank 0."""
+        if self.hardware.ranks.world_size > 1:
+            with self.hardware.ranks.collective():
+                self.step_model = ddp = DistributedDataParallel(self.model)
+            # BN's averages stay each rank's own. As a keyword it has one name before torch 2.13, and another one since.
+            ddp.broadcast_buffers = False
 
     def advance(self, until: int, pause: Callable[[], bool]) -> Task[None]:
         """Train until step `until`, until `pause()` on any rank, or until the records must be read."""
@@ -120,7 +124,7 @@ class Trainer:
         started, throttle = time.perf_counter(), HostThrottle(self.hardware)
         self.model.train()
         try:
-            with self.hardware.ranks.together():
+            with self.hardware.ranks.collective():
                 while self.step < until:
                     steps = min(throttle.stride if self._train_step.settled else 1, until - self.step)
                     for _ in range(steps):
@@ -144,13 +148,14 @@ class Trainer:
         for number, (x, y) in enumerate(zip(*batch, strict=True), 1):
             for norm in self._norms:  # moving averages of the first microbatch only, as DDP has those of rank 0 only
                 norm.momentum = BN_MOMENTUM if number == 1 else 0.0
-            with ranks.gradient_sync(self.net, last=number == parts):
-                with self.autocast, batch_over_ranks(ranks, self._batch_modules):
-                    logits = self.net(x)
-                    loss = F.cross_entropy(logits, y, label_smoothing=self.config.train.label_smoothing) / parts
-                torch.autograd.backward(self.scaler.scale(loss))
+            # DDP averages the gradients over the ranks once, after the last microbatch.
+            self.step_model.require_backward_grad_sync = number == parts  # type: ignore[assignment]
+            with self.autocast, batch_over_ranks(ranks, self._batch_modules):
+                logits = self.step_model(x)
+                loss = F.cross_entropy(logits, y, label_smoothing=self.config.train.label_smoothing) / parts
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             wrong = (logits.detach().argmax(1) != y).sum().float()
-            sums += torch.stack((loss.detach().float() / ranks.world, wrong))
+            sums += torch.stack((loss.detach().float() / ranks.world_size, wrong))
         if self.config.train.clip_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
@@ -184,7 +189,7 @@ class Trainer:
 
         Raises StopRequested if `pause()` between batches.
         """
-        with self.hardware.ranks.together():
+        with self.hardware.ranks.collective():
             if self._buffers_shared_at != self.step:
                 self.hardware.ranks.broadcast(self.model.buffers())
                 self._buffers_shared_at = self.step
@@ -196,12 +201,12 @@ class Trainer:
         Returns the number of batches; see Evaluator. Raises StopRequested if `pause()` between them, changing nothing.
         """
         order, *_ = plan_epoch(self.dataset.train_index, self.config.seed, epoch=0, pad=0, flip=False)
-        batches = yield from self.hardware.ranks.alone(self._evaluator.recompute_bn(order[:count], pause))
+        batches = yield from self.hardware.ranks.on_rank_0(self._evaluator.recompute_bn(order[:count], pause))
         self._buffers_shared_at = None
         return batches
 
     @contextlib.contextmanager
-    def weights(self, weights: dict[str, Tensor]) -> Iterator[None]:
+    def use_weights(self, weights: dict[str, Tensor]) -> Iterator[None]:
         """Temporarily use other weights. They are copied in place, so that captured CUDA graphs stay valid.
 
         `weights` must be the same on all ranks. Call it after an evaluation, which makes BN's statistics so.
@@ -248,5 +253,5 @@ class Trainer:
 
     def close(self) -> None:
         """Close the input pipeline and drop the DDP wrapper."""
-        self.net = self.model  # the DDP wrapper would keep Gloo's threads alive
+        self.step_model = self.model  # the DDP wrapper would keep Gloo's threads alive
         self.pipeline.close()

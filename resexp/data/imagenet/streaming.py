@@ -57,7 +57,7 @@ class StreamingInput:
         self._basis = torch.tensor(found.components * found.eigenvalues, device=device)  # columns: components
         self.val_resize, self._centre = data.val_resize, centre(data.val_resize)
         self.loader = Loader(dataset, decoders(data, hardware), data.timeout, found.channel_mean.tolist())
-        self._within = np.array_split(np.arange(config.train.batch_size), ranks.world)[ranks.rank]
+        self._within = np.array_split(np.arange(config.train.batch_size), ranks.world_size)[ranks.rank]
         self._plans: dict[int, Plan] = {}
         self._slots = [self._slot() for _ in range(STEPS_AHEAD)]
         there = self._slot()
@@ -193,4 +193,4 @@ def decoders(data: ImageNetData, hardware: Hardware) -> int:
         return data.workers
     if hardware.device.type == "cpu":
         return torch.get_num_threads()
-    return max(1, cores() // max(hardware.ranks.local_world, torch.cuda.device_count()))
+    return max(1, cores() // max(hardware.ranks.local_world_size, torch.cuda.device_count()))
