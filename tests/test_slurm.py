@@ -131,7 +131,7 @@ def test_of_an_array_with_a_failing_cell_the_others_finish(write_study: Write, r
     done = resexp("sweep", "--config", study)
     assert done.returncode == 1, done.stdout + done.stderr
     assert [run.status().state for run in runs_of(study)] == ["failed", "finished"]
-    assert "failed at step 0: IndexError: list index out of range" in done.stdout
+    assert "failed at step 0: TypeError: unsupported operand type(s) for +=" in done.stdout
     assert "tried again" not in done.stdout
     # While it waits for another try its folder still says that it failed.
     for path in (broken.checkpoint_path, broken.previous_checkpoint_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from resexp.device.concurrent import Task, on_stream
@@ -26,6 +26,17 @@ READ_S = 1.0
 
 
 @dataclass
+class Window:
+    """The current logging interval."""
+
+    begin: int
+    """Its first step."""
+    loss_sum: float
+    wrong: int
+    """Number of wrong predictions."""
+
+
+@dataclass
 class Progress:
     """What a checkpoint holds in addition to the trainer's state."""
 
@@ -34,8 +45,16 @@ class Progress:
     tested: bool = False
     best: dict[str, Any] | None = None
     """The weights with the lowest validation error, that error, and the step."""
-    window: list[Any] = field(default_factory=lambda: [0, 0.0, 0])
-    """First step of the current logging interval; sum of its losses; number of its wrong predictions."""
+    window: Window = field(default_factory=lambda: Window(0, 0.0, 0))
+
+    def state(self) -> dict[str, Any]:
+        """As a checkpoint has it."""
+        return {**vars(self), "window": list(astuple(self.window))}
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> Progress:
+        """What `state` returned, among other keys of a checkpoint."""
+        return cls(state["evaluated"], state["tested"], state["best"], Window(*state["window"]))
 
 
 @dataclass
@@ -45,13 +64,13 @@ class TrainingLoop:
     run: Run
     """Leased on rank 0."""
     status: Status
-    trainer: Trainer
-    progress: Progress
-    metrics: Metrics | None
-    """Set on rank 0 only, like `manifest`."""
-    manifest: Manifest | None
     stop: Callable[[], bool]
     on_status: Callable[[Status], None]
+    trainer: Trainer
+    progress: Progress
+    metrics: Metrics | None = None
+    """Set on rank 0 only, like `manifest`."""
+    manifest: Manifest | None = None
 
     def __post_init__(self) -> None:
         trainer = self.trainer
@@ -78,10 +97,10 @@ class TrainingLoop:
             while True:
                 if (diverged := self._record_steps()) is not None:
                     self._append("diverged", {"step": diverged})
-                    return self._end("diverged", f"loss or weights not finite by step {diverged}", diverged)
+                    return self._finish("diverged", f"loss or weights not finite by step {diverged}", diverged)
                 yield from self._do_what_is_due()
-                if self._ended:
-                    return self._end("finished", self._remark())
+                if self._at_end:
+                    return self._finish("finished", self._remark())
                 if self.ranks.any_rank(self.stop()):
                     break
                 self.read_at = time.monotonic() + READ_S
@@ -89,38 +108,30 @@ class TrainingLoop:
         except StopRequested:
             pass
         self._save()
-        return self._end("interrupted", "stopped by a signal; the same command continues")
+        return self._finish("interrupted", "stopped by a signal; the same command continues")
 
     def _do_what_is_due(self) -> Task[None]:
         """Evaluate, probe, test and save, as far as it is due at this step."""
-        if self._bn_due():
-            yield from self._recompute_bn()
         if self._evaluation_due():
             yield from self._evaluate()
         if self.trainer.step in self.probes:
             yield from self.ranks.on_rank_0(self._probe())
-        if self._ended and not self.progress.tested:
+        if self._at_end and not self.progress.tested:
             yield from self._test()
-        if self._ended or self.ranks.any_rank(self._checkpoint_due()):
+        if self._at_end or self.ranks.any_rank(self._checkpoint_due()):
             self._save()
-        if self._ended:
+        if self._at_end:
             yield from self.ranks.on_rank_0(self._test_views())
 
     # -- what is due, and when ------------------------------------------------------------------------------------
 
     @property
-    def _ended(self) -> bool:
+    def _at_end(self) -> bool:
         return self.trainer.step == self.config.train.steps
-
-    def _bn_due(self) -> bool:
-        if not (self._ended and self.config.train.precise_bn_images):
-            return False
-        records = self.run.metrics() if self.run.lease else []
-        return bool(self.ranks.broadcast_object(all(record["event"] != "bn" for record in records)))
 
     def _evaluation_due(self) -> bool:
         step = self.trainer.step
-        return step > self.progress.evaluated and (self._ended or step % self.config.train.eval_every == 0)
+        return step > self.progress.evaluated and (self._at_end or step % self.config.train.eval_every == 0)
 
     def _next_due(self) -> int:
         train, step = self.config.train, self.trainer.step
@@ -141,7 +152,7 @@ class TrainingLoop:
         Returns the first step whose loss is not finite, or the last if the weights after it are not; None if all are.
         """
         train, trainer, batch = self.config.train, self.trainer, self.config.train.batch_size
-        first, lines, progress = trainer.recorded_to, 0, self.progress
+        first, lines, window = trainer.recorded_to, 0, self.progress.window
         steps, seconds = trainer.step - self.mark[0], trainer.seconds - self.mark[1]
         if steps:
             self.status.seconds_per_step = seconds / steps
@@ -149,40 +160,41 @@ class TrainingLoop:
         for step, record in enumerate(trainer.read(), first + 1):
             if not math.isfinite(record.loss):
                 return step
-            progress.window[1] += record.loss
-            progress.window[2] += record.wrong
+            window.loss_sum += record.loss
+            window.wrong += record.wrong
             evaluated = train.schedule == "plateau" and step % train.eval_every == 0  # it may become a milestone
             if step % train.log_every == 0 or step in train.milestones or evaluated or step == train.steps:
-                begin, losses, wrong = progress.window
-                progress.window = [step, 0.0, 0]
-                self.status.train_error = wrong / ((step - begin) * batch)
+                self.status.train_error = window.wrong / ((step - window.begin) * batch)
                 self._append(
                     "train",
                     {
                         "step": step,
                         "epoch": step * batch / len(self.dataset.train_index),
                         "lr": record.lr,
-                        "train_loss": losses / (step - begin),
+                        "train_loss": window.loss_sum / (step - window.begin),
                         "train_error": self.status.train_error,
                         "images_per_second": self.status.images_per_second,
                     },
                 )
+                self.progress.window = window = Window(step, 0.0, 0)
                 lines += 1
         if lines:
             self.mark = (trainer.step, trainer.seconds)
         self._publish()
-        return trainer.step if self._ended and not trainer.is_finite() else None
-
-    def _recompute_bn(self) -> Task[None]:
-        images, step = self.config.train.precise_bn_images, self.trainer.step
-        assert images
-        batches = yield from self.trainer.recompute_bn(images, self.stop)
-        self._append("bn", {"step": step, "precise_bn_images": images, "bn_batches": batches})
+        return trainer.step if self._at_end and not trainer.is_finite() else None
 
     def _evaluate(self) -> Task[None]:
+        """Evaluate the current weights; at the end, after BN's statistics are recomputed where the study asks for it.
+
+        A stop before the end of it leaves no line, so all of it is done again.
+        """
         trainer, progress = self.trainer, self.progress
         if not trainer.is_finite():
             return  # the next loss ends the run
+        bn: dict[str, Any] = {}
+        if self._at_end and (images := self.config.train.precise_bn_images):
+            batches = yield from trainer.recompute_bn(images, self.stop)
+            bn = {"step": trainer.step, "precise_bn_images": images, "bn_batches": batches}
         clean = yield from trainer.evaluate("train", self.stop)
         record: dict[str, Any] = {"step": trainer.step, **clean.record("clean_train")}
         self.status.clean_train_error = error = clean.error
@@ -193,6 +205,8 @@ class TrainingLoop:
             if len(self.dataset.val_index) and (progress.best is None or error < progress.best["val_error"]):
                 weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
                 progress.best = {"step": trainer.step, "val_error": error, "model": weights}
+        if bn:
+            self._append("bn", bn)
         self._append("eval", record)
         if trainer.step < self.config.train.steps and trainer.schedule.observe_error(error):
             trainer.schedule.add_milestone(trainer.step)
@@ -254,7 +268,7 @@ class TrainingLoop:
                 "signature": self.config.signature,
                 "seed": self.config.seed,
                 "trainer": self.trainer.state(),
-                **vars(self.progress),
+                **self.progress.state(),
                 **self.metrics.state(),
             }
             checkpoint.save(self.run, state)
@@ -280,7 +294,7 @@ class TrainingLoop:
             self.run.write_status(self.status)
             self.on_status(self.status)
 
-    def _end(self, state: State, message: str = "", step: int | None = None) -> None:
+    def _finish(self, state: State, message: str = "", step: int | None = None) -> None:
         self.close_attempt(state)
         self.status.state, self.status.message = state, message
         self._publish(step)

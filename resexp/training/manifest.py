@@ -13,10 +13,35 @@ import numpy
 import torch
 
 import resexp
-from resexp.config import RunConfig
-from resexp.data import Dataset, ImageNet
+from resexp.config import plugins
 from resexp.device.hardware import Hardware
-from resexp.runs.records import Attempt, DataRecord
+from resexp.runs.records import Attempt, DataRecord, Manifest
+from resexp.runs.store import Run
+from resexp.training.trainer import Trainer
+
+
+def begin_attempt(run: Run, trainer: Trainer, before: Manifest | None) -> Manifest:
+    """Write a new attempt into the run's manifest, `before`. Raises UserError if earlier attempts had other data."""
+    config, dataset = trainer.config, trainer.dataset
+    run.check_data(dataset.fingerprint)
+    manifest = Manifest(
+        signature=config.signature,
+        parameters=sum(p.numel() for p in trainer.model.parameters()),
+        data=DataRecord(
+            source=str(config.data.source),
+            name=dataset.name,
+            fingerprint=dataset.fingerprint,
+            classes=len(dataset.classes),
+            train_images=len(dataset.train_index),
+            val_images=dataset.val_images,
+            decoder=dataset.decoder,
+            findings=dataset.findings,
+        ),
+        plugins=plugins.sources({custom.source for custom in config.customs.values()}),
+        attempts=[*(before.attempts if before else []), new_attempt(trainer.hardware, trainer.step)],
+    )
+    run.write_manifest(manifest)
+    return manifest
 
 
 def new_attempt(hardware: Hardware, from_step: int) -> Attempt:
@@ -37,20 +62,6 @@ def new_attempt(hardware: Hardware, from_step: int) -> Attempt:
         threads=torch.get_num_threads(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
         world=hardware.ranks.world_size,
-    )
-
-
-def data_record(config: RunConfig, dataset: Dataset | ImageNet) -> DataRecord:
-    """The images that a run sees."""
-    return DataRecord(
-        source=str(config.data.source),
-        name=dataset.name,
-        fingerprint=dataset.fingerprint,
-        classes=len(dataset.classes),
-        train_images=len(dataset.train_index),
-        val_images=dataset.val_images,
-        decoder=dataset.decoder,
-        findings=dataset.findings,
     )
 
 

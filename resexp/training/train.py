@@ -12,11 +12,12 @@ from dataclasses import replace
 
 import torch
 
-from resexp.config import plugins
+from resexp.config import RunConfig
 from resexp.config.study import load_run
 from resexp.data import open_dataset
 from resexp.device.concurrent import Task, run_to_completion
 from resexp.device.hardware import (
+    Hardware,
     choose_hardware,
     limit_threads,
     release_stream,
@@ -31,7 +32,7 @@ from resexp.runs.metrics import Metrics
 from resexp.runs.records import Manifest, Status
 from resexp.runs.store import Run
 from resexp.training.loop import Progress, TrainingLoop
-from resexp.training.manifest import data_record, new_attempt
+from resexp.training.manifest import begin_attempt
 from resexp.training.probing import probe_input, write_record
 from resexp.training.trainer import Trainer
 from resexp.training.warm_start import warm_start
@@ -87,8 +88,7 @@ def attempt(
     if ranks.rank > 0:
         status = Status()
         with _translate_device_errors(run), ExitStack() as stack:
-            start = _set_up(run, status, ranks, threads, allow_world_size_change, stack)
-            yield from TrainingLoop(run, status, *start, stop, on_status).work()
+            yield from TrainingLoop(run, status, stop, on_status, *_follow(ranks, stack)).work()
         return status
     with run.leased() as run, ExitStack() as stack:
         status = run.status().model_copy(update={"state": "running", "message": "", "traceback": ""})
@@ -99,7 +99,7 @@ def attempt(
             with _translate_device_errors(run):
                 with run.lease.heartbeats():
                     start = _set_up(run, status, ranks, threads, allow_world_size_change, stack)
-                loop = TrainingLoop(run, status, *start, stop, on_status)
+                loop = TrainingLoop(run, status, stop, on_status, *start)
                 for steps in loop.work():
                     run.lease.heartbeat()
                     yield steps
@@ -126,31 +126,45 @@ def attempt(
 
 def _set_up(
     run: Run, status: Status, ranks: Ranks, threads: int | None, allow_world_size_change: bool, stack: ExitStack
-) -> tuple[Trainer, Progress, Metrics | None, Manifest | None]:
-    """Load or initialise the run on this rank. Cleanup callbacks are registered on `stack`.
+) -> tuple[Trainer, Progress, Metrics, Manifest]:
+    """Load or initialise the run on rank 0, which leases it, and broadcast its state to the other ranks, if any.
 
-    Metrics and manifest are those of rank 0, which leases the run; `status` gets the errors measured so far. Raises
-    UserError where the run can't be continued.
+    Cleanup callbacks are registered on `stack`; `status` gets the errors measured so far. Raises UserError where the
+    run can't be continued.
     """
-    leads, before, fingerprint = ranks.rank == 0, None, ""
-    if leads:
-        config, before = load_run(run.config_path), run.manifest()
-        last = before.attempts[-1] if before else None
-        if last and last.world != ranks.world_size and not allow_world_size_change:
-            raise UserError(
-                f"{run.folder}: trained by {last.world} process{'es' * (last.world > 1)} so far, now by "
-                f"{ranks.world_size}; start as many as before, or add --allow-world-size-change"
-            )
-        # A continued run keeps its precision and its number of threads: both change rounding.
-        precision, threads = (last.precision, last.threads) if last else (None, threads)
-    else:
-        config, precision, threads, fingerprint, content = ranks.broadcast_object()
-    use_threads(threads)
-    tune_process()
-    hardware = replace(with_stream(choose_hardware(config.train, precision, ranks)), threads=threads)
-    stack.callback(release_stream, hardware)
+    config, manifest = load_run(run.config_path), run.manifest()
+    last = manifest.attempts[-1] if manifest else None
+    if last and last.world != ranks.world_size and not allow_world_size_change:
+        raise UserError(
+            f"{run.folder}: trained by {last.world} process{'es' * (last.world > 1)} so far, now by "
+            f"{ranks.world_size}; start as many as before, or add --allow-world-size-change"
+        )
+    # A continued run keeps its precision and its number of threads: both change rounding.
+    precision, threads = (last.precision, last.threads) if last else (None, threads)
+    hardware = _prepare_hardware(config, precision, threads, ranks, stack)
     dataset = open_dataset(config.data)
-    if not leads and dataset.fingerprint != fingerprint:
+    with torch.cuda.stream(hardware.stream):
+        trainer = Trainer(config, dataset, hardware)
+        stack.callback(trainer.close)
+        progress, metrics = _continue(run, trainer, status)
+        stack.callback(metrics.close)
+        if ranks.world_size > 1:
+            torch.save({"trainer": trainer.state(), "progress": progress.state()}, state := io.BytesIO())
+            train = config.train.model_copy(update={"device": hardware.device.type})
+            config = config.model_copy(update={"train": train})
+            precision, threads = hardware.precision, torch.get_num_threads()
+            ranks.broadcast_object((config, precision, threads, dataset.fingerprint, state.getvalue()))
+        trainer.wrap_ddp()
+    return trainer, progress, metrics, begin_attempt(run, trainer, manifest)
+
+
+def _follow(ranks: Ranks, stack: ExitStack) -> tuple[Trainer, Progress]:
+    """Take over the run on another rank, with the state that `_set_up` broadcasts. Raises UserError if the images are
+    others here."""
+    config, precision, threads, fingerprint, content = ranks.broadcast_object()
+    hardware = _prepare_hardware(config, precision, threads, ranks, stack)
+    dataset = open_dataset(config.data)
+    if dataset.fingerprint != fingerprint:
         raise UserError(
             f"{config.data.source}: other images here (fingerprint {dataset.fingerprint}) than rank 0 has "
             f"({fingerprint}); give every machine the same"
@@ -158,22 +172,21 @@ def _set_up(
     with torch.cuda.stream(hardware.stream):
         trainer = Trainer(config, dataset, hardware)
         stack.callback(trainer.close)
-        if leads:
-            progress, metrics = _continue(run, trainer, status)
-            stack.callback(metrics.close)
-        else:
-            state = torch.load(io.BytesIO(content), map_location=hardware.device, weights_only=True)
-            trainer.load(state["trainer"])
-            progress, metrics = Progress(**state["progress"]), None
-        if leads and ranks.world_size > 1:
-            stream = io.BytesIO()
-            torch.save({"trainer": trainer.state(), "progress": vars(progress)}, stream)
-            train = config.train.model_copy(update={"device": hardware.device.type})
-            config = config.model_copy(update={"train": train})
-            threads, fingerprint = torch.get_num_threads(), dataset.fingerprint
-            ranks.broadcast_object((config, hardware.precision, threads, fingerprint, stream.getvalue()))
+        state = torch.load(io.BytesIO(content), map_location=hardware.device, weights_only=True)
+        trainer.load(state["trainer"])
         trainer.wrap_ddp()
-    return trainer, progress, metrics, _begin_attempt(run, trainer, before) if leads else None
+    return trainer, Progress.load(state["progress"])
+
+
+def _prepare_hardware(
+    config: RunConfig, precision: str | None, threads: int | None, ranks: Ranks, stack: ExitStack
+) -> Hardware:
+    """The hardware of a run, with a stream of its own. None: the precision of the study, the threads of the process."""
+    use_threads(threads)
+    tune_process()
+    hardware = replace(with_stream(choose_hardware(config.train, precision, ranks)), threads=threads)
+    stack.callback(release_stream, hardware)
+    return hardware
 
 
 def _continue(run: Run, trainer: Trainer, status: Status) -> tuple[Progress, Metrics]:
@@ -192,7 +205,7 @@ def _continue(run: Run, trainer: Trainer, status: Status) -> tuple[Progress, Met
                 f"delete it to begin anew"
             )
         trainer.load(state["trainer"])
-        progress = Progress(**{name: state[name] for name in vars(progress)})
+        progress = Progress.load(state)
     elif config.train.init_from and (found := warm_start(config, probe_input(trainer), len(trainer.dataset.classes))):
         write_record(run, found)
     kept, sha256 = (state["metrics_bytes"], state.get("metrics_sha256")) if state else (0, None)
@@ -201,22 +214,6 @@ def _continue(run: Run, trainer: Trainer, status: Status) -> tuple[Progress, Met
         for name in ("train_error", "clean_train_error", "val_error", "test_error"):
             setattr(status, name, record.get(name, getattr(status, name)))
     return progress, metrics
-
-
-def _begin_attempt(run: Run, trainer: Trainer, before: Manifest | None) -> Manifest:
-    """Add the attempt to the manifest. Raises UserError if earlier ones had other data."""
-    data = data_record(trainer.config, trainer.dataset)
-    run.check_data(data.fingerprint)
-    attempt = new_attempt(trainer.hardware, trainer.step)
-    begun = Manifest(
-        signature=trainer.config.signature,
-        parameters=sum(p.numel() for p in trainer.model.parameters()),
-        data=data,
-        plugins=plugins.sources({custom.source for custom in trainer.config.customs.values()}),
-        attempts=[*(before.attempts if before else []), attempt],
-    )
-    run.write_manifest(begun)
-    return begun
 
 
 @contextlib.contextmanager

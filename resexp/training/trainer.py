@@ -96,8 +96,8 @@ class Trainer:
         self._counter = torch.zeros(1, dtype=torch.int64, device=device)
         self._records = torch.zeros((3, RECORDED_STEPS), device=device)
         images = len(dataset.train_index) + len(dataset.val_index)
-        with contextlib.ExitStack() as undo:  # the device's memory may be too small
-            undo.callback(self.pipeline.close)
+        with contextlib.ExitStack() as on_error:  # the device's memory may be too small
+            on_error.callback(self.pipeline.close)
             self._evaluator = Evaluator(
                 self.model,
                 self.pipeline,
@@ -108,7 +108,7 @@ class Trainer:
                 classes=len(dataset.classes),
             )
             self._train_step = CudaGraphed(self._update, hardware)
-            undo.pop_all()
+            on_error.pop_all()
 
     def wrap_ddp(self) -> None:
         """Train with the other ranks, if any, from now on, beginning with the weights of rank 0."""
@@ -184,24 +184,24 @@ class Trainer:
             norm = torch.nn.utils.get_total_norm(self.model.parameters())
         return bool(torch.isfinite(norm))
 
-    def evaluate(self, split: str, pause: Callable[[], bool]) -> Task[Evaluation]:
+    def evaluate(self, split: str, stop: Callable[[], bool]) -> Task[Evaluation]:
         """Error, loss and logits in eval mode, without augmentation, on "train", "val" or "test".
 
-        Raises StopRequested if `pause()` between batches.
+        Raises StopRequested if `stop()` between batches.
         """
         with self.hardware.ranks.collective():
             if self._buffers_shared_at != self.step:
                 self.hardware.ranks.broadcast(self.model.buffers())
                 self._buffers_shared_at = self.step
-            return (yield from self._evaluator.evaluate(split, pause))
+            return (yield from self._evaluator.evaluate(split, stop))
 
-    def recompute_bn(self, count: int, pause: Callable[[], bool]) -> Task[int]:
+    def recompute_bn(self, count: int, stop: Callable[[], bool]) -> Task[int]:
         """Replace BN's moving averages by mean and variance over the first `count` training images of the first epoch.
 
-        Returns the number of batches; see Evaluator. Raises StopRequested if `pause()` between them, changing nothing.
+        Returns the number of batches; see Evaluator. Raises StopRequested if `stop()` between them, changing nothing.
         """
         order, *_ = plan_epoch(self.dataset.train_index, self.config.seed, epoch=0, pad=0, flip=False)
-        batches = yield from self.hardware.ranks.on_rank_0(self._evaluator.recompute_bn(order[:count], pause))
+        batches = yield from self.hardware.ranks.on_rank_0(self._evaluator.recompute_bn(order[:count], stop))
         self._buffers_shared_at = None
         return batches
 
