@@ -14,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from resexp.config import ModelConfig
 from resexp.models import build_model
 from resexp.models.blocks import Block, Place, ZeroPad
-from resexp.models.layers import LEAK
 from resexp.models.summary import summarise_net
 
 
@@ -80,7 +79,7 @@ def test_the_stems_activation_is_that_of_the_first_preactivated_block(block: Lit
     images = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         net.eval()(images)
-        stem = F.leaky_relu(net.get_submodule("bn")(net.get_submodule("conv")(images)), LEAK)
+        stem = F.leaky_relu(net.get_submodule("bn")(net.get_submodule("conv")(images)))
     assert (stem < 0).any()
     assert torch.equal(inputs[0], stem)
 

@@ -11,12 +11,10 @@ from resexp.models.vgg import VGG
 
 __all__ = ["VGG", "ResNet", "build_model", "load_weights"]
 
-FAMILIES: dict[str, type[ResNet | VGG]] = {"plain": ResNet, "residual": ResNet, "preact": ResNet, "vgg": VGG}
-
 
 def build_model(config: ModelConfig, classes: int = 10) -> nn.Module:
     """The net that `config` describes, He-initialised from torch's current random state."""
-    return FAMILIES[config.kind](config, classes)
+    return VGG(config, classes) if config.kind == "vgg" else ResNet(config, classes)
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
@@ -39,7 +37,8 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
         )
     for what, names in (("lacks", missing), ("has, but the net lacks,", unknown)):
         if names:
-            raise UserError(f"{where}: {what} {_few(names)}; name weights of the same net")
+            more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+            raise UserError(f"{where}: {what} {names[0]}{more}; name weights of the same net")
     if other:
         name = other[0]
         raise UserError(
@@ -47,10 +46,6 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
             f"of the same net"
         )
     model.load_state_dict(weights, strict=False)
-
-
-def _few(names: list[str]) -> str:
-    return names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
 
 
 def _shape(value: Tensor) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,12 +58,10 @@ def make_shortcut(config: ModelConfig, channels_in: int, channels_out: int, stri
             own: nn.Module = plugin.make(channels_in, channels_out, stride, **dict(config.shortcut.options))
         return own
     changes = stride != 1 or channels_in != channels_out
-    made: dict[str, Callable[[], nn.Module]] = {
-        "identity": nn.Identity,
-        "zero padding": lambda: ZeroPad(channels_in, channels_out, stride),
-        "projection": lambda: Projection(config, channels_in, channels_out, stride),
-    }
-    return made[SHORTCUTS[config.shortcut][changes]]()
+    shortcut = SHORTCUTS[config.shortcut][changes]
+    if shortcut == "projection":
+        return Projection(config, channels_in, channels_out, stride)
+    return ZeroPad(channels_in, channels_out, stride) if shortcut == "zero padding" else nn.Identity()
 
 
 @dataclass(frozen=True)

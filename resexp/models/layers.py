@@ -226,8 +226,6 @@ def batch_over_ranks(ranks: Ranks, modules: Iterable[BatchNorm | Dropout]) -> It
             module.ranks = SINGLE_PROCESS
 
 
-LEAK = 0.01
-"""Slope of `leaky_relu` below zero: PyTorch's default."""
 ETA = 0.9
 """Target cosine between the outputs of two orthogonal inputs (TAT, arXiv 2203.08120, section 4.1)."""
 
@@ -244,13 +242,6 @@ def make_activation(config: ModelConfig) -> nn.Module:
         "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "gelu": nn.GELU,
     }  # fmt: skip
     return known[chosen]()
-
-
-def gain(config: ModelConfig) -> float:
-    """The gain: the standard deviation of weights times sqrt(fan-in) that preserves the variance of signals."""
-    names = {"relu": "relu", "gelu": "relu", "leaky_relu": "leaky_relu", "tanh": "tanh", "tat": "linear"}
-    name = names.get(config.activation, "relu") if isinstance(config.activation, str) else "relu"
-    return nn.init.calculate_gain(name, LEAK if name == "leaky_relu" else None)  # type: ignore[arg-type]
 
 
 class Tailored(nn.Module):
@@ -273,8 +264,8 @@ def cosine_after(slope: float, cosine: float) -> float:
 
 
 @functools.cache
-def tailored_slope(layers: int, eta: float = ETA) -> float:
-    """The slope at which `layers` layers turn a cosine of 0 into `eta`, by bisection: deeper nets are more linear."""
+def tailored_slope(layers: int) -> float:
+    """The slope at which `layers` layers turn a cosine of 0 into ETA, by bisection: deeper nets are more linear."""
 
     def at_the_end(slope: float) -> float:
         cosine = 0.0
@@ -282,10 +273,10 @@ def tailored_slope(layers: int, eta: float = ETA) -> float:
             cosine = cosine_after(slope, cosine)
         return cosine
 
-    if at_the_end(0.0) <= eta:
+    if at_the_end(0.0) <= ETA:
         return 0.0
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if at_the_end(middle) > eta else (low, middle)
+        low, high = (middle, high) if at_the_end(middle) > ETA else (low, middle)
     return (low + high) / 2

@@ -24,7 +24,7 @@ class NetSummary:
     """Counts of one net for one image."""
 
     layers: tuple[Layer, ...]
-    """In the order in which an image meets them."""
+    """In the order in which an image meets them; a block's shortcut comes last."""
 
     @functools.cached_property
     def parameters(self) -> int:
@@ -76,12 +76,6 @@ class NetSummary:
 @functools.cache
 def summarise_net(config: ModelConfig, height: int, width: int, classes: int = 10) -> NetSummary:
     """Count the net that `config` describes on images of `height` x `width` pixels."""
-    return NetSummary(_layers(config, height, width, classes))
-
-
-def _layers(config: ModelConfig, height: int, width: int, classes: int) -> tuple[Layer, ...]:
-    """The layers of the net that `config` describes, in the order in which an image of `height` x `width` pixels meets
-    them; a block's shortcut comes last."""
     with torch.device("meta"):
         model = build_model(config, classes)
         trace = _Trace(first=next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)))
@@ -91,7 +85,7 @@ def _layers(config: ModelConfig, height: int, width: int, classes: int) -> tuple
             module.register_forward_hook(functools.partial(trace.leave, name))
         with torch.no_grad():
             model.eval()(torch.empty(1, 3, height, width))
-    return tuple(replace(layer, parameters=trace.parameters[layer.name]) for layer in trace.layers)
+    return NetSummary(tuple(replace(layer, parameters=trace.parameters[layer.name]) for layer in trace.layers))
 
 
 class _Trace:
