@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -240,11 +239,6 @@ def make_gate(config: ModelConfig, place: Place) -> nn.Module:
     if config.drop_path:
         gates.append(StochasticDepth(config.drop_path * place.number / place.blocks))
     return nn.Sequential(*gates)
-
-
-def shortcut_modules(blocks: Iterable[Block]) -> list[nn.Module]:
-    """The modules of the shortcuts of `blocks`, in their order."""
-    return [module for block in blocks for name, module in block.named_modules() if name.split(".")[0] == "shortcut"]
 
 
 def init_branch(config: ModelConfig, block: Block, blocks: int) -> None:

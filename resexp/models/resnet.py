@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
-from resexp.models.blocks import Block, Place, block_class, init_branch, shortcut_modules
+from resexp.models.blocks import Block, Place, block_class, init_branch
 from resexp.models.init import init_weights
 from resexp.models.layers import conv, make_activation, norm, with_fixup_bias
 
@@ -46,7 +46,9 @@ class ResNet(nn.Module):
         self.last = nn.Sequential(norm(config, channels), make_activation(config)) if preact else nn.Identity()
         fc = nn.Linear(channels, classes)
         self.fc = with_fixup_bias(config, fc)
-        on_shortcuts = shortcut_modules(blocks)
+        on_shortcuts = [
+            module for made in blocks for name, module in made.named_modules() if name.split(".")[0] == "shortcut"
+        ]
         init_weights(config, [module for module in self.modules() if module not in on_shortcuts])
         init_weights(config, on_shortcuts)
         for made in blocks:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import io
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,15 +74,14 @@ def _check_shapes(config: RunConfig, model: ResNet) -> None:
         for index, block in enumerate(stage.children()):
             stride = 2 if number and not index else 1
             channels = (config.model.width << number) * int(block.expansion)  # type: ignore[arg-type]
-            block.register_forward_hook(_shape_check(f"stages.{number}.{index}", channels, stride))
+            block.register_forward_hook(functools.partial(_check_shape, f"stages.{number}.{index}", channels, stride))
 
 
-def _shape_check(name: str, channels: int, stride: int) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-    def check(block: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        images, _, height, width = inputs[0].shape
-        expected = (images, channels, -(-height // stride), -(-width // stride))
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        if got != expected:
-            raise UserError(f"{name} returns {got}, and the net needs {expected}")
-
-    return check
+def _check_shape(
+    name: str, channels: int, stride: int, block: nn.Module, inputs: tuple[Tensor, ...], output: object
+) -> None:
+    images, _, height, width = inputs[0].shape
+    expected = (images, channels, -(-height // stride), -(-width // stride))
+    got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if got != expected:
+        raise UserError(f"{name} returns {got}, and the net needs {expected}")

@@ -242,11 +242,9 @@ class Trainer:
         self.step = self.recorded_to = state["step"]
         self._counter.fill_(self.step)
         load_into(self.model, state["model"], self.config.folder)
-        # Keep this process's groups: their rate is the tensor that Schedule writes.
-        own = [{**group} for group in self.optimizer.param_groups]
+        groups = self.optimizer.param_groups
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": kept})
-        for group, before in zip(self.optimizer.param_groups, own, strict=True):
-            group.update(before)
+        self.optimizer.param_groups = groups  # the loaded ones have copies of the rate, which Schedule does not write
         self.scaler.load_state_dict(state["scaler"])
         self.schedule.load(state)
         self.seconds = state["seconds"]
