@@ -13,7 +13,7 @@ from resexp.runs.names import find, is_run_name
 from resexp.runs.records import json_text
 from resexp.runs.store import Run, StudyFolder
 from resexp.sweeping import create, sweep
-from resexp.training.warm_start import check
+from resexp.training.warm_start import check_donor
 from resexp.utils.files import write_alone
 from resexp.utils.interrupts import Stop
 from resexp.utils.paths import expanded
@@ -127,7 +127,7 @@ def _continuation(donor: Run, depth: int, settings: list[str]) -> list[RunConfig
 
     continued, trained_on = of(depth), of(shallow.model.depth)
     for config in (continued, trained_on):
-        check(donor, config)
+        check_donor(donor, config)
     train = continued.train
     steps = steps_behind(donor) + train.steps
     milestones = tuple(milestone * steps // train.steps for milestone in train.milestones)

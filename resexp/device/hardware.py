@@ -57,7 +57,7 @@ def use_threads(threads: int | None) -> None:
 
 
 @contextlib.contextmanager
-def limit_threads(threads: int | None) -> Iterator[None]:
+def restoring_threads(threads: int | None = None) -> Iterator[None]:
     """Set the number of CPU threads, on which results depend, and restore it at the end. None: only restore."""
     before = torch.get_num_threads()
     try:
@@ -80,13 +80,13 @@ def tune_process() -> None:
     torch.backends.cudnn.allow_tf32 = False  # "fp32" is fp32, or there is nothing to check bf16 and fp16 against
 
 
-def choose_hardware(config: TrainConfig, begun_in: str | None = None, ranks: Ranks = SINGLE_PROCESS) -> Hardware:
-    """The device and precision for `config`; a continued run keeps its precision `begun_in`.
+def choose_hardware(config: TrainConfig, precision: str | None = None, ranks: Ranks = SINGLE_PROCESS) -> Hardware:
+    """The device and precision for `config`. `precision`: that of a continued run; None: as configured.
 
     Where bf16 is asked for and the GPU lacks it, it is fp16, and a warning is logged. Raises UserError without such
     a device.
     """
-    device, precision = choose_device(config, ranks), begun_in or config.precision
+    device, precision = choose_device(config, ranks), precision or config.precision
     if device.type != "cuda":
         return Hardware(device, "fp32" if precision == "auto" else precision, ranks=ranks)
     if ranks.world_size > 1:
@@ -107,7 +107,7 @@ _idle_streams = defaultdict[torch.device, list[torch.cuda.Stream]](list)
 def with_stream(hardware: Hardware) -> Hardware:
     """A copy with a CUDA stream of its own (on a GPU). Release it with `release_stream`.
 
-    Streams are used again: PyTorch hands out 32 per device in turn, whether they are in use or not.
+    Streams are used again, because PyTorch hands out the same 32 per device in turn, even while they are in use.
     """
     if hardware.device.type != "cuda":
         return hardware

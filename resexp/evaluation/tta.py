@@ -27,7 +27,7 @@ from resexp.data.imagenet.streaming import StreamingInput
 from resexp.data.input import InputPipeline, open_input
 from resexp.data.loader import normalise
 from resexp.device.concurrent import Task, run_to_completion
-from resexp.device.hardware import choose_hardware, limit_threads, tune_process
+from resexp.device.hardware import choose_hardware, restoring_threads, tune_process
 from resexp.errors import UserError
 from resexp.evaluation.evaluator import EVAL_BATCH
 from resexp.models import build_model
@@ -267,7 +267,7 @@ def errors_on_views(run: Run, mode: Mode) -> dict[str, Any]:
     checkpoint.load_into(model, checkpoint.last_weights(run)[1], run.folder)
     model.to(hardware.device)
     autocast = torch.autocast(hardware.device.type, hardware.dtype, enabled=hardware.precision != "fp32")
-    with limit_threads(last.threads), contextlib.closing(open_input(config, dataset, hardware)) as pipeline:
+    with restoring_threads(last.threads), contextlib.closing(open_input(config, dataset, hardware)) as pipeline:
         return run_to_completion(compare(config, dataset, pipeline, Classifier(model, pipeline.mean, autocast), mode))
 
 

@@ -16,7 +16,7 @@ import torch
 from resexp.config.study import load_run
 from resexp.data import open_dataset
 from resexp.device.concurrent import POLL_S, Task
-from resexp.device.hardware import choose_hardware, limit_threads
+from resexp.device.hardware import choose_hardware, restoring_threads
 from resexp.errors import DeviceFailedError, DeviceOutOfMemoryError, UserError
 from resexp.models.summary import summarise_net
 from resexp.runs.records import Status
@@ -41,8 +41,8 @@ RunEvent = tuple[Run, Status | Exception | None]
 class _Member:
     run: Run
     work: Task[Status]
-    alone: bool
-    """Whether it must run alone."""
+    is_retry: bool
+    """Whether it ran out of memory before, so that it runs alone."""
     steps: int = 0
     """Done here."""
 
@@ -91,7 +91,7 @@ class ConcurrentRuns:
     def __init__(self, runs: Sequence[Run], *, size: int | None, threads: int | None, stop: Callable[[], bool]) -> None:
         """`size`: runs at a time; None: as many as increase the throughput."""
         self._waiting, self._again, self._members = deque(runs), deque[Run](), list[_Member]()
-        self._size, self._stop = Concurrency(size), stop
+        self._concurrency, self._stop = Concurrency(size), stop
         self._threads = threads or torch.get_num_threads()  # a resumed run may set another number for itself
         self._events = list[RunEvent]()
         self.current: Run | None = None
@@ -101,7 +101,7 @@ class ConcurrentRuns:
 
     def turns(self) -> Iterator[list[RunEvent]]:
         """Train them all, or until asked to stop, turn by turn; yields what happened in each turn."""
-        with limit_threads(None):
+        with restoring_threads():
             while True:
                 while self._has_place():
                     self._begin()
@@ -111,7 +111,7 @@ class ConcurrentRuns:
                     return
                 if not self._turn():
                     time.sleep(POLL_S)
-                self._size.observe(
+                self._concurrency.observe(
                     [member.steps for member in self._members],
                     [_step_cost(member.run) for member in self._members],
                     time.monotonic(),
@@ -123,7 +123,7 @@ class ConcurrentRuns:
             return False
         if not self._members:
             return True
-        if not self._waiting or self._members[0].alone or len(self._members) >= self._size.size:
+        if not self._waiting or self._members[0].is_retry or len(self._members) >= self._concurrency.size:
             return False
         run = self._waiting[0]
         try:
@@ -136,11 +136,11 @@ class ConcurrentRuns:
         return fits
 
     def _begin(self) -> None:
-        alone = not self._waiting
-        run = (self._again if alone else self._waiting).popleft()
+        is_retry = not self._waiting
+        run = (self._again if is_retry else self._waiting).popleft()
         self._events.append((run, None))
         work = attempt(run, stop=self._stop, threads=self._threads)
-        self._members.append(_Member(run, work, alone))
+        self._members.append(_Member(run, work, is_retry))
 
     def _turn(self) -> int:
         """Let every member do a piece of its work; returns the steps done."""
@@ -168,9 +168,9 @@ class ConcurrentRuns:
 
     def _failed(self, member: _Member, error: Exception) -> None:
         if isinstance(error, DeviceOutOfMemoryError) and len(self._members) > 1:
-            self._size.shrink(len(self._members) - 1)
+            self._concurrency.shrink(len(self._members) - 1)
             self._again.append(member.run)
-            size = self._size.size
+            size = self._concurrency.size
             log.warning(f"{member.run.name}: out of memory; tried again alone, the others {size} at a time")
             return
         if isinstance(error, DeviceFailedError):

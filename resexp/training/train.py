@@ -19,8 +19,8 @@ from resexp.device.concurrent import Task, run_to_completion
 from resexp.device.hardware import (
     Hardware,
     choose_hardware,
-    limit_threads,
     release_stream,
+    restoring_threads,
     tune_process,
     use_threads,
     with_stream,
@@ -71,7 +71,7 @@ def train(
         ranks=ranks,
         allow_world_size_change=allow_world_size_change,
     )
-    with limit_threads(None):
+    with restoring_threads():
         return run_to_completion(work)
 
 

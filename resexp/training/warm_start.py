@@ -4,34 +4,31 @@ or from a file of weights of the same net.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
 from typing import Any
-
-from torch import Tensor
 
 from resexp.config import RunConfig
 from resexp.config.nets import Net, named
 from resexp.config.study import load_run
 from resexp.errors import UserError
 from resexp.models import ResNet, build_model, load_weights
-from resexp.probes import ProbeInput
-from resexp.probes.identity import compare, deepen, why_not
+from resexp.probes import ProbeInput, identity
 from resexp.runs import checkpoint, weights_file
 from resexp.runs.store import Run
 from resexp.utils.paths import expanded
 
 
-def check(start: Run, deep: RunConfig) -> RunConfig:
-    """The configuration of the run to start from. Raises UserError if a run like `deep` can't."""
-    if not start.config_path.exists():
-        raise UserError(f"{start.folder}: no run folder to start from (no config.yaml)")
-    config = load_run(start.config_path)
-    start.check_finished("starts another one")
-    if config.data.science() != deep.data.science():  # or it would be validated on images that it was trained on
-        raise UserError(f"{start.folder}: trained on other data; a run starts from one with the same data")
-    if reason := why_not(config.model, deep.model):
-        raise UserError(f"{start.folder}: {reason}; name another run or another depth")
-    return config
+def check_donor(donor: Run, config: RunConfig) -> RunConfig:
+    """The configuration of the run to start from. Raises UserError if a run like `config` can't."""
+    if not donor.config_path.exists():
+        raise UserError(f"{donor.folder}: no run folder to start from (no config.yaml)")
+    donor_config = load_run(donor.config_path)
+    donor.check_finished("starts another one")
+    if donor_config.data.science() != config.data.science():  # or it would be validated on images it was trained on
+        raise UserError(f"{donor.folder}: trained on other data; a run starts from one with the same data")
+    if reason := identity.why_not(donor_config.model, config.model):
+        raise UserError(f"{donor.folder}: {reason}; name another run or another depth")
+    return donor_config
 
 
 def check_start(config: RunConfig) -> None:
@@ -39,34 +36,32 @@ def check_start(config: RunConfig) -> None:
     if config.train.init_weights:
         _read_weights(config)
     elif config.train.init_from:
-        check(Run(expanded(config.train.init_from)), config)
+        check_donor(Run(expanded(config.train.init_from)), config)
 
 
-def warm_start(deep_config: RunConfig, subject: ProbeInput, classes: int) -> dict[str, Any] | None:
-    """Initialise the net so that it computes the same function as the finished run, or takes the file of weights.
+def warm_start(config: RunConfig, new: ProbeInput, classes: int) -> dict[str, Any] | None:
+    """Initialise the net so that it computes the same function as the donor, a finished run, or takes the file of
+    weights.
 
-    Returns how well a deeper net does, on all images that are trained on: see `probes.identity.compare`; None for a
-    file. Raises UserError if it can't be done.
+    Returns the record of `identity.compare` over all training images; None for a file. Raises UserError if it can't be
+    done.
     """
-    assert deep_config.train.init_from
-    if deep_config.train.init_weights:
-        file, path = _read_weights(deep_config)
-        load_weights(subject.model, file.weights, path)
+    if config.train.init_weights:
+        file, path = _read_weights(config)
+        load_weights(new.model, file.weights, path)
         return None
-    run = Run(expanded(deep_config.train.init_from))
-    config = check(run, deep_config)
-    _, weights = checkpoint.last_weights(run)
-    shallow, deep = build_model(config.model, classes), subject.model
-    checkpoint.load_into(shallow, weights, run.folder)
-    shallow.to(subject.images.device)
-    assert isinstance(shallow, ResNet)
-    assert isinstance(deep, ResNet)
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        return subject.split(len(subject.index))
-
-    deepen(shallow, deep, batches)
-    return {"probe": "identity", "step": 0, "from": str(run.folder), **compare(shallow, deep, batches)}
+    assert config.train.init_from
+    donor = Run(expanded(config.train.init_from))
+    donor_model = build_model(check_donor(donor, config).model, classes)
+    _, weights = checkpoint.last_weights(donor)
+    checkpoint.load_into(donor_model, weights, donor.folder)
+    donor_model.to(new.images.device)
+    assert isinstance(donor_model, ResNet)
+    assert isinstance(new.model, ResNet)
+    batches = functools.partial(new.split, len(new.index))
+    identity.deepen(donor_model, new.model, batches)
+    found = identity.compare(donor_model, new.model, batches)
+    return {"probe": "identity", "step": 0, "from": str(donor.folder), **found}
 
 
 def _read_weights(config: RunConfig) -> tuple[weights_file.WeightsFile, str]:
