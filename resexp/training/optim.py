@@ -26,48 +26,27 @@ NEVER = 2**62
 def learning_rate(
     config: TrainConfig, step: int, *, warming_up: bool, plateau_milestones: Sequence[int] | None = None
 ) -> float:
-    """The rate of update number `step`, counted from 0.
+    """The rate of update number `step`, counted from 0. `config` comes from `TrainConfig.for_depth`.
 
     Uses the milestones in `config`, or `plateau_milestones`, which the plateau schedule has set so far; see
-    `Schedule.observe_error`.
+    `Schedule.observe_error`. Raises UserError if a plug-in's factor on the rate is no finite number >= 0.
     """
     if warming_up and config.warmup_lr is not None:
         return config.warmup_lr
-    lr = _base_lr(config)
-    ramp = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    if lowers_at_milestones(config):
-        return (
-            ramp * lr * config.gamma ** sum(step >= milestone for milestone in plateau_milestones or config.milestones)
-        )
-    return ramp * lr * _smooth_factor(config, step)
-
-
-def _base_lr(config: TrainConfig) -> float:
-    """The learning rate of the study. `config` comes from `TrainConfig.for_depth`, so it is a number."""
     assert isinstance(config.lr, float)
-    return config.lr
-
-
-def lowers_at_milestones(config: TrainConfig) -> bool:
-    """Whether the rate is multiplied by gamma at milestones, given or found."""
-    return config.schedule in ("milestones", "plateau")
-
-
-def _smooth_factor(config: TrainConfig, step: int) -> float:
-    """The factor on the base rate at `step` (constant, cosine or plug-in). Raises UserError if a plug-in returns no
-    finite number >= 0."""
-    if config.schedule == "constant":
-        return 1.0
-    if config.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * step / config.steps))
-    assert isinstance(config.schedule, Custom)
-    plugin = find("schedule", config.schedule.name, config.schedule.source)
-    factor = plugin.make(step, config.steps, **dict(config.schedule.options))
-    if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
-        raise UserError(
-            f"{plugin.path}: schedule {plugin.name}: factor {factor!r} at step {step}; return a number >= 0"
-        )
-    return float(factor)
+    ramp = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if isinstance(config.schedule, Custom):
+        plugin = find("schedule", config.schedule.name, config.schedule.source)
+        factor = plugin.make(step, config.steps, **dict(config.schedule.options))
+        if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+            raise UserError(
+                f"{plugin.path}: schedule {plugin.name}: factor {factor!r} at step {step}; return a number >= 0"
+            )
+    elif config.schedule == "cosine":
+        factor = 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    else:  # a constant rate has no milestones
+        factor = config.gamma ** sum(step >= milestone for milestone in plateau_milestones or config.milestones)
+    return float(ramp * config.lr * factor)
 
 
 class Schedule:
@@ -75,21 +54,21 @@ class Schedule:
     device, and decides when the warm-up ends."""
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        assert isinstance(config.lr, float)
         self.config = config
         self.milestones = list(config.milestones)
         """Steps at which the rate is lowered; with `plateau`, those found so far."""
-        lr = _base_lr(config)
-        self.rate = torch.tensor(lr, device=device)
+        self.rate = torch.tensor(config.lr, device=device)
         """What the optimiser reads, a float32 scalar."""
-        places = config.max_lr_drops if config.schedule == "plateau" else len(self.milestones)
-        self._milestones = torch.full((places,), NEVER, dtype=torch.int64, device=device)
-        self._rates = torch.tensor([lr * config.gamma**drops for drops in range(places + 1)], device=device)
-        self._table = torch.empty(0, device=device)
-        """Rates of a smooth schedule, one per step."""
-        if not lowers_at_milestones(config):
+        drops = config.max_lr_drops if config.schedule == "plateau" else len(self.milestones)
+        self._milestones = torch.full((drops,), NEVER, dtype=torch.int64, device=device)
+        self._rates = torch.tensor([config.lr * config.gamma**number for number in range(drops + 1)], device=device)
+        self._table: Tensor | None = None
+        """The rate of every step; None where milestones lower it."""
+        if config.schedule not in ("milestones", "plateau"):
             rates = [learning_rate(config, step, warming_up=False) for step in range(config.steps)]
             self._table = torch.tensor(rates, device=device)
-        self._warmup_rate = torch.tensor(config.warmup_lr or lr, device=device)
+        self._warmup_rate = torch.tensor(config.warmup_lr or config.lr, device=device)
         self.warming_up = torch.tensor(config.warmup_lr is not None, device=device)
         self.moving_error = torch.tensor(1.0, device=device)
         """Moving average of the errors of the batches."""
@@ -105,13 +84,13 @@ class Schedule:
 
     def set_rate(self, step: Tensor) -> None:
         """Set the rate of update number `step`, an int64 tensor (1,)."""
-        if lowers_at_milestones(self.config):
+        if self._table is not None:
+            rate = self._table.index_select(0, step).squeeze()
+        else:
             reached = (self._milestones <= step).sum(dim=0, keepdim=True)
             rate = self._rates.index_select(0, reached).squeeze()
             if self.config.warmup_steps:
                 rate = rate * ((step + 1) / self.config.warmup_steps).clamp(max=1).squeeze()
-        else:
-            rate = self._table.index_select(0, step).squeeze()
         if self.config.warmup_lr is not None:
             rate = torch.where(self.warming_up, self._warmup_rate, rate)
         self.rate.copy_(rate)
