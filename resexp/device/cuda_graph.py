@@ -27,28 +27,24 @@ class CudaGraphed:
 
     def __init__(self, function: Callable[[], None], hardware: Hardware) -> None:
         self._function, self._stream = function, hardware.stream
-        self._calls = 0 if hardware.graphs else None
+        self._calls = 0
+        self.settled = not hardware.graphs
+        """Whether all further calls are alike: no kernels to choose, nothing to capture."""
         self._graph: torch.cuda.CUDAGraph | None = None
         self._failed: torch.cuda.CUDAGraph | None = None  # torch 2.11's allocator keeps a pointer to it
 
-    @property
-    def settled(self) -> bool:
-        """Whether all further calls are alike: no kernels to choose, nothing to capture."""
-        return self._calls is None
-
     def __call__(self) -> None:
         """Run or replay the function once."""
-        if self._calls == CALLS_BEFORE_CAPTURE:
+        if not self.settled and self._calls == CALLS_BEFORE_CAPTURE:
             self._capture()
         if self._graph is not None:
             self._graph.replay()
-            return
-        self._function()
-        if self._calls is not None:
+        else:
+            self._function()
             self._calls += 1
 
     def _capture(self) -> None:
-        self._calls = None
+        self.settled = True
         graph = torch.cuda.CUDAGraph()
         gc.collect()
         gc.disable()  # the graph of another run must not be destroyed while this one is captured

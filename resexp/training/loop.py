@@ -219,8 +219,8 @@ class TrainingLoop:
         trainer = self.trainer
         for name in self.probes.get(trainer.step, []):
             if not PROBES[name].why_not(self.config.model) and not self.run.probe_path(name, trainer.step).exists():
-                found = PROBES[name].take(snapshot(trainer))
-                yield from run_probe(self.run, name, trainer.step, found, self.stop)
+                probing = PROBES[name].take(snapshot(trainer))
+                yield from run_probe(self.run, name, trainer.step, probing, self.stop)
 
     def _test(self) -> Task[None]:
         """Evaluate on the test set, once: the final weights and, with a validation set, the best ones."""
@@ -250,8 +250,8 @@ class TrainingLoop:
         for name in self.config.probes.tta:
             if not self.run.probe_path(name, trainer.step).exists():
                 mode = usual(self.config, name, self.dataset.size)
-                found = compare(self.config, self.dataset, trainer.pipeline, classifier, mode)
-                yield from run_probe(self.run, name, trainer.step, found, self.stop)
+                probing = compare(self.config, self.dataset, trainer.pipeline, classifier, mode)
+                yield from run_probe(self.run, name, trainer.step, probing, self.stop)
 
     # -- what is written, by rank 0 -------------------------------------------------------------------------------
 

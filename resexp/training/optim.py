@@ -115,7 +115,7 @@ class Schedule:
         """What a continuation needs."""
         return {
             "warming_up": bool(self.warming_up),
-            "running_error": self.moving_error.item(),
+            "running_error": self.moving_error.item(),  # an earlier name; not what records.running_error computes
             "milestones": self.milestones,
             "least_error": self._least,
             "stale": self._stale,
@@ -137,6 +137,7 @@ class Schedule:
 
 
 MUON_MOMENTUM = 0.95
+"""Momentum of convolutions; all else has that of the study."""
 MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic that brings all singular values near 1."""
 MUON_ITERATIONS = 5
@@ -162,9 +163,9 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Orthogonalised momentum for convolutions, as matrices (out, in * k * k); SGD with Nesterov momentum for all else.
 
-    After Jordan et al. 2024, "Muon: An optimizer for hidden layers". Weight decay is decoupled for convolutions. The
-    rate of a matrix (m, n) is multiplied by sqrt(max(1, m / n)). The step reads nothing on the host, so it can be
-    captured as a CUDA graph.
+    After Jordan et al. 2024, "Muon: An optimizer for hidden layers"; torch.optim.Muon takes matrices only. Weight decay
+    is decoupled for convolutions. The rate of a matrix (m, n) is multiplied by sqrt(max(1, m / n)). `make_optimizer`
+    makes the buffers. The step reads nothing on the host, so it can be captured as a CUDA graph.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: Tensor, momentum: float, weight_decay: float) -> None:
