@@ -294,7 +294,7 @@ class TrainingLoop:
             self.run.write_status(self.status)
             self.on_status(self.status)
 
-    def _finish(self, state: State, message: str = "", step: int | None = None) -> None:
+    def _finish(self, state: State, message: str, step: int | None = None) -> None:
         self.close_attempt(state)
         self.status.state, self.status.message = state, message
         self._publish(step)

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 
 import resexp
-from resexp.config import RunConfig
 from resexp.config.study import load_run
-from resexp.data import Dataset, ImageNet, open_dataset
+from resexp.data import open_dataset
 from resexp.data.input import open_input
 from resexp.device.concurrent import Task, run_to_completion
 from resexp.device.hardware import Hardware, choose_device, tune_process
@@ -77,19 +76,15 @@ def probe(run: Run, name: str, *, initial: bool = False, stop: Callable[[], bool
     torch.manual_seed(config.seed)
     dataset = open_dataset(config.data)
     run.check_data(dataset.fingerprint)
-    subject, step = _untrained(config, dataset), 0
-    if not initial:
-        step, weights = checkpoint.last_weights(run)
-        checkpoint.load_into(subject.model, weights, run.folder)
-    elif config.train.init_from:
-        warm_start(config, subject, len(dataset.classes))
-    run_to_completion(run_probe(run, name, step, PROBES[name].take(subject), stop))
-    return step
-
-
-def _untrained(config: RunConfig, dataset: Dataset | ImageNet) -> ProbeInput:
     hardware, model = Hardware(choose_device(config.train), "fp32"), build_model(config.model, len(dataset.classes))
     with contextlib.closing(open_input(config, dataset, hardware)) as pipeline:
         images, labels, index = pipeline.sample()
     model = model.to(memory_format=torch.channels_last).to(hardware.device)
-    return ProbeInput(config.model, model, images, labels, pipeline.mean, index)
+    of, step = ProbeInput(config.model, model, images, labels, pipeline.mean, index), 0
+    if not initial:
+        step, weights = checkpoint.last_weights(run)
+        checkpoint.load_into(model, weights, run.folder)
+    elif config.train.init_from:
+        warm_start(config, of, len(dataset.classes))
+    run_to_completion(run_probe(run, name, step, PROBES[name].take(of), stop))
+    return step
