@@ -209,6 +209,7 @@ class TrainingLoop:
             self._append("bn", bn)
         self._append("eval", record)
         if trainer.step < self.config.train.steps and trainer.schedule.observe_error(error):
+            assert trainer.recorded_to == trainer.step  # or rates before the milestone would be read as lower
             trainer.schedule.add_milestone(trainer.step)
             self._append("milestone", {"step": trainer.step})
         progress.evaluated = trainer.step

@@ -169,7 +169,7 @@ class Trainer:
 
     def read(self) -> list[StepRecord]:
         """Return the records of the steps since the last call, in one transfer. Call it before
-        `Schedule.add_milestone`, since rates are recomputed here."""
+        `Schedule.add_milestone`: rates are recomputed here."""
         steps = range(self.recorded_to, self.step)
         self.recorded_to = self.step
         columns = self._records.cpu()[:, [step % RECORDED_STEPS for step in steps]].T.tolist()
