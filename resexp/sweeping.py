@@ -190,7 +190,7 @@ def train_all(
             follower.update(running)
 
     with display.sweep(todo, outcome.skipped), closing(follower) if follower else nullcontext():
-        loop = SweepLoop(executor, config, fail_fast=fail_fast, stop=stop, tick=tick, ended=ended)
+        loop = SweepLoop(executor, config, fail_fast=fail_fast, stop=stop, tick=tick, on_ended=ended)
         outcome.left_to_executor = loop.train(todo, wait=wait)
     outcome.not_started = len(todo) - trained - outcome.left_to_executor
     return outcome

@@ -31,13 +31,13 @@ from tests.test_training import after, assert_same
 
 
 class Given(Local):
-    """The engine of this machine, with jobs planned by the test."""
+    """The engine of this machine, with jobs made by the test."""
 
     def __init__(self, jobs: list[Job], capacity: int) -> None:
         super().__init__(ExecutorConfig(), set())
         self.jobs, self.capacity = jobs, capacity
 
-    def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
+    def make_jobs(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
         return list(self.jobs), self.capacity
 
 
@@ -52,7 +52,7 @@ class Sweep:
         self.killed: set[int] = set()
         with logged_to(self.said.append):
             SweepLoop(
-                Given(jobs, capacity), ExecutorConfig(**config), stop=Stop(), tick=self._tick, ended=self._ended
+                Given(jobs, capacity), ExecutorConfig(**config), stop=Stop(), tick=self._tick, on_ended=self._ended
             ).train([])
 
     def _ended(self, run: Run, said: str) -> bool:
@@ -73,7 +73,7 @@ class Sweep:
 
 def test_one_process_trains_a_queue_of_runs_side_by_side(tmp_path: Path) -> None:
     runs = make(tmp_path / "packed")
-    sweep = Sweep([Job(tuple(runs), 1, 1, None, pack=2)])
+    sweep = Sweep([Job(tuple(runs), 1, 1, None, concurrent_runs=2)])
     assert sweep.ended == {run.name: "" for run in runs}
     manifests = [run.manifest() for run in runs]
     assert all(manifest is not None and manifest.attempts[0].state == "finished" for manifest in manifests)
@@ -86,7 +86,7 @@ LONG = {"train": {"steps": 300, "log_every": 1, "eval_every": 300, "milestones":
 
 def test_a_run_whose_process_was_killed_is_tried_again(tmp_path: Path) -> None:
     runs = make(tmp_path / "killed", **LONG)
-    sweep = Sweep([Job(tuple(runs), 1, 1, None, pack=2)], kills=2)
+    sweep = Sweep([Job(tuple(runs), 1, 1, None, concurrent_runs=2)], kills=2)
     assert sweep.ended == {run.name: "" for run in runs}
     assert len([line for line in sweep.said if "killed by signal 9; tried again (1 of 2)" in line]) == 2
     assert len([line for line in sweep.said if "killed by signal 9; tried again (2 of 2)" in line]) == 2
@@ -96,7 +96,7 @@ def test_a_run_whose_process_was_killed_is_tried_again(tmp_path: Path) -> None:
 
 def test_a_run_whose_processes_are_killed_again_and_again_is_given_up(tmp_path: Path) -> None:
     runs = make(tmp_path, **LONG)
-    sweep = Sweep([Job(tuple(runs), 1, 1, None, pack=2)], kills=1, retries=0)
+    sweep = Sweep([Job(tuple(runs), 1, 1, None, concurrent_runs=2)], kills=1, retries=0)
     words = "its process was killed by signal 9"
     assert sweep.ended == {runs[0].name: words, runs[1].name: words, runs[2].name: ""}
     assert [run.status().state for run in runs] == ["interrupted", "interrupted", "finished"]

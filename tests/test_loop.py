@@ -32,14 +32,11 @@ class Scripted:
     stopped: bool = False
     killed: bool = False
 
-    def poll(self) -> End | None:
+    def poll(self) -> tuple[list[Event], End | None]:
         if self.end is None:
             self.script.pop(0)(self) if self.script else run_to_completion(self)
-        return self.end
-
-    def events(self) -> list[Event]:
         events, self.pending = self.pending, []
-        return events
+        return events, self.end
 
     def stop(self) -> None:
         self.stopped = True
@@ -51,7 +48,7 @@ class Scripted:
 
 
 def begin(handle: Scripted) -> None:
-    handle.pending += [Event("began", run) for run in handle.job.runs[:1]]
+    handle.pending += [Event("run_began")]
 
 
 def crash(handle: Scripted) -> None:
@@ -63,7 +60,7 @@ def give_up(handle: Scripted) -> None:
 
 
 def lose(handle: Scripted) -> None:
-    handle.pending += [Event("lost", handle.job.runs[0], "the GPU failed")]
+    handle.pending += [Event("device_failed", 0, "the GPU failed")]
 
 
 def work(handle: Scripted) -> None:
@@ -75,9 +72,9 @@ def leave(handle: Scripted) -> None:
 
 
 def run_to_completion(handle: Scripted) -> None:
-    for run in handle.job.runs:
+    for index, run in enumerate(handle.job.runs):
         run.write_status(Status(state="finished"))
-        handle.pending += [Event("ended", run)]
+        handle.pending += [Event("run_ended", index)]
     handle.end = End()
 
 
@@ -90,11 +87,11 @@ class Machine:
         self.found = list[Handle]()
         self.most = 0
 
-    def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
+    def make_jobs(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
         runs = [run for run, _ in todo]
         return [Job(tuple(runs[i : i + self.size])) for i in range(0, len(runs), self.size)], self.room
 
-    def find(self, runs: Sequence[Run]) -> list[Handle]:
+    def find_jobs(self, runs: Sequence[Run]) -> list[Handle]:
         return self.found
 
     def start(self, jobs: Sequence[Job]) -> list[Handle]:
@@ -120,7 +117,7 @@ class Sweep:
             fail_fast=fail_fast,
             stop=stop or Stop(),
             tick=lambda running: None,
-            ended=self._ended,
+            on_ended=self._ended,
         )
         with logged_to(self.said.append):
             self.left = loop.train([(run, 1.0) for run in self.runs], wait=wait)
@@ -214,15 +211,15 @@ def test_a_silent_job_is_killed_and_its_run_tried_again(tmp_path: Path) -> None:
     assert "no sign of life for 0 s; its job is killed" in sweep.said[0]
 
 
-def here(handle: Scripted) -> None:
-    handle.pending += [Event("here", handle.job.runs[0])]
+def report_start(handle: Scripted) -> None:
+    handle.pending += [Event("started")]
 
 
 def end_run(handle: Scripted) -> None:
-    handle.pending += [Event("ended", handle.job.runs[0])]
+    handle.pending += [Event("run_ended")]
 
 
-@pytest.mark.parametrize("script", [[here], [here, begin, end_run]])
+@pytest.mark.parametrize("script", [[report_start], [report_start, begin, end_run]])
 def test_a_job_that_hangs_outside_its_runs_is_killed(tmp_path: Path, script: Script) -> None:
     machine = Machine({"a": [[*script, *[work] * 10**6], []]})
     sweep = Sweep(machine, tmp_path, "a", heartbeat_timeout=0.05)

@@ -214,7 +214,7 @@ def test_a_node_that_does_not_see_the_results_is_named(write_study: Write, netwo
 def test_a_cluster_that_can_not_be_reached_is_one_line(tmp_path: Path, address: str, words: str) -> None:
     config = ExecutorConfig.model_validate({"name": "ray", "ray": {"address": address}})
     with pytest.raises(UserError, match=f"^{re.escape(f'executor.ray.address: {words}')}$"):
-        make_executor(config, set()).plan([(Run(tmp_path / "seed0"), 1.0)])
+        make_executor(config, set()).make_jobs([(Run(tmp_path / "seed0"), 1.0)])
 
 
 def test_without_ray_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resexp.config.study import load
-from resexp.executors.schedule import SLACK, SPEEDUP, Job, _makespan, in_chunks, on_cores, on_gpus, plan, share
+from resexp.executors.schedule import SLACK, SPEEDUP, Job, _makespan, in_chunks, on_cores, on_gpus, priorities, share
 from resexp.runs.store import Run
 
 RUNS = [Run(Path(f"net-{i}/seed0")) for i in range(9)]
@@ -51,7 +51,7 @@ def test_sharing_never_makes_a_sweep_longer(runs: list[tuple[float, int]], cores
 def test_seed_by_seed_a_sweep_is_at_most_a_tenth_longer(runs: list[tuple[float, int]], cores: int, wide: bool) -> None:
     """Than with the costliest run first."""
     costs, seeds, first = [cost for cost, _ in runs], [seed for _, seed in runs], [0] * len(runs)
-    turns, threads = plan(costs, seeds, cores, wide=wide)
+    turns, threads = priorities(costs, seeds, cores, wide=wide)
     costliest = share(costs, first, cores) if wide else [1] * len(runs)
     longest = SLACK * _makespan(costs, first, costliest, cores)[0]
     assert _makespan(costs, turns, threads, cores)[0] <= longest
@@ -103,7 +103,7 @@ def test_a_run_that_has_no_step_left_gets_a_process() -> None:
 def test_on_cores_the_longest_run_comes_first() -> None:
     jobs = on_cores(todo(8, 20, 12), 2, None)
     assert [job.runs[0] for job in jobs] == [RUNS[1], RUNS[2], RUNS[0]]
-    assert {(job.cores, job.threads) for job in jobs} == {(1, 1)}
+    assert {(job.slots, job.threads) for job in jobs} == {(1, 1)}
 
 
 def test_runs_of_less_than_a_hundredth_of_a_cores_work_share_a_process() -> None:
@@ -118,7 +118,7 @@ def test_runs_of_less_than_a_hundredth_of_a_cores_work_share_a_process() -> None
 
 def test_so_many_at_a_time_share_the_cores_evenly() -> None:
     jobs = on_cores(todo(8, 20, 14), 8, 2)
-    assert [(job.runs[0], job.cores, job.threads) for job in jobs] == [(RUNS[i], 1, 4) for i in (1, 2, 0)]
+    assert [(job.runs[0], job.slots, job.threads) for job in jobs] == [(RUNS[i], 1, 4) for i in (1, 2, 0)]
 
 
 def test_gpus_get_queues_of_about_the_same_cost() -> None:

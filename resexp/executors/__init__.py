@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from resexp.config import ExecutorConfig
 from resexp.executors.base import Executor
-from resexp.executors.debug import Debug
-from resexp.executors.local import Local
+from resexp.executors.local import Debug, Local
 from resexp.executors.loop import SweepLoop
 from resexp.executors.slurm import Slurm
 

@@ -1,9 +1,10 @@
-"""What an executor must be able to do: plan jobs, start them, and report how each goes."""
+"""What an executor must be able to do: make jobs of runs, start them, and report how each goes."""
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -15,27 +16,25 @@ class Job:
     """Runs that one worker process or cluster job trains, in this order."""
 
     runs: tuple[Run, ...]
-    cores: int = 1
-    """Slots that it takes: CPU cores of this machine, otherwise 1."""
+    slots: int = 1
+    """Slots that it occupies: CPU cores for processes on this machine's CPU, otherwise 1."""
     threads: int | None = None
     """CPU threads of a new run; None: PyTorch's default."""
     gpu: str | None = None
     """A device as CUDA_VISIBLE_DEVICES names it; None: all visible ones."""
-    pack: int | None = 1
-    """Runs trained concurrently in the process; None: as many as increase the throughput."""
-
-
-Kind = Literal["here", "log", "began", "ended", "lost"]
-"""Kinds of events. `here`: the job has started. `lost`: the machine failed."""
+    concurrent_runs: int | None = 1
+    """Runs trained at a time in the process; None: as many as increase the throughput."""
 
 
 class Event(NamedTuple):
-    """What happened to a run of a job."""
+    """What happened in a job; the worker sends it to the process of the sweep."""
 
-    kind: Kind
-    run: Run
+    kind: Literal["started", "log", "run_began", "run_ended", "device_failed"]
+    """`started`: the job is at work. `device_failed`: its run ended because the device is gone."""
+    run_index: int = 0
+    """Place of the run in the job."""
     text: str = ""
-    """The message; for a run that ended unfinished, what went wrong."""
+    """The line of the log; for a run that ended unfinished, what went wrong."""
 
 
 class End(NamedTuple):
@@ -53,12 +52,8 @@ class Handle(ABC):
     job: Job
 
     @abstractmethod
-    def poll(self) -> End | None:
-        """How it ended; None while it is queued or at work."""
-
-    @abstractmethod
-    def events(self) -> list[Event]:
-        """Events since the last call."""
+    def poll(self) -> tuple[list[Event], End | None]:
+        """Returns the events since the last call; and how the job ended, after all its events, or None before that."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -76,10 +71,10 @@ class Executor(ABC):
     """Whether jobs outlive the sweep that started them."""
 
     @abstractmethod
-    def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
+    def make_jobs(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
         """Returns the jobs in order of starting, and the number of slots. `todo`: runs with their remaining cost."""
 
-    def find(self, runs: Sequence[Run]) -> list[Handle]:
+    def find_jobs(self, runs: Sequence[Run]) -> list[Handle]:
         """Jobs of an earlier sweep that are queued or running and train some of these runs."""
         return []
 
@@ -90,3 +85,13 @@ class Executor(ABC):
     @abstractmethod
     def wait(self, handles: Sequence[Handle]) -> None:
         """Wait a moment, less if one of them has events."""
+
+
+def wait_for_release(runs: Sequence[Run], seconds: float, stop: Callable[[], bool] = lambda: False) -> None:
+    """Wait until no other attempt holds one of these runs, but no longer than that.
+
+    The workers of a killed sweep end by themselves after their step.
+    """
+    deadline = time.monotonic() + seconds
+    while any(run.is_held() for run in runs) and not stop() and time.monotonic() < deadline:
+        time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Runs jobs in processes of this machine: one process per run on CPUs, one process per GPU otherwise."""
+"""Runs jobs on this machine: one process per run on CPUs, one process per GPU otherwise; or this process, for pdb."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Sequence
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK_S = 0.5
+"""Seconds until the display is updated, without an event before."""
 _SERVER_DIED = 255
 """Exit code that multiprocessing reports when the fork server has died."""
 
@@ -54,21 +56,21 @@ class Local(Executor):
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["resexp.executors.worker", "resexp.cli", "torch._dynamo"])
         mark_sockets()
-        with starting():  # the server must survive Ctrl-C; workers unblock signals once they can save their run
+        with starting():  # signals blocked: the server must survive Ctrl-C; workers unblock them once they can save
             forkserver.ensure_running()
 
-    def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
+    def make_jobs(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
         """Returns the jobs, and how many slots may be in use at a time: cores on a CPU; processes on GPUs or with
         `executor.jobs`."""
-        jobs, pack = self._config.jobs, self._config.runs_per_gpu
+        jobs = self._config.jobs
         if self._on_cpu:
             return schedule.on_cores(todo, cores(), jobs), jobs or cores()
-        # A device that was named is not shared out, and only CUDA has a stream for every run.
-        named = any(device.index is not None or device.type == "mps" for device in self._devices)
-        gpus = [None] if named else visible_gpus()
+        # With a device index (cuda:1), or on MPS, all processes use that device. MPS has no streams: one run at a time.
+        on_mps = any(device.type == "mps" for device in self._devices)
+        one_device = on_mps or any(device.index is not None for device in self._devices)
+        gpus = [None] if one_device else visible_gpus()
         processes = jobs or len(gpus)
-        pack = 1 if any(device.type == "mps" for device in self._devices) else pack
-        return schedule.on_gpus(todo, gpus, processes, pack), processes
+        return schedule.on_gpus(todo, gpus, processes, 1 if on_mps else self._config.runs_per_gpu), processes
 
     def start(self, jobs: Sequence[Job]) -> list[Handle]:
         """A process for each. The first ones wait for the server, which imports torch."""
@@ -99,25 +101,20 @@ class _Worker(Handle):
             self.process.start()
         sender.close()
 
-    def poll(self) -> End | None:
-        """How the process ended."""
-        code = self.process.exitcode
-        if code is None:
-            return None
-        if code == _SERVER_DIED:
-            self.kill()
-            return End("the server that it was forked from died", retry=True)
-        return End(f"its process was killed by signal {-code}", retry=True) if code < 0 else End()
-
-    def events(self) -> list[Event]:
+    def poll(self) -> tuple[list[Event], End | None]:
+        code = self.process.exitcode  # before the events: then none of them can be missed
         events = list[Event]()
         try:
             while not self.receiver.closed and self.receiver.poll():
-                kind, number, text = self.receiver.recv()
-                events.append(Event(kind, self.job.runs[number], text))
+                events.append(self.receiver.recv())
         except EOFError:  # the worker has ended; all its events were read
             self.receiver.close()
-        return events
+        if code is None:
+            return events, None
+        if code == _SERVER_DIED:
+            self.kill()
+            return events, End("the server that it was forked from died", retry=True)
+        return events, End(f"its process was killed by signal {-code}", retry=True) if code < 0 else End()
 
     def stop(self) -> None:
         self._signal(signal.SIGTERM)
@@ -129,3 +126,43 @@ class _Worker(Handle):
         if self.process.pid is not None and self.process.exitcode in (None, _SERVER_DIED):
             with contextlib.suppress(ProcessLookupError):  # it ended a moment ago
                 os.kill(self.process.pid, number)
+
+
+class Debug(Executor):
+    """Trains in the process of the sweep, one run after the other: breakpoints and prints work."""
+
+    def make_jobs(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
+        """One job per run, in the order of the study; one at a time."""
+        return [Job((run,)) for run, _ in todo], 1
+
+    def start(self, jobs: Sequence[Job]) -> list[Handle]:
+        """Prepare each job; `_InThisProcess.poll` trains it."""
+        return [_InThisProcess(job) for job in jobs]
+
+    def wait(self, handles: Sequence[Handle]) -> None:
+        """Does nothing: jobs run in `_InThisProcess.poll`."""
+
+
+class _InThisProcess(Handle):
+    """A job in this process."""
+
+    def __init__(self, job: Job) -> None:
+        from resexp.training.concurrent_runs import ConcurrentRuns
+
+        self.job, self._stop = job, False
+        self._turns = ConcurrentRuns(job.runs, size=1, threads=None, stop=lambda: self._stop).turns()
+
+    def poll(self) -> tuple[list[Event], End | None]:
+        """Train for a moment."""
+        until, events = time.monotonic() + TICK_S, list[Event]()
+        while time.monotonic() < until:
+            if (turn := next(self._turns, None)) is None:
+                return events, End()
+            for _, outcome in turn:
+                text = f"{outcome}" if isinstance(outcome, Exception) else ""
+                events.append(Event("run_began" if outcome is None else "run_ended", text=text))
+        return events, None
+
+    def stop(self) -> None:
+        """Ask the run to save and end. It does so after its current step, which a debugger may delay."""
+        self._stop = True

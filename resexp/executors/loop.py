@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from resexp.config import ExecutorConfig
 from resexp.errors import UserError
@@ -19,14 +18,14 @@ from resexp.utils.interrupts import Stop
 log = logging.getLogger(__name__)
 
 
-class _Active:
-    """A job that was started: its runs that wait, and its runs at work."""
+class _StartedJob:
+    """A started job, with its waiting and its running runs."""
 
     def __init__(self, handle: Handle) -> None:
-        self.handle, self.waiting = handle, list(handle.job.runs)
-        self.running: dict[Path, tuple[Run, float, float]] = {}
-        """By folder: the run, its last heartbeat by the file system's clock, and when we noticed it by ours."""
-        self.began = False
+        self.handle, self.job, self.waiting = handle, handle.job, list(handle.job.runs)
+        self.running: dict[Run, tuple[float, float]] = {}
+        """Each run's last heartbeat by the file system's clock, and when we noticed it by ours."""
+        self.began_runs = False
         self.last_event: float | None = None
         """When its last event came; None before it is at work."""
 
@@ -42,15 +41,16 @@ class SweepLoop:
         fail_fast: bool = False,
         stop: Stop,
         tick: Callable[[list[Run]], None],
-        ended: Callable[[Run, str], bool],
+        on_ended: Callable[[Run, str], bool],
     ) -> None:
-        """`tick` is called periodically with the running runs, `ended(run, error)` for each run that ended; it returns
-        whether the run is finished. On `stop`, or when a run did not finish under `fail_fast`, the others save and end.
+        """`tick` is called periodically with the running runs, `on_ended(run, error)` for each run that ended; it
+        returns whether the run is finished. On `stop`, or when a run did not finish under `fail_fast`, the others save
+        and end.
         """
         self._executor, self._config, self._fail_fast, self._stop = executor, config, fail_fast, stop
-        self._tick, self._ended = tick, ended
-        self._queue, self._active = list[Job](), list[_Active]()
-        self._tries = Counter[Path]()
+        self._tick, self._on_ended = tick, on_ended
+        self._queue, self._started = list[Job](), list[_StartedJob]()
+        self._retries = Counter[Run]()
         self._failed = self._stopping = False
 
     def train(self, todo: Sequence[tuple[Run, float]], *, wait: bool = True) -> int:
@@ -58,115 +58,114 @@ class SweepLoop:
 
         Returns the number of runs that are still queued or running on the cluster.
         """
-        self._active = [_Active(handle) for handle in self._executor.find([run for run, _ in todo])]
-        found = {run.folder for job in self._active for run in job.waiting}
+        self._started = [_StartedJob(handle) for handle in self._executor.find_jobs([run for run, _ in todo])]
+        found = {run.folder for started in self._started for run in started.waiting}
         left = [(run, cost * (1 - run.status().share)) for run, cost in todo if run.folder not in found]
-        self._queue, capacity = self._executor.plan(left)
+        self._queue, slots = self._executor.make_jobs(left)
         try:
-            while self._queue or self._active:
+            while self._queue or self._started:
                 if (self._stop() or (self._failed and self._fail_fast)) and not self._stopping:
                     self._stop_all()
-                self._start(capacity)
+                self._start(slots - sum(started.job.slots for started in self._started))
                 if self._executor.outlives and (self._stop() or not wait):
                     break
-                self._executor.wait([job.handle for job in self._active])
-                for job in list(self._active):
-                    self._poll_job(job)
-                self._tick([run for job in self._active for run, _, _ in job.running.values()])
+                self._executor.wait([started.handle for started in self._started])
+                for started in list(self._started):
+                    self._poll_job(started)
+                self._tick([run for started in self._started for run in started.running])
         except BaseException as error:
             if not self._executor.outlives:
-                for job in self._active:  # after a second Ctrl-C nothing is waited for
-                    (job.handle.kill if isinstance(error, KeyboardInterrupt) else job.handle.stop)()
+                for started in self._started:  # after a second Ctrl-C nothing is waited for
+                    (started.handle.kill if isinstance(error, KeyboardInterrupt) else started.handle.stop)()
             raise
-        return sum(len(job.waiting) + len(job.running) for job in self._active)
+        return sum(len(started.waiting) + len(started.running) for started in self._started)
 
     def _stop_all(self) -> None:
         self._stopping = True
         self._queue.clear()
         if not (self._executor.outlives and self._stop()):
-            for job in self._active:
-                job.handle.stop()
+            for started in self._started:
+                started.handle.stop()
 
-    def _start(self, capacity: int) -> None:
-        room, starting = capacity - sum(job.handle.job.cores for job in self._active), list[Job]()
-        while self._queue and self._queue[0].cores <= room:
+    def _start(self, room: int) -> None:
+        """Start the next jobs, as many as find `room` in free slots."""
+        starting = list[Job]()
+        while self._queue and self._queue[0].slots <= room:
             starting.append(self._queue.pop(0))
-            room -= starting[-1].cores
+            room -= starting[-1].slots
         if starting:
             try:
-                self._active += map(_Active, self._executor.start(starting))
+                self._started += map(_StartedJob, self._executor.start(starting))
             except UserError as error:
-                if not self._active:
+                if not self._started:
                     raise
                 self._queue[:0] = starting  # running jobs must still be followed
                 log.warning(f"{error}; asked again")
 
-    def _poll_job(self, job: _Active) -> None:
-        end = job.handle.poll()  # before the events: then none of them can be missed
-        for event in job.handle.events():
-            self._on_event(job, event)
+    def _poll_job(self, started: _StartedJob) -> None:
+        events, end = started.handle.poll()
+        for event in events:
+            self._on_event(started, event)
         if end is None:
-            self._check_heartbeats(job)
+            self._check_heartbeats(started)
             return
-        self._active.remove(job)
-        at_work = [run for run, _, _ in job.running.values()]
-        blamed = at_work if job.began or self._stopping else job.waiting
-        untouched = job.waiting if job.began else []
-        again = []
-        for run in blamed:
-            if self._claim_retry(run, end):
-                again.append(run)
-            else:
-                self._over(run, end.error)
-        if (left := (*again, *untouched)) and not self._stopping:
-            self._queue.insert(0, replace(job.handle.job, runs=left))
+        self._started.remove(started)
+        if started.began_runs or self._stopping:
+            again = self._end_or_retry(started.running, end) + started.waiting
+        else:
+            again = self._end_or_retry(started.waiting, end)
+        if not self._stopping:
+            self._enqueue_first(started.job, again)
 
-    def _on_event(self, job: _Active, event: Event) -> None:
-        run, job.last_event = event.run, time.monotonic()
+    def _on_event(self, started: _StartedJob, event: Event) -> None:
+        run, started.last_event = started.job.runs[event.run_index], time.monotonic()
         if event.kind == "log":
             log.info(event.text)
-        if event.kind in ("here", "log"):
+        if event.kind in ("started", "log"):
             return
-        job.began = True
-        if run in job.waiting:  # not there if the worker trains it again alone, after it ran out of memory
-            job.waiting.remove(run)
-        if event.kind == "began":
-            job.running[run.folder] = (run, 0.0, job.last_event)
+        started.began_runs = True
+        if run in started.waiting:  # not there if the worker trains it again alone, after it ran out of memory
+            started.waiting.remove(run)
+        if event.kind == "run_began":
+            started.running[run] = (0.0, started.last_event)
             return
-        job.running.pop(run.folder, None)
-        if event.kind == "lost" and self._claim_retry(run, End(event.text, retry=True)):
-            self._queue.insert(0, replace(job.handle.job, runs=(run,)))
-        else:
-            self._over(run, event.text)
+        started.running.pop(run, None)
+        self._enqueue_first(started.job, self._end_or_retry([run], End(event.text, event.kind == "device_failed")))
 
-    def _over(self, run: Run, error: str) -> None:
-        self._failed = not self._ended(run, error) or self._failed
+    def _end_or_retry(self, runs: Iterable[Run], end: End) -> list[Run]:
+        """Returns the runs that get another try, after counting and logging it; the others have ended."""
+        again = []
+        for run in runs:
+            if end.retry and not self._stopping and self._retries[run] < self._config.retries:
+                self._retries[run] += 1
+                number = f"{self._retries[run]} of {self._config.retries}"
+                log.warning(f"{run.name}, at step {run.status().step}: {end.error}; tried again ({number})")
+                again.append(run)
+            elif not self._on_ended(run, end.error):
+                self._failed = True
+        return again
 
-    def _claim_retry(self, run: Run, end: End) -> bool:
-        """Count and log another try of the run, if it gets one. Returns whether it does."""
-        if not end.retry or self._stopping or self._tries[run.folder] == self._config.retries:
-            return False
-        self._tries[run.folder] += 1
-        number = f"{self._tries[run.folder]} of {self._config.retries}"
-        log.warning(f"{run.name}, at step {run.status().step}: {end.error}; tried again ({number})")
-        return True
+    def _enqueue_first(self, job: Job, runs: Sequence[Run]) -> None:
+        """Put these runs of a job in front of the queue, if there are any."""
+        if runs:
+            self._queue.insert(0, replace(job, runs=tuple(runs)))
 
-    def _check_heartbeats(self, job: _Active) -> None:
-        """Kill a job one of whose runs has been silent for too long."""
-        now = time.monotonic()
+    def _check_heartbeats(self, started: _StartedJob) -> None:
+        """Kill a job that hangs, or one of whose runs has been silent for too long."""
+        now, timeout = time.monotonic(), self._config.heartbeat_timeout
         if self._executor.outlives:
             return  # its own time limit ends what hangs there
-        if job.last_event and not job.running and now >= job.last_event + self._config.heartbeat_timeout:
-            name = job.handle.job.runs[0].name
-            log.warning(f"{name}: its job has done nothing for {now - job.last_event:.0f} s; it is killed")
-            job.handle.kill()
-            job.last_event = now
-        for folder, (run, beat, seen) in job.running.items():
-            if now < seen + self._config.heartbeat_timeout / 10:
+        if started.last_event and not started.running and now >= started.last_event + timeout:
+            name = started.job.runs[0].name
+            log.warning(f"{name}: its job has done nothing for {now - started.last_event:.0f} s; it is killed")
+            started.handle.kill()
+            started.last_event = now
+        for run, (beat, seen) in started.running.items():
+            if now < seen + timeout / 10:
                 continue
-            if (latest := lease.last_heartbeat(folder)) != beat:
-                job.running[folder] = (run, latest, now)
-            elif now >= seen + self._config.heartbeat_timeout:
+            if (latest := lease.last_heartbeat(run.folder)) != beat:
+                started.running[run] = (latest, now)
+            elif now >= seen + timeout:
                 log.warning(f"{run.name}: no sign of life for {now - seen:.0f} s; its job is killed")
-                job.handle.kill()
-                job.running[folder] = (run, beat, now)
+                started.handle.kill()
+                started.running[run] = (beat, now)

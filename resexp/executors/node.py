@@ -14,14 +14,15 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from resexp.executors.base import wait_for_release
 from resexp.runs.store import Run
 from resexp.utils.interrupts import EXIT_SIGNAL
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
-HELD_S = 300.0
-"""Seconds to wait for another attempt to release the run."""
+RELEASE_S = 300.0
+"""Seconds to wait for other attempts to release the runs."""
 GRACE_S = 300.0
 """Seconds to wait after Slurm's SIGTERM for Slurm to kill or requeue the job."""
 POLL_S = 0.5
@@ -49,18 +50,16 @@ class SlurmJob:
         self._child: subprocess.Popen[bytes] | None = None
         self._ending = False
         signal.signal(signal.SIGTERM, self._end)  # it reaches all processes of the job
-        deadline = time.monotonic() + HELD_S
-        while any(Run(run).is_held() for run in self.runs) and time.monotonic() < deadline:
-            time.sleep(POLL_S)
+        wait_for_release([Run(run) for run in self.runs], RELEASE_S)
         worst = 0
         for command in self.commands(os.environ):
             print("$", *command, flush=True)
-            # Slurm sends the warning to every process of the job; this one alone answers it.
             self._child = subprocess.Popen(
                 command,
                 cwd=self.folder,
                 env={**os.environ, **TORCHRUN, **self.environment},
-                preexec_fn=_ignore_sigusr2,
+                # Slurm sends its warning to every process of the job; only submitit in this process may act on it.
+                preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
             )
             while (code := self._child.poll()) is None:
                 time.sleep(POLL_S)
@@ -84,24 +83,16 @@ class SlurmJob:
                 os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)  # `wait` would need a lock that poll has
         return DelayedSubmission(SlurmJob(self.runs, self.folder, self.environment, self.nodes, self.processes))
 
-    def commands(self, slurm: Mapping[str, str]) -> list[list[str]]:
-        """What to run on this node, one after the other; `slurm` is the environment that Slurm gave it."""
+    def commands(self, environment: Mapping[str, str]) -> list[list[str]]:
+        """What to run on this node, one after the other; `environment` is the one that Slurm gave it."""
         train = ["-m", "resexp", "train"]
         if self.nodes == 1:
             return [[sys.executable, *train, *map(str, self.runs)]]
-        first = "1" if slurm["SLURM_NODEID"] == "0" else "0"
+        job, first = environment["SLURM_JOB_ID"], "1" if environment["SLURM_NODEID"] == "0" else "0"
+        port = 20000 + int(job) % 10000  # one that other jobs on the same node are not likely to use
         together = [
             *(f"--nnodes={self.nodes}", f"--nproc-per-node={self.processes}", f"--max-restarts={RESTARTS}"),
-            *("--rdzv-backend=c10d", f"--rdzv-id={slurm['SLURM_JOB_ID']}", f"--rdzv-conf=is_host={first}"),
-            f"--rdzv-endpoint={slurm['SLURM_LAUNCH_NODE_IPADDR']}:{_port(slurm['SLURM_JOB_ID'])}",
+            *("--rdzv-backend=c10d", f"--rdzv-id={job}", f"--rdzv-conf=is_host={first}"),
+            f"--rdzv-endpoint={environment['SLURM_LAUNCH_NODE_IPADDR']}:{port}",
         ]
         return [[sys.executable, "-m", "torch.distributed.run", *together, *train, str(run)] for run in self.runs]
-
-
-def _port(job: str) -> str:
-    """A port that other jobs on the same node are not likely to use."""
-    return f"{20000 + int(job) % 10000}"
-
-
-def _ignore_sigusr2() -> None:
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)

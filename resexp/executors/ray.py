@@ -18,7 +18,7 @@ from resexp.data import data_home
 from resexp.errors import UserError
 from resexp.executors import schedule
 from resexp.executors.base import End, Event, Executor, Handle, Job
-from resexp.executors.worker import Message, train
+from resexp.executors.worker import train
 from resexp.runs.store import Run
 from resexp.utils.interrupts import Stop
 from resexp.utils.machine import cores
@@ -43,15 +43,15 @@ class Ray(Executor):
     def __init__(self, config: ExecutorConfig) -> None:
         self._config = config
 
-    def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
+    def make_jobs(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
         """Jobs of `runs_per_job` runs in the order of starting; Ray decides how many run at a time."""
         settings = self._config.ray
         threads, gpu = max(1, int(settings.cpus)), None if settings.gpus else ""
-        pack = self._config.runs_per_gpu if settings.gpus else 1
+        at_a_time = self._config.runs_per_gpu if settings.gpus else 1
         chunks = schedule.in_chunks(todo, self._config.runs_per_job)
         if chunks:
             self._connect()
-        return [Job(chunk, 1, threads, gpu, pack) for chunk in chunks], self._config.jobs or len(chunks)
+        return [Job(chunk, 1, threads, gpu, at_a_time) for chunk in chunks], self._config.jobs or len(chunks)
 
     def start(self, jobs: Sequence[Job]) -> list[Handle]:
         """A task for each."""
@@ -67,10 +67,10 @@ class Ray(Executor):
 
     def wait(self, handles: Sequence[Handle]) -> None:
         """Wait until one of them has an event or ends."""
-        if tasks := {handle.messages: handle for handle in handles if isinstance(handle, _Task)}:
+        if tasks := {handle.stream: handle for handle in handles if isinstance(handle, _Task)}:
             ray.wait([*tasks], timeout=TICK_S)
-            for messages in ray.wait([*tasks], num_returns=len(tasks), timeout=0)[0]:
-                tasks[messages].ready = True
+            for stream in ray.wait([*tasks], num_returns=len(tasks), timeout=0)[0]:
+                tasks[stream].ready = True
 
     def _connect(self) -> None:
         address, settings = self._config.ray.address or os.environ.get("RAY_ADDRESS"), dict[str, Any]()
@@ -117,21 +117,20 @@ def _reach(address: str) -> None:
 class _Task(Handle):
     """A job as a task of Ray."""
 
-    def __init__(self, job: Job, messages: ray.ObjectRefGenerator) -> None:
-        self.job, self.messages = job, messages
+    def __init__(self, job: Job, stream: ray.ObjectRefGenerator) -> None:
+        self.job, self.stream = job, stream
         self.ready = False
         """Whether the task has new events or has ended. Set by `Ray.wait` in one call, since polling thousands of tasks
         is slow."""
-        self._events = list[Event]()
         self._end: End | None = None
 
-    def poll(self) -> End | None:
-        """How the task ended; after the death of a worker or a node it is worth another try."""
+    def poll(self) -> tuple[list[Event], End | None]:
+        """After the death of a worker or a node, the task is worth another try."""
+        events = list[Event]()
         while self.ready and self._end is None:
             try:
-                kind, number, text = ray.get(next(self.messages))
-                self._events.append(Event(kind, self.job.runs[number], text))
-                self.ready = bool(ray.wait([self.messages], timeout=0)[0])
+                events.append(ray.get(next(self.stream)))
+                self.ready = bool(ray.wait([self.stream], timeout=0)[0])
             except StopIteration:
                 self._end = End()
             except ray.exceptions.TaskCancelledError:
@@ -140,23 +139,19 @@ class _Task(Handle):
                 self._end = End(f"{type(error.cause).__name__}: {error.cause}")
             except ray.exceptions.RayError as error:
                 self._end = End(f"Ray lost its worker ({type(error).__name__})", retry=True)
-        return self._end
-
-    def events(self) -> list[Event]:
-        events, self._events = self._events, []
-        return events
+        return events, self._end
 
     def stop(self) -> None:
         """Ask it to save and end: its worker gets Ctrl-C."""
-        ray.cancel(self.messages)
+        ray.cancel(self.stream)
 
     def kill(self) -> None:
         """Kill the task and treat it as ended, without waiting for its worker."""
-        ray.cancel(self.messages, force=True)
+        ray.cancel(self.stream, force=True)
         self._end = End("it was killed", retry=True)
 
 
-def _work(job: Job, folder: Path, data: Path, plugin_files: str) -> Iterator[Message]:
+def _work(job: Job, folder: Path, data: Path, plugin_files: str) -> Iterator[Event]:
     """Train the runs of a job in a worker process of Ray, which ends with the job."""
     stop = Stop().install()
     os.environ["RESEXP_DATA"], os.environ[plugins.VARIABLE] = str(data), plugin_files
@@ -164,15 +159,16 @@ def _work(job: Job, folder: Path, data: Path, plugin_files: str) -> Iterator[Mes
         os.chdir(folder)
     if hidden := [run for run in job.runs if not run.config_path.exists()]:
         where = f"{hidden[0].folder} is not there on {os.uname().nodename}"
-        for number in range(len(job.runs)):
-            yield "ended", number, f"{where}: all nodes of a Ray cluster must see the results on a shared file system"
+        for index in range(len(job.runs)):
+            shared = "all nodes of a Ray cluster must see the results on a shared file system"
+            yield Event("run_ended", index, f"{where}: {shared}")
         return
-    messages = train(job, stop)
+    events = train(job, stop)
     try:
-        for message in messages:
+        for event in events:
             if not stop():  # Ray accepts no more from a task that was cancelled
-                yield message
+                yield event
     finally:
         stop.ask()
-        for _ in messages:  # cancelled while it sent one: it must still save
+        for _ in events:  # cancelled while it sent one: it must still save
             pass

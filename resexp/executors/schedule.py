@@ -30,46 +30,56 @@ def on_cores(todo: Sequence[tuple[Run, float]], cores: int, at_a_time: int | Non
     One core each, but several for the runs that would otherwise be at work alone at the end. With `at_a_time`, that
     many processes share the cores evenly. A run has a process of its own, unless it is SHORT.
     """
-    if at_a_time is not None:
-        return [Job(runs, 1, max(1, cores // at_a_time)) for runs, _ in _bundles(todo, at_a_time, wide=False)]
-    return [Job(runs, n, n) for runs, n in _bundles(todo, cores, wide=True)]
-
-
-def _bundles(todo: Sequence[tuple[Run, float]], processes: int, *, wide: bool) -> list[tuple[tuple[Run, ...], int]]:
-    """The runs in the order of starting, each with its threads; short runs on one core are bundled."""
-    order, threads = _planned(todo, processes, wide=wide)
-    most = SHORT * sum(cost for _, cost in todo) / processes
+    processes = at_a_time or cores
+    short = SHORT * sum(cost for _, cost in todo) / processes
     bundles, room = list[tuple[list[Run], int]](), 0.0
-    for i in order:
-        run, cost = todo[i]
-        # Room is negative next to a run of several threads: even a run without steps left, of cost 0, stays out.
-        if not bundles or threads[i] > 1 or cost > room:
-            bundles.append(([], threads[i]))
-            room = most if threads[i] == 1 else -1.0
+    for run, cost, threads in _in_order(todo, processes, wide=at_a_time is None):
+        # room is -1 next to a run of several threads: nothing may be added, not even a run with no steps left (cost 0)
+        if not bundles or threads > 1 or cost > room:
+            bundles.append(([], threads))
+            room = short if threads == 1 else -1.0
         bundles[-1][0].append(run)
         room -= cost
-    return [(tuple(runs), n) for runs, n in bundles]
+    return [Job(tuple(runs), n, n if at_a_time is None else max(1, cores // at_a_time)) for runs, n in bundles]
 
 
-def _planned(todo: Sequence[tuple[Run, float]], cores: int, *, wide: bool) -> tuple[list[int], list[int]]:
-    """The runs in the order of starting, by their places in `todo`, and the threads of each."""
-    costs = [cost for _, cost in todo]
-    turns, threads = plan(costs, [run.seed for run, _ in todo], cores, wide=wide)
-    return _order(costs, turns, threads), threads
+def on_gpus(
+    todo: Sequence[tuple[Run, float]], gpus: Sequence[str | None], processes: int, concurrent_runs: int | None
+) -> list[Job]:
+    """As many processes, each with one of the `gpus` and a queue of runs of about the same cost."""
+    queues: list[list[Run]] = [[] for _ in range(processes)]
+    load = [(0.0, i) for i in range(processes)]
+    for run, cost, _ in _in_order(todo, processes, wide=False):
+        total, queue = heapq.heappop(load)
+        queues[queue].append(run)
+        heapq.heappush(load, (total + cost, queue))
+    return [Job(tuple(queue), 1, None, gpus[i % len(gpus)], concurrent_runs) for i, queue in enumerate(queues) if queue]
 
 
-def plan(costs: Sequence[float], seeds: Sequence[int], cores: int, *, wide: bool) -> tuple[list[int], list[int]]:
-    """Returns each run's priority (lower starts first; usually its seed) and its number of threads. `wide` allows more
-    than one thread.
+def in_chunks(todo: Sequence[tuple[Run, float]], size: int) -> list[tuple[Run, ...]]:
+    """Jobs of `size` runs in the order of starting; `todo` holds each run with its cost."""
+    ordered = [run for run, _ in sorted(todo, key=lambda item: (item[0].seed, -item[1]))]
+    return [tuple(ordered[i : i + size]) for i in range(0, len(ordered), size)]
 
-    Long runs have the first turn where the sweep would otherwise be over SLACK times as long as with the costliest run
-    first, whatever its seed: only those over half of the sweep's length if that is enough.
+
+def _in_order(todo: Sequence[tuple[Run, float]], cores: int, *, wide: bool) -> list[tuple[Run, float, int]]:
+    """The runs in the order of starting, each with its cost and its number of threads."""
+    costs, seeds = [cost for _, cost in todo], [run.seed for run, _ in todo]
+    turns, threads = priorities(costs, seeds, cores, wide=wide)
+    return [(*todo[i], threads[i]) for i in _order(costs, turns, threads)]
+
+
+def priorities(costs: Sequence[float], seeds: Sequence[int], cores: int, *, wide: bool) -> tuple[list[int], list[int]]:
+    """Returns each run's priority (lower starts first) and its number of threads. `wide` allows more than one thread.
+
+    Priorities are seeds, if the sweep then takes at most SLACK times as long as with the costliest run first. Otherwise
+    runs over 1/2, then over 1/4, of the sweep's length start first; if that is not enough, all runs by cost.
     """
     first = [-1] * len(costs)
     threads = share(costs, first, cores) if wide else [1] * len(costs)
     shortest, _ = _makespan(costs, first, threads, cores)
-    for long in (math.inf, 1 / 2, 1 / 4):
-        turns = [seed if cost <= long * shortest else -1 for cost, seed in zip(costs, seeds, strict=True)]
+    for long in (math.inf, shortest / 2, shortest / 4):
+        turns = [seed if cost <= long else -1 for cost, seed in zip(costs, seeds, strict=True)]
         by_turn = share(costs, turns, cores) if wide else threads
         if _makespan(costs, turns, by_turn, cores)[0] <= SLACK * shortest:
             return turns, by_turn
@@ -79,25 +89,6 @@ def plan(costs: Sequence[float], seeds: Sequence[int], cores: int, *, wide: bool
 def _order(costs: Sequence[float], turns: Sequence[int], threads: Sequence[int]) -> list[int]:
     """The order of starting: by turn, then runs on several cores, then the costliest."""
     return sorted(range(len(costs)), key=lambda i: (turns[i], -threads[i], -costs[i]))
-
-
-def on_gpus(
-    todo: Sequence[tuple[Run, float]], gpus: Sequence[str | None], processes: int, pack: int | None
-) -> list[Job]:
-    """As many processes, each with one of the `gpus` and a queue of runs of about the same cost."""
-    queues: list[list[Run]] = [[] for _ in range(processes)]
-    load = [(0.0, i) for i in range(processes)]
-    for run, cost in (todo[i] for i in _planned(todo, processes, wide=False)[0]):
-        total, queue = heapq.heappop(load)
-        queues[queue].append(run)
-        heapq.heappush(load, (total + cost, queue))
-    return [Job(tuple(queue), 1, None, gpus[i % len(gpus)], pack) for i, queue in enumerate(queues) if queue]
-
-
-def in_chunks(todo: Sequence[tuple[Run, float]], size: int) -> list[tuple[Run, ...]]:
-    """Jobs of `size` runs in the order of starting; `todo` holds each run with its cost."""
-    ordered = [run for run, _ in sorted(todo, key=lambda item: (item[0].seed, -item[1]))]
-    return [tuple(ordered[i : i + size]) for i in range(0, len(ordered), size)]
 
 
 def share(costs: Sequence[float], turns: Sequence[int], cores: int) -> list[int]:
@@ -113,7 +104,7 @@ def share(costs: Sequence[float], turns: Sequence[int], cores: int) -> list[int]
         before, (end, last) = end, _makespan(costs, turns, threads, cores)
         if end > before:
             break
-        if end < MIN_GAIN * shortest:  # of two runs that end last together, both need more cores
+        if end < MIN_GAIN * shortest:  # otherwise continue: when two runs end last together, both need more cores
             best, shortest = threads, end
     return best
 

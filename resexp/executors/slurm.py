@@ -41,8 +41,8 @@ INHERITED = ("RESEXP_DATA", "RESEXP_PLUGINS", "PYTHONPATH", "OMP_NUM_THREADS")
 REQUEUES = 1_000_000
 """Maximum number of requeues after time limits."""
 SQUEUE_S = 60.0
-_LEFT = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
-_LEFT |= {"REVOKED", "TIMEOUT", "FORGOTTEN"}
+_GONE = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
+_GONE |= {"REVOKED", "TIMEOUT", "FORGOTTEN"}
 
 
 class _State(NamedTuple):
@@ -53,14 +53,14 @@ class _State(NamedTuple):
     """Wait status: exit code << 8, plus the number of the signal."""
 
     @property
-    def left(self) -> bool:
+    def is_gone(self) -> bool:
         """Whether it has left the queue."""
-        return self.name in _LEFT
+        return self.name in _GONE
 
     @property
-    def waits(self) -> bool:
+    def is_pending(self) -> bool:
         """Whether it is in the queue and not at work."""
-        return not self.left and self.name not in ("RUNNING", "COMPLETING")
+        return not self.is_gone and self.name not in ("RUNNING", "COMPLETING")
 
 
 class Slurm(Executor):
@@ -78,22 +78,22 @@ class Slurm(Executor):
         """What Slurm last reported, by job."""
         self._unreachable = False
 
-    def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
+    def make_jobs(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
         """Jobs of `runs_per_job` runs in the order of starting; Slurm decides how many run at a time."""
         return [Job(chunk) for chunk in schedule.in_chunks(todo, self._config.runs_per_job)], sys.maxsize
 
-    def find(self, runs: Sequence[Run]) -> list[Handle]:
+    def find_jobs(self, runs: Sequence[Run]) -> list[Handle]:
         """Handles of the queued or running jobs that were submitted for these runs and have not finished them."""
         jobs: dict[str, list[tuple[Run, Submission]]] = {}
         submissions = _submissions(runs)
         self.states = _squeue({submission.user for _, submission in submissions})
         for run, submission in submissions:
             state = self.states.get(submission.job)
-            if state and not state.left and not _has_ended(run, submission.attempt):
+            if state and not state.is_gone and not _has_ended(run, submission.attempt):
                 jobs.setdefault(submission.job, []).append((run, submission))
         if jobs:
             log.info(f"{sum(map(len, jobs.values()))} of them were submitted before: {_named(jobs)}")
-        return [_Submitted(self, name, submissions) for name, submissions in jobs.items()]
+        return [_Submitted(self, job_id, submissions) for job_id, submissions in jobs.items()]
 
     def start(self, jobs: Sequence[Job]) -> list[Handle]:
         """Submit them as one array. Raises UserError if Slurm refuses it."""
@@ -108,16 +108,17 @@ class Slurm(Executor):
             raise UserError(_refusal(f"{error}")) from None
         user, now = f"{os.getuid()}", datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         handles: list[Handle] = []
-        for job, its in zip(jobs, submitted, strict=True):
+        job_ids = [submitted_job.job_id for submitted_job in submitted]
+        for job, job_id in zip(jobs, job_ids, strict=True):
             records = [
-                Submission(engine="slurm", job=its.job_id, user=user, submitted=now, attempt=before[run.folder])
+                (run, Submission(engine="slurm", job=job_id, user=user, submitted=now, attempt=before[run.folder]))
                 for run in job.runs
             ]
-            for run, record in zip(job.runs, records, strict=True):
+            for run, record in records:
                 run.write_submission(record)
-            self.states[its.job_id] = _State("PENDING")
-            handles.append(_Submitted(self, its.job_id, list(zip(job.runs, records, strict=True))))
-        log.info(f"{sum(len(job.runs) for job in jobs)} runs submitted: {_named(its.job_id for its in submitted)}")
+            self.states[job_id] = _State("PENDING")
+            handles.append(_Submitted(self, job_id, records))
+        log.info(f"{sum(len(job.runs) for job in jobs)} runs submitted: {_named(job_ids)}")
         log.info(f"what jobs print: {logs}")
         return handles
 
@@ -133,8 +134,8 @@ class Slurm(Executor):
             self._unreachable = True
             return
         self._unreachable = False
-        for name in {job.name for job in jobs} - states.keys():  # Slurm keeps nothing of what never began
-            states[name] = _State("CANCELLED" if self.states[name].waits else "FORGOTTEN")
+        for job_id in {job.job_id for job in jobs} - states.keys():  # Slurm keeps nothing of what never began
+            states[job_id] = _State("CANCELLED" if self.states[job_id].is_pending else "FORGOTTEN")
         self.states = states
 
     def _submitit(self, logs: Path) -> submitit.AutoExecutor:
@@ -177,44 +178,40 @@ class Slurm(Executor):
 class _Submitted(Handle):
     """A job in the queue, or at work."""
 
-    def __init__(self, slurm: Slurm, name: str, submissions: list[tuple[Run, Submission]]) -> None:
-        self.name, self.submissions = name, submissions
+    def __init__(self, slurm: Slurm, job_id: str, submissions: list[tuple[Run, Submission]]) -> None:
+        self.job_id, self.submissions = job_id, submissions
         self.job = Job(tuple(run for run, _ in submissions))
         self._slurm = slurm
-        self._left = dict(submissions)
-        self._begun = set[Run]()
+        self._left, self._begun = dict(enumerate(submissions)), set[int]()
 
-    def poll(self) -> End | None:
-        """How it left the queue; whatever is not finished by then, and not cancelled, is tried again."""
-        state = self._slurm.states[self.name]
-        return End(f"its Slurm job {self.name} is gone ({state.name})", retry=True) if state.left else None
-
-    def events(self) -> list[Event]:
-        """Events as the folders of its runs show them, once it is at work."""
-        state, events = self._slurm.states[self.name], list[Event]()
-        if state.waits:
-            return events
-        for run, submission in list(self._left.items()):
-            if run not in self._begun and lease.newest(run.folder) > submission.attempt:
-                self._begun.add(run)
-                events.append(Event("began", run))
-            if (state.left or run in self._begun) and _has_ended(run, submission.attempt):
-                events.append(self._over(run))
+    def poll(self) -> tuple[list[Event], End | None]:
+        """Events as the folders of its runs show them, once it is at work. What is not finished when it leaves the
+        queue, and not cancelled, is tried again."""
+        state, events = self._slurm.states[self.job_id], list[Event]()
+        if state.is_pending:
+            return events, None
+        for index, (run, submission) in list(self._left.items()):
+            if index not in self._begun and lease.newest(run.folder) > submission.attempt:
+                self._begun.add(index)
+                events.append(Event("run_began", index))
+            if (state.is_gone or index in self._begun) and _has_ended(run, submission.attempt):
+                events.append(self._over(index))
         if state.name == "CANCELLED":
-            events += [self._over(run, f"its Slurm job {self.name} was cancelled") for run in list(self._left)]
-        elif state.left and state.exit_status == EXIT_USAGE << 8:
-            refused = f"refused in Slurm job {self.name}"
-            events += [self._over(run, f"{refused}: {run.status().message}") for run in list(self._left)]
-        return events
+            events += [self._over(index, f"its Slurm job {self.job_id} was cancelled") for index in list(self._left)]
+        elif state.is_gone and state.exit_status == EXIT_USAGE << 8:
+            refused = f"refused in Slurm job {self.job_id}"
+            events += [self._over(i, f"{refused}: {run.status().message}") for i, (run, _) in list(self._left.items())]
+        gone = End(f"its Slurm job {self.job_id} is gone ({state.name})", retry=True)
+        return events, gone if state.is_gone else None
 
-    def _over(self, run: Run, error: str = "") -> Event:
-        del self._left[run]
-        return Event("ended", run, error)
+    def _over(self, index: int, error: str = "") -> Event:
+        del self._left[index]
+        return Event("run_ended", index, error)
 
     def stop(self) -> None:
         """Cancel it; what is at work is asked to save, and has the time that Slurm gives it."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(["scancel", self.name], check=False, timeout=SQUEUE_S, start_new_session=True)
+            subprocess.run(["scancel", self.job_id], check=False, timeout=SQUEUE_S, start_new_session=True)
 
 
 def queued(runs: Iterable[Run]) -> dict[Path, str]:
@@ -225,7 +222,7 @@ def queued(runs: Iterable[Run]) -> dict[Path, str]:
     except UserError:
         return {}
     jobs = {run.folder: submission.job for run, submission in submissions}
-    return {folder: job for folder, job in jobs.items() if job in states and not states[job].left}
+    return {folder: job for folder, job in jobs.items() if job in states and not states[job].is_gone}
 
 
 def _submissions(runs: Iterable[Run]) -> list[tuple[Run, Submission]]:
@@ -234,8 +231,10 @@ def _submissions(runs: Iterable[Run]) -> list[tuple[Run, Submission]]:
 
 
 def _has_ended(run: Run, attempt: int) -> bool:
-    """Whether it is finished or diverged, or an attempt after this one has failed: one that is alive may not have
-    written its status yet."""
+    """Whether the run finished or diverged, or failed in an attempt newer than `attempt` that is no longer alive.
+
+    A `failed` of an older attempt does not count: the new one may not have written its status yet.
+    """
     state = run.status().state
     failed = state == "failed" and lease.newest(run.folder) > attempt and not run.is_held()
     return failed or state in ("finished", "diverged")

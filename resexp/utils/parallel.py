@@ -52,15 +52,20 @@ def _begin() -> None:
     """Prepare a process of a pool: Ctrl-C reaches its parent alone, and it ends when the parent is gone."""
     os.setsid()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    when_parent_ends(lambda: os._exit(1))
     gc.disable()
 
 
-def _end_with_parent() -> None:
+def when_parent_ends(act: Callable[[], object]) -> None:
+    """Call `act` from a thread when the parent process has ended: one that was killed can't send a signal."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        act()
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def parallel_map(function: Callable[[A], B], pieces: Sequence[A], enough: int) -> list[B]:

@@ -65,13 +65,12 @@ class _Done(Handle):
 
     job: Job
 
-    def poll(self) -> End:
-        return End()
-
-    def events(self) -> list[Event]:
-        for run in self.job.runs:
+    def poll(self) -> tuple[list[Event], End]:
+        events = list[Event]()
+        for index, run in enumerate(self.job.runs):
             run.write_status(Status(state="finished"))
-        return [Event(kind, run) for run in self.job.runs for kind in ("began", "ended")]  # type: ignore[arg-type]
+            events += [Event("run_began", index), Event("run_ended", index)]
+        return events, End()
 
     def stop(self) -> None: ...
 
@@ -79,7 +78,7 @@ class _Done(Handle):
 class Idle(Executor):
     """An engine of as many cores as this machine has, whose jobs do nothing."""
 
-    def plan(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
+    def make_jobs(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
         return schedule.on_cores(todo, cores(), None), cores()
 
     def start(self, jobs: Sequence[Job]) -> list[Handle]:
