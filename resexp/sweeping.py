@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,48 +43,45 @@ class Outcome:
     """The runs that were begun and did not finish, and why."""
 
 
-def plan(study: Study, cells: list[Cell], results: Path) -> list[tuple[Cell, Run]]:
+def run_folders(study: Study, cells: Sequence[Cell], results: Path) -> list[tuple[Cell, Run]]:
     """Each cell with its run folder, there or not."""
     return [(cell, Run(results / study.name / cell.config.folder, cell.label)) for cell in cells]
 
 
-def prepare(chosen: Sequence[tuple[Cell, Run]], *, here: bool = True, anew: Sequence[Cell] = ()) -> set[torch.device]:
+def _prepare(chosen: Sequence[tuple[Cell, Run]], *, here: bool = True, rerun: Sequence[Cell] = ()) -> set[torch.device]:
     """Open the data of the chosen runs and, if they are to be trained `here`, find their devices, before a folder is
-    made. For cells in `anew`, the data of earlier attempts are not checked.
+    made. For cells in `rerun`, the data of earlier attempts are not checked.
 
     Raises UserError if this machine lacks what a run asks for, or if its data differ from those of earlier attempts.
     """
     devices = {hardware.choose_device(cell.config.train) for cell, _ in chosen} if here else set()
-    fresh = {cell.config.folder for cell in anew}
+    rerun_folders = {cell.config.folder for cell in rerun}
     datasets: dict[DataConfig, Dataset | ImageNet] = {}
     rehearsed = set[str]()
     for cell, run in chosen:
-        data = cell.config.data
+        data, needed = cell.config.data, cell.config.model.smallest_side
         if data not in datasets:
             datasets[data] = open_dataset(data)
             for line in datasets[data].remarks:
                 log.info(line)
         dataset = datasets[data]
-        if min(dataset.size) < cell.config.model.smallest_side:
-            raise UserError(
-                f"{cell.label}: images of {min(dataset.size)} pixels a side, and it needs "
-                f"{cell.config.model.smallest_side}; "
-                f"set data.resize"
-            )
+        if (side := min(dataset.size)) < needed:
+            raise UserError(f"{cell.label}: images of {side} pixels a side, and it needs {needed}; set data.resize")
         if cell.config.customs and cell.config.signature not in rehearsed:
             rehearse(cell.config, *dataset.size, len(dataset.classes))
             rehearsed.add(cell.config.signature)
-        if cell.config.folder not in fresh:
+        if cell.config.folder not in rerun_folders:
             run.check_data(dataset.fingerprint)
     return devices
 
 
 def create(study: Study, cell: Cell, results: Path) -> Run:
     """The run folder of one cell, recorded in its study."""
-    ((_, run),) = chosen = plan(study, [cell], results)
-    prepare(chosen)
+    chosen = run_folders(study, [cell], results)
+    _prepare(chosen)
+    _, run = chosen[0]
     run.create(cell.config)
-    StudyFolder(results / study.name).add_to_plan(_record(study, [cell]))
+    StudyFolder(results / study.name).add_to_plan(_make_plan(study, [cell]))
     return run
 
 
@@ -111,24 +108,22 @@ def sweep(
     """
     folder = StudyFolder(results / study.name)
     with locked(folder.lock_path, f"the study in {folder.folder}"):
-        here = study.executor.name in ("local", "debug")
-        devices = prepare(plan(study, chosen, results), here=here, anew=rerun)
+        chosen_runs = run_folders(study, chosen, results)
+        devices = _prepare(chosen_runs, here=study.executor.name in ("local", "debug"), rerun=rerun)
         executor = make_executor(study.executor, devices)
-        again = [run for _, run in plan(study, list(rerun), results)]
-        if held := next((run for run in again if run.is_held()), None):
-            raise UserError(f"{held.name}: at work; stop that first, nothing was taken away")
-        for run in again:
+        rerun_runs = [run for _, run in run_folders(study, rerun, results)]
+        if held := next((run for run in rerun_runs if run.is_held()), None):
+            raise UserError(f"{held.name}: is running; stop it first (nothing was deleted)")
+        for run in rerun_runs:
             run.clear()
-        for cell, run in plan(study, cells, results):
+        for cell, run in run_folders(study, cells, results):
             run.create(cell.config)
-        folder.write_plan(_record(study, cells))
+        folder.write_plan(_make_plan(study, cells))
         if line := folder.strays_line():
             log.info(line)
-        todo = [(run, cell.config.cost) for cell, run in plan(study, chosen, results)]
         return train_all(
-            executor, study.executor, folder.folder, todo,
-            retry_failed=retry_failed, fail_fast=fail_fast, stop=stop, display=display, wait=wait,
-            follower=Follower(folder.folder, trackers) if trackers else None,
+            executor, study.executor, folder.folder, [(run, cell.config.cost) for cell, run in chosen_runs],
+            retry_failed=retry_failed, fail_fast=fail_fast, stop=stop, display=display, wait=wait, trackers=trackers,
         )  # fmt: skip
 
 
@@ -137,11 +132,11 @@ def train_runs(runs: Sequence[Run], *, stop: Stop, display: Display) -> Outcome:
 
     Raises UserError if this machine lacks the device that one of them asks for.
     """
-    folder, config = Path(os.path.commonpath([run.folder.absolute() for run in runs])), ExecutorConfig()
+    folder, executor_config = Path(os.path.commonpath([run.folder.absolute() for run in runs])), ExecutorConfig()
     configs = [load_run(run.config_path) for run in runs]
-    executor = make_executor(config, {hardware.choose_device(of_run.train) for of_run in configs})
-    todo = [(run, of_run.cost) for run, of_run in zip(runs, configs, strict=True)]
-    return train_all(executor, config, folder, todo, retry_failed=True, stop=stop, display=display)
+    executor = make_executor(executor_config, {hardware.choose_device(config.train) for config in configs})
+    todo = [(run, config.cost) for run, config in zip(runs, configs, strict=True)]
+    return train_all(executor, executor_config, folder, todo, retry_failed=True, stop=stop, display=display)
 
 
 def train_all(
@@ -155,53 +150,48 @@ def train_all(
     stop: Stop,
     display: Display,
     wait: bool = True,
-    follower: Follower | None = None,
+    trackers: Sequence[str] = (),
 ) -> Outcome:
-    """Train run folders, each given with its cost, as far as they are not finished; all are in `folder`.
-
-    `follower` passes their metrics on to trackers. See `sweep` for the rest.
-    """
-    outcome, todo, trained = Outcome(folder), list[tuple[Run, float]](), 0
+    """Train run folders, each given with its cost, as far as they are not finished; all are in `folder`. See `sweep`
+    for the rest."""
+    outcome, todo = Outcome(folder), list[tuple[Run, float]]()
     for run, cost in runs:
         state = run.status().state
         if state == "finished":
             outcome.skipped += 1
         elif state == "diverged" or (state == "failed" and not retry_failed):
-            outcome.problems.append((run, describe(run)))
+            outcome.problems.append((run, why_unfinished(run)))
         else:
             todo.append((run, cost))
+    with display.sweep(todo, outcome.skipped), closing(Follower(folder, trackers)) as follower:
 
-    def ended(run: Run, error: str) -> bool:
-        nonlocal trained
-        trained += 1
-        problem = describe(run, error)
-        if problem:
-            outcome.problems.append((run, problem))
-        else:
-            outcome.finished += 1
-        display.ended(run, problem)
-        if follower:
+        def on_ended(run: Run, error: str) -> bool:
+            problem = why_unfinished(run, error)
+            if problem:
+                outcome.problems.append((run, problem))
+            else:
+                outcome.finished += 1
+            display.ended(run, problem)
             follower.ended(run)
-        return not problem
+            return not problem
 
-    def tick(running: list[Run]) -> None:
-        display.update(running)
-        if follower:
+        def tick(running: list[Run]) -> None:
+            display.update(running)
             follower.update(running)
 
-    with display.sweep(todo, outcome.skipped), closing(follower) if follower else nullcontext():
-        loop = SweepLoop(executor, config, fail_fast=fail_fast, stop=stop, tick=tick, on_ended=ended)
+        loop = SweepLoop(executor, config, fail_fast=fail_fast, stop=stop, tick=tick, on_ended=on_ended)
         outcome.left_to_executor = loop.train(todo, wait=wait)
-    outcome.not_started = len(todo) - trained - outcome.left_to_executor
+    settled = outcome.skipped + outcome.finished + len(outcome.problems)
+    outcome.not_started = len(runs) - settled - outcome.left_to_executor
     return outcome
 
 
-def _record(study: Study, cells: list[Cell]) -> Plan:
+def _make_plan(study: Study, cells: list[Cell]) -> Plan:
     runs = [PlannedRun(folder=str(cell.config.folder), label=cell.label) for cell in cells]
     return Plan(name=study.name, description=study.description, margin=study.report.margin, runs=runs)
 
 
-def describe(run: Run, error: str = "") -> str:
+def why_unfinished(run: Run, error: str = "") -> str:
     """Why the run is not finished, in one line; empty if it is. `error` is used where the folder does not have one."""
     status = run.status()
     if status.state == "finished":

@@ -20,7 +20,7 @@ from resexp.executors import SweepLoop
 from resexp.executors.base import Job
 from resexp.executors.local import Local
 from resexp.runs.store import Run
-from resexp.sweeping import plan
+from resexp.sweeping import run_folders
 from resexp.training.train import train
 from resexp.training.trainer import Trainer
 from resexp.utils.interrupts import Stop
@@ -171,7 +171,7 @@ def test_a_run_resumed_on_two_threads_leaves_the_next_one_its_own(write_study: C
 
 def test_the_debug_executor_ends_a_failing_run_and_goes_to_the_next(write_study: Callable[..., Path]) -> None:
     study = write_study(grid={"model.depth": [8, 14]}, executor={"name": "debug"})
-    broken = plan(*load(str(study)), Path("results"))
+    broken = run_folders(*load(str(study)), Path("results"))
     break_run(*broken[0])
     done = CliRunner().invoke(app, ["sweep", "--config", str(study)])
     assert done.exit_code == 1

@@ -19,7 +19,7 @@ from resexp.config.study import load
 from resexp.errors import UserError
 from resexp.executors import make_executor
 from resexp.runs.store import Run
-from resexp.sweeping import plan
+from resexp.sweeping import run_folders
 from tests.conftest import command, wait_until
 from tests.test_plugins import on_an_executor
 from tests.test_sweep import break_run, runs_of, states
@@ -155,7 +155,7 @@ def test_a_run_goes_on_elsewhere_when_its_node_dies_and_one_that_fails_does_not(
     write_study: Write, cluster: Network
 ) -> None:
     study = write_study(grid={"model.depth": [8, 14, 20]}, train=LONG)
-    cell, broken = plan(*load(str(study)), Path("results"))[0]
+    cell, broken = run_folders(*load(str(study)), Path("results"))[0]
     break_run(cell, broken)
     process = cluster.start(*on_the_cluster(study))
     longer = runs_of(study)[1:]  # these begin, one on each node

@@ -149,7 +149,7 @@ def test_nothing_is_taken_away_where_a_rerun_can_not_begin(study: StudyFolder) -
     with run.leased():
         done = CliRunner().invoke(app, ["sweep", "tiny.yaml", "--rerun", "plain-8"])
     assert isinstance(done.exception, UserError)
-    assert done.exception.args == ("plain-8 seed 0: at work; stop that first, nothing was taken away",)
+    assert done.exception.args == ("plain-8 seed 0: is running; stop it first (nothing was deleted)",)
     assert (run.status().state, size(run.checkpoint_path.parent) >> 20) == ("finished", 1)
     done = CliRunner().invoke(app, ["sweep", "tiny.yaml", "--rerun", "plain-9"])
     assert isinstance(done.exception, UserError)

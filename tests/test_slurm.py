@@ -19,7 +19,7 @@ from resexp.config.study import load
 from resexp.executors.node import SlurmJob
 from resexp.report import build_report
 from resexp.runs.store import Run, StudyFolder
-from resexp.sweeping import plan
+from resexp.sweeping import run_folders
 from resexp.training.train import train
 from tests import slurm
 from tests.conftest import command
@@ -126,7 +126,7 @@ def test_jobs_load_the_plugin_that_the_sweep_was_given(write_study: Write, resex
 
 def test_of_an_array_with_a_failing_cell_the_others_finish(write_study: Write, resexp: Cli, cluster: Cluster) -> None:
     study = write_study(grid={"model.depth": [8, 14]}, executor=ON_SLURM)
-    cell, broken = plan(*load(str(study)), Path("results"))[0]
+    cell, broken = run_folders(*load(str(study)), Path("results"))[0]
     break_run(cell, broken)
     done = resexp("sweep", "--config", study)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -162,7 +162,7 @@ def test_what_a_job_refuses_is_said_and_not_tried_again(
 
 def test_fail_fast_cancels_the_jobs_that_are_left(write_study: Write, resexp: Cli, cluster: Cluster) -> None:
     study = write_study(grid={"model.depth": [14, 8]}, executor={**ON_SLURM, "jobs": 1})
-    break_run(*plan(*load(str(study)), Path("results"))[0])  # the longest comes first
+    break_run(*run_folders(*load(str(study)), Path("results"))[0])  # the longest comes first
     done = resexp("sweep", "--config", study, "--fail-fast")
     assert done.returncode == 1, done.stdout + done.stderr
     assert not {"PENDING", "RUNNING"} & set(cluster.queue().values())

@@ -14,7 +14,7 @@ import torch
 from resexp.config.study import Cell, load
 from resexp.runs import checkpoint
 from resexp.runs.store import Run, StudyFolder
-from resexp.sweeping import plan
+from resexp.sweeping import run_folders
 from resexp.training.train import train
 from resexp.utils.machine import cores
 from tests.conftest import command, fill, wait_until
@@ -28,7 +28,7 @@ GRID = {"model.kind": ["plain", "residual"], "model.depth": [8, 14]}
 
 def runs_of(study: Path, results: Path = Path("results")) -> list[Run]:
     loaded, cells = load(str(study))
-    return [run for _, run in plan(loaded, cells, results)]
+    return [run for _, run in run_folders(loaded, cells, results)]
 
 
 def states(study: Path) -> list[str]:
@@ -79,7 +79,7 @@ def break_run(cell: Cell, run: Run) -> None:
 
 def test_one_failure_neither_ends_nor_hides_the_others(write_study: Write, here: Cli) -> None:
     study = write_study(grid=GRID)
-    cell, broken = plan(*load(str(study)), Path("results"))[1]
+    cell, broken = run_folders(*load(str(study)), Path("results"))[1]
     break_run(cell, broken)
     done = here("sweep", "--config", study)
     assert done.returncode == 1
@@ -113,7 +113,7 @@ def test_on_a_full_disk_a_sweep_says_so_and_the_next_goes_on(write_study: Write,
 
 def test_fail_fast_stops_the_rest(write_study: Write, here: Cli) -> None:
     study = write_study(grid={"model.depth": [20, 14, 8]}, train={"steps": 60})
-    break_run(*plan(*load(str(study)), Path("results"))[0])  # the longest comes first
+    break_run(*run_folders(*load(str(study)), Path("results"))[0])  # the longest comes first
     done = here("sweep", "--config", study, "--fail-fast", "--jobs", 1)
     assert done.returncode == 1
     assert states(study) == ["failed", "pending", "pending"]

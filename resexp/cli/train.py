@@ -146,7 +146,7 @@ def _train_several(runs: list[Run], stop: Stop) -> None:
 def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_size_change: bool) -> None:
     from resexp.display import make_display
     from resexp.distributed import SINGLE_PROCESS
-    from resexp.sweeping import describe
+    from resexp.sweeping import why_unfinished
     from resexp.training.train import train as train_run
 
     state = run.status().state
@@ -166,7 +166,7 @@ def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_s
                 ranks=ranks or SINGLE_PROCESS,
                 allow_world_size_change=allow_world_size_change,
             )
-            display.ended(run, describe(run))
+            display.ended(run, why_unfinished(run))
     except DeviceFailedError as error:
         raise RunFailedError(f"{error}") from error
     except (UserError, OSError, KeyboardInterrupt):
@@ -228,7 +228,7 @@ def sweep(
     study, cells = load(config, all_settings(settings, no_graphs, **flags))
     if no_wait and study.executor.name != "slurm":
         raise UserError(f"--detach: runs of the {study.executor.name} executor end with the sweep; it is for slurm")
-    again = only_labels(cells, rerun, "--rerun") if rerun else []
+    rerun_cells = only_labels(cells, rerun, "--rerun") if rerun else []
     chosen = only_labels(cells, [*(only or []), *(rerun or [])]) if only or rerun else cells
     if dry_run:
         from resexp.cli.dry_run import show
@@ -248,7 +248,7 @@ def sweep(
     stop, display = Stop().install(), make_display(out)
     outcome = carry_out(
         study, cells, chosen, results,
-        rerun=again, retry_failed=retry_failed, fail_fast=fail_fast, stop=stop, display=display, wait=not no_wait,
+        rerun=rerun_cells, retry_failed=retry_failed, fail_fast=fail_fast, stop=stop, display=display, wait=not no_wait,
         trackers=track or [],
     )  # fmt: skip
     if with_report and not stop() and (outcome.finished or outcome.skipped):

@@ -100,13 +100,15 @@ class Follower:
 
     def update(self, running: Sequence[Run]) -> None:
         """Pass on what runs at work have written, of each once in a while."""
-        for run in running:
+        for run in running if self._trackers else ():
             followed = self._of(run)
             if time.monotonic() >= followed.read_at + LOOK_S:
                 self._pass_on(followed)
 
     def ended(self, run: Run) -> None:
         """Pass on the rest of a run that is over or interrupted."""
+        if not self._trackers:
+            return
         followed = self._of(run)
         self._pass_on(followed)
         over = run.status().state in ("finished", "diverged")

@@ -26,7 +26,7 @@ from resexp.executors import schedule
 from resexp.executors.base import End, Event, Executor, Handle, Job
 from resexp.runs.records import Status
 from resexp.runs.store import Run
-from resexp.sweeping import plan, train_all
+from resexp.sweeping import run_folders, train_all
 from resexp.training.train import train
 from resexp.utils.interrupts import Stop
 from resexp.utils.machine import cores
@@ -90,7 +90,7 @@ class Idle(Executor):
 def scheduler(study: Path, results: Path) -> float:
     """Seconds that a sweep takes for each run, when nothing is trained: folders, schedule, loop and display."""
     study_config, cells = load(str(study))
-    runs = [(run, cell.config.cost) for cell, run in plan(study_config, cells, results)]
+    runs = [(run, cell.config.cost) for cell, run in run_folders(study_config, cells, results)]
     began = time.monotonic()
     for cell, (run, _) in zip(cells, runs, strict=True):
         run.create(cell.config)
@@ -110,7 +110,7 @@ def processes(folder: Path) -> tuple[float, float]:
     config, cells = load(str(few))
     torch.set_num_threads(1)
     seconds = []
-    for cell, run in plan(config, cells, folder / "here"):
+    for cell, run in run_folders(config, cells, folder / "here"):
         began = time.monotonic()
         run.create(cell.config)
         train(run, threads=1)

@@ -12,7 +12,7 @@ import yaml
 
 from resexp.config.study import load
 from resexp.runs.store import Run
-from resexp.sweeping import plan
+from resexp.sweeping import run_folders
 from tests.conftest import TINY
 from tests.faults.processes import Sweep, descendants, kill
 from tests.test_training import assert_same
@@ -42,7 +42,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Ru
 
 
 def runs_of(study: Path, results: Path) -> list[Run]:
-    return [run for _, run in plan(*load(str(study)), results)]
+    return [run for _, run in run_folders(*load(str(study)), results)]
 
 
 class Killer:
