@@ -9,7 +9,7 @@ from resexp.config import ExecutorConfig, RunConfig, Study, TrainConfig, yaml_fi
 from resexp.config.study import Cell, load, load_run, validated
 from resexp.display import Display
 from resexp.errors import UserError
-from resexp.runs.names import find, is_run_name
+from resexp.runs.names import find_named, is_run_name
 from resexp.runs.records import json_text
 from resexp.runs.store import Run, StudyFolder
 from resexp.sweeping import create, sweep
@@ -30,7 +30,7 @@ def targets(names: list[str], *, initial: bool, settings: list[str], results: Pa
             study, cells = load(name, settings)
             found += [(create(study, cell, results), True) for cell in cells]
             continue
-        named = find(name, results)
+        named = find_named(name, results)
         runs = named.runs
         if named.whole and not initial:
             runs = [run for run in runs if run.checkpoint_path.exists()]
@@ -45,7 +45,7 @@ def targets(names: list[str], *, initial: bool, settings: list[str], results: Pa
 def finished_runs(names: list[str], results: Path) -> list[Run]:
     """The runs that the user named, and of a study only its finished ones. Raises UserError if there are none."""
     found = []
-    for named in (find(name, results) for name in names):
+    for named in (find_named(name, results) for name in names):
         found += [run for run in named.runs if not named.whole or run.status().state == "finished"]
     if not found:
         raise UserError(f"{', '.join(names)}: no finished run there")

@@ -24,9 +24,9 @@ def diff(
     `resexp report A B` draws two studies in one figure.
     """
     from resexp.report.comparison import compare
-    from resexp.runs.names import find
+    from resexp.runs.names import find_named
 
-    found = compare(find(a, results).runs, find(b, results).runs)
+    found = compare(find_named(a, results).runs, find_named(b, results).runs)
     if as_json:
         print_json({"a": a, "b": b, **found.to_json()})
         return

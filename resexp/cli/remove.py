@@ -32,10 +32,10 @@ def remove(
     Runs in progress are kept, as are reports and your own files.
     """
     from resexp.runs.earlier import size
-    from resexp.runs.names import find
+    from resexp.runs.names import find_named
     from resexp.utils.files import locked
 
-    named = find(name, results)
+    named = find_named(name, results)
     runs = list(_removable(named))
     sizes = {run.folder: size(run.folder) for run in runs}
     what = f"{counted(len(runs), 'run')} of {named.study.folder}, {sum(sizes.values()) / MIB:,.1f} MiB: {_names(runs)}"

@@ -47,9 +47,9 @@ def status(
     train: training error of the last logged steps (augmented, train mode). clean: training error in eval mode, without
     augmentation.
     """
-    from resexp.runs.names import find, open_study
+    from resexp.runs.names import find_named, open_study
 
-    named = find(str(open_study(None, results).folder) if name is None else name, results)
+    named = find_named(str(open_study(None, results).folder) if name is None else name, results)
     if watch:
         if as_json or not out.is_terminal or out.is_dumb_terminal:
             raise UserError("status: --watch redraws a terminal, and this is none or JSON; leave it out")

@@ -104,7 +104,7 @@ def _chosen(
 ) -> list[tuple[Run, float]]:
     """The runs to train, each with its cost; none where they were only to be shown."""
     from resexp.config.study import load
-    from resexp.runs.names import find, is_run_name
+    from resexp.runs.names import find_named, is_run_name
 
     if len(named) == 1 and not is_run_name(named[0], results):
         named, config = [], one_study("train", named[0], config)
@@ -116,7 +116,7 @@ def _chosen(
                 "train: --set, --seed, --no-cuda-graphs and --dry-run go with a study; a run has its configuration "
                 "in config.yaml"
             )
-        return [(run, 1.0) for name in named for run in find(name, results).runs]
+        return [(run, 1.0) for name in named for run in find_named(name, results).runs]
     assert config is not None
     study, cells = load(config, all_settings(settings, no_graphs, seeds=None if seed is None else [seed]))
     labels = list(dict.fromkeys(cell.label for cell in cells))

@@ -25,7 +25,7 @@ class Named:
     """Whether the name refers to a whole study."""
 
 
-def find(name: str, results: Path) -> Named:
+def find_named(name: str, results: Path) -> Named:
     """What `name` stands for, in the folder of all studies. A path that exists comes first.
 
     Raises UserError with the nearest name where nothing is called so.
@@ -56,7 +56,7 @@ def is_run_name(name: str, results: Path) -> bool:
 
 def find_run(name: str, results: Path) -> Run:
     """The one run that `name` stands for. Raises UserError if it stands for several."""
-    named = find(name, results)
+    named = find_named(name, results)
     if len(named.runs) != 1:
         example = f"{named.study.folder.name}:{named.runs[0].label}/0" if named.runs else "STUDY:NET/SEED"
         raise UserError(f"{name}: {len(named.runs):,} runs; name one, such as {example}")
@@ -70,7 +70,7 @@ def open_study(name: str | Path | None, results: Path) -> StudyFolder:
         if not plans:
             raise UserError(f"{results}: no study here yet; run `resexp sweep` first, or name a study folder")
         return StudyFolder(plans[-1].parent)
-    named = find(str(name), results)
+    named = find_named(str(name), results)
     if not named.whole:
         raise UserError(f"{name}: not a study folder but a part of {named.study.folder}; name that")
     return named.study
