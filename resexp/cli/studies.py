@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 def list_studies(as_json: AsJson = False, results: Results = RESULTS) -> None:
     """List the studies of the package, and those in the results folder with the states of their runs."""
-    from resexp.config.study import SHIPPED, find, load, shipped_names
+    from resexp.config.study import SHIPPED, find_study, load, shipped_names
     from resexp.config.yaml_file import read
     from resexp.display import state_counts
     from resexp.runs.store import StudyFolder
 
     shipped: list[dict[str, Any]] = []
     for name in shipped_names():
-        raw = read(SHIPPED / f"{name}.yaml", find).data
+        raw = read(SHIPPED / f"{name}.yaml", find_study).data
         needs = raw.get("plugins", [])  # their code is not run to list them
         runs = None if needs else len(load(name)[1])
         shipped.append({"study": name, "runs": runs, "description": raw.get("description", ""), "plugins": needs})

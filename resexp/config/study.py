@@ -75,7 +75,7 @@ class Cell:
     config: RunConfig
 
 
-def find(name: str) -> Path:
+def find_study(name: str) -> Path:
     """The study file `name`: a path, or a shipped study such as ``cifar10/figure6``."""
     path = expanded(name)
     shipped = SHIPPED / (name if name.endswith(".yaml") else f"{name}.yaml")
@@ -100,7 +100,7 @@ def shipped_names() -> list[str]:
 def is_study(name: str) -> bool:
     """Whether `name` is a study file or a shipped study."""
     with contextlib.suppress(UserError):
-        return find(name).is_file()
+        return find_study(name).is_file()
     return False
 
 
@@ -109,8 +109,8 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
 
     Raises UserError with one line for every mistake in the file, in every cell of its grid.
     """
-    path = find(name)
-    own = yaml_file.read(path, find)
+    path = find_study(name)
+    own = yaml_file.read(path, find_study)
     if not own.data:
         raise UserError(f"{path}: empty; a study names at least one key, such as model: {{kind: plain, depth: 20}}")
     document = yaml_file.merge(own, yaml_file.overrides(settings or []))
