@@ -95,7 +95,7 @@ def registered(role: Role) -> dict[str, Plugin]:
     return _known.get(role, {})
 
 
-def find(role: Role, name: str, source: str) -> Plugin:
+def find_plugin(role: Role, name: str, source: str) -> Plugin:
     """The plug-in that a run was configured with. Raises UserError if it is not loaded, or was changed since."""
     plugin = registered(role).get(name)
     if plugin is None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from resexp.config import CustomData
-from resexp.config.plugins import Custom, find
+from resexp.config.plugins import Custom, find_plugin
 from resexp.data.images import ImageSet
 from resexp.errors import UserError
 
@@ -28,7 +28,7 @@ def load(config: CustomData) -> ImageSet:
     Raises UserError that names the plug-in.
     """
     assert isinstance(config.source, Custom)
-    plugin = find("data", config.source.name, config.source.source)
+    plugin = find_plugin("data", config.source.name, config.source.source)
     where = f"{plugin.path}: data {plugin.name}"
     try:
         given = plugin.make(**dict(config.source.options))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
-from resexp.config.plugins import Custom, find
+from resexp.config.plugins import Custom, find_plugin
 from resexp.errors import UserError
 from resexp.models.layers import BatchNorm, Scalar, Scale, StochasticDepth, conv, make_activation, norm
 
@@ -52,7 +52,7 @@ def make_shortcut(config: ModelConfig, channels_in: int, channels_out: int, stri
     if config.shortcut is None:
         return None
     if isinstance(config.shortcut, Custom):
-        plugin = find("shortcut", config.shortcut.name, config.shortcut.source)
+        plugin = find_plugin("shortcut", config.shortcut.name, config.shortcut.source)
         with torch.random.fork_rng(devices=[]):
             own: nn.Module = plugin.make(channels_in, channels_out, stride, **dict(config.shortcut.options))
         return own
@@ -214,7 +214,7 @@ def block_class(config: ModelConfig) -> type[Block]:
     """The block that `config` names. Raises UserError if a plug-in's does not fit the kind of net."""
     if not isinstance(config.block, Custom):
         return BLOCKS[config.kind, config.block]
-    plugin = find("block", config.block.name, config.block.source)
+    plugin = find_plugin("block", config.block.name, config.block.source)
     made: type[Block] = plugin.make
     if not (isinstance(made, type) and issubclass(made, Block)):
         raise UserError(f"{plugin.path}: block {plugin.name}: must be a class derived from resexp.models.blocks.Block")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
-from resexp.config.plugins import Custom, find
+from resexp.config.plugins import Custom, find_plugin
 
 
 def init_weights(config: ModelConfig, modules: Iterable[nn.Module]) -> None:
@@ -27,7 +27,7 @@ def init_weights(config: ModelConfig, modules: Iterable[nn.Module]) -> None:
 def _initialiser(config: ModelConfig) -> Callable[[Tensor], object]:
     """The function that fills the weight of a convolution, in place."""
     if isinstance(config.init, Custom):
-        plugin = find("init", config.init.name, config.init.source)
+        plugin = find_plugin("init", config.init.name, config.init.source)
         return functools.partial(plugin.make, **dict(config.init.options))
     gain = _gain(config)
     known: dict[str, Callable[[Tensor], object]] = {

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from resexp.config import TrainConfig
-from resexp.config.plugins import Custom, find
+from resexp.config.plugins import Custom, find_plugin
 from resexp.errors import UserError
 from resexp.runs.checkpoint import fits
 
@@ -36,7 +36,7 @@ def learning_rate(
     assert isinstance(config.lr, float)
     ramp = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     if isinstance(config.schedule, Custom):
-        plugin = find("schedule", config.schedule.name, config.schedule.source)
+        plugin = find_plugin("schedule", config.schedule.name, config.schedule.source)
         factor = plugin.make(step, config.steps, **dict(config.schedule.options))
         if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
             raise UserError(
@@ -201,7 +201,7 @@ def make_optimizer(config: TrainConfig, model: nn.Module, rate: Tensor) -> torch
     """The optimiser at `rate`; weight decay on every parameter, which is Caffe's default."""
     parameters, chosen = list(model.parameters()), config.optimizer
     if isinstance(chosen, Custom):
-        plugin = find("optimizer", chosen.name, chosen.source)
+        plugin = find_plugin("optimizer", chosen.name, chosen.source)
         made = plugin.make(parameters, rate, config, **dict(chosen.options))
         if not isinstance(made, torch.optim.Optimizer):
             raise UserError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resexp.config import RunConfig
-from resexp.config.plugins import find
+from resexp.config.plugins import find_plugin
 from resexp.errors import UserError
 from resexp.models import ResNet, build_model
 from resexp.training.optim import Schedule, make_optimizer
@@ -23,7 +23,7 @@ def rehearse(config: RunConfig, height: int, width: int, classes: int) -> None:
 
     Torch's random state stays as it was. Raises UserError with the plug-in and what is wrong with it.
     """
-    customs = {key: find(key, custom.name, custom.source) for key, custom in config.customs.items()}  # type: ignore[arg-type]
+    customs = {key: find_plugin(key, custom.name, custom.source) for key, custom in config.customs.items()}  # type: ignore[arg-type]
     if not customs:
         return
     where = ", ".join(f"{plugin.path}: {key} {plugin.name}" for key, plugin in customs.items())
