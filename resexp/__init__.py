@@ -2,14 +2,13 @@
 
 from typing import Any
 
-from resexp.utils.machine import limit_spinning, widen_queues
+from resexp.utils.machine import tune_libraries
 
 __version__ = "0.2.0"
 __all__ = ["StudyResults", "UserError", "build_model", "build_report", "load_study", "open_study", "sweep", "train"]
 
 # Here, since no process may import torch before.
-limit_spinning()
-widen_queues()
+tune_libraries()
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ from resexp.runs.store import Run
 from resexp.utils.untrusted import read_file
 
 _KIND = b"resexp checkpoint "
-_SEAL_BYTES = len(_KIND) + len(b"3 sha256 ") + 64 + 1
+_DIGEST_BYTES = len(_KIND) + len(b"3 sha256 ") + 64 + 1
 MAX_BYTES = 1 << 36
 
 _PARTS: dict[str, dict[str, Any]] = {
@@ -47,14 +47,14 @@ def pack(state: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     buffer.seek(-2, os.SEEK_END)
-    buffer.write(struct.pack("<H", _SEAL_BYTES))  # the length of the comment ends the archive
+    buffer.write(struct.pack("<H", _DIGEST_BYTES))  # the length of the comment ends the archive
     with buffer.getbuffer() as archive:
-        seal = _seal(3, archive)
-    buffer.write(seal)
+        digest = _digest_line(3, archive)
+    buffer.write(digest)
     return buffer.getvalue()
 
 
-def _seal(version: int, archive: bytes | memoryview) -> bytes:
+def _digest_line(version: int, archive: bytes | memoryview) -> bytes:
     return _KIND + b"%d sha256 %s\n" % (version, hashlib.sha256(archive).hexdigest().encode())
 
 
@@ -87,15 +87,15 @@ def load_stored(archive: bytes, device: torch.device) -> Any:
 
 def _archive(path: Path, content: bytes) -> bytes:
     """The zip archive in a checkpoint file, after checking its digest. Raises as `read`."""
-    if content.startswith(_KIND):  # version 2 had the seal in front, where torch.load stumbles over it
-        seal, archive = content[:_SEAL_BYTES], content[_SEAL_BYTES:]
-        whole = seal == _seal(2, archive)
+    if content.startswith(_KIND):  # version 2 had the digest in front, where torch.load stumbles over it
+        digest, archive = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        whole = digest == _digest_line(2, archive)
     else:
-        seal, archive = content[-_SEAL_BYTES:], content
-        whole = seal == _seal(3, memoryview(content)[:-_SEAL_BYTES])
+        digest, archive = content[-_DIGEST_BYTES:], content
+        whole = digest == _digest_line(3, memoryview(content)[:-_DIGEST_BYTES])
     if whole:
         return archive
-    if seal.startswith(_KIND) and seal[len(_KIND) : len(_KIND) + 2] not in (b"2 ", b"3 "):
+    if digest.startswith(_KIND) and digest[len(_KIND) : len(_KIND) + 2] not in (b"2 ", b"3 "):
         raise UserError(
             f"{path}: written by another version of resexp, which can finish it; delete the run folder to begin anew"
         )
@@ -165,7 +165,8 @@ def load(run: Run, device: torch.device) -> tuple[dict[str, Any] | None, str]:
                 state = read(path, device)
             except DamagedCheckpointError:
                 damaged.append(path.name)
-                if run.lease:  # or the next save would make it the previous one
+                # Or the next save would make it the previous one. In the lease's folder, so that only the holder can.
+                if run.lease:
                     with run.lease.guarded():
                         path.rename(run.lease.folder / path.name).unlink()
             else:

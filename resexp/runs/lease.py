@@ -33,7 +33,7 @@ HEARTBEAT_TIMEOUT_S = 60.0
 machines may differ by less than that."""
 _OWNER, _MAX_OWNER = "owner", 1000
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT, errno.ENOTDIR)
-"""Another contender has made the folder, and perhaps removed ours."""
+"""Another claim has become the folder, and perhaps removed ours."""
 _TRIES = 100
 
 
@@ -99,24 +99,25 @@ def leased(folder: Path, what: str) -> Iterator[Lease]:
     earlier = _attempts(folder)
     number = max(earlier, default=0) + 1
     lease = Lease(_attempt(folder, number))
-    making = folder / f".claiming-{uuid.uuid4().hex}"
-    making.mkdir()
+    claim = folder / f".claiming-{uuid.uuid4().hex}"
+    claim.mkdir()
     try:
-        (making / _OWNER).write_text(f"process {os.getpid()} on {os.uname().nodename}")
-        making.rename(lease.folder)  # onto a folder that is not there, or is empty: one contender succeeds
+        (claim / _OWNER).write_text(f"process {os.getpid()} on {os.uname().nodename}")
+        claim.rename(lease.folder)  # onto a folder that is not there, or is empty: one claim succeeds
     except OSError as error:
-        shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(claim, ignore_errors=True)
         if error.errno not in _TAKEN:
             raise
         raise UserError(f"{what} is being claimed by another process; wait for it, or stop it first") from None
     if newest(folder) > number:  # a newer attempt came between the scan and the rename
         _remove(lease.folder)
         raise UserError(f"{what} was claimed by another process; wait for it, or stop it first")
-    for contender in folder.glob(".claiming-*"):
+    for other in folder.glob(".claiming-*"):
         with contextlib.suppress(FileNotFoundError):  # it was quicker
-            # In one rename: were it emptied first, its maker could still move it into place, and a third onto that.
-            contender.rename(lease.folder / contender.name)
-            _remove(lease.folder / contender.name)
+            # Move it away in one rename. If rmtree emptied it first, its owner could still rename it into place, and a
+            # third process could then rename onto the empty folder.
+            other.rename(lease.folder / other.name)
+            _remove(lease.folder / other.name)
     for older in earlier:
         _remove(_attempt(folder, older))
     try:

@@ -12,8 +12,8 @@ from resexp.runs.store import Run
 from resexp.utils.files import sync_folder, with_filename
 
 
-class Metrics:
-    """Writes metrics.jsonl. Opening replaces the file by a copy that belongs to this attempt.
+class MetricsWriter:
+    """Appends lines to metrics.jsonl. Opening replaces the file by a copy that belongs to this attempt.
 
     What an attempt that has lost its lease still appends goes to a file that is no longer in the folder.
     """

@@ -43,8 +43,8 @@ class Run:
     """One run folder; the paths in it are attributes."""
 
     def __init__(self, folder: Path, label: str = "", lease: Lease | None = None) -> None:
-        """`label` is what the study calls the net; by default its kind and depth. An attempt at the run has a `lease`
-        to it, by which all that it publishes goes."""
+        """`label` is what the study calls the net; by default its kind and depth. `lease`: set during an attempt; all
+        files are then written through it."""
         self.folder, self.lease = folder, lease
         self.label = label or folder.absolute().parent.name.rpartition("-")[0]
         self.config_path = folder / "config.yaml"

@@ -14,7 +14,7 @@ from resexp.evaluation.tta import Classifier, compare, usual
 from resexp.probes import PROBES
 from resexp.runs import checkpoint
 from resexp.runs.logits import Logits
-from resexp.runs.metrics import Metrics
+from resexp.runs.metrics import MetricsWriter
 from resexp.runs.records import Manifest, State, Status, running_error
 from resexp.runs.store import Run
 from resexp.training.manifest import now
@@ -68,7 +68,7 @@ class TrainingLoop:
     on_status: Callable[[Status], None]
     trainer: Trainer
     progress: Progress
-    metrics: Metrics | None = None
+    metrics: MetricsWriter | None = None
     """Set on rank 0 only, like `manifest`."""
     manifest: Manifest | None = None
 

@@ -28,7 +28,7 @@ from resexp.device.hardware import (
 from resexp.distributed import SINGLE_PROCESS, Ranks, lost_rank
 from resexp.errors import DeviceFailedError, DeviceOutOfMemoryError, LeaseLostError, RankLostError, UserError
 from resexp.runs import checkpoint
-from resexp.runs.metrics import Metrics
+from resexp.runs.metrics import MetricsWriter
 from resexp.runs.records import Manifest, Status
 from resexp.runs.store import Run
 from resexp.training.loop import Progress, TrainingLoop
@@ -126,7 +126,7 @@ def attempt(
 
 def _set_up(
     run: Run, status: Status, ranks: Ranks, threads: int | None, allow_world_size_change: bool, stack: ExitStack
-) -> tuple[Trainer, Progress, Metrics, Manifest]:
+) -> tuple[Trainer, Progress, MetricsWriter, Manifest]:
     """Load or initialise the run on rank 0, which leases it, and broadcast its state to the other ranks, if any.
 
     Cleanup callbacks are registered on `stack`; `status` gets the errors measured so far. Raises UserError where the
@@ -189,7 +189,7 @@ def _prepare_hardware(
     return hardware
 
 
-def _continue(run: Run, trainer: Trainer, status: Status) -> tuple[Progress, Metrics]:
+def _continue(run: Run, trainer: Trainer, status: Status) -> tuple[Progress, MetricsWriter]:
     """Load the newest whole checkpoint and drop the metrics written after it; they will be written again."""
     for left_over in run.folder.glob("*.tmp"):
         left_over.unlink()  # of a process that was killed while it wrote; we hold the lock
@@ -209,7 +209,7 @@ def _continue(run: Run, trainer: Trainer, status: Status) -> tuple[Progress, Met
     elif config.train.init_from and (found := warm_start(config, probe_input(trainer), len(trainer.dataset.classes))):
         write_record(run, found)
     kept, sha256 = (state["metrics_bytes"], state.get("metrics_sha256")) if state else (0, None)
-    metrics = Metrics(run, kept, sha256)
+    metrics = MetricsWriter(run, kept, sha256)
     for record in run.metrics():
         for name in ("train_error", "clean_train_error", "val_error", "test_error"):
             setattr(status, name, record.get(name, getattr(status, name)))

@@ -18,23 +18,15 @@ def cores() -> int:
     return min(there, int(given)) if given.isdecimal() and int(given) else there
 
 
-def limit_spinning() -> None:
-    """Limit the spinning of idle OpenMP threads, unless the user has configured it.
+def tune_libraries() -> None:
+    """Limit the spinning of idle OpenMP threads, and give each CUDA stream its own hardware queue, unless the user has
+    configured these. libgomp, PyTorch's OpenMP on Linux, reads its variable when torch is imported; the CUDA driver
+    reads its own when a process makes its first context.
 
-    By default they spin for milliseconds. Where other work is running, the spinning takes the core from the thread that
-    is waited for: with this limit, a net trained on two threads next to one or two busy processes was 1.4 to 6.6 times
-    as fast. On idle cores the limit costs about 2 %; not to spin at all cost 20 to 30 %. libgomp, PyTorch's OpenMP on
-    Linux, reads the variable when torch is imported.
+    By default idle threads spin for milliseconds. Where other work is running, the spinning takes the core from the
+    thread that is waited for: with this limit, a net trained on two threads next to one or two busy processes was 1.4
+    to 6.6 times as fast. On idle cores the limit costs about 2 %; not to spin at all cost 20 to 30 %.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "2000"
-
-
-def widen_queues() -> None:
-    """Set CUDA_DEVICE_MAX_CONNECTIONS to 32, unless the user has set it, so that each stream has its own hardware
-    queue.
-
-    With CUDA's default, 8, streams of a larger pack share them. The driver reads the variable when a process makes its
-    first context.
-    """
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # with CUDA's 8, the streams of many runs share queues
