@@ -32,7 +32,7 @@ class Event(NamedTuple):
     kind: Literal["started", "log", "run_began", "run_ended", "device_failed"]
     """`started`: the job is at work. `device_failed`: its run ended because the device is gone."""
     run_index: int = 0
-    """Place of the run in the job."""
+    """Place of the run in the job; 0 for `started` and `log`."""
     text: str = ""
     """The line of the log; for a run that ended unfinished, what went wrong."""
 

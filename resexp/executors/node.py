@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -81,7 +81,7 @@ class SlurmJob:
             self._child.terminate()
             with contextlib.suppress(ChildProcessError):  # it ended before
                 os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)  # `wait` would need a lock that poll has
-        return DelayedSubmission(SlurmJob(self.runs, self.folder, self.environment, self.nodes, self.processes))
+        return DelayedSubmission(replace(self))
 
     def commands(self, environment: Mapping[str, str]) -> list[list[str]]:
         """What to run on this node, one after the other; `environment` is the one that Slurm gave it."""

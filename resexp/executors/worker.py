@@ -65,9 +65,8 @@ def train(job: Job, stop: Stop) -> Iterator[Event]:
     unsent = deque[Event]()
 
     def forward_log(line: str) -> None:
-        run = runs.current or job.runs[0]
-        unsent.append(Event("log", job.runs.index(run), line))
-        _append_log(run, line)
+        unsent.append(Event("log", text=line))
+        _append_log(runs.current or job.runs[0], line)
 
     with logged_to(forward_log):
         for outcomes in runs.turns():
