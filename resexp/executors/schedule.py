@@ -94,12 +94,11 @@ def _order(costs: Sequence[float], turns: Sequence[int], threads: Sequence[int])
 def share(costs: Sequence[float], turns: Sequence[int], cores: int) -> list[int]:
     """Cores for each run, so that the sweep ends early: one each, and then more for whichever ends last."""
     threads = best = [1] * len(costs)
-    shortest, last = end, _ = _makespan(costs, turns, threads, cores)
+    end, last = _makespan(costs, turns, threads, cores)
+    shortest = end
     while costs and threads[last] < cores:
-        options = [
-            [*threads[:last], more, *threads[last + 1 :]]
-            for more in sorted({threads[last] + 1, min(2 * threads[last], cores)})
-        ]
+        more = (threads[last] + 1, min(2 * threads[last], cores))
+        options = [[*threads[:last], n, *threads[last + 1 :]] for n in more]
         threads = min(options, key=lambda option: _makespan(costs, turns, option, cores)[0])
         before, (end, last) = end, _makespan(costs, turns, threads, cores)
         if end > before:
