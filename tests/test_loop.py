@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,6 +211,23 @@ def test_a_silent_job_is_killed_and_its_run_tried_again(tmp_path: Path) -> None:
     assert sweep.ended == {"a": ""}
     assert machine.started[0].killed
     assert "no sign of life for 0 s; its job is killed" in sweep.said[0]
+
+
+def test_runs_that_wait_while_another_prepares_its_images_are_no_reason_to_kill_their_job(tmp_path: Path) -> None:
+    """One process trains them in turns, and one of them may decode for longer than the others may be silent."""
+    attempt = tmp_path / "b" / ".attempt-1"
+
+    def begin_both(handle: Scripted) -> None:
+        handle.pending += [Event("run_began", 0), Event("run_began", 1)]
+        attempt.mkdir()
+
+    def heartbeat(handle: Scripted) -> None:
+        time.sleep(0.02)
+        os.utime(attempt)
+
+    sweep = Sweep(Machine({"a": [[begin_both, *[heartbeat] * 20]]}, size=2), tmp_path, "ab", heartbeat_timeout=0.2)
+    assert sweep.ended == {"a": "", "b": ""}
+    assert not sweep.said
 
 
 def report_start(handle: Scripted) -> None:

@@ -23,11 +23,12 @@ class _StartedJob:
 
     def __init__(self, handle: Handle) -> None:
         self.handle, self.job, self.waiting = handle, handle.job, list(handle.job.runs)
-        self.running: dict[Run, tuple[float, float]] = {}
-        """Each run's last heartbeat by the file system's clock, and when we noticed it by ours."""
+        self.running = list[Run]()
         self.began_runs = False
-        self.last_event: float | None = None
-        """When its last event came; None before it is at work."""
+        self.heartbeats = list[float]()
+        """The last ones of the running runs, by the file system's clock."""
+        self.last_sign: float | None = None
+        """When we last noticed an event or a heartbeat, by our clock; None before it is at work."""
 
 
 class SweepLoop:
@@ -118,7 +119,7 @@ class SweepLoop:
             self._enqueue_first(started.job, again)
 
     def _on_event(self, started: _StartedJob, event: Event) -> None:
-        run, started.last_event = started.job.runs[event.run_index], time.monotonic()
+        run, started.last_sign = started.job.runs[event.run_index], time.monotonic()
         if event.kind == "log":
             log.info(event.text)
         if event.kind in ("started", "log"):
@@ -126,10 +127,11 @@ class SweepLoop:
         started.began_runs = True
         if run in started.waiting:  # not there if the worker trains it again alone, after it ran out of memory
             started.waiting.remove(run)
+        if run in started.running:
+            started.running.remove(run)
         if event.kind == "run_began":
-            started.running[run] = (0.0, started.last_event)
+            started.running.append(run)
             return
-        started.running.pop(run, None)
         self._enqueue_first(started.job, self._end_or_retry([run], End(event.text, event.kind == "device_failed")))
 
     def _end_or_retry(self, runs: Iterable[Run], end: End) -> list[Run]:
@@ -151,21 +153,19 @@ class SweepLoop:
             self._queue.insert(0, replace(job, runs=tuple(runs)))
 
     def _check_heartbeats(self, started: _StartedJob) -> None:
-        """Kill a job that hangs, or one of whose runs has been silent for too long."""
+        """Kill a job that has been silent for too long. One process trains its runs in turns, so a heartbeat of any of
+        them is one of the job."""
         now, timeout = time.monotonic(), self._config.heartbeat_timeout
-        if self._executor.outlives:
-            return  # its own time limit ends what hangs there
-        if started.last_event and not started.running and now >= started.last_event + timeout:
-            name = started.job.runs[0].name
-            log.warning(f"{name}: its job has done nothing for {now - started.last_event:.0f} s; it is killed")
+        if self._executor.outlives or started.last_sign is None or now < started.last_sign + timeout / 10:
+            return  # where jobs outlive the sweep, a time limit of their own ends what hangs
+        heartbeats = [lease.last_heartbeat(run.folder) for run in started.running]
+        if heartbeats != started.heartbeats:
+            started.heartbeats, started.last_sign = heartbeats, now
+        elif (silence := now - started.last_sign) >= timeout:
+            if started.running:
+                log.warning(f"{started.running[0].name}: no sign of life for {silence:.0f} s; its job is killed")
+            else:
+                name = started.job.runs[0].name
+                log.warning(f"{name}: its job has done nothing for {silence:.0f} s; it is killed")
             started.handle.kill()
-            started.last_event = now
-        for run, (beat, seen) in started.running.items():
-            if now < seen + timeout / 10:
-                continue
-            if (latest := lease.last_heartbeat(run.folder)) != beat:
-                started.running[run] = (latest, now)
-            elif now >= seen + timeout:
-                log.warning(f"{run.name}: no sign of life for {now - seen:.0f} s; its job is killed")
-                started.handle.kill()
-                started.running[run] = (beat, now)
+            started.last_sign = now
