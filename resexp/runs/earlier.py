@@ -37,7 +37,7 @@ def find_earlier(config: RunConfig, results: Path) -> Earlier | None:
             manifest, other = run.manifest(), load_run(run.config_path)
             if manifest is None or run.status().state != "finished" or cost_key(other) != cost_key(config):
                 continue
-            steps, seconds = max(((a.steps, a.seconds) for a in manifest.attempts), default=(0, 0.0))
+            steps, seconds = max((a.steps, a.seconds) for a in manifest.attempts)
             device = manifest.attempts[-1].device
             if steps and (not device.endswith(" cpu") or device == f"{platform.machine()} cpu"):
                 return Earlier(seconds / steps, size(run.folder), device)
