@@ -26,7 +26,6 @@ from resexp.config import (
     TrainConfig,
 )
 from resexp.models.layers import BatchNorm
-from resexp.paper.recipe import CIFAR10 as CIFAR10_RECIPE
 from resexp.paper.recipe import IDENTITIES, recipe
 from resexp.report import build_report
 from resexp.report.plots import curves_plot
@@ -167,7 +166,7 @@ def test_the_papers_value_of_every_field_is_known() -> None:
     """A field that the recipe does not list has its default in the paper. These are the values that the paper gives."""
     science = {part: getattr(RunConfig(), part).science() for part in ("data", "model", "train")}
     told = {f"{part}.{name}": value for part in science for name, value in science[part].items()}
-    assert {key: value for key, value in told.items() if key not in IDENTITIES | CIFAR10_RECIPE.open.keys()} == {
+    assert {key: value for key, value in told.items() if key not in IDENTITIES | recipe(RunConfig()).open.keys()} == {
         "data.resize": None, "data.pad": 4, "data.flip": True,
         "model.width": 16, "model.shortcut": "A", "model.stride_conv": None, "model.norm": "batch",
         "model.activation": "relu", "model.init": "he", "model.residual_init": "standard", "model.residual_scale": 1.0,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ _TABLES = tomllib.loads(Path(__file__).with_name("recipe.toml").read_text())
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the paper trains the nets of one data set.
+    """How the paper trains a net of one data set.
 
     Every field of a run that changes what is measured is held against it. The paper's value of a field is its default,
     unless it is in `values`. So a field that is added to the schema is a departure wherever it is not at its default.
@@ -52,7 +51,7 @@ class Recipe:
     batch: int
     gpu_batch: int
     """Images on each GPU."""
-    values: dict[str, Any | Callable[[RunConfig], Any]]
+    values: dict[str, Any]
     """By key, the paper's value where it is not the default."""
     open: dict[str, str]
     """By key, the topic of the reading that tells the run's value: the paper does not give one."""
@@ -60,9 +59,38 @@ class Recipe:
     """Where the paper gives a value: by key, or for the other keys of a section by its name."""
 
 
-def _resize(config: RunConfig) -> int | None:
-    """CIFAR-10's images have 32 pixels a side as they are."""
-    return 32 if not isinstance(config.data, ImageNetData) and config.data.resize else None
+def recipe(config: RunConfig) -> Recipe:
+    """The recipe that a run is held against: its net decides, not its images."""
+    dataset = "imagenet" if config.model.variant == "imagenet" else "cifar10"
+    table = _TABLES[dataset]
+    fixed = {key: tuple(value) if isinstance(value, list) else value for key, value in table["values"].items()}
+    values = fixed | _of_the_run(config)
+    return Recipe(
+        dataset, table["batch"], table["gpu_batch"], values, _TABLES["open"] | table["open"], table["sources"]
+    )
+
+
+def _of_the_run(config: RunConfig) -> dict[str, Any]:
+    """The paper's values, by key, that depend on the run's other fields.
+
+    ResNet-110 and all nets of arXiv 1603.05027 have a warm-up at a rate of 0.01. ResNet-110 "still reaches similar
+    accuracy" without it. That is a departure even so: the paper's number is of runs with the warm-up, and the paper
+    gives none without.
+    """
+    model, train = config.model, config.train
+    values: dict[str, Any] = {}
+    if not train.warmup_lr:  # without a warm-up its end has no effect
+        values["train.warmup_until_error"] = train.warmup_until_error
+    if model.variant == "imagenet":
+        if model.depth == 34:  # this net has numbers with each option (Table 3)
+            values["model.shortcut"] = model.shortcut
+        return values
+    if not isinstance(config.data, ImageNetData) and config.data.resize:
+        values["data.resize"] = 32  # what CIFAR-10's images have
+    warmed_up = of_identity_mappings(config) or (model.kind, model.depth) == ("residual", 110)
+    if warmed_up or (maybe_warmed_up(config) and train.warmup_lr):
+        values["train.warmup_lr"] = 0.01
+    return values
 
 
 def maybe_warmed_up(config: RunConfig) -> bool:
@@ -79,54 +107,6 @@ def of_identity_mappings(config: RunConfig) -> bool:
     model = config.model
     bottlenecks = (model.variant, model.kind, model.block) == ("cifar", "residual", "bottleneck")
     return model.kind == "preact" or bottlenecks
-
-
-def _warmup_lr(config: RunConfig) -> float | None:
-    """0.01 for ResNet-110, and for all nets of arXiv 1603.05027.
-
-    ResNet-110 "still reaches similar accuracy" without it. That is a departure even so: the paper's number is of runs
-    with the warm-up, and the paper gives none without.
-    """
-    model = config.model
-    if maybe_warmed_up(config):
-        return 0.01 if config.train.warmup_lr else None
-    return 0.01 if (model.kind, model.depth) == ("residual", 110) or of_identity_mappings(config) else None
-
-
-def _warmup_until_error(config: RunConfig) -> float:
-    """Without a warm-up it has no effect."""
-    return 0.8 if config.train.warmup_lr else config.train.warmup_until_error
-
-
-def _shortcut(config: RunConfig) -> Any:
-    """ImageNet's net of 34 layers has numbers with each option (Table 3)."""
-    model = config.model
-    shortcut: Any = model.shortcut if model.depth == 34 else _default(model, "shortcut")
-    return shortcut
-
-
-def _recipe(dataset: str, conditional: dict[str, Any]) -> Recipe:
-    """The recipe of a data set in recipe.toml, with the values that depend on the run."""
-    table = _TABLES[dataset]
-    fixed = {key: tuple(value) if isinstance(value, list) else value for key, value in table["values"].items()}
-    opened = _TABLES["open"] | table["open"]
-    return Recipe(dataset, table["batch"], table["gpu_batch"], fixed | conditional, opened, table["sources"])
-
-
-CIFAR10 = _recipe(
-    "cifar10",
-    {
-        "data.resize": _resize,
-        "train.warmup_lr": _warmup_lr,
-        "train.warmup_until_error": _warmup_until_error,
-    },
-)
-IMAGENET = _recipe("imagenet", {"model.shortcut": _shortcut, "train.warmup_until_error": _warmup_until_error})
-
-
-def recipe(config: RunConfig) -> Recipe:
-    """The recipe that a run is held against: its net decides, not its images."""
-    return IMAGENET if config.model.variant == "imagenet" else CIFAR10
 
 
 def sharing(config: RunConfig, world: int) -> int:
@@ -162,7 +142,6 @@ def departures(config: RunConfig, dataset: str, world: int = 1) -> list[Departur
             if (key in IDENTITIES and not (part == "model" and isinstance(own, Custom))) or key in paper.open:
                 continue
             value = paper.values[key] if key in paper.values else _default(section, name)
-            value = value(config) if callable(value) else value
             if own != value:
                 source = paper.sources.get(key, paper.sources[part])
                 ours = f"{own}" if isinstance(own, Custom | PowerOfDepth) else _shown(shown)
