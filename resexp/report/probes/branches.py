@@ -36,13 +36,10 @@ def branches(results: ProbeResults) -> Section | None:
         f"The median of |F(x)| / |x| over the blocks of a net is {'; '.join(medians)}.",
         "Norms of what a block adds, F(x), and of what its shortcut passes on, root mean square over 1,000 training "
         "images, in eval mode. Means over seeds are geometric.",
-        {"probe-branches": profiles("Size of F(x) compared with x", "|F(x)| / |x|", nets, _ratios, "block")},
+        {"probe-branches": profiles("Size of F(x) compared with x", "|F(x)| / |x|", nets, "ratio", "block")},
     )
 
 
-def _ratios(record: Branches) -> list[float]:
-    return [block.ratio for block in record.layers]
-
-
 def _median(net: NetResult[Branches]) -> str:
-    return f"{number(float(np.median(net.geometric(_ratios))))} at depth {net.depth}"
+    median = np.median(net.geometric(lambda record: record.each("ratio")))
+    return f"{number(float(median))} at depth {net.depth}"

@@ -94,9 +94,9 @@ def gradients(results: ProbeResults) -> Section | None:
         return None
     first = [net for net in nets if net.moment == nets[0].moment]
     plots = {
-        "probe-gradients-product": _profiles("Gradient times weights", "|g| |w|", nets, "product"),
-        "probe-gradients-weights": _profiles("Norm of the weights", "|w|", nets, "weight_norm"),
-        "probe-gradients-norm": _profiles("Norm of the loss gradient", "|g|", nets, "norm"),
+        "probe-gradients-product": profiles("Gradient times weights", "|g| |w|", nets, "product"),
+        "probe-gradients-weights": profiles("Norm of the weights", "|w|", nets, "weight_norm"),
+        "probe-gradients-norm": profiles("Norm of the loss gradient", "|g|", nets, "norm"),
         "probe-gradients-snr": _snr(nets),
         "probe-gradients-agreement": _agreement(first),
     }
@@ -128,10 +128,6 @@ def gradients(results: ProbeResults) -> Section | None:
         plots,
         _table(nets),
     )
-
-
-def _profiles(title: str, ylabel: str, nets: Sequence[NetResult[Gradients]], name: str) -> Plot:
-    return profiles(title, ylabel, nets, lambda r: [getattr(layer, name) for layer in r.layers])
 
 
 @styled
@@ -178,7 +174,7 @@ def _per_layer(net: NetResult[Gradients]) -> str:
 
 
 def _largest(record: Gradients) -> float:
-    return max(layer.weight_norm for layer in record.layers)
+    return max(record.each("weight_norm"))
 
 
 def _sentence(nets: Sequence[NetResult[Gradients]], first: Sequence[NetResult[Gradients]]) -> str:

@@ -12,11 +12,14 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 from resexp.report.figure import MARKERS, Plot, depth_colours, styled
 from resexp.report.formatting import digits, span
 from resexp.report.plots import named_in_legend
-from resexp.report.probes.results import NetResult, RecordT
+from resexp.report.probes.results import LayerwiseT, NetResult, RecordT
 from resexp.report.stats import grouped
 
 MARKS = 8
 """Approximate maximum number of markers per line."""
+
+Draw = Callable[[Plot, Axes, NetResult[RecordT], dict[str, Any]], None]
+"""Draws a net into its panel, given the look of its line."""
 
 
 def looks(depths: Iterable[int]) -> dict[int, dict[str, Any]]:
@@ -29,20 +32,10 @@ def looks(depths: Iterable[int]) -> dict[int, dict[str, Any]]:
 
 
 @styled
-def panels(
-    title: str,
-    xlabel: str,
-    ylabel: str,
-    nets: Sequence[NetResult[RecordT]],
-    draw: Callable[[Plot, Axes, NetResult[RecordT], dict[str, Any]], None],
-) -> Plot:
-    """A panel for each family, a row for each moment, and a legend with the depths.
-
-    `draw` draws a net into its panel, given the look of its line.
-    """
-    families, moments = (
-        list(dict.fromkeys(names)) for names in zip(*((n.family, n.moment) for n in nets), strict=True)
-    )
+def panels(title: str, xlabel: str, ylabel: str, nets: Sequence[NetResult[RecordT]], draw: Draw[RecordT]) -> Plot:
+    """A panel for each family, a row for each moment, and a legend with the depths."""
+    families = list(dict.fromkeys(net.family for net in nets))
+    moments = list(dict.fromkeys(net.moment for net in nets))
     titles = [[f"{family}, {moment}" for family in families] for moment in moments]
     plot = Plot(title, xlabel, ylabel, (max(6.0, 1.5 + 3.0 * len(families)), 1.7 + 2.5 * len(titles)), titles)
     look = looks(net.depth for net in nets)
@@ -56,20 +49,15 @@ def panels(
 
 
 @styled
-def profiles(
-    title: str,
-    ylabel: str,
-    nets: Sequence[NetResult[RecordT]],
-    values: Callable[[RecordT], Sequence[float]],
-    what: str = "layer",
-) -> Plot:
+def profiles(title: str, ylabel: str, nets: Sequence[NetResult[LayerwiseT]], number: str, what: str = "layer") -> Plot:
     """A positive number by layer (or block), on a logarithmic axis, over the layer's place between first and last.
 
-    Over seeds the mean is geometric; a number that is not positive has no place on the axis.
+    `number` is the name of its field. Over seeds the mean is geometric; a number that is not positive has no place on
+    the axis.
     """
 
-    def draw(plot: Plot, axes: Axes, net: NetResult[RecordT], look: dict[str, Any]) -> None:
-        mean = net.geometric(values)
+    def draw(plot: Plot, axes: Axes, net: NetResult[LayerwiseT], look: dict[str, Any]) -> None:
+        mean = net.geometric(lambda record: record.each(number))
         look |= {"axes": axes, "markevery": -(-len(mean) // MARKS)}
         plot.line(np.linspace(0, 1, len(mean)), mean, f"{net.depth} layers", net.label, **look)
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from resexp import paper
 from resexp.report.figure import Plot, family_colours, styled, tints
 from resexp.report.plots import named_in_legend
 from resexp.report.probes.panels import MARKS, logarithmic, looks
@@ -39,11 +38,9 @@ def responses(results: ProbeResults) -> Section | None:
 
 
 def _mean(net: NetResult[Responses]) -> str:
-    published = paper.published(net.runs[0].config.model)
-    theirs = ""
-    if published and published.response_std is not None and not net.departures:
-        theirs = f" (paper: {published.response_std:.2f})"
-    return f"{net.label} {float(net.mean(lambda r: r.mean_std)):.2f}{theirs}"
+    theirs = net.published.response_std if net.published else None
+    beside = "" if theirs is None else f" (paper: {theirs:.2f})"
+    return f"{net.label} {float(net.mean(lambda r: r.mean_std)):.2f}{beside}"
 
 
 @styled
@@ -55,7 +52,7 @@ def _plot(nets: Sequence[NetResult[Responses]]) -> Plot:
     named = named_in_legend(look)
     shades = {family: dict(zip(look, tints(colour, len(look)), strict=True)) for family, colour in colours.items()}
     for net in sorted(nets, key=lambda net: net.depth):
-        stds = net.mean(lambda r: [layer.std for layer in r.layers])
+        stds = net.mean(lambda r: r.each("std"))
         style = look[net.depth] | {"color": shades[net.family][net.depth], "markevery": -(-len(stds) // MARKS)}
         for axes, values in zip(plot.panels[0], (stds, np.sort(stds)[::-1]), strict=True):
             plot.line(np.arange(1, len(stds) + 1), values, net.label, net.label, axes=axes, **style)

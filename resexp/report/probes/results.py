@@ -75,6 +75,13 @@ class Layerwise(Record, Generic[LayerT]):
         """Layers."""
         return [layer.layer for layer in self.layers]
 
+    def each(self, number: str) -> list[float]:
+        """A number at each layer, by the name of its field."""
+        return [getattr(layer, number) for layer in self.layers]
+
+
+LayerwiseT = TypeVar("LayerwiseT", bound=Layerwise[Any])
+
 
 @dataclass(frozen=True)
 class NetResult(Net, Generic[RecordT]):

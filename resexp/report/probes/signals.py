@@ -20,6 +20,9 @@ def signals(results: ProbeResults) -> Section | None:
     if not nets:
         return None
     deep = deepest(nets)
+    rows = [
+        [net.label, net.moment, str(len(net.runs)), decades(net, _smallest), decades(net, _largest)] for net in nets
+    ]
     return Section(
         "Signals",
         f"The largest variance of a layer's output is {by_moment(deep, lambda net: decades(net, _largest))} "
@@ -27,24 +30,14 @@ def signals(results: ProbeResults) -> Section | None:
         "Variance of the output of each convolution and of the last layer, before BN, in train mode, over 1,000 "
         "images, all positions and channels. It grows with the layer's weights, and BN divides it out, so a huge "
         "variance means huge weights. Means over seeds are geometric.",
-        {"probe-signals": profiles("Variance of each layer's output", "variance", nets, _variances)},
-        (
-            ["net", "moment", "seeds", "smallest variance", "largest variance"],
-            [
-                [net.label, net.moment, str(len(net.runs)), decades(net, _smallest), decades(net, _largest)]
-                for net in nets
-            ],
-        ),
+        {"probe-signals": profiles("Variance of each layer's output", "variance", nets, "variance")},
+        (["net", "moment", "seeds", "smallest variance", "largest variance"], rows),
     )
 
 
-def _variances(record: Signals) -> list[float]:
-    return [layer.variance for layer in record.layers]
-
-
 def _smallest(record: Signals) -> float:
-    return min(_variances(record))
+    return min(record.each("variance"))
 
 
 def _largest(record: Signals) -> float:
-    return max(_variances(record))
+    return max(record.each("variance"))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from resexp import paper
 from resexp.report.estimates import Estimate
 from resexp.report.formatting import NOTHING, filled, listed, span
 from resexp.report.probes.results import NetResult, ProbeResults, Record, Section
 from resexp.report.stats import grouped
 
-MODES = ("ten-crop", "multi-scale")
-ERRORS = ("test_error", "test_top5_error")
+MODES: dict[str, Callable[[paper.Published], paper.OnViews | None]] = {
+    "ten-crop": lambda published: published.ten_crop,
+    "multi-scale": lambda published: published.multi_scale,
+}
+"""How images are seen, each with the paper's numbers."""
 
 
 class Views(Record):
@@ -43,8 +48,7 @@ def views(results: ProbeResults) -> Section | None:
     header, rows = ["net", "single view", "single view, top-5"], dict[str, list[str]]()
     for nets in tested.values():
         for net in nets:
-            single = ([getattr(r, f"single_view_{name}") for r in net.records] for name in ERRORS)
-            rows.setdefault(net.label, [net.label, *map(_errors, single)])
+            rows.setdefault(net.label, [net.label, *_errors(net, "single_view_")])
     for mode, nets in tested.items():
         header += [mode, f"{mode}, top-5", f"paper: {mode} / top-5"]
         cells = {net.label: _cells(mode, net) for net in nets}
@@ -65,18 +69,13 @@ def views(results: ProbeResults) -> Section | None:
 def _cells(mode: str, net: NetResult[Views]) -> list[str]:
     """A net tested with several views: top-1 and top-5 error, and the paper's."""
     theirs = _published(mode, net)
-    paper_cell = NOTHING
-    if theirs:
-        paper_cell = f"{theirs.top1:.2f}" if theirs.top5 is None else f"{theirs.top1:.2f} / {theirs.top5:.2f}"
-    return [*(_errors([getattr(r, name) for r in net.records]) for name in ERRORS), paper_cell]
+    errors = [f"{error:.2f}" for error in (theirs.top1, theirs.top5) if error is not None] if theirs else [NOTHING]
+    return [*_errors(net), " / ".join(errors)]
 
 
 def _published(mode: str, net: NetResult[Views]) -> paper.OnViews | None:
     """The paper's numbers, where it has tested the net so, and the run does not depart from it elsewhere."""
-    if not net.records[0].as_in_the_paper:
-        return None
-    theirs: paper.OnViews | None = getattr(net.published, mode.replace("-", "_"), None)
-    return theirs
+    return MODES[mode](net.published) if net.published and net.records[0].as_in_the_paper else None
 
 
 def _of_the_paper(tested: dict[str, list[NetResult[Views]]]) -> str:
@@ -91,9 +90,10 @@ def _of_the_paper(tested: dict[str, list[NetResult[Views]]]) -> str:
     )
 
 
-def _errors(fractions: list[float | None]) -> str:
-    known = [100 * fraction for fraction in fractions if fraction is not None]
-    return str(Estimate(tuple(known))) if len(known) == len(fractions) else NOTHING
+def _errors(net: NetResult[Views], prefix: str = "") -> list[str]:
+    """The top-1 and the top-5 error, each NOTHING where a record lacks it."""
+    errors = [[getattr(r, f"{prefix}{name}") for r in net.records] for name in ("test_error", "test_top5_error")]
+    return [NOTHING if None in of else str(Estimate(tuple(100 * error for error in of))) for of in errors]
 
 
 def _change(net: NetResult[Views]) -> float:
