@@ -32,12 +32,6 @@ class Side:
     error: Estimate | None
     """Running training error of the finished runs; None while there are none."""
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Every value of the net's configuration by its dotted key, and its seeds."""
-        config = load_run(self.runs[0].config_path).model_dump(mode="json", exclude={"seed"})
-        return {**_flat(config), "seeds": [run.seed for run in self.runs]}
-
     def to_json(self) -> dict[str, Any]:
         """The net for scripts; the error is a fraction."""
         seeds, mean = (len(self.error.values), self.error.mean) if self.error else (0, None)
@@ -135,17 +129,6 @@ def _json(found: Difference, p: float | None) -> dict[str, float | None]:
     return {"difference": fraction(found.value), "low": fraction(found.low), "high": fraction(found.high), "p": p}
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A key of the configuration whose values differ."""
-
-    key: str
-    a: Any
-    b: Any
-    nets: list[str]
-    """Nets that have this difference."""
-
-
 def _shown(value: Any) -> str:
     if value is None:
         return "-"
@@ -159,7 +142,8 @@ class Comparison:
     pairs: list[Pair]
     shifts: list[Shift]
     """For studies whose families have depths in common."""
-    settings: list[Setting]
+    settings: list[dict[str, Any]]
+    """The keys of the configuration that differ: each `key`, its values in `a` and `b`, and the `nets`."""
     only_a: list[str]
     """Nets that b lacks."""
     only_b: list[str]
@@ -173,10 +157,11 @@ class Comparison:
 
     def settings_table(self, a: str, b: str) -> Table:
         """The settings for people; `a` and `b` name the sides."""
-        return ["key", a, b, "nets"], [
-            [one.key, _shown(one.a), _shown(one.b), "all" if len(one.nets) == len(self.pairs) else ", ".join(one.nets)]
+        rows = [
+            [one["key"], one["a"], one["b"], "all" if len(one["nets"]) == len(self.pairs) else one["nets"]]
             for one in self.settings
         ]
+        return ["key", a, b, "nets"], [list(map(_shown, row)) for row in rows]
 
     def shifts_table(self, a: str, b: str) -> Table:
         """The shifts for people; `a` and `b` name the sides."""
@@ -185,7 +170,7 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """The comparison for scripts."""
         return {
-            "configuration": [vars(setting) for setting in self.settings],
+            "configuration": self.settings,
             "verdicts": [shift.to_json() for shift in self.shifts],
             "nets": [pair.to_json() for pair in self.pairs],
             "only_a": self.only_a,
@@ -265,15 +250,21 @@ def _at_common_depths(a: Family | None, b: Family | None) -> tuple[Family | None
     return replace(a, nets=of_a), replace(b, nets=of_b)
 
 
-def _settings(pairs: Sequence[Pair]) -> list[Setting]:
-    """The differing keys; nets that differ in the same way share an entry."""
+def _settings(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """The differing keys, with the nets that differ so."""
     differing = []
     for pair in pairs:
-        a, b = pair.a.settings, pair.b.settings
+        a, b = _configuration(pair.a.runs), _configuration(pair.b.runs)
         keys = [key for key in dict.fromkeys((*a, *b)) if a.get(key) != b.get(key)]
-        differing += [Setting(key, a.get(key), b.get(key), [pair.a.label]) for key in keys]
-    alike = grouped(differing, lambda setting: f"{setting.key} {setting.a!r} {setting.b!r}").values()
-    return [replace(same[0], nets=[label for setting in same for label in setting.nets]) for same in alike]
+        differing += [(pair.a.label, {"key": key, "a": a.get(key), "b": b.get(key)}) for key in keys]
+    alike = grouped(differing, lambda entry: repr(entry[1])).values()
+    return [same[0][1] | {"nets": [label for label, _ in same]} for same in alike]
+
+
+def _configuration(runs: Sequence[Run]) -> dict[str, Any]:
+    """Every value of a net's configuration by its dotted key, and its seeds."""
+    config = load_run(runs[0].config_path).model_dump(mode="json", exclude={"seed"})
+    return {**_flat(config), "seeds": [run.seed for run in runs]}
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:

@@ -96,10 +96,9 @@ def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[
     sentences += remarks[:MOST]
     if remarks[MOST:]:
         sentences.append(f"{len(remarks) - MOST:,} more runs have a message; `resexp status --json` shows it.")
-    rise_of_residual, trend_of_residual = (residual.rise, residual.trend) if residual else (None, None)
     return Verdict(
-        headline, sentences, names, interaction, plain.rise, rise_of_residual, gap, margin,
-        plain.trend, trend_of_residual,
+        headline, sentences, names, interaction, plain.rise, residual.rise if residual else None, gap, margin,
+        plain.trend, residual.trend if residual else None,
     )  # fmt: skip
 
 
