@@ -96,27 +96,22 @@ def _number(cell: str) -> float | None:
     return float(cell) if cell else None
 
 
+@cache
 def fig6(kind: str, block: str, depth: int) -> dict[str, list[tuple[int, float]]]:
     """A net's curves in Fig. 6, "train" and "test": points (iteration, error in percent). Empty for a net without any.
 
     The file has 1,183 points, read from the vector paths of the published PDF. The figure ends at 20 %.
     """
-    return _curves().get((kind, block, depth), {})
-
-
-@cache
-def _curves() -> dict[tuple[str, str, int], dict[str, list[tuple[int, float]]]]:
-    curves: dict[tuple[str, str, int], dict[str, list[tuple[int, float]]]] = {}
+    net = f"{'resnet' if kind == 'residual' else kind}-{depth}"
+    curves: dict[str, list[tuple[int, float]]] = {}
     for row in _rows("fig6.csv"):
-        if row["panel"] == "right" and row["net"] == "resnet-110":
-            continue  # drawn in the middle panel, and again with ResNet-1202
-        name, _, depth = row["net"].partition("-")
-        net = ("residual" if name == "resnet" else name, "basic", int(depth))
-        points = curves.setdefault(net, {}).setdefault(row["split"], [])
-        points.append((int(row["iteration"]), float(row["error_pct"])))
+        of_net = block == "basic" and row["net"] == net
+        if of_net and (depth == 1202 or row["panel"] != "right"):  # which draws ResNet-110 again
+            curves.setdefault(row["split"], []).append((int(row["iteration"]), float(row["error_pct"])))
     return curves
 
 
-def _rows(file: str) -> csv.DictReader[str]:
+@cache
+def _rows(file: str) -> list[dict[str, str]]:
     lines = Path(__file__).with_name(file).read_text().splitlines()
-    return csv.DictReader(line for line in lines if not line.startswith("#"))
+    return list(csv.DictReader(line for line in lines if not line.startswith("#")))

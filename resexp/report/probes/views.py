@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from resexp import paper
 from resexp.report.estimates import Estimate
 from resexp.report.formatting import NOTHING, filled, listed, span
 from resexp.report.probes.results import NetResult, ProbeResults, Record, Section
 from resexp.report.stats import grouped
 
-MODES: dict[str, Callable[[paper.Published], paper.OnViews | None]] = {
-    "ten-crop": lambda published: published.ten_crop,
-    "multi-scale": lambda published: published.multi_scale,
-}
-"""How images are seen, each with the paper's numbers."""
+MODES = ("ten-crop", "multi-scale")
 
 
 class Views(Record):
@@ -34,11 +28,6 @@ class Views(Record):
         """The crop, or the sides, in pixels."""
         return list(map(str, self.sides or (self.crop,)))
 
-    @property
-    def as_in_the_paper(self) -> bool:
-        """Whether ImageNet's images were so tested for the paper's tables."""
-        return self.sides == paper.SIDES if self.sides else (self.crop, self.pad) == (paper.TEN_CROP, 0)
-
 
 def views(results: ProbeResults) -> Section | None:
     """A table of test errors with the paper's, one row per net."""
@@ -51,7 +40,7 @@ def views(results: ProbeResults) -> Section | None:
             rows.setdefault(net.label, [net.label, *_errors(net, "single_view_")])
     for mode, nets in tested.items():
         header += [mode, f"{mode}, top-5", f"paper: {mode} / top-5"]
-        cells = {net.label: _cells(mode, net) for net in nets}
+        cells = {net.label: _cells(net) for net in nets}
         for label, row in rows.items():
             row += cells.get(label, [NOTHING] * 3)
     changes = [f"{span(map(_change, nets))} points with {mode}" for mode, nets in tested.items()]
@@ -66,23 +55,28 @@ def views(results: ProbeResults) -> Section | None:
     )
 
 
-def _cells(mode: str, net: NetResult[Views]) -> list[str]:
+def _cells(net: NetResult[Views]) -> list[str]:
     """A net tested with several views: top-1 and top-5 error, and the paper's."""
-    theirs = _published(mode, net)
+    theirs = _published(net)
     errors = [f"{error:.2f}" for error in (theirs.top1, theirs.top5) if error is not None] if theirs else [NOTHING]
     return [*_errors(net), " / ".join(errors)]
 
 
-def _published(mode: str, net: NetResult[Views]) -> paper.OnViews | None:
+def _published(net: NetResult[Views]) -> paper.OnViews | None:
     """The paper's numbers, where it has tested the net so, and the run does not depart from it elsewhere."""
-    return MODES[mode](net.published) if net.published and net.records[0].as_in_the_paper else None
+    first = net.records[0]
+    if net.published and first.sides == paper.SIDES:
+        return net.published.multi_scale
+    if net.published and (first.crop, first.pad) == (paper.TEN_CROP, 0):
+        return net.published.ten_crop
+    return None
 
 
 def _of_the_paper(tested: dict[str, list[NetResult[Views]]]) -> str:
-    nets = [(mode, net) for mode, nets in tested.items() for net in nets]
-    if all(net.runs[0].config.model.variant != "imagenet" for _, net in nets):
+    nets = [net for nets in tested.values() for net in nets]
+    if all(net.runs[0].config.model.variant != "imagenet" for net in nets):
         return ""
-    sources = listed(sorted({theirs.source for mode, net in nets if (theirs := _published(mode, net))}))
+    sources = listed(sorted({theirs.source for theirs in map(_published, nets) if theirs}))
     sides = f"{', '.join(map(str, paper.SIDES[:-1]))} and {paper.SIDES[-1]}"
     return (
         f" The paper's numbers{sources and f' ({sources})'} stand next to nets of its recipe with the same views: ten "
