@@ -60,10 +60,9 @@ def controls(families: Sequence[Family]) -> list[Control]:
     found: dict[str, dict[str, Change]] = {}
     for plain in plains:
         partner = plain.partner(residuals)
-        name = plain.variant or (partner.variant if partner else "")
-        found[name or "no variant"] = _rise(plain) | (_contrasts(plain, partner) if partner else {})
-        if partner and partner.partner(plains) is plain:
-            found[name or "no variant"] |= _rise(partner)
+        name = plain.variant or (partner.variant if partner else "") or "no variant"
+        mutual = partner if partner and partner.partner(plains) is plain else None
+        found[name] = _rise(plain) | _rise(mutual) | _contrasts(plain, partner)
     for residual in residuals:
         partner = residual.partner(plains)
         if partner and partner.partner(residuals) is not residual:
@@ -75,11 +74,7 @@ def controls(families: Sequence[Family]) -> list[Control]:
 
 def changes(plain: Family | None, residual: Family | None) -> dict[str, Change]:
     """The differences that a verdict on these families rests on, by the names of QUANTITIES."""
-    found: dict[str, Change] = {}
-    for family in (plain, residual):
-        found |= _rise(family) if family else {}
-    if plain and residual:
-        found |= _contrasts(plain, residual)
+    found = _rise(plain) | _rise(residual) | _contrasts(plain, residual)
     return {quantity: found[quantity] for quantity in QUANTITIES if quantity in found}
 
 
@@ -87,16 +82,16 @@ def _change(at: str, *terms: Term) -> Change:
     return Change(contrast(terms), at, terms)
 
 
-def _rise(family: Family) -> dict[str, Change]:
+def _rise(family: Family | None) -> dict[str, Change]:
+    if not family or len(family.running) < 2:
+        return {}
     errors = family.running
     low, high = min(errors), max(errors)
-    if low == high:
-        return {}
     return {family.kind: _change(f"depths {low} and {high}", (1, errors[high]), (-1, errors[low]))}
 
 
-def _contrasts(plain: Family, residual: Family) -> dict[str, Change]:
-    a, b = plain.running, residual.running
+def _contrasts(plain: Family | None, residual: Family | None) -> dict[str, Change]:
+    a, b = (family.running if family else {} for family in (plain, residual))
     if not (common := sorted(a.keys() & b.keys())):
         return {}
     low, high = common[0], common[-1]

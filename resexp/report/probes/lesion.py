@@ -12,7 +12,7 @@ from pydantic import Field
 
 from resexp.report.figure import Plot, styled
 from resexp.report.formatting import listed
-from resexp.report.probes.panels import deepest, panels, seeds
+from resexp.report.probes.panels import Draw, deepest, panels, seeds
 from resexp.report.probes.results import MAX_LAYERS, NetResult, Part, ProbeResults, Record, Section
 from resexp.report.stats import grouped
 
@@ -74,7 +74,9 @@ def lesion(results: ProbeResults) -> Section | None:
         return None
     classes = dict.fromkeys(net.runs[0].manifest.data.classes for net in nets)
     chance = ", ".join(f"{100 * (1 - 1 / number):.1f} %" for number in classes)
-    plots = {"probe-lesion": _plot(nets)}
+    plots = {
+        "probe-lesion": _panels("Training error without one block", "place of the block (0 first, 1 last)", nets, _draw)
+    }
     if several := [net for net in nets if _removed(net)]:
         plots["probe-lesion-several"] = _several(several)
     if shuffled := [net for net in nets if _shuffled(net)]:
@@ -116,10 +118,8 @@ def _shuffled(net: NetResult[Lesion]) -> list[tuple[float, float]]:
 
 
 @styled
-def _plot(nets: list[NetResult[Lesion]]) -> Plot:
-    plot = panels(
-        "Training error without one block", "place of the block (0 first, 1 last)", "training error (%)", nets, _draw
-    )
+def _panels(title: str, xlabel: str, nets: Sequence[NetResult[Lesion]], draw: Draw[Lesion]) -> Plot:
+    plot = panels(title, xlabel, "training error (%)", nets, draw)
     plot.axes.set_ylim(0, 100)
     return plot
 
@@ -140,7 +140,8 @@ def _draw(plot: Plot, axes: Axes, net: NetResult[Lesion], look: dict[str, Any]) 
 
 @styled
 def _several(nets: Sequence[NetResult[Lesion]]) -> Plot:
-    plot = _from_whole("Training error without several blocks", "random blocks removed", nets, 0, _removed)
+    draw = _from_whole(0, _removed)
+    plot = _panels("Training error without several blocks", "random blocks removed", nets, draw)
     plot.axes.set_xscale("symlog", base=2, linthresh=1)
     plot.axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     return plot
@@ -148,28 +149,20 @@ def _several(nets: Sequence[NetResult[Lesion]]) -> Plot:
 
 @styled
 def _orders(nets: Sequence[NetResult[Lesion]]) -> Plot:
-    title, xlabel = "Training error with blocks in another order", "Kendall's tau with the net's order"
-    plot = _from_whole(title, xlabel, nets, 1, _shuffled)
+    draw = _from_whole(1, _shuffled)
+    plot = _panels("Training error with blocks in another order", "Kendall's tau with the net's order", nets, draw)
     plot.axes.invert_xaxis()
     return plot
 
 
-def _from_whole(
-    title: str,
-    xlabel: str,
-    nets: Sequence[NetResult[Lesion]],
-    whole: float,
-    points: Callable[[NetResult[Lesion]], list[tuple[float, float]]],
-) -> Plot:
-    """Lines through the `points` of each net, which begin with the whole net's error at x = `whole`."""
+def _from_whole(whole: float, points: Callable[[NetResult[Lesion]], list[tuple[float, float]]]) -> Draw[Lesion]:
+    """Draws a line through the `points` of a net, which begins with the whole net's error at x = `whole`."""
 
     def draw(plot: Plot, axes: Axes, net: NetResult[Lesion], look: dict[str, Any]) -> None:
         x, errors = zip((whole, _whole(net)), *points(net), strict=True)
         plot.line(x, errors, f"{net.depth} layers", net.label, axes=axes, **look)
 
-    plot = panels(title, xlabel, "training error (%)", nets, draw)
-    plot.axes.set_ylim(0, 100)
-    return plot
+    return draw
 
 
 def _whole(net: NetResult[Lesion]) -> float:
