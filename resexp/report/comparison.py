@@ -151,9 +151,8 @@ class Comparison:
     """Runs that both have; each counts once in a difference."""
 
     def shared_line(self, a: str, b: str) -> str:
-        """A sentence about the runs that the sides, called `a` and `b`, share; empty if there are none."""
-        runs = "1 run" if self.shared == 1 else f"{self.shared:,} runs"
-        return f"{a} and {b} share {runs}, which a difference counts once." if self.shared else ""
+        """A sentence about the runs that the sides, called `a` and `b`, share."""
+        return f"{a} and {b} share {self.shared:,} run{'s' * (self.shared != 1)}, which a difference counts once."
 
     def settings_table(self, a: str, b: str) -> Table:
         """The settings for people; `a` and `b` name the sides."""
@@ -188,13 +187,13 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
     nets_a, nets_b = grouped(a, lambda run: run.label), grouped(b, lambda run: run.label)
     records = {run.folder: record for run in (*a, *b) if (record := read(run, whole=False)) and record.finished}
     if len(nets_a) == len(nets_b) == 1:
-        matched = [(*nets_a, *nets_b)]
+        matched = dict(zip(nets_a, nets_b, strict=True))
     else:
         alike = {runs[0].folder.parent.name: label for label, runs in nets_b.items()}
         names = {
             label: label if label in nets_b else alike.get(runs[0].folder.parent.name) for label, runs in nets_a.items()
         }
-        matched = [(label, other) for label, other in names.items() if other]
+        matched = {label: other for label, other in names.items() if other}
     of_a, of_b = ([records[run.folder] for run in runs if run.folder in records] for runs in (a, b))
     shifts = _shifts(of_a, of_b)
     if not matched and not shifts:
@@ -202,14 +201,15 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
             f"no net in common: {', '.join(nets_a) or 'none'} against {', '.join(nets_b) or 'none'}; name one net of "
             f"each, as STUDY:NET"
         )
-    pairs = [Pair(_side(one, nets_a[one], records), _side(other, nets_b[other], records)) for one, other in matched]
-    taken_a, taken_b = {pair.a.label for pair in pairs}, {pair.b.label for pair in pairs}
+    pairs = [
+        Pair(_side(one, nets_a[one], records), _side(other, nets_b[other], records)) for one, other in matched.items()
+    ]
     return Comparison(
         pairs,
         shifts,
         _settings(pairs),
-        [label for label in nets_a if label not in taken_a],
-        [label for label in nets_b if label not in taken_b],
+        [label for label in nets_a if label not in matched],
+        [label for label in nets_b if label not in matched.values()],
         len({record.identity for record in of_a} & {record.identity for record in of_b}),
     )
 

@@ -27,9 +27,7 @@ class Verdict:
     interaction: Difference | None = None
     """The rise of the running training error with depth in plain nets minus that in residual nets."""
     plain: Rise | None = None
-    """The rise in plain nets."""
     residual: Rise | None = None
-    """The rise in residual nets."""
     gap: Difference | None = None
     """Plain minus residual at the deepest depth that both have."""
     margin: float | None = None

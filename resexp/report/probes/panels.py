@@ -83,11 +83,11 @@ def decades(net: NetResult[RecordT], value: Callable[[RecordT], float]) -> str:
     return digits(float(net.geometric(value))) + (f" ({' to '.join(ends)})" if len(ends) > 1 else "")
 
 
-def by_moment(nets: Sequence[NetResult[RecordT]], say: Callable[[NetResult[RecordT]], str]) -> str:
-    """What is to say of nets: ``at initialisation 1.0 in plain-8, 2.0 in plain-20; trained 3.0 in plain-8``."""
+def by_moment(nets: Sequence[NetResult[RecordT]], numbers: Callable[[NetResult[RecordT]], str]) -> str:
+    """The numbers of nets: ``at initialisation 1.0 in plain-8, 2.0 in plain-20; trained 3.0 in plain-8``."""
     moments = grouped(nets, lambda net: net.moment)
     return "; ".join(
-        f"{moment} {', '.join(f'{say(net)} in {net.label}' for net in alike)}" for moment, alike in moments.items()
+        f"{moment} {', '.join(f'{numbers(net)} in {net.label}' for net in alike)}" for moment, alike in moments.items()
     )
 
 
