@@ -199,15 +199,13 @@ def _named(family: str, nets: Sequence[NetResult[Gradients]]) -> str:
 
 def _table(nets: Sequence[NetResult[Gradients]]) -> Table:
     header = [
-        *("net", "moment", "seeds", "norm of g, first / last", "times norm of w, first / last", "growth per layer"),
-        *("largest norm of w", "signal to noise", "without the classifier"),
-    ]
-    rows = [
-        [
-            *(net.label, net.moment, str(len(net.runs)), decades(net, lambda r: r.rise("norm"))),
-            *(decades(net, lambda r: r.rise("product")), _per_layer(net), decades(net, _largest)),
-            *(f"{float(net.mean(ratio)):.2g}" for ratio in SNRS),
-        ]
-        for net in nets
-    ]
+        "net", "moment", "seeds", "norm of g, first / last", "times norm of w, first / last", "growth per layer",
+        "largest norm of w", "signal to noise", "without the classifier",
+    ]  # fmt: skip
+    rows = []
+    for net in nets:
+        rises = [decades(net, lambda r: r.rise("norm")), decades(net, lambda r: r.rise("product"))]
+        ratios = [f"{float(net.mean(ratio)):.2g}" for ratio in SNRS]
+        measured = [net.label, net.moment, str(len(net.runs))]
+        rows.append([*measured, *rises, _per_layer(net), decades(net, _largest), *ratios])
     return header, rows

@@ -77,27 +77,25 @@ def lesion(results: ProbeResults) -> Section | None:
     plots = {
         "probe-lesion": _panels("Training error without one block", "place of the block (0 first, 1 last)", nets, _draw)
     }
+    draws = ""
     if several := [net for net in nets if _removed(net)]:
         plots["probe-lesion-several"] = _several(several)
+        draws += " Random blocks are chosen from all that keep dimensions."
     if shuffled := [net for net in nets if _shuffled(net)]:
         plots["probe-lesion-shuffled"] = _orders(shuffled)
+        draws += (
+            " Random orders come from exchanges of two such blocks of a stage. Kendall's tau is an order's rank "
+            "correlation with the net's own."
+        )
     return Section(
         "Removing blocks",
         " ".join([_sentence(nets), *_random(nets)]),
         f"Training error on 1,000 images in eval mode, {nets[0].moment}; nothing is trained again. Thin lines: the "
         "whole net. Hollow marks: blocks that change dimensions, which a plain net can't be without. A rise is "
-        f"compared with what is left up to guessing ({chance}).{_of_random(several, shuffled)} After Veit et al. 2016 "
-        f"(arXiv 1605.06431). Means over {'draws and ' if several or shuffled else ''}{seeds(nets)}.",
+        f"compared with what is left up to guessing ({chance}).{draws} After Veit et al. 2016 "
+        f"(arXiv 1605.06431). Means over {'draws and ' if draws else ''}{seeds(nets)}.",
         plots,
     )
-
-
-def _of_random(several: Sequence[object], shuffled: Sequence[object]) -> str:
-    """How random sets and orders of blocks were drawn, as far as there are any."""
-    return " Random blocks are chosen from all that keep dimensions." * bool(several) + (
-        " Random orders come from exchanges of two such blocks of a stage. Kendall's tau is an order's rank "
-        "correlation with the net's own."
-    ) * bool(shuffled)
 
 
 def _removed(net: NetResult[Lesion]) -> list[tuple[float, float]]:
