@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from resexp.bench import bottleneck, steps
 from resexp.bench.contestants import Case, copy, eager_loop, matmul, ours, usual_loop, work_of_a_unit
-from resexp.bench.turns import Measured
+from resexp.bench.turns import Benchmark, Measured
+from resexp.cli import app
 from resexp.config import ModelConfig, RunConfig, ShapesData, TrainConfig
 from resexp.data.imagenet.example import make_example
 
@@ -88,6 +90,16 @@ def test_bench_prints_json_and_writes_a_page(resexp: Cli, tmp_path: Path) -> Non
     assert "| loop | net | at once |" in page
     assert page.count("residual-8 fp32") == len(loops)
     assert steps.NOTE in page
+
+
+def test_blocks_are_compiled_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[RunConfig] = []
+    result = {"machine": {"device": "cpu"}, "rows": []}
+    monkeypatch.setattr(Benchmark, "run", lambda self, configs, rounds, seconds: seen.extend(configs) or result)
+    for flag in ([], ["--compile"]):
+        done = CliRunner().invoke(app, ["bench", "--depths", "8", "--json", *flag])
+        assert done.exit_code == 0, done.output
+    assert [config.train.compile for config in seen] == [False, True]
 
 
 @pytest.mark.parametrize(

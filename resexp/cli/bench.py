@@ -69,7 +69,7 @@ def bench(
     from resexp.runs.records import json_text
     from resexp.utils.files import write_atomic
 
-    given = [*all_settings(settings, no_graphs, *(["train.compile=true"] if compiled else []))]
+    given = all_settings(settings, no_graphs, {"train.compile": "true" if compiled else None})
     if streamed := isinstance(load(config)[0].data, ImageNetData):
         if packs:
             raise UserError(

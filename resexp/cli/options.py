@@ -6,7 +6,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -162,10 +162,10 @@ def print_json(value: Any, indent: int = 1) -> None:
     print(json_text(value, indent))
 
 
-def all_settings(settings: list[str] | None, no_graphs: bool, **flags: object) -> list[str]:
-    """--set and the flags that stand for settings, as overrides; `flags` by key, with `__` for the dot, None: unset."""
-    given = [f"{key.replace('__', '.')}={value}" for key, value in flags.items() if value is not None]
-    return [*(settings or []), *(["train.cuda_graphs=false"] if no_graphs else []), *given]
+def all_settings(settings: list[str] | None, no_graphs: bool, flags: Mapping[str, object]) -> list[str]:
+    """--set, and the flags that stand for settings: dotted keys with values, None for a flag that is not given."""
+    given = {"train.cuda_graphs": "false" if no_graphs else None, **flags}
+    return [*(settings or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
 
 
 def one_study(verb: str, study: str | None, config: str | None) -> str | None:

@@ -118,7 +118,7 @@ def _chosen(
             )
         return [(run, 1.0) for name in named for run in find_named(name, results).runs]
     assert config is not None
-    study, cells = load(config, all_settings(settings, no_graphs, seeds=None if seed is None else [seed]))
+    study, cells = load(config, all_settings(settings, no_graphs, {"seeds": None if seed is None else [seed]}))
     labels = list(dict.fromkeys(cell.label for cell in cells))
     if len(labels) > 1:
         raise UserError(
@@ -223,9 +223,9 @@ def sweep(
     from resexp.runs.store import StudyFolder
 
     config = one_study("sweep", named, config)
-    flags = {"executor__name": executor, "executor__jobs": jobs, "executor__runs_per_gpu": runs_per_gpu}
+    flags = {"executor.name": executor, "executor.jobs": jobs, "executor.runs_per_gpu": runs_per_gpu}
     config = str(SHIPPED / "quickstart.yaml") if config is None else config
-    study, cells = load(config, all_settings(settings, no_graphs, **flags))
+    study, cells = load(config, all_settings(settings, no_graphs, flags))
     if no_wait and study.executor.name != "slurm":
         raise UserError(f"--detach: runs of the {study.executor.name} executor end with the sweep; it is for slurm")
     rerun_cells = only_labels(cells, rerun, "--rerun") if rerun else []
