@@ -137,6 +137,12 @@ def test_names_with_brackets_are_shown_as_they_are(write_study: Write, here: Cli
         assert "x[/b]/tiny" in done.stdout
 
 
+def test_a_number_between_colons_is_no_emoji(write_study: Write, here: Cli) -> None:
+    study = write_study(model=None)
+    study.write_text(study.read_text() + "#\n" * (99 - len(study.read_text().splitlines())) + "model: 3\n")
+    assert here("sweep", study).stderr.startswith(f"resexp: {study}:100: model: ")
+
+
 def test_data_info_says_where_to_place_the_archive_by_hand(here: Cli, tmp_path: Path) -> None:
     said = here("data", "info", RESEXP_DATA=str(tmp_path / "elsewhere")).stdout
     assert f"{tmp_path / 'elsewhere' / 'cifar-10-python.tar.gz'}: not here" in said

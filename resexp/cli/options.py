@@ -41,8 +41,8 @@ def _open_streams() -> None:
 _open_streams()
 
 # Paths and messages are shown as they are; where nobody looks at a terminal, tables need not fit one.
-out = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 160)
-err = Console(markup=False, highlight=False, stderr=True)
+out = Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160)
+err = Console(markup=False, highlight=False, emoji=False, stderr=True)
 
 
 def show_log(console: Console) -> None:
