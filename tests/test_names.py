@@ -135,8 +135,8 @@ def test_a_probe_at_work_says_so_now_and_then(monkeypatch: pytest.MonkeyPatch, l
     """A line after the first piece, and one after each that ends LINE_S seconds or more after the last line."""
     clock = iter([0.0, 4.0, 12.0, 15.0, 23.0])
     monkeypatch.setattr(probe.time, "monotonic", lambda: next(clock))
-    part = probe._Part("lesion 1/2: plain-20 seed 0", lambda: False)
-    assert [part() for _ in range(4)] == [False] * 4
+    stop = probe._logged("lesion 1/2: plain-20 seed 0", lambda: False)
+    assert [stop() for _ in range(4)] == [False] * 4
     assert logged == [
         "lesion 1/2: plain-20 seed 0",
         "lesion 1/2: plain-20 seed 0: 2 pieces in 12 s",

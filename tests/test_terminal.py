@@ -24,8 +24,8 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from resexp.cli import app, options, status
-from resexp.cli.options import out, show_log
+from resexp.cli import app, console, results
+from resexp.cli.console import out, show_log
 from resexp.config.study import is_study
 from resexp.display import Bars, Lines
 from resexp.runs.names import find_named
@@ -263,12 +263,12 @@ class _Interrupting(io.StringIO):
 
 def test_ctrl_c_while_a_frame_is_written_leaves_one_table(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = _Interrupting()
-    monkeypatch.setattr(status, "out", Console(file=stream, force_terminal=True, width=80, height=24, _environ={}))
-    monkeypatch.setattr(options, "out", status.out)
+    monkeypatch.setattr(results, "out", Console(file=stream, force_terminal=True, width=80, height=24, _environ={}))
+    monkeypatch.setattr(console, "out", results.out)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the sweep has left its own
     try:
         with pytest.raises(typer.Exit) as stopped:
-            status._watch(find_named("tiny", Path("results")))
+            results._watch(find_named("tiny", Path("results")))
     finally:
         signal.signal(signal.SIGINT, before)
     assert stopped.value.exit_code == 130

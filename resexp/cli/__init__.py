@@ -14,22 +14,8 @@ from typing import Annotated, NoReturn
 import typer
 
 import resexp
-from resexp.cli import (
-    bench,
-    completion,
-    data,
-    describe,
-    diff,
-    evaluate,
-    export,
-    probe,
-    remove,
-    report,
-    status,
-    studies,
-    train,
-)
-from resexp.cli.options import err, out, print_json, show_log
+from resexp.cli import bench, completion, data, describe, probe, report, results, train, weights
+from resexp.cli.console import err, out, print_json, show_log
 from resexp.errors import RunFailedError, UserError
 from resexp.utils.interrupts import EXIT_FAILED, EXIT_USAGE, Interrupted, whole_command
 
@@ -71,13 +57,13 @@ def _root(
 
 app.command(epilog="Example: resexp train cifar10/resnet20 --set train.precision=fp32 --seed 3")(train.train)
 app.command(epilog="Example: resexp sweep cifar10/cpu-small --set data.path=~/cifar10 --jobs 2")(train.sweep)
-app.command(epilog="Example: resexp status quickstart --json")(status.status)
+app.command(epilog="Example: resexp status quickstart --json")(results.status)
 app.command(epilog="Example: resexp report quickstart --open")(report.report)
-app.command("list", epilog="Example: resexp list --json")(studies.list_studies)
-app.command(epilog="Example: resexp diff quickstart:plain-20 quickstart:residual-20")(diff.diff)
-app.command("rm", epilog="Example: resexp rm quickstart:plain-20/0 --yes")(remove.remove)
-app.command(epilog="Example: resexp export quickstart:plain-20/0 --to plain-20.pt")(export.export)
-app.command(epilog="Example: resexp evaluate quickstart:plain-20/0 --csv confusion.csv")(evaluate.evaluate)
+app.command("list", epilog="Example: resexp list --json")(results.list_studies)
+app.command(epilog="Example: resexp diff quickstart:plain-20 quickstart:residual-20")(report.diff)
+app.command("rm", epilog="Example: resexp rm quickstart:plain-20/0 --yes")(results.remove)
+app.command(epilog="Example: resexp export quickstart:plain-20/0 --to plain-20.pt")(weights.export)
+app.command(epilog="Example: resexp evaluate quickstart:plain-20/0 --csv confusion.csv")(weights.evaluate)
 app.command(epilog="Example: resexp bench --depths 20,110 --packs 1,4 --out results/bench")(bench.bench)
 app.command(epilog="Example: resexp describe plain-20 residual-20 --svg nets.svg")(describe.describe)
 
@@ -105,34 +91,39 @@ def main() -> NoReturn:
         with whole_command():
             app(prog_name="resexp")
     except UserError as error:
-        for line in error.args:
-            err.print(f"resexp: {line}", soft_wrap=True)
-        sys.exit(EXIT_USAGE)
+        _leave(EXIT_USAGE, *error.args)
     except RunFailedError as failure:
-        err.print(f"resexp: {failure}", soft_wrap=True)
-        sys.exit(EXIT_FAILED)
-    except OSError as error:  # a full disk, a folder that can't be written: the system's words say it best
-        where = f"{error.filename}: " if error.filename else ""
-        what = error.strerror or f"{error}"
-        if isinstance(error, NotADirectoryError | FileExistsError) and where:
-            paths = [*reversed(Path(error.filename).parents), Path(error.filename)]
-            if found := [path for path in paths if os.path.lexists(path) and not path.is_dir()]:
-                where, what = f"{found[0]}: ", "not a folder; move it elsewhere, or name another folder"
-        err.print(f"resexp: {where}{what}", soft_wrap=True)
-        sys.exit(EXIT_USAGE)
+        _leave(EXIT_FAILED, f"{failure}")
+    except OSError as error:
+        _leave(EXIT_USAGE, _in_the_systems_words(error))
     except Interrupted as interrupted:
-        err.print("resexp: stopped while preparing the images; the same command begins again")
-        sys.exit(interrupted.exit_code)
+        _leave(interrupted.exit_code, "stopped while preparing the images; the same command begins again")
     except KeyboardInterrupt:
-        sys.exit(130)
+        _leave(130)
     except Exception as error:
         package = _package_at_fault(error)
         if package is None:
             raise
         said = textwrap.shorten(f"{error}", MESSAGE, placeholder=" ...")
-        err.print(f"resexp: {package} can't be imported: {type(error).__name__}: {said}", soft_wrap=True)
-        sys.exit(EXIT_USAGE)
+        _leave(EXIT_USAGE, f"{package} can't be imported: {type(error).__name__}: {said}")
     sys.exit(0)
+
+
+def _leave(code: int, *lines: str) -> NoReturn:
+    for line in lines:
+        err.print(f"resexp: {line}", soft_wrap=True)
+    sys.exit(code)
+
+
+def _in_the_systems_words(error: OSError) -> str:
+    """What is wrong and where: a full disk, a folder that can't be written, or a file where a folder is needed."""
+    if not error.filename:
+        return error.strerror or f"{error}"
+    if isinstance(error, NotADirectoryError | FileExistsError):
+        paths = [*reversed(Path(error.filename).parents), Path(error.filename)]
+        if found := [path for path in paths if os.path.lexists(path) and not path.is_dir()]:
+            return f"{found[0]}: not a folder; move it elsewhere, or name another folder"
+    return f"{error.filename}: {error.strerror or error}"
 
 
 def _package_at_fault(error: BaseException) -> str | None:

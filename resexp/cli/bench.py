@@ -1,4 +1,4 @@
-"""``resexp bench``."""
+"""`resexp bench`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,10 @@ from typing import Annotated
 
 import typer
 
-from resexp.cli.options import (
-    PATH,
-    AsJson,
-    NoGraphs,
-    Settings,
-    all_settings,
-    numbers,
-    out,
-    print_json,
-    print_table,
-    titled,
-)
+from resexp.cli.console import out, print_json, print_table, titled
+from resexp.cli.options import PATH, AsJson, NoGraphs, Settings, numbers, overrides
 from resexp.errors import UserError
+from resexp.utils.files import write_atomic
 
 
 def bench(
@@ -67,9 +58,8 @@ def bench(
     from resexp.config import ImageNetData
     from resexp.config.study import load
     from resexp.runs.records import json_text
-    from resexp.utils.files import write_atomic
 
-    given = all_settings(settings, no_graphs, {"train.compile": "true" if compiled else None})
+    given = overrides(settings, no_graphs, {"train.compile": "true" if compiled else None})
     if streamed := isinstance(load(config)[0].data, ImageNetData):
         if packs:
             raise UserError(

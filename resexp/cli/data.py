@@ -1,4 +1,4 @@
-"""``resexp data``."""
+"""`resexp data`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resexp.cli.options import PATH, Config, Settings, Study, err, one_study, out
+from resexp.cli.console import counted, err, out
+from resexp.cli.options import PATH, Config, Settings, Study, one_study
 from resexp.errors import UserError
 from resexp.utils.interrupts import EXIT_FAILED
+from resexp.utils.machine import cores
+from resexp.utils.paths import expanded
 
 if TYPE_CHECKING:
-    from resexp.config import DataConfig, ImageNetData
+    from resexp.config import DataConfig
     from resexp.data.official import OfficialFile
 
 app = typer.Typer(help="Fetch, check and prepare image sets.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="[SET]", help="cifar10, cifar100 or svhn.")]
-
-
-def _named(verb: str, study: str | None, config: str | None) -> str:
-    if (name := one_study(f"data {verb}", study, config)) is None:
-        raise UserError(f"data {verb}: name a study, such as imagenet/figure4")
-    return name
 
 
 @app.command(epilog="Example: resexp data fetch cifar100")
@@ -97,12 +94,14 @@ def example(
 @app.command(epilog="Example: resexp data prepare imagenet/figure4 --set data.cache.side=500")
 def prepare(study: Study = None, config: Config = None, settings: Settings = None) -> None:
     """Write the cache of resized ImageNet images that a study's data.cache describes."""
+    from resexp.config import ImageNetData
     from resexp.data.imagenet import open_imagenet
     from resexp.data.imagenet.prepare import prepare as prepare_images
-    from resexp.utils.machine import cores
 
-    config = _named("prepare", study, config)
-    for data in _imagenet(config, settings):
+    config, found = _image_sets("prepare", study, config, settings)
+    for data in found:
+        if not isinstance(data, ImageNetData):
+            raise UserError(f"{config}: data.source is {data.source}, and this is for imagenet and imagefolder")
         if data.cache is None:
             raise UserError(f"{config}: data.cache says what to prepare, and it is not there; add it, or --set it")
         dataset = open_imagenet(data.model_copy(update={"cache": None}))
@@ -118,11 +117,9 @@ def check(study: Study = None, config: Config = None, settings: Settings = None)
     from resexp.data import folder, open_dataset
     from resexp.data.imagenet import ImageNet
     from resexp.data.imagenet.prepare import check as check_images
-    from resexp.utils.machine import cores
-    from resexp.utils.paths import expanded
 
     faults = []
-    for data in _sets(_named("check", study, config), settings):
+    for data in _image_sets("check", study, config, settings)[1]:
         if isinstance(data, FolderData):
             with _bar("images") as progress:
                 unreadable = folder.check(expanded(data.path), progress)
@@ -146,7 +143,7 @@ def check(study: Study = None, config: Config = None, settings: Settings = None)
         out.print(f"{where}: {name}, {images}, fingerprint {dataset.fingerprint}", soft_wrap=True)
     for line in faults:
         out.print(line, soft_wrap=True)
-    out.print(f"{len(faults):,} image{'' if len(faults) == 1 else 's'} can't be read", soft_wrap=True)
+    out.print(f"{counted(len(faults), 'image')} can't be read", soft_wrap=True)
     if faults:
         raise typer.Exit(EXIT_FAILED)
 
@@ -162,22 +159,15 @@ def _files(name: str) -> list[OfficialFile]:
     return [file for file in FILES if file.source == name]
 
 
-def _sets(config: str, settings: list[str] | None) -> list[DataConfig]:
-    """The image sets of a study's grid."""
+def _image_sets(
+    verb: str, study: str | None, config: str | None, settings: list[str] | None
+) -> tuple[str, list[DataConfig]]:
+    """The study that is named, and the image sets of its grid."""
     from resexp.config.study import load
 
-    return list(dict.fromkeys(cell.config.data for cell in load(config, settings)[1]))
-
-
-def _imagenet(config: str, settings: list[str] | None) -> list[ImageNetData]:
-    """The image sets of a study's grid. Raises UserError if they are others than ImageNet's."""
-    from resexp.config import ImageNetData
-
-    found = _sets(config, settings)
-    for data in found:
-        if not isinstance(data, ImageNetData):
-            raise UserError(f"{config}: data.source is {data.source}, and this is for imagenet and imagefolder")
-    return [data for data in found if isinstance(data, ImageNetData)]
+    if (name := one_study(f"data {verb}", study, config)) is None:
+        raise UserError(f"data {verb}: name a study, such as imagenet/figure4")
+    return name, list(dict.fromkeys(cell.config.data for cell in load(name, settings)[1]))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""``resexp describe``."""
+"""`resexp describe`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from resexp.cli.options import MIB, PATH, AsJson, Config, Plugins, Settings, out, print_json, print_table
+from resexp.cli.console import MIB, out, print_json, print_table, titled
+from resexp.cli.options import PATH, AsJson, Config, Plugins, Settings
 from resexp.errors import UserError
+from resexp.layer_table import Layer, parts, short
+from resexp.utils.files import write_atomic
 
 if TYPE_CHECKING:
     from resexp.config.nets import Net
-    from resexp.layer_table import Layer
     from resexp.models.summary import NetSummary
 
 BATCH = 128
@@ -70,19 +72,12 @@ def describe(
 
 
 def _layers(net: Net, summary: NetSummary, full: bool) -> Table:
-    from resexp.layer_table import parts
-
-    table = Table(title=f"{net.name}, {net.classes} classes", title_justify="left", show_footer=True)
-    table.add_column("layer", "all", no_wrap=True)
-    table.add_column("what it is")
-    for column, footer in (
-        ("output", ""),
-        ("parameters", f"{summary.parameters:,}"),
-        ("multiply-\nadds", f"{summary.multiply_adds:,}"),
-        ("receptive\nfield", ""),
-        ("blocks", ""),
-    ):
-        table.add_column(column, footer, justify="right")
+    columns = ("layer", "what it is", "output", "parameters", "multiply-\nadds", "receptive\nfield", "blocks")
+    table = titled(f"{net.name}, {net.classes} classes", *columns, left=columns[:2])
+    table.show_footer = True
+    totals = ("all", "", "", f"{summary.parameters:,}", f"{summary.multiply_adds:,}", "", "")
+    for column, total in zip(table.columns, totals, strict=True):
+        column.footer = total
     before = summary.layers[0].output
     for part in parts(summary.layers, whole=full):
         if part.first[0].output[1:] != before[1:]:
@@ -107,13 +102,9 @@ def _cells(first: Layer, last: Layer) -> list[str]:
 
 
 def _totals(described: list[tuple[Net, NetSummary]]) -> Table:
-    from resexp.layer_table import short
-
-    table = Table()
-    table.add_column("net")
     memory = (f"activations,\nbatch {BATCH}, fp32", "bf16")
-    for column in ("image", "depth", "parameters", "multiply-\nadds", *memory, "receptive\nfield"):
-        table.add_column(column, justify="right")
+    columns = ("net", "image", "depth", "parameters", "multiply-\nadds", *memory, "receptive\nfield")
+    table = titled("", *columns, left="net")
     for net, summary in described:
         table.add_row(
             net.name,
@@ -143,9 +134,7 @@ def _record(net: Net, summary: NetSummary) -> dict[str, Any]:
 
 
 def _draw(path: Path, described: list[tuple[Net, NetSummary]], full: bool) -> None:
-    from resexp.layer_table import short
     from resexp.report.drawing import Drawn, draw
-    from resexp.utils.files import write_atomic
 
     nets = []
     for net, summary in described:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resexp.cli.options import MIB, counted, out, print_table, titled
+from resexp.cli.console import MIB, counted, out, print_table, titled
 from resexp.errors import UserError
 from resexp.utils.machine import cores
 
 if TYPE_CHECKING:
-    from resexp.config import DataConfig, Study
+    from resexp.config import Study
     from resexp.config.study import Cell
     from resexp.runs.earlier import Earlier
 
 
 def show(study: Study, cells: Sequence[Cell], results: Path) -> None:
     """Show the runs with their estimated time, then the sums, then what is wrong with data and weights."""
+    from resexp.data import open_dataset
     from resexp.display import duration, state_text
     from resexp.runs.earlier import cost_key, find_earlier
     from resexp.runs.store import Run
@@ -41,8 +43,12 @@ def show(study: Study, cells: Sequence[Cell], results: Path) -> None:
     if todo:
         _print_sums(study, todo, results)
     for data in dict.fromkeys(cell.config.data for cell in cells):
-        _try_data(data)
-    _try_starts(cells)
+        _try("data", partial(open_dataset, data))
+    if started := [cell.config for cell in cells if cell.config.train.init_from]:
+        from resexp.training.warm_start import check_start  # imports torch
+
+        for config in started:
+            _try("train.init_from", partial(check_start, config))
 
 
 def _print_sums(study: Study, todo: list[tuple[Earlier | None, float]], results: Path) -> None:
@@ -67,23 +73,9 @@ def _print_sums(study: Study, todo: list[tuple[Earlier | None, float]], results:
     out.print(f"disk: {needed / MIB:,.1f} MiB for {counted(len(found), 'run')}; {free / MIB:,.0f} MiB are free")
 
 
-def _try_data(data: DataConfig) -> None:
-    from resexp.data import open_dataset
-
+def _try(key: str, check: Callable[[], object]) -> None:
+    """Say so if training would stop at what `check` finds wrong with a key of the study."""
     try:
-        open_dataset(data)
+        check()
     except UserError as error:
-        out.print(f"data: {error}; training would stop there", soft_wrap=True)
-
-
-def _try_starts(cells: Sequence[Cell]) -> None:
-    started = [cell.config for cell in cells if cell.config.train.init_from]
-    if not started:
-        return
-    from resexp.training.warm_start import check_start  # imports torch
-
-    for config in started:
-        try:
-            check_start(config)
-        except UserError as error:
-            out.print(f"train.init_from: {error}; training would stop there", soft_wrap=True)
+        out.print(f"{key}: {error}; training would stop there", soft_wrap=True)

@@ -1,7 +1,8 @@
-"""``resexp probe``."""
+"""`resexp probe`."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -11,8 +12,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from resexp.cli.options import RESULTS, AsJson, Plugins, Results, Settings, err, names, numbers, print_json, print_table
+from resexp.cli.console import err, print_json, print_table
+from resexp.cli.options import RESULTS, AsJson, Plugins, Results, Settings, names, numbers
 from resexp.errors import StopRequested
+from resexp.utils.interrupts import EXIT_FAILED, Stop
 
 log = logging.getLogger(__name__)
 
@@ -23,28 +26,20 @@ app = typer.Typer(
 LINE_S = 10.0
 """Seconds between two lines of a probe."""
 RUNS = "Runs as STUDY:NET/SEED, nets as STUDY:NET, or folders of runs and studies."
-Targets = Annotated[
-    list[str],
-    names("RUN_OR_STUDY...", f"{RUNS} A study file stands for untrained nets."),
-]
-Runs = Annotated[
-    list[str],
-    names("RUN_OR_STUDY...", RUNS),
-]
+Targets = Annotated[list[str], names("RUN_OR_STUDY...", f"{RUNS} A study file stands for untrained nets.")]
+Runs = Annotated[list[str], names("RUN_OR_STUDY...", RUNS)]
 Initial = Annotated[bool, typer.Option("--at-init", help="Measure the net before training, recreated from its seed.")]
 
 
 def _command(name: str, what: str) -> None:
     def command(
         target: Targets, initial: Initial = False, settings: Settings = None, plugins: Plugins = None,
-        as_json: AsJson = False,
-        results: Results = RESULTS,
+        as_json: AsJson = False, results: Results = RESULTS,
     ) -> None:  # fmt: skip
         from resexp.config.study import load_run
         from resexp.probes import PROBES
         from resexp.probing import targets
         from resexp.training.probing import probe
-        from resexp.utils.interrupts import Stop
 
         chosen = targets(target, initial=initial, settings=settings or [], results=results)
         stop, table, records = Stop().install(), Table("run", "step", name, "time"), []
@@ -54,8 +49,8 @@ def _command(name: str, what: str) -> None:
                 err.print(f"{run.name}: left out, for {reason}", soft_wrap=True)
                 continue
             try:
-                part = _Part(f"{name} {number}/{len(chosen)}: {run.name}", stop)
-                step = probe(run, name, initial=untrained, stop=part)
+                logged_stop = _logged(f"{name} {number}/{len(chosen)}: {run.name}", stop)
+                step = probe(run, name, initial=untrained, stop=logged_stop)
             except StopRequested:
                 raise typer.Exit(stop.exit_code) from None
             record = run.probes(name)[step]
@@ -86,15 +81,15 @@ def ensemble(target: Runs, as_json: AsJson = False, results: Results = RESULTS) 
     from resexp.probing import finished_runs
 
     found = average(finished_runs(target, results))
-    numbers = found.to_json()
-    rows = [(member["run"], member["test_error"], member["test_top5_error"]) for member in numbers["members"]]
+    record = found.to_json()
+    rows = [(member["run"], member["test_error"], member["test_top5_error"]) for member in record["members"]]
     rows.append(("mean of the runs", found.mean, found.top5_mean))
     rows.append((f"ensemble of {len(found.runs)}", found.error, found.top5_error))
     table = Table("run", "test error", *(["top-5"] if found.top5_errors else []))
     for name, *errors in rows:
         table.add_row(name, *(percent(error, 2) for error in errors if error is not None))
     table.rows[-3].end_section = True
-    _show(as_json, numbers, table)
+    _show(as_json, record, table)
 
 
 @app.command("ten-crop", epilog="Example: resexp probe ten-crop results/figure6 --crop 28")
@@ -159,10 +154,7 @@ def _shown(record: dict[str, Any], what: str) -> str:
 
 @app.command(epilog="Example: resexp probe identity cpu-small:plain-20 --depth 56")
 def identity(
-    runs: Annotated[
-        list[str],
-        names("RUN...", "Finished runs of one net, such as cpu-small:plain-20."),
-    ],
+    runs: Annotated[list[str], names("RUN...", "Finished runs of one net, such as cpu-small:plain-20.")],
     depth: Annotated[int, typer.Option(help="Layers of the deeper net.")],
     settings: Settings = None,
     plugins: Plugins = None,
@@ -177,7 +169,6 @@ def identity(
     """
     from resexp.display import make_display, percent
     from resexp.probing import PARTS, finished_runs, train_continuations
-    from resexp.utils.interrupts import EXIT_FAILED, Stop
 
     stop, donors = Stop().install(), finished_runs(runs, results)
     folder, found = train_continuations(
@@ -195,23 +186,22 @@ def identity(
     _show(as_json, found, table)
 
 
-class _Part:
-    """What shows that a probe is at work: a line after its first piece, and one every LINE_S seconds."""
+def _logged(what: str, stop: Callable[[], bool]) -> Callable[[], bool]:
+    """`stop`, for a probe to call after each piece; logs a line after the first piece, and one every LINE_S seconds."""
+    pieces, began = itertools.count(1), time.monotonic()
+    due = began + LINE_S
 
-    def __init__(self, what: str, stop: Callable[[], bool]) -> None:
-        self._what, self._stop = what, stop
-        self._pieces, self._began = 0, time.monotonic()
-        self._due = self._began + LINE_S
+    def logged_stop() -> bool:
+        nonlocal due
+        piece, now = next(pieces), time.monotonic()
+        if piece == 1:
+            log.info(what)
+        if now >= due:
+            due = now + LINE_S
+            log.info(f"{what}: {piece:,} pieces in {now - began:.0f} s")
+        return stop()
 
-    def __call__(self) -> bool:
-        """Whether the probe is to stop; called after each of its pieces."""
-        self._pieces, now = self._pieces + 1, time.monotonic()
-        if self._pieces == 1:
-            log.info(self._what)
-        if now >= self._due:
-            self._due = now + LINE_S
-            log.info(f"{self._what}: {self._pieces:,} pieces in {now - self._began:.0f} s")
-        return self._stop()
+    return logged_stop
 
 
 def _show(as_json: bool, records: Any, table: Table) -> None:

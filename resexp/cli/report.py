@@ -1,4 +1,4 @@
-"""``resexp report``."""
+"""`resexp report` and `resexp diff`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resexp.cli import completion
-from resexp.cli.options import PATH, RESULTS, AsJson, Results, err, names, out, print_json
+from resexp.cli.console import err, out, print_json, print_table, titled
+from resexp.cli.options import PATH, RESULTS, AsJson, Results, names
 from resexp.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ TO_COME = ("pending", "running", "interrupted")
 
 
 def report(
-    names: Annotated[
+    named: Annotated[
         list[str] | None,
         names("STUDY", "Name or folder, two or three to compare; default: the newest.", completion.studies),
     ] = None,
@@ -56,7 +57,7 @@ def report(
     from resexp.report import build_comparison, build_report
     from resexp.runs.names import open_study
 
-    studies = [open_study(name, results) for name in names] if names else [open_study(None, results)]
+    studies = [open_study(name, results) for name in named] if named else [open_study(None, results)]
     build: Callable[..., Summary | Together]
     if len(studies) == 1:
         target = to or studies[0].folder / "report"
@@ -116,3 +117,44 @@ def _follow(studies: list[StudyFolder], build: Callable[..., object], page: Path
                     show = False
             seen = states
         time.sleep(LOOK_S)
+
+
+def diff(
+    a: Annotated[str, names("A")],
+    b: Annotated[str, names("B")],
+    as_json: AsJson = False,
+    results: Results = RESULTS,
+) -> None:
+    """Show how two studies, nets or runs differ: in configuration, in running training error, and in verdict.
+
+    Nets of studies are matched by name. Differences are B minus A, in points, with a 95 % interval over seeds (Welch).
+    p is that of Welch's t test for each row alone, not corrected for the number of rows.
+    `resexp report A B` draws two studies in one figure.
+    """
+    from resexp.report.comparison import compare
+    from resexp.runs.names import find_named
+
+    found = compare(find_named(a, results).runs, find_named(b, results).runs)
+    if as_json:
+        print_json({"a": a, "b": b, **found.to_json()})
+        return
+    if found.settings:
+        _print_rows("configuration", *found.settings_table(a, b))
+    else:
+        out.print("configuration: no difference")
+    header = ["net", a, b, "difference, points", "p"]
+    _print_rows("running training error, % (finished seeds)", header, [pair.cells for pair in found.pairs])
+    if found.shifts:
+        _print_rows("verdicts", *found.shifts_table(a, b))
+    if found.shared:
+        out.print(found.shared_line(a, b), soft_wrap=True)
+    for name, nets in ((a, found.only_a), (b, found.only_b)):
+        if nets:
+            out.print(f"only in {name}: {', '.join(nets)}", soft_wrap=True)
+
+
+def _print_rows(title: str, header: list[str], rows: list[list[str]]) -> None:
+    table = titled(title, *header)
+    for row in rows:
+        table.add_row(*row)
+    print_table(table)

@@ -12,23 +12,9 @@ import typer
 from rich.table import Table
 
 from resexp.cli import completion
-from resexp.cli.options import (
-    RESULTS,
-    Config,
-    DryRun,
-    NoGraphs,
-    Plugins,
-    Results,
-    Settings,
-    Track,
-    all_settings,
-    err,
-    names,
-    one_study,
-    out,
-    print_table,
-    show_log,
-)
+from resexp.cli.console import err, out, print_table, show_log
+from resexp.cli.dry_run import show
+from resexp.cli.options import RESULTS, Config, NoGraphs, Plugins, Results, Settings, Track, names, one_study, overrides
 from resexp.errors import DeviceFailedError, RunFailedError, UserError
 from resexp.utils.interrupts import EXIT_FAILED, Stop
 from resexp.utils.logs import log_to
@@ -37,6 +23,10 @@ if TYPE_CHECKING:
     from resexp.distributed import Ranks
     from resexp.runs.store import Run
     from resexp.sweeping import Outcome
+
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show the runs with their estimated time and disk, and check the data.")
+]
 
 
 def train(
@@ -70,11 +60,14 @@ def train(
             return
         chosen = _chosen(named or [], config, settings, seed, no_graphs, dry_run, results)
         if len(chosen) == 1:
-            _train(*chosen[0], stop, ranks, allow_world_size_change)
+            _train(chosen[0], stop, ranks, allow_world_size_change)
         elif ranks:
             raise UserError("train: under torchrun, all processes train one run; name one run folder")
         elif chosen:
-            _train_several([run for run, _ in chosen], stop)
+            from resexp.display import make_display
+            from resexp.sweeping import train_runs
+
+            _report(train_runs(chosen, stop=stop.install(), display=make_display(out)), stop)
 
 
 @contextlib.contextmanager
@@ -101,8 +94,8 @@ def _chosen(
     no_graphs: bool,
     dry_run: bool,
     results: Path,
-) -> list[tuple[Run, float]]:
-    """The runs to train, each with its cost; none where they were only to be shown."""
+) -> list[Run]:
+    """The runs to train; none where they were only to be shown."""
     from resexp.config.study import load
     from resexp.runs.names import find_named, is_run_name
 
@@ -116,9 +109,9 @@ def _chosen(
                 "train: --set, --seed, --no-cuda-graphs and --dry-run go with a study; a run has its configuration "
                 "in config.yaml"
             )
-        return [(run, 1.0) for name in named for run in find_named(name, results).runs]
+        return [run for name in named for run in find_named(name, results).runs]
     assert config is not None
-    study, cells = load(config, all_settings(settings, no_graphs, {"seeds": None if seed is None else [seed]}))
+    study, cells = load(config, overrides(settings, no_graphs, {"seeds": None if seed is None else [seed]}))
     labels = list(dict.fromkeys(cell.label for cell in cells))
     if len(labels) > 1:
         raise UserError(
@@ -126,24 +119,14 @@ def _chosen(
             f"use `resexp sweep {config}`, with --only {labels[0]} for one of them"
         )
     if dry_run:
-        from resexp.cli.dry_run import show
-
         show(study, cells[:1], results)
         return []
     from resexp.sweeping import create
 
-    return [(create(study, cells[0], results), cells[0].config.cost)]
+    return [create(study, cells[0], results)]
 
 
-def _train_several(runs: list[Run], stop: Stop) -> None:
-    """Train existing runs, as a sweep does."""
-    from resexp.display import make_display
-    from resexp.sweeping import train_runs
-
-    _report(train_runs(runs, stop=stop.install(), display=make_display(out)), stop)
-
-
-def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_size_change: bool) -> None:
+def _train(run: Run, stop: Stop, ranks: Ranks | None, allow_world_size_change: bool) -> None:
     from resexp.display import make_display
     from resexp.distributed import SINGLE_PROCESS
     from resexp.sweeping import why_unfinished
@@ -158,7 +141,7 @@ def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_s
     if ranks:
         ranks.broadcast_object(run)
     try:
-        with display.sweep([(run, cost)], 0):
+        with display.sweep([(run, 1.0)], 0):
             status = train_run(
                 run,
                 stop=stop,
@@ -179,10 +162,7 @@ def _train(run: Run, cost: float, stop: Stop, ranks: Ranks | None, allow_world_s
 
 
 def sweep(
-    named: Annotated[
-        str | None,
-        names("STUDY", "The same as --config.", completion.shipped),
-    ] = None,
+    named: Annotated[str | None, names("STUDY", "The same as --config.", completion.shipped)] = None,
     config: Config = None,
     settings: Settings = None,
     plugins: Plugins = None,
@@ -203,8 +183,7 @@ def sweep(
     rerun: Annotated[
         list[str] | None,
         typer.Option(
-            help="Delete the results of this net, and train it again. Repeatable.",
-            autocompletion=completion.labels,
+            help="Delete the results of this net, and train it again. Repeatable.", autocompletion=completion.labels
         ),
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry failed runs.")] = False,
@@ -225,14 +204,12 @@ def sweep(
     config = one_study("sweep", named, config)
     flags = {"executor.name": executor, "executor.jobs": jobs, "executor.runs_per_gpu": runs_per_gpu}
     config = str(SHIPPED / "quickstart.yaml") if config is None else config
-    study, cells = load(config, all_settings(settings, no_graphs, flags))
+    study, cells = load(config, overrides(settings, no_graphs, flags))
     if no_wait and study.executor.name != "slurm":
         raise UserError(f"--detach: runs of the {study.executor.name} executor end with the sweep; it is for slurm")
     rerun_cells = only_labels(cells, rerun, "--rerun") if rerun else []
     chosen = only_labels(cells, [*(only or []), *(rerun or [])]) if only or rerun else cells
     if dry_run:
-        from resexp.cli.dry_run import show
-
         show(study, chosen, results)
         if line := StudyFolder(results / study.name).strays_line({str(cell.config.folder) for cell in cells}):
             out.print(line, soft_wrap=True)
@@ -267,15 +244,14 @@ def _report(outcome: Outcome, stop: Stop) -> None:
         for run, problem in outcome.problems:
             table.add_row(run.name, problem)
         print_table(table)
-    counts = [
-        f"{outcome.finished} trained",
-        f"{outcome.skipped} finished before",
-        *([f"{outcome.left_to_executor} queued or at work"] if outcome.left_to_executor else []),
-        f"{len(outcome.problems)} not finished",
-        f"{outcome.not_started} not started",
-    ]
+    at_work = f", {outcome.left_to_executor} queued or at work" if outcome.left_to_executor else ""
     next_verb = "report" if outcome.finished or outcome.skipped else "status"
-    out.print(f"{outcome.folder}: {', '.join(counts)}; see `resexp {next_verb} {outcome.folder}`", soft_wrap=True)
+    out.print(
+        f"{outcome.folder}: {outcome.finished} trained, {outcome.skipped} finished before{at_work}, "
+        f"{len(outcome.problems)} not finished, {outcome.not_started} not started; "
+        f"see `resexp {next_verb} {outcome.folder}`",
+        soft_wrap=True,
+    )
     if outcome.left_to_executor:
         out.print(
             f"the jobs continue in Slurm: `resexp sweep` follows them, "

@@ -1,27 +1,29 @@
-"""``resexp evaluate``."""
+"""`resexp evaluate` and `resexp export`: what is done with trained weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resexp.cli.options import PATH, RESULTS, AsJson, Plugins, Results, names, out, print_json, print_table, titled
+from resexp.cli.console import counted, out, print_json, print_table, titled
+from resexp.cli.options import PATH, RESULTS, AsJson, Plugins, Results, Track, names
 from resexp.errors import UserError
+from resexp.utils.files import write_atomic
 from resexp.utils.paths import expanded
 
 if TYPE_CHECKING:
     from resexp.evaluation.confusion import Confusion
 
+FILE: Any = {**PATH, "metavar": "FILE"}
 MOST_CLASSES = 20
 """Classes whose confusion matrix is shown in the terminal."""
 
 
 def evaluate(
     subject: Annotated[
-        str,
-        names("RUN|WEIGHTS", "A finished run: STUDY:NET/SEED, or its folder; or a file of weights."),
+        str, names("RUN|WEIGHTS", "A finished run: STUDY:NET/SEED, or its folder; or a file of weights.")
     ],
     data: Annotated[
         Path | None,
@@ -34,8 +36,7 @@ def evaluate(
     as_json: AsJson = False,
     results: Results = RESULTS,
     to_csv: Annotated[
-        Path | None,
-        typer.Option("--csv", help="Write the confusion matrix to this file.", **{**PATH, "metavar": "FILE"}),
+        Path | None, typer.Option("--csv", help="Write the confusion matrix to this file.", **FILE)
     ] = None,
 ) -> None:
     """Show the test error of a run or a file of weights, the error of each class, and the confusion matrix.
@@ -44,7 +45,6 @@ def evaluate(
     """
     from resexp.evaluation.confusion import stored_result
     from resexp.runs.names import find_run
-    from resexp.utils.files import write_atomic
 
     path = expanded(subject)
     weights = path.suffix in (".pt", ".safetensors")
@@ -88,3 +88,38 @@ def _show(title: str, result: Confusion) -> None:
 
 def _percent(error: float | None) -> str:
     return "" if error is None else f"{100 * error:.2f}"
+
+
+def export(
+    name: Annotated[str, names("RUN|STUDY", "A finished run, STUDY:NET/SEED, or its folder; with --track, a study.")],
+    to: Annotated[Path | None, typer.Option("--to", help="A new file: .pt or .safetensors.", **FILE)] = None,
+    torchvision: Annotated[
+        bool, typer.Option("--torchvision", help="Name the weights as torchvision.models does, for nets that it has.")
+    ] = False,
+    track: Track = None,
+    plugins: Plugins = None,
+    results: Results = RESULTS,
+) -> None:
+    """Write the weights of a finished run as a plain state dict, or pass the metrics of a study on to trackers.
+
+    They are the final weights, with the BN statistics that the run was tested with. torch.load(FILE, weights_only=True)
+    reads a .pt file without resexp. The net takes pixels in [0, 1], less the mean image of the training set. This mean
+    and the names of the classes are in the metadata of a .safetensors file, or in a .json file next to a .pt file.
+    """
+    if (to is None) == (not track):
+        raise UserError("export: give either --to FILE, for the weights of a run, or --track NAME, for a study")
+
+    from resexp.runs.names import find_named, find_run
+
+    if to:
+        from resexp.evaluation.weights import export as write
+
+        out.print(f"{to}: {write(find_run(name, results), to, torchvision=torchvision)}", soft_wrap=True)
+        return
+    from resexp.tracking import check, track_study
+
+    if torchvision:
+        raise UserError("export: --torchvision names the weights of a run; give --to FILE")
+    check(track or [])
+    runs = track_study(find_named(name, results).study, track or [])
+    out.print(f"{name}: {counted(runs, 'run')} passed on to {', '.join(track or [])}", soft_wrap=True)

@@ -1,0 +1,250 @@
+"""`resexp list`, `status` and `rm`: the studies in the results folder."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from resexp.cli.console import MIB, counted, err, fit, out, print_json, print_table, titled
+from resexp.cli.options import RESULTS, AsJson, Results, names
+from resexp.errors import UserError, sanitize
+from resexp.utils.files import locked
+from resexp.utils.interrupts import held_back
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from resexp.runs.names import Named
+    from resexp.runs.records import Status
+    from resexp.runs.store import Run, StudyFolder
+
+    Rows = list[tuple[Run, Status]]
+
+REFRESH_S, REFRESH_QUEUE_S = 2.0, 5.0
+"""Seconds between refreshes; with jobs in Slurm's queue, which is queried each time."""
+COLUMNS = ("run", "state", "step", "train", "clean", "test", "speed", "left")
+SPARED = ("speed", "clean", "test", "step")
+"""Columns that a narrow terminal is not shown while it is redrawn, the first one first."""
+FIRST = ("running", "failed", "diverged", "interrupted", "queued", "pending", "finished")
+"""Which runs a low terminal is shown."""
+NAMED = 5
+"""Runs that a line names."""
+
+
+def list_studies(as_json: AsJson = False, results: Results = RESULTS) -> None:
+    """List the studies of the package, and those in the results folder with the states of their runs."""
+    from resexp.config.study import SHIPPED, find_study, load, shipped_names
+    from resexp.config.yaml_file import read
+    from resexp.display import state_counts
+    from resexp.runs.store import StudyFolder
+
+    shipped: list[dict[str, Any]] = []
+    for name in shipped_names():
+        raw = read(SHIPPED / f"{name}.yaml", find_study).data
+        needs = raw.get("plugins", [])  # their code is not run to list them
+        runs = None if needs else len(load(name)[1])
+        shipped.append({"study": name, "runs": runs, "description": raw.get("description", ""), "plugins": needs})
+    kept = []
+    for plan in sorted(results.glob("*/study.json")):
+        try:
+            kept.append(_kept(StudyFolder(plan.parent)))
+        except UserError as error:
+            err.print(f"{error}", soft_wrap=True)
+    if as_json:
+        print_json({"shipped": shipped, "results": kept})
+        return
+    table = titled("shipped", "study", "runs", "what it trains", left=("study", "what it trains"))
+    for row in shipped:
+        needs = f" Needs --plugin {' '.join(row['plugins'])}." if row["plugins"] else ""
+        table.add_row(row["study"], "" if row["runs"] is None else f"{row['runs']:,}", row["description"] + needs)
+    print_table(table)
+    if not kept:
+        out.print(f"{results}: no study here yet; run `resexp sweep STUDY`", soft_wrap=True)
+        return
+    table = titled(f"{results}", "study", "runs", "last change")
+    for row in kept:
+        changed = datetime.fromisoformat(row["changed"]).astimezone()
+        table.add_row(sanitize(row["study"]), state_counts(row["states"]), f"{changed:%Y-%m-%d %H:%M}")
+    print_table(table)
+
+
+def _kept(study: StudyFolder) -> dict[str, Any]:
+    """A study of the results folder: the states of its runs, and when one of them last changed, in UTC."""
+    runs = study.runs()
+    paths = [study.plan_path, *(run.status_path for run in runs)]
+    changed = max(path.stat().st_mtime for path in paths if path.exists())
+    return {
+        "study": study.folder.name,
+        "folder": str(study.folder),
+        "runs": len(runs),
+        "states": dict(Counter(run.status().state for run in runs)),
+        "changed": datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds"),
+    }
+
+
+def status(
+    name: Annotated[
+        str | None, names("STUDY", "STUDY, STUDY:NET or STUDY:NET/SEED. Default: the newest study.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Redraw until all runs have ended, or Ctrl-C.")] = False,
+    as_json: AsJson = False,
+    results: Results = RESULTS,
+) -> None:
+    """Show the runs of a study: state, step, errors, speed and time left.
+
+    train: training error of the last logged steps (augmented, train mode). clean: training error in eval mode, without
+    augmentation.
+    """
+    from resexp.runs.names import find_named, open_study
+
+    named = find_named(str(open_study(None, results).folder) if name is None else name, results)
+    if watch:
+        if as_json or not out.is_terminal or out.is_dumb_terminal:
+            raise UserError("status: --watch redraws a terminal, and this is none or JSON; leave it out")
+        _watch(named)
+        return
+    rows = _rows(named)
+    if as_json:
+        records = []
+        for run, state in rows:
+            stored = state.model_dump(exclude={"traceback"})
+            records.append({"run": run.name, "folder": str(run.folder), **stored, "eta": state.eta})
+        print_json(records)
+    else:
+        _print(named, rows)
+
+
+def _print(named: Named, rows: Rows) -> None:
+    print_table(_table(named, rows, COLUMNS))
+    if named.whole and (line := named.study.strays_line()):
+        out.print(line, soft_wrap=True)
+
+
+def _watch(named: Named) -> None:
+    """Redraw the table in place until no run is left to train. At the end all of it is printed."""
+    rows = _rows(named)
+    try:
+        with Live(console=out, auto_refresh=False, transient=True) as live:
+            while any(state.state not in ("finished", "diverged", "failed") for _, state in rows):
+                with held_back():  # Rich would write a frame again that it was interrupted in
+                    live.update(_frame(named, rows), refresh=True)
+                time.sleep(REFRESH_QUEUE_S if any(state.state == "queued" for _, state in rows) else REFRESH_S)
+                rows = _rows(named)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    finally:
+        _print(named, rows)
+
+
+def _frame(named: Named, rows: Rows) -> Group:
+    """What fits the terminal of the table, and how many runs are in which state."""
+    from resexp.display import state_counts
+
+    room = max(1, out.height - 7)
+    kept = sorted(sorted(range(len(rows)), key=lambda i: FIRST.index(rows[i][1].state))[:room])
+    for spared in range(len(SPARED) + 1):
+        columns = [column for column in COLUMNS if column not in SPARED[:spared]]
+        table = _table(named, [rows[i] for i in kept], columns)
+        if fit(table) <= out.width:
+            break
+    counts = state_counts(Counter(state.state for _, state in rows))
+    more = [Text(f"{len(rows) - room:,} more runs")] if len(rows) > room else []
+    return Group(table, *more, counts)
+
+
+def _rows(named: Named) -> Rows:
+    """The runs with their states; Slurm's queue knows the runs that are not at work."""
+    from resexp.executors.slurm import queued
+
+    rows = [(run, run.status()) for run in named.runs]
+    jobs = queued(run for run, state in rows if state.state in ("pending", "interrupted"))
+    for run, state in rows:
+        if run.folder in jobs:
+            state.state, state.message = "queued", f"Slurm job {jobs[run.folder]}"
+    return rows
+
+
+def _table(named: Named, rows: Rows, columns: Sequence[str]) -> Table:
+    from resexp.display import duration, percent, speed, state_text
+
+    table = titled(str(named.study.folder), *columns, left=("run", "state"))
+    for run, state in rows:
+        cells: dict[str, str | Text] = {
+            "run": run.name,
+            "state": state_text(state.state, f"queued ({state.message})" if state.state == "queued" else ""),
+            "step": f"{state.step:,}/{state.steps:,}" if state.steps else "",
+            "train": percent(state.train_error),
+            "clean": percent(state.clean_train_error),
+            "test": percent(state.test_error),
+            "speed": speed(state) if state.state == "running" else "",
+            "left": duration(state.eta),
+        }
+        table.add_row(*(cells[column] for column in columns))
+    return table
+
+
+def remove(
+    name: Annotated[str, names("STUDY")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    results: Results = RESULTS,
+) -> None:
+    """Delete the runs of a study, of a net, or one run. A study without runs is deleted, too.
+
+    Runs in progress are kept, as are reports and your own files.
+    """
+    from resexp.runs.earlier import size
+    from resexp.runs.names import find_named
+
+    named = find_named(name, results)
+    runs = list(_removable(named))
+    sizes = {run.folder: size(run.folder) for run in runs}
+    what = f"{counted(len(runs), 'run')} of {named.study.folder}, {sum(sizes.values()) / MIB:,.1f} MiB: {_names(runs)}"
+    if runs and not yes:
+        typer.confirm(f"{what}\ndelete?", abort=True, err=True)
+    with locked(named.study.lock_path, f"the study in {named.study.folder}"):
+        if held := [run for run in runs if run.is_held()]:
+            raise UserError(f"{_names(held)}: at work; stop that first, nothing was deleted")
+        for run in runs:
+            run.remove()
+        named.study.drop([run for run in named.runs if not run.folder.exists()])
+    if named.whole and not named.study.runs():
+        named.study.plan_path.unlink(missing_ok=True)
+        for lock in named.study.folder.glob(".*lock"):
+            lock.unlink()
+    with suppress(OSError):  # not empty
+        named.study.folder.rmdir()
+    out.print(f"deleted {what}", soft_wrap=True)
+    if named.whole and named.study.folder.exists():
+        left = sanitize(", ".join(sorted(path.name for path in named.study.folder.iterdir())))
+        out.print(f"left as they are in {named.study.folder}: {left}", soft_wrap=True)
+
+
+def _removable(named: Named) -> Iterator[Run]:
+    """The runs that have a folder which is one of a run, and a line about each folder that is not."""
+    from resexp.config.study import load_run
+
+    for run in [*named.runs, *(named.study.strays() if named.whole else [])]:
+        try:
+            if run.folder.is_symlink():
+                raise UserError(f"{run.folder}: a link")
+            load_run(run.config_path)
+        except FileNotFoundError:
+            continue  # it was never begun
+        except UserError as error:
+            err.print(f"{error}; not deleted", soft_wrap=True)
+        else:
+            yield run
+
+
+def _names(runs: list[Run]) -> str:
+    more = f" and {len(runs) - NAMED:,} more" if len(runs) > NAMED else ""
+    return ", ".join(run.name for run in runs[:NAMED]) + more
