@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args, get_origin
 
@@ -50,6 +51,11 @@ def _completing(candidates: Callable[[typer.Context, str], Iterable[str]]) -> Co
     return complete
 
 
+def _meant(names: Iterable[str], end: str, word: str) -> list[str]:
+    """The names that begin with `word`, and the names that `word` begins with if `end` follows them."""
+    return [name for name in names if f"{name}{end}".startswith(word) or word.startswith(f"{name}{end}")]
+
+
 def _shipped(ctx: typer.Context, word: str) -> list[str]:
     from resexp.config.study import shipped_names
 
@@ -65,14 +71,14 @@ def _named(ctx: typer.Context, word: str) -> list[str]:
     from resexp.runs.store import StudyFolder
 
     studies = _studies(ctx, word)
-    meant = [study for study in studies if f"{study}:".startswith(word) or word.startswith(f"{study}:")]
+    meant = _meant(studies, ":", word)
     if len(meant) != 1:
         return studies
-    runs = StudyFolder(ctx.params["results"] / meant[0]).runs()
-    nets = list(dict.fromkeys(f"{meant[0]}:{run.label}" for run in runs))
-    of_net = [net for net in nets if ":" in word and (f"{net}/".startswith(word) or word.startswith(f"{net}/"))]
-    seeds = [f"{meant[0]}:{run.label}/{run.seed}" for run in runs if f"{meant[0]}:{run.label}" in of_net[:1]]
-    return [*studies, *nets, *(seeds if len(of_net) == 1 else [])]
+    seeds = defaultdict[str, list[str]](list)
+    for run in StudyFolder(ctx.params["results"] / meant[0]).runs():
+        seeds[f"{meant[0]}:{run.label}"].append(f"{meant[0]}:{run.label}/{run.seed}")
+    nets = _meant(seeds, "/", word) if ":" in word else []
+    return [*studies, *seeds, *(seeds[nets[0]] if len(nets) == 1 else [])]
 
 
 def _trainable(ctx: typer.Context, word: str) -> list[str]:
@@ -108,7 +114,7 @@ def _settings(ctx: typer.Context, word: str) -> list[str]:
     for section in SOURCES.values():
         fields = {**keys(section, "data."), **fields}
     fields["data.source"] = None
-    meant = [key for key in fields if f"{key}=".startswith(word) or word.startswith(f"{key}=")]
+    meant = _meant(fields, "=", word)
     if len(meant) != 1:
         return [f"{key}=" for key in fields]
     (key,) = meant

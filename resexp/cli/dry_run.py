@@ -28,20 +28,26 @@ def show(study: Study, cells: Sequence[Cell], results: Path) -> None:
     columns = ("net", "seed", "steps", "state", "time", "folder")
     table = titled(f"{study.name}: {counted(len(cells), 'run')}", *columns, left=("net", "state", "folder"))
     known: dict[str, Earlier | None] = {}
-    todo: list[tuple[Earlier | None, float]] = []
+    found: list[tuple[Earlier, float]] = []
+    unknown = 0
     for cell in cells:
         status, time = Run(results / study.name / cell.config.folder).status(), ""
         seed, steps = str(cell.config.seed), f"{cell.config.train.steps:,}"
         if status.state not in ("finished", "diverged"):
             if (key := cost_key(cell.config)) not in known:
                 known[key] = find_earlier(cell.config, results)
-            earlier, left = known[key], cell.config.train.steps - status.step
-            todo.append((earlier, earlier.seconds_per_step * left if earlier else 0.0))
-            time = duration(todo[-1][1]) if earlier else "unknown"
+            if earlier := known[key]:
+                seconds = earlier.seconds_per_step * (cell.config.train.steps - status.step)
+                found.append((earlier, seconds))
+                time = duration(seconds)
+            else:
+                unknown, time = unknown + 1, "unknown"
         table.add_row(cell.label, seed, steps, state_text(status.state), time, str(cell.config.folder))
     print_table(table)
-    if todo:
-        _print_sums(study, todo, results)
+    if found:
+        _print_sums(study, found, unknown, results)
+    elif unknown:
+        out.print("time and disk: unknown, for no run of these nets has finished here", soft_wrap=True)
     for data in dict.fromkeys(cell.config.data for cell in cells):
         _try("data", partial(open_dataset, data))
     if started := [cell.config for cell in cells if cell.config.train.init_from]:
@@ -51,13 +57,10 @@ def show(study: Study, cells: Sequence[Cell], results: Path) -> None:
             _try("train.init_from", partial(check_start, config))
 
 
-def _print_sums(study: Study, todo: list[tuple[Earlier | None, float]], results: Path) -> None:
+def _print_sums(study: Study, found: list[tuple[Earlier, float]], unknown: int, results: Path) -> None:
+    """Print time and disk of the runs with an earlier one of their kind, and the number of those without."""
     from resexp.display import duration
 
-    found = [(earlier, seconds) for earlier, seconds in todo if earlier]
-    if not found:
-        out.print("time and disk: unknown, for no run of these nets has finished here", soft_wrap=True)
-        return
     devices = sorted({earlier.device for earlier, _ in found})
     total = sum(seconds for _, seconds in found)
     parts = [f"time: {duration(total)} for {counted(len(found), 'run')}, as earlier ones took on {', '.join(devices)}"]
@@ -65,8 +68,8 @@ def _print_sums(study: Study, todo: list[tuple[Earlier | None, float]], results:
         processes = min(study.executor.jobs or cores(), len(found))
         longest = max(seconds for _, seconds in found)
         parts.append(f"about {duration(max(total / processes, longest))} in all with {processes} at a time")
-    if len(found) < len(todo):
-        parts.append(f"unknown for {counted(len(todo) - len(found), 'run')}")
+    if unknown:
+        parts.append(f"unknown for {counted(unknown, 'run')}")
     out.print("; ".join(parts), soft_wrap=True)
     there = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
     needed, free = sum(earlier.size for earlier, _ in found), shutil.disk_usage(there).free
