@@ -68,7 +68,7 @@ def forget() -> None:
 
 
 def loaded(path: Path) -> None:
-    plugins.name_files([str(path)])
+    plugins.add_files([str(path)])
     plugins.load()
 
 
@@ -347,7 +347,7 @@ def on_an_executor(study: Callable[..., Path], sweep: Callable[..., tuple[int, s
     ],
 )
 def test_a_file_that_is_no_plugin_is_one_line(code: str, says: str, tmp_path: Path) -> None:
-    plugins.name_files([str(written(tmp_path, code))])
+    plugins.add_files([str(written(tmp_path, code))])
     for _ in range(2):  # whoever asks
         with pytest.raises(UserError, match=says) as error:
             plugins.load()
@@ -355,7 +355,7 @@ def test_a_file_that_is_no_plugin_is_one_line(code: str, says: str, tmp_path: Pa
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    plugins.name_files([str(tmp_path / "nowhere.py")])
+    plugins.add_files([str(tmp_path / "nowhere.py")])
     with pytest.raises(UserError, match=r"nowhere\.py: No such file or directory; a plug-in is a Python file"):
         plugins.load()
 

@@ -40,7 +40,7 @@ def _load_plugins(files: list[str] | None) -> list[str] | None:
     if files:
         from resexp.config import plugins
 
-        plugins.name_files(files)
+        plugins.add_files(files)
         plugins.load()
     return files
 

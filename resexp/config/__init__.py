@@ -26,7 +26,6 @@ from resexp.config.data import (
     ShapesData,
     SvhnData,
 )
-from resexp.config.executor import ExecutorConfig, RayConfig, SlurmConfig
 from resexp.config.model import ModelConfig
 from resexp.config.params import classes_of, resolved
 from resexp.config.plugins import Custom
@@ -76,6 +75,63 @@ class ReportConfig(Section):
     margin: Annotated[float, Field(gt=0, le=100)] | None = None
     """Largest rise of the training error with depth, in points, that counts as no degradation: the whole interval must
     be below it. Default: 1 at the paper's recipe, otherwise a tenth of the plain nets' rise."""
+
+
+class RayConfig(Section):
+    """Tasks on a Ray cluster (extra `ray`)."""
+
+    address: str | None = None
+    """Address of an existing cluster, such as `auto` or `10.0.0.1:6379`. Default: $RAY_ADDRESS, otherwise a cluster on
+    this machine that ends with the sweep."""
+    cpus: Annotated[float, Field(gt=0)] = 1
+    """CPU cores per job; also the threads of a new run."""
+    gpus: Annotated[float, Field(ge=0)] = 0
+    """GPUs per job. A fraction shares a GPU with other jobs; 0 trains on CPU cores."""
+
+
+class SlurmConfig(Section):
+    """Job arrays on a Slurm cluster (extra `slurm`)."""
+
+    partition: str | None = None
+    """Slurm partition. Default: the cluster's."""
+    account: str | None = None
+    """Slurm account to charge. Default: the user's."""
+    time_limit_minutes: Annotated[int, Field(ge=5)] = 240
+    """Time limit per job, minutes. Unfinished runs are saved and queued again."""
+    gpus: Annotated[int, Field(ge=0)] = 0
+    """GPUs per node of a job."""
+    cpus_per_task: Annotated[int, Field(ge=1)] = 1
+    """CPU cores per node of a job."""
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """Main memory per node of a job, GB. Default: the cluster's."""
+    nodes: Annotated[int, Field(ge=1)] = 1
+    """Nodes per job. With several, all GPUs of a job train each run together, through torchrun."""
+    setup: tuple[str, ...] = Field(default=(), strict=False)
+    """Shell lines that each job runs first, such as `module load cuda`."""
+    poll_seconds: Annotated[float, Field(gt=0)] = 5.0
+    """Seconds between squeue calls."""
+    options: dict[str, str | int] = {}  # noqa: RUF012 - a field of a frozen model
+    """Further options of sbatch, such as `qos: high`."""
+
+
+class ExecutorConfig(Section):
+    """What trains the runs."""
+
+    name: Literal["local", "debug", "ray", "slurm"] = "local"
+    """`local`: processes on this machine. `debug`: this process, one run at a time, for pdb. `ray`, `slurm`: a
+    cluster."""
+    jobs: Annotated[int, Field(ge=1)] | None = None
+    """Jobs at a time. Default: all cores or GPUs of this machine; no limit on Ray and Slurm."""
+    runs_per_gpu: Annotated[int, Field(ge=1)] | None = None
+    """Runs per GPU at a time. Default: as many as increase the throughput."""
+    runs_per_job: Annotated[int, Field(ge=1)] = 1
+    """Runs per Ray or Slurm job."""
+    retries: Annotated[int, Field(ge=0)] = 2
+    """Retries per run after a machine fault: a killed process, a lost GPU or node. Program errors are not retried."""
+    heartbeat_timeout: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds without a heartbeat after which a job is killed and its runs are retried."""
+    ray: RayConfig = RayConfig()
+    slurm: SlurmConfig = SlurmConfig()
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

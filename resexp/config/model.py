@@ -27,7 +27,7 @@ VGG: dict[int, tuple[int, ...]] = {
 """3x3 convolutions in each stage; three fully connected layers follow (Simonyan and Zisserman 2014, nets D and E)."""
 
 LAYERS = {"basic": 2, "bottleneck": 3}
-"""Weighted layers of a block."""
+"""Weighted layers of a block. This part must not import torch; tests compare them with the blocks'."""
 
 
 def layers_of(block: str | Custom) -> int | None:
@@ -38,37 +38,37 @@ def layers_of(block: str | Custom) -> int | None:
     return getattr(plugin.make, "layers", None) if plugin else None
 
 
-def stages(kind: str, variant: str, layers: int | None, depth: int) -> tuple[int, ...]:
-    """The number of blocks (VGG: convolutions) in each stage of a net whose blocks have `layers` weighted layers.
+def blocks_per_stage(kind: str, variant: str, block_layers: int | None, depth: int) -> tuple[int, ...]:
+    """The number of blocks (VGG: convolutions) in each stage of a net whose blocks have `block_layers` weighted layers.
 
     They are () where the number of layers is unknown. Raises ValueError that names the depths there are.
     """
-    if layers is None:
+    if block_layers is None:
         return ()
     if kind == "vgg":
         if depth not in VGG:
             raise ValueError(f"VGG has {' or '.join(map(str, VGG))} layers")
         return VGG[depth]
     if variant == "imagenet":
-        known = [known for known, (block, _) in IMAGENET.items() if LAYERS[block] == layers]
+        known = [known for known, (block, _) in IMAGENET.items() if LAYERS[block] == block_layers]
         if depth not in known:
-            name = next((block for block, of_block in LAYERS.items() if of_block == layers), f"{layers}-layer")
+            name = {layers: block for block, layers in LAYERS.items()}.get(block_layers, f"{block_layers}-layer")
             raise ValueError(f"of {name} blocks, ImageNet's nets have {', '.join(map(str, known)) or 'no'} layers")
         return IMAGENET[depth][1]
-    per_n = 3 * layers
+    per_n = 3 * block_layers
     if (depth - 2) % per_n or depth < per_n + 2:
         below = max(per_n + 2, (depth - 2) // per_n * per_n + 2)
         raise ValueError(f"must be {per_n}n+2; the nearest are {below} and {below + per_n}")
     return ((depth - 2) // per_n,) * 3
 
 
-def default_depth(kind: str, variant: str, layers: int | None) -> int:
+def default_depth(kind: str, variant: str, block_layers: int | None) -> int:
     """The default depth: 20 on CIFAR, as the first net of Fig. 6, where blocks allow it; otherwise the smallest."""
     if kind == "vgg":
         return min(VGG)
     if variant == "imagenet":
-        return min(depth for depth, (block, _) in IMAGENET.items() if LAYERS[block] == (layers or 2))
-    return 20 if 18 % (3 * (layers or 2)) == 0 else 3 * (layers or 2) + 2
+        return min(depth for depth, (block, _) in IMAGENET.items() if LAYERS[block] == (block_layers or 2))
+    return 20 if 18 % (3 * (block_layers or 2)) == 0 else 3 * (block_layers or 2) + 2
 
 
 MAX_WIDTH = 1024
@@ -92,7 +92,7 @@ Params = Annotated[
 """A number of parameters; in a study file also in thousands (`270k`) or millions (`1.7M`)."""
 
 
-def _of_residual(model: dict[str, Any]) -> Literal["A", "B"] | None:
+def default_shortcut(model: dict[str, Any]) -> Literal["A", "B"] | None:
     """The paper's shortcut: A on CIFAR and in Table 2, B with bottlenecks, which A would widen fourfold with zeros."""
     if model.get("kind") not in ("residual", "preact"):
         return None
@@ -133,7 +133,7 @@ class ModelConfig(Section):
     params: Params = None
     """Number of parameters, such as `270k` or `1.7M`, in place of the width: the width that comes nearest to it is
     taken. Your own images are taken to have ten classes (ImageNet's nets: 1000). Default: what the width gives."""
-    shortcut: Annotated[str | Custom, Choice("shortcut")] | None = Field(default_factory=_of_residual)
+    shortcut: Annotated[str | Custom, Choice("shortcut")] | None = Field(default_factory=default_shortcut)
     """Where dimensions change: `A` identity with zero padding (the paper's choice on CIFAR), `B` projection; `C`
     projects everywhere. A plain net has none."""
     stride_conv: Literal["1x1", "3x3"] | None = Field(
@@ -169,21 +169,17 @@ class ModelConfig(Section):
     @property
     def stages(self) -> tuple[int, ...]:
         """Blocks in each stage."""
-        return stages(self.kind, self.variant, layers_of(self.block), self.depth)
+        return blocks_per_stage(self.kind, self.variant, layers_of(self.block), self.depth)
 
     @model_validator(mode="before")
     @classmethod
-    def _block_of_the_depth(cls, model: Any) -> Any:
-        if isinstance(model, dict) and model.get("variant") == "imagenet" and "block" not in model:
-            depth = model.get("depth")
-            known = IMAGENET.get(depth) if isinstance(depth, int) else None
-            return {**model, "block": known[0]} if known else model
-        return model
-
-    @model_validator(mode="before")
-    @classmethod
-    def _params_instead_of_width(cls, model: Any) -> Any:
-        if isinstance(model, dict) and model.get("params") is not None and model.get("width", 0) is None:
+    def _block_by_depth_and_width_by_params(cls, model: Any) -> Any:
+        if not isinstance(model, dict):
+            return model
+        depth = model.get("depth")
+        if model.get("variant") == "imagenet" and isinstance(depth, int) and depth in IMAGENET:
+            model = {"block": IMAGENET[depth][0], **model}
+        if model.get("params") is not None and model.get("width", 0) is None:
             return {key: value for key, value in model.items() if key != "width"}
         return model
 
@@ -198,7 +194,7 @@ class ModelConfig(Section):
         if field == "block" and kind == "vgg" and value != "basic":
             raise ValueError("VGG has no blocks to choose; leave it out")
         if field == "depth" and kind and block and "variant" in net:
-            stages(kind, net["variant"], layers_of(block), value)
+            blocks_per_stage(kind, net["variant"], layers_of(block), value)
         if field == "shortcut" and kind in ("plain", "vgg") and value is not None:
             raise ValueError(f"a {kind} net has no shortcut; leave it out, or set model.kind to residual")
         if field == "shortcut" and kind in ("residual", "preact") and value is None:

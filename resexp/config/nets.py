@@ -69,10 +69,10 @@ def named(name: str, settings: list[str], size: int | None = None) -> Net:
 
 def _mapping(value: str) -> str:
     """Convert ``se+reduction=4`` to the YAML mapping of a plug-in with options; other values are returned unchanged."""
+    if "=" not in value:
+        return value
     name, *options = value.split("+")
-    return (
-        f"{{name: {name}, {', '.join(option.replace('=', ': ', 1) for option in options)}}}" if "=" in value else value
-    )
+    return f"{{name: {name}, {', '.join(option.replace('=', ': ', 1) for option in options)}}}"
 
 
 def of_study(study: str, settings: list[str], size: int | None = None) -> list[Net]:

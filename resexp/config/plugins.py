@@ -108,24 +108,24 @@ def find_plugin(role: Role, name: str, source: str) -> Plugin:
     return plugin
 
 
-def name_files(files: list[str]) -> None:
+def add_files(files: list[str]) -> None:
     """Add plug-in files to $RESEXP_PLUGINS, for this process and its children. They are loaded on first use."""
     paths = [str(expanded(file).resolve()) for file in files]
-    os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys([*_named(), *paths]))
+    os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys([*_listed_files(), *paths]))
 
 
 def load() -> None:
     """Load the files of ``$RESEXP_PLUGINS`` that are not loaded yet. Raises UserError if one can't be."""
-    for name in _named():
+    for name in _listed_files():
         path = expanded(name).resolve()
         if path not in _loaded:
             _load(path)
             _loaded.add(path)
 
 
-def required(names: list[str], place: str) -> None:
+def check_listed(names: list[str], place: str) -> None:
     """Check that the plug-ins that a study asks for were named by its user. Raises UserError if one was not."""
-    named = {Path(name).name for name in _named()}
+    named = {Path(name).name for name in _listed_files()}
     for name in names:
         if Path(name).name not in named:
             raise UserError(
@@ -139,7 +139,7 @@ def sources(hashes: set[str]) -> dict[str, str]:
     return {digest: text for digest, text in sorted(_texts.items()) if digest in hashes}
 
 
-def _named() -> list[str]:
+def _listed_files() -> list[str]:
     return [name for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
 
 

@@ -116,7 +116,7 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
     document = yaml_file.merge(own, yaml_file.overrides(settings or []))
     document.data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("._-") or "study")
     if isinstance(needed := document.data.get("plugins"), list):
-        plugins.required(list(map(str, needed)), document.place(("plugins",)))
+        plugins.check_listed(list(map(str, needed)), document.place(("plugins",)))
     errors: dict[str, None] = {}
     try:
         study = validated(Study, document)
@@ -208,20 +208,18 @@ def json_schema() -> dict[str, Any]:
 
 def _expand(study: Study, document: Document) -> Iterator[tuple[dict[str, Any], Document]]:
     """Each cell's choices (dotted key -> value) and its document: the base overlaid with them and the seed."""
-    base = {key: value for key, value in document.data.items() if key in RUN_SECTIONS}
+    shared = {key: value for key, value in document.data.items() if key in RUN_SECTIONS}
     grid_is_list = isinstance(document.data.get("grid"), list)
     for index, product in enumerate(study.grid):
         for values in itertools.product(*product.values()):
-            choice = dict(zip(product, values, strict=True))
-            cell = Document(base, dict(document.places))
+            choice, cell = dict(zip(product, values, strict=True)), Document(shared, document.places)
             for key, value in choice.items():
                 place = document.place(("grid", index, key) if grid_is_list else ("grid", key))
                 if key.count(".") >= yaml_file.MAX_NESTING:
                     raise UserError(f"{place}: grid: {key}: no key has that many parts")
                 cell = yaml_file.merge(cell, yaml_file.nested(key, value, place))
             for seed in study.seeds:
-                seeded = Document({**cell.data, "seed": seed}, cell.places)
-                yield choice, seeded
+                yield choice, Document({**cell.data, "seed": seed}, cell.places)
 
 
 def _labels(cells: list[tuple[dict[str, Any], RunConfig]]) -> list[str]:
@@ -233,12 +231,10 @@ def _labels(cells: list[tuple[dict[str, Any], RunConfig]]) -> list[str]:
             values[config.model.kind, config.model.depth, key].add(repr(choice.get(key)))
     labels = []
     for choice, config in cells:
-        extras = []
-        for key, value in choice.items():
-            differs = len(values[config.model.kind, config.model.depth, key]) > 1
-            if differs and key not in ("model.kind", "model.depth"):
-                extras.append(name_part(key, value))
-        name = "-".join([config.model.kind, str(config.model.depth), *extras])
+        kind, depth = config.model.kind, config.model.depth
+        differing = [key for key in choice if len(values[kind, depth, key]) > 1]
+        extras = [name_part(key, choice[key]) for key in differing if key not in ("model.kind", "model.depth")]
+        name = "-".join([kind, str(depth), *extras])
         label = "".join(c if c.isalnum() or c in "-+._=" else "_" for c in name)
         if len(label) > MAX_LABEL:
             label = f"{label[: MAX_LABEL - 9]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
@@ -339,8 +335,8 @@ def _remedy(kind: str, got: Any) -> str:
     return ""
 
 
-def hint(word: str, known: list[str], least: float = 0.6) -> str:
-    """``" (did you mean 'depth'?)"``, or nothing if no known word is near; `least` is 1 for the same word."""
+def hint(word: str, known: list[str], cutoff: float = 0.6) -> str:
+    """``" (did you mean 'depth'?)"``, or nothing if no known word is as similar as `cutoff`, which difflib defines."""
     lower = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=least)
+    near = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=cutoff)
     return f" (did you mean '{lower[near[0]]}'?)" if near else ""

@@ -6,13 +6,19 @@ import functools
 import hashlib
 import math
 import re
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, GetCoreSchemaHandler, ValidationError, ValidationInfo, WithJsonSchema, field_validator
-from pydantic_core import CoreSchema, core_schema
+from pydantic import (
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
 from resexp.config.data import DataConfig
 from resexp.config.plugins import Choice, Custom
@@ -83,28 +89,20 @@ class PowerOfDepth(Section):
         return f"{self.value:g} (depth / {self.at_depth})^{self.power:g}"
 
 
-class _NumberOrPower:
-    """Validates a number or a PowerOfDepth, with one error where pydantic has one for each of them."""
+_NUMBER = TypeAdapter(Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)])
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        number = core_schema.float_schema(gt=0, strict=True, allow_inf_nan=False)
-        as_mapping = core_schema.plain_serializer_function_ser_schema(
-            lambda value: value.model_dump() if isinstance(value, PowerOfDepth) else value
-        )
-        return core_schema.no_info_wrap_validator_function(self._validate, number, serialization=as_mapping)
 
-    @staticmethod
-    def _validate(value: Any, as_number: Callable[[Any], float]) -> float | PowerOfDepth:
-        if not isinstance(value, dict | PowerOfDepth):
-            return as_number(value)
-        try:
-            return PowerOfDepth.model_validate(value)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise ValueError(
-                f"{where}: {first['msg'].lower()}; expected {{at_depth: 20, value: 0.1, power: -1.5}}"
-            ) from None
+def _number_or_power(rate: Any) -> float | PowerOfDepth:
+    """Validate a learning rate. Raises one error, where pydantic's union would raise one for each alternative."""
+    if not isinstance(rate, dict | PowerOfDepth):
+        return _NUMBER.validate_python(rate)
+    try:
+        return PowerOfDepth.model_validate(rate)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        expected = "expected {at_depth: 20, value: 0.1, power: -1.5}"
+        raise ValueError(f"{key}: {first['msg'].lower()}; {expected}") from None
 
 
 _RATE_SCHEMA = WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, PowerOfDepth.model_json_schema()]})
@@ -119,7 +117,7 @@ class TrainConfig(Section):
     """Number of updates. This and all other steps below may be written in epochs: `164 epochs`."""
     batch_size: Annotated[int, Field(ge=2, lt=2**63)] = 128
     """Images per step."""
-    lr: Annotated[float | PowerOfDepth, _NumberOrPower(), _RATE_SCHEMA] = 0.1
+    lr: Annotated[float | PowerOfDepth, BeforeValidator(_number_or_power), _RATE_SCHEMA] = 0.1
     """Initial learning rate. As a power of the depth: `{at_depth: 20, value: 0.1, power: -1.5}` is
     0.1 (depth / 20)^-1.5."""
     optimizer: Annotated[str | Custom, Choice("optimizer")] = "sgd"
