@@ -147,10 +147,10 @@ def test_an_earlier_key_is_refused_with_its_name_of_today(old: str, new: str, tm
     assert section[1] in known[section[0]].model_fields
 
 
-def test_the_signature_is_of_the_science_and_not_of_the_mechanics() -> None:
+def test_the_signature_is_of_what_is_measured_alone() -> None:
     base = RunConfig()
-    mechanics = TrainConfig(log_every=7, checkpoint_steps=5, checkpoint_seconds=1.0, device="cpu")
-    assert RunConfig(train=mechanics, seed=3).signature == base.signature
+    not_in_signature = TrainConfig(log_every=7, checkpoint_steps=5, checkpoint_seconds=1.0, device="cpu")
+    assert RunConfig(train=not_in_signature, seed=3).signature == base.signature
     a, b = (RunConfig(data=FolderData(source="folder", path=path)) for path in ("here", "there"))
     assert a.signature == b.signature
     for changed in (TrainConfig(lr=0.2), TrainConfig(precision="fp16"), TrainConfig(eval_every=10)):

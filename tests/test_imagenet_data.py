@@ -111,12 +111,12 @@ def test_what_a_run_folder_keeps_of_it_can_be_read_again(spec: dict[str, object]
     assert ImageNetData.model_validate(config.model_dump(mode="json")) == config
 
 
-def test_how_images_are_read_is_no_science_and_what_they_are_is() -> None:
+def test_how_images_are_read_is_not_in_the_signature_and_what_they_are_is() -> None:
     config = data(Path())
-    mechanics = {"path": "elsewhere", "workers": 7, "timeout": 3.0, "max_unreadable": 0.5}
-    assert config.model_copy(update=mechanics).science() == config.science()
+    not_in_signature = {"path": "elsewhere", "workers": 7, "timeout": 3.0, "max_unreadable": 0.5}
+    assert config.model_copy(update=not_in_signature).measured() == config.measured()
     for field, value in {"crop": 32, "pca_lighting": False, "classes": 2, "cache": {"side": 64}}.items():
-        assert data(Path(), **{field: value}).science() != config.science()
+        assert data(Path(), **{field: value}).measured() != config.measured()
 
 
 # -- the index --------------------------------------------------------------------------------------------------------

@@ -170,4 +170,4 @@ def test_a_pinned_digest_is_kept() -> None:
     pinned = f"far/away.pt#sha256={'ab' * 32}"
     config = RunConfig.model_validate({"train": {"init_from": pinned}})
     assert config.train.init_weights == ("far/away.pt", "ab" * 32)
-    assert config.train.science()["init_from"] == f"sha256={'ab' * 32}"
+    assert config.train.measured()["init_from"] == f"sha256={'ab' * 32}"

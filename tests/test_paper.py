@@ -164,8 +164,8 @@ def test_images_resized_to_the_size_that_they_have_are_the_papers() -> None:
 
 def test_the_papers_value_of_every_field_is_known() -> None:
     """A field that the recipe does not list has its default in the paper. These are the values that the paper gives."""
-    science = {part: getattr(RunConfig(), part).science() for part in ("data", "model", "train")}
-    told = {f"{part}.{name}": value for part in science for name, value in science[part].items()}
+    measured = {part: getattr(RunConfig(), part).measured() for part in ("data", "model", "train")}
+    told = {f"{part}.{name}": value for part in measured for name, value in measured[part].items()}
     assert {key: value for key, value in told.items() if key not in IDENTITIES | recipe(RunConfig()).open.keys()} == {
         "data.resize": None, "data.pad": 4, "data.flip": True,
         "model.width": 16, "model.shortcut": "A", "model.stride_conv": None, "model.norm": "batch",
@@ -267,7 +267,7 @@ def test_no_field_differs_from_the_paper_in_silence(run: str) -> None:
     silent = [
         f"{part}.{name}"
         for part in ("data", "model", "train")
-        for name in getattr(RUNS[run], part).science()
+        for name in getattr(RUNS[run], part).measured()
         if f"{part}.{name}" not in IDENTITIES and not is_named(RUNS[run], part, name)
     ]
     assert silent == []

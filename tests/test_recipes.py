@@ -68,8 +68,8 @@ def test_he_is_as_it_was_before_there_was_a_choice() -> None:
     torch.manual_seed(0)
     layers = [module for module in build_model(ModelConfig()).modules() if isinstance(module, nn.Conv2d)]
     assert torch.equal(layers[0].weight, weight)  # type: ignore[arg-type]
-    assert ModelConfig().canonical() == {"shortcut": "A", "variant": "cifar", "width": 16} | {
-        key: value for key, value in ModelConfig().canonical().items() if key in ("depth", "norm", "stride_conv")
+    assert ModelConfig().in_signature() == {"shortcut": "A", "variant": "cifar", "width": 16} | {
+        key: value for key, value in ModelConfig().in_signature().items() if key in ("depth", "norm", "stride_conv")
     }
 
 

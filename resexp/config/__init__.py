@@ -185,8 +185,8 @@ class RunConfig(_Base):
     @property
     def signature(self) -> str:
         """Hash of all fields that change the result, except the seed: eight hex digits."""
-        science = {name: getattr(self, name).canonical() for name in ("data", "model", "train")}
-        return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:8]
+        fields = {name: getattr(self, name).in_signature() for name in ("data", "model", "train")}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
     def cost(self) -> float:

@@ -14,7 +14,7 @@ HOLDOUT = 0.1
 
 
 class _AnyData(Section):
-    mechanics = frozenset({"path"})
+    not_in_signature = frozenset({"path"})
     published_images: ClassVar[int | None] = None
     """Number of training images of a published set, held-out ones included."""
 
@@ -115,7 +115,7 @@ class ImageNetData(Section):
     """ImageNet, or images in the same layout: `train/<class>/*`, and `val/` in class folders or with a list of
     labels."""
 
-    mechanics = frozenset({"path", "max_unreadable", "workers", "timeout"})
+    not_in_signature = frozenset({"path", "max_unreadable", "workers", "timeout"})
 
     source: Literal["imagenet", "imagefolder"]
     """`imagenet`: ILSVRC 2012. `imagefolder`: other images in the same layout, not compared with the paper."""

@@ -108,7 +108,7 @@ _DEPENDENT = ("variant", "block", "depth", "shortcut", "stride_conv", "norm", "a
 class ModelConfig(Section):
     """A net of He et al. 2015, for CIFAR (section 4.2) or ImageNet (4.1); pre-activated (arXiv 1603.05027); or VGG."""
 
-    mechanics = frozenset({"params"})
+    not_in_signature = frozenset({"params"})
 
     kind: Literal["plain", "residual", "preact", "vgg"] = "residual"
     """`plain` has no shortcuts; `residual` adds one around each block; `preact` has BN and ReLU before the

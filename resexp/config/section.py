@@ -16,7 +16,7 @@ class Section(BaseModel):
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
-    mechanics: ClassVar[frozenset[str]] = frozenset()
+    not_in_signature: ClassVar[frozenset[str]] = frozenset()
     """Fields that say how to run, not what is measured; they stay out of the signature."""
 
     @field_validator("*")
@@ -26,19 +26,19 @@ class Section(BaseModel):
             raise ValueError("holds control characters")
         return value
 
-    def science(self) -> dict[str, Any]:
+    def measured(self) -> dict[str, Any]:
         """The fields that change what is measured."""
-        return self.model_dump(mode="json", exclude=set(self.mechanics))
+        return self.model_dump(mode="json", exclude=set(self.not_in_signature))
 
-    def chosen(self) -> dict[str, Any]:
+    def changed(self) -> dict[str, Any]:
         """The measured fields that differ from their defaults, including defaults computed from other fields."""
         given, fields = dict(self), type(self).model_fields
         defaults = {
             name: field.get_default(call_default_factory=True, validated_data=given) for name, field in fields.items()
         }
-        return {name: value for name, value in self.science().items() if given[name] != defaults[name]}
+        return {name: value for name, value in self.measured().items() if given[name] != defaults[name]}
 
-    def canonical(self) -> dict[str, Any]:
+    def in_signature(self) -> dict[str, Any]:
         """The fields that the signature covers: fields with a computed default, and fields that differ from a fixed
         one.
 
@@ -47,7 +47,7 @@ class Section(BaseModel):
         """
         given, fields = dict(self), type(self).model_fields
         return {
-            name: given[name].canonical() if isinstance(given[name], Section) else value
-            for name, value in self.science().items()
+            name: given[name].in_signature() if isinstance(given[name], Section) else value
+            for name, value in self.measured().items()
             if fields[name].default_factory is not None or given[name] != fields[name].default
         }

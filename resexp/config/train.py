@@ -111,7 +111,9 @@ _RATE_SCHEMA = WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 
 class TrainConfig(Section):
     """The recipe. A step is one update on one batch (the paper's iteration)."""
 
-    mechanics = frozenset({"log_every", "checkpoint_steps", "checkpoint_seconds", "device", "cuda_graphs", "compile"})
+    not_in_signature = frozenset(
+        {"log_every", "checkpoint_steps", "checkpoint_seconds", "device", "cuda_graphs", "compile"}
+    )
 
     steps: Steps = 64_000
     """Number of updates. This and all other steps below may be written in epochs: `164 epochs`."""
@@ -188,9 +190,9 @@ class TrainConfig(Section):
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Seconds between checkpoints."""
 
-    def science(self) -> dict[str, Any]:
+    def measured(self) -> dict[str, Any]:
         """The fields that change what is measured; `init_from` enters as net and seed, or as a hash, not as a path."""
-        fields = super().science()
+        fields = super().measured()
         if self.init_weights:
             return fields | {"init_from": f"sha256={self.init_weights[1]}"}
         return fields | ({"init_from": "/".join(Path(self.init_from).parts[-2:])} if self.init_from else {})

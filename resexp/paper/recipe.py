@@ -146,7 +146,7 @@ def departures(config: RunConfig, dataset: str, world: int = 1) -> list[Departur
         found.append(Departure(what, key, theirs, ours, paper.sources["train"]))
     for part in ("data", "model", "train"):
         section: Section = getattr(config, part)
-        for name, shown in section.science().items():
+        for name, shown in section.measured().items():
             key = f"{part}.{name}"
             own = getattr(section, name)
             if (key in IDENTITIES and not (part == "model" and isinstance(own, Custom))) or key in paper.open:

@@ -27,7 +27,7 @@ def recipe(records: Sequence[RunRecord]) -> Recipe:
     """The measured fields of a net that differ from the defaults, with its images and precision."""
     config = records[0].config
     sections = {"data": config.data, "model": config.model, "train": config.train}
-    fields = {f"{name}.{key}": str(v) for name, section in sections.items() for key, v in section.chosen().items()}
+    fields = {f"{name}.{key}": str(v) for name, section in sections.items() for key, v in section.changed().items()}
     for key in ("model.kind", "model.depth"):
         fields.pop(key, None)
     if config.model.params:  # the width follows from it, and from the depth

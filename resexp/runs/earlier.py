@@ -51,5 +51,5 @@ def size(folder: Path) -> int:
 
 def cost_key(config: RunConfig) -> str:
     """What the time of a step depends on, as a text."""
-    model, data, train = config.model.canonical(), config.data.canonical(), config.train
+    model, data, train = config.model.in_signature(), config.data.in_signature(), config.train
     return f"{model} {data} {train.batch_size} {train.precision} {train.device}"

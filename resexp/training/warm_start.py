@@ -24,7 +24,7 @@ def check_donor(donor: Run, config: RunConfig) -> RunConfig:
         raise UserError(f"{donor.folder}: no run folder to start from (no config.yaml)")
     donor_config = load_run(donor.config_path)
     donor.check_finished("starts another one")
-    if donor_config.data.science() != config.data.science():  # or it would be validated on images it was trained on
+    if donor_config.data.measured() != config.data.measured():  # or it would be validated on images it was trained on
         raise UserError(f"{donor.folder}: trained on other data; a run starts from one with the same data")
     if reason := identity.why_not(donor_config.model, config.model):
         raise UserError(f"{donor.folder}: {reason}; name another run or another depth")
