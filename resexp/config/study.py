@@ -260,24 +260,8 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
     loc: KeyPath = tuple(part for part in error["loc"] if part != "built-in")
     path = (loc[0], *loc[2:]) if len(loc) > 1 and loc[0] == "data" else loc
     kind, got, context = error["type"], error["input"], error.get("ctx", {})
-    if kind == "extra_forbidden" and (name := RENAMED.get(yaml_file.dotted(path))):
-        message = f"was renamed; write {name}"
-    elif kind == "extra_forbidden":
-        section = SECTIONS.get(str(loc[-2])) if len(loc) > 1 else model
-        allowed = list((section or Section).model_fields)
-        known = {"model": [SECTIONS["model"]], "train": [SECTIONS["train"]], "data": list(SOURCES.values())}
-        meant = [f"{name}.{loc[0]}" for name, own in known.items() if any(loc[0] in one.model_fields for one in own)]
-        elsewhere = f" (did you mean {' or '.join(meant)}?)" if meant and len(loc) == 1 else ""
-        word = str(loc[-1])
-        near = hint(word, allowed, 0.8) or elsewhere or hint(word, allowed)
-        if path == ("train", "epochs"):
-            near = f"; write steps: {got} epochs"
-        elif len(path) == 1 and "." in word:
-            sections = f"{word.replace('.', ': {')}: ...{'}' * word.count('.')}"
-            near = f"; dotted keys are for the grid and --set; write {sections}"
-        elif ":" in word and not near:
-            near = "; a colon needs a space behind it"
-        message = f"unknown key, got {got!r}; allowed: {', '.join(allowed)}{near}"
+    if kind == "extra_forbidden":
+        message = _unknown_key(loc, path, got, model)
     elif kind == "missing":
         message = "missing"
     elif kind in ("union_tag_not_found", "union_tag_invalid"):
@@ -304,6 +288,28 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
         values = ", ".join(map(str, got)) if isinstance(got, list) else got
         message += f"; for a net of each, put it into the grid: --set 'grid={{{yaml_file.dotted(path)}: [{values}]}}'"
     return f"{document.place(path)}: {yaml_file.dotted(path)}: {message}"
+
+
+def _unknown_key(loc: KeyPath, path: KeyPath, got: Any, model: type[BaseModel]) -> str:
+    """What is wrong with a key that its section does not have; `loc` has the source of data, `path` has not."""
+    if name := RENAMED.get(yaml_file.dotted(path)):
+        return f"was renamed; write {name}"
+    section = SECTIONS.get(str(loc[-2])) if len(loc) > 1 else model
+    allowed, word = list((section or Section).model_fields), str(loc[-1])
+    near = hint(word, allowed, 0.8)
+    if not near and len(loc) == 1:
+        homes = {"model": [SECTIONS["model"]], "train": [SECTIONS["train"]], "data": list(SOURCES.values())}
+        meant = [f"{name}.{word}" for name, own in homes.items() if any(word in one.model_fields for one in own)]
+        near = f" (did you mean {' or '.join(meant)}?)" if meant else ""
+    near = near or hint(word, allowed)
+    if path == ("train", "epochs"):
+        near = f"; write steps: {got} epochs"
+    elif len(path) == 1 and "." in word:
+        sections = f"{word.replace('.', ': {')}: ...{'}' * word.count('.')}"
+        near = f"; dotted keys are for the grid and --set; write {sections}"
+    elif ":" in word and not near:
+        near = "; a colon needs a space behind it"
+    return f"unknown key, got {got!r}; allowed: {', '.join(allowed)}{near}"
 
 
 _MAPPINGS = ("model_type", "model_attributes_type", "dict_type")
