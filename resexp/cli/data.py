@@ -105,7 +105,7 @@ def prepare(study: Study = None, config: Config = None, settings: Settings = Non
         if data.cache is None:
             raise UserError(f"{config}: data.cache says what to prepare, and it is not there; add it, or --set it")
         dataset = open_imagenet(data.model_copy(update={"cache": None}))
-        with _bar("images") as progress:
+        with _bar() as progress:
             folder = prepare_images(dataset, data.cache, progress, data.workers or cores())
         out.print(f"{folder}: prepared", soft_wrap=True)
 
@@ -121,7 +121,7 @@ def check(study: Study = None, config: Config = None, settings: Settings = None)
     faults = []
     for data in _image_sets("check", study, config, settings)[1]:
         if isinstance(data, FolderData):
-            with _bar("images") as progress:
+            with _bar() as progress:
                 unreadable = folder.check(expanded(data.path), progress)
             faults += unreadable
             if unreadable:
@@ -129,7 +129,7 @@ def check(study: Study = None, config: Config = None, settings: Settings = None)
         dataset = open_dataset(data)
         remarks = list(dataset.remarks)
         if isinstance(dataset, ImageNet):
-            with _bar("images") as progress:
+            with _bar() as progress:
                 unreadable, duplicates = check_images(dataset, progress, dataset.config.workers or cores())
             faults += unreadable
             remarks += [f"{dataset.config.path}: {line}" for line in duplicates.remarks]
@@ -171,10 +171,10 @@ def _image_sets(
 
 
 @contextlib.contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+def _bar() -> Iterator[Callable[[int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task("images", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

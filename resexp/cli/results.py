@@ -206,8 +206,8 @@ def remove(
 
     named = find_named(name, results)
     runs = list(_removable(named))
-    sizes = {run.folder: size(run.folder) for run in runs}
-    what = f"{counted(len(runs), 'run')} of {named.study.folder}, {sum(sizes.values()) / MIB:,.1f} MiB: {_names(runs)}"
+    mib = sum(size(run.folder) for run in runs) / MIB
+    what = f"{counted(len(runs), 'run')} of {named.study.folder}, {mib:,.1f} MiB: {_names(runs)}"
     if runs and not yes:
         typer.confirm(f"{what}\ndelete?", abort=True, err=True)
     with locked(named.study.lock_path, f"the study in {named.study.folder}"):
