@@ -34,6 +34,12 @@ def test_help_has_a_short_form(here: Cli, verb: str) -> None:
     assert here(*verb.split(), "-h").stdout == here(*verb.split(), "--help").stdout
 
 
+@pytest.mark.parametrize("verb", ["sweep", "data fetch", "data check"])
+def test_an_argument_that_may_be_left_out_has_one_pair_of_brackets(here: Cli, verb: str) -> None:
+    usage = here(*verb.split(), "--help").stdout.split("\n")[1].split()
+    assert usage[-1] in ("[STUDY]", "[SET]")
+
+
 @pytest.mark.parametrize("results", ["file", "file/inside", "link"])
 def test_what_is_no_folder_is_named_where_a_folder_is_needed(here: Cli, write_study: Write, results: str) -> None:
     Path("file").write_text("x")

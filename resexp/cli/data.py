@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Fetch, check and prepare image sets.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(metavar="[SET]", help="cifar10, cifar100 or svhn.")]
+Name = Annotated[str, typer.Argument(metavar="SET", help="cifar10, cifar100 or svhn.")]
 
 
 @app.command(epilog="Example: resexp data fetch cifar100")
