@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 
 from resexp.config import FolderData, RunConfig, yaml_file
 from resexp.config.study import MAX_LABEL, load, load_run
-from resexp.data import archive, cifar, folder, open_dataset
+from resexp.data import archive, folder, official, open_dataset
 from resexp.data.official import CIFAR10_ARCHIVE, OfficialFile, md5
 from resexp.data.pixels import read_image
 from resexp.display import duration, percent, speed
@@ -637,7 +637,7 @@ def test_the_bytes_that_the_md5_vouches_for_are_those_that_are_read(
 
     monkeypatch.setattr(OfficialFile, "verify", exchanged)
     with pytest.raises(KeyError, match="data_batch_1"):  # of the archive that was verified, which is empty
-        replace(cifar.CIFAR10, files=(empty,)).decode(path)
+        replace(official.CIFAR10, files=(empty,)).decode(path)
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------

@@ -23,8 +23,16 @@ from resexp.cli import app
 from resexp.config import Cifar10Data, Cifar100Data, OfficialData, RunConfig, SvhnData
 from resexp.config.nets import of_study
 from resexp.config.study import load
-from resexp.data import Dataset, cifar, data_home, official, official_set, open_dataset, svhn
-from resexp.data.official import CIFAR10_ARCHIVE, CIFAR100_ARCHIVE, SVHN_TEST, SVHN_TRAIN, OfficialFile, md5
+from resexp.data import Dataset, data_home, official, open_dataset
+from resexp.data.official import (
+    CIFAR10_ARCHIVE,
+    CIFAR100_ARCHIVE,
+    SVHN_TEST,
+    SVHN_TRAIN,
+    OfficialFile,
+    md5,
+    official_set,
+)
 from resexp.errors import UserError
 
 SOURCES: dict[str, Callable[..., OfficialData]] = {
@@ -63,7 +71,7 @@ def pack(folder: Path, archive: Path) -> None:
         tar.add(folder, folder.name)
 
 
-def patched(set_: cifar.Cifar, folder: Path) -> cifar.Cifar:
+def patched(set_: official.Cifar, folder: Path) -> official.Cifar:
     """The set with the md5s of what lies in `folder`, packed and unpacked."""
     batches = {name: md5((folder / set_.folder / name).read_bytes()) for name in set_.batches}
     archive = replace(set_.archive, md5=md5((folder / set_.archive.name).read_bytes()))
@@ -100,7 +108,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Small:
     hundred.mkdir()
     for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
         (ten / name).write_bytes(pickled({"data": rows(20), "labels": [int(i) for i in rng.integers(0, 10, 20)]}))
-    (ten / "batches.meta").write_bytes(pickled({"label_names": list(cifar.CIFAR10.classes)}))
+    (ten / "batches.meta").write_bytes(pickled({"label_names": list(official.CIFAR10.classes)}))
     for name, count in (("train", 300), ("test", 200)):
         fine = [int(i) for i in rng.permutation(count) % 100]
         batch = {"data": rows(count), "fine_labels": fine, "coarse_labels": [label // 5 for label in fine]}
@@ -116,13 +124,13 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Small:
 
     for folder in (ten, hundred):
         shutil.copytree(folder, packed / folder.name)  # for the md5s
-    sets = patched(cifar.CIFAR10, packed), patched(cifar.CIFAR100, packed)
+    sets = patched(official.CIFAR10, packed), patched(official.CIFAR100, packed)
     for folder in (ten, hundred):
         shutil.rmtree(packed / folder.name)
     digits = tuple(replace(file, md5=md5((packed / file.name).read_bytes())) for file in (SVHN_TRAIN, SVHN_TEST))
-    monkeypatch.setattr(cifar, "CIFAR10", sets[0])
-    monkeypatch.setattr(cifar, "CIFAR100", sets[1])
-    monkeypatch.setattr(svhn, "SVHN", replace(svhn.SVHN, files=digits))
+    monkeypatch.setattr(official, "CIFAR10", sets[0])
+    monkeypatch.setattr(official, "CIFAR100", sets[1])
+    monkeypatch.setattr(official, "SVHN", replace(official.SVHN, files=digits))
     monkeypatch.setattr(official, "FILES", (*sets[0].files, *sets[1].files, *digits))
     for module in (torchvision.datasets.cifar, torchvision.datasets.svhn):
         monkeypatch.setattr(module, "check_integrity", lambda *_: True)
@@ -138,10 +146,10 @@ def opened(source: str, path: Path, **keys: object) -> Dataset:
 
 @pytest.mark.parametrize(
     ("ours", "theirs"),
-    [(cifar.CIFAR10, torchvision.datasets.CIFAR10), (cifar.CIFAR100, torchvision.datasets.CIFAR100)],
+    [(official.CIFAR10, torchvision.datasets.CIFAR10), (official.CIFAR100, torchvision.datasets.CIFAR100)],
     ids=["cifar10", "cifar100"],
 )
-def test_names_and_md5s_of_cifar_are_torchvisions(ours: cifar.Cifar, theirs: Any) -> None:
+def test_names_and_md5s_of_cifar_are_torchvisions(ours: official.Cifar, theirs: Any) -> None:
     """They stand here as text: importing torchvision takes seconds, and no other command needs it."""
     assert (ours.archive.name, ours.archive.md5) == (theirs.filename, theirs.tgz_md5)
     assert (ours.archive.mirrors[-1], ours.folder) == (theirs.url, theirs.base_folder)
@@ -153,7 +161,7 @@ def test_names_and_md5s_of_cifar_are_torchvisions(ours: cifar.Cifar, theirs: Any
 
 def test_names_and_md5s_of_svhn_are_torchvisions() -> None:
     theirs = torchvision.datasets.SVHN.split_list
-    found = [[file.mirrors[-1], file.name, file.md5] for file in svhn.SVHN.files]
+    found = [[file.mirrors[-1], file.name, file.md5] for file in official.SVHN.files]
     assert found == [theirs["train"], theirs["test"]]
 
 
@@ -199,7 +207,7 @@ def test_the_set_may_be_named_by_its_file_its_folder_or_the_folder_above(small: 
     set_ = official_set(SOURCES[source]())
     expected = opened(source, small.packed).fingerprint
     places = [small.packed, small.packed / set_.files[0].name, small.unpacked]
-    if isinstance(set_, cifar.Cifar):
+    if isinstance(set_, official.Cifar):
         places.append(small.unpacked / set_.folder)
     for place in places:
         assert set_.decode(set_.find(str(place), data_home())).fingerprint() == expected
@@ -273,11 +281,11 @@ def test_svhn_says_that_the_extra_set_is_left_out(small: Small) -> None:
 
 
 def test_test_images_among_the_training_images_are_counted(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-    train, test = (scipy.io.loadmat(small.packed / file.name) for file in svhn.SVHN.files)
+    train, test = (scipy.io.loadmat(small.packed / file.name) for file in official.SVHN.files)
     test["X"][..., :3] = train["X"][..., :3]
     scipy.io.savemat(small.packed / SVHN_TEST.name, {"X": test["X"], "y": test["y"]})
     changed = replace(SVHN_TEST, md5=md5((small.packed / SVHN_TEST.name).read_bytes()))
-    monkeypatch.setattr(svhn, "SVHN", replace(svhn.SVHN, files=(svhn.SVHN.files[0], changed)))
+    monkeypatch.setattr(official, "SVHN", replace(official.SVHN, files=(official.SVHN.files[0], changed)))
     data = opened("svhn", small.packed)
     assert data.findings.test_in_train == 3
     assert "3 test images are training images too: train image 0 = test image 0" in data.remarks[1]
@@ -418,7 +426,7 @@ def test_no_pickle_of_an_unpacked_archive_is_opened_before_its_md5_is_right(
     opened_pickles: list[bytes] = []
     loads = pickle.loads
     monkeypatch.setattr(pickle, "loads", lambda b, **k: opened_pickles.append(b) or loads(b, **k))
-    ours: cifar.Cifar = getattr(cifar, set_)
+    ours: official.Cifar = getattr(official, set_)
     file = small.unpacked / ours.folder / batch
     file.write_bytes(b"somebody else's")
     with pytest.raises(UserError, match=rf"damaged or other files, {batch} .*; unpack {ours.archive.name} again"):

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, overload
 
@@ -18,22 +18,19 @@ from pydantic import Field
 
 from resexp.config import (
     ArrayData,
-    Cifar10Data,
-    Cifar100Data,
     CustomData,
     DataConfig,
     FolderData,
     ImageNetData,
-    OfficialData,
     ShapesData,
 )
 from resexp.config.data import HOLDOUT
-from resexp.data import cifar, folder, given, shapes, svhn
+from resexp.data import folder, given, shapes
 from resexp.data.duplicates import find_duplicates, of_set
 from resexp.data.home import data_home
 from resexp.data.imagenet import ImageNet, open_imagenet
 from resexp.data.images import ImageSet
-from resexp.data.official import OfficialSet
+from resexp.data.official import official_set
 from resexp.data.pixels import Pixels
 from resexp.errors import UserError
 from resexp.runs.records import Findings
@@ -44,6 +41,8 @@ from resexp.utils.untrusted import Count, Record, read_record
 
 log = logging.getLogger(__name__)
 
+CIFAR10 = "d5153d88b81d5639"
+"""Fingerprint of CIFAR-10, by which a folder or archive of its images is recognised."""
 _DAY = 86_400
 """Seconds."""
 
@@ -133,16 +132,6 @@ def open_dataset(config: DataConfig) -> Dataset | ImageNet:
         return open_imagenet(config) if isinstance(config, ImageNetData) else _open_arrays(config)
 
 
-def official_set(config: OfficialData) -> OfficialSet:
-    """The set that a configuration reads, with the labels that it asks for."""
-    if isinstance(config, Cifar10Data):
-        return cifar.CIFAR10
-    if isinstance(config, Cifar100Data):
-        coarse = config.labels == "coarse"
-        return replace(cifar.CIFAR100, name="cifar100-coarse", kind="coarse_") if coarse else cifar.CIFAR100
-    return svhn.SVHN
-
-
 def _open_arrays(config: ArrayData) -> Dataset:
     home = data_home()
     survey = folder.Survey()
@@ -163,7 +152,7 @@ def _open_arrays(config: ArrayData) -> Dataset:
     if meta is None:
         log.info(f"decoding {name} into {cache}")
         meta = _build(cache, decode, config.resize)
-    if meta.fingerprint == cifar.FINGERPRINT:
+    if meta.fingerprint == CIFAR10:
         name = "cifar10"
     height, width = meta.size
     if height % 4 or width % 4:

@@ -21,11 +21,11 @@ from resexp.config.model import IMAGENET
 from resexp.config.nets import Net, named
 from resexp.config.study import load_run
 from resexp.data import Dataset, open_dataset
-from resexp.data.cifar import CIFAR10
 from resexp.data.input import open_input
 from resexp.data.labelled import find_labels, read_labelled
 from resexp.data.loader import normalise, pixel_mean
 from resexp.data.naming import few
+from resexp.data.official import CIFAR10
 from resexp.device.hardware import Hardware, choose_device, tune_process
 from resexp.errors import UserError
 from resexp.evaluation.confusion import Confusion
