@@ -24,13 +24,13 @@ from resexp.config.study import load
 from resexp.data import data_home, open_dataset
 from resexp.data.imagenet import ImageNet, open_imagenet
 from resexp.data.imagenet import dataset as dataset_module
-from resexp.data.imagenet.decode import decode
 from resexp.data.imagenet.example import make_example
 from resexp.data.imagenet.labels import DEVKITS, META, TABLE, TRUTH
 from resexp.data.imagenet.loader import ImageRequest, Loader, plan
 from resexp.data.imagenet.prepare import check, prepare
 from resexp.data.imagenet.statistics import statistics
 from resexp.data.imagenet.views import Box, View, centre, crop_resize
+from resexp.data.pixels import decode
 from resexp.errors import UnreadableImageError, UserError
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from resexp.data.imagenet.decode import decode
-from resexp.data.pixels import orientation, read_image
+from resexp.data.pixels import decode, orientation, read_image
 from resexp.errors import UnreadableImageError
 
 GREY16 = np.array([[0, 1, 128, 129, 12_850], [32_767, 32_768, 40_000, 65_407, 65_535]], dtype=np.uint16)

@@ -25,9 +25,8 @@ from resexp.config import (
     ShapesData,
 )
 from resexp.config.data import HOLDOUT
-from resexp.data import folder, given, shapes
-from resexp.data.duplicates import find_duplicates, of_set
-from resexp.data.home import data_home
+from resexp.data import folder, plugin, shapes
+from resexp.data.cache import building, data_home
 from resexp.data.imagenet import ImageNet, open_imagenet
 from resexp.data.images import ImageSet
 from resexp.data.official import official_set
@@ -141,7 +140,7 @@ def _open_arrays(config: ArrayData) -> Dataset:
         content, decode = f"folder-{survey.content}", lambda: folder.decode(path, config.resize)
         name = f"folder {path.name}"
     elif isinstance(config, CustomData):
-        name, content, decode = f"{config.source}", given.content_key(config), lambda: given.load(config)
+        name, content, decode = f"{config.source}", plugin.content_key(config), lambda: plugin.load(config)
     elif isinstance(config, ShapesData):
         name, content, decode = "shapes", f"shapes-{shapes.content_key(config)}", lambda: shapes.generate(config)
     else:
@@ -192,37 +191,30 @@ def _read_meta(cache: Path) -> _Meta | None:
 
 
 def _build(cache: Path, decode: Callable[[], ImageSet], size: int | None) -> _Meta:
-    """Decode into a temporary folder and rename it: a cache is whole or absent. One process at a time builds it."""
+    """Decode a set into its cache; one process at a time does it."""
     with locked(cache.with_name(f".{cache.name}.lock"), "the cache", wait=True):
         if (meta := _read_meta(cache)) is not None:
             return meta  # while we waited
-        temporary = cache.with_name(f".building-{cache.name}")
-        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
-        shutil.rmtree(cache, ignore_errors=True)  # damaged
         _remove_left_overs(cache)
-        temporary.mkdir()
-        try:
+        with building(cache) as folder:
             image_set = decode()
             for split in ("train", "test"):
                 images = image_set.stacked(split, size)
-                _save(temporary / f"{split}_images.npy", images)
-                _save(temporary / f"{split}_labels.npy", image_set.labels[split])
-            duplicates = find_duplicates(of_set(image_set))
+                _save(folder / f"{split}_images.npy", images)
+                _save(folder / f"{split}_labels.npy", image_set.labels[split])
+            duplicates = image_set.duplicates()
             meta = _Meta(
                 classes=image_set.classes,
                 fingerprint=image_set.fingerprint(),
                 train_images=len(image_set.images["train"]),
                 size=images.shape[1:3],
-                bytes={file.name: file.stat().st_size for file in temporary.iterdir()},
+                bytes={file.name: file.stat().st_size for file in folder.iterdir()},
                 test_in_train=duplicates.test_in_train,
                 conflicting_labels=duplicates.conflicting_labels,
                 remarks=[*image_set.remarks, *duplicates.remarks],
             )
-            write_atomic(temporary / "meta.json", meta.model_dump_json())
-            temporary.rename(cache)
-            return meta
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            write_atomic(folder / "meta.json", meta.model_dump_json())
+        return meta
 
 
 def _remove_left_overs(cache: Path) -> None:

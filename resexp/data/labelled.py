@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from resexp.data.archive import contents, members
-from resexp.data.imagenet.decode import decode
 from resexp.data.imagenet.views import centre, crop_resize
 from resexp.data.images import resized
 from resexp.data.naming import few, is_hidden, is_image, is_test, is_train
-from resexp.data.pixels import Pixels, read_image
+from resexp.data.pixels import Pixels, decode, read_image
 from resexp.data.prefetch import prefetch
 from resexp.errors import UnreadableImageError, UserError, sanitize
 from resexp.utils.machine import cores

@@ -9,6 +9,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
@@ -76,6 +77,28 @@ def read_image(data: bytes) -> Decoded:
         raise UnreadableImageError(_unread(data) or recognised(data) or "not an image") from None
     except Exception as error:  # decoders raise what they like at files that were made to break them
         raise UnreadableImageError(" ".join(str(error).split()) or _unread(data) or type(error).__name__) from None
+
+
+def decode(data: bytes, shorter_side: int | None = None) -> Pixels:
+    """The pixels that `read_image` gives, (H, W, 3), faster for JPEGs, which may differ by 2 in 255.
+
+    Of an image that is to be made smaller, `shorter_side` says how far: a JPEG whose shorter side is at least four
+    times as long is then decoded at half its size or less, but not below twice that. So frequencies are left out which
+    resizing would average away: it changes pixels by one or two in 255, and takes two thirds of the time where a
+    photograph of 3000 pixels becomes one of 256. Raises UnreadableImageError.
+    """
+    try:
+        check_work(data)
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        check_size(height, width)
+        if colours in ("Gray", "YCbCr", "RGB"):
+            smaller: dict[str, int] = {}
+            if shorter_side is not None and min(height, width) >= 4 * shorter_side:
+                smaller = {"min_factor": 2, "min_height" if height <= width else "min_width": 2 * shorter_side}
+            return upright(simplejpeg.decode_jpeg(data, fastdct=False, **smaller), orientation(data))
+    except ValueError:  # no JPEG, or one with faults, which Pillow may know better
+        pass
+    return read_image(data).pixels
 
 
 def _unread(data: bytes) -> str:

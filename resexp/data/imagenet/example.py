@@ -10,9 +10,8 @@ from PIL import Image
 
 from resexp.config import ShapesData
 from resexp.data import shapes
-from resexp.data.imagenet.decode import decode
 from resexp.data.imagenet.labels import DEVKITS, META, TRUTH
-from resexp.data.pixels import Pixels
+from resexp.data.pixels import Pixels, decode
 from resexp.errors import UserError
 
 MAX_CLASSES = len(shapes.CLASSES)

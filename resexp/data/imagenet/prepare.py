@@ -14,16 +14,13 @@ import numpy as np
 import simplejpeg
 
 from resexp.config import PreparedConfig
-from resexp.data.duplicates import Duplicates, Seen, find_duplicates
-from resexp.data.home import data_home
-from resexp.data.imagenet.arrays import write_arrays
-from resexp.data.imagenet.dataset import ImageNet
-from resexp.data.imagenet.decode import decode
-from resexp.data.imagenet.prepared import DATA, INDEX, META, PreparedMeta, prepared_folder, read_meta
+from resexp.data.cache import building, data_home, write_arrays
+from resexp.data.imagenet.dataset import DATA, INDEX, META, ImageNet, PreparedMeta, prepared_folder, read_meta
 from resexp.data.imagenet.tree import PARTS, Part
 from resexp.data.imagenet.views import resize
-from resexp.data.images import digests
+from resexp.data.images import Duplicates, Seen, digests, find_duplicates
 from resexp.data.naming import few
+from resexp.data.pixels import decode
 from resexp.data.prefetch import prefetch
 from resexp.errors import UnreadableImageError, UserError
 from resexp.utils.files import locked, with_filename, write_atomic
@@ -63,16 +60,10 @@ def check(dataset: ImageNet, progress: Callable[[int, int], None], threads: int)
     return [line for line in looked if isinstance(line, str)], duplicates
 
 
-def prepare(
-    dataset: ImageNet,
-    config: PreparedConfig,
-    progress: Callable[[int, int], None],
-    threads: int,
-) -> Path:
+def prepare(dataset: ImageNet, config: PreparedConfig, progress: Callable[[int, int], None], threads: int) -> Path:
     """Make the cache that `data.cache` asks for, of a set that is read from its files; the cache's folder.
 
-    It is whole or absent: made in a temporary folder, which is renamed. Raises UserError if the disk is too small.
-    `progress` hears (images done, images in all).
+    Raises UserError if the disk is too small. `progress` hears (images done, images in all).
     """
     folder = prepared_folder(data_home() / "cache", dataset.tree, config)
     with locked(folder.with_name(f".{folder.name}.lock"), f"the cache {folder}"):
@@ -82,16 +73,9 @@ def prepare(
                 return folder
         except UserError as error:
             log.warning(f"{error}: made again")
-        temporary = folder.with_name(f".building-{folder.name}")
-        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
-        _check_room(dataset, config, folder)
-        temporary.mkdir()
-        try:
+        with building(folder) as temporary:
+            _check_room(dataset, config, folder)
             unreadable = _build(dataset, config, temporary, progress, threads)
-            shutil.rmtree(folder, ignore_errors=True)  # damaged
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     if unreadable:
         log.warning(f"{len(unreadable):,} images can't be read, and are left empty: {few(unreadable)}")
     return folder

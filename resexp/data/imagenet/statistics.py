@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from resexp.data.home import data_home
-from resexp.data.imagenet.arrays import read_arrays, write_arrays
+from resexp.data.cache import data_home, read_arrays, write_arrays
 from resexp.data.imagenet.dataset import ImageNet
 from resexp.data.imagenet.loader import ImageRequest, Loader
 from resexp.data.imagenet.views import centre

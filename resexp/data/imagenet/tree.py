@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resexp.config.study import hint
-from resexp.data.imagenet.arrays import read_arrays, write_arrays
+from resexp.data.cache import read_arrays, write_arrays
 from resexp.data.imagenet.labels import label_files, val_wnids
 from resexp.data.naming import READ, few, is_hidden, is_image, is_test, is_train, left_out_line, packed, suffix, tally
 from resexp.errors import UserError, sanitize

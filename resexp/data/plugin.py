@@ -12,7 +12,7 @@ from resexp.config.plugins import Custom, find_plugin
 from resexp.data.images import ImageSet
 from resexp.errors import UserError
 
-EXPECTED = "a mapping with classes, train_images, train_labels, test_images and test_labels"
+KEYS = {"classes", "train_images", "train_labels", "test_images", "test_labels"}
 
 
 def content_key(config: CustomData) -> str:
@@ -36,9 +36,11 @@ def load(config: CustomData) -> ImageSet:
         raise
     except Exception as error:
         raise UserError(f"{where}: {type(error).__name__}: {error}") from error
-    keys = {"classes", "train_images", "train_labels", "test_images", "test_labels"}
-    if not isinstance(given, dict) or given.keys() != keys:
-        raise UserError(f"{where}: returns something else than {EXPECTED}")
+    if not isinstance(given, dict) or given.keys() != KEYS:
+        raise UserError(
+            f"{where}: returns something else than a mapping with classes, train_images, train_labels, test_images and "
+            f"test_labels"
+        )
     classes = [str(name) for name in given["classes"]]
     if len(classes) < 2 or len(set(classes)) < len(classes):
         raise UserError(f"{where}: returns {len(classes)} class names; return two or more, all different")
