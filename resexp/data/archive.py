@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import functools
 import gzip
 import lzma
 import os
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -49,14 +50,18 @@ def members(path: Path) -> Iterator[str]:
     Raises UserError if it is no archive that is read, or a damaged one.
     """
     if path.is_dir():
-        yield from _walk(path)
-    elif _is_zip(path):
-        with _zip(path) as archive:
-            for info in archive.infolist():
-                yield _inside(path, info.filename)
-    else:
-        for member, _ in _tar(path):
-            yield _inside(path, member.name) + ("/" if member.isdir() else "")
+        # A folder at the top that can't be read counts as a file: such as lost+found.
+        names = walk(path, lambda name: "/" not in name and not os.access(path / name, os.R_OK | os.X_OK))
+        yield from (name for name, _ in names)
+        return
+    with _reading(path):
+        for name, _ in _archived(path):
+            # Nothing is unpacked, but an archive that would write outside its folder is no data.
+            if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
+                raise UserError(
+                    f"{path}: member {name!r} would leave its folder; pack the folder again with names relative to it"
+                )
+            yield name
 
 
 def contents(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
@@ -65,47 +70,48 @@ def contents(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]
     Raises UserError if one is too large, is no plain file, or is damaged.
     """
     if path.is_dir():
-        for name in wanted:
-            yield name, read_file(path / name, MAX_BYTES)
-    elif _is_zip(path):
-        with _zip(path) as archive:
-            for info in archive.infolist():
-                if info.filename in wanted:
-                    yield info.filename, _unzipped(path, archive, info)
-    else:
-        for member, archive_ in _tar(path):
-            if member.name in wanted:
-                yield member.name, _untarred(path, archive_, member)
+        yield from ((name, read_file(path / name, MAX_BYTES)) for name in wanted)
+        return
+    with _reading(path):
+        for name, read in _archived(path):
+            if name in wanted:
+                yield name, read()
 
 
-def _walk(folder: Path, within: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
-    """Relative names of all files below a folder. Links are followed, except links to a parent folder."""
-    status = folder.stat()
-    if (here := (status.st_dev, status.st_ino)) in above:
+def walk(
+    folder: Path, is_skipped: Callable[[str], bool], above: Sequence[Path] = (), within: str = ""
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """All files below a folder, sorted, by names from there; names of folders end with a slash.
+
+    A folder that `is_skipped`, by its name from there, counts as a file. Links are followed, except to a folder that
+    holds them, or is listed in `above`.
+    """
+    if any(folder.samefile(other) for other in above):
         return
     with os.scandir(folder) as entries:
-        found = sorted((entry.name, holds(entry.is_dir)) for entry in entries)
-    for name, is_folder in found:
-        if not is_folder:
-            yield within + name
-        elif not within and not os.access(folder / name, os.R_OK | os.X_OK):
-            yield name  # such as lost+found
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        name = within + entry.name
+        if not holds(entry.is_dir) or is_skipped(name):
+            yield name, entry
         else:
-            yield f"{within}{name}/"
-            yield from _walk(folder / name, f"{within}{name}/", (*above, here))
+            yield f"{name}/", entry
+            yield from walk(folder / entry.name, is_skipped, (*above, folder), f"{name}/")
 
 
-def _is_zip(path: Path) -> bool:
+def _archived(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """The names in a zip or tar, as `members` gives them, each with what reads it until the next one is asked for."""
     with path.open("rb") as file:
-        return file.read(4) == _ZIP or zipfile.is_zipfile(file)
-
-
-@contextlib.contextmanager
-def _zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    with _reading(path), zipfile.ZipFile(path) as archive:
+        is_zip = file.read(4) == _ZIP or zipfile.is_zipfile(file)
+    if not is_zip:
+        for member, tar in _tar(path):
+            yield member.name + ("/" if member.isdir() else ""), functools.partial(_untarred, path, tar, member)
+        return
+    with zipfile.ZipFile(path) as archive:
         if sum(info.file_size for info in archive.infolist()) > _limit(path):
             raise _bomb(path)
-        yield archive
+        for info in archive.infolist():
+            yield info.filename, functools.partial(_unzipped, path, archive, info)
 
 
 def _unzipped(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
@@ -124,24 +130,9 @@ def _unzipped(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> by
 
 
 def _tar(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-    with path.open("rb") as file:
-        head = file.read(tarfile.BLOCKSIZE)
-    if not head:
-        raise UserError(f"{path}: empty; fetch or pack it again")
-    for start, what in _OTHERS.items():
-        if head.startswith(start):
-            raise UserError(f"{path}: {what}, which is not read; unpack it and name the folder, or pack it as {READ}")
-    if what := recognised(head):
-        raise UserError(f"{path}: not an archive but {what}{'' if ';' in what else f'; name a folder, or a {READ}'}")
-    if not any(map(head.startswith, _COMPRESSED)) and not _begins_tar(head):
-        raise UserError(f"{path}: not a {READ}, or damaged from its beginning; name a folder, or an archive of these")
-    unpack = next((unpack for start, unpack in _COMPRESSED.items() if head.startswith(start)), None)
-    if unpack:
-        _check_unpacked(path, unpack)
     with (
-        _reading(path),
-        unpack(path) if unpack else path.open("rb") as stream,
-        tarfile.open(fileobj=cast(BinaryIO, _Limited(path, cast(BinaryIO, stream))), mode="r:") as archive,
+        _stream(path) as stream,
+        tarfile.open(fileobj=cast(BinaryIO, _Limited(path, stream)), mode="r:") as archive,
     ):
         before = -1
         while member := archive.next():
@@ -160,14 +151,29 @@ def _tar(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
                 raise UserError(f"{path}: more follows behind the archive's end; pack all files in one archive")
 
 
-def _check_unpacked(path: Path, unpack: Callable[[Path], Any]) -> None:
-    """Raise UserError where a compressed file is something else than a tar, such as MNIST's or one image."""
-    with _reading(path), unpack(path) as stream:
-        head = stream.read(tarfile.BLOCKSIZE)
-    if not _begins_tar(head):
+def _stream(path: Path) -> BinaryIO:
+    """A file, unpacked. Raises UserError if it holds something else than a tar."""
+    with path.open("rb") as file:
+        head = file.read(tarfile.BLOCKSIZE)
+    if not head:
+        raise UserError(f"{path}: empty; fetch or pack it again")
+    for start, what in _OTHERS.items():
+        if head.startswith(start):
+            raise UserError(f"{path}: {what}, which is not read; unpack it and name the folder, or pack it as {READ}")
+    if what := recognised(head):
+        raise UserError(f"{path}: not an archive but {what}{'' if ';' in what else f'; name a folder, or a {READ}'}")
+    unpack = next((unpack for start, unpack in _COMPRESSED.items() if head.startswith(start)), None)
+    stream: BinaryIO = unpack(path) if unpack else path.open("rb")
+    first = stream.read(tarfile.BLOCKSIZE)
+    stream.seek(0)
+    if not _begins_tar(first):
+        stream.close()
+        inside = recognised(first) or "no tar archive"
         raise UserError(
-            f"{path}: a compressed file, with {recognised(head) or 'no tar archive'} in it; name a folder, or a {READ}"
-        )
+            f"{path}: a compressed file, with {inside} in it; name a folder, or a {READ}" if unpack else
+            f"{path}: not a {READ}, or damaged from its beginning; name a folder, or an archive of these"
+        )  # fmt: skip
+    return stream
 
 
 def _begins_tar(block: bytes) -> bool:
@@ -239,15 +245,6 @@ def _bomb(path: Path) -> UserError:
 def _check_size(path: Path, name: str, size: int) -> None:
     if size > MAX_BYTES:
         raise UserError(f"{path}: {name} is over {MAX_BYTES:,} bytes; make it smaller, or leave it out of the archive")
-
-
-def _inside(path: Path, name: str) -> str:
-    """`name`, unless it would lead out of the archive's folder; nothing is unpacked, but such an archive is no data."""
-    if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or os.path.splitdrive(name)[0]:
-        raise UserError(
-            f"{path}: member {name!r} would leave its folder; pack the folder again with names relative to it"
-        )
-    return name
 
 
 def _damaged(path: Path, error: object) -> UserError:

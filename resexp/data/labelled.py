@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -11,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from resexp.data.archive import contents, members
 from resexp.data.imagenet.views import centre, crop_resize
 from resexp.data.images import resized
-from resexp.data.naming import few, is_hidden, is_image, is_test, is_train
+from resexp.data.naming import few, is_hidden, is_image, is_test, is_train, nfc
 from resexp.data.pixels import Pixels, decode, read_image
 from resexp.data.prefetch import prefetch
 from resexp.errors import UnreadableImageError, UserError, sanitize
@@ -28,10 +27,10 @@ def find_labels(path: Path, classes: Sequence[str]) -> dict[str, int]:
     """
     if not path.exists():
         raise UserError(f"{path}: no such folder or archive")
-    labels = {_nfc(name): label for label, name in enumerate(classes)}
+    labels = {nfc(name): label for label, name in enumerate(classes)}
     found: dict[str, tuple[str, ...]] = {}
     for name in members(path):
-        parts = PurePosixPath(_nfc(name.replace("\\", "/"))).parts
+        parts = PurePosixPath(nfc(name.replace("\\", "/"))).parts
         if not name.endswith(("/", "\\")) and is_image(name) and not is_hidden(parts):
             found[name] = parts[:-1]
     held_out = {name: folders for name, folders in found.items() if any(map(is_test, folders))}
@@ -81,7 +80,3 @@ def _fitted(content: bytes, size: tuple[int, int], val_resize: int | None) -> Pi
         height, width = image.shape[:2]
         raise UnreadableImageError(f"{width}x{height} pixels, and the net was trained on {size[1]}x{size[0]}")
     return resized(image, size[0])
-
-
-def _nfc(name: str) -> str:
-    return unicodedata.normalize("NFC", name)

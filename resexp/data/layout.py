@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -12,12 +11,15 @@ from resexp.data.naming import (
     READ,
     TEST,
     TRAIN,
+    check_class_names,
+    counted,
     few,
     is_hidden,
     is_image,
     is_test,
     is_train,
     left_out_line,
+    nfc,
     packed,
     suffix,
     tally,
@@ -74,70 +76,53 @@ class _Search:
 
     def __init__(self, path: Path, names: Iterable[str], read: Callable[[str], bytes]) -> None:
         self.path, self.read = path, read
+        self.remarks: list[str] = []
         self.files: list[tuple[Parts, str]] = []
         self.folders: set[Parts] = set()
         for name in names:
-            parts = _parts(name)
-            if not name.endswith(("/", "\\")):
-                if not parts:
-                    raise UserError(f"{path}: a file called {name!r}; give it a name, or leave it out")
-                self.files.append((parts, name))
-            elif not is_hidden(parts):
+            parts = tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
+            if name.endswith(("/", "\\")):
                 self.folders.add(parts)
-        self.remarks: list[str] = []
+            elif parts:
+                self.files.append((parts, name))
+            else:
+                raise UserError(f"{path}: a file called {name!r}; give it a name, or leave it out")
+        for at in self._doubled():
+            self.files = [(_without(at, parts), name) for parts, name in self.files]
+            self.folders = {_without(at, parts) for parts in self.folders}
+            self.remarks.append(f"{'/'.join(at)}/{at[-1]}/ is read as {'/'.join(at)}/")
         self.images = self._images()
-        if doubled := self._doubled():
-            self.files = [(_without(doubled, parts), name) for parts, name in self.files]
-            self.folders = {_without(doubled, parts) for parts in self.folders}
-            self.images = self._images()
-            self.remarks += [f"{'/'.join(at)}/{at[-1]}/ is read as {'/'.join(at)}/" for at in sorted(doubled)]
 
     def _images(self) -> list[Parts]:
         return [parts for parts, _ in self.files if is_image(parts[-1]) and not is_hidden(parts)]
 
-    def _doubled(self) -> set[Parts]:
+    def _doubled(self) -> list[Parts]:
         """The folders of splits whose images all lie in a folder of the same name: ``train/train/<class>/``."""
         inside: dict[Parts, set[str]] = defaultdict(set)
-        for parts in self.images:
+        for parts in self._images():
             for depth, part in enumerate(parts[:-1], 1):
                 if is_train(part) or is_test(part):
                     inside[parts[:depth]].add(parts[depth] if len(parts) > depth + 1 else "")
-        return {at for at, names in inside.items() if names == {at[-1]}}
+        return sorted(at for at, names in inside.items() if names == {at[-1]})
 
     def layout(self) -> Layout:
         root = self._root()
-        train = self._named(root, TRAIN)[0]
-        tests = self._named(root, TEST)
-        known = self._classes((*root, train))
-        labels: dict[str, str] = {}
-        table = None
-        test = next((name for name in tests if known & self._classes((*root, name))), None)
-        if test is None:
-            tables = {parts: name for parts, name in self.files if parts[-1] == TABLE}
-            test = next((name for name in tests if (*root, name, TABLE) in tables), tests[0])
-            if table := tables.get((*root, test, TABLE)):
-                labels = read_table(f"{self.path}/{table}", self._text(table))
-        if test.casefold() != "test":
-            why = f", for {tests[0]}/ has none of the classes of {train}/" if tests[0] != test else ""
-            self.remarks.append(f"{'/'.join([*root, test])}/ is read as the test images{why}")
-        entries, left_out, names = self._sorted((*root, train), (*root, test), labels, table)
-        entries = self._one_spelling(entries, train, test)
-        self._check(entries, left_out, names, (*root, train), (*root, test))
-        self._remark_on_folders(entries, [(*root, train)] if table else [(*root, train), (*root, test)])
+        train = (*root, self._named(root, TRAIN)[0])
+        test, table = self._test_folder(root, train)
+        labels = read_table(f"{self.path}/{table}", self._text(table)) if table else {}
+        entries, left_out = self._sorted(train, test, labels, table)
+        counts = {reason: len(names) for reason, names in left_out.items()}
+        first = [names[0] for names in sorted(left_out.values(), key=len, reverse=True)]
+        others = [name for names in left_out.values() for name in names[1:]]
+        line = left_out_line(counts, list(map(sanitize, first + others))) if left_out else ""
+        self._check(entries, "/".join(train), "/".join(test), f"; {line}" if line else "")
+        self._remark_on_folders(entries, [train] if table else [train, test])
         if labels and (missing := labels.keys() - {file for split, _, file in entries.values() if split == "test"}):
             raise UserError(
                 f"{self.path}/{table}: labels {len(missing):,} images that are not there, such as {min(missing)}; "
                 f"restore them"
             )
-        if left_out:
-            self.remarks.append(left_out_line(left_out, names))
-        return Layout(entries, table, left_out, self.remarks)
-
-    def _text(self, name: str) -> str:
-        try:
-            return self.read(name).decode("utf-8-sig")
-        except UnicodeDecodeError:
-            raise UserError(f"{self.path}/{name}: damaged, it is not text; unpack it again") from None
+        return Layout(entries, table, counts, [*self.remarks, *filter(None, [line])])
 
     def _root(self) -> Parts:
         """The folder that holds those of the splits: the uppermost that holds both."""
@@ -152,7 +137,7 @@ class _Search:
             raise self._not_laid_out(TEST[0] if has_train else TRAIN[0])
         found = sorted(root for root in both if len(root) == min(map(len, both)))
         if len(found) > 1:
-            if not any(self._classes((*root, name)) for root in found for name in self._named(root, TRAIN)):
+            if not any(self._class_folders((*root, name)) for root in found for name in self._named(root, TRAIN)):
                 raise UserError(
                     f"{self.path}: train and test images lie inside the classes, such as in "
                     f"{'/'.join((*found[0], self._named(found[0], TRAIN)[0]))}/; sort them into train/<class>/ and "
@@ -164,18 +149,16 @@ class _Search:
 
     def _not_laid_out(self, missing: str) -> UserError:
         folders = sorted({"/".join(parts[:-1]) or "no folder" for parts in self.images})
-        names = {parts[-1] for parts, _ in self.files}
-        if official := next((source for source, known in OFFICIAL.items() if known <= names), None):
+        names = [parts[-1] for parts, _ in self.files]
+        if official := next((source for source, known in OFFICIAL.items() if known <= set(names)), None):
             found = f"it holds files of {official}; set data.source to {official}"
         elif folders:
             remedy = "sort them into train/<class>/ and test/<class>/"
             if is_train(self.path.name) or is_test(self.path.name):
                 remedy = "name the folder above in data.path"
             found = f"its images lie in {few(folders)}; {remedy}"
-        elif self.files:
-            others = [parts[-1] for parts, _ in self.files]
-            found = f"it holds {tally(others)}"
-            found += packed(others) or f"; what is read is {READ}"
+        elif names:
+            found = f"it holds {tally(names)}{packed(names) or f'; what is read is {READ}'}"
         else:
             found = "it is empty"
         return UserError(
@@ -189,126 +172,110 @@ class _Search:
         alike = [name for name in found if word(name) in known]
         return sorted(alike, key=lambda name: (known.index(word(name)), name != word(name), name))
 
-    def _classes(self, split: Parts) -> set[str]:
+    def _class_folders(self, split: Parts) -> set[str]:
         """The class folders of a split that hold images, in one Unicode form."""
-        return {_nfc(p[len(split)]) for p in self.images if len(p) > len(split) + 1 and p[: len(split)] == split}
+        return {nfc(p[len(split)]) for p in self.images if len(p) > len(split) + 1 and p[: len(split)] == split}
+
+    def _test_folder(self, root: Parts, train: Parts) -> tuple[Parts, str | None]:
+        """The folder of the test images, and the file that says their labels where they are not sorted."""
+        tests = [(*root, name) for name in self._named(root, TEST)]
+        known, files, table = self._class_folders(train), dict(self.files), None
+        test = next((test for test in tests if known & self._class_folders(test)), None)
+        if test is None:
+            test = next((test for test in tests if (*test, TABLE) in files), tests[0])
+            table = files.get((*test, TABLE))
+        if test[-1].casefold() != "test":
+            why = f", for {tests[0][-1]}/ has none of the classes of {train[-1]}/" if tests[0] != test else ""
+            self.remarks.append(f"{'/'.join(test)}/ is read as the test images{why}")
+        return test, table
+
+    def _text(self, name: str) -> str:
+        try:
+            return self.read(name).decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise UserError(f"{self.path}/{name}: damaged, it is not text; unpack it again") from None
 
     def _sorted(
         self, train: Parts, test: Parts, labels: dict[str, str], table: str | None
-    ) -> tuple[dict[str, Entry], dict[str, int], list[str]]:
-        """The images; how many files are left out, by the reason; their names, one of each reason first."""
-        entries: dict[str, Entry] = {}
+    ) -> tuple[dict[str, Entry], dict[str, list[str]]]:
+        """The images, by their files' names, and the names of the files that are left out, by the reason."""
+        found: list[tuple[str, Entry]] = []
         left_out: dict[str, list[str]] = defaultdict(list)
-        seen: set[Entry] = set()
-        depth = len(train)
         for parts, name in self.files:
-            split = next((kind for kind, at in (("train", train), ("test", test)) if parts[:depth] == at), None)
-            if is_hidden(parts):
-                left_out["hidden"].append(name)
-            elif split is None:
-                left_out[_elsewhere(parts, train)].append(name)
-            elif name == table:
-                continue
-            elif not is_image(parts[-1]):
-                left_out[suffix(parts[-1])].append(name)
-            elif split == "test" and labels:
-                if parts[-1] in labels:
-                    entries[name] = (split, labels[parts[-1]], parts[-1])
-                else:
-                    left_out["without a label"].append(name)
-            elif len(parts) < depth + 2:
-                left_out["in no class folder"].append(name)
-            else:
-                entries[name] = (split, parts[depth], "/".join(parts[depth + 1 :]))
-            if name in entries:
-                if entries[name] in seen:
-                    raise self._twice(entries[name])
-                seen.add(entries[name])
-        rest = [name for of in left_out.values() for name in of[1:]]
-        firsts = [of[0] for of in sorted(left_out.values(), key=len, reverse=True)]
-        return entries, {reason: len(of) for reason, of in left_out.items()}, list(map(sanitize, firsts + rest))
+            entry = _entry(parts, train, test, labels)
+            if not isinstance(entry, str):
+                found.append((name, entry))
+            elif name != table:
+                left_out[entry].append(name)
+        in_train, in_test = _classes(entry for _, entry in found)
+        alike = sorted(name for name, count in Counter(map(nfc, in_train | in_test)).items() if count > 1)
+        if alike and in_train != in_test:
+            found = [(name, (split, nfc(of), file)) for name, (split, of, file) in found]
+            folders = f"{train[-1]}/ and {test[-1]}/"
+            self.remarks.append(f"{few(alike)}: spelt in two Unicode forms in {folders}, and taken as one class")
+        if twice := [entry for entry, count in Counter(entry for _, entry in found).items() if count > 1]:
+            raise UserError(f"{self.path}: holds {'/'.join(twice[0])} twice; keep one of them")
+        return dict(found), left_out
 
-    def _twice(self, entry: Entry) -> UserError:
-        return UserError(f"{self.path}: holds {'/'.join(entry)} twice; keep one of them")
-
-    def _one_spelling(self, entries: dict[str, Entry], train: str, test: str) -> dict[str, Entry]:
-        """Take class names of two Unicode forms as one, where the splits differ otherwise."""
-        classes = {split: {entry[1] for entry in entries.values() if entry[0] == split} for split in ("train", "test")}
-        if classes["train"] == classes["test"]:
-            return entries
-        both = classes["train"] | classes["test"]
-        alike = sorted(name for name, count in Counter(map(_nfc, both)).items() if count > 1)
-        if not alike:
-            return entries
-        one = {name: (split, _nfc(of), file) for name, (split, of, file) in entries.items()}
-        if twice := [entry for entry, count in Counter(one.values()).items() if count > 1]:
-            raise self._twice(twice[0])
-        self.remarks.append(f"{few(alike)}: spelt in two Unicode forms in {train}/ and {test}/, and taken as one class")
-        return one
-
-    def _check(
-        self, entries: dict[str, Entry], left_out: dict[str, int], names: list[str], train: Parts, test: Parts
-    ) -> None:
-        """Raise UserError where the splits have not the same classes, two at least."""
-        classes = {
-            "/".join(at): {entry[1] for entry in entries.values() if entry[0] == split}
-            for split, at in (("train", train), ("test", test))
-        }
-        for name in sorted(set.union(*classes.values())):
-            if sanitize(name) != name:
-                raise UserError(f"{self.path}: the name of the class {name!r} can't be shown; rename it")
-        but = f"; {left_out_line(left_out, names)}" if left_out else ""
-        for at, found in classes.items():
-            if not found:
-                raise UserError(f"{self.path}: no images in {at}/<class>/; sort them into folders of classes{but}")
-        (at_train, in_train), (at_test, in_test) = classes.items()
-        differ = [
-            f"class{'es' * (len(odd) > 1)} {few(sorted(odd))} {'are' if len(odd) > 1 else 'is'} in {where}/ but not in "
-            f"{missing}/"
-            for where, missing, odd in (
-                (at_train, at_test, in_train - in_test),
-                (at_test, at_train, in_test - in_train),
-            )
-            if odd
-        ]
+    def _check(self, entries: dict[str, Entry], train: str, test: str, but: str) -> None:
+        """Raise UserError where the splits have not the same classes, two at least. `but` ends its line."""
+        in_train, in_test = _classes(entries.values())
+        check_class_names(self.path, in_train | in_test)
+        for split, classes in ((train, in_train), (test, in_test)):
+            if not classes:
+                raise UserError(f"{self.path}: no images in {split}/<class>/; sort them into folders of classes{but}")
+        differ = []
+        for odd, split, other in ((in_train - in_test, train, test), (in_test - in_train, test, train)):
+            names = few(sorted(odd))
+            are = f"class {names} is" if len(odd) == 1 else f"classes {names} are"
+            differ += [f"{are} in {split}/ but not in {other}/"] if odd else []
         if differ:
             raise UserError(f"{self.path}: {', and '.join(differ)}; both need the same classes{but}")
         if len(in_train) < 2:
-            inner = sorted({entry[2].split("/")[0] for entry in entries.values() if "/" in entry[2]})
+            inner = sorted({file.split("/")[0] for _, _, file in entries.values() if "/" in file})
             up = f"; if its folders, {few(inner)}, are the classes, move them up" if inner else ""
             raise UserError(f"{self.path}: only one class, {min(in_train)}; a classifier needs at least two{up}{but}")
 
     def _remark_on_folders(self, entries: dict[str, Entry], splits: list[Parts]) -> None:
         """Name the class folders without images, and the folders inside those of classes."""
         depth = len(splits[0])
-        folders = {_nfc(p[depth]) for p in self.folders if len(p) > depth and p[:depth] in splits}
-        if empty := sorted(folders - {_nfc(entry[1]) for entry in entries.values()}):
-            classes = f"{len(empty):,} class folder{'s' * (len(empty) > 1)}"
+        folders = {nfc(p[depth]) for p in self.folders if len(p) > depth and p[:depth] in splits and not is_hidden(p)}
+        if empty := sorted(folders - {nfc(of) for _, of, _ in entries.values()}):
+            classes = counted(len(empty), "class folder", "class folders")
             self.remarks.append(f"{classes} without images left out: {sanitize(few(empty))}")
-        inside = [entry for entry in entries.values() if "/" in entry[2]]
-        if inside:
-            where = sorted({"/".join(entry).rpartition("/")[0] for entry in inside})
-            lie = f"{len(inside):,} image{'s lie' if len(inside) > 1 else ' lies'}"
-            verb = "are" if len(inside) > 1 else "is"
-            self.remarks.append(f"{lie} in folders inside classes, and {verb} read: {sanitize(few(where))}")
+        if inside := ["/".join(entry).rpartition("/")[0] for entry in entries.values() if "/" in entry[2]]:
+            lie = counted(len(inside), "image lies", "images lie")
+            are = "is" if len(inside) == 1 else "are"
+            where = sanitize(few(sorted(set(inside))))
+            self.remarks.append(f"{lie} in folders inside classes, and {are} read: {where}")
 
 
-def _parts(name: str) -> Parts:
-    """The parts of a name; Windows separates them by backslashes."""
-    return tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
-
-
-def _without(doubled: set[Parts], parts: Parts) -> Parts:
+def _without(at: Parts, parts: Parts) -> Parts:
     """The parts of a name without the second of two folders that are called alike; see `_doubled`."""
-    at = next((at for at in doubled if parts[: len(at) + 1] == (*at, at[-1])), None)
-    return parts if at is None else (*at, *parts[len(at) + 1 :])
+    return (*at, *parts[len(at) + 1 :]) if parts[: len(at) + 1] == (*at, at[-1]) else parts
 
 
-def _elsewhere(parts: Parts, train: Parts) -> str:
-    """Where a file lies that is in neither split."""
-    inside = parts[len(train) - 1 :] if parts[: len(train) - 1] == train[:-1] else parts
-    return f"in {sanitize(inside[0])}/" if len(inside) > 1 else "next to the splits"
+def _entry(parts: Parts, train: Parts, test: Parts, labels: dict[str, str]) -> Entry | str:
+    """What a file stands for, or why it is left out."""
+    depth, name = len(train), parts[-1]
+    split = "train" if parts[:depth] == train else "test" if parts[:depth] == test else None
+    if is_hidden(parts):
+        return "hidden"
+    if split is None:
+        inside = parts[depth - 1 :] if parts[: depth - 1] == train[:-1] else parts
+        return f"in {sanitize(inside[0])}/" if len(inside) > 1 else "next to the splits"
+    if not is_image(name):
+        return suffix(name)
+    if split == "test" and labels:
+        return (split, labels[name], name) if name in labels else "without a label"
+    if len(parts) < depth + 2:
+        return "in no class folder"
+    return split, parts[depth], "/".join(parts[depth + 1 :])
 
 
-def _nfc(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+def _classes(entries: Iterable[Entry]) -> tuple[set[str], set[str]]:
+    """The classes of the training images, and those of the test images."""
+    classes: dict[str, set[str]] = {"train": set(), "test": set()}
+    for split, name, _ in entries:
+        classes[split].add(name)
+    return classes["train"], classes["test"]

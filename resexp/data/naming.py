@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
-from resexp.errors import sanitize
+from resexp.errors import UserError, sanitize
 
 SUFFIXES = frozenset({
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff",
@@ -23,6 +24,23 @@ TEST = ("test", "testing", "segtest", "val", "valid", "validation", "eval", "dev
 def few(names: Sequence[str]) -> str:
     """The first three, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+
+
+def counted(count: int, one: str, several: str) -> str:
+    """Such as ``1 image`` or ``3,000 images``."""
+    return f"{count:,} {one if count == 1 else several}"
+
+
+def nfc(name: str) -> str:
+    """The name in Unicode's composed form: two file systems may spell it in two."""
+    return unicodedata.normalize("NFC", name)
+
+
+def check_class_names(where: Path, names: Iterable[str]) -> None:
+    """Raise UserError where a class has a name that can't be shown."""
+    for name in sorted(names):
+        if sanitize(name) != name:
+            raise UserError(f"{where}: the name of the class {name!r} can't be shown; rename it")
 
 
 def is_image(name: str) -> bool:
@@ -68,6 +86,6 @@ def packed(names: Iterable[str]) -> str:
 def left_out_line(counts: dict[str, int], names: Sequence[str]) -> str:
     """Such as ``14 files left out: 12 .heic, 2 .txt (train/cat/1.heic, ...)``."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    total = sum(counts.values())
+    files = counted(sum(counts.values()), "file", "files")
     each = ", ".join(f"{count:,} {reason}" for reason, count in ordered)
-    return f"{total:,} file{'s' * (total > 1)} left out: {each} ({few(names)})"
+    return f"{files} left out: {each} ({few(names)})"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +20,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resexp.config.study import hint
+from resexp.data.archive import walk
 from resexp.data.cache import read_arrays, write_arrays
 from resexp.data.imagenet.labels import label_files, val_wnids
-from resexp.data.naming import READ, few, is_hidden, is_image, is_test, is_train, left_out_line, packed, suffix, tally
+from resexp.data.naming import (
+    READ,
+    check_class_names,
+    few,
+    is_hidden,
+    is_image,
+    is_test,
+    is_train,
+    left_out_line,
+    nfc,
+    packed,
+    suffix,
+    tally,
+)
 from resexp.errors import UserError, sanitize
 from resexp.runs.records import json_text
 from resexp.utils.files import holds, locked
@@ -31,7 +45,7 @@ log = logging.getLogger(__name__)
 
 Part = Literal["train", "val"]
 PARTS: tuple[Part, Part] = ("train", "val")
-_VERSION = 3
+_VERSION = 4
 _DEPTH = 4
 """Levels of folders in which `train/` and `val/` are looked for; Kaggle's lie in ILSVRC/Data/CLS-LOC."""
 _SCANNERS = 16
@@ -47,12 +61,10 @@ class Files:
 
     labels: NDArray[np.int64]
     """(n,)"""
-    names: NDArray[np.uint8]
-    """The bytes of all file names; the i-th one from starts[i] to ends[i]."""
-    starts: NDArray[np.int64]
-    ends: NDArray[np.int64]
+    names: NDArray[np.bytes_]
+    """Each file's name, from its class folder, or from the part's where they are not sorted, (n,)."""
     sizes: NDArray[np.int64]
-    """Bytes of each file."""
+    """Bytes of each file, (n,)."""
     digests: NDArray[np.uint8]
     """(classes, 32): SHA-256 of the names and sizes of each class's files."""
     flat: NDArray[np.bool_]
@@ -62,8 +74,7 @@ class Files:
         """Those of these classes, given as sorted labels; the first of them becomes label 0."""
         kept = np.isin(self.labels, classes)
         labels = np.searchsorted(classes, self.labels[kept])
-        index = (self.starts[kept], self.ends[kept], self.sizes[kept])
-        return Files(labels, self.names, *index, self.digests[classes], self.flat)
+        return Files(labels, self.names[kept], self.sizes[kept], self.digests[classes], self.flat)
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,7 @@ class Tree:
     def file(self, part: Part, index: int) -> Path:
         """Where an image lies."""
         files = self.files[part]
-        name = os.fsdecode(files.names[files.starts[index] : files.ends[index]].tobytes())
+        name = os.fsdecode(files.names[index])
         folder = self.root / part
         return folder / name if files.flat else folder / self.classes[files.labels[index]] / name
 
@@ -215,58 +226,40 @@ class _Found:
 
 
 def _look(root: Path, place: str) -> _Found:
-    """The images in a folder of the tree and in those inside it, sorted by name. Links are followed, but not to folders
-    above."""
+    """What lies in a folder of the tree. Links are followed, but not to folders above."""
     found = _Found()
     folder = root / place
-    _look_into(folder, "", found, tuple(os.path.realpath(above) for above in (root, folder.parent)))
-    found.files.sort()
-    return found
-
-
-def _look_into(folder: Path, within: str, found: _Found, above: tuple[str, ...]) -> None:
-    if (here := os.path.realpath(folder)) in above:
-        return
-    for entry in _entries(folder):
-        name = within + entry.name
-        if holds(entry.is_dir) and not is_hidden([entry.name]):
-            found.folders.append(name)
-            _look_into(folder / entry.name, f"{name}/", found, (*above, here))
-        elif is_image(entry.name) and not is_hidden([entry.name]) and holds(entry.is_file):
+    for name, entry in walk(folder, lambda name: is_hidden(name.split("/")), above=(root, folder.parent)):
+        if name.endswith("/"):
+            found.folders.append(name.rstrip("/"))
+        elif is_image(name) and not is_hidden([entry.name]) and holds(entry.is_file):
             found.files.append((os.fsencode(name), entry.stat().st_size))
         else:
             found.others.append(name)
+    found.files.sort()
+    return found
 
 
 def _scan(root: Path, labels: Sequence[Path]) -> Tree:
     top = {part: _entries(root / part) for part in PARTS}
     folders = {part: [e.name for e in top[part] if holds(e.is_dir) and not is_hidden([e.name])] for part in PARTS}
     for part, names in folders.items():
-        for name in names:
-            if sanitize(name) != name:
-                raise UserError(f"{root / part}: the name of the class {name!r} can't be shown; rename it")
+        check_class_names(root / part, names)
     classes = folders["train"]
     others = [f"{part}/{entry.name}" for part in PARTS for entry in top[part] if entry.name not in folders[part]]
     if not classes:
-        raise UserError(
-            f"{root / 'train'}: no class folders; expected train/<class>/*.JPEG{_instead(others, 'train/')}"
-        )
+        instead = _instead([name for name in others if name.startswith("train/")])
+        raise UserError(f"{root / 'train'}: no class folders; expected train/<class>/*.JPEG{instead}")
     if len(classes) < 2:
         raise UserError(f"{root / 'train'}: only one class, {classes[0]}; a classifier needs at least two")
     flat = not set(folders["val"]) & set(classes) and (not folders["val"] or bool(labels))
-    if not flat:
-        _same_classes(root, classes, folders["val"])
-    with ThreadPoolExecutor(_SCANNERS) as pool:
-        looked: dict[str, _Found] = dict(
-            zip(
-                places := [f"train/{wnid}" for wnid in classes] + ([] if flat else [f"val/{wnid}" for wnid in classes]),
-                pool.map(lambda place: _look(root, place), places),
-                strict=True,
-            )
-        )
     if flat:
-        looked["val"] = _look(root, "val")
-        others = [name for name in others if not name.startswith("val/")]
+        others = [name for name in others if not name.startswith("val/")]  # they are found again
+    else:
+        _same_classes(root, classes, folders["val"])
+    places = [f"train/{wnid}" for wnid in classes] + (["val"] if flat else [f"val/{wnid}" for wnid in classes])
+    with ThreadPoolExecutor(_SCANNERS) as pool:
+        looked = dict(zip(places, pool.map(functools.partial(_look, root), places), strict=True))
     for place, found in looked.items():
         if not found.files:
             raise UserError(
@@ -274,47 +267,37 @@ def _scan(root: Path, labels: Sequence[Path]) -> Tree:
                 f"{_instead(found.others)}; fill the folder, or move it elsewhere"
             )
         others += [f"{place}/{name}" for name in found.others]
-    by_class = {"train": [looked[f"train/{wnid}"].files for wnid in classes]}
-    by_class["val"] = (
-        _by_labels(root, classes, labels, looked["val"].files)
-        if flat else [looked[f"val/{wnid}"].files for wnid in classes]
-    )  # fmt: skip
+    train, val = ([found.files for place, found in looked.items() if place.startswith(part)] for part in PARTS)
     others = [name for name in others if root / name not in labels]
     left_out = Counter("hidden" if is_hidden([Path(name).name]) else suffix(name) for name in others)
+    # ImageNet's test images, which have no labels, may lie next to the others.
+    beside = [child.name for child in _children(root) if child.name not in PARTS and is_test(child.name)]
     return Tree(
         root,
         classes,
-        {"train": _files(by_class["train"], False), "val": _files(by_class["val"], flat)},
+        {"train": _files(train, False), "val": _files(_by_labels(root, classes, labels, *val) if flat else val, flat)},
         [*PARTS, *looked, *(f"{place}/{name}" for place, found in looked.items() for name in found.folders)],
         dict(left_out),
-        [f"{name}/ next to train/ and val/ is left out" for name in _other_splits(root)]
+        [f"{name}/ next to train/ and val/ is left out" for name in beside]
         + ([left_out_line(left_out, list(map(sanitize, others)))] if others else []),
     )
 
 
-def _other_splits(root: Path) -> list[str]:
-    """The folders next to `train/` and `val/` that are called as splits are; ImageNet's test images have no labels."""
-    return [child.name for child in _children(root) if child.name not in PARTS and is_test(child.name)]
-
-
-def _instead(others: Sequence[str], within: str = "") -> str:
+def _instead(others: Sequence[str]) -> str:
     """What a folder holds instead of images."""
-    names = [name for name in others if name.startswith(within)]
-    return f", but it holds {tally(names)}{packed(names)}" if names else ""
+    return f", but it holds {tally(others)}{packed(others)}" if others else ""
 
 
 def _same_classes(root: Path, train: list[str], val: list[str]) -> None:
-    nfc = [{unicodedata.normalize("NFC", name) for name in names} for names in (train, val)]
-    if nfc[0] == nfc[1] and set(train) != set(val):
-        odd = few(sorted(set(val) - set(train)))
+    only_train, only_val = sorted(set(train) - set(val)), sorted(set(val) - set(train))
+    if (only_train or only_val) and set(map(nfc, train)) == set(map(nfc, val)):
         raise UserError(
-            f"{root}: {odd} in val/: spelt in another Unicode form than in train/; rename them as in train/"
+            f"{root}: {few(only_val)} in val/: spelt in another Unicode form than in train/; rename them as in train/"
         )
-    for where, missing, only in (("train", "val", set(train) - set(val)), ("val", "train", set(val) - set(train))):
-        if only:
-            raise UserError(
-                f"{root}: {few(sorted(only))} in {where}/ but not in {missing}/; both need the same classes"
-            )
+    if only_train:
+        raise UserError(f"{root}: {few(only_train)} in train/ but not in val/; both need the same classes")
+    if only_val:
+        raise UserError(f"{root}: {few(only_val)} in val/ but not in train/; both need the same classes")
 
 
 def _by_labels(root: Path, classes: list[str], labels: Sequence[Path], files: list[File]) -> list[list[File]]:
@@ -335,14 +318,10 @@ def _by_labels(root: Path, classes: list[str], labels: Sequence[Path], files: li
 
 
 def _files(by_class: list[list[File]], flat: bool) -> Files:
-    names = [name for files in by_class for name, _ in files]
-    ends = np.cumsum([len(name) for name in names], dtype=np.int64)
     digests = [hashlib.sha256(b"".join(b"%b\0%d\0" % file for file in files)).digest() for files in by_class]
     return Files(
         labels=np.repeat(np.arange(len(by_class)), [len(files) for files in by_class]),
-        names=np.frombuffer(b"".join(names), dtype=np.uint8),
-        starts=np.concatenate([[0], ends[:-1]]).astype(np.int64),
-        ends=ends,
+        names=np.array([name for files in by_class for name, _ in files]),
         sizes=np.array([size for files in by_class for _, size in files], dtype=np.int64),
         digests=np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32),
         flat=np.array(flat),
