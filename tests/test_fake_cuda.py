@@ -231,7 +231,7 @@ def streamed(
     images: RunConfig, on_cuda: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], Trainer]:
     """Makes its trainer, which believes every image to have come."""
-    monkeypatch.setattr(Loader, "load", lambda self, wants, out: Pending(self, 0))
+    monkeypatch.setattr(Loader, "load", lambda self, wants, out: Pending(self, []))
     monkeypatch.setattr(Tensor, "numpy", lambda self: None)
     monkeypatch.setattr(torch.cuda, "Event", Mock)
     zeros = torch.zeros

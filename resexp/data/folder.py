@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from pydantic import Field
 from resexp.data.archive import contents, members
 from resexp.data.images import Digests, ImageSet, digests, resized
 from resexp.data.layout import Entry, Layout, find_layout
-from resexp.data.naming import few
+from resexp.data.naming import counted, few
 from resexp.data.pixels import Pixels, read_image
 from resexp.data.prefetch import prefetch
 from resexp.errors import UnreadableImageError, UserError, sanitize
@@ -32,7 +31,9 @@ class _Image(NamedTuple):
 
     pixels: Pixels
     digests: Digests
-    remarks: tuple[str, ...]
+    transparent: bool
+    frames: bool
+    """See `Decoded`."""
 
 
 class Survey(Record):
@@ -47,20 +48,16 @@ class Survey(Record):
 
 def survey(path: Path, memory: Path) -> Survey:
     """Look at a set, and remember in `memory` what was found for as long as names, sizes and times stay the same."""
-    _check_path(path)
-    layout = None
-    files, found = [path], {path: path.stat()}
-    if path.is_dir():
-        layout = _layout(path)
+    layout = _layout(path) if _check_path(path).is_dir() else None
+    found = {path: path.stat()}
+    if layout:
         found, faults = _plain(path, [*layout.entries, *filter(None, [layout.table])])
-        files = sorted(found)
         if faults:
             raise _unreadable(path, [f"{name} ({why})" for name, why in sorted(faults.items())])
+    files = {os.fsencode(file.relative_to(path)): file for file in sorted(found)}
     stamp = hashlib.sha256(os.fsencode(path.resolve()) + f"{layout and layout.remarks}".encode())
-    for file in files:
-        status = found[file]
-        stamp.update(os.fsencode(file.relative_to(path)))
-        stamp.update(f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    for name, file in files.items():
+        stamp.update(name + f"\0{found[file].st_size}\0{found[file].st_mtime_ns}\0".encode())
     known = memory / f".survey-{stamp.hexdigest()[:32]}"
     try:
         if before := read_record(known, Survey):
@@ -69,22 +66,22 @@ def survey(path: Path, memory: Path) -> Survey:
         pass
     layout = layout or _layout(path)
     content = hashlib.sha256()
-    for file in files:
-        content.update(os.fsencode(file.relative_to(path)) + b"\0")
+    for name, file in files.items():
         with file.open("rb") as stream:
-            content.update(hashlib.file_digest(stream, "sha256").digest())
+            content.update(name + b"\0" + hashlib.file_digest(stream, "sha256").digest())
     survey = Survey(content=content.hexdigest()[:16], left_out=layout.left_out, remarks=layout.remarks)
     memory.mkdir(parents=True, exist_ok=True)
     write_atomic(known, survey.model_dump_json())
     return survey
 
 
-def _check_path(path: Path) -> None:
-    """Raise UserError where there is neither a folder nor a plain file."""
+def _check_path(path: Path) -> Path:
+    """The path. Raises UserError where there is neither a folder nor a plain file."""
     if not path.exists():
         raise UserError(f"{path}: no such folder or archive (data.path is relative to where the command is run)")
     if not (path.is_dir() or path.is_file()):
         raise UserError(f"{path}: not a plain file; name a folder or an archive in data.path")
+    return path
 
 
 def _plain(path: Path, names: Iterable[str]) -> tuple[dict[Path, os.stat_result], dict[str, str]]:
@@ -105,10 +102,9 @@ def _plain(path: Path, names: Iterable[str]) -> tuple[dict[Path, os.stat_result]
 
 
 def _unreadable(path: Path, faults: list[str]) -> UserError:
-    one = len(faults) == 1
+    images, it = counted(len(faults), "image", "images"), "it" if len(faults) == 1 else "them"
     return UserError(
-        f"{path}: {'1 image' if one else f'{len(faults):,} images'} can't be read: {sanitize(few(faults))}; restore "
-        f"{'it' if one else 'them'}, or move {'it' if one else 'them'} out of the set"
+        f"{path}: {images} can't be read: {sanitize(few(faults))}; restore {it}, or move {it} out of the set"
     )
 
 
@@ -147,7 +143,7 @@ def decode(path: Path, size: int | None = None) -> ImageSet:
         {split: np.array([number[entry[1]] for entry in of]) for split, of in order.items()},
         {split: ["/".join(entry) for entry in of] for split, of in order.items()},
         {split: [found[entry].digests for entry in of] for split, of in order.items()},
-        _remarks({"/".join(entry): image.remarks for entry, image in sorted(found.items(), key=lambda item: item[0])}),
+        list(_remarks(dict(sorted(found.items(), key=lambda item: item[0])))),
     )
 
 
@@ -176,25 +172,23 @@ def _decoded(
             decoded = read_image(member[1])
         except UnreadableImageError as error:
             return entry, error
-        remarks = {
-            "transparent pixels, whose colours are used": decoded.transparent,
-            "several frames; the first is used": decoded.frames,
-        }
         pixels = decoded.pixels if size is None else resized(decoded.pixels, size)
         known = digests(entry[0], entry[1], decoded.pixels)
-        return entry, _Image(pixels, known, tuple(remark for remark, holds in remarks.items() if holds))
+        return entry, _Image(pixels, known, decoded.transparent, decoded.frames)
 
     return prefetch(work, contents(path, entries), cores())
 
 
-def _remarks(by_name: dict[str, tuple[str, ...]]) -> list[str]:
+def _remarks(found: dict[Entry, _Image]) -> Iterator[str]:
     """Such as ``3 images have several frames; the first is used: train/a/1.gif, ...``."""
-    counts = Counter(remark for remarks in by_name.values() for remark in remarks)
-    return [
-        f"{count:,} image{' has' if count == 1 else 's have'} {remark}: "
-        f"{sanitize(few([name for name, remarks in by_name.items() if remark in remarks]))}"
-        for remark, count in sorted(counts.items())
-    ]
+    several = ["/".join(entry) for entry, image in found.items() if image.frames]
+    transparent = ["/".join(entry) for entry, image in found.items() if image.transparent]
+    for names, what in (
+        (several, "several frames; the first is used"),
+        (transparent, "transparent pixels, whose colours are used"),
+    ):
+        if names:
+            yield f"{counted(len(names), 'image has', 'images have')} {what}: {sanitize(few(names))}"
 
 
 def _too_many(path: Path) -> UserError:

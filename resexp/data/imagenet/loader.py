@@ -11,7 +11,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
+from concurrent import futures
+from concurrent.futures import Future
 from typing import NamedTuple
 
 import numpy as np
@@ -72,53 +73,42 @@ class ImageRequest(NamedTuple):
     view: View
 
 
+class _Read(NamedTuple):
+    """What came of a request."""
+
+    pixels: Pixels
+    is_readable: bool
+
+
 class Pending:
     """A batch that is being read."""
 
-    def __init__(self, loader: Loader, left: int) -> None:
-        self._loader, self._left = loader, left
-        self._lock, self._done = threading.Lock(), threading.Event()
-        self._unreadable: list[int] = []
-        self.images: list[Pixels] = [np.zeros((0, 0, 3), np.uint8)] * left
-        """Images requested in their own size."""
-        self._error: BaseException | None = None
-        if not left:
-            self._done.set()
+    def __init__(self, loader: Loader, images: list[Future[_Read]]) -> None:
+        self._loader, self._images = loader, images
 
     def wait(self) -> NDArray[np.int64]:
-        """Wait until the whole batch is written; the places of images that could not be read, mostly none.
+        """Wait until the whole batch is read; the places of images that could not be read, mostly none.
 
         Raises UserError if an image does not come in time, or too many can't be read.
         """
+        loader = self._loader
         overdue: set[tuple[float, ImageRequest]] = set()
-        while not self._done.wait(min(_LOOK_S, self._loader.timeout)):
+        while futures.wait(self._images, min(_LOOK_S, loader.timeout)).not_done:
             # Seen twice: where the process itself was stopped for a while, its threads get time to continue.
-            again = overdue & (overdue := self._loader.overdue())
+            again = overdue & (overdue := loader.overdue())
             if again:
-                raise self._loader.stuck(min(again)[1])
-            self._loader.waiting()
-        if self._error is not None:
-            raise self._error
-        return np.array(sorted(self._unreadable), dtype=np.int64)
+                _, want = min(again)
+                raise UserError(
+                    f"{loader.dataset.file(want.part, want.image)}: did not come within {loader.timeout:g} s "
+                    f"(data.timeout); see whether the disk or the network's file system hangs"
+                )
+            loader.waiting()
+        return np.flatnonzero([not image.result().is_readable for image in self._images])
 
-    def came(self, place: int, error: BaseException | None) -> None:
-        """Note, in a thread, that an image has come, or why it has not."""
-        with self._lock:
-            if isinstance(error, UnreadableImageError):
-                self._unreadable.append(place)
-            elif error is not None:
-                self._error = self._error or error
-            self._left -= 1
-            if not self._left:
-                self._done.set()
-
-
-class _Job(NamedTuple):
-    want: ImageRequest
-    out: Pixels | None
-    """Where the crop goes; None: the image is wanted as it is."""
-    pending: Pending
-    place: int
+    @property
+    def images(self) -> list[Pixels]:
+        """The images, once they have been waited for."""
+        return [image.result().pixels for image in self._images]
 
 
 class Loader:
@@ -127,16 +117,16 @@ class Loader:
     def __init__(
         self, dataset: ImageNet, workers: int, timeout: float, colour: Sequence[float] = (0.5, 0.5, 0.5)
     ) -> None:
-        """`threads` decode images. An image that takes longer than `timeout` seconds is reported; one that can't be
-        read becomes `colour`, in [0, 1]."""
+        """`workers` threads decode images. An image that takes longer than `timeout` seconds is reported; one that
+        can't be read becomes `colour`, in [0, 1]."""
         self.dataset, self.timeout = dataset, timeout
         self.waiting: Callable[[], None] = lambda: None
         """Called about once a second by whoever waits for a batch; what it raises ends the wait."""
         self._colour = np.round(np.asarray(colour) * 255).astype(np.uint8)
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Future[_Read], ImageRequest, Pixels | None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._busy: dict[int, tuple[float, ImageRequest]] = {}
-        # Daemons: a read that never returns must not keep the process from ending.
+        # Daemons, which no pool has: a read that never returns must not keep the process from ending.
         self._threads = [threading.Thread(target=self._work, name=f"images-{i}", daemon=True) for i in range(workers)]
         for thread in self._threads:
             thread.start()
@@ -144,24 +134,19 @@ class Loader:
     def __enter__(self) -> Loader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
-    def load(self, wants: Sequence[ImageRequest], out: Pixels) -> Pending:
-        """Begin to fill `out`, (n, crop, crop, 3), with one crop for each of the n wants."""
-        assert out.dtype == np.uint8
-        assert out.shape == (len(wants), out.shape[1], out.shape[1], 3)
-        pending = Pending(self, len(wants))
-        for place, want in enumerate(wants):
-            self._jobs.put(_Job(want, out[place], pending, place))
-        return pending
+    def load(self, wants: Sequence[ImageRequest], out: Pixels | None = None) -> Pending:
+        """Begin to fill `out`, (n, crop, crop, 3), with one crop for each of the n wants.
 
-    def load_whole(self, wants: Sequence[ImageRequest]) -> Pending:
-        """Begin to read the images themselves, whatever their sizes: see `Pending.images`."""
-        pending = Pending(self, len(wants))
-        for place, want in enumerate(wants):
-            self._jobs.put(_Job(want, None, pending, place))
-        return pending
+        Without `out`, the images themselves are read, whatever their sizes: see `Pending.images`.
+        """
+        assert out is None or (out.dtype == np.uint8 and out.shape == (len(wants), out.shape[1], out.shape[1], 3))
+        images: list[Future[_Read]] = [Future() for _ in wants]
+        for place, (image, want) in enumerate(zip(images, wants, strict=True)):
+            self._jobs.put((image, want, None if out is None else out[place]))
+        return Pending(self, images)
 
     def close(self) -> None:
         """Forget what is queued, and let the threads end."""
@@ -179,43 +164,33 @@ class Loader:
         latest = time.monotonic() - self.timeout
         return {(since, want) for since, want in list(self._busy.values()) if since < latest}
 
-    def stuck(self, want: ImageRequest) -> UserError:
-        """What to say of an image that does not come."""
-        return UserError(
-            f"{self.dataset.file(want.part, want.image)}: did not come within {self.timeout:g} s (data.timeout); see "
-            f"whether the disk or the network's file system hangs"
-        )
-
     def _work(self) -> None:
         me = threading.get_ident()
         while (job := self._jobs.get()) is not None:
-            self._busy[me] = (time.monotonic(), job.want)
-            error: BaseException | None = None
+            image, want, out = job
+            self._busy[me] = (time.monotonic(), want)
             try:
-                self._do(job)
-            except BaseException as raised:  # it is raised where the batch is waited for
-                error = raised
+                image.set_result(self._read(want, out))
+            except BaseException as error:  # it is raised where the batch is waited for
+                image.set_exception(error)
             del self._busy[me]
-            job.pending.came(job.place, error)
 
-    def _do(self, job: _Job) -> None:
-        want, out = job.want, job.out
+    def _read(self, want: ImageRequest, out: Pixels | None) -> _Read:
         try:
             image = self.dataset.pixels(want.part, want.image, None if out is None else want.view.side)
         except UnreadableImageError:
+            self._count_unreadable(want)
             if out is None:
-                job.pending.images[job.place] = np.broadcast_to(self._colour, (*self.dataset.size, 3))
-            else:
-                out[:] = self._colour
-            self._note(want)
-            raise
+                return _Read(np.broadcast_to(self._colour, (*self.dataset.size, 3)), False)
+            out[:] = self._colour
+            return _Read(out, False)
         if out is None:
-            job.pending.images[job.place] = image
-        else:
-            out[:] = crop_resize(image, want.view.box(image.shape, len(out)), len(out), want.view.flip)
+            return _Read(image, True)
+        out[:] = crop_resize(image, want.view.box(image.shape, len(out)), len(out), want.view.flip)
+        return _Read(out, True)
 
-    def _note(self, want: ImageRequest) -> None:
-        """Count an unreadable image. Raises UserError if there are too many."""
+    def _count_unreadable(self, want: ImageRequest) -> None:
+        """Raise UserError if there are too many."""
         dataset, part = self.dataset, want.part
         with self._lock:
             dataset.unreadable.add(dataset.shown(part, want.image))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,13 +15,15 @@ from torch import Tensor
 
 from resexp.config import ImageNetData, RunConfig
 from resexp.data.imagenet import ImageNet
-from resexp.data.imagenet.loader import ImageRequest, Loader, Pending, Plan, plan
+from resexp.data.imagenet.loader import ImageRequest, Loader, Pending, plan
 from resexp.data.imagenet.statistics import statistics
 from resexp.data.imagenet.tree import Part
 from resexp.data.imagenet.views import centre
 from resexp.data.loader import normalise
 from resexp.device.hardware import Hardware
 from resexp.utils.machine import cores
+
+BegunT = TypeVar("BegunT")
 
 STEPS_AHEAD = 4
 """Batches that are decoded, or being decoded, while another is trained on."""
@@ -34,9 +38,9 @@ class _Slot:
     images: Tensor
     labels: Tensor
     light: Tensor
+    pending: Pending
     step: int = -1
-    pending: Pending | None = None
-    copied: torch.cuda.Event | None = field(default=None)
+    copied: torch.cuda.Event | None = None
     """CUDA event after the copy; then the host buffer may be reused."""
 
 
@@ -58,18 +62,20 @@ class StreamingInput:
         self.val_resize, self._centre = data.val_resize, centre(data.val_resize)
         self.loader = Loader(dataset, decoders(data, hardware), data.timeout, found.channel_mean.tolist())
         self._within = np.array_split(np.arange(config.train.batch_size), ranks.world_size)[ranks.rank]
-        self._plans: dict[int, Plan] = {}
+        n = len(dataset.train_index)
+        self._plan = functools.lru_cache(2)(lambda epoch: plan(config.seed, epoch, n, data))
         self._slots = [self._slot() for _ in range(STEPS_AHEAD)]
         there = self._slot()
         self._images, self._labels, self._light = (t.to(device) for t in (there.images, there.labels, there.light))
 
     def _slot(self) -> _Slot:
         count = len(self._within)
-        return _Slot(self._bytes(count), self._pinned(count, dtype=torch.int64), self._pinned(count, 3))
+        labels, light = self._pinned(count, dtype=torch.int64), self._pinned(count, 3)
+        return _Slot(self._bytes(count), labels, light, Pending(self.loader, []))
 
     def _bytes(self, count: int, side: int | None = None) -> Tensor:
-        height, width = (side, side) if side else self._dataset.size
-        return self._pinned(count, height, width, 3, dtype=torch.uint8)
+        side = side or self._data.crop
+        return self._pinned(count, side, side, 3, dtype=torch.uint8)
 
     def _pinned(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.zeros(shape, dtype=dtype, pin_memory=self._cuda)  # or a copy would wait for what is queued
@@ -80,7 +86,6 @@ class StreamingInput:
             if self._slots[later % STEPS_AHEAD].step != later:
                 self._begin(later)
         slot = self._slots[step % STEPS_AHEAD]
-        assert slot.pending is not None
         slot.pending.wait()
         for there, here in ((self._images, slot.images), (self._labels, slot.labels), (self._light, slot.light)):
             if there.device.type == "cpu":  # torch's threads would keep spinning on the cores that decode
@@ -95,8 +100,7 @@ class StreamingInput:
     def settle(self) -> None:
         """Wait until no batch is being read."""
         for slot in self._slots:
-            if slot.pending is not None:
-                slot.pending.wait()
+            slot.pending.wait()
 
     def _begin(self, step: int) -> None:
         """Let the threads decode this rank's part of a batch; it may reach into the next epoch."""
@@ -112,12 +116,6 @@ class StreamingInput:
             slot.light[places] = torch.from_numpy(plan.lighting[within[here]])
             wants += [ImageRequest("train", int(i), plan.view(at)) for i, at in zip(images, within[here], strict=True)]
         slot.step, slot.pending = step, self.loader.load(wants, slot.images.numpy())
-
-    def _plan(self, epoch: int) -> Plan:
-        if epoch not in self._plans:
-            self._plans = {e: p for e, p in self._plans.items() if e >= epoch - 1}
-            self._plans[epoch] = plan(self._config.seed, epoch, len(self._dataset.train_index), self._data)
-        return self._plans[epoch]
 
     def batch(self, step: Tensor) -> tuple[Tensor, Tensor]:
         """See InMemoryInput; `step` is the one that was prepared last."""
@@ -143,34 +141,27 @@ class StreamingInput:
 
         def begin(chunk: NDArray[np.int64]) -> tuple[Tensor, Pending]:
             images = self._bytes(len(chunk), side)
-            return images, self.loader.load(
-                [ImageRequest(part, int(image), self._centre) for image in chunk], images.numpy()
-            )
+            return images, self.loader.load(self._centred(part, chunk), images.numpy())
 
-        ahead = deque(map(begin, chunks[:2]))
-        for number, chunk in enumerate(chunks):
-            images, pending = ahead.popleft()
-            ahead.extend(map(begin, chunks[number + 2 : number + 3]))
+        for chunk, (images, pending) in _two_ahead(begin, chunks):
             pending.wait()
             yield images, labels[chunk].pin_memory() if self._cuda else labels[chunk]
+
+    def _centred(self, part: Part, chunk: NDArray[np.int64]) -> list[ImageRequest]:
+        return [ImageRequest(part, int(image), self._centre) for image in chunk]
 
     def whole(self, chunks: Sequence[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """The images of `val/` that `chunks` name in their own sizes, those of a chunk that have one size together:
         which, and pixels uint8 (b, H, W, 3)."""
 
-        def begin(chunk: NDArray[np.int64]) -> Pending:
-            return self.loader.load_whole([ImageRequest("val", int(image), self._centre) for image in chunk])
-
-        ahead = deque(map(begin, chunks[:2]))
-        for number, chunk in enumerate(chunks):
-            coming = ahead.popleft()
-            ahead.extend(map(begin, chunks[number + 2 : number + 3]))
-            coming.wait()
+        for chunk, pending in _two_ahead(lambda chunk: self.loader.load(self._centred("val", chunk)), chunks):
+            pending.wait()
+            images = pending.images
             sizes: dict[tuple[int, ...], list[int]] = {}
-            for place, image in enumerate(coming.images):
+            for place, image in enumerate(images):
                 sizes.setdefault(image.shape, []).append(place)
             for places in sizes.values():
-                yield chunk[places], torch.from_numpy(np.stack([coming.images[place] for place in places]))
+                yield chunk[places], torch.from_numpy(np.stack([images[place] for place in places]))
 
     def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
         """See InMemoryInput: a subset of the images for the clean training error."""
@@ -184,6 +175,17 @@ class StreamingInput:
     def close(self) -> None:
         """See InMemoryInput."""
         self.loader.close()
+
+
+def _two_ahead(
+    begin: Callable[[NDArray[np.int64]], BegunT], chunks: Sequence[NDArray[np.int64]]
+) -> Iterator[tuple[NDArray[np.int64], BegunT]]:
+    """Each chunk with what `begin` gives for it; the next two have been begun by then."""
+    begun = deque(map(begin, chunks[:2]))
+    for number, chunk in enumerate(chunks):
+        first = begun.popleft()
+        begun.extend(map(begin, chunks[number + 2 : number + 3]))
+        yield chunk, first
 
 
 def decoders(data: ImageNetData, hardware: Hardware) -> int:
