@@ -25,27 +25,23 @@ def fetch(file: OfficialFile, path: Path, progress: Callable[[str, int], None]) 
     `progress` gets (mirror, bytes done). A warning is logged for each mirror that fails. Raises UserError if none
     delivers the right file.
     """
-    with locked(path.with_name(f".{path.name}.lock"), f"the download of {path}"):
-        _fetch(file, path, progress)
-
-
-def _fetch(file: OfficialFile, path: Path, progress: Callable[[str, int], None]) -> None:
-    if path.exists():
-        file.verify(path)
-        return
     part = path.with_name(path.name + ".part")
-    for mirror in file.mirrors:
-        try:
-            _download(file, mirror, part, progress)
-            file.verify(part)
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            log.warning(f"{mirror}: {getattr(error, 'reason', error)}; trying the next mirror")
-        except UserError:
-            part.unlink()
-            log.warning(f"{mirror}: delivered another file (wrong md5), thrown away; trying the next mirror")
-        else:
-            part.rename(path)
+    with locked(path.with_name(f".{path.name}.lock"), f"the download of {path}"):
+        if path.exists():
+            file.verify(path)
             return
+        for mirror in file.mirrors:
+            try:
+                _download(file, mirror, part, progress)
+                file.verify(part)
+            except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+                log.warning(f"{mirror}: {getattr(error, 'reason', error)}; trying the next mirror")
+            except UserError:
+                part.unlink()
+                log.warning(f"{mirror}: delivered another file (wrong md5), thrown away; trying the next mirror")
+            else:
+                part.rename(path)
+                return
     raise UserError(
         f"no mirror delivered {file.name}; run the command again to continue where it stopped, or download it "
         f"by hand (md5 {file.md5}) and place it at {path}"

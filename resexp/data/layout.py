@@ -51,14 +51,23 @@ class Layout:
     """A line for everything that a person might not expect."""
 
 
-def read_table(where: str, text: str) -> dict[str, str]:
+def decoded(where: Path, content: bytes) -> str:
+    """The text in a file. Raises UserError if it holds something else."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{where}: damaged, it is not text; unpack it again") from None
+
+
+def read_table(where: Path, content: bytes) -> dict[str, str]:
     """The class of each image, of lines such as ``val_0.JPEG<tab>n03444034<tab>0<tab>32<tab>44<tab>62``.
 
     Raises UserError if a line is another.
     """
-    rows = [line.split("\t") for line in text.splitlines() if line.strip()]
-    if bad := [number for number, row in enumerate(rows, 1) if len(row) < 2 or not row[0] or not row[1].strip()]:
-        raise UserError(f"{where}: line {bad[0]}: expected a file's name, a tab, and a class; unpack it again")
+    rows = [line.split("\t") for line in decoded(where, content).splitlines() if line.strip()]
+    for number, row in enumerate(rows, 1):
+        if len(row) < 2 or not row[0] or not row[1].strip():
+            raise UserError(f"{where}: line {number}: expected a file's name, a tab, and a class; unpack it again")
     return {row[0]: row[1].strip() for row in rows}
 
 
@@ -109,7 +118,7 @@ class _Search:
         root = self._root()
         train = (*root, self._named(root, TRAIN)[0])
         test, table = self._test_folder(root, train)
-        labels = read_table(f"{self.path}/{table}", self._text(table)) if table else {}
+        labels = read_table(self.path / table, self.read(table)) if table else {}
         entries, left_out = self._sorted(train, test, labels, table)
         counts = {reason: len(names) for reason, names in left_out.items()}
         first = [names[0] for names in sorted(left_out.values(), key=len, reverse=True)]
@@ -188,12 +197,6 @@ class _Search:
             why = f", for {tests[0][-1]}/ has none of the classes of {train[-1]}/" if tests[0] != test else ""
             self.remarks.append(f"{'/'.join(test)}/ is read as the test images{why}")
         return test, table
-
-    def _text(self, name: str) -> str:
-        try:
-            return self.read(name).decode("utf-8-sig")
-        except UnicodeDecodeError:
-            raise UserError(f"{self.path}/{name}: damaged, it is not text; unpack it again") from None
 
     def _sorted(
         self, train: Parts, test: Parts, labels: dict[str, str], table: str | None

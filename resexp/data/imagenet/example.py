@@ -31,25 +31,20 @@ def make_example(root: Path, classes: int, train: int, val: int, seed: int, *, f
         raise UserError(f"{root}: exists, and is left as it is; name a new folder")
     wnids = [f"n{i + 1:08}" for i in range(classes)]
     rng = np.random.default_rng(seed)
-    counts = {"train": train, "val": val}
-    drawn = shapes.generate(
-        ShapesData(source="shapes", seed=seed, size=_SIDE, train_images=_enough(train), test_images=_enough(val))
-    )
-    for part, count in counts.items():
-        images, labels = (d["train" if part == "train" else "test"] for d in (drawn.images, drawn.labels))
+    enough = {"train_images": max(100, MAX_CLASSES * train), "test_images": max(100, MAX_CLASSES * val)}
+    drawn = shapes.generate(ShapesData(source="shapes", seed=seed, size=_SIDE, **enough))
+    for part, split, count in (("train", "train", train), ("val", "test", val)):
         for label, wnid in enumerate(wnids):
             (root / part / wnid).mkdir(parents=True)
-            for number, image in enumerate(np.flatnonzero(labels == label)[:count]):
-                _save(root / part / wnid / f"{wnid}_{number}.JPEG", _shaped(images[image], rng), rng)
+            for number, image in enumerate(np.flatnonzero(drawn.labels[split] == label)[:count]):
+                shaped = _shaped(drawn.images[split][image], rng)
+                quality = int(rng.integers(75, 96))
+                content = simplejpeg.encode_jpeg(np.ascontiguousarray(shaped), quality, colorsubsampling="420")
+                (root / part / wnid / f"{wnid}_{number}.JPEG").write_bytes(content)
     if odd:
         _add_odd(root / "train" / wnids[0])
     if flat_val:
         _flatten(root, wnids, rng)
-
-
-def _enough(each: int) -> int:
-    """Number of shapes to draw, so that each class has at least `each`."""
-    return max(100, MAX_CLASSES * each)
 
 
 def _shaped(image: Pixels, rng: np.random.Generator) -> Pixels:
@@ -60,11 +55,6 @@ def _shaped(image: Pixels, rng: np.random.Generator) -> Pixels:
     whole = Image.fromarray(image).resize((longer, longer), Image.Resampling.BILINEAR)
     left, top = (longer - width) // 2, (longer - height) // 2
     return np.asarray(whole.crop((left, top, left + width, top + height)))
-
-
-def _save(path: Path, image: Pixels, rng: np.random.Generator) -> None:
-    quality = int(rng.integers(75, 96))
-    path.write_bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality, colorsubsampling="420"))
 
 
 def _add_odd(folder: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resexp.data.layout import TABLE as TINY
-from resexp.data.layout import read_table
+from resexp.data.layout import decoded, read_table
 from resexp.data.naming import is_image
 from resexp.errors import UserError
 from resexp.utils.untrusted import read_file
@@ -48,7 +48,7 @@ def val_wnids(files: Sequence[Path], val: Path, names: Sequence[str]) -> list[st
 
 def _of_devkit(truth: Path, meta: Path, images: int) -> list[str]:
     try:
-        numbers = [int(line) for line in _text(truth).split()]
+        numbers = [int(line) for line in decoded(truth, _read(truth)).split()]
     except ValueError:
         raise UserError(f"{truth}: damaged, expected a number in each line; unpack the devkit again") from None
     if len(numbers) != images:
@@ -75,10 +75,10 @@ def _read_meta(path: Path) -> dict[int, str]:
 def _of_table(path: Path, names: Sequence[str]) -> list[str]:
     """Kaggle's table has lines such as ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``: a class, then boxes."""
     if path.name == TINY:
-        wnids = {_stem(name): wnid for name, wnid in read_table(f"{path}", _text(path)).items()}
+        wnids = {_stem(name): wnid for name, wnid in read_table(path, _read(path)).items()}
     else:
         try:
-            rows = list(csv.reader(io.StringIO(_text(path))))[1:]
+            rows = list(csv.reader(io.StringIO(decoded(path, _read(path)))))[1:]
         except csv.Error as error:
             raise UserError(f"{path}: damaged ({error}); fetch it again") from None
         wnids = {_stem(row[0]): row[1].split()[0] for row in rows if len(row) == 2 and row[1].strip()}
@@ -88,8 +88,7 @@ def _of_table(path: Path, names: Sequence[str]) -> list[str]:
             )
     if len(wnids) != len(names):
         raise UserError(f"{path}: {len(wnids):,} labels, but val/ has {len(names):,} images; restore what is missing")
-    missing = [name for name in names if _stem(name) not in wnids]
-    if missing:
+    if missing := [name for name in names if _stem(name) not in wnids]:
         raise UserError(f"{path}: has no label for {missing[0]}; it belongs to other images")
     return [wnids[_stem(name)] for name in names]
 
@@ -97,13 +96,6 @@ def _of_table(path: Path, names: Sequence[str]) -> list[str]:
 def _stem(name: str) -> str:
     """The name of an image file without folders and suffix; Kaggle's table leaves the suffix out."""
     return Path(name).stem if is_image(name) else Path(name).name
-
-
-def _text(path: Path) -> str:
-    try:
-        return _read(path).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: damaged, it is not text; unpack it again") from None
 
 
 def _read(path: Path) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +48,9 @@ def statistics(dataset: ImageNet) -> Statistics:
 
     Raises UserError as a Loader does.
     """
-    file = _file(dataset)
+    config = dataset.config
+    source = dataset.prepared.folder.name if dataset.prepared else f"imagenet-{dataset.fingerprint}"
+    file = data_home() / "cache" / f"{source}-mean-v{_VERSION}-{config.crop}-{config.val_resize}.npz"
     with locked(file.with_name(f".{file.name}.lock"), "the mean image", wait=True):
         if (known := read_arrays(file)) is not None:
             return Statistics(**known)
@@ -57,12 +58,6 @@ def statistics(dataset: ImageNet) -> Statistics:
         found = _take(dataset)
         write_arrays(file, vars(found))
         return found
-
-
-def _file(dataset: ImageNet) -> Path:
-    config = dataset.config
-    source = dataset.prepared.folder.name if dataset.prepared else f"imagenet-{dataset.fingerprint}"
-    return data_home() / "cache" / f"{source}-mean-v{_VERSION}-{config.crop}-{config.val_resize}.npz"
 
 
 def _take(dataset: ImageNet) -> Statistics:
