@@ -137,11 +137,11 @@ def test_a_folder_laid_out_as_imagenet(root: Path) -> None:
 
 
 def test_it_is_imagenet_where_it_has_all_its_classes_and_images() -> None:
-    counts = {"train": 1_281_167, "val": 50_000}
-    tree = SimpleNamespace(classes=["n"] * 1000, files=counts, images=counts.get)
-    assert ImageNet(data(Path()), tree, None).name == "imagenet"  # type: ignore[arg-type]
-    counts["val"] -= 1
-    assert ImageNet(data(Path()), tree, None).name == "imagenet-1000"  # type: ignore[arg-type]
+    files = {part: SimpleNamespace(labels=range(n)) for part, n in (("train", 1_281_167), ("val", 50_000))}
+    images = ImageNet(Path(), ["n"] * 1000, files, [], {}, [], data(Path()), None)  # type: ignore[arg-type]
+    assert images.name == "imagenet"
+    files["val"].labels = range(49_999)
+    assert images.name == "imagenet-1000"
 
 
 def test_files_are_listed_once_and_again_when_one_is_added(root: Path, logged: list[str]) -> None:

@@ -133,7 +133,7 @@ def check(study: Study = None, config: Config = None, settings: Settings = None)
                 unreadable, duplicates = check_images(dataset, progress, dataset.config.workers or cores())
             faults += unreadable
             remarks += [f"{dataset.config.path}: {line}" for line in duplicates.remarks]
-            train, test = (dataset.images(part) for part in dataset.tree.files)
+            train, test = (dataset.images(part) for part in dataset.files)
         else:
             train, test = len(dataset.train()[1]), len(dataset.test_labels)
         for line in remarks:

@@ -119,7 +119,7 @@ def _opened(about: Description, data: Path | None, own: DataConfig | None, where
         raise UserError(f"{where}: name the images to test it on with --data FOLDER")
     dataset = open_dataset(own)
     if not isinstance(dataset, Dataset):
-        raise UserError(f"{where}: name its validation images with --data {dataset.tree.root}/val")
+        raise UserError(f"{where}: name its validation images with --data {dataset.root}/val")
     return dataset
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -80,11 +80,10 @@ def read_meta(folder: Path) -> PreparedMeta | None:
 
 
 @dataclass(frozen=True)
-class ImageNet:
-    """A folder of images laid out as ImageNet is, with its index. Nothing is decoded before it is asked for."""
+class ImageNet(Tree):
+    """A folder of images laid out as ImageNet is, as a run uses it. Nothing is decoded before it is asked for."""
 
     config: ImageNetData
-    tree: Tree
     prepared: Prepared | None
     """Where images are read from, if not from their files."""
     unreadable: set[str] = field(default_factory=set)
@@ -94,32 +93,13 @@ class ImageNet:
     def name(self) -> str:
         """``imagenet`` where that was asked for and it has as many classes and images, else ``imagenet-10``, by the
         number of classes."""
-        whole = (
-            self.config.source == "imagenet"
-            and len(self.classes) == 1000
-            and all(self.images(part) == IMAGES[part] for part in self.tree.files)
-        )
-        return "imagenet" if whole else f"{self.config.source}-{len(self.classes)}"
-
-    @property
-    def fingerprint(self) -> str:
-        """A digest of the files' names and sizes."""
-        return self.tree.fingerprint
+        whole = len(self.classes) == 1000 and all(self.images(part) == IMAGES[part] for part in PARTS)
+        return "imagenet" if whole and self.config.source == "imagenet" else f"{self.config.source}-{len(self.classes)}"
 
     @property
     def findings(self) -> Findings:
         """The files that are not among the images; duplicates are looked for by `resexp data check` alone."""
-        return Findings(left_out=self.tree.left_out)
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """A line for everything about the set that a person might not expect."""
-        return tuple(f"{self.config.path}: {line}" for line in self.tree.remarks)
-
-    @property
-    def classes(self) -> list[str]:
-        """The class folders' names, in the order of the labels."""
-        return self.tree.classes
+        return Findings(left_out=self.left_out)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -156,27 +136,15 @@ class ImageNet:
         """The labels of the test images, (N,)."""
         return self.labels("val")
 
-    def images(self, part: Part) -> int:
-        """How many images there are."""
-        return self.tree.images(part)
-
-    def labels(self, part: Part) -> NDArray[np.int64]:
-        """The label of each image, (n,)."""
-        return self.tree.files[part].labels
-
-    def file(self, part: Part, index: int) -> Path:
-        """Where an image lies, or lay when it was prepared."""
-        return self.tree.file(part, index)
-
     def shown(self, part: Part, index: int) -> str:
         """What people know an image by: where it lies, from the folder with `train/` and `val/`."""
-        return sanitize(str(self.file(part, index).relative_to(self.tree.root))).replace("\n", " ")
+        return sanitize(str(self.file(part, index).relative_to(self.root))).replace("\n", " ")
 
     def read(self, part: Part, index: int) -> bytes:
         """The bytes of an image's file. Raises OSError, or UserError if it is not the file that was listed."""
         path = self.file(part, index)
         data = read_file(path, MAX_BYTES)
-        if len(data) != (listed := self.tree.files[part].sizes[index]):
+        if len(data) != (listed := self.files[part].sizes[index]):
             raise UserError(
                 f"{path}: has {len(data):,} bytes, and had {listed:,} when the images were listed; put the old file "
                 f"back, or run `touch {path.parent}` to have them listed anew, which makes them another set"
@@ -200,7 +168,9 @@ def open_imagenet(config: ImageNetData) -> ImageNet:
     memory = data_home() / "cache"
     tree = open_tree(expanded(config.path), memory).subset(config.classes)
     prepared = open_prepared(memory, tree, config.cache) if config.cache else None
-    return ImageNet(config, tree, prepared)
+    found = {of.name: getattr(tree, of.name) for of in fields(Tree)}
+    found["remarks"] = [f"{config.path}: {line}" for line in tree.remarks]
+    return ImageNet(**found, config=config, prepared=prepared)
 
 
 def open_prepared(memory: Path, tree: Tree, config: PreparedConfig) -> Prepared:

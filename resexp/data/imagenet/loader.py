@@ -198,6 +198,6 @@ class Loader:
         share = dataset.config.max_unreadable
         if len(names) > share * dataset.images(part):
             raise UserError(
-                f"{dataset.tree.root}: {len(names):,} of {dataset.images(part):,} {part} images can't be read, over "
+                f"{dataset.root}: {len(names):,} of {dataset.images(part):,} {part} images can't be read, over "
                 f"{share:.3%} (data.max_unreadable): {few(names)}; `resexp data check` names them all"
             )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import simplejpeg
@@ -33,14 +34,6 @@ _SAMPLE = 200
 """Images that are prepared to estimate how large the cache will be."""
 
 
-class _Entry(NamedTuple):
-    """An image of a cache."""
-
-    data: bytes
-    """Contents of the file, or pixels."""
-    size: tuple[int, int]
-
-
 def check(dataset: ImageNet, progress: Callable[[int, int], None], threads: int) -> tuple[list[str], Duplicates]:
     """Read every image once; a line for each that can't be read, with the reason, and what is there more than once.
 
@@ -52,7 +45,7 @@ def check(dataset: ImageNet, progress: Callable[[int, int], None], threads: int)
         try:
             found = digests(part, dataset.classes[label], dataset.pixels(part, image))
         except (UnreadableImageError, UserError, OSError) as error:
-            return f"{dataset.tree.root}/{shown}: {' '.join(str(error).split())}"
+            return f"{dataset.root}/{shown}: {' '.join(str(error).split())}"
         return Seen(found.pixels, part == "train", label, shown)
 
     looked = list(_each(dataset, look, progress, threads))
@@ -65,7 +58,7 @@ def prepare(dataset: ImageNet, config: PreparedConfig, progress: Callable[[int, 
 
     Raises UserError if the disk is too small. `progress` hears (images done, images in all).
     """
-    folder = prepared_folder(data_home() / "cache", dataset.tree, config)
+    folder = prepared_folder(data_home() / "cache", dataset, config)
     with locked(folder.with_name(f".{folder.name}.lock"), f"the cache {folder}"):
         try:
             if read_meta(folder) is not None:
@@ -92,24 +85,23 @@ def _each(
         yield result
 
 
-def _entry(dataset: ImageNet, config: PreparedConfig, part: Part, image: int) -> _Entry:
-    """An image as the cache holds it; nothing of one that can't be read."""
+def _prepared(dataset: ImageNet, config: PreparedConfig, part: Part, image: int) -> tuple[bytes, tuple[int, int]]:
+    """What a cache holds of an image: a file's bytes or pixels, and height and width; nothing if it can't be read."""
     try:
         data = dataset.read(part, image)
         pixels = decode(data, config.side)
     except UnreadableImageError:
-        return _Entry(b"", (0, 0))
+        return b"", (0, 0)
     height, width = pixels.shape[:2]
-    smaller = min(height, width) > config.side
-    if smaller:
-        scale = config.side / min(height, width)
+    scale = config.side / min(height, width)
+    if scale < 1:
         height, width = round(height * scale), round(width * scale)
         pixels = resize(pixels, height, width)
     if config.format == "raw":
-        return _Entry(pixels.tobytes(), (height, width))
-    if smaller:
+        data = pixels.tobytes()
+    elif scale < 1:
         data = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), config.quality, colorsubsampling="420")
-    return _Entry(data, (height, width))
+    return data, (height, width)
 
 
 def _check_room(dataset: ImageNet, config: PreparedConfig, folder: Path) -> None:
@@ -118,7 +110,7 @@ def _check_room(dataset: ImageNet, config: PreparedConfig, folder: Path) -> None
     for part in PARTS:
         count = dataset.images(part)
         sample = np.unique(np.linspace(0, count - 1, min(_SAMPLE, count)).round().astype(int))
-        needed += sum(len(_entry(dataset, config, part, int(i)).data) for i in sample) * count // len(sample)
+        needed += sum(len(_prepared(dataset, config, part, int(i))[0]) for i in sample) * count // len(sample)
         total += count
     free = shutil.disk_usage(folder.parent).free
     log.info(f"{folder}: about {needed / 1e9:,.3g} GB for {total:,} images; {free / 1e9:,.3g} GB are free")
@@ -133,17 +125,17 @@ def _build(
     dataset: ImageNet, config: PreparedConfig, folder: Path, progress: Callable[[int, int], None], threads: int
 ) -> list[str]:
     """Write a cache; the images that can't be read."""
-    entries = _each(dataset, lambda part, image: _entry(dataset, config, part, image), progress, threads)
+    entries = _each(dataset, functools.partial(_prepared, dataset, config), progress, threads)
     unreadable: list[str] = []
     index = {}
     with with_filename(folder / DATA), (folder / DATA).open("wb") as file:
         for part in PARTS:
             ends, sizes = [file.tell()], []
-            for image, entry in enumerate(itertools.islice(entries, dataset.images(part))):
-                file.write(entry.data)
+            for image, (data, size) in enumerate(itertools.islice(entries, dataset.images(part))):
+                file.write(data)
                 ends.append(file.tell())
-                sizes.append(entry.size)
-                if ends[-1] == ends[-2]:
+                sizes.append(size)
+                if not data:
                     unreadable.append(dataset.shown(part, image))
             index[f"{part}_ends"] = np.array(ends)
             index[f"{part}_sizes"] = np.array(sizes, dtype=np.int32)

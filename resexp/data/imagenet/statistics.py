@@ -54,7 +54,7 @@ def statistics(dataset: ImageNet) -> Statistics:
     with locked(file.with_name(f".{file.name}.lock"), "the mean image", wait=True):
         if (known := read_arrays(file)) is not None:
             return Statistics(**known)
-        log.info(f"{dataset.tree.root}: taking the mean of {min(IMAGES, dataset.images('train')):,} images, once")
+        log.info(f"{dataset.root}: taking the mean of {min(IMAGES, dataset.images('train')):,} images, once")
         found = _take(dataset)
         write_arrays(file, vars(found))
         return found
@@ -77,7 +77,7 @@ def _take(dataset: ImageNet) -> Statistics:
             products += colours.T @ colours
             images += len(batch)
     if not images:
-        raise UserError(f"{dataset.tree.root}: of {len(chosen):,} training images none can be read")
+        raise UserError(f"{dataset.root}: of {len(chosen):,} training images none can be read")
     pixel_mean = total / (images * 255)
     mean = pixel_mean.mean(axis=(0, 1))
     covariance = products / (images * config.crop**2 * 255**2) - np.outer(mean, mean)

@@ -96,6 +96,10 @@ class Tree:
         """How many images there are."""
         return len(self.files[part].labels)
 
+    def labels(self, part: Part) -> NDArray[np.int64]:
+        """The label of each image, (n,)."""
+        return self.files[part].labels
+
     def file(self, part: Part, index: int) -> Path:
         """Where an image lies."""
         files = self.files[part]
