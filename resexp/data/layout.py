@@ -96,28 +96,32 @@ class _Search:
                 self.files.append((parts, name))
             else:
                 raise UserError(f"{path}: a file called {name!r}; give it a name, or leave it out")
-        for at in self._doubled():
+        # The archives of intel-image-classification unpack to train/train/<class>/.
+        splits = self._splits().items()
+        for at in sorted((*root, name) for root, split in splits for name in split if split[name] == {name}):
             self.files = [(_without(at, parts), name) for parts, name in self.files]
             self.folders = {_without(at, parts) for parts in self.folders}
             self.remarks.append(f"{'/'.join(at)}/{at[-1]}/ is read as {'/'.join(at)}/")
-        self.images = self._images()
+        self.splits = self._splits()
 
     def _images(self) -> list[Parts]:
         return [parts for parts, _ in self.files if is_image(parts[-1]) and not is_hidden(parts)]
 
-    def _doubled(self) -> list[Parts]:
-        """The folders of splits whose images all lie in a folder of the same name: ``train/train/<class>/``."""
-        inside: dict[Parts, set[str]] = defaultdict(set)
+    def _splits(self) -> dict[Parts, dict[str, set[str]]]:
+        """The folders that are called as splits are and hold images, by the folder that they lie in: for each the names
+        of the folders inside it that hold images, and "" where images lie in it."""
+        found: dict[Parts, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         for parts in self._images():
-            for depth, part in enumerate(parts[:-1], 1):
+            for depth, part in enumerate(parts[:-1]):
                 if is_train(part) or is_test(part):
-                    inside[parts[:depth]].add(parts[depth] if len(parts) > depth + 1 else "")
-        return sorted(at for at, names in inside.items() if names == {at[-1]})
+                    found[parts[:depth]][part].add(parts[depth + 1] if len(parts) > depth + 2 else "")
+        return found
 
     def layout(self) -> Layout:
         root = self._root()
-        train = (*root, self._named(root, TRAIN)[0])
-        test, table = self._test_folder(root, train)
+        name = self._named(root, TRAIN)[0]
+        test_name, table = self._test_folder(root, name)
+        train, test = (*root, name), (*root, test_name)
         labels = read_table(self.path / table, self.read(table)) if table else {}
         entries, left_out = self._sorted(train, test, labels, table)
         counts = {reason: len(names) for reason, names in left_out.items()}
@@ -126,7 +130,7 @@ class _Search:
         line = left_out_line(counts, list(map(sanitize, first + others))) if left_out else ""
         self._check(entries, "/".join(train), "/".join(test), f"; {line}" if line else "")
         self._remark_on_folders(entries, [train] if table else [train, test])
-        if labels and (missing := labels.keys() - {file for split, _, file in entries.values() if split == "test"}):
+        if missing := labels.keys() - {file for split, _, file in entries.values() if split == "test"}:
             raise UserError(
                 f"{self.path}/{table}: labels {len(missing):,} images that are not there, such as {min(missing)}; "
                 f"restore them"
@@ -135,29 +139,24 @@ class _Search:
 
     def _root(self) -> Parts:
         """The folder that holds those of the splits: the uppermost that holds both."""
-        splits: dict[Parts, set[str]] = defaultdict(set)
-        for parts in self.images:
-            for depth, part in enumerate(parts[:-1]):
-                if is_train(part) or is_test(part):
-                    splits[parts[:depth]].add(TRAIN[0] if is_train(part) else TEST[0])
-        both = [root for root, kinds in splits.items() if len(kinds) == 2]
+        both = [root for root, split in self.splits.items() if any(map(is_train, split)) and any(map(is_test, split))]
         if not both:
-            has_train = any(TRAIN[0] in kinds for kinds in splits.values())
-            raise self._not_laid_out(TEST[0] if has_train else TRAIN[0])
-        found = sorted(root for root in both if len(root) == min(map(len, both)))
-        if len(found) > 1:
-            if not any(self._class_folders((*root, name)) for root in found for name in self._named(root, TRAIN)):
+            has_train = any(is_train(name) for split in self.splits.values() for name in split)
+            raise self._not_laid_out("test" if has_train else "train")
+        first, *others = sorted(root for root in both if len(root) == min(map(len, both)))
+        if others:
+            if not any(self._classes(root, name) for root in (first, *others) for name in self._named(root, TRAIN)):
+                train = "/".join((*first, self._named(first, TRAIN)[0]))
                 raise UserError(
-                    f"{self.path}: train and test images lie inside the classes, such as in "
-                    f"{'/'.join((*found[0], self._named(found[0], TRAIN)[0]))}/; sort them into train/<class>/ and "
-                    f"test/<class>/"
+                    f"{self.path}: train and test images lie inside the classes, such as in {train}/; sort them into "
+                    f"train/<class>/ and test/<class>/"
                 )
-            sets = few(["/".join(root) for root in found])
+            sets = few(["/".join(root) for root in (first, *others)])
             raise UserError(f"{self.path}: holds several sets of images, {sets}; name the folder of one in data.path")
-        return found[0]
+        return first
 
     def _not_laid_out(self, missing: str) -> UserError:
-        folders = sorted({"/".join(parts[:-1]) or "no folder" for parts in self.images})
+        folders = sorted({"/".join(parts[:-1]) or "no folder" for parts in self._images()})
         names = [parts[-1] for parts, _ in self.files]
         if official := next((source for source, known in OFFICIAL.items() if known <= set(names)), None):
             found = f"it holds files of {official}; set data.source to {official}"
@@ -176,26 +175,24 @@ class _Search:
 
     def _named(self, root: Parts, known: tuple[str, ...]) -> list[str]:
         """The folders in `root` that are called so, and hold images: the first as their names are listed."""
-        depth = len(root)
-        found = {p[depth] for p in self.images if len(p) > depth + 1 and p[:depth] == root}
-        alike = [name for name in found if word(name) in known]
+        alike = [name for name in self.splits[root] if word(name) in known]
         return sorted(alike, key=lambda name: (known.index(word(name)), name != word(name), name))
 
-    def _class_folders(self, split: Parts) -> set[str]:
+    def _classes(self, root: Parts, split: str) -> set[str]:
         """The class folders of a split that hold images, in one Unicode form."""
-        return {nfc(p[len(split)]) for p in self.images if len(p) > len(split) + 1 and p[: len(split)] == split}
+        return set(map(nfc, self.splits[root][split] - {""}))
 
-    def _test_folder(self, root: Parts, train: Parts) -> tuple[Parts, str | None]:
+    def _test_folder(self, root: Parts, train: str) -> tuple[str, str | None]:
         """The folder of the test images, and the file that says their labels where they are not sorted."""
-        tests = [(*root, name) for name in self._named(root, TEST)]
-        known, files, table = self._class_folders(train), dict(self.files), None
-        test = next((test for test in tests if known & self._class_folders(test)), None)
+        tests, known = self._named(root, TEST), self._classes(root, train)
+        files, table = dict(self.files), None
+        test = next((name for name in tests if known & self._classes(root, name)), None)
         if test is None:
-            test = next((test for test in tests if (*test, TABLE) in files), tests[0])
-            table = files.get((*test, TABLE))
-        if test[-1].casefold() != "test":
-            why = f", for {tests[0][-1]}/ has none of the classes of {train[-1]}/" if tests[0] != test else ""
-            self.remarks.append(f"{'/'.join(test)}/ is read as the test images{why}")
+            test = next((name for name in tests if (*root, name, TABLE) in files), tests[0])
+            table = files.get((*root, test, TABLE))
+        if test.casefold() != "test":
+            why = f", for {tests[0]}/ has none of the classes of {train}/" if tests[0] != test else ""
+            self.remarks.append(f"{'/'.join((*root, test))}/ is read as the test images{why}")
         return test, table
 
     def _sorted(
@@ -210,7 +207,7 @@ class _Search:
                 found.append((name, entry))
             elif name != table:
                 left_out[entry].append(name)
-        in_train, in_test = _classes(entry for _, entry in found)
+        in_train, in_test = _classes_of(entry for _, entry in found)
         alike = sorted(name for name, count in Counter(map(nfc, in_train | in_test)).items() if count > 1)
         if alike and in_train != in_test:
             found = [(name, (split, nfc(of), file)) for name, (split, of, file) in found]
@@ -222,7 +219,7 @@ class _Search:
 
     def _check(self, entries: dict[str, Entry], train: str, test: str, but: str) -> None:
         """Raise UserError where the splits have not the same classes, two at least. `but` ends its line."""
-        in_train, in_test = _classes(entries.values())
+        in_train, in_test = _classes_of(entries.values())
         check_class_names(self.path, in_train | in_test)
         for split, classes in ((train, in_train), (test, in_test)):
             if not classes:
@@ -254,7 +251,7 @@ class _Search:
 
 
 def _without(at: Parts, parts: Parts) -> Parts:
-    """The parts of a name without the second of two folders that are called alike; see `_doubled`."""
+    """The parts of a name without the second folder of ``train/train/``, where `at` is the first."""
     return (*at, *parts[len(at) + 1 :]) if parts[: len(at) + 1] == (*at, at[-1]) else parts
 
 
@@ -276,7 +273,7 @@ def _entry(parts: Parts, train: Parts, test: Parts, labels: dict[str, str]) -> E
     return split, parts[depth], "/".join(parts[depth + 1 :])
 
 
-def _classes(entries: Iterable[Entry]) -> tuple[set[str], set[str]]:
+def _classes_of(entries: Iterable[Entry]) -> tuple[set[str], set[str]]:
     """The classes of the training images, and those of the test images."""
     classes: dict[str, set[str]] = {"train": set(), "test": set()}
     for split, name, _ in entries:
