@@ -31,7 +31,7 @@ def find_labels(path: Path, classes: Sequence[str]) -> dict[str, int]:
     found: dict[str, tuple[str, ...]] = {}
     for name in members(path):
         parts = PurePosixPath(nfc(name.replace("\\", "/"))).parts
-        if not name.endswith(("/", "\\")) and is_image(name) and not is_hidden(parts):
+        if not name.endswith(("/", "\\")) and is_image(name) and not is_hidden(*parts):
             found[name] = parts[:-1]
     held_out = {name: folders for name, folders in found.items() if any(map(is_test, folders))}
     found = held_out or {name: folders for name, folders in found.items() if not any(map(is_train, folders))}

@@ -105,7 +105,7 @@ class _Search:
         self.splits = self._splits()
 
     def _images(self) -> list[Parts]:
-        return [parts for parts, _ in self.files if is_image(parts[-1]) and not is_hidden(parts)]
+        return [parts for parts, _ in self.files if is_image(parts[-1]) and not is_hidden(*parts)]
 
     def _splits(self) -> dict[Parts, dict[str, set[str]]]:
         """The folders that are called as splits are and hold images, by the folder that they lie in: for each the names
@@ -239,7 +239,7 @@ class _Search:
     def _remark_on_folders(self, entries: dict[str, Entry], splits: list[Parts]) -> None:
         """Name the class folders without images, and the folders inside those of classes."""
         depth = len(splits[0])
-        folders = {nfc(p[depth]) for p in self.folders if len(p) > depth and p[:depth] in splits and not is_hidden(p)}
+        folders = {nfc(p[depth]) for p in self.folders if len(p) > depth and p[:depth] in splits and not is_hidden(*p)}
         if empty := sorted(folders - {nfc(of) for _, of, _ in entries.values()}):
             classes = counted(len(empty), "class folder", "class folders")
             self.remarks.append(f"{classes} without images left out: {sanitize(few(empty))}")
@@ -259,7 +259,7 @@ def _entry(parts: Parts, train: Parts, test: Parts, labels: dict[str, str]) -> E
     """What a file stands for, or why it is left out."""
     depth, name = len(train), parts[-1]
     split = "train" if parts[:depth] == train else "test" if parts[:depth] == test else None
-    if is_hidden(parts):
+    if is_hidden(*parts):
         return "hidden"
     if split is None:
         inside = parts[depth - 1 :] if parts[: depth - 1] == train[:-1] else parts

@@ -63,7 +63,7 @@ def word(name: str) -> str:
     return re.sub(r"(set|data|images)$", "", re.sub(r"[-_ ]", "", name.casefold()))
 
 
-def is_hidden(parts: Iterable[str]) -> bool:
+def is_hidden(*parts: str) -> bool:
     """Whether a file is one that systems leave behind: ``.DS_Store``, or in ``__MACOSX/`` or Synology's ``@eaDir/``."""
     return any(part.startswith(".") or part in ("__MACOSX", "@eaDir") for part in parts)
 

@@ -62,19 +62,17 @@ class Files:
     labels: NDArray[np.int64]
     """(n,)"""
     names: NDArray[np.bytes_]
-    """Each file's name, from its class folder, or from the part's where they are not sorted, (n,)."""
+    """Each file's name, from `train/` or `val/`, (n,)."""
     sizes: NDArray[np.int64]
     """Bytes of each file, (n,)."""
     digests: NDArray[np.uint8]
     """(classes, 32): SHA-256 of the names and sizes of each class's files."""
-    flat: NDArray[np.bool_]
-    """Whether they lie in one folder, not in one for each class; a scalar."""
 
     def of(self, classes: NDArray[np.int64]) -> Files:
         """Those of these classes, given as sorted labels; the first of them becomes label 0."""
         kept = np.isin(self.labels, classes)
         labels = np.searchsorted(classes, self.labels[kept])
-        return Files(labels, self.names[kept], self.sizes[kept], self.digests[classes], self.flat)
+        return Files(labels, self.names[kept], self.sizes[kept], self.digests[classes])
 
 
 @dataclass(frozen=True)
@@ -102,10 +100,7 @@ class Tree:
 
     def file(self, part: Part, index: int) -> Path:
         """Where an image lies."""
-        files = self.files[part]
-        name = os.fsdecode(files.names[index])
-        folder = self.root / part
-        return folder / name if files.flat else folder / self.classes[files.labels[index]] / name
+        return self.root / part / os.fsdecode(self.files[part].names[index])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -167,7 +162,7 @@ def _root(given: Path) -> Path:
     missing = next(part for part in PARTS if not (given / part).is_dir())
     here = [child.name for child in _children(given)]
     near = [name for name in here if name not in PARTS and (is_train if missing == "train" else is_test)(name)]
-    files = [entry.name for entry in _entries(given) if not holds(entry.is_dir) and not is_hidden([entry.name])]
+    files = [entry.name for entry in _entries(given) if not holds(entry.is_dir) and not is_hidden(entry.name)]
     names = [*(f"{name}/" for name in here), *files]
     inside = f"; it holds {sanitize(few(names))}{packed(files)}" if names else ""
     remedy = f": rename {near[0]}/ to {missing}/, or link it (`ln -s {near[0]} {missing}`)" if near else ""
@@ -176,7 +171,7 @@ def _root(given: Path) -> Path:
 
 def _children(folder: Path) -> list[Path]:
     try:
-        return [Path(entry.path) for entry in _entries(folder) if holds(entry.is_dir) and not is_hidden([entry.name])]
+        return [Path(entry.path) for entry in _entries(folder) if holds(entry.is_dir) and not is_hidden(entry.name)]
     except PermissionError:  # such as lost+found
         return []
 
@@ -233,10 +228,10 @@ def _look(root: Path, place: str) -> _Found:
     """What lies in a folder of the tree. Links are followed, but not to folders above."""
     found = _Found()
     folder = root / place
-    for name, entry in walk(folder, lambda name: is_hidden(name.split("/")), above=(root, folder.parent)):
+    for name, entry in walk(folder, lambda name: is_hidden(*name.split("/")), above=(root, folder.parent)):
         if name.endswith("/"):
             found.folders.append(name.rstrip("/"))
-        elif is_image(name) and not is_hidden([entry.name]) and holds(entry.is_file):
+        elif is_image(name) and not is_hidden(entry.name) and holds(entry.is_file):
             found.files.append((os.fsencode(name), entry.stat().st_size))
         else:
             found.others.append(name)
@@ -245,12 +240,11 @@ def _look(root: Path, place: str) -> _Found:
 
 
 def _scan(root: Path, labels: Sequence[Path]) -> Tree:
-    top = {part: _entries(root / part) for part in PARTS}
-    folders = {part: [e.name for e in top[part] if holds(e.is_dir) and not is_hidden([e.name])] for part in PARTS}
+    folders = {part: [child.name for child in _children(root / part)] for part in PARTS}
     for part, names in folders.items():
         check_class_names(root / part, names)
     classes = folders["train"]
-    others = [f"{part}/{entry.name}" for part in PARTS for entry in top[part] if entry.name not in folders[part]]
+    others = [f"{part}/{e.name}" for part in PARTS for e in _entries(root / part) if e.name not in folders[part]]
     if not classes:
         instead = _instead([name for name in others if name.startswith("train/")])
         raise UserError(f"{root / 'train'}: no class folders; expected train/<class>/*.JPEG{instead}")
@@ -272,14 +266,17 @@ def _scan(root: Path, labels: Sequence[Path]) -> Tree:
             )
         others += [f"{place}/{name}" for name in found.others]
     train, val = ([found.files for place, found in looked.items() if place.startswith(part)] for part in PARTS)
+    in_folders = [os.fsencode(f"{wnid}/") for wnid in classes]
+    if flat:
+        val = _by_labels(root, classes, labels, *val)
     others = [name for name in others if root / name not in labels]
-    left_out = Counter("hidden" if is_hidden([Path(name).name]) else suffix(name) for name in others)
+    left_out = Counter("hidden" if is_hidden(Path(name).name) else suffix(name) for name in others)
     # ImageNet's test images, which have no labels, may lie next to the others.
     beside = [child.name for child in _children(root) if child.name not in PARTS and is_test(child.name)]
     return Tree(
         root,
         classes,
-        {"train": _files(train, False), "val": _files(_by_labels(root, classes, labels, *val) if flat else val, flat)},
+        {"train": _files(train, in_folders), "val": _files(val, [b""] * len(classes) if flat else in_folders)},
         [*PARTS, *looked, *(f"{place}/{name}" for place, found in looked.items() for name in found.folders)],
         dict(left_out),
         [f"{name}/ next to train/ and val/ is left out" for name in beside]
@@ -321,12 +318,12 @@ def _by_labels(root: Path, classes: list[str], labels: Sequence[Path], files: li
     return list(found.values())
 
 
-def _files(by_class: list[list[File]], flat: bool) -> Files:
+def _files(by_class: list[list[File]], folders: list[bytes]) -> Files:
+    """The index of the images of each class, and where these lie in `train/` or `val/`."""
     digests = [hashlib.sha256(b"".join(b"%b\0%d\0" % file for file in files)).digest() for files in by_class]
     return Files(
         labels=np.repeat(np.arange(len(by_class)), [len(files) for files in by_class]),
-        names=np.array([name for files in by_class for name, _ in files]),
+        names=np.array([folder + name for folder, files in zip(folders, by_class, strict=True) for name, _ in files]),
         sizes=np.array([size for files in by_class for _, size in files], dtype=np.int64),
         digests=np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32),
-        flat=np.array(flat),
     )
