@@ -722,7 +722,7 @@ def test_who_waits_for_a_batch_is_called_now_and_then_and_may_end_the_wait(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, released = open_imagenet(data(root)), threading.Event()
-    monkeypatch.setattr("resexp.data.imagenet.loader._LOOK_S", 0.01)
+    monkeypatch.setattr("resexp.data.imagenet.loader._POLL_S", 0.01)
     monkeypatch.setattr(type(images), "read", lambda *_: released.wait() and b"")
     calls = []
 

@@ -392,10 +392,10 @@ def test_large_images_need_only_the_memory_of_what_is_kept_of_them(
 def test_imagenet_says_what_is_near_and_what_is_left_out(tmp_path: Path) -> None:
     root = write(tmp_path / "set", renamed("test/", "Val/"))
     with pytest.raises(UserError, match=r"it holds Val/, train/: rename Val/ to val/, or link it"):
-        open_tree(root, tmp_path)
+        open_tree(root)
     (root / "Val").rename(root / "val")
     write(root, ["train/cat/a.heic", "train/cat/more/b.png"])
-    tree = open_tree(root, tmp_path)
+    tree = open_tree(root)
     assert (tree.images("train"), tree.left_out) == (5, {".heic": 1})
     assert tree.remarks == ["1 file left out: 1 .heic (train/cat/a.heic)"]
 
@@ -403,21 +403,21 @@ def test_imagenet_says_what_is_near_and_what_is_left_out(tmp_path: Path) -> None
 def test_imagenet_says_that_a_third_split_is_left_out(tmp_path: Path) -> None:
     root = write(tmp_path / "set", renamed("test/", "val/"))
     write(root, ["test/0.png"])
-    assert open_tree(root, tmp_path).remarks == ["test/ next to train/ and val/ is left out"]
+    assert open_tree(root).remarks == ["test/ next to train/ and val/ is left out"]
 
 
 def test_imagenet_names_archives_that_are_not_unpacked(tmp_path: Path) -> None:
     (tmp_path / "ILSVRC2012_img_train.tar").touch()
     line = r"train: no such folder; .* it holds ILSVRC2012_img_train\.tar; unpack what is packed"
     with pytest.raises(UserError, match=line):
-        open_tree(tmp_path, tmp_path)
+        open_tree(tmp_path)
 
 
 def test_a_link_that_leads_to_itself_is_no_image(tmp_path: Path) -> None:
     root = write(tmp_path / "set", [name.replace("test/", "val/") for name in PLAIN])
     (root / "train/cat/loop.png").symlink_to("loop.png")
     (root / "train/cat/nothing.png").symlink_to("nowhere")
-    tree = open_tree(root, tmp_path)
+    tree = open_tree(root)
     assert tree.left_out == {".png": 2}
     assert "2 files left out: 2 .png (train/cat/loop.png, train/cat/nothing.png)" in tree.remarks
     with pytest.raises(
@@ -429,16 +429,16 @@ def test_a_link_that_leads_to_itself_is_no_image(tmp_path: Path) -> None:
 def test_a_link_that_leads_above_its_class_adds_no_images(tmp_path: Path) -> None:
     """Followed, it would give the images of one class the label of another."""
     root = write(tmp_path / "set", renamed("test/", "val/"))
-    before = open_tree(root, tmp_path).images("train")
+    before = open_tree(root).images("train")
     (root / "train/cat/all").symlink_to("..")
     (root / "train/cat/set").symlink_to("../..")
-    assert open_tree(root, tmp_path).images("train") == before
+    assert open_tree(root).images("train") == before
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".tif", ".ppm"])
 def test_imagenet_reads_every_suffix_that_a_folder_may_have(tmp_path: Path, suffix: str) -> None:
     names = [f"{Path(name).with_suffix(suffix)}" for name in renamed("test/", "val/")]
-    tree = open_tree(write(tmp_path / "set", names), tmp_path)
+    tree = open_tree(write(tmp_path / "set", names))
     assert (tree.images("train"), tree.left_out) == (4, {})
 
 
@@ -456,9 +456,9 @@ def test_tables_of_labels_as_spreadsheets_write_them(tmp_path: Path, table: str,
     (root / "LOC_val_solution.csv").write_text(table, encoding="utf-8")
     if label is None:
         with pytest.raises(UserError, match="no line is a name, a comma and a class"):
-            open_tree(root, tmp_path)
+            open_tree(root)
     else:
-        assert open_tree(root, tmp_path).files["val"].labels.tolist() == [0, label]
+        assert open_tree(root).files["val"].labels.tolist() == [0, label]
 
 
 # -- paths ------------------------------------------------------------------------------------------------------------

@@ -23,6 +23,11 @@ def data_home() -> Path:
     return expanded(os.environ.get("RESEXP_DATA") or "~/.cache/resexp")
 
 
+def caches() -> Path:
+    """The folder of caches in the data folder."""
+    return data_home() / "cache"
+
+
 @contextlib.contextmanager
 def building(cache: Path) -> Iterator[Path]:
     """A temporary folder, which replaces `cache` at the end of the block, or is removed by an exception.

@@ -26,7 +26,7 @@ from resexp.config import (
 )
 from resexp.config.data import HOLDOUT
 from resexp.data import folder, plugin, shapes
-from resexp.data.cache import building, data_home
+from resexp.data.cache import building, caches, data_home
 from resexp.data.imagenet import ImageNet, open_imagenet
 from resexp.data.images import ImageSet
 from resexp.data.official import official_set
@@ -132,11 +132,10 @@ def open_dataset(config: DataConfig) -> Dataset | ImageNet:
 
 
 def _open_arrays(config: ArrayData) -> Dataset:
-    home = data_home()
     survey = folder.Survey()
     if isinstance(config, FolderData):
         path = expanded(config.path)
-        survey = folder.survey(path, home / "cache")
+        survey = folder.survey(path)
         content, decode = f"folder-{survey.content}", lambda: folder.decode(path, config.resize)
         name = f"folder {path.name}"
     elif isinstance(config, CustomData):
@@ -145,8 +144,8 @@ def _open_arrays(config: ArrayData) -> Dataset:
         name, content, decode = "shapes", f"shapes-{shapes.content_key(config)}", lambda: shapes.generate(config)
     else:
         found = official_set(config)
-        name, content, decode = found.name, found.content, lambda: found.decode(found.find(config.path, home))
-    cache = home / "cache" / f"{content}-{config.resize or 'native'}"
+        name, content, decode = found.name, found.content, lambda: found.decode(found.find(config.path, data_home()))
+    cache = caches() / f"{content}-{config.resize or 'native'}"
     meta = _read_meta(cache)
     if meta is None:
         log.info(f"decoding {name} into {cache}")

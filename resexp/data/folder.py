@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from resexp.data.archive import contents, members
+from resexp.data.cache import caches
 from resexp.data.images import Digests, ImageSet, digests, resized
 from resexp.data.layout import Entry, Layout, find_layout
 from resexp.data.naming import counted, few
@@ -46,8 +47,8 @@ class Survey(Record):
     remarks: list[str] = Field(default_factory=list)
 
 
-def survey(path: Path, memory: Path) -> Survey:
-    """Look at a set, and remember in `memory` what was found for as long as names, sizes and times stay the same."""
+def survey(path: Path) -> Survey:
+    """Look at a set, and remember what was found for as long as names, sizes and times stay the same."""
     layout = _layout(path) if _check_path(path).is_dir() else None
     found = {path: path.stat()}
     if layout:
@@ -58,7 +59,7 @@ def survey(path: Path, memory: Path) -> Survey:
     stamp = hashlib.sha256(os.fsencode(path.resolve()) + f"{layout and layout.remarks}".encode())
     for name, file in files.items():
         stamp.update(name + f"\0{found[file].st_size}\0{found[file].st_mtime_ns}\0".encode())
-    known = memory / f".survey-{stamp.hexdigest()[:32]}"
+    known = caches() / f".survey-{stamp.hexdigest()[:32]}"
     try:
         if before := read_record(known, Survey):
             return before
@@ -70,7 +71,7 @@ def survey(path: Path, memory: Path) -> Survey:
         with file.open("rb") as stream:
             content.update(name + b"\0" + hashlib.file_digest(stream, "sha256").digest())
     survey = Survey(content=content.hexdigest()[:16], left_out=layout.left_out, remarks=layout.remarks)
-    memory.mkdir(parents=True, exist_ok=True)
+    known.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(known, survey.model_dump_json())
     return survey
 

@@ -63,14 +63,14 @@ def read_image(data: bytes) -> Decoded:
     UnreadableImageError, also where 32-bit values leave open what is white.
     """
     try:
-        check_work(data)
+        _check_work(data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_size(image.height, image.width)
+            _check_size(image.height, image.width)
             # The other picture in a phone's JPEG (MPO) is a preview.
             frames = getattr(image, "is_animated", False) and image.format != "MPO"
             transparent = image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255
             pixels = _rgb(image)
-            return Decoded(upright(pixels, _orientation(image)), bool(transparent), frames)
+            return Decoded(_upright(pixels, _orientation(image)), bool(transparent), frames)
     except (UnreadableImageError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -88,14 +88,14 @@ def decode(data: bytes, shorter_side: int | None = None) -> Pixels:
     photograph of 3000 pixels becomes one of 256. Raises UnreadableImageError.
     """
     try:
-        check_work(data)
+        _check_work(data)
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        check_size(height, width)
+        _check_size(height, width)
         if colours in ("Gray", "YCbCr", "RGB"):
             smaller: dict[str, int] = {}
             if shorter_side is not None and min(height, width) >= 4 * shorter_side:
                 smaller = {"min_factor": 2, "min_height" if height <= width else "min_width": 2 * shorter_side}
-            return upright(simplejpeg.decode_jpeg(data, fastdct=False, **smaller), orientation(data))
+            return _upright(simplejpeg.decode_jpeg(data, fastdct=False, **smaller), orientation(data))
     except ValueError:  # no JPEG, or one with faults, which Pillow may know better
         pass
     return read_image(data).pixels
@@ -117,7 +117,7 @@ def orientation(data: bytes) -> int:
     return 1
 
 
-def upright(pixels: Pixels, orientation: int) -> Pixels:
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
     """The image (H, W, 3) as it is to be seen: a camera writes its rows as they left the sensor."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
@@ -126,13 +126,13 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(pixels[::rows, ::columns])
 
 
-def check_size(height: int, width: int) -> None:
+def _check_size(height: int, width: int) -> None:
     """Raise UnreadableImageError where an image has too many pixels."""
     if height * width > MAX_PIXELS:
         raise UnreadableImageError(f"{width}x{height} pixels is over the limit of {MAX_PIXELS:,}; make it smaller")
 
 
-def check_work(data: bytes) -> None:
+def _check_work(data: bytes) -> None:
     """Raise UnreadableImageError where a file is made so that it takes minutes to decode."""
     if not len(data):
         raise UnreadableImageError("empty")

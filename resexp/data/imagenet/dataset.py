@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from resexp.config import ImageNetData, PreparedConfig
 from resexp.data.archive import MAX_BYTES
-from resexp.data.cache import data_home, read_arrays
+from resexp.data.cache import caches, read_arrays
 from resexp.data.imagenet.tree import PARTS, Part, Tree, open_tree
 from resexp.data.pixels import Pixels, decode
 from resexp.errors import UnreadableImageError, UserError, sanitize
@@ -62,10 +62,10 @@ class Prepared:
         return stored.reshape(*self.sizes[part][index], 3) if self.raw else stored
 
 
-def prepared_folder(memory: Path, tree: Tree, config: PreparedConfig) -> Path:
+def prepared_folder(tree: Tree, config: PreparedConfig) -> Path:
     """Where the images of `tree` prepared in this way lie, there or not."""
     kind = f"jpeg{config.quality}" if config.format == "jpeg" else "raw"
-    return memory / f"imagenet-{tree.fingerprint}-{config.side}-{kind}-v{VERSION}"
+    return caches() / f"imagenet-{tree.fingerprint}-{config.side}-{kind}-v{VERSION}"
 
 
 def read_meta(folder: Path) -> PreparedMeta | None:
@@ -165,17 +165,16 @@ def open_imagenet(config: ImageNetData) -> ImageNet:
     Raises UserError if it is missing, or not laid out as ImageNet is, or not prepared as asked. Slow work is
     logged.
     """
-    memory = data_home() / "cache"
-    tree = open_tree(expanded(config.path), memory).subset(config.classes)
-    prepared = open_prepared(memory, tree, config.cache) if config.cache else None
+    tree = open_tree(expanded(config.path)).subset(config.classes)
+    prepared = open_prepared(tree, config.cache) if config.cache else None
     found = {of.name: getattr(tree, of.name) for of in fields(Tree)}
     found["remarks"] = [f"{config.path}: {line}" for line in tree.remarks]
     return ImageNet(**found, config=config, prepared=prepared)
 
 
-def open_prepared(memory: Path, tree: Tree, config: PreparedConfig) -> Prepared:
+def open_prepared(tree: Tree, config: PreparedConfig) -> Prepared:
     """The images of `tree` prepared in this way. Raises UserError if they are not, or if they are damaged."""
-    folder = prepared_folder(memory, tree, config)
+    folder = prepared_folder(tree, config)
     if read_meta(folder) is None:
         raise UserError(f"{folder}: not there, and data.cache asks for it; run {COMMAND} first")
     arrays = read_arrays(folder / INDEX)

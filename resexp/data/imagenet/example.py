@@ -31,8 +31,10 @@ def make_example(root: Path, classes: int, train: int, val: int, seed: int, *, f
         raise UserError(f"{root}: exists, and is left as it is; name a new folder")
     wnids = [f"n{i + 1:08}" for i in range(classes)]
     rng = np.random.default_rng(seed)
-    enough = {"train_images": max(100, MAX_CLASSES * train), "test_images": max(100, MAX_CLASSES * val)}
-    drawn = shapes.generate(ShapesData(source="shapes", seed=seed, size=_SIDE, **enough))
+    enough_train, enough_val = (max(100, MAX_CLASSES * count) for count in (train, val))
+    drawn = shapes.generate(
+        ShapesData(source="shapes", seed=seed, size=_SIDE, train_images=enough_train, test_images=enough_val)
+    )
     for part, split, count in (("train", "train", train), ("val", "test", val)):
         for label, wnid in enumerate(wnids):
             (root / part / wnid).mkdir(parents=True)

@@ -28,9 +28,9 @@ from resexp.errors import UnreadableImageError, UserError
 
 LIGHTING = 0.1
 """Standard deviation of the amounts of light (Krizhevsky et al. 2012, section 4.1)."""
-_LOOK_S = 1.0
+_POLL_S = 1.0
 """Seconds between checks for stuck threads."""
-_PART_S = 2.0
+_JOIN_S = 2.0
 """How long threads are waited for at the end; one that is stuck dies with the process."""
 
 
@@ -93,13 +93,13 @@ class Pending:
         """
         loader = self._loader
         overdue: set[tuple[float, ImageRequest]] = set()
-        while futures.wait(self._images, min(_LOOK_S, loader.timeout)).not_done:
+        while futures.wait(self._images, min(_POLL_S, loader.timeout)).not_done:
             # Seen twice: where the process itself was stopped for a while, its threads get time to continue.
             again = overdue & (overdue := loader.overdue())
             if again:
-                _, want = min(again)
+                _, request = min(again)
                 raise UserError(
-                    f"{loader.dataset.file(want.part, want.image)}: did not come within {loader.timeout:g} s "
+                    f"{loader.dataset.file(request.part, request.image)}: did not come within {loader.timeout:g} s "
                     f"(data.timeout); see whether the disk or the network's file system hangs"
                 )
             loader.waiting()
@@ -137,15 +137,15 @@ class Loader:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def load(self, wants: Sequence[ImageRequest], out: Pixels | None = None) -> Pending:
-        """Begin to fill `out`, (n, crop, crop, 3), with one crop for each of the n wants.
+    def load(self, requests: Sequence[ImageRequest], out: Pixels | None = None) -> Pending:
+        """Begin to fill `out`, (n, crop, crop, 3), with one crop for each of the n requests.
 
         Without `out`, the images themselves are read, whatever their sizes: see `Pending.images`.
         """
-        assert out is None or (out.dtype == np.uint8 and out.shape == (len(wants), out.shape[1], out.shape[1], 3))
-        images: list[Future[_Read]] = [Future() for _ in wants]
-        for place, (image, want) in enumerate(zip(images, wants, strict=True)):
-            self._jobs.put((image, want, None if out is None else out[place]))
+        assert out is None or (out.dtype == np.uint8 and out.shape == (len(requests), out.shape[1], out.shape[1], 3))
+        images: list[Future[_Read]] = [Future() for _ in requests]
+        for place, (image, request) in enumerate(zip(images, requests, strict=True)):
+            self._jobs.put((image, request, None if out is None else out[place]))
         return Pending(self, images)
 
     def close(self) -> None:
@@ -155,45 +155,45 @@ class Loader:
                 self._jobs.get_nowait()
         for _ in self._threads:
             self._jobs.put(None)
-        latest = time.monotonic() + _PART_S
+        latest = time.monotonic() + _JOIN_S
         for thread in self._threads:
             thread.join(max(0.0, latest - time.monotonic()))
 
     def overdue(self) -> set[tuple[float, ImageRequest]]:
         """What has been read for too long, each with the time at which it was begun."""
         latest = time.monotonic() - self.timeout
-        return {(since, want) for since, want in list(self._busy.values()) if since < latest}
+        return {(since, request) for since, request in list(self._busy.values()) if since < latest}
 
     def _work(self) -> None:
         me = threading.get_ident()
         while (job := self._jobs.get()) is not None:
-            image, want, out = job
-            self._busy[me] = (time.monotonic(), want)
+            image, request, out = job
+            self._busy[me] = (time.monotonic(), request)
             try:
-                image.set_result(self._read(want, out))
+                image.set_result(self._read(request, out))
             except BaseException as error:  # it is raised where the batch is waited for
                 image.set_exception(error)
             del self._busy[me]
 
-    def _read(self, want: ImageRequest, out: Pixels | None) -> _Read:
+    def _read(self, request: ImageRequest, out: Pixels | None) -> _Read:
         try:
-            image = self.dataset.pixels(want.part, want.image, None if out is None else want.view.side)
+            image = self.dataset.pixels(request.part, request.image, None if out is None else request.view.side)
         except UnreadableImageError:
-            self._count_unreadable(want)
+            self._count_unreadable(request)
             if out is None:
                 return _Read(np.broadcast_to(self._colour, (*self.dataset.size, 3)), False)
             out[:] = self._colour
             return _Read(out, False)
         if out is None:
             return _Read(image, True)
-        out[:] = crop_resize(image, want.view.box(image.shape, len(out)), len(out), want.view.flip)
+        out[:] = crop_resize(image, request.view.box(image.shape, len(out)), len(out), request.view.flip)
         return _Read(out, True)
 
-    def _count_unreadable(self, want: ImageRequest) -> None:
+    def _count_unreadable(self, request: ImageRequest) -> None:
         """Raise UserError if there are too many."""
-        dataset, part = self.dataset, want.part
+        dataset, part = self.dataset, request.part
         with self._lock:
-            dataset.unreadable.add(dataset.shown(part, want.image))
+            dataset.unreadable.add(dataset.shown(part, request.image))
             names = sorted(name for name in dataset.unreadable if name.startswith(f"{part}/"))
         share = dataset.config.max_unreadable
         if len(names) > share * dataset.images(part):

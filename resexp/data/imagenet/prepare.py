@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 
 from resexp.config import PreparedConfig
-from resexp.data.cache import building, data_home, write_arrays
+from resexp.data.cache import building, write_arrays
 from resexp.data.imagenet.dataset import DATA, INDEX, META, ImageNet, PreparedMeta, prepared_folder, read_meta
 from resexp.data.imagenet.tree import PARTS, Part
 from resexp.data.imagenet.views import resize
@@ -58,7 +58,7 @@ def prepare(dataset: ImageNet, config: PreparedConfig, progress: Callable[[int, 
 
     Raises UserError if the disk is too small. `progress` hears (images done, images in all).
     """
-    folder = prepared_folder(data_home() / "cache", dataset, config)
+    folder = prepared_folder(dataset, config)
     with locked(folder.with_name(f".{folder.name}.lock"), f"the cache {folder}"):
         try:
             if read_meta(folder) is not None:

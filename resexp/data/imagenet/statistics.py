@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from resexp.data.cache import data_home, read_arrays, write_arrays
+from resexp.data.cache import caches, read_arrays, write_arrays
 from resexp.data.imagenet.dataset import ImageNet
 from resexp.data.imagenet.loader import ImageRequest, Loader
 from resexp.data.imagenet.views import centre
@@ -50,7 +50,7 @@ def statistics(dataset: ImageNet) -> Statistics:
     """
     config = dataset.config
     source = dataset.prepared.folder.name if dataset.prepared else f"imagenet-{dataset.fingerprint}"
-    file = data_home() / "cache" / f"{source}-mean-v{_VERSION}-{config.crop}-{config.val_resize}.npz"
+    file = caches() / f"{source}-mean-v{_VERSION}-{config.crop}-{config.val_resize}.npz"
     with locked(file.with_name(f".{file.name}.lock"), "the mean image", wait=True):
         if (known := read_arrays(file)) is not None:
             return Statistics(**known)
@@ -69,9 +69,9 @@ def _take(dataset: ImageNet) -> Statistics:
     images = 0
     with Loader(dataset, config.workers or cores(), config.timeout) as loader:
         for start in range(0, len(chosen), _BATCH):
-            wants = [ImageRequest("train", int(image), view) for image in chosen[start : start + _BATCH]]
-            unreadable = loader.load(wants, buffer[: len(wants)]).wait()
-            batch = np.delete(buffer[: len(wants)], unreadable, axis=0)
+            requests = [ImageRequest("train", int(image), view) for image in chosen[start : start + _BATCH]]
+            unreadable = loader.load(requests, buffer[: len(requests)]).wait()
+            batch = np.delete(buffer[: len(requests)], unreadable, axis=0)
             total += batch.sum(axis=0, dtype=np.int64)
             colours = batch.reshape(-1, 3).astype(np.float64)
             products += colours.T @ colours

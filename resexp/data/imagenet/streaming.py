@@ -107,15 +107,17 @@ class StreamingInput:
         slot = self._slots[step % STEPS_AHEAD]
         if slot.copied is not None:
             slot.copied.synchronize()
-        wants, labels = list[ImageRequest](), self._dataset.labels("train")
+        requests, labels = list[ImageRequest](), self._dataset.labels("train")
         epochs, within = np.divmod(step * self._config.train.batch_size + self._within, len(self._dataset.train_index))
         for epoch in np.unique(epochs):
             plan, here = self._plan(int(epoch)), epochs == epoch
             images, places = plan.image[within[here]], np.flatnonzero(here)
             slot.labels[places] = torch.from_numpy(labels[images])
             slot.light[places] = torch.from_numpy(plan.lighting[within[here]])
-            wants += [ImageRequest("train", int(i), plan.view(at)) for i, at in zip(images, within[here], strict=True)]
-        slot.step, slot.pending = step, self.loader.load(wants, slot.images.numpy())
+            requests += [
+                ImageRequest("train", int(i), plan.view(at)) for i, at in zip(images, within[here], strict=True)
+            ]
+        slot.step, slot.pending = step, self.loader.load(requests, slot.images.numpy())
 
     def batch(self, step: Tensor) -> tuple[Tensor, Tensor]:
         """See InMemoryInput; `step` is the one that was prepared last."""

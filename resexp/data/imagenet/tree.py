@@ -1,4 +1,4 @@
-"""The index of a folder of images: what lies in `train/` and `val/`, looked at once and remembered."""
+"""The index of a folder of images: what lies in `train/` and `val/`, listed at once and remembered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from resexp.config.study import hint
 from resexp.data.archive import walk
-from resexp.data.cache import read_arrays, write_arrays
+from resexp.data.cache import caches, read_arrays, write_arrays
 from resexp.data.imagenet.labels import label_files, val_wnids
 from resexp.data.naming import (
     READ,
@@ -47,7 +47,7 @@ Part = Literal["train", "val"]
 PARTS: tuple[Part, Part] = ("train", "val")
 _VERSION = 4
 _DEPTH = 4
-"""Levels of folders in which `train/` and `val/` are looked for; Kaggle's lie in ILSVRC/Data/CLS-LOC."""
+"""Levels of folders in which `train/` and `val/` are listed for; Kaggle's lie in ILSVRC/Data/CLS-LOC."""
 _SCANNERS = 16
 """Class folders that are read at once: on a network's file system each is waited for."""
 
@@ -84,7 +84,7 @@ class Tree:
     """Names of the class folders (ImageNet's wnids), sorted; labels are places in this list."""
     files: dict[Part, Files]
     folders: list[str]
-    """All folders that were looked into, from `root`."""
+    """All folders that were listed into, from `root`."""
     left_out: dict[str, int]
     """How many files are not among the images, by their suffix."""
     remarks: list[str]
@@ -128,15 +128,15 @@ class Tree:
         return dataclasses.replace(self, classes=[self.classes[i] for i in kept], files=files)
 
 
-def open_tree(given: Path, memory: Path) -> Tree:
+def open_tree(given: Path) -> Tree:
     """The images below `given`, or a folder in it that holds `train/` and `val/`.
 
-    Their index lies in the folder `memory`, and is read where no folder has changed since. Raises UserError if the
-    images are not laid out as ImageNet's are. Slow work is logged.
+    Their index is a cache, and is read where no folder has changed since. Raises UserError if the images are not laid
+    out as ImageNet's are. Slow work is logged.
     """
     root = _root(given)
     labels = label_files(root, given)
-    index = memory / f"imagenet-index-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}.npz"
+    index = caches() / f"imagenet-index-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}.npz"
     with locked(index.with_name(f".{index.name}.lock"), "the index", wait=True):
         tree = _read(index, root, labels)
         if tree is None:
@@ -157,7 +157,7 @@ def _root(given: Path) -> Path:
             if len(found) > 1:
                 raise UserError(f"{given}: train/ and val/ are in {few(list(map(str, found)))}; name one in data.path")
             return found[0]
-        # Where one of them is, the other is missed, and not looked for among the classes.
+        # Where one of them is, the other is missed, and not listed for among the classes.
         level = [child for folder in level for child in _children(folder) if child.name not in PARTS]
     missing = next(part for part in PARTS if not (given / part).is_dir())
     here = [child.name for child in _children(given)]
@@ -214,7 +214,7 @@ def _write(index: Path, tree: Tree, labels: Sequence[Path]) -> None:
 
 
 @dataclass
-class _Found:
+class _Listing:
     """What lies in a folder and below it, by names from there."""
 
     files: list[File] = dataclasses.field(default_factory=list)
@@ -224,9 +224,9 @@ class _Found:
     """Files that are no images."""
 
 
-def _look(root: Path, place: str) -> _Found:
+def _list(root: Path, place: str) -> _Listing:
     """What lies in a folder of the tree. Links are followed, but not to folders above."""
-    found = _Found()
+    found = _Listing()
     folder = root / place
     for name, entry in walk(folder, lambda name: is_hidden(*name.split("/")), above=(root, folder.parent)):
         if name.endswith("/"):
@@ -257,15 +257,15 @@ def _scan(root: Path, labels: Sequence[Path]) -> Tree:
         _same_classes(root, classes, folders["val"])
     places = [f"train/{wnid}" for wnid in classes] + (["val"] if flat else [f"val/{wnid}" for wnid in classes])
     with ThreadPoolExecutor(_SCANNERS) as pool:
-        looked = dict(zip(places, pool.map(functools.partial(_look, root), places), strict=True))
-    for place, found in looked.items():
+        listed = dict(zip(places, pool.map(functools.partial(_list, root), places), strict=True))
+    for place, found in listed.items():
         if not found.files:
             raise UserError(
                 f"{root / place}: no images{' and no class folders' if place == 'val' else ''} ({READ})"
                 f"{_instead(found.others)}; fill the folder, or move it elsewhere"
             )
         others += [f"{place}/{name}" for name in found.others]
-    train, val = ([found.files for place, found in looked.items() if place.startswith(part)] for part in PARTS)
+    train, val = ([found.files for place, found in listed.items() if place.startswith(part)] for part in PARTS)
     in_folders = [os.fsencode(f"{wnid}/") for wnid in classes]
     if flat:
         val = _by_labels(root, classes, labels, *val)
@@ -277,7 +277,7 @@ def _scan(root: Path, labels: Sequence[Path]) -> Tree:
         root,
         classes,
         {"train": _files(train, in_folders), "val": _files(val, [b""] * len(classes) if flat else in_folders)},
-        [*PARTS, *looked, *(f"{place}/{name}" for place, found in looked.items() for name in found.folders)],
+        [*PARTS, *listed, *(f"{place}/{name}" for place, found in listed.items() for name in found.folders)],
         dict(left_out),
         [f"{name}/ next to train/ and val/ is left out" for name in beside]
         + ([left_out_line(left_out, list(map(sanitize, others)))] if others else []),
