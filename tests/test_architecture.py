@@ -35,7 +35,7 @@ def modules() -> list[Path]:
 
 
 def part(module: str) -> str:
-    """The room of a dotted module name: ``resexp.data.cifar`` is in data."""
+    """The room of a dotted module name: ``resexp.data.official`` is in data."""
     return module.split(".")[1] if "." in module else "resexp"
 
 
