@@ -243,13 +243,13 @@ class Plot:
         self.figure.text(0.01, 0, "\n".join(lines), **look)
         return Bbox([[0, -NOTE_LINE * (len(lines) + 0.5 * bool(lines))], [width, height]])
 
-    def _scales(self, axes: Axes) -> str:
+    def _scales(self, axes: Axes) -> dict[str, str]:
         """Where a panel lies in its SVG and what its axes show, as attributes for the page's script."""
         points, height = 72 / self.figure.dpi, self.figure.get_size_inches()[1] * 72
         box = axes.get_window_extent()
         corners = (box.x0 * points, height - box.y0 * points, box.x1 * points, height - box.y1 * points)
-        x, y = (' data-{}="{:.8g} {:.8g} {}"'.format(n, *getp(axes, f"{n}lim"), getp(axes, f"{n}scale")) for n in "xy")
-        return f" data-box='{' '.join(f'{corner:.2f}' for corner in corners)}'{x}{y}"
+        ends = {f"data-{n}": "{:.8g} {:.8g} {}".format(*getp(axes, f"{n}lim"), getp(axes, f"{n}scale")) for n in "xy"}
+        return {"data-box": " ".join(f"{corner:.2f}" for corner in corners), **ends}
 
     def _entries(self) -> list[Entry]:
         found: dict[str, Artist] = {}

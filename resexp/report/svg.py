@@ -1,6 +1,6 @@
 """Matplotlib's SVG files made small enough for the page: shared styles, short paths, no metadata.
 
-A figure of 60 kB becomes one of 15 kB. What matplotlib calls ``mark3`` gets the class and the tooltip of that mark,
+A figure becomes less than half as large. What matplotlib calls ``mark3`` gets the class and the tooltip of that mark,
 ``panel0`` its place and its scales, and a tick the class ``t``. The page's script finds them by that.
 """
 
@@ -14,6 +14,7 @@ from html import escape
 from urllib.parse import quote
 
 SVG, HREF = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
+GROUP, DEFS = f"{SVG}g", f"{SVG}defs"
 _USED = re.compile(r"#([\w.-]+)\)?$")
 _LEGIBLE = " !$()*+,-./:;=?@[]_{|}~"
 """Letters that a data: URL may hold as they are."""
@@ -39,17 +40,17 @@ class Compact:
     """Decimals of a point. One is finer than a screen shows; two stay fine where a reader zooms in tenfold."""
     marks: Mapping[str, Mark] = field(default_factory=dict)
     """By matplotlib's id."""
-    panels: Mapping[str, str] = field(default_factory=dict)
+    panels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Attributes of the panels, by matplotlib's id."""
-    names: dict[str, str] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)
     """New ids by old ones."""
-    looks: dict[str, str] = field(default_factory=dict)
+    styles: dict[str, str] = field(default_factory=dict)
     """Classes by what they declare."""
 
     def inline(self, file: bytes, cut: float) -> str:
         """The figure for the page: without background, legend and note, and without the `cut` lowest points."""
         root = ET.fromstring(file)
-        for parent in list(root.iter(f"{SVG}g")):
+        for parent in list(root.iter(GROUP)):
             for child in list(parent):
                 if child.get("id") in ("patch_1", "legend_1", "note"):
                     parent.remove(child)
@@ -65,83 +66,62 @@ class Compact:
         return f'<svg xmlns="{SVG[1:-1]}" {size} style="{look}" stroke-linejoin="round">{self._body(root)}</svg>'
 
     def _body(self, root: ET.Element) -> str:
+        _share_styles(root)
         used = {found[1] for node in root.iter() for value in node.attrib.values() if (found := _USED.search(value))}
-        self.names = {name: f"{self.prefix}_{number}" for number, name in enumerate(sorted(used))}
-        nodes = [_Node(child, self) for child in root if child.tag in (f"{SVG}g", f"{SVG}defs")]
-        self.looks = {}
-        body = "".join(node.text({}, self) for node in nodes)
-        rules = "".join(f".{name}{{{declared}}}" for declared, name in self.looks.items())
+        self.ids = {name: f"{self.prefix}_{number}" for number, name in enumerate(sorted(used))}
+        body = "".join(self._element(child) for child in root if child.tag in (GROUP, DEFS))
+        rules = "".join(f".{name}{{{declared}}}" for declared, name in self.styles.items())
         return f"<style>{rules}</style>{body}"
 
-    def look(self, style: Mapping[str, str]) -> str:
-        """The class of a style."""
-        declared = ";".join(f"{name}:{value}" for name, value in style.items())
-        return self.looks.setdefault(declared, f"{self.prefix}-{len(self.looks)}")
-
-
-class _Node:
-    """An element and what it needs to look as it does."""
-
-    def __init__(self, node: ET.Element, made: Compact) -> None:
-        self.tag = node.tag.removeprefix(SVG)
-        self.children = [_Node(child, made) for child in node if child.tag != f"{SVG}style"]
-        self.words = escape((node.text or "").strip(), quote=False)
-        self.style = _declared(node.get("style", ""), made.ink)
-        self.attributes: dict[str, str] = {}
-        for name, value in node.attrib.items():
-            self._take(name, value, made)
-        own = node.get("id", "")
-        mark = made.marks.get(own)
-        self.tip, self.more = mark.tip if mark else "", made.panels.get(own, "")
-        if mark or re.match("[xy]tick_", own):
-            self.attributes["class"] = mark.classes if mark else "t"
-        if self.tag == "g":
-            self._gather()
-
-    def _take(self, name: str, value: str, made: Compact) -> None:
-        if name == HREF:
-            self.attributes["href"] = f"#{made.names[value[1:]]}"
-        elif name == "clip-path":
-            self.style[name] = f"url(#{made.names[value[5:-1]]})"
-        elif name == "id" and value in made.names:
-            self.attributes[name] = made.names[value]
-        elif name == "d":
-            self.attributes[name] = _path(value, made.digits)
-        elif name in ("x", "y", "width", "height") or (name == "transform" and "rotate(-0 " not in value):
-            self.attributes[name] = _short(value, 2)
-
-    def _gather(self) -> None:
-        """Take over the style that everything drawn in a group has in common."""
-        drawn = [child for child in self.children if child.tag != "defs"]
-        if len(drawn) < 2:
-            return
-        common = set.intersection(*(set(child.style.items()) for child in drawn))
-        common = {pair for pair in common if pair[0] != "opacity"}  # that of a group is another thing
-        self.style |= dict(sorted(common))
-        for child in drawn:
-            child.style = {name: value for name, value in child.style.items() if (name, value) not in common}
-
-    def text(self, inherited: Mapping[str, str], made: Compact) -> str:
-        """The element, without the style that it inherits."""
-        whole = {**inherited, **self.style}
-        below: Mapping[str, str] = {} if self.tag == "defs" else whole
-        inside = "".join(child.text(below, made) for child in self.children) + self.words
-        unseen = self.tag == "path" and whole.get("fill") == "none" and "stroke" not in whole and inherited
-        if (
-            unseen
-            or (self.tag == "path" and not self.attributes.get("d"))
-            or (self.tag in ("g", "defs") and not inside)
-        ):
+    def _element(self, node: ET.Element) -> str:
+        """An element and all that it holds; nothing for one that draws nothing."""
+        inside = "".join(self._element(child) for child in node if child.tag != f"{SVG}style")
+        inside += escape((node.text or "").strip(), quote=False)
+        attributes = self._attributes(node)
+        if (node.tag in (GROUP, DEFS) and not inside) or attributes.get("d") == "":
             return ""
-        attributes = dict(self.attributes)
-        if style := {name: value for name, value in self.style.items() if inherited.get(name) != value}:
-            attributes["class"] = " ".join(filter(None, (attributes.get("class"), made.look(style))))
-        if self.tag == "g" and not (attributes or self.more):
+        if node.tag == GROUP and not attributes:
             return inside
-        listed = [f" {name}='{escape(value)}'" for name, value in attributes.items()]
-        title = f"<title>{escape(self.tip)}</title>" if self.tip else ""
-        end = f">{title}{inside}</{self.tag}>" if title or inside else "/>"
-        return f"<{self.tag}{''.join(listed)}{self.more}{end}"
+        mark = self.marks.get(node.get("id", ""))
+        if mark and mark.tip:
+            inside = f"<title>{escape(mark.tip)}</title>{inside}"
+        tag = node.tag.removeprefix(SVG)
+        listed = "".join(f" {name}='{escape(value)}'" for name, value in attributes.items())
+        return f"<{tag}{listed}>{inside}</{tag}>" if inside else f"<{tag}{listed}/>"
+
+    def _attributes(self, node: ET.Element) -> dict[str, str]:
+        """What is kept of an element's attributes, and what the page adds."""
+        own = node.get("id", "")
+        found = dict(self.panels.get(own, {}))
+        style = _declared(node.get("style", ""), self.ink)
+        for name, value in node.attrib.items():
+            if name == HREF:
+                found["href"] = f"#{self.ids[value[1:]]}"
+            elif name == "clip-path":
+                style[name] = f"url(#{self.ids[value[5:-1]]})"
+            elif name == "id" and value in self.ids:
+                found[name] = self.ids[value]
+            elif name == "d":
+                found[name] = _path(value, self.digits)
+            elif name in ("x", "y", "width", "height") or (name == "transform" and "rotate(-0 " not in value):
+                found[name] = _short(value, 2)
+        classes = [self.marks[own].classes] if own in self.marks else ["t"] if re.match("[xy]tick_", own) else []
+        if style:
+            declared = ";".join(f"{name}:{value}" for name, value in style.items())
+            classes.append(self.styles.setdefault(declared, f"{self.prefix}-{len(self.styles)}"))
+        return found | ({"class": " ".join(classes)} if classes else {})
+
+
+def _share_styles(root: ET.Element) -> None:
+    """Give each group the style and the clipping that all in it have. Opacity is another thing for a whole group."""
+    for group in reversed(list(root.iter(GROUP))):
+        drawn = [child for child in group if child.tag != DEFS]
+        for name in ("style", "clip-path"):
+            first = drawn[0].get(name, "") if len(drawn) > 1 and name not in group.attrib else ""
+            if first and not re.search("(^|; )opacity", first) and all(child.get(name) == first for child in drawn):
+                group.set(name, first)
+                for child in drawn:
+                    del child.attrib[name]
 
 
 def _size(root: ET.Element) -> tuple[float, float]:
@@ -165,25 +145,17 @@ def _short(text: str, digits: int) -> str:
 
 def _path(d: str, digits: int) -> str:
     """Lines as steps: ``M 1 2 L 3 4 L 5 4 z`` becomes ``M1 2l2 2 2 0z``. Curves stay as they are."""
-    tokens = d.split()
-    if set(tokens) & {"C", "Q"}:
-        return _short(" ".join(tokens), 1)
-    found, x, y, before = list[str](), 0.0, 0.0, ""
-    rest = iter(tokens)
-    for letter in rest:
-        if letter == "z":
-            found.append("z")
-        else:
-            to_x, to_y = round(float(next(rest)), digits), round(float(next(rest)), digits)
-            if letter == "M":
-                found.append(f"M{_number(to_x, digits)} {_number(to_y, digits)}")
-            else:
-                start = " " if before == "L" else "l"
-                found.append(f"{start}{_number(to_x - x, digits)} {_number(to_y - y, digits)}")
-            x, y = to_x, to_y
-        before = letter
-    path = "".join(found).replace(" -", "-")
-    return path if path.strip("M -.0123456789") else ""  # a point alone draws nothing
+    if set(d) & {"C", "Q"}:
+        return _short(" ".join(d.split()), 1)
+    if not set(d) & {"L", "z"}:
+        return ""
+    found = ""
+    for part in d.split("M")[1:]:
+        numbers = [round(float(word), digits) for word in part.split() if word not in ("L", "z")]
+        steps = [after - before for before, after in zip(numbers, numbers[2:], strict=False)]  # of x and y in turn
+        start, lines = (" ".join(_number(value, digits) for value in values) for values in (numbers[:2], steps))
+        found += f"M{start}{lines and f'l{lines}'}" + "z" * ("z" in part)
+    return found.replace(" -", "-")
 
 
 def data_url(kind: str, text: str, legible: str = "") -> str:
