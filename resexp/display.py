@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from rich.console import Console
 from rich.markup import escape
@@ -75,15 +74,13 @@ def _summary(run: Run, problem: str) -> str:
 class Display(ABC):
     """What shows a sweep while it runs, and estimates the time left from the cost done so far."""
 
-    @contextlib.contextmanager
-    def sweep(self, runs: Sequence[tuple[Run, float]], skipped: int) -> Iterator[None]:
-        """Show the sweep of these runs, each with its cost, until the context ends."""
+    def sweep(self, runs: Sequence[tuple[Run, float]], skipped: int) -> AbstractContextManager[object]:
+        """Show the sweep of these runs, each with its cost, until the context that is returned ends."""
         self.runs, self.ended_runs = len(runs), 0
         self.cost = {run.folder: cost for run, cost in runs}
         self.done = {run.folder: run.status().share * cost for run, cost in runs}
         self.started, self.done_at_start = time.monotonic(), sum(self.done.values())
-        with self._begin(skipped):
-            yield
+        return self._begin(skipped)
 
     @abstractmethod
     def _begin(self, skipped: int) -> AbstractContextManager[object]:
@@ -182,7 +179,7 @@ class Lines(Display):
 
     def _begin(self, skipped: int) -> AbstractContextManager[None]:
         log.info(f"{self.runs} to train, {skipped} finished before")
-        return contextlib.nullcontext()
+        return nullcontext()
 
     def update(self, running: list[Run]) -> None:
         """Log a line when a run has passed a quarter of its steps."""
@@ -192,12 +189,9 @@ class Lines(Display):
             self._set_done(run, status.share)
             if status.steps and quarter < 4 and quarter > self.quarters.get(run.folder, -1):
                 self.quarters[run.folder] = quarter
-                parts = [f"step {status.step:,}/{status.steps:,}", speed(status)]
-                if status.train_error is not None:
-                    parts.insert(1, f"training error {percent(status.train_error)}")
-                if left := duration(self._left):
-                    parts.append(f"{left} left in all")
-                log.info(f"{run.name}: {', '.join(part for part in parts if part)}")
+                error, left = percent(status.train_error), duration(self._left)
+                words = (error and f"training error {error}", speed(status), left and f"{left} left in all")
+                log.info(", ".join([f"{run.name}: step {status.step:,}/{status.steps:,}", *filter(None, words)]))
 
     def ended(self, run: Run, problem: str) -> None:
         """Log how the run ended."""
