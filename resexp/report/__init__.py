@@ -14,7 +14,7 @@ except UnicodeDecodeError as error:
     raise UserError(f"matplotlibrc: {error}; save your settings of matplotlib as UTF-8") from None
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -29,6 +29,7 @@ from resexp.report.probes import Section, inside
 from resexp.report.stats import Net, RunRecord, frame
 from resexp.report.summary import Summary, summarise
 from resexp.report.together import Together
+from resexp.report.verdict import Verdict
 from resexp.runs.store import StudyFolder
 from resexp.utils.files import write_all
 from resexp.utils.parallel import parallel_map
@@ -67,16 +68,11 @@ def build_report(study: StudyFolder, to: Path, *, slide: Slide | None = None, re
     if (study.folder / "report").is_symlink():
         raise UserError(f"{study.folder / 'report'}: a link, which the report would be written through; remove it")
     summary, sections, remarks = read(study)
-    plots = draw(summary)
+    plots = draw(summary, slide)
     for section in sections:
         for name, plot in section.plots.items():
             plot.note, plots[name] = section.caption, plot
     figures, files = _files(plots, summary.name)
-    if slide:
-        nets = [net for net in summary.nets if net.family in summary.drawn]
-        size, title = slide.inches, slide.title or summary.seen
-        plot = depth_plot(nets, "running", summary.verdict.families, size, title)
-        files |= _slide(plot, slide, summary.name)
     files["summary.csv"] = page.csv(summary)
     files["runs.csv"] = frame([(record.run, record) for record in summary.records]).to_csv(index=False)
     files["summary.md"] = page.markdown(summary, sections, remarks)
@@ -91,7 +87,8 @@ def read(study: StudyFolder) -> tuple[Summary, list[Section], list[str]]:
     summary = summarise(study)
     sections, remarks = inside(study, summary)
     if finding := next((section.finding for section in sections if section.finding), ""):
-        summary = summary.found(finding)
+        verdict = Verdict(finding, families=summary.verdict.families)
+        summary = replace(summary, finding=finding, verdict=verdict, controls=[])
     if found := tuning.section(summary.judged):
         sections.insert(0, found)
     return summary, sections, remarks
@@ -108,11 +105,7 @@ def build_comparison(
     if any((folder / "study.json").exists() for folder in (to, to.parent)):
         raise UserError(f"{to}: a study or its own page is there; name another folder with --out")
     found = together.together(studies)
-    figures, files = _files(draw_together(found), found.title)
-    if slide:
-        nets, looks = found.nets(), found.looks()
-        plot = depth_plot(nets, "running", list(looks), slide.inches, slide.title or found.seen, looks=looks)
-        files |= _slide(plot, slide, found.title)
+    figures, files = _files(draw_together(found, slide), found.title)
     data = together.data(found)
     files |= {**data, "summary.md": together.markdown(found)}
     files["index.html"] = together.html(found, figures, data, reload)
@@ -124,7 +117,7 @@ def _files(plots: Mapping[str, Plot], study: str) -> tuple[dict[str, OnPage], di
     """The figures as the page shows them, and as files."""
     for number, plot in enumerate(plots.values()):
         plot.prefix = f"{ascii_lowercase[number % 26]}{number // 26 or ''}"
-        plot.note = f"{study}: {plot.note}"
+        plot.note = plot.note and f"{study}: {plot.note}"
     figures, files = dict[str, OnPage](), dict[str, str | bytes]()
     for name, (made, on_page) in zip(plots, parallel_map(Plot.files, list(plots.values()), 12), strict=True):
         files |= {f"figures/{name}.{kind}": content for kind, content in made.items()}
@@ -132,22 +125,22 @@ def _files(plots: Mapping[str, Plot], study: str) -> tuple[dict[str, OnPage], di
     return figures, files
 
 
-def _slide(plot: Plot, slide: Slide, name: str) -> dict[str, bytes]:
-    """The files of the main figure as a slide, with a line that says what it shows."""
+def _as_slide(plot: Plot, slide: Slide, name: str) -> Plot:
+    """The main figure with a line that says what it shows."""
     if slide.ylim:
         plot.axes.set_ylim(*slide.ylim)
-    plot.note = ""  # which would add to the size
+    plot.dpi, plot.note = slide.dpi, ""  # a note would add to the size
     words = f"{name}: running training error; points are means over seeds, bars one standard deviation"
     look: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": "x-small"}
     plot.axes.annotate(words, (0, 0), (0, -3 * LINE), va="top", annotation_clip=False, **look)
-    return {f"figures/slide.{kind}": content for kind, content in plot.files(slide.dpi)[0].items()}
+    return plot
 
 
-def draw(summary: Summary) -> dict[str, Plot]:
+def draw(summary: Summary, slide: Slide | None = None) -> dict[str, Plot]:
     """The figures of the training by name."""
     nets = [net for net in summary.nets if net.family in summary.drawn]
     records = [record for record in summary.records if record.whole and record.family in summary.drawn]
-    plots = _over_depth(nets, summary.verdict.families, summary.seen)
+    plots = _over_depth(nets, summary.verdict.families, summary.name, summary.seen, slide)
     if summary.controls:
         plots["controls"] = controls_plot(summary.controls[:MOST])
     ends = _ends(records)
@@ -156,10 +149,10 @@ def draw(summary: Summary) -> dict[str, Plot]:
     return plots
 
 
-def draw_together(found: Together) -> dict[str, Plot]:
+def draw_together(found: Together, slide: Slide | None) -> dict[str, Plot]:
     """The figures of several studies by name: the studies in one, and each on the same error axes."""
     looks = found.looks()
-    plots = _over_depth(found.nets(), list(looks), found.seen, looks)
+    plots = _over_depth(found.nets(), list(looks), found.title, found.seen, slide, looks)
     top = plots["depth-running"].axes.get_ylim()[1]
     records = {
         name: [record for record in study.records if record.whole and record.family in together.judged(study)]
@@ -179,13 +172,22 @@ def draw_together(found: Together) -> dict[str, Plot]:
 
 
 def _over_depth(
-    nets: Sequence[Net], judged: Sequence[str], title: str, looks: Mapping[str, dict[str, Any]] | None = None
+    nets: Sequence[Net],
+    judged: Sequence[str],
+    name: str,
+    seen: str,
+    slide: Slide | None,
+    looks: Mapping[str, dict[str, Any]] | None = None,
 ) -> dict[str, Plot]:
-    """The figures of errors against depth; the first is the main one."""
-    return {
-        f"depth-{metric}": depth_plot(nets, metric, judged, size, words, looks=looks)
-        for metric, size, words in (("running", LARGE, title), ("clean", SMALL, ""), ("test", SMALL, ""))
+    """The figures of errors against depth; the first is the main one, which a slide has, too."""
+    plots = {
+        f"depth-{metric}": depth_plot(nets, metric, judged, size, title, looks=looks)
+        for metric, size, title in (("running", LARGE, seen), ("clean", SMALL, ""), ("test", SMALL, ""))
     }
+    if slide:
+        plot = depth_plot(nets, "running", judged, slide.inches, slide.title or seen, looks=looks)
+        plots["slide"] = _as_slide(plot, slide, name)
+    return plots
 
 
 def _ends(records: Sequence[RunRecord]) -> tuple[float, float]:

@@ -93,12 +93,9 @@ def _sentence(net: Drawn, parts: Sequence[Part]) -> str:
 
 
 def _legend(axes: Axes, middle: float, y: float) -> None:
-    styles: tuple[tuple[float, Any, str], ...] = (
-        (middle - 1.55, "-", "shortcut"),
-        (middle - 0.4, ":", "shortcut, dimensions change"),
-    )
-    for x, style, text in styles:
-        axes.add_line(Line2D([x, x + 0.3], [y, y], color=INK, linewidth=0.9, linestyle=style))
+    for x, style, text in ((middle - 1.55, "-", "shortcut"), (middle - 0.4, ":", "shortcut, dimensions change")):
+        look: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": style}
+        axes.add_line(Line2D([x, x + 0.3], [y, y], **look))
         axes.text(x + 0.38, y, text, fontsize=8, va="center_baseline", color=SOFT)
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import io
 import re
 import textwrap
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -140,21 +142,20 @@ class Plot:
         """What a saved figure says below itself: its study, what is drawn, and how."""
         self.zooms = False
         """Whether the page lets a reader zoom in."""
-        self.series: list[str] = []
-        """As legends name them; the page can hide each."""
+        self.dpi = 150
+        """Pixels per inch of its PNG."""
+        self.series: dict[str, bool] = {}
+        """Whether they are the paper's, by their names in legends; the page can hide each."""
         self.marks: dict[str, Mark] = {}
-        self.papers: set[str] = set()
-        """Series of the paper's own numbers."""
 
-    def mark(self, series: str, tip: str = "", paper: bool = False) -> str:
-        """An id for an artist that belongs to a `series` and whose tooltip is `tip`."""
-        if series not in self.series:
-            self.series.append(series)
-        if paper:
-            self.papers.add(series)
-        classes = f"s s{self.series.index(series)}" + " paper" * paper
+    def mark(self, series: str, tip: str = "", paper: bool = False, part: str = "s") -> str:
+        """An id for an artist that belongs to a `series` and whose tooltip is `tip`.
+
+        On the page its class is `part`: ``s``, or ``end`` for what is hidden where a reader zooms in.
+        """
+        self.series.setdefault(series, paper)
         name = f"mark{len(self.marks)}"
-        self.marks[name] = Mark(classes, tip)
+        self.marks[name] = Mark(f"{part} s{list(self.series).index(series)}" + " paper" * paper, tip)
         return name
 
     def line(
@@ -173,12 +174,11 @@ class Plot:
 
     def legend(self, columns: int, fontsize: str = "medium", **look: Any) -> None:
         """Add the legend below the panels, in fewer columns where it would be wider than the figure."""
-        while True:
-            legend = self.figure.legend(loc="outside lower center", ncols=columns, fontsize=fontsize, **look)
-            if columns == 1 or legend.get_window_extent().width <= self.figure.bbox.width:
+        for number in range(columns, 0, -1):
+            legend = self.figure.legend(loc="outside lower center", ncols=number, fontsize=fontsize, **look)
+            if number == 1 or legend.get_window_extent().width <= self.figure.bbox.width:
                 return
             legend.remove()
-            columns -= 1
 
     def rows(self, names: Sequence[str]) -> None:
         """Name the rows of the y axis, the first at the top."""
@@ -200,20 +200,20 @@ class Plot:
         look: dict[str, Any] = {"va": "center", "fontsize": "small", "annotation_clip": False}
         for (x, y, words, colour, series), place in placed:
             offset = (place - max(0.0, over) - float(transform.transform((x, y))[1])) / dots
-            gid = self.mark(series)
-            self.marks[gid] = Mark(self.marks[gid].classes.replace("s ", "end ", 1))  # hidden where a reader zooms in
+            gid = self.mark(series, part="end")
             self.axes.annotate(words, (x, y), (9, offset), textcoords="offset points", color=colour, gid=gid, **look)
 
     @styled
-    def files(self, dpi: int = 150) -> tuple[dict[str, bytes], OnPage]:
+    def files(self) -> tuple[dict[str, bytes], OnPage]:
         """The figure on white as a PNG, an SVG and a PDF file, and as the page shows it."""
         for number, axes in enumerate(self.figure.axes):
             axes.set_gid(f"panel{number}")
         area = self._with_note()
         found = {}
+        look: dict[str, Any] = {"dpi": self.dpi, "bbox_inches": area, "facecolor": "white"}
         for kind, metadata in {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}.items():
             buffer = io.BytesIO()
-            self.figure.savefig(buffer, format=kind, dpi=dpi, bbox_inches=area, facecolor="white", metadata=metadata)
+            self.figure.savefig(buffer, format=kind, metadata=metadata, **look)
             found[kind] = buffer.getvalue()
         points = 72 / self.figure.dpi
         legends = [legend.get_window_extent().y1 * points for legend in self.figure.legends]
@@ -252,23 +252,23 @@ class Plot:
         return {"data-box": " ".join(f"{corner:.2f}" for corner in corners), **ends}
 
     def _entries(self) -> list[Entry]:
-        found: dict[str, Artist] = {}
+        lines: dict[str, Artist] = {}
         for axes in self.figure.axes:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-                if label in self.series:
-                    found.setdefault(label, getattr(handle, "lines", [handle])[0])
+                lines.setdefault(label, getattr(handle, "lines", [handle])[0])
         return [
             Entry(
                 label,
-                self.series.index(label),
+                number,
                 _colour(getp(line, "color")),
                 _colour(getp(line, "markerfacecolor")),
                 str(getp(line, "marker")),
                 str(getp(line, "linestyle")),
                 float(getp(line, "linewidth")),
-                label in self.papers,
+                paper,
             )
-            for label, line in sorted(found.items(), key=lambda item: self.series.index(item[0]))
+            for number, (label, paper) in enumerate(self.series.items())
+            if (line := lines.get(label))
         ]
 
 
@@ -279,14 +279,8 @@ def _colour(colour: str) -> str:
 
 def family_colours(families: Iterable[str]) -> dict[str, str]:
     """A colour for each family, such as ``residual B``: a shade of its kind's."""
-    found: dict[str, str] = {}
-    seen: dict[str, int] = {}
-    for family in families:
-        kind = family.partition(" ")[0]
-        shades = KINDS.get(kind, OTHERS)
-        found[family] = shades[seen.get(kind, 0) % len(shades)]
-        seen[kind] = seen.get(kind, 0) + 1
-    return found
+    shades = defaultdict(lambda: cycle(OTHERS), {kind: cycle(colours) for kind, colours in KINDS.items()})
+    return {family: next(shades[family.partition(" ")[0]]) for family in families}
 
 
 def depth_colours(number: int) -> list[str]:
@@ -297,5 +291,4 @@ def depth_colours(number: int) -> list[str]:
 def tints(colour: str, number: int) -> list[str]:
     """Shades of a colour, from half as strong to itself: for the depths of one family."""
     full = np.array(to_rgb(colour))
-    strengths = [0.5 + 0.5 * i / (number - 1) for i in range(number - 1)] + [1.0]
-    return [to_hex(tuple((1 - strength * (1 - full)).tolist())) for strength in strengths]
+    return [to_hex(tuple((1 - strength * (1 - full)).tolist())) for strength in np.linspace(1, 0.5, number)[::-1]]

@@ -68,6 +68,7 @@ def depth_plot(
     end of the error axis, percent.
     """
     name = METRICS[metric]
+    split = "train" if metric == "running" else metric  # the paper's name of the error; it has no clean one
     plot = Plot(title or f"{name[0].upper()}{name[1:]}", "depth (layers)", f"{name.partition(',')[0]} (%)", size)
     several = any(len(net.runs) > 1 for net in nets)
     plot.note = "Means over seeds; bars: one standard deviation; faint dots: seeds." if several else "One run per net."
@@ -78,45 +79,41 @@ def depth_plot(
     ends = []
     for number, (family, colour) in enumerate(family_colours(families).items()):
         of_family = [net for net in nets if net.family == family]
-        look: dict[str, Any] = {"color": colour, "marker": MARKERS[number % len(MARKERS)]}
-        look |= (looks or {}).get(family, {})
-        shift = SIDE_BY_SIDE * (number - (len(full) - 1) / 2) if family in full else 0.0
+        look = looks[family] if looks else {"color": colour, "marker": MARKERS[number % len(MARKERS)]}
+        whole = family in full
+        shift = SIDE_BY_SIDE * (number - (len(full) - 1) / 2) if whole else 0.0
         at = [_shifted(net.depth, shift, depths) for net in of_family]
         errors = [net.errors[metric] for net in of_family]
         means = [error.mean for error in errors]
-        bars = {"yerr": [error.std or 0 for error in errors], "capsize": 3} if family in full else {"linewidth": 0.8}
-        drawn = axes.errorbar(at, means, markersize=6 if family in full else 3, label=family, **bars, **look)
+        bars = {"yerr": [error.std or 0 for error in errors], "capsize": 3} if whole else {"linewidth": 0.8}
+        drawn = axes.errorbar(at, means, markersize=6 if whole else 3, label=family, **bars, **look)
         for artist in drawn.get_children():
             artist.set_gid(plot.mark(family))
         for net, x, error in zip(of_family, at, errors, strict=True):
             tip = f"{net.label}: {error} %, n = {len(error.values)}"
-            plot.line([x], [error.mean], family, tip, markersize=7 if family in full else 3, **look)
-            if family in full:
+            plot.line([x], [error.mean], family, tip, markersize=7 if whole else 3, **look)
+            for run in net.runs if whole else ():
+                tip = f"{net.label}, seed {run.config.seed}: {run.errors[metric]:.2f} %"
                 faint = look | {"alpha": 0.3, "markersize": 4, "linestyle": "none"}
-                for run in net.runs:
-                    tip = f"{net.label}, seed {run.config.seed}: {run.errors[metric]:.2f} %"
-                    plot.line([x], [run.errors[metric]], family, tip, **faint)
-        if family in full:
+                plot.line([x], [run.errors[metric]], family, tip, **faint)
+        if whole:
             right = _shifted(of_family[-1].depth, SIDE_BY_SIDE * (len(full) - 1) / 2, depths)  # clear of other families
             ends.append((right, means[-1], family, look["color"], family))
-        published = [
-            (net.label, x, theirs, net.published.bands.get(_PAPER[metric]))
-            for net, x in zip(of_family, at, strict=True)
-            if metric in _PAPER and net.published and (theirs := getattr(net.published, _PAPER[metric])) is not None
-        ]
-        if published:
-            series = f"{family}, {HE_2015}"
-            crosses = look | {"marker": "x", "linestyle": "none", "markersize": 9}
-            for label, x, theirs, band in published:
-                crosses["label"] = series if label == published[0][0] else None
-                tip = f"{label}, {HE_2015}: {theirs:.2f} %"
-                if band:
-                    what = "five runs" if label == "residual-110" and metric == "test" else "curve after 48,000"
-                    tip += f" ({what}: {band[0]:.2f} to {band[1]:.2f})"
-                    pale: dict[str, Any] = {"linewidth": 9, "alpha": 0.3, "solid_capstyle": "butt"}
-                    plot.line([x, x], band, series, color=look["color"], paper=True, **pale)
-                plot.line([x], [theirs], series, tip, paper=True, **crosses)
-    if metric in _PAPER and (words := of_the_paper(nets, [metric])):
+        series = f"{family}, {HE_2015}"
+        crosses = look | {"marker": "x", "linestyle": "none", "markersize": 9, "label": series}
+        for net, x in zip(of_family, at, strict=True):
+            theirs = getattr(net.published, split, None)
+            if net.published is None or theirs is None:
+                continue
+            tip = f"{net.label}, {HE_2015}: {theirs:.2f} %"
+            if band := net.published.bands.get(split):
+                what = "five runs" if (net.label, split) == ("residual-110", "test") else "curve after 48,000"
+                tip += f" ({what}: {band[0]:.2f} to {band[1]:.2f})"
+                pale: dict[str, Any] = {"linewidth": 9, "alpha": 0.3, "solid_capstyle": "butt"}
+                plot.line([x, x], band, series, color=look["color"], paper=True, **pale)
+            plot.line([x], [theirs], series, tip, paper=True, **crosses)
+            crosses["label"] = None
+    if metric != "clean" and (words := of_the_paper(nets, [metric])):
         plot.note += f" {words}"
     # the margin of the data's range would cut marks at the top
     axes.set_ylim(0, top or 1.05 * axes.dataLim.ymax or None)
@@ -168,10 +165,6 @@ def depth_axis(plot: Plot, depths: Sequence[int]) -> None:
     axes.set_xticks([depth for depth in depths if depth not in shown], [], minor=True)
 
 
-_PAPER = {"running": "train", "test": "test"}
-"""The paper's number for each of our errors."""
-
-
 @styled
 def curves_plot(
     records: Iterable[RunRecord], family: str, ends: tuple[float, float], size: tuple[float, float], of: str = ""
@@ -188,18 +181,15 @@ def curves_plot(
     plot = Plot(title, "step", f"error (%){f', axis from {ends[0]:g}' if ends[0] else ''}", size)
     plot.note = "Means over seeds: running training error dashed, validation error bold, final test error a mark."
     plot.zooms = True
-    with_the_paper = False
-    named = named_in_legend(by_net)
+    named, colours = named_in_legend(by_net), depth_colours(len(by_net))
     lasts = []
-    for (label, of_net), colour, marker in zip(
-        by_net.items(), depth_colours(len(by_net)), cycle(MARKERS), strict=False
-    ):
+    for (label, of_net), colour, marker in zip(by_net.items(), colours, cycle(MARKERS), strict=False):
         model = of_net[0].config.model
         series = f"{model.kind}-{model.depth}" if label in named else label  # the title says which variant
         train, validation, test = (curve(of_net, f"{part}_error") for part in ("train", "val", "test"))
         look: dict[str, Any] = {"color": colour, "linestyle": "--", "linewidth": 1.2}
-        look |= {"label": series} if label in named else {}
-        plot.line(train.steps, train.values, series, f"{label}, training", **look)
+        named_as = series if label in named else None
+        plot.line(train.steps, train.values, series, f"{label}, training", label=named_as, **look)
         plot.line(validation.steps, validation.values, series, f"{label}, validation", color=colour, linewidth=2.5)
         if len(test.steps):
             tip = f"{label}: test error {test.values[-1]:.2f} % at the end"
@@ -211,8 +201,7 @@ def curves_plot(
             look = {"color": colour, "linestyle": "--" if split == "train" else "-", "linewidth": 0.6}
             steps, errors = zip(*points, strict=True)
             plot.line(steps, errors, HE_2015, f"{label}, {HE_2015}, {split}", paper=True, **look)
-        with_the_paper |= bool(published)
-    if with_the_paper:
+    if HE_2015 in plot.series:
         plot.note += f" Thin lines: {HE_2015}, Fig. 6, training dashed and test solid."
         plot.axes.plot([], [], color=INK, linewidth=0.6, label=HE_2015)
     plot.axes.set_ylim(*ends)
@@ -243,16 +232,13 @@ def _thousands(step: float, _: int | None) -> str:
     return f"{step / 1000:g}k" if step >= 1000 else f"{step:g}"
 
 
-TITLE = "Running training error by variant"
-"""That of a figure of controls which has nothing to count."""
-
-
 @styled
 def controls_plot(found: Sequence[Control]) -> Plot:
     """The differences that the verdict rests on, a row per variant, with 95 % intervals where there are any."""
     rises = [control.changes["interaction"].difference for control in found if "interaction" in control.changes]
     more = sum(rise.sign > 0 for rise in rises)
-    title = f"Plain nets' error rises more with depth in {more} of {len(rises)} variants" if rises else TITLE
+    title = f"Plain nets' error rises more with depth in {more} of {len(rises)} variants"
+    title = title if rises else "Running training error by variant"
     plot = Plot(title, "difference (points); bars are 95 % intervals", "", (7.0, 1.9 + 0.5 * len(found)))
     plot.note = "Differences of mean running training errors. Variants whose interval lies above zero are counted."
     axes = plot.axes

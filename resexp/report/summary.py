@@ -72,22 +72,13 @@ class Summary:
         others = [
             control
             for control in self.controls
-            if "interaction" in control.changes
-            and control.changes["interaction"].difference != self.verdict.interaction
+            if (change := control.changes.get("interaction")) and change.difference != self.verdict.interaction
         ]
         if len(others) == 1:
-            (control,) = others
-            numbers = [
-                f"{words} {control.changes[q].difference}" for q, words in IN_SHORT.items() if q in control.changes
-            ]
-            return f"With {control.variant}: {', '.join(numbers)}."
+            numbers = [f"{IN_SHORT[name]} {change.difference}" for name, change in others[0].changes.items()]
+            return f"With {others[0].variant}: {', '.join(numbers)}."
         shown = [f"{control.changes['interaction'].difference} with {control.variant}" for control in others]
         return f"The {IN_SHORT['interaction']} in other variants: {listed(shown, IN_SENTENCE)}." if shown else ""
-
-    def found(self, finding: str) -> Summary:
-        """The same with a finding in the verdict's place."""
-        verdict = Verdict(finding, families=self.verdict.families)
-        return replace(self, finding=finding, verdict=verdict, controls=[])
 
     @property
     def of_imagenet(self) -> bool:
