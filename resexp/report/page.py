@@ -17,7 +17,6 @@ from markupsafe import Markup
 import resexp
 from resexp.errors import sanitize
 from resexp.report import controls, details, formatting
-from resexp.report.estimates import Difference, Estimate
 from resexp.report.figure import OnPage
 from resexp.report.formatting import MOST, NOTHING, Table, duration, filled, listed, percent
 from resexp.report.plots import curve, of_the_paper
@@ -76,7 +75,7 @@ def table(summary: Summary) -> Table:
             f"{net.parameters:,}",
             str(len(net.runs)),
             str(net.errors[_RUNNING]),
-            _interval(net.errors[_RUNNING]),
+            "[{:.2f}, {:.2f}]".format(*interval) if (interval := net.errors[_RUNNING].interval) else NOTHING,
             *(str(net.errors.get(metric, NOTHING)) for metric in _OTHERS),
             duration(net.seconds),
             *(percent(getattr(net.published, error, None)) for error in ("train", "test")),
@@ -84,10 +83,6 @@ def table(summary: Summary) -> Table:
         for net in summary.nets
     ]
     return filled(HEADER, rows)
-
-
-def _interval(error: Estimate) -> str:
-    return "[{:.2f}, {:.2f}]".format(*error.interval) if error.interval else NOTHING
 
 
 def provenance(summary: Summary) -> list[tuple[str, str]]:
@@ -130,7 +125,7 @@ def html(
     return rendered(
         "page.html.j2",
         figures,
-        reload,
+        reload=reload,
         saved_as=summary.name,
         main="probe-identity" if summary.finding else "depth-running",
         of_the_paper=of_the_paper(summary.nets),
@@ -146,11 +141,8 @@ def html(
     )
 
 
-def rendered(template: str, figures: Mapping[str, OnPage], reload: float | None, **more: Any) -> str:
-    """A self-contained page with its `figures` from a template, with its style and script.
-
-    Browsers load it again after `reload` seconds, if given.
-    """
+def rendered(template: str, figures: Mapping[str, OnPage], **more: Any) -> str:
+    """A self-contained page with its `figures` from a template, with its style and script."""
     return TEMPLATES.get_template(template).render(
         figures=figures,
         series=max((entry.number + 1 for figure in figures.values() for entry in figure.legend), default=0),
@@ -162,7 +154,6 @@ def rendered(template: str, figures: Mapping[str, OnPage], reload: float | None,
         version=resexp.__version__,
         script=Markup(SCRIPT),
         digest=base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
-        reload=reload,
         markers=_MARKERS,
         dashes=_DASHES,
         **more,
@@ -171,13 +162,12 @@ def rendered(template: str, figures: Mapping[str, OnPage], reload: float | None,
 
 def numbers(verdict: Verdict) -> list[tuple[str, str, str, str]]:
     """The numbers that lead the page, as far as known: a class, what it is, points, and its interval if it has one."""
-    found: list[tuple[str, str, Difference | None]] = [
+    found = (
         ("plain", "plain nets' rise", verdict.plain.overall if verdict.plain else None),
         ("residual", "residual nets' rise", verdict.residual.overall if verdict.residual else None),
         ("gap", "difference of the rises", verdict.interaction),
-    ]
-    shown = [(name, words, points) for name, words, points in found if points]
-    return [(name, words, f"{points.value:+.1f}", points.brackets) for name, words, points in shown]
+    )
+    return [(name, words, f"{points.value:+.1f}", points.brackets) for name, words, points in found if points]
 
 
 def _downloads(summary: Summary) -> list[tuple[str, str | None]]:
@@ -260,5 +250,4 @@ def _by_nets(nets: Sequence[Net], entries: Callable[[Net], list[EntryT]]) -> lis
 
 def csv(summary: Summary) -> str:
     """One row per net; errors are fractions."""
-    text: str = pd.DataFrame([net.to_json() for net in summary.nets]).to_csv(index=False)
-    return text
+    return str(pd.DataFrame([net.to_json() for net in summary.nets]).to_csv(index=False))

@@ -10,7 +10,7 @@ import pandas as pd
 
 from resexp.errors import UserError
 from resexp.report import details, page
-from resexp.report.comparison import Comparison, Pair, compare
+from resexp.report.comparison import Comparison, compare
 from resexp.report.figure import OnPage, family_colours
 from resexp.report.formatting import NOTHING, Table, slug
 from resexp.report.stats import Net, frame, grouped
@@ -89,8 +89,8 @@ class Together:
         for label, entries in grouped(every, lambda e: of_first.get((e[0], e[1].label), e[1].label)).items():
             nets = dict(entries)
             errors = [str(nets[name].errors["running"]) if name in nets else NOTHING for name in self.studies]
-            changes = [cell for of in pairs.values() for cell in _change(of.get(label))]
-            rows.append([label, *errors, *changes])
+            changes = [of[label].cells[3:] if label in of else ["", ""] for of in pairs.values()]
+            rows.append([label, *errors, *(cell or NOTHING for change in changes for cell in change)])
             of_rows.append([_called(net, name) for name, net in entries])
         differences = [cell for name in self.comparisons for cell in (f"{name} minus {first}", "p")]
         return (["net", *self.names, *differences], rows), of_rows
@@ -144,17 +144,13 @@ def _called(net: Net, study: str) -> Net:
     return Net(tuple(replace(run, run=Run(run.run.folder, label), family=family) for run in net.runs))
 
 
-def _change(pair: Pair | None) -> list[str]:
-    return [cell or NOTHING for cell in pair.cells[3:]] if pair else [NOTHING, NOTHING]
-
-
 def html(found: Together, figures: Mapping[str, OnPage], files: Mapping[str, str], reload: float | None = None) -> str:
     """The self-contained page, with these `files` inside."""
     table, nets = found.table()
     return page.rendered(
         "together.html.j2",
         figures,
-        reload,
+        reload=reload,
         together=found,
         saved_as="-".join(map(slug, found.names)),
         main="depth-running",
