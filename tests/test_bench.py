@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +16,31 @@ from typer.testing import CliRunner
 
 from resexp.bench import bottleneck, steps
 from resexp.bench.contestants import Case, copy, eager_loop, matmul, ours, usual_loop, work_of_a_unit
-from resexp.bench.turns import Benchmark, Measured
+from resexp.bench.turns import Measured, in_turns
 from resexp.cli import app
 from resexp.config import ModelConfig, RunConfig, ShapesData, TrainConfig
 from resexp.data.imagenet.example import make_example
 
 Cli = Callable[..., Any]
+FORKING = """
+import multiprocessing
+import torch._dynamo
+from torchvision import transforms
+from resexp.bench import steps
+from resexp.cli import main
+
+fork = multiprocessing.get_context("fork")
+multiprocessing.get_context = lambda method: fork
+main()
+"""
+
+
+def forking(*words: object) -> subprocess.CompletedProcess[str]:
+    """`resexp` where contestants are forked: each would import torch, torchvision and more for five seconds."""
+    command = [sys.executable, "-c", FORKING, *map(str, words)]
+    two_cores = {**os.environ, "SLURM_CPUS_PER_TASK": "2"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=two_cores)
+
 
 CONFIG = RunConfig(
     data=ShapesData(source="shapes", train_images=100, test_images=100, size=32),
@@ -76,8 +99,18 @@ def test_rates_are_of_all_processes_and_ratios_within_a_round() -> None:
     assert best["over"]["eager loop"] == pytest.approx((1.6, 0.8, 1.6))
 
 
-def test_bench_prints_json_and_writes_a_page(resexp: Cli, tmp_path: Path) -> None:
-    done = resexp("bench", *SMALL, "--packs", "2", "--out", tmp_path / "bench", "--json")
+def test_a_contestant_has_a_process_of_its_own() -> None:
+    """It is sent there, so all that a case holds can be sent."""
+    (found,), missing = in_turns([Case("copy", copy, CONFIG, threads=1)], 2, 0.01)
+    assert (len(found.seconds), missing) == (2, [])
+    assert found.facts["memory_mib"] > 2 * 256  # two arrays
+    assert min(found.rates("bytes")) > 0
+    for case in steps.benchmark([2]).cases(CONFIG)[0]:
+        assert pickle.loads(pickle.dumps(case)) == case
+
+
+def test_bench_prints_json_and_writes_a_page(tmp_path: Path) -> None:
+    done = forking("bench", *SMALL, "--packs", "2", "--out", tmp_path / "bench", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result == json.loads((tmp_path / "bench/bench.json").read_text())
@@ -154,11 +187,11 @@ def test_the_bottleneck_is_the_slower_of_input_and_compute() -> None:
 TINY = ["data.crop=32", "data.resize_range=[36,60]", "data.val_resize=36", "train.batch_size=8", "train.device=cpu"]
 
 
-def test_bench_of_imagenet_times_input_and_compute_and_both(resexp: Cli, tmp_path: Path) -> None:
+def test_bench_of_imagenet_times_input_and_compute_and_both(tmp_path: Path) -> None:
     make_example(tmp_path / "images", 2, 20, 2, 0, flat_val=False, odd=False)
     settings = [f"data.path={tmp_path / 'images'}", "model.width=2", "train.steps=40", "train.milestones=[30]", *TINY]
     options = ["--depths", "18", "--kinds", "plain", "--rounds", "2", "--seconds", "0.05", "--out", tmp_path / "bench"]
-    done = resexp(
+    done = forking(
         "bench", "--config", "imagenet/smoke", *(w for s in settings for w in ("--set", s)), *options, "--json"
     )
     assert done.returncode == 0, done.stderr

@@ -28,6 +28,7 @@ from resexp.cli import app, console, results
 from resexp.cli.console import out, show_log
 from resexp.config.study import is_study
 from resexp.display import Bars, Lines
+from resexp.probes import landscape
 from resexp.runs.names import find_named
 from resexp.runs.records import Status
 from resexp.runs.store import Run
@@ -337,6 +338,13 @@ NOT_HERE = ("data fetch", "data verify", "data prepare", "data check", "train", 
 """Examples that need a download or hours; their words are checked, they are not run."""
 
 
+SMALLER = {
+    " --open": "", "--crop 28": "--crop 12", "28,32,36": "12,16,20",  # for images of 16 x 16 pixels
+    "data example images": "data example images --images 2 --val 1",
+}  # fmt: skip
+"""What is changed in examples before they are run."""
+
+
 def test_what_examples_name_exists() -> None:
     """Each study is shipped, and each command and option is one."""
     from typer.main import get_command
@@ -364,8 +372,9 @@ def test_a_setting_that_a_package_refuses_is_one_line() -> None:
     assert line.endswith(" ...")
 
 
-def test_examples_do_what_they_say(write_study: Callable[..., Path]) -> None:
-    """On a small study under the name of each."""
+def test_examples_do_what_they_say(write_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a small study under the name of each; of landscapes, nine points."""
+    monkeypatch.setattr(landscape, "POINTS", 3)
     study = write_study(data={"size": 16}, grid={"model.kind": ["plain", "residual"], "model.depth": [8, 20]})
     assert CliRunner().invoke(app, ["sweep", "--config", str(study), "--jobs", "1"]).exit_code == 0
     shutil.copytree("results/tiny", "results/quickstart")
@@ -375,7 +384,8 @@ def test_examples_do_what_they_say(write_study: Callable[..., Path]) -> None:
             continue
         for name in re.findall(r"(?:results/|(?<= )(?=[\w-]+:))([\w-]+)", line):
             shutil.copytree("results/tiny", Path("results", name), dirs_exist_ok=True)
-        line = line.replace(" --open", "").replace("--crop 28", "--crop 12").replace("28,32,36", "12,16,20")  # of 16
+        for given, small in SMALLER.items():
+            line = line.replace(given, small)
         part = re.findall(r"resexp ([^&>]+)", line)[0]
         words = [found for word in shlex.split(part) for found in sorted(map(str, Path().glob(word))) or [word]]
         done = CliRunner().invoke(app, words)

@@ -32,9 +32,9 @@ def cases_of(reader: Reader, readers: dict[str, Reader], cases: int = CASES) -> 
 
 
 def case(name: str, reader: Reader, number: int) -> bytes:
-    """Case `number` of a reader; the first are the files as they are."""
+    """Case `number` of a reader; the first are its seeds, if it has them `unchanged`."""
     rng = random.Random(f"{name}/{number}")
-    if number < len(reader.seeds):
+    if reader.unchanged and number < len(reader.seeds):
         return reader.seeds[number]
     return reader.mutate(rng, rng.choice(reader.seeds), reader.seeds)
 
