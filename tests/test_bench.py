@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from resexp.bench import bottleneck, steps
-from resexp.bench.contestants import Case, copy, eager_loop, matmul, ours, usual_loop, work_of_a_unit
+from resexp.bench import imagenet, steps
+from resexp.bench.contenders import Case, copy, eager_loop, matmul, ours, usual_loop, work_of_a_unit
 from resexp.bench.turns import Measured, in_turns
 from resexp.cli import app
 from resexp.config import ModelConfig, RunConfig, ShapesData, TrainConfig
@@ -36,7 +36,7 @@ main()
 
 
 def forking(*words: object) -> subprocess.CompletedProcess[str]:
-    """`resexp` where contestants are forked: each would import torch, torchvision and more for five seconds."""
+    """`resexp` where contenders are forked: each would import torch, torchvision and more for five seconds."""
     command = [sys.executable, "-c", FORKING, *map(str, words)]
     two_cores = {**os.environ, "SLURM_CPUS_PER_TASK": "2"}
     return subprocess.run(command, capture_output=True, text=True, timeout=200, env=two_cores)
@@ -99,13 +99,13 @@ def test_rates_are_of_all_processes_and_ratios_within_a_round() -> None:
     assert best["over"]["eager loop"] == pytest.approx((1.6, 0.8, 1.6))
 
 
-def test_a_contestant_has_a_process_of_its_own() -> None:
+def test_a_contender_has_a_process_of_its_own() -> None:
     """It is sent there, so all that a case holds can be sent."""
     (found,), missing = in_turns([Case("copy", copy, CONFIG, threads=1)], 2, 0.01)
     assert (len(found.seconds), missing) == (2, [])
     assert found.facts["memory_mib"] > 2 * 256  # two arrays
     assert min(found.rates("bytes")) > 0
-    for case in steps.benchmark([2]).cases(CONFIG)[0]:
+    for case in steps.benchmark([2]).cases(CONFIG):
         assert pickle.loads(pickle.dumps(case)) == case
 
 
@@ -167,7 +167,7 @@ def test_the_bottleneck_is_the_slower_of_input_and_compute() -> None:
         "together": [[0.5], [1.0], [0.5]],
     }  # fmt: skip
     some = [measured(what, ours, step | {"computes": "input" not in what}, seconds) for what, seconds in times.items()]
-    result = bottleneck.summary(some)
+    result = imagenet.summary(some)
     rows = {row["what"]: row for row in result["rows"]}
     assert rows["input"]["over"] == pytest.approx((2, 1, 2))
     assert rows["input"]["gflops"] is None
@@ -178,7 +178,7 @@ def test_the_bottleneck_is_the_slower_of_input_and_compute() -> None:
     assert found["slower"] == "compute"
     assert found["times"] == pytest.approx((4, 2, 4))
     assert found["images_per_second"] == pytest.approx({"input": 640, "compute": 320, "together": 256})
-    assert bottleneck.BENCHMARK.remarks(result) == [
+    assert imagenet.BENCHMARK.remarks(result) == [
         "residual-20: the bottleneck is compute; input is 4 times as fast [2, 4]; images/s: input 640, compute 320, "
         "together 256"
     ]
@@ -208,7 +208,7 @@ def test_bench_of_imagenet_times_input_and_compute_and_both(tmp_path: Path) -> N
     assert found["slower"] in ("input", "compute")
     page = (tmp_path / "bench/bench.md").read_text()
     assert f"plain-18: the bottleneck is {found['slower']}; " in page
-    assert bottleneck.BENCHMARK.note in page
+    assert imagenet.BENCHMARK.note in page
 
 
 def test_the_nets_of_imagenets_bench_are_the_studys_and_its_data_must_be_there(here: Cli) -> None:

@@ -7,19 +7,14 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from resexp.bench.contestants import Case, copy, eager_loop, matmul, ours, usual_loop
-from resexp.bench.turns import Benchmark, Measured, net
+from resexp.bench.contenders import Case, copy, eager_loop, matmul, ours, usual_loop
+from resexp.bench.turns import COLUMNS, Benchmark, Cell, Measured, with_range
 from resexp.config import RunConfig
 from resexp.device.hardware import choose_hardware
 from resexp.utils.machine import cores
 
 BASELINES = {"usual loop": usual_loop, "eager loop": eager_loop}
 CEILINGS = {"matmul": matmul, "copy": copy}
-
-COLUMNS = (
-    "loop", "net", "at once", "ms/step", "img/s", "GFLOP/s", "GB/s", "x usual", "x eager", "start-up", "capture",
-    "memory",
-)  # fmt: skip
 
 NOTE = (
     "Medians over the rounds ± half the range. at once: runs side by side. GFLOP/s: "
@@ -38,23 +33,37 @@ def benchmark(packs: Sequence[int] | None) -> Benchmark:
 
     None: numbers that show what the machine can do.
     """
-    return Benchmark(functools.partial(_cases, packs), summary, COLUMNS, _cells, NOTE)
+    columns: dict[str, Cell] = {
+        "loop": lambda row: row["what"],
+        "net": COLUMNS["net"],
+        "at once": lambda row: str(row["at_once"]),
+        "ms/step": lambda row: f"{row['ms_per_step']:.4g}",
+        "img/s": lambda row: with_range(row, ",.0f"),
+        "GFLOP/s": lambda row: f"{row['gflops']:,.0f} ({row['of_matmul']:.0%})",
+        "GB/s": lambda row: f"{row['gbytes']:,.4g} ({row['of_copy']:.0%})",
+        "x usual": lambda row: _times(row, "usual loop"),
+        "x eager": lambda row: _times(row, "eager loop"),
+        "start-up": COLUMNS["start-up"],
+        "capture": lambda row: "" if row["capture_s"] is None else f"{row['capture_s']:.1f} s",
+        "memory": COLUMNS["memory"],
+    }
+    return Benchmark(functools.partial(_cases, packs), summary, columns, NOTE)
 
 
-def _cases(packs: Sequence[int] | None, config: RunConfig) -> tuple[list[Case], list[str]]:
+def _cases(packs: Sequence[int] | None, config: RunConfig) -> list[Case]:
     """Ours with each number of runs, the baselines, and the ceilings."""
     if choose_hardware(config.train).device.type != "cpu":
         packed = [Case("resexp", ours, config, runs=pack) for pack in packs or (1, 2, 4, 8)]
-        return [*packed, *(Case(what, build, config) for what, build in (BASELINES | CEILINGS).items())], []
+        return [*packed, *(Case(what, build, config) for what, build in (BASELINES | CEILINGS).items())]
     many = [Case("resexp", ours, config, processes=pack, threads=1) for pack in packs or sorted({1, cores()})]
     one = [Case(what, build, config, threads=cores()) for what, build in BASELINES.items()]
     ceilings = [Case(what, build, config, processes=cores(), threads=1) for what, build in CEILINGS.items()]
-    return [*many, *one, *ceilings], []
+    return [*many, *one, *ceilings]
 
 
 def summary(measured: Sequence[Measured]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of loops. `spread`: least and most images/s of a round. `over`: times as fast as each baseline, in the
-    same round: median, least, most. `of_matmul`, `of_copy`: shares of the ceilings."""
+    """The rows of loops. `over`: times as fast as each baseline, in the same round: median, least, most. `of_matmul`,
+    `of_copy`: shares of the ceilings."""
     by_name = {m.case.what: m for m in measured}
 
     def share(m: Measured, quantity: str, ceiling: str) -> float:
@@ -64,42 +73,23 @@ def summary(measured: Sequence[Measured]) -> dict[str, list[dict[str, Any]]]:
     for m in measured:
         if m.case.what in CEILINGS:
             continue
-        images, at_once = m.rates(), m.case.runs * m.case.processes
+        at_once = m.case.runs * m.case.processes
         baselines = [what for what in BASELINES if what in by_name] if m.case.what == "resexp" else []
         rows.append(
             {
-                "what": m.case.what,
-                "net": net(m.case.config),
-                "precision": "fp32" if m.case.what == "usual loop" else m.case.hardware.precision,
+                **m.row(),
                 "at_once": at_once,
-                "ms_per_step": 1000 * at_once * m.case.config.train.batch_size / statistics.median(images),
-                "images_per_second": statistics.median(images),
-                "spread": (min(images), max(images)),
+                "ms_per_step": 1000 * at_once * m.case.config.train.batch_size / statistics.median(m.rates()),
                 "gflops": statistics.median(m.rates("flop")) / 1e9,
                 "of_matmul": share(m, "flop", "matmul"),
                 "gbytes": statistics.median(m.rates("bytes")) / 1e9,
                 "of_copy": share(m, "bytes", "copy"),
                 "over": {what: m.over(by_name[what]) for what in baselines},
-                "start_up_s": m.facts["start_up_s"],
                 "capture_s": m.facts.get("capture_s"),
-                "memory_mib": m.facts["memory_mib"],
             }
         )
     return {"rows": rows}
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    least, most = row["spread"]
-    return [
-        row["what"],
-        f"{row['net']} {row['precision']}",
-        str(row["at_once"]),
-        f"{row['ms_per_step']:.4g}",
-        f"{row['images_per_second']:,.0f} ±{50 * (most - least) / row['images_per_second']:.0f} %",
-        f"{row['gflops']:,.0f} ({row['of_matmul']:.0%})",
-        f"{row['gbytes']:,.4g} ({row['of_copy']:.0%})",
-        *(f"{over[0]:.2f}" if (over := row["over"].get(name)) else "" for name in BASELINES),
-        f"{row['start_up_s']:.1f} s",
-        "" if row["capture_s"] is None else f"{row['capture_s']:.1f} s",
-        f"{row['memory_mib']:,.0f} MiB",
-    ]
+def _times(row: dict[str, Any], baseline: str) -> str:
+    return f"{row['over'][baseline][0]:.2f}" if baseline in row["over"] else ""

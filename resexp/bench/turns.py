@@ -13,14 +13,15 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 
-from resexp.bench.contestants import Case, Loop, work_of_a_unit
+from resexp.bench.contenders import Case, Loop, work_of_a_unit
 from resexp.config import RunConfig
 from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE
 from resexp.device.hardware import choose_hardware
@@ -52,6 +53,19 @@ class Measured:
         ratios = [a / b for a, b in zip(self.rates(quantity), other.rates(quantity), strict=True)]
         return statistics.median(ratios), min(ratios), max(ratios)
 
+    def row(self) -> dict[str, Any]:
+        """What all tables have of a contender. Rates are medians over rounds; `spread`: least and most images/s."""
+        images, case = self.rates(), self.case
+        return {
+            "what": case.what,
+            "net": net(case.config),
+            "precision": "fp32" if case.what == "usual loop" else case.hardware.precision,
+            "images_per_second": statistics.median(images),
+            "spread": (min(images), max(images)),
+            "start_up_s": self.facts["start_up_s"],
+            "memory_mib": self.facts["memory_mib"],
+        }
+
     def to_json(self) -> dict[str, Any]:
         """All that was measured."""
         case = self.case
@@ -67,33 +81,46 @@ class Measured:
         }
 
 
+Cell = Callable[[dict[str, Any]], str]
+"""The text of a row in one column."""
+COLUMNS: dict[str, Cell] = {
+    "net": lambda row: f"{row['net']} {row['precision']}",
+    "start-up": lambda row: f"{row['start_up_s']:.1f} s",
+    "memory": lambda row: f"{row['memory_mib']:,.0f} MiB",
+}
+"""Columns that all tables have."""
+
+
+def with_range(row: dict[str, Any], digits: str) -> str:
+    """Images/s in the format `digits`, and half of their range in percent."""
+    rate, (least, most) = row["images_per_second"], row["spread"]
+    return f"{rate:{digits}} ±{50 * (most - least) / rate:.0f} %"
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """What is timed of each configuration, and what is shown of it."""
 
-    cases: Callable[[RunConfig], tuple[list[Case], list[str]]]
-    """The contestants, and why some are missing."""
+    cases: Callable[[RunConfig], list[Case]]
+    """The contenders."""
     summary: Callable[[Sequence[Measured]], dict[str, list[dict[str, Any]]]]
-    """The `rows` of the table, and `bottlenecks` where a benchmark has them. Rates are medians over the rounds."""
-    columns: Sequence[str]
-    cells: Callable[[dict[str, Any]], list[str]]
-    """The texts of a row, one for each column."""
+    """The `rows` of the table, and `bottlenecks` where a benchmark has them."""
+    columns: Mapping[str, Cell]
     note: str
     """What the columns mean."""
     remark: Callable[[dict[str, Any]], str] = str
     """A line about a bottleneck."""
 
     def run(self, configs: Sequence[RunConfig], rounds: int, seconds: float) -> dict[str, Any]:
-        """Time the contestants of every configuration, in turns; returns what `resexp bench --json` prints.
+        """Time the contenders of every configuration, in turns; returns what `resexp bench --json` prints.
 
         Raises UserError if images are missing.
         """
         found, measurements = defaultdict[str, list[Any]](list), list[dict[str, Any]]()
         for config in configs:
             log.info(f"{net(config)} {choose_hardware(config.train).precision}")
-            cases, missing = self.cases(config)
-            measured, failed = in_turns(cases, rounds, seconds)
-            for line in (*missing, *failed):
+            measured, missing = in_turns(self.cases(config), rounds, seconds)
+            for line in missing:
                 log.info(f"left out: {line}")
             for key, entries in self.summary(measured).items():
                 found[key] += entries
@@ -102,6 +129,10 @@ class Benchmark:
         keys = {"started", "command", "resexp", "commit", "python", "torch", "cuda", "device"}
         machine = {**attempt.model_dump(include=keys), "cores": cores()}
         return {"machine": machine, **found, "measured": measurements}
+
+    def cells(self, row: dict[str, Any]) -> list[str]:
+        """The texts of a row, one for each column."""
+        return [cell(row) for cell in self.columns.values()]
 
     def remarks(self, result: dict[str, Any]) -> list[str]:
         """A line for each bottleneck."""
@@ -138,20 +169,11 @@ def in_turns(cases: Sequence[Case], rounds: int, seconds: float) -> tuple[list[M
 
     Returns what was measured, and why cases are missing from it.
     """
-    context = multiprocessing.get_context("spawn")
     running: list[tuple[Measured, list[Connection]]] = []
     missing = []
-    processes = []
-    try:
+    with ExitStack() as processes:
         for case in cases:
-            ends = []
-            for _ in range(case.processes):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(case, seconds, time.time(), theirs), daemon=False)
-                process.start()
-                theirs.close()
-                processes.append(process)
-                ends.append(ours)
+            ends = [_start(case, seconds, processes) for _ in range(case.processes)]
             try:
                 facts = [end.recv() for end in ends]
             except EOFError:
@@ -168,38 +190,43 @@ def in_turns(cases: Sequence[Case], rounds: int, seconds: float) -> tuple[list[M
             for measured, ends in running:
                 for end in ends:
                     end.send("go")
-                measured.seconds.append([end.recv() for end in ends])
-        for measured, ends in running:
-            ends[0].send("memory")
-            measured.facts["memory_mib"] = ends[0].recv()
-    finally:
-        for _, ends in running:
-            for end in ends:
-                end.close()
-        for process in processes:
-            process.terminate()
-            process.join()
+                turn = [end.recv() for end in ends]
+                measured.seconds.append([seconds for seconds, _ in turn])
+                measured.facts["memory_mib"] = turn[0][1]
     return [measured for measured, _ in running], missing
 
 
+def _start(case: Case, seconds: float, processes: ExitStack) -> Connection:
+    """Start a process of `case`, which `processes` ends. Returns the connection to it."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(case, seconds, time.time(), theirs), daemon=False)
+    process.start()
+    processes.callback(process.join)
+    processes.callback(process.terminate)
+    processes.enter_context(ours)
+    theirs.close()
+    return ours
+
+
 def _serve(case: Case, seconds: float, started: float, parent: Connection) -> None:
-    """The process of one contestant: build it, find out how many units a turn holds, and wait for its turn."""
+    """The process of one contender: build it, find out how many units a turn holds, and wait for its turn."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends us
     facts: Any = {}
     log_to(lambda line: facts.update(warning=line))
     try:
         if case.threads:
             torch.set_num_threads(case.threads)
-        loop = case.build(case, facts)
-        facts["first_unit_s"] = _seconds(loop, 1)
+        device, loop = case.hardware.device, case.build(case, facts)
+        facts["first_unit_s"] = _seconds(device, loop, 1)
         facts["start_up_s"] = time.time() - started
         if facts.get("graphs"):
-            calls = [_seconds(loop, 1) for _ in range(2 * CALLS_BEFORE_CAPTURE)]
+            calls = [_seconds(device, loop, 1) for _ in range(2 * CALLS_BEFORE_CAPTURE)]
             capturing = calls[CALLS_BEFORE_CAPTURE - 1]  # the first unit was a call, too
             facts["capture_s"] = (capturing - statistics.median(calls[CALLS_BEFORE_CAPTURE:])) / case.runs
         units, spent = 1, 0.0
         while spent < seconds:
-            spent = _seconds(loop, units)
+            spent = _seconds(device, loop, units)
             units *= 2
         units = max(1, min(2000, round(seconds * units / 2 / spent)))
         facts |= work_of_a_unit(case, facts)
@@ -210,23 +237,24 @@ def _serve(case: Case, seconds: float, started: float, parent: Connection) -> No
     try:
         parent.send(facts)
         while True:
-            if parent.recv() == "go":
-                loop(facts.get("lead_in", 1))
-                parent.send(_seconds(loop, units) / units)
-            else:
-                parent.send(_peak_mib(case))
+            parent.recv()
+            _seconds(device, loop, facts.get("lead_in", 1))
+            parent.send((_seconds(device, loop, units) / units, _peak_mib(device)))
     except (EOFError, BrokenPipeError):
         pass
 
 
-def _seconds(loop: Loop, units: int) -> float:
+def _seconds(device: torch.device, loop: Loop, units: int) -> float:
+    """Seconds until the device has done `units`."""
     started = time.perf_counter()
     loop(units)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - started
 
 
-def _peak_mib(case: Case) -> float:
-    if case.hardware.device.type == "cuda":
+def _peak_mib(device: torch.device) -> float:
+    if device.type == "cuda":
         return torch.cuda.max_memory_reserved() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**10 if sys.platform == "linux" else 2**20)

@@ -54,7 +54,7 @@ def bench(
 
     import torch
 
-    from resexp.bench import bottleneck, steps
+    from resexp.bench import imagenet, steps
     from resexp.config import ImageNetData
     from resexp.config.study import load
     from resexp.runs.records import json_text
@@ -77,7 +77,7 @@ def bench(
     many = numbers("--packs", packs) if packs else None
     if to:
         to.mkdir(parents=True, exist_ok=True)  # before minutes are spent
-    benchmark = bottleneck.BENCHMARK if streamed else steps.benchmark(many)
+    benchmark = imagenet.BENCHMARK if streamed else steps.benchmark(many)
     result = benchmark.run(configs, rounds, seconds)
     if to:
         write_atomic(to / "bench.json", json_text(result, indent=1))

@@ -1,7 +1,7 @@
 """What an image of ImageNet costs a core, from its file to the crop a net sees, beside torchvision's usual way.
 
 `python -m tests.benchmarks.imagenet_input [FOLDER OF JPEGS]`; default: drawn shapes, which are smaller than ImageNet's
-images. Contestants work in turns, a pass over all images each; what is compared is the time of a CPU within a round.
+images. Contenders work in turns, a pass over all images each; what is compared is the time of a CPU within a round.
 """
 
 from __future__ import annotations
@@ -92,11 +92,11 @@ def threads(dataset: ImageNet, workers: int) -> tuple[Loader, Pass]:
     return loader, run
 
 
-def table(contestants: dict[str, Pass], clock: Callable[[], float], images: int, what: str) -> None:
-    """Time of an image, and how many times as quick as the first contestant each one is."""
-    spent: dict[str, list[float]] = {name: [] for name in contestants}
+def table(contenders: dict[str, Pass], clock: Callable[[], float], images: int, what: str) -> None:
+    """Time of an image, and how many times as quick as the first contender each one is."""
+    spent: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(ROUNDS + 1):
-        for name, run in contestants.items():
+        for name, run in contenders.items():
             began = clock()
             run(number)
             if number:  # the first round warms caches up
@@ -124,9 +124,9 @@ def main() -> None:
             spec = PreparedConfig.model_validate({"side": 500 if form == "jpeg" else 256, "format": form})
             prepare(files, spec, lambda done, total: None, 2)
             sets[f"{form} cache, side {spec.side}"] = open_imagenet(files.config.model_copy(update={"cache": spec}))
-        contestants = {"torchvision, as usual": usual(files), "Pillow, our crop": pillow(files)}
-        contestants |= {f"resexp, {name}": ours(dataset) for name, dataset in sets.items()}
-        table(contestants, time.process_time, len(images), f"{len(images)} images, time of a CPU, one thread")
+        contenders = {"torchvision, as usual": usual(files), "Pillow, our crop": pillow(files)}
+        contenders |= {f"resexp, {name}": ours(dataset) for name, dataset in sets.items()}
+        table(contenders, time.process_time, len(images), f"{len(images)} images, time of a CPU, one thread")
         pools = {f"loader, {n} threads": threads(files, n) for n in (1, 2, 4)}
         for loader, _ in pools.values():
             opened.enter_context(loader)

@@ -1,13 +1,14 @@
 """What is timed: resexp's own steps, two training loops as people write them, and what the device can do at all.
 
-Each is built in a process of its own and is a function that does a number of units of its work and waits for them.
+Each is built in a process of its own and is a function that does a number of units of its work.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -17,14 +18,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from resexp.config import ArrayData, ImageNetData, RunConfig
 from resexp.data import open_dataset
-from resexp.data.loader import pixel_mean
-from resexp.device.concurrent import POLL_S, Task, on_stream
+from resexp.data.loader import Plan, augment, pixel_mean
+from resexp.device.concurrent import POLL_S, on_stream
 from resexp.device.hardware import Hardware, choose_hardware, tune_process, with_stream
 from resexp.models import build_model
 from resexp.models.summary import summarise_net
 from resexp.training.trainer import Trainer
 
 Loop = Callable[[int], None]
+"""Does a number of units; it need not wait for the device."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def stepping(trainers: Sequence[Trainer]) -> Loop:
     def loop(steps: int) -> None:
         works = [on_stream(t.hardware, t.advance(t.step + steps, lambda: False)) for t in trainers]
         while works:
-            done = [_advance(work) for work in works]
+            done = [next(work, None) for work in works]
             works = [work for work, steps in zip(works, done, strict=True) if steps is not None]
             if not any(done):
                 time.sleep(POLL_S)
@@ -89,32 +91,21 @@ def stepping(trainers: Sequence[Trainer]) -> Loop:
     return loop
 
 
-def _advance(work: Task[None]) -> int | None:
-    return next(work, None)
-
-
 def eager_loop(case: Case, facts: dict[str, Any]) -> Loop:
     """Baseline: a hand-written eager loop with images and augmentation on the device, autocast, no synchronisation."""
-    hardware, step = case.hardware, Sgd(case)
-    train_images, train_labels = open_dataset(case.data).train()
-    images, labels = (torch.from_numpy(a).to(hardware.device) for a in (train_images, train_labels))
-    mean = 255 * pixel_mean(images, torch.arange(len(images), device=hardware.device))
-    batch, pad = case.config.train.batch_size, case.data.pad
-    height, width = images.shape[1:3]
+    step, batch, pad = Sgd(case), case.config.train.batch_size, case.data.pad
+    device = step.device
+    images, labels = (torch.from_numpy(array).to(device) for array in open_dataset(case.data).train())
+    mean = pixel_mean(images, torch.arange(len(images), device=device))
 
     def loop(steps: int) -> None:
         for _ in range(steps):
-            pick = torch.randint(len(images), (batch,), device=hardware.device)
-            x = F.pad((images[pick].float() - mean) / 255, (0, 0, pad, pad, pad, pad))
-            top, left = torch.randint(2 * pad + 1, (2, batch, 1), device=hardware.device)
-            rows = (top + torch.arange(height, device=hardware.device))[:, :, None]
-            columns = left + torch.arange(width, device=hardware.device)
-            flip = torch.rand(batch, 1, device=hardware.device) < 0.5
-            columns = torch.where(flip, columns.flip(1), columns)[:, None]
-            x = x[torch.arange(batch, device=hardware.device)[:, None, None], rows, columns].permute(0, 3, 1, 2)
-            step(x, labels[pick])
+            pick = torch.randint(len(images), (batch,), device=device)
+            top, left = torch.randint(2 * pad + 1, (2, batch), device=device)
+            flip = torch.rand(batch, device=device) < 0.5
+            step(augment(images, mean, Plan(pick, top, left, flip), pad), labels[pick])
 
-    return waiting(loop, hardware.device)
+    return loop
 
 
 def usual_loop(case: Case, facts: dict[str, Any]) -> Loop:
@@ -140,7 +131,6 @@ def usual_loop(case: Case, facts: dict[str, Any]) -> Loop:
             pixels: Tensor = transform(images[index])
             return pixels, int(labels[index])
 
-    cuda = case.hardware.device.type == "cuda"
     workers = facts["workers"] = min(8, torch.get_num_threads())
     facts["lead_in"] = 2 * workers  # batches that were made while others had their turn
     loader = DataLoader(
@@ -148,17 +138,12 @@ def usual_loop(case: Case, facts: dict[str, Any]) -> Loop:
         case.config.train.batch_size,
         shuffle=True,
         num_workers=workers,
-        pin_memory=cuda,
+        pin_memory=case.hardware.device.type == "cuda",
         drop_last=True,
         persistent_workers=True,
         multiprocessing_context="fork",
     )
-
-    def endless() -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            yield from loader
-
-    batches, step = endless(), Sgd(case, usual=True)
+    batches, step = chain.from_iterable(repeat(loader)), Sgd(case, usual=True)
 
     def loop(steps: int) -> None:
         total = 0.0
@@ -166,7 +151,7 @@ def usual_loop(case: Case, facts: dict[str, Any]) -> Loop:
             x, y = next(batches)
             total += step(x.to(step.device, non_blocking=True), y.to(step.device, non_blocking=True)).item()
 
-    return waiting(loop, case.hardware.device)
+    return loop
 
 
 class Sgd:
@@ -176,9 +161,8 @@ class Sgd:
         hardware = case.hardware
         self.device = hardware.device
         torch.backends.cudnn.benchmark = True
-        self.model: nn.Module = (model or build_model(case.config.model)).to(self.device).train()
-        if not usual:
-            self.model = self.model.to(memory_format=torch.channels_last)
+        layout = torch.contiguous_format if usual else torch.channels_last
+        self.model = (model or build_model(case.config.model)).to(self.device).to(memory_format=layout).train()
         precision = "fp32" if usual else hardware.precision
         self.autocast = torch.autocast(self.device.type, hardware.dtype, enabled=precision != "fp32")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
@@ -208,27 +192,27 @@ def matmul(case: Case, facts: dict[str, Any]) -> Loop:
         for _ in range(times):
             torch.mm(a, b, out=out)
 
-    return waiting(loop, hardware.device)
+    return loop
 
 
 def copy(case: Case, facts: dict[str, Any]) -> Loop:
     """A large copy in memory: what the device can move, bytes read and bytes written."""
     device = case.hardware.device
     numbers = (1 << 30 if device.type == "cuda" else 1 << 28) // 4
-    a, b = torch.rand(numbers, device=device), torch.rand(numbers, device=device)
+    a, b = (torch.rand(numbers, device=device) for _ in range(2))
     facts["bytes"] = 2 * 4 * numbers
 
     def loop(times: int) -> None:
         for _ in range(times):
             b.copy_(a)
 
-    return waiting(loop, device)
+    return loop
 
 
 def work_of_a_unit(case: Case, facts: dict[str, Any]) -> dict[str, float]:
     """What one unit of a process does: images, floating-point operations, and bytes of activations, or of its own.
 
-    A contestant that computes no net has `computes: False` among its facts.
+    A contender that computes no net has `computes: False` among its facts.
     """
     if case.what in ("matmul", "copy"):
         return {"images": 0.0, "flop": facts.get("flop", 0.0), "bytes": facts.get("bytes", 0.0)}
@@ -239,14 +223,3 @@ def work_of_a_unit(case: Case, facts: dict[str, Any]) -> dict[str, float]:
     size = 4 if case.what == "usual loop" else case.hardware.dtype.itemsize
     flop, moved = net.step_flops(batch), net.step_bytes(batch, size)
     return {"images": float(batch * case.runs), "flop": flop * case.runs, "bytes": moved * case.runs}
-
-
-def waiting(loop: Loop, device: torch.device) -> Loop:
-    """The loop, which then waits for the device."""
-
-    def waited(times: int) -> None:
-        loop(times)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    return waited
