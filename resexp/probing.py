@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from resexp.display import Display
 from resexp.errors import UserError
 from resexp.runs.names import find_named, is_run_name
 from resexp.runs.records import json_text
-from resexp.runs.store import Run, StudyFolder
+from resexp.runs.store import Run
 from resexp.sweeping import create, sweep
 from resexp.training.warm_start import check_donor
 from resexp.utils.files import write_alone
@@ -68,47 +69,47 @@ def train_continuations(
     Returns the study's folder, and what came of it; None if the runs did not all finish. Raises UserError if it
     can't be done.
     """
-    plans = {donor: _continuation(donor, depth, settings) for donor in donors}
-    first, *others = (load_run(donor.config_path) for donor in donors)
-    for donor, other in zip(donors[1:], others, strict=True):
-        if _signature_of_recipe(other) != _signature_of_recipe(first):
+    continuations = [_continuation(donor, depth, settings) for donor in donors]
+    recipes = [load_run(donor.config_path) for donor in donors]
+    for donor, recipe in zip(donors, recipes, strict=True):
+        if _signature_of_recipe(recipe) != _signature_of_recipe(recipes[0]):
             raise UserError(f"{donor.folder}: not the net and recipe of {donors[0].folder}; donors differ in seed only")
-    if len({first.seed, *(other.seed for other in others)}) < len(donors):
+    if len({recipe.seed for recipe in recipes}) < len(donors):
         raise UserError("two donors have the same seed; name each once")
-    shallow, deep = (f"{first.model.kind}-{layers}" for layers in (first.model.depth, depth))
+    model, fresh = recipes[0].model, continuations[0][-1]
+    shallow, deep = f"{model.kind}-{model.depth}", f"{model.kind}-{depth}"
     labels = (f"{deep}-continued", f"{shallow}-trained-on", f"{deep}-fresh")
-    cells = {donor: list(map(Cell, labels, configs)) for donor, configs in plans.items()}
-    fresh = plans[donors[0]][-1]
+    cells = [list(map(Cell, labels, configs)) for configs in continuations]
     study = Study(
         name=f"identity-{donors[0].folder.absolute().parent.name}-to-{fresh.folder.parent.name}",
         description=f"{shallow} trained further, as it is and with identity blocks, and new nets of {depth} layers.",
-        seeds=tuple(configs[-1].seed for configs in plans.values()),
+        seeds=tuple(recipe.seed for recipe in recipes),
         executor=ExecutorConfig(jobs=jobs),
     )
-    every = [cell for of_donor in cells.values() for cell in of_donor]
+    every = list(chain.from_iterable(cells))
     sweep(study, every, every, results, stop=stop, display=display)
-    folder = StudyFolder(results / study.name)
-    runs = {donor: [Run(folder.folder / c.config.folder, c.label) for c in mine] for donor, mine in cells.items()}
-    if any(run.status().state != "finished" for mine in runs.values() for run in mine):
-        return folder.folder, None
+    folder = results / study.name
+    runs = [[Run(folder / cell.config.folder, cell.label) for cell in of_donor] for of_donor in cells]
+    if any(run.status().state != "finished" for run in chain.from_iterable(runs)):
+        return folder, None
     record = {
-        "kind": first.model.kind,
+        "kind": model.kind,
         "depth": depth,
         "shallow": shallow,
         "steps": steps_behind(donors[0]),
         "donors": [
             {
-                **mine[0].probes("identity")[0],
+                **of_donor[0].probes("identity")[0],
                 "from": donor.name,
-                **{part: _came_to(run, folder.folder) for part, run in zip(PARTS, mine, strict=True)},
+                **{part: _outcome(run, folder) for part, run in zip(PARTS, of_donor, strict=True)},
             }
-            for donor, mine in runs.items()
+            for donor, of_donor in zip(donors, runs, strict=True)
         ],
     }
-    path = folder.folder / "probes" / "identity.json"
+    path = folder / "probes" / "identity.json"
     path.parent.mkdir(exist_ok=True)
     write_alone(path, json_text(record))
-    return folder.folder, record
+    return folder, record
 
 
 def _continuation(donor: Run, depth: int, settings: list[str]) -> list[RunConfig]:
@@ -159,7 +160,7 @@ def _signature_of_recipe(config: RunConfig) -> str:
     return config.model_copy(update={"train": config.train.model_copy(update={"init_from": None})}).signature
 
 
-def _came_to(run: Run, study: Path) -> dict[str, Any]:
+def _outcome(run: Run, study: Path) -> dict[str, Any]:
     status = run.status()
     return {
         "run": str(run.folder.relative_to(study)),

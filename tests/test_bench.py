@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from resexp.bench import imagenet, steps
 from resexp.bench.contenders import Case, copy, eager_loop, matmul, ours, usual_loop, work_of_a_unit
-from resexp.bench.turns import Measured, in_turns
+from resexp.bench.turns import Benchmark, Measured, in_turns
 from resexp.cli import app
 from resexp.config import ModelConfig, RunConfig, ShapesData, TrainConfig
 from resexp.data.imagenet.example import make_example

@@ -54,7 +54,7 @@ def subject(images: int = 64, side: int = 8, **config: Any) -> ProbeInput:
 
 
 def take(name: str, of: ProbeInput) -> dict[str, Any]:
-    work = PROBES[name].take(of)
+    work = PROBES[name].measure(of)
     while True:
         try:
             next(work)

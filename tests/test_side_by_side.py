@@ -69,7 +69,7 @@ def trainer() -> Trainer:
 
 
 WORK: dict[str, Callable[[Trainer], Generator[int, None, Any]]] = {
-    **{name: lambda trainer, probe=probe: probe.take(snapshot(trainer)) for name, probe in PROBES.items()},
+    **{name: lambda trainer, probe=probe: probe.measure(snapshot(trainer)) for name, probe in PROBES.items()},
     "steps": lambda trainer: trainer.advance(5, NEVER),
     "evaluation": lambda trainer: trainer.evaluate("train", NEVER),
     "test": lambda trainer: trainer.evaluate("test", NEVER),

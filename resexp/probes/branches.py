@@ -43,9 +43,11 @@ def branches(subject: ProbeInput) -> Probing:
     def norm(name: str, part: str) -> float:
         return float((torch.as_tensor(squares[name, part]) / images).sqrt())
 
-    rows = [{"block": n, "branch": norm(n, "branch"), "shortcut": norm(n, "shortcut")} for n in blocks]
-    for row in rows:
-        row["ratio"] = float(row["branch"]) / float(row["shortcut"]) if row["shortcut"] else float("inf")
+    rows = []
+    for name in blocks:
+        branch, shortcut = norm(name, "branch"), norm(name, "shortcut")
+        ratio = branch / shortcut if shortcut else float("inf")
+        rows.append({"block": name, "branch": branch, "shortcut": shortcut, "ratio": ratio})
     return {"blocks": rows}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from resexp.config import ModelConfig
 from resexp.models.blocks import Block, PreactBlock
 from resexp.models.layers import BatchNorm
 from resexp.models.resnet import ResNet
-from resexp.probes.subject import Moments, error_and_loss
+from resexp.probes.subject import Moments
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Batches of images and labels, as often as they are asked for."""
@@ -49,35 +50,37 @@ def deepen(shallow: ResNet, deep: ResNet, batches: Batches) -> None:
     gain and bias undo its normalisation (in train mode approximately). ReLU changes nothing, because the input is
     not negative.
     """
-    inputs = _stage_outputs(shallow, batches)
+    outputs = _stage_outputs(shallow, batches)
     for name in ("conv", "bn", "last", "fc"):
         deep.get_submodule(name).load_state_dict(shallow.get_submodule(name).state_dict())
-    for ours, theirs, coming_in in zip(deep.stages, shallow.stages, inputs, strict=True):
-        blocks, known = list(ours), list(theirs)  # type: ignore[call-overload]
-        for block, copied in zip(blocks, known, strict=False):
-            block.load_state_dict(copied.state_dict())
-        for block in blocks[len(known) :]:
-            if block.shortcut is not None:
+    for deep_stage, stage, output in zip(deep.stages, shallow.stages, outputs, strict=True):
+        for block, original in zip_longest(deep_stage.children(), stage.children()):
+            assert isinstance(block, Block)
+            if original is not None:
+                block.load_state_dict(original.state_dict())
+            elif block.shortcut is not None:
                 _zero_branch(block)
             else:
-                _make_identity(block, coming_in)
+                _make_identity(block, output)
 
 
+@torch.no_grad()
 def compare(shallow: nn.Module, deep: nn.Module, batches: Batches) -> dict[str, Any]:
     """Training errors of the two nets, fractions, in eval mode; how many predictions differ, and logits at most."""
-    shallow_error, _ = error_and_loss(shallow, batches())
-    constructed, _ = error_and_loss(deep, batches())
-    images, changed, largest = 0, 0, 0.0
-    with torch.no_grad():
-        for x, _ in batches():
-            images += len(x)
-            a, b = shallow(x), deep(x)
-            changed += int((a.argmax(1) != b.argmax(1)).sum())
-            largest = max(largest, float((a - b).abs().max()))
+    shallow.eval()
+    deep.eval()
+    images, wrong, deep_wrong, changed, largest = 0, 0, 0, 0, 0.0
+    for x, y in batches():
+        a, b = shallow(x), deep(x)
+        images += len(x)
+        wrong += int((a.argmax(1) != y).sum())
+        deep_wrong += int((b.argmax(1) != y).sum())
+        changed += int((a.argmax(1) != b.argmax(1)).sum())
+        largest = max(largest, float((a - b).abs().max()))
     return {
         "images": images,
-        "handed_error": shallow_error,
-        "constructed_error": constructed,
+        "handed_error": wrong / images,
+        "constructed_error": deep_wrong / images,
         "changed_predictions": changed,
         "largest_logit_difference": largest,
     }
@@ -103,9 +106,9 @@ def _zero_branch(block: Block) -> None:
         nn.init.zeros_(parameter)
 
 
-def _make_identity(block: Block, coming_in: Moments) -> None:
-    """Let the layers of a plain block be identities for inputs with these statistics."""
-    mean, variance = coming_in.of_channels
+def _make_identity(block: Block, moments: Moments) -> None:
+    """Let the layers of a plain block be identities for inputs with these moments."""
+    mean, variance = moments.of_channels
     for number, convolution in enumerate(_convolutions(block), 1):
         nn.init.dirac_(convolution.weight)
         if convolution.bias is not None:

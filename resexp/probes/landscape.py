@@ -41,11 +41,9 @@ def landscape(subject: ProbeInput) -> Probing:
 
 
 def _direction(weight: Tensor, generator: torch.Generator) -> Tensor:
-    direction: Tensor = torch.randn(weight.shape, generator=generator).to(weight.device)
-    norms: Tensor = (weight.flatten(1).norm(dim=1) / direction.flatten(1).norm(dim=1)).view(
-        -1, *[1] * (weight.dim() - 1)
-    )
-    return direction * norms
+    direction = torch.randn(weight.shape, generator=generator).to(weight.device)
+    norms: Tensor = weight.flatten(1).norm(dim=1) / direction.flatten(1).norm(dim=1)
+    return direction * norms.view(-1, *[1] * (weight.dim() - 1))
 
 
 def _headline(found: dict[str, Any]) -> str:

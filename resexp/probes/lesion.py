@@ -40,31 +40,33 @@ def lesion(subject: ProbeInput) -> Probing:
     """
     model = subject.model.eval()
     batches = list(subject.split(SAMPLE))
-    intact, _ = error_and_loss(model, batches)
+
+    def error() -> float:
+        return error_and_loss(model, batches)[0]
+
+    intact = error()
     without: list[dict[str, Any]] = []
     swapped: list[dict[str, Any]] = []
     free: list[tuple[Any, int]] = []  # blocks that keep their dimensions: stage and number
-    for place, stage in enumerate(_stages(model)):
+    stages: Any = model.get_submodule("stages")
+    for place, stage in enumerate(stages):
         for number, block in enumerate(stage):
             same = _keeps_dimensions(block)
             name = f"stages.{place}.{number}"
             if same or block.shortcut is not None:
                 with _removed([(stage, number)]):
-                    error, _ = error_and_loss(model, batches)
-                without.append({"block": name, "same": same, "error": error})
+                    without.append({"block": name, "same": same, "error": error()})
                 yield 0
             if number and same and _keeps_dimensions(stage[number - 1]):
                 with _exchanged([(stage, number - 1, number)]):
-                    error, _ = error_and_loss(model, batches)
-                swapped.append({"block": name, "error": error})
+                    swapped.append({"block": name, "error": error()})
                 yield 0
             free += [(stage, number)] if same else []
     removed, shuffled = [], []
     for count in _powers(2, len(free)):
         for chosen in _sets(len(free), count):
             with _removed([free[index] for index in chosen]):
-                error, _ = error_and_loss(model, batches)
-            removed.append({"blocks": count, "error": error})
+                removed.append({"blocks": count, "error": error()})
             yield 0
     from scipy.stats import kendalltau  # takes half as long to import as torch, which every worker would wait for
 
@@ -73,10 +75,9 @@ def lesion(subject: ProbeInput) -> Probing:
             order = list(range(len(free)))
             for a, b in pairs:
                 order[a], order[b] = order[b], order[a]
-            with _exchanged([(free[a][0], free[a][1], free[b][1]) for a, b in pairs]):
-                error, _ = error_and_loss(model, batches)
             tau = float(kendalltau(range(len(order)), order).statistic)
-            shuffled.append({"pairs": count, "tau": tau, "error": error})
+            with _exchanged([(free[a][0], free[a][1], free[b][1]) for a, b in pairs]):
+                shuffled.append({"pairs": count, "tau": tau, "error": error()})
             yield 0
     return {
         "images": sum(len(y) for _, y in batches),
@@ -88,9 +89,11 @@ def lesion(subject: ProbeInput) -> Probing:
     }
 
 
-def _powers(first: int, last: int) -> list[int]:
+def _powers(first: int, last: int) -> Iterator[int]:
     """``first``, and twice as many again and again, up to ``last``."""
-    return [first << power for power in range(max(0, last).bit_length()) if first << power <= last]
+    while first <= last:
+        yield first
+        first *= 2
 
 
 def _sets(blocks: int, count: int) -> Iterator[list[int]]:
@@ -108,16 +111,11 @@ def _exchanges(stages: list[Any], count: int) -> Iterator[list[tuple[int, int]]]
         yield [pairs[index] for index in rng.integers(len(pairs), size=count)]
 
 
-def _stages(model: nn.Module) -> Iterator[Any]:
-    yield from model.get_submodule("stages").children()
-
-
 def _keeps_dimensions(block: Block) -> bool:
-    first = next(module for module in block.modules() if isinstance(module, nn.Conv2d))
+    convolutions = [module for module in block.modules() if isinstance(module, nn.Conv2d)]
     last = block.get_submodule(f"conv{block.layers}")
     last = last[-1] if isinstance(last, nn.Sequential) else last
-    strides = [module.stride for module in block.modules() if isinstance(module, nn.Conv2d)]
-    return first.in_channels == last.out_channels and all(stride == (1, 1) for stride in strides)
+    return convolutions[0].in_channels == last.out_channels and all(conv.stride == (1, 1) for conv in convolutions)
 
 
 @contextmanager

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from typing import Any
 
 from torch import nn
 
 from resexp.config import ModelConfig
-from resexp.probes.subject import SAMPLE, Moments, Probe, ProbeInput, Probing, forward
+from resexp.probes.subject import Probe, ProbeInput, Probing, moments_of_outputs
 
 
 def responses(subject: ProbeInput) -> Probing:
@@ -19,21 +19,17 @@ def responses(subject: ProbeInput) -> Probing:
     """
     model = subject.model.eval()
     modules = dict(model.named_modules())
-    found: dict[str, Moments] = {}
-    with ExitStack() as hooks:
-        for name, module in modules.items():
-            if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
-                own = name.removesuffix(".1") if isinstance(modules[name.rpartition(".")[0]], nn.Sequential) else name
-                found[own] = Moments()
-                hooks.enter_context(found[own].of_outputs(modules["bn".join(own.rsplit("conv", 1))]))
-        for x, _ in subject.split(SAMPLE):
-            forward(model, x)
-            yield 0
-    layers = [
+    norms: dict[str, nn.Module] = {}
+    for name, module in modules.items():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+            own = name.removesuffix(".1") if isinstance(modules[name.rpartition(".")[0]], nn.Sequential) else name
+            norms[own] = modules["bn".join(own.rsplit("conv", 1))]
+    found = yield from moments_of_outputs(subject, norms)
+    layers: list[dict[str, Any]] = [
         {"layer": name, "std": moments.variance**0.5, "channel_std": moments.channel_std}
         for name, moments in found.items()
     ]
-    return {"layers": layers, "mean_std": sum(float(str(row["std"])) for row in layers) / len(layers)}
+    return {"layers": layers, "mean_std": sum(row["std"] for row in layers) / len(layers)}
 
 
 def _why_not(model: ModelConfig) -> str:

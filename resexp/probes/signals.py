@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Any
 
 from torch import nn
 
 from resexp.models.blocks import Block
-from resexp.probes.subject import SAMPLE, Moments, Probe, ProbeInput, Probing, forward
+from resexp.probes.subject import Probe, ProbeInput, Probing, moments_of_outputs
 
 
 def signals(subject: ProbeInput) -> Probing:
@@ -16,18 +15,12 @@ def signals(subject: ProbeInput) -> Probing:
     over images, positions and channels. "Forward propagated signals have non-zero variances" (section 4.1)."""
     model = subject.model.train()
     watched = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear | Block)}
-    found = {name: Moments() for name in watched}
-    with ExitStack() as hooks:
-        for name, module in watched.items():
-            hooks.enter_context(found[name].of_outputs(module))
-        for x, _ in subject.split(SAMPLE):
-            forward(model, x)
-            yield 0
-    rows = [{"layer": name, "mean": moments.mean, "variance": moments.variance} for name, moments in found.items()]
-    return {
-        "layers": [row for row in rows if not isinstance(watched[str(row["layer"])], Block)],
-        "blocks": [row for row in rows if isinstance(watched[str(row["layer"])], Block)],
-    }
+    found = yield from moments_of_outputs(subject, watched)
+    rows: dict[str, list[dict[str, Any]]] = {"layers": [], "blocks": []}
+    for name, moments in found.items():
+        kind = "blocks" if isinstance(watched[name], Block) else "layers"
+        rows[kind].append({"layer": name, "mean": moments.mean, "variance": moments.variance})
+    return rows
 
 
 def _headline(found: dict[str, Any]) -> str:

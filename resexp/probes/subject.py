@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,7 @@ class ProbeInput:
 class Probe:
     """A measurement of a net, and which nets it makes no sense for."""
 
-    take: Callable[[ProbeInput], Probing]
+    measure: Callable[[ProbeInput], Probing]
     headline: Callable[[dict[str, Any]], str]
     """The main number of the result, for one line."""
     why_not: Callable[[ModelConfig], str] = lambda model: ""
@@ -94,6 +95,20 @@ def error_and_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -
 def wide(x: Tensor) -> Tensor:
     """`x` in float64 (float32 on MPS), for exact sums of squares."""
     return x.detach().float() if x.device.type == "mps" else x.detach().double()
+
+
+def moments_of_outputs(
+    subject: ProbeInput, modules: Mapping[str, nn.Module]
+) -> Generator[int, None, dict[str, Moments]]:
+    """The moments of each module's output on SAMPLE images, in the mode that the net is in."""
+    found = {name: Moments() for name in modules}
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.enter_context(found[name].of_outputs(module))
+        for x, _ in subject.split(SAMPLE):
+            forward(subject.model, x)
+            yield 0
+    return found
 
 
 class Moments:

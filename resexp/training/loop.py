@@ -220,7 +220,7 @@ class TrainingLoop:
         trainer = self.trainer
         for name in self.probes.get(trainer.step, []):
             if not PROBES[name].why_not(self.config.model) and not self.run.probe_path(name, trainer.step).exists():
-                probing = PROBES[name].take(snapshot(trainer))
+                probing = PROBES[name].measure(snapshot(trainer))
                 yield from run_probe(self.run, name, trainer.step, probing, self.stop)
 
     def _test(self) -> Task[None]:

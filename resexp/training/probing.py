@@ -86,5 +86,5 @@ def probe(run: Run, name: str, *, initial: bool = False, stop: Callable[[], bool
         checkpoint.load_into(model, weights, run.folder)
     elif config.train.init_from:
         warm_start(config, of, len(dataset.classes))
-    run_to_completion(run_probe(run, name, step, PROBES[name].take(of), stop))
+    run_to_completion(run_probe(run, name, step, PROBES[name].measure(of), stop))
     return step
