@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -97,22 +96,23 @@ def alone(run: Run, recorded: Sequence[float]) -> Ensemble:
 
 def joined(members: Iterable[Ensemble]) -> Ensemble:
     """The runs of all `members` as one ensemble. Raises UserError if their test images differ."""
-    return functools.reduce(_together, members)
+    members = iter(members)
+    together = next(members)
+    for member in members:
+        _check_same_images(together, member)
+        total = np.add(together.total.values, member.total.values, dtype=np.float64)
+        together = Ensemble(
+            together.runs + member.runs,
+            together.errors + member.errors,
+            together.top5_errors + member.top5_errors,
+            replace(together.total, values=total),
+        )
+    return together
 
 
-def _together(some: Ensemble, others: Ensemble) -> Ensemble:
-    _check_same_images(some.runs[0], some.total, others.runs[0], others.total)
-    total = np.add(some.total.values, others.total.values, dtype=np.float64)
-    return Ensemble(
-        some.runs + others.runs,
-        some.errors + others.errors,
-        some.top5_errors + others.top5_errors,
-        replace(some.total, values=total),
-    )
-
-
-def _check_same_images(first: Run, ours: Logits, other: Run, theirs: Logits) -> None:
+def _check_same_images(some: Ensemble, others: Ensemble) -> None:
     """Images with an equal fingerprint may have another order; then their labels differ."""
+    ours, theirs = some.total, others.total
     if ours.fingerprint != theirs.fingerprint:
         what = f"tested on other images (fingerprint {theirs.fingerprint}, and {ours.fingerprint}"
     elif ours.values.shape != theirs.values.shape:
@@ -122,4 +122,4 @@ def _check_same_images(first: Run, ours: Logits, other: Run, theirs: Logits) -> 
         what = "tested on the same images in another order (other labels"
     else:
         return
-    raise UserError(f"{other.folder}: {what} in {first.folder}); name runs on the same data")
+    raise UserError(f"{others.runs[0].folder}: {what} in {some.runs[0].folder}); name runs on the same data")

@@ -35,23 +35,23 @@ from resexp.runs import checkpoint
 from resexp.runs.logits import Logits
 from resexp.runs.store import Run
 
-SMALLEST = 4
-"""Pixels a side that a crop has at least."""
+MIN_CROP = 4
+"""Smallest side of a crop, pixels."""
 STRIDE = 4
-"""What the sides of a rescaled image are divisible by, as those of the data: a net that halves an odd side sees zeros
-at a border where it has seen none in training."""
-LONGEST = 8
+"""The sides of a rescaled image are multiples of this, as those of the data. A net that halves an odd side sees zeros
+at a border where it saw none in training."""
+MAX_ASPECT = 8
 """Largest ratio of the longer to the shorter side of a view."""
 
 
 def rescaled(images: Tensor, side: int) -> Tensor:
     """(B, 3, H, W) -> the same images with a shorter side of `side` pixels, bilinear and antialiased.
 
-    The longer side keeps the proportion, to the nearest multiple of STRIDE; what is more than LONGEST times as long is
-    squeezed, for it would take all memory.
+    The longer side keeps the proportion, to the nearest multiple of STRIDE. A side over MAX_ASPECT times as long is
+    squeezed to that; it would take all memory.
     """
     height, width = images.shape[2:]
-    longer = round(min(max(height, width) / min(height, width), LONGEST) * side / STRIDE) * STRIDE
+    longer = round(min(max(height, width) / min(height, width), MAX_ASPECT) * side / STRIDE) * STRIDE
     size = [side, longer] if height <= width else [longer, side]
     return F.interpolate(images, size, mode="bilinear", antialias=True)
 
@@ -90,9 +90,9 @@ class TenCrop:
     def check(self, height: int, width: int) -> None:
         """Raise UserError unless images of `height` x `width` pixels have such crops."""
         side = min(height, width)
-        if not SMALLEST <= self.crop <= side + 2 * self.pad:
+        if not MIN_CROP <= self.crop <= side + 2 * self.pad:
             raise UserError(
-                f"ten-crop: a crop of {self.crop} pixels from images of {width}x{height}; name {SMALLEST} to {side}, "
+                f"ten-crop: a crop of {self.crop} pixels from images of {width}x{height}; name {MIN_CROP} to {side}, "
                 f"such as {_seven_eighths(side)} (the paper's 224 of 256 is 7/8)"
             )
 
@@ -152,7 +152,7 @@ def usual(config: RunConfig, name: str, size: tuple[int, int]) -> Mode:
 
 
 def _seven_eighths(side: int) -> int:
-    return max(SMALLEST, side * 7 // 8)
+    return max(MIN_CROP, side * 7 // 8)
 
 
 class Classifier(NamedTuple):

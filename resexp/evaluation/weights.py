@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 import resexp
-from resexp.config import Cifar10Data, DataConfig, FolderData, ImageNetData, ModelConfig, RunConfig, TrainConfig
+from resexp.config import DataConfig, ImageNetData, ModelConfig, RunConfig, TrainConfig
 from resexp.config.model import IMAGENET
 from resexp.config.nets import Net, named
 from resexp.config.study import load_run
@@ -41,12 +41,12 @@ from resexp.runs.weights_file import Description
 
 log = logging.getLogger(__name__)
 
-_FEWEST = 32
-"""Images that go through a net at a time, at least."""
+_MIN_BATCH = 32
+"""Smallest number of images per forward pass."""
 _DATA: TypeAdapter[DataConfig] = TypeAdapter(DataConfig)
 
-Batches = Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]
-"""Images (B, H, W, 3) and labels (B,)."""
+Pairs = Iterator[tuple[NDArray[np.uint8], int]]
+"""Images (H, W, 3), each with its label."""
 
 
 def confusion_of_run(run: Run, data: Path | None) -> Confusion:
@@ -86,7 +86,7 @@ def _test(
 ) -> Confusion:
     if data and about.mean is not None and about.classes and about.size and not _is_cifar(data):
         classes, mean = about.classes, about.mean_image
-        batches = _labelled(data, about.classes, about.size, about.val_resize)
+        pairs = read_labelled(data, find_labels(data, classes), about.size, about.val_resize)
     else:
         dataset = _opened(about, data, own, where)
         classes = dataset.classes
@@ -98,23 +98,20 @@ def _test(
         images = torch.from_numpy(dataset.train()[0])
         known = about.mean is not None and about.size == dataset.size
         mean = about.mean_image if known else pixel_mean(images, torch.from_numpy(dataset.train_index)).numpy()
-        batches = _tests_of(dataset)
+        pairs = zip(*dataset.test(), strict=True)
     tune_process()
     device = choose_device(TrainConfig())
     model = build_model(named(about.net, []).config, len(classes))
     load_weights(model, weights, where)
     model.to(memory_format=torch.channels_last).to(device).eval()
-    return Confusion(_logits(model, torch.from_numpy(mean).to(device), batches), classes)
+    return Confusion(_logits(model, torch.from_numpy(mean).to(device), pairs), classes)
 
 
 def _opened(about: Description, data: Path | None, own: DataConfig | None, where: str) -> Dataset:
     """The set whose test images are asked for, with training images that the mean can be taken of."""
     if data:
-        resize = about.data.get("resize")
-        kind = Cifar10Data if _is_cifar(data) else FolderData
-        own = kind.model_validate(
-            {"source": "folder" if kind is FolderData else "cifar10", "path": f"{data}", "resize": resize}
-        )
+        source = "cifar10" if _is_cifar(data) else "folder"
+        own = _DATA.validate_python({"source": source, "path": f"{data}", "resize": about.data.get("resize")})
     if own is None:
         raise UserError(f"{where}: name the images to test it on with --data FOLDER")
     dataset = open_dataset(own)
@@ -127,33 +124,16 @@ def _is_cifar(data: Path) -> bool:
     return data.name == CIFAR10.archive.name or any((data / batch).exists() for batch in CIFAR10.batches)
 
 
-def _tests_of(dataset: Dataset) -> Batches:
-    images, labels = dataset.test()
-    size = _batch(dataset.size)
-    for first in range(0, len(labels), size):
-        yield images[first : first + size], labels[first : first + size]
-
-
-def _labelled(data: Path, classes: list[str], size: tuple[int, int], val_resize: int | None) -> Batches:
-    labels = find_labels(data, classes)
-    pairs = read_labelled(data, labels, size, val_resize)
-    while some := list(islice(pairs, _batch(size))):
-        yield np.stack([image for image, _ in some]), np.array([label for _, label in some])
-
-
-def _batch(size: tuple[int, int]) -> int:
-    return max(_FEWEST, min(EVAL_BATCH, EVAL_BATCH * 32 * 32 // (size[0] * size[1])))
-
-
 @torch.inference_mode()
-def _logits(model: nn.Module, mean: Tensor, batches: Batches) -> Logits:
+def _logits(model: nn.Module, mean: Tensor, pairs: Pairs) -> Logits:
+    height, width = mean.shape[:2]
+    batch = max(_MIN_BATCH, min(EVAL_BATCH, EVAL_BATCH * 32 * 32 // (height * width)))
     found, labels = [], []
-    for images, of in batches:
-        found.append(
-            model(normalise(torch.from_numpy(np.ascontiguousarray(images)).to(mean.device), mean)).float().cpu()
-        )
-        labels.append(of)
-    return Logits(torch.cat(found).numpy(), np.concatenate(labels), "")
+    while some := list(islice(pairs, batch)):
+        images = torch.from_numpy(np.stack([image for image, _ in some]))
+        found.append(model(normalise(images.to(mean.device), mean)).float().cpu())
+        labels += [label for _, label in some]
+    return Logits(torch.cat(found).numpy(), np.array(labels), "")
 
 
 def describe(run: Run, config: RunConfig, step: int) -> Description:
