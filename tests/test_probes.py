@@ -77,7 +77,7 @@ def test_gradients_are_those_of_each_batch() -> None:
     of.model.train()
     gradients = []
     assert (found["batches"], found["batch_size"]) == (4, 128)  # no image twice
-    for x, y in of.batches(4, 128):
+    for x, y in of.split(512, 128):
         of.model.zero_grad()
         F.cross_entropy(of.model(x), y).backward()
         gradients.append(of.model.get_submodule("stages.1.0.conv1").weight.grad.double().flatten().clone())
@@ -102,7 +102,7 @@ def test_signals_are_the_moments_of_each_output() -> None:
     outputs: dict[str, Tensor] = {}
     for name in ("stages.0.0.conv2", "stages.2.0"):
         of.model.get_submodule(name).register_forward_hook(lambda m, i, out, name=name: outputs.update({name: out}))
-    ((x, _),) = of.batches(1, 250)
+    ((x, _),) = of.split(250, 250)
     of.model.train()(x)
     conv, block = outputs["stages.0.0.conv2"], outputs["stages.2.0"]
     row = by_name(found["layers"])["stages.0.0.conv2"]
@@ -115,7 +115,7 @@ def test_signals_are_the_moments_of_each_output() -> None:
 def test_responses_are_taken_after_bn_and_before_relu_and_addition() -> None:
     of = subject(images=250)
     found = take("responses", of)
-    ((x, _),) = of.batches(1, 250)
+    ((x, _),) = of.split(250, 250)
     model: Any = of.model.eval()
     stem = model.bn(model.conv(x))
     block = model.stages[0][0]
@@ -139,7 +139,7 @@ def test_branches_are_measured_beside_their_shortcuts() -> None:
     of = subject(images=250, depth=14)
     found = by_name(take("branches", of)["blocks"], "block")
     model: Any = of.model.eval()
-    ((x, _),) = of.batches(1, 250)
+    ((x, _),) = of.split(250, 250)
     x = F.relu(model.bn(model.conv(x)))
     block = model.stages[0][0]
     row = found["stages.0.0"]
@@ -150,7 +150,7 @@ def test_branches_are_measured_beside_their_shortcuts() -> None:
 
 def error_of(of: ProbeInput, order: Iterable[int], skipped: Collection[int]) -> float:
     """Error of the net with its blocks in another order and without some."""
-    ((x, y),) = of.batches(1, 250)
+    ((x, y),) = of.split(250, 250)
     model: Any = of.model.eval()
     blocks = [block for stage in model.stages for block in stage]
     h = F.relu(model.bn(model.conv(x)))
@@ -232,7 +232,7 @@ def test_a_lesion_leaves_out_one_block_and_mends_it(kind: str) -> None:
 
 def test_the_landscape_has_the_net_in_its_middle_and_directions_of_its_own_norms() -> None:
     of = subject(images=250)
-    ((x, y),) = of.batches(1, 250)
+    ((x, y),) = of.split(250, 250)
     with torch.no_grad():
         loss = F.cross_entropy(of.model.eval()(x), y).item()
     norms = of.model.get_submodule("stages.0.0.conv1").weight.detach().flatten(1).norm(dim=1)
@@ -311,7 +311,7 @@ def test_in_train_mode_a_plain_identity_is_nearly_one() -> None:
         if isinstance(norm, BatchNorm):
             norm.reset_running_stats()
             norm.momentum = 1.0
-    ((x, _),) = of.batches(1, 500)
+    ((x, _),) = of.split(500, 500)
     of.model.train()(x)  # statistics are now those of these images
     deep: Any = build_model(ModelConfig(kind="plain", depth=14, width=4))
     deepen(of.model, deep, lambda: of.split(500))  # type: ignore[arg-type]

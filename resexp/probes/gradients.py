@@ -42,7 +42,7 @@ def gradients(subject: ProbeInput) -> Probing:
     squares = torch.zeros(len(weights), device=subject.images.device)
     size = min(SIZE, len(subject.index) // 2)
     batches = min(BATCHES, len(subject.index) // size)  # no image twice, or the noise would come out too small
-    for x, y in subject.batches(batches, size):
+    for x, y in subject.split(batches * size, size):
         found = torch.autograd.grad(F.cross_entropy(model(x), y), weights)
         torch._foreach_add_(sums, found)
         squares += torch.stack([gradient.square().sum() for gradient in found])
@@ -72,7 +72,7 @@ def gradients(subject: ProbeInput) -> Probing:
 
 
 def _agreement(subject: ProbeInput, distance: float) -> float:
-    ((x, y),) = subject.batches(1, min(NEIGHBOURS, len(subject.index)))
+    ((x, y),) = subject.split(NEIGHBOURS, NEIGHBOURS)
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device)
     norm = x.flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1)
     neighbour = x + distance * norm[:, None, None, None] * noise

@@ -22,7 +22,7 @@ Probing = Generator[int, None, dict[str, Any]]
 SAMPLE = 1000
 """Images that most probes measure on."""
 BATCH = 250
-"""Default number of images per forward pass; fewer for images over 32 x 32."""
+"""Default number of images per forward pass."""
 
 
 @dataclass(frozen=True)
@@ -39,24 +39,16 @@ class ProbeInput:
     index: np.ndarray[Any, np.dtype[np.int64]]
     """The images that are trained on."""
 
-    def batches(self, count: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """`count` batches of `size` different training images, not augmented: the same ones for every net."""
-        order = np.random.default_rng(0).permutation(self.index)
-        for number in range(count):
-            places = np.arange(number * size, (number + 1) * size) % len(order)
-            yield self._batch(torch.from_numpy(order[places]))
+    def split(self, images: int, size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The first `images` training images of a random order, or all, not augmented: the same ones for every net.
 
-    def _batch(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = chosen.to(self.images.device)
-        return normalise(self.images[chosen], self.mean), self.labels[chosen]
-
-    def split(self, images: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The first `images` images in batches, or all."""
+        They come in batches of `size`; by default BATCH, fewer for images over 32 x 32.
+        """
         order = np.random.default_rng(0).permutation(self.index)[:images]
         height, width = self.images.shape[1:3]
-        size = max(1, BATCH * 32 * 32 // max(32 * 32, height * width))
-        for chosen in torch.split(torch.from_numpy(order), size):
-            yield self._batch(chosen)
+        size = size or max(1, BATCH * 32 * 32 // max(32 * 32, height * width))
+        for chosen in torch.split(torch.from_numpy(order).to(self.images.device), size):
+            yield normalise(self.images[chosen], self.mean), self.labels[chosen]
 
 
 @dataclass(frozen=True)
