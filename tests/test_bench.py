@@ -38,8 +38,8 @@ main()
 def forking(*words: object) -> subprocess.CompletedProcess[str]:
     """`resexp` where contenders are forked: each would import torch, torchvision and more for five seconds."""
     command = [sys.executable, "-c", FORKING, *map(str, words)]
-    two_cores = {**os.environ, "SLURM_CPUS_PER_TASK": "2"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=two_cores)
+    on_two_cores = {**os.environ, "SLURM_CPUS_PER_TASK": "2", "OMP_WAIT_POLICY": "passive"}  # threads must not spin
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=on_two_cores)
 
 
 CONFIG = RunConfig(
