@@ -112,7 +112,7 @@ def test_a_run_at_work_is_not_deleted_nor_are_its_neighbours(study: StudyFolder)
     with study.runs()[1].leased():
         done = rm("tiny", "--yes")
     assert isinstance(done.exception, UserError)
-    assert done.exception.args == ("plain-8 seed 1: at work; stop that first, nothing was deleted",)
+    assert done.exception.args == ("plain-8 seed 1: still running, so nothing was deleted; stop first",)
     assert len(names(study)) == 4
 
 

@@ -212,7 +212,7 @@ def remove(
         typer.confirm(f"{what}\ndelete?", abort=True, err=True)
     with locked(named.study.lock_path, f"the study in {named.study.folder}"):
         if held := [run for run in runs if run.is_held()]:
-            raise UserError(f"{_names(held)}: at work; stop that first, nothing was deleted")
+            raise UserError(f"{_names(held)}: still running, so nothing was deleted; stop first")
         for run in runs:
             run.remove()
         named.study.drop([run for run in named.runs if not run.folder.exists()])

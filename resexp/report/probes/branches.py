@@ -17,7 +17,7 @@ class _Block(Layer):
 
 
 class Branches(Layerwise[_Block]):
-    """See `resexp.probes.signals.branches`."""
+    """See `resexp.probes.branches`."""
 
     layers: list[_Block] = Field(validation_alias="blocks", min_length=1, max_length=MAX_LAYERS)
 

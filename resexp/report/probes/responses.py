@@ -17,7 +17,7 @@ class _Layer(Layer):
 
 
 class Responses(Layerwise[_Layer]):
-    """See `resexp.probes.signals.responses`."""
+    """See `resexp.probes.responses`."""
 
     mean_std: Number
 
