@@ -16,7 +16,7 @@ from scipy import stats
 from resexp.config import Cifar10Data, TrainConfig
 from resexp.config.study import load
 from resexp.report import estimates
-from resexp.report.estimates import Estimate, Rise, contrast, difference, rise, trend
+from resexp.report.estimates import Difference, Estimate, Rise, contrast, difference, rise, trend
 from resexp.report.families import BRANCH, differences
 from resexp.report.summary import summarise
 from resexp.runs.records import Plan, PlannedRun
@@ -52,6 +52,13 @@ def test_a_difference_has_welchs_interval(a: tuple[float, ...], b: tuple[float, 
     found = difference(Estimate(a), Estimate(b))
     assert (found.low, found.high) == pytest.approx((low, high))
     assert difference(Estimate((5.0,)), Estimate(b)).low is None
+
+
+def test_the_sign_of_an_ends_last_digit_is_known() -> None:
+    """A verdict may hang on it, so it is not rounded away; what is no more than rounding has none."""
+    assert str(Difference(2.5, -0.043, 5.1)) == "+2.5 points [-0.04, +5.1]"
+    assert Difference(-2.5, -5.1, 0.02).range == "between -5.1 and +0.02 points"
+    assert Difference(-0.01, -1e-15, 0.05).in_cell == "+0.0 [+0.0, +0.1]"
 
 
 def test_at_1_6_degrees_of_freedom_the_quantile_is_students() -> None:

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from resexp.report.estimates import CONFIDENCE, Difference, Term, contrast, interaction_terms
+from resexp.report.estimates import CONFIDENCE, Difference, Estimate, Term, contrast, interaction_terms
 from resexp.report.families import Family, differing, recipe
-from resexp.report.formatting import NOTHING, Table
+from resexp.report.formatting import NOTHING, Table, alternatives
 from resexp.report.stats import grouped
 
 QUANTITIES = {
@@ -48,6 +48,8 @@ class Control:
     """Such as ``precision=bf16``."""
     changes: dict[str, Change]
     """By the names of QUANTITIES."""
+    deepest: dict[str, tuple[int, Estimate]]
+    """Depth and running training error of the deepest net, by kind."""
 
 
 def controls(families: Sequence[Family]) -> list[Control]:
@@ -57,19 +59,29 @@ def controls(families: Sequence[Family]) -> list[Control]:
     differ in their branches alone, as in their shortcuts, are compared with the same plain nets.
     """
     plains, residuals = ([family for family in families if family.kind == kind] for kind in ("plain", "residual"))
-    found: dict[str, dict[str, Change]] = {}
+    found: dict[str, tuple[dict[str, Change], list[Family]]] = {}
     for plain in plains:
         partner = plain.partner(residuals)
         name = plain.variant or (partner.variant if partner else "") or "no variant"
-        mutual = partner if partner and partner.partner(plains) is plain else None
-        found[name] = _rise(plain) | _rise(mutual) | _contrasts(plain, partner)
+        mutual = [partner] if partner and partner.partner(plains) is plain else []
+        found[name] = _contrasts(plain, partner), [plain, *mutual]
     for residual in residuals:
         partner = residual.partner(plains)
         if partner and partner.partner(residuals) is not residual:
-            found[residual.variant or "no variant"] = _contrasts(partner, residual) | _rise(residual)
-    counts = Counter(quantity for changes in found.values() for quantity in changes)
-    kept = {v: {q: changes[q] for q in QUANTITIES if q in changes and counts[q] > 1} for v, changes in found.items()}
-    return [Control(variant, changes) for variant, changes in kept.items() if changes]
+            found[residual.variant or "no variant"] = _contrasts(partner, residual), [residual]
+    for changes, own in found.values():
+        for family in own:
+            changes |= _rise(family)
+    counts = Counter(quantity for changes, _ in found.values() for quantity in changes)
+    every = [
+        Control(
+            variant,
+            {name: changes[name] for name in QUANTITIES if name in changes and counts[name] > 1},
+            {family.kind: _deepest(family) for family in own},
+        )
+        for variant, (changes, own) in found.items()
+    ]
+    return [control for control in every if control.changes]
 
 
 def changes(plain: Family | None, residual: Family | None) -> dict[str, Change]:
@@ -90,6 +102,11 @@ def _rise(family: Family | None) -> dict[str, Change]:
     return {family.kind: _change(f"depths {low} and {high}", (1, errors[high]), (-1, errors[low]))}
 
 
+def _deepest(family: Family) -> tuple[int, Estimate]:
+    depth = max(family.running)
+    return depth, family.running[depth]
+
+
 def _contrasts(plain: Family | None, residual: Family | None) -> dict[str, Change]:
     a, b = (family.running if family else {} for family in (plain, residual))
     if not (common := sorted(a.keys() & b.keys())):
@@ -103,36 +120,50 @@ def _contrasts(plain: Family | None, residual: Family | None) -> dict[str, Chang
 
 
 def table(found: Sequence[Control]) -> Table:
-    """A row for each variant, then one for its change from the first variant; a column for each quantity, in points.
+    """A row for each variant, then one for its change from the first variant.
 
-    The intervals of the changes are corrected for their number. A change whose interval leaves zero out has a star.
+    A column for each quantity, in points, and for the error of the deepest net of each kind, in percent. The intervals
+    of the changes are corrected for their number. A change whose interval leaves zero out has a star.
     """
-    first, *others = variants = [control.variant for control in found]
-    columns = [["points", *variants, *(f"{variant}: change" for variant in others)]]
+    variants = [control.variant for control in found]
+    columns = [["points", *variants, *(f"{variant}: change" for variant in variants[1:])]]
     for quantity, words in IN_SHORT.items():
         if changes := {one.variant: one.changes[quantity] for one in found if quantity in one.changes}:
             places = {change.at for change in changes.values()}
             cells = {v: c.difference.in_cell + f" ({c.at})" * (len(places) > 1) for v, c in changes.items()}
             name = words if len(places) > 1 else f"{words}, {min(places)}"
-            shifts = [_shift(changes, first, variant) for variant in others]
-            columns.append([name, *(cells.get(variant, NOTHING) for variant in variants), *shifts])
+            terms = {variant: change.terms for variant, change in changes.items()}
+            columns.append([name, *_column(variants, cells, terms)])
+    for kind in ("plain", "residual"):
+        errors = {one.variant: one.deepest[kind] for one in found if kind in one.deepest}
+        if len(errors) > 1:
+            depths = {depth for depth, _ in errors.values()}
+            cells = {v: f"{error}" + f" (depth {depth})" * (len(depths) > 1) for v, (depth, error) in errors.items()}
+            name = f"{kind} nets' error, %" + f", depth {min(depths)}" * (len(depths) == 1)
+            columns.append([name, *_column(variants, cells, {v: ((1, error),) for v, (_, error) in errors.items()})])
     header, *rows = map(list, zip(*columns, strict=True))
     return header, rows
 
 
-def _shift(changes: dict[str, Change], first: str, variant: str) -> str:
-    if not {first, variant} <= changes.keys():
-        return NOTHING
-    corrected = 1 - (1 - CONFIDENCE) / (len(changes) - 1)
-    before = [(-weight, mean) for weight, mean in changes[first].terms]
-    shift = contrast([*changes[variant].terms, *before], corrected)
-    return shift.in_cell + " *" * bool(shift.sign)
+def _column(variants: Sequence[str], cells: dict[str, str], terms: dict[str, tuple[Term, ...]]) -> list[str]:
+    """The cells of the variants, and how the sum of `terms` changes from the first of them to each other one."""
+    first, *others = variants
+    column = [cells.get(variant, NOTHING) for variant in variants]
+    for variant in others:
+        if {first, variant} <= terms.keys():
+            corrected = 1 - (1 - CONFIDENCE) / (len(terms) - 1)
+            before = [(-weight, mean) for weight, mean in terms[first]]
+            shift = contrast([*terms[variant], *before], corrected)
+            column.append(shift.in_cell + " *" * bool(shift.sign))
+        else:
+            column.append(NOTHING)
+    return column
 
 
 def varied(families: Sequence[Family]) -> str:
-    """What the study varies besides kind, depth and seed, such as ``precision and width``."""
+    """What the study varies besides kind, depth and seed, such as ``precision or width``."""
     recipes = [((net.kind, net.depth), recipe(net.runs)) for family in families for net in family.nets]
     recipes += [((family.kind, 0), family.recipe) for family in families]
     alike = grouped(recipes, lambda entry: entry[0]).values()
     keys = sorted({key for entries in alike for key in differing(fields for _, fields in entries)})
-    return " and ".join(dict.fromkeys(key.rpartition(".")[2] for key in keys))
+    return alternatives(list(dict.fromkeys(key.rpartition(".")[2] for key in keys)))

@@ -76,17 +76,19 @@ class Difference:
     @property
     def range(self) -> str:
         """The interval in words."""
-        return "" if self.low is None else f"between {self.low:+.1f} and {self.high:+.1f} points"
+        if self.low is None or self.high is None:
+            return ""
+        return f"between {_end(self.low)} and {_end(self.high)} points"
 
     @property
     def brackets(self) -> str:
         """The interval in points: ``[+1.0, +2.5]``, or nothing."""
-        return "" if self.low is None else f"[{self.low:+.1f}, {self.high:+.1f}]"
+        return "" if self.low is None or self.high is None else f"[{_end(self.low)}, {_end(self.high)}]"
 
     @property
     def in_cell(self) -> str:
         """``+1.7 [+1.0, +2.5]``, for a table whose header says that these are points."""
-        return f"{self.value:+.1f} {self.brackets}".rstrip()
+        return f"{self.value:+z.1f} {self.brackets}".rstrip()
 
     def __truediv__(self, by: float) -> Difference:
         if self.low is None or self.high is None:
@@ -94,7 +96,12 @@ class Difference:
         return Difference(self.value / by, *sorted((self.low / by, self.high / by)))
 
     def __str__(self) -> str:
-        return f"{self.value:+.1f} points {self.brackets}".rstrip()
+        return f"{self.value:+z.1f} points {self.brackets}".rstrip()
+
+
+def _end(points: float) -> str:
+    """An end of an interval, to a tenth; closer to zero to its first digit, as its sign counts: ``-0.04``."""
+    return f"{points:+.1g}" if 0.001 <= abs(points) < 0.05 else f"{points:+z.1f}"
 
 
 Term = tuple[float, Estimate]

@@ -18,7 +18,7 @@ from resexp.utils.parallel import parallel_map
 
 SEEDS = 10
 """Runs of a net in its training curve; more would change it by less than its line is wide."""
-DRAWN = 8
+DRAWN = 10
 """Families of nets in the figures: each has one of its own, and a line in those over depth."""
 
 
