@@ -239,7 +239,7 @@ def controls_plot(found: Sequence[Control]) -> Plot:
     more = sum(rise.sign > 0 for rise in rises)
     title = f"Plain nets' error rises more with depth in {more} of {len(rises)} variants"
     title = title if rises else "Running training error by variant"
-    plot = Plot(title, "difference (points); bars are 95 % intervals", "", (7.0, 1.9 + 0.5 * len(found)))
+    plot = Plot(title, "points, with 95 % intervals", "", (7.0, 1.9 + 0.5 * len(found)))
     plot.note = "Differences of mean running training errors. Variants whose interval lies above zero are counted."
     axes = plot.axes
     axes.axvline(0, color=INK, linewidth=1)
