@@ -47,8 +47,8 @@ evidence: $(RUN) ## train what is unfinished of the evidence, one run a core, be
 published: $(DEV) ## rebuild the published pages, and what the README quotes of their records
 	$(PY) -m tests.published
 
-test: $(DEV) ## run the tests
-	$(PY) -m pytest $(if $(PYTHON),,-n auto --dist worksteal --timeout 300) $(ARGS)
+test: $(DEV) ## run the tests, many of which wait for processes: one worker more than cores
+	$(PY) -m pytest $(if $(PYTHON),,-n $$(($$(nproc) + 1)) --dist worksteal --timeout 300) $(ARGS)
 
 test-clusters: $(DEV) ## run the tests on real clusters: torchrun, Ray, and Slurm where it is installed
 	$(PY) -m pytest -m "torchrun or ray or slurm" $(if $(PYTHON),,-n auto --timeout 600) $(ARGS)

@@ -67,7 +67,12 @@ def test_a_difference_between_variants_is_tested_by_the_contrast_of_their_means(
 
 def test_an_interval_that_leaves_zero_out_shows_a_difference(study: Make) -> None:
     first, _, (_, *changes) = table(summarise(precisions(study, shifted(DEGRADES, 20))).controls)[1]
-    assert [change.startswith("+20.0 [+1") and change.endswith(" *") for change in changes[:4]] == [True, True, False, True]
+    assert [change.startswith("+20.0 [+1") and change.endswith(" *") for change in changes[:4]] == [
+        True,
+        True,
+        False,
+        True,
+    ]
     assert first[3].startswith("-5.0 [")
     assert changes[2].startswith("+0.0 [")
 

@@ -252,10 +252,10 @@ def test_new_mechanics_reach_a_run_that_was_begun(write_study: Write, here: Cli,
 
 def test_runs_trained_one_by_one_at_the_same_time_are_all_in_the_plan(write_study: Write) -> None:
     study = write_study()
-    words = [command("train", "--config", study, "--seed", seed) for seed in range(3)]
+    words = [command("train", "--config", study, "--seed", seed) for seed in range(2)]
     started = [subprocess.Popen(w, stdout=subprocess.DEVNULL) for w in words]
-    assert [process.wait() for process in started] == [0, 0, 0]
-    assert len(StudyFolder(Path("results/tiny")).runs()) == 3
+    assert [process.wait() for process in started] == [0, 0]
+    assert len(StudyFolder(Path("results/tiny")).runs()) == 2
 
 
 def test_a_sweep_that_is_refused_leaves_no_run_folder(write_study: Write, here: Cli) -> None:
