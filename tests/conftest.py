@@ -41,7 +41,7 @@ TINY = {
 
 
 def pytest_collection_finish() -> None:
-    """Exclude imported objects from garbage collection: to scan them again and again takes a fifth of the tests' time."""
+    """Exclude imported objects from garbage collection: to scan them again and again takes a fifth of the time."""
     import torch._dynamo  # as the first optimizer does  # noqa: F401
 
     gc.collect()
