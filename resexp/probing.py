@@ -123,8 +123,8 @@ def _continuation(donor: Run, depth: int, settings: list[str]) -> list[RunConfig
         del recipe["train"]["milestones"]  # they follow from the steps, which --set may change
 
     def of(layers: int) -> RunConfig:
-        overrides = yaml_file.overrides([*settings, f"model.depth={layers}"])
-        return validated(RunConfig, yaml_file.merge(yaml_file.Document(recipe), overrides))
+        document = yaml_file.overridden(yaml_file.Document(recipe), [*settings, f"model.depth={layers}"])
+        return validated(RunConfig, document)
 
     continued, trained_on = of(depth), of(shallow.model.depth)
     for config in (continued, trained_on):

@@ -66,6 +66,25 @@ def test_overrides_reach_every_cell_and_may_replace_the_grid(write_study: Write)
     assert labels(path, "grid={model.depth: [20]}") == ["residual-20"]
 
 
+def test_an_override_of_one_key_of_the_grid_keeps_the_others(write_study: Write) -> None:
+    path = write_study(grid={"model.kind": ["plain", "residual"], "model.depth": [8, 14]})
+    assert labels(path, "grid.model.depth=[20]") == ["plain-20", "residual-20"]
+    assert labels(path, "grid.model.depth=20", "grid.model.kind=plain", "grid.model.width=[4, 8]") == [
+        "plain-20-width=4",
+        "plain-20-width=8",
+    ]
+    assert labels(path, "grid={model.depth: [20]}", "grid.model.kind=[plain]") == ["plain-20"]
+    assert mistakes(path, "grid.model.depth=[20, 21]") == [
+        "--set grid.model.depth=[20, 21]: model.depth: must be 6n+2; the nearest are 20 and 26, got 21"
+    ]
+    assert labels(write_study(grid=None), "grid.model.depth=[8, 14]") == ["residual-8", "residual-14"]
+    several = write_study(grid=[{"model.depth": [8, 14]}, {"model.depth": 20, "train.warmup_lr": 0.01}])
+    assert labels(several, "grid.model.depth=[26]") == ["residual-26", "residual-26-warmup_lr=0.01"]
+    several = write_study(grid=[{"model.depth": [14]}, {"model.kind": "plain"}])
+    assert labels(several, "grid.model.depth=[20, 26]") == ["residual-20", "residual-26", "plain-8"]
+    assert len(labels(several, "grid.model.width=[4, 8]")) == 4
+
+
 def test_every_mistake_is_said_at_once_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(
@@ -187,7 +206,7 @@ def test_an_override_of_what_the_grid_varies_is_refused(write_study: Write) -> N
     path = write_study(grid={"model.depth": [8, 14]})
     assert mistakes(path, "model.depth=20") == [
         "--set model.depth=20: model.depth: the grid of the study sets it; choose with --only, or with "
-        "--set 'grid={model.depth: [...]}'"
+        "--set 'grid.model.depth=[...]'"
     ]
 
 
@@ -275,9 +294,9 @@ def test_an_empty_file_is_no_study(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ("model.depth=20,32", r"--set 'grid=\{model.depth: \[20,32\]\}'"),
-        ("model.depth=[20, 32]", r"--set 'grid=\{model.depth: \[20, 32\]\}'"),
-        ("train.lr=0.1,0.01", r"--set 'grid=\{train.lr: \[0.1,0.01\]\}'"),
+        ("model.depth=20,32", r"--set 'grid.model.depth=\[20,32\]'"),
+        ("model.depth=[20, 32]", r"--set 'grid.model.depth=\[20, 32\]'"),
+        ("train.lr=0.1,0.01", r"--set 'grid.train.lr=\[0.1,0.01\]'"),
         ("lr=0.1", r"did you mean train.lr\?"),
         ("width=4", r"did you mean model.width\?"),
         ("data.flip=yes", r"expected true or false, got 'yes'"),

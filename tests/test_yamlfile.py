@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from resexp.config import yaml_file
+from resexp.config.yaml_file import Document
 from resexp.errors import UserError
 
 
@@ -98,14 +99,14 @@ def test_a_file_that_extends_itself_is_refused(tmp_path: Path) -> None:
 
 
 def test_overrides_are_read_as_yaml_and_the_last_wins() -> None:
-    document = yaml_file.overrides(["train.lr=1e-2", "train.milestones=[1, 2]", "train.lr=0.5"])
+    document = yaml_file.overridden(Document({}), ["train.lr=1e-2", "train.milestones=[1, 2]", "train.lr=0.5"])
     assert document.data == {"train": {"lr": 0.5, "milestones": [1, 2]}}
 
 
 @pytest.mark.parametrize("setting", ["train.lr", "=1", "a..b=1", ""])
 def test_an_override_without_key_and_value_is_refused(setting: str) -> None:
     with pytest.raises(UserError, match="expected KEY=VALUE"):
-        yaml_file.overrides([setting])
+        yaml_file.overridden(Document({}), [setting])
 
 
 @pytest.mark.parametrize(
@@ -143,4 +144,4 @@ def test_merge_keys_are_read_and_what_stands_beside_them_wins() -> None:
 
 @pytest.mark.parametrize("value", ["a: b", "x # y", "C:", "- a", "# a", "100% wool"])
 def test_an_override_is_taken_as_it_was_typed(value: str) -> None:
-    assert yaml_file.overrides([f"description={value}"]).data == {"description": value}
+    assert yaml_file.overridden(Document({}), [f"description={value}"]).data == {"description": value}

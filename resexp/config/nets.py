@@ -62,7 +62,7 @@ def named(name: str, settings: list[str], size: int | None = None) -> Net:
         if field in model:
             raise UserError(f"{name}: {model[field]} and {word} are both its {field}; keep one")
         model[field] = word
-    document = yaml_file.merge(Document({"model": model}, {(): name, ("model",): name}), yaml_file.overrides(settings))
+    document = yaml_file.overridden(Document({"model": model}, {(): name, ("model",): name}), settings)
     config = validated(_Named, document).model
     return _checked(Net(config, size or _SIDES[config.variant], CLASSES[config.variant]))
 

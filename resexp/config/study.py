@@ -113,7 +113,7 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
     own = yaml_file.read(path, find_study)
     if not own.data:
         raise UserError(f"{path}: empty; a study names at least one key, such as model: {{kind: plain, depth: 20}}")
-    document = yaml_file.merge(own, yaml_file.overrides(settings or []))
+    document = yaml_file.overridden(own, settings or [])
     document.data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("._-") or "study")
     if isinstance(needed := document.data.get("plugins"), list):
         plugins.check_listed(list(map(str, needed)), document.place(("plugins",)))
@@ -132,7 +132,7 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
     varied = {key for product in study.grid for key in product}
     for setting in settings or []:
         if (key := setting.partition("=")[0].strip()) in varied:
-            remedy = f"choose with --only, or with --set 'grid={{{key}: [...]}}'"
+            remedy = f"choose with --only, or with --set 'grid.{key}=[...]'"
             errors[f"--set {setting}: {key}: the grid of the study sets it; {remedy}"] = None
     cells: list[tuple[dict[str, Any], RunConfig]] = []
     for choice, cell_document in _expand(study, document):
@@ -217,7 +217,7 @@ def _expand(study: Study, document: Document) -> Iterator[tuple[dict[str, Any], 
                 place = document.place(("grid", index, key) if grid_is_list else ("grid", key))
                 if key.count(".") >= yaml_file.MAX_NESTING:
                     raise UserError(f"{place}: grid: {key}: no key has that many parts")
-                cell = yaml_file.merge(cell, yaml_file.nested(key, value, place))
+                cell = yaml_file.merge(cell, yaml_file.nested(key.split("."), value, place))
             for seed in study.seeds:
                 yield choice, Document({**cell.data, "seed": seed}, cell.places)
 
@@ -286,7 +286,7 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
     varied = any(place[0] == "grid" and place[-1] == yaml_file.dotted(path) for place in document.places if place)
     if several and not varied and kind in _SINGLE and path[0] in ("data", "model", "train"):
         values = ", ".join(map(str, got)) if isinstance(got, list) else got
-        message += f"; for a net of each, put it into the grid: --set 'grid={{{yaml_file.dotted(path)}: [{values}]}}'"
+        message += f"; for a net of each, put it into the grid: --set 'grid.{yaml_file.dotted(path)}=[{values}]'"
     return f"{document.place(path)}: {yaml_file.dotted(path)}: {message}"
 
 

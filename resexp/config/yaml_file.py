@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -274,25 +274,37 @@ def _overlaid(base: dict[str, Any], top: dict[str, Any], *, top_level: bool) -> 
     return merged
 
 
-def nested(key: str, value: Any, place: str) -> Document:
-    """The document that has `value` at a dotted key; all of it stands at `place`."""
-    path = tuple(key.split("."))
+def nested(path: Sequence[str], value: Any, place: str) -> Document:
+    """The document that has `value` at a path of keys; all of it stands at `place`."""
     for name in reversed(path):
         value = {name: value}
-    return Document(value, {path[:i]: place for i in range(len(path) + 1)})
+    return Document(value, {tuple(path[:i]): place for i in range(len(path) + 1)})
 
 
-def overrides(settings: list[str]) -> Document:
-    """The document that a list of ``a.b=value`` settings stands for; see `_typed` for values."""
-    result = Document({}, {(): "--set"})
+def overridden(document: Document, settings: Sequence[str]) -> Document:
+    """`document` with each setting ``a.b=value`` applied in turn; see `_typed` for values. ``grid.a.b=[...]`` sets the
+    key ``a.b`` of the grid: in each of its items that has this key, or in all items if none has it."""
     for setting in settings:
         keys, equals, value = setting.partition("=")
         path = keys.strip().split(".")
         if not equals or not all(path) or len(path) > MAX_NESTING:
             raise UserError(f"--set {setting}: expected KEY=VALUE with a dotted key, such as train.lr=0.05")
         name = f"--set {setting}"
-        result = merge(result, nested(keys.strip(), _typed(value, name), name))
-    return result
+        if path[0] == "grid" and path[1:]:
+            document = _varied(document, ".".join(path[1:]), _typed(value, name), name)
+        else:
+            document = merge(document, nested(path, _typed(value, name), name))
+    return document
+
+
+def _varied(document: Document, key: str, values: Any, name: str) -> Document:
+    grid = document.data.get("grid", {})
+    items = [item for item in (grid if isinstance(grid, list) else [grid]) if isinstance(item, dict)]
+    having = [item for item in items if key in item] or items
+    changed = [{**item, key: values} if item in having else item for item in items]
+    new = changed if isinstance(grid, list) and changed else changed[0] if changed else {key: values}
+    places = {path: place for path, place in document.places.items() if key not in path}
+    return Document({**document.data, "grid": new}, {**places, ("grid",): name})
 
 
 def _typed(value: str, name: str) -> Any:
