@@ -14,7 +14,7 @@ import torch
 
 from resexp.config import Study
 from resexp.config import study as studies
-from resexp.config.nets import named
+from resexp.config.nets import parse_net
 from resexp.config.study import Cell
 from resexp.display import Lines
 from resexp.errors import UserError
@@ -105,7 +105,7 @@ def build_model(name: str, classes: int | None = None, *, seed: int | None = Non
     It maps float images (N, 3, H, W) to logits (N, classes); the default is 10 classes, 1000 on ImageNet. With a
     `seed` its weights are those of a run with this seed.
     """
-    net = named(name, [])
+    net = parse_net(name, [])
     if seed is not None:
         torch.manual_seed(seed)
     return build(net.config, classes or net.classes)

@@ -10,7 +10,7 @@ from resexp.config import ExecutorConfig, RunConfig, Study, TrainConfig, yaml_fi
 from resexp.config.study import Cell, load, load_run, validated
 from resexp.display import Display
 from resexp.errors import UserError
-from resexp.runs.names import find_named, is_run_name
+from resexp.runs.names import is_run_name, select_runs
 from resexp.runs.records import json_text
 from resexp.runs.store import Run
 from resexp.sweeping import create, sweep
@@ -31,9 +31,9 @@ def targets(names: list[str], *, initial: bool, settings: list[str], results: Pa
             study, cells = load(name, settings)
             found += [(create(study, cell, results), True) for cell in cells]
             continue
-        named = find_named(name, results)
-        runs = named.runs
-        if named.whole and not initial:
+        chosen = select_runs(name, results)
+        runs = chosen.runs
+        if chosen.whole and not initial:
             runs = [run for run in runs if run.checkpoint_path.exists()]
         if not runs:
             raise UserError(f"{name}: no run has a checkpoint yet; train some, or add --at-init for untrained nets")
@@ -46,8 +46,8 @@ def targets(names: list[str], *, initial: bool, settings: list[str], results: Pa
 def finished_runs(names: list[str], results: Path) -> list[Run]:
     """The runs that the user named, and of a study only its finished ones. Raises UserError if there are none."""
     found = []
-    for named in (find_named(name, results) for name in names):
-        found += [run for run in named.runs if not named.whole or run.status().state == "finished"]
+    for chosen in (select_runs(name, results) for name in names):
+        found += [run for run in chosen.runs if not chosen.whole or run.status().state == "finished"]
     if not found:
         raise UserError(f"{', '.join(names)}: no finished run there")
     return found

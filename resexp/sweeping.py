@@ -67,7 +67,7 @@ def _prepare(chosen: Sequence[tuple[Cell, Run]], *, here: bool = True, rerun: Se
         dataset = datasets[data]
         if (side := min(dataset.size)) < needed:
             raise UserError(f"{cell.label}: images of {side} pixels a side, and it needs {needed}; set data.resize")
-        if cell.config.customs and cell.config.signature not in rehearsed:
+        if cell.config.plugin_refs and cell.config.signature not in rehearsed:
             rehearse(cell.config, *dataset.size, len(dataset.classes))
             rehearsed.add(cell.config.signature)
         if cell.config.folder not in rerun_folders:

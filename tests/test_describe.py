@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from resexp.cli import app
 from resexp.config import ModelConfig
-from resexp.config.nets import named, of_study
+from resexp.config.nets import of_study, parse_net
 from resexp.errors import UserError
 from resexp.layer_table import Layer, parts, short
 from resexp.models import build_model
@@ -26,7 +26,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def summary(name: str, *settings: str, size: int | None = None) -> NetSummary:
-    net = named(name, list(settings), size)
+    net = parse_net(name, list(settings), size)
     return summarise_net(net.config, net.size, net.size, net.classes)
 
 
@@ -64,7 +64,7 @@ def describe(*arguments: object) -> str:
     ],
 )
 def test_a_name_says_what_differs_from_the_paper(name: str, config: dict[str, Any], size: int, classes: int) -> None:
-    net = named(name, [])
+    net = parse_net(name, [])
     assert (net.config, net.size, net.classes) == (ModelConfig(**config), size, classes)
     assert net.name == name
 
@@ -79,11 +79,11 @@ def test_a_name_says_what_differs_from_the_paper(name: str, config: dict[str, An
     ],
 )
 def test_what_goes_without_saying_is_left_out_of_a_name(name: str, shorter: str) -> None:
-    assert named(name, []).name == shorter
+    assert parse_net(name, []).name == shorter
 
 
 def test_settings_and_the_size_apply_too() -> None:
-    net = named("residual-20", ["model.width=32", "model.drop_path=0.5"], 16)
+    net = parse_net("residual-20", ["model.width=32", "model.drop_path=0.5"], 16)
     assert (net.config.width, net.size) == (32, 16)
     assert net.name == "residual-20-width=32-drop_path=0.5"
 
@@ -112,7 +112,7 @@ def test_settings_and_the_size_apply_too() -> None:
 )
 def test_a_mistake_in_a_name_is_one_line(name: str, settings: list[str], says: str) -> None:
     with pytest.raises(UserError) as error:
-        named(name, settings, 31)
+        parse_net(name, settings, 31)
     (line,) = error.value.args
     assert line.startswith(says) or f" {says}" in line
 
@@ -141,7 +141,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_is_counted_with_one_layer(name: str) -> None:
-    net = named(name, [])
+    net = parse_net(name, [])
     with torch.device("meta"):
         model = build_model(net.config, net.classes)
     assert summary(name).parameters == sum(parameter.numel() for parameter in model.parameters())
@@ -207,7 +207,7 @@ def test_receptive_fields(name: str, pixels: int) -> None:
 )
 def test_a_receptive_field_is_what_has_a_gradient(name: str) -> None:
     """With positive weights nothing cancels, so an output's gradient reaches just what it sees."""
-    config = named(name, ["model.width=1"]).config
+    config = parse_net(name, ["model.width=1"]).config
     model = build_model(config, 10).eval().double()
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

@@ -17,7 +17,7 @@ import torchvision
 
 from resexp import __version__
 from resexp.config import ModelConfig, RunConfig
-from resexp.config.nets import named
+from resexp.config.nets import parse_net
 from resexp.config.study import load, load_run
 from resexp.data import open_dataset
 from resexp.errors import UserError
@@ -137,7 +137,7 @@ def test_torchvisions_name_is_in_the_description(tmp_path: Path) -> None:
     described = weights_file.read(tmp_path / "w.pt").description
     assert described is not None
     assert (described.torchvision, described.net) == ("resnet18", "imagenet/residual-18-B")
-    assert named(described.net, []).config == load_run(run.config_path).model
+    assert parse_net(described.net, []).config == load_run(run.config_path).model
 
 
 def test_weights_leave_without_their_images(trained: Run, here: Cli, tmp_path: Path) -> None:

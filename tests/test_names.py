@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from resexp.cli import app, probe
 from resexp.config.study import load
 from resexp.errors import UserError
-from resexp.runs.names import find_named, find_run, is_run_name, open_study
+from resexp.runs.names import find_run, is_run_name, open_study, select_runs
 from resexp.runs.records import Plan, PlannedRun
 from resexp.runs.store import StudyFolder
 
@@ -44,7 +44,7 @@ def study(write_study: Write) -> StudyFolder:
     ],
 )
 def test_a_name_stands_for_runs(study: StudyFolder, name: str, runs: list[str]) -> None:
-    found = find_named(name, RESULTS)
+    found = select_runs(name, RESULTS)
     assert [run.name for run in found.runs] == runs
     assert found.study.folder == study.folder
     assert found.whole == (len(runs) == 4)
@@ -52,7 +52,7 @@ def test_a_name_stands_for_runs(study: StudyFolder, name: str, runs: list[str]) 
 
 def test_a_run_has_a_path_too(study: StudyFolder) -> None:
     run = find_run("tiny:plain-8/1", RESULTS)
-    found = find_named(str(run.folder), Path("elsewhere"))
+    found = select_runs(str(run.folder), Path("elsewhere"))
     assert [one.folder for one in found.runs] == [run.folder]
     assert found.study.folder == study.folder.absolute()
 
@@ -82,7 +82,7 @@ def test_a_run_has_a_path_too(study: StudyFolder) -> None:
 )
 def test_what_is_not_there_gets_one_line_with_the_nearest_name(study: StudyFolder, name: str, line: str) -> None:
     with pytest.raises(UserError) as refused:
-        find_named(name, RESULTS)
+        select_runs(name, RESULTS)
     assert refused.value.args == (line,)
 
 

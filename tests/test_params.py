@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from resexp.config import ModelConfig, RunConfig
-from resexp.config.nets import named, of_study
+from resexp.config.nets import of_study, parse_net
 from resexp.config.params import count
 from resexp.config.study import load, load_run
 from resexp.errors import UserError
@@ -95,7 +95,7 @@ def test_a_sweep_over_depth_and_kind(tmp_path: Path) -> None:
         "plain-20", "plain-56-width=9", "residual-20", "residual-56-width=9",
     ]  # fmt: skip
     assert load(str(path), ["grid={model.params: [270k, 1M]}"])[1][1].label == "residual-20-params=1M"
-    assert named("residual-56-params=270k", []).name == "residual-56-width=9"
+    assert parse_net("residual-56-params=270k", []).name == "residual-56-width=9"
     run = Run(tmp_path / cells[1].config.folder)
     run.create(cells[1].config)
     assert load_run(run.config_path) == cells[1].config

@@ -18,8 +18,8 @@ import torch
 import yaml
 
 from resexp.config import ModelConfig, RunConfig, plugins
-from resexp.config.nets import named
-from resexp.config.plugins import Custom
+from resexp.config.nets import parse_net
+from resexp.config.plugins import PluginRef
 from resexp.config.study import SHIPPED, load, load_run
 from resexp.data import Dataset, open_dataset
 from resexp.device.hardware import Hardware
@@ -107,10 +107,10 @@ def test_a_study_alone_runs_no_code(tmp_path: Path) -> None:
 def test_a_block_of_ones_own(tmp_path: Path) -> None:
     """Counted, labelled, a departure from the paper, and part of the signature with its options and its source."""
     loaded(EXAMPLES / "squeeze_excite.py")
-    four, two = (named(f"residual-20-block=squeeze_excite+reduction={n}", []) for n in (4, 2))
+    four, two = (parse_net(f"residual-20-block=squeeze_excite+reduction={n}", []) for n in (4, 2))
     assert four.name == "residual-20-block=squeeze_excite+reduction=4"
-    assert named("residual-20", ["model.block=squeeze_excite"]).config == four.config
-    ours, plain = (summarise_net(net.config, 32, 32).parameters for net in (four, named("residual-20", [])))
+    assert parse_net("residual-20", ["model.block=squeeze_excite"]).config == four.config
+    ours, plain = (summarise_net(net.config, 32, 32).parameters for net in (four, parse_net("residual-20", [])))
     # Two fully connected layers with biases per block: c -> c/4 -> c, three blocks of 16, 32 and 64 channels.
     assert ours - plain == sum(3 * (2 * c * (c // 4) + c // 4 + c) for c in (16, 32, 64))
     runs = [RunConfig(model=net.config) for net in (four, two)] + [RunConfig()]
@@ -132,7 +132,7 @@ def test_a_changed_source_is_another_run(tmp_path: Path) -> None:
         plugins._known.clear()
         loaded(written(tmp_path, text, name))
         config = RunConfig(model=ModelConfig(activation="cube"))
-        assert isinstance(config.model.activation, Custom)
+        assert isinstance(config.model.activation, PluginRef)
         signatures.append(config.signature)
     assert signatures[0] != signatures[1]
 
@@ -173,7 +173,7 @@ def square(step, steps): return (1 - step / steps) ** 2
     net = build_model(config.model)
     assert net.get_submodule("stages.0.0.conv1").weight.std().item() == pytest.approx(0.01, rel=0.1)  # type: ignore[union-attr,operator]
     assert len({id(module) for module in net.modules() if isinstance(module, torch.nn.PReLU)}) == 7
-    assert set(config.customs) == {*model, *train} - {"depth", "milestones"}
+    assert set(config.plugin_refs) == {*model, *train} - {"depth", "milestones"}
     assert RunConfig.model_validate(json.loads(config.model_dump_json())) == config
 
 
@@ -227,13 +227,13 @@ def test_the_examples_train_and_are_reported_without_their_code(name: str, tmp_p
     where = ["--jobs", "2"] if name == "squeeze_excite" else ["--executor", "debug"]
     assert here(*words, *where).returncode == 0
     runs = [Run(path.parent) for path in (tmp_path / "results" / name).glob("*/seed0/config.yaml")]
-    customs = {run.folder: load_run(run.config_path).customs for run in runs}
-    assert sum(bool(custom) for custom in customs.values()) == 4
+    plugin_refs = {run.folder: load_run(run.config_path).plugin_refs for run in runs}
+    assert sum(bool(custom) for custom in plugin_refs.values()) == 4
     source = (EXAMPLES / f"{name}.py").read_text()
     for run in runs:
         manifest = run.manifest()
         assert manifest
-        assert list(manifest.plugins.values()) == ([source] if customs[run.folder] else [])
+        assert list(manifest.plugins.values()) == ([source] if plugin_refs[run.folder] else [])
     forget()
     assert here("report", f"results/{name}").returncode == 0
     page = (tmp_path / f"results/{name}/report/deviations.md").read_text()

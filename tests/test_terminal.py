@@ -29,7 +29,7 @@ from resexp.cli.console import out, show_log
 from resexp.config.study import is_study
 from resexp.display import Bars, Lines
 from resexp.probes import landscape
-from resexp.runs.names import find_named
+from resexp.runs.names import select_runs
 from resexp.runs.records import Status
 from resexp.runs.store import Run
 from tests.conftest import REPOSITORY, command
@@ -269,7 +269,7 @@ def test_ctrl_c_while_a_frame_is_written_leaves_one_table(half: Path, monkeypatc
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the sweep has left its own
     try:
         with pytest.raises(typer.Exit) as stopped:
-            results._watch(find_named("tiny", Path("results")))
+            results._watch(select_runs("tiny", Path("results")))
     finally:
         signal.signal(signal.SIGINT, before)
     assert stopped.value.exit_code == 130

@@ -132,9 +132,9 @@ def diff(
     `resexp report A B` draws two studies in one figure.
     """
     from resexp.report.comparison import compare
-    from resexp.runs.names import find_named
+    from resexp.runs.names import select_runs
 
-    found = compare(find_named(a, results).runs, find_named(b, results).runs)
+    found = compare(select_runs(a, results).runs, select_runs(b, results).runs)
     if as_json:
         print_json({"a": a, "b": b, **found.to_json()})
         return

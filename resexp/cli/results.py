@@ -23,7 +23,7 @@ from resexp.utils.interrupts import held_back
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from resexp.runs.names import Named
+    from resexp.runs.names import Selection
     from resexp.runs.records import Status
     from resexp.runs.store import Run, StudyFolder
 
@@ -104,15 +104,15 @@ def status(
     train: training error of the last logged steps (augmented, train mode). clean: training error in eval mode, without
     augmentation.
     """
-    from resexp.runs.names import find_named, open_study
+    from resexp.runs.names import open_study, select_runs
 
-    named = find_named(str(open_study(None, results).folder) if name is None else name, results)
+    chosen = select_runs(str(open_study(None, results).folder) if name is None else name, results)
     if watch:
         if as_json or not out.is_terminal or out.is_dumb_terminal:
             raise UserError("status: --watch redraws a terminal, and this is none or JSON; leave it out")
-        _watch(named)
+        _watch(chosen)
         return
-    rows = _rows(named)
+    rows = _rows(chosen)
     if as_json:
         records = []
         for run, state in rows:
@@ -120,32 +120,32 @@ def status(
             records.append({"run": run.name, "folder": str(run.folder), **stored, "eta": state.eta})
         print_json(records)
     else:
-        _print(named, rows)
+        _print(chosen, rows)
 
 
-def _print(named: Named, rows: Rows) -> None:
-    print_table(_table(named, rows, COLUMNS))
-    if named.whole and (line := named.study.strays_line()):
+def _print(chosen: Selection, rows: Rows) -> None:
+    print_table(_table(chosen, rows, COLUMNS))
+    if chosen.whole and (line := chosen.study.strays_line()):
         out.print(line, soft_wrap=True)
 
 
-def _watch(named: Named) -> None:
+def _watch(chosen: Selection) -> None:
     """Redraw the table in place until no run is left to train. At the end all of it is printed."""
-    rows = _rows(named)
+    rows = _rows(chosen)
     try:
         with Live(console=out, auto_refresh=False, transient=True) as live:
             while any(state.state not in ("finished", "diverged", "failed") for _, state in rows):
                 with held_back():  # Rich would write a frame again that it was interrupted in
-                    live.update(_frame(named, rows), refresh=True)
+                    live.update(_frame(chosen, rows), refresh=True)
                 time.sleep(REFRESH_QUEUE_S if any(state.state == "queued" for _, state in rows) else REFRESH_S)
-                rows = _rows(named)
+                rows = _rows(chosen)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     finally:
-        _print(named, rows)
+        _print(chosen, rows)
 
 
-def _frame(named: Named, rows: Rows) -> Group:
+def _frame(chosen: Selection, rows: Rows) -> Group:
     """What fits the terminal of the table, and how many runs are in which state."""
     from resexp.display import state_counts
 
@@ -153,7 +153,7 @@ def _frame(named: Named, rows: Rows) -> Group:
     kept = sorted(sorted(range(len(rows)), key=lambda i: FIRST.index(rows[i][1].state))[:room])
     for spared in range(len(SPARED) + 1):
         columns = [column for column in COLUMNS if column not in SPARED[:spared]]
-        table = _table(named, [rows[i] for i in kept], columns)
+        table = _table(chosen, [rows[i] for i in kept], columns)
         if fit(table) <= out.width:
             break
     counts = state_counts(Counter(state.state for _, state in rows))
@@ -161,11 +161,11 @@ def _frame(named: Named, rows: Rows) -> Group:
     return Group(table, *more, counts)
 
 
-def _rows(named: Named) -> Rows:
+def _rows(chosen: Selection) -> Rows:
     """The runs with their states; Slurm's queue knows the runs that are not at work."""
     from resexp.executors.slurm import queued
 
-    rows = [(run, run.status()) for run in named.runs]
+    rows = [(run, run.status()) for run in chosen.runs]
     jobs = queued(run for run, state in rows if state.state in ("pending", "interrupted"))
     for run, state in rows:
         if run.folder in jobs:
@@ -173,10 +173,10 @@ def _rows(named: Named) -> Rows:
     return rows
 
 
-def _table(named: Named, rows: Rows, columns: Sequence[str]) -> Table:
+def _table(chosen: Selection, rows: Rows, columns: Sequence[str]) -> Table:
     from resexp.display import duration, percent, speed, state_text
 
-    table = titled(str(named.study.folder), *columns, left=("run", "state"))
+    table = titled(str(chosen.study.folder), *columns, left=("run", "state"))
     for run, state in rows:
         cells: dict[str, str | Text] = {
             "run": run.name,
@@ -202,37 +202,37 @@ def remove(
     Runs in progress are kept, as are reports and your own files.
     """
     from resexp.runs.earlier import size
-    from resexp.runs.names import find_named
+    from resexp.runs.names import select_runs
 
-    named = find_named(name, results)
-    runs = list(_removable(named))
+    chosen = select_runs(name, results)
+    runs = list(_removable(chosen))
     mib = sum(size(run.folder) for run in runs) / MIB
-    what = f"{counted(len(runs), 'run')} of {named.study.folder}, {mib:,.1f} MiB: {_names(runs)}"
+    what = f"{counted(len(runs), 'run')} of {chosen.study.folder}, {mib:,.1f} MiB: {_names(runs)}"
     if runs and not yes:
         typer.confirm(f"{what}\ndelete?", abort=True, err=True)
-    with locked(named.study.lock_path, f"the study in {named.study.folder}"):
+    with locked(chosen.study.lock_path, f"the study in {chosen.study.folder}"):
         if held := [run for run in runs if run.is_held()]:
             raise UserError(f"{_names(held)}: still running, so nothing was deleted; stop first")
         for run in runs:
             run.remove()
-        named.study.drop([run for run in named.runs if not run.folder.exists()])
-    if named.whole and not named.study.runs():
-        named.study.plan_path.unlink(missing_ok=True)
-        for lock in named.study.folder.glob(".*lock"):
+        chosen.study.drop([run for run in chosen.runs if not run.folder.exists()])
+    if chosen.whole and not chosen.study.runs():
+        chosen.study.plan_path.unlink(missing_ok=True)
+        for lock in chosen.study.folder.glob(".*lock"):
             lock.unlink()
     with suppress(OSError):  # not empty
-        named.study.folder.rmdir()
+        chosen.study.folder.rmdir()
     out.print(f"deleted {what}", soft_wrap=True)
-    if named.whole and named.study.folder.exists():
-        left = sanitize(", ".join(sorted(path.name for path in named.study.folder.iterdir())))
-        out.print(f"left as they are in {named.study.folder}: {left}", soft_wrap=True)
+    if chosen.whole and chosen.study.folder.exists():
+        left = sanitize(", ".join(sorted(path.name for path in chosen.study.folder.iterdir())))
+        out.print(f"left as they are in {chosen.study.folder}: {left}", soft_wrap=True)
 
 
-def _removable(named: Named) -> Iterator[Run]:
+def _removable(chosen: Selection) -> Iterator[Run]:
     """The runs that have a folder which is one of a run, and a line about each folder that is not."""
     from resexp.config.study import load_run
 
-    for run in [*named.runs, *(named.study.strays() if named.whole else [])]:
+    for run in [*chosen.runs, *(chosen.study.strays() if chosen.whole else [])]:
         try:
             if run.folder.is_symlink():
                 raise UserError(f"{run.folder}: a link")

@@ -97,7 +97,7 @@ def _chosen(
 ) -> list[Run]:
     """The runs to train; none where they were only to be shown."""
     from resexp.config.study import load
-    from resexp.runs.names import find_named, is_run_name
+    from resexp.runs.names import is_run_name, select_runs
 
     if len(named) == 1 and not is_run_name(named[0], results):
         named, config = [], one_study("train", named[0], config)
@@ -109,7 +109,7 @@ def _chosen(
                 "train: --set, --seed, --no-cuda-graphs and --dry-run go with a study; a run has its configuration "
                 "in config.yaml"
             )
-        return [run for name in named for run in find_named(name, results).runs]
+        return [run for name in named for run in select_runs(name, results).runs]
     assert config is not None
     study, cells = load(config, overrides(settings, no_graphs, {"seeds": None if seed is None else [seed]}))
     labels = list(dict.fromkeys(cell.label for cell in cells))

@@ -109,7 +109,7 @@ def export(
     if (to is None) == (not track):
         raise UserError("export: give either --to FILE, for the weights of a run, or --track NAME, for a study")
 
-    from resexp.runs.names import find_named, find_run
+    from resexp.runs.names import find_run, select_runs
 
     if to:
         from resexp.evaluation.weights import export as write
@@ -121,5 +121,5 @@ def export(
     if torchvision:
         raise UserError("export: --torchvision names the weights of a run; give --to FILE")
     check(track or [])
-    runs = track_study(find_named(name, results).study, track or [])
+    runs = track_study(select_runs(name, results).study, track or [])
     out.print(f"{name}: {counted(runs, 'run')} passed on to {', '.join(track or [])}", soft_wrap=True)

@@ -17,25 +17,44 @@ from resexp.config.data import (
     ArrayData,
     Cifar10Data,
     Cifar100Data,
-    CustomData,
     DataConfig,
     FolderData,
     ImageNetData,
     OfficialData,
+    PluginData,
     PreparedConfig,
     ShapesData,
     SvhnData,
 )
 from resexp.config.model import ModelConfig
 from resexp.config.params import classes_of, resolved
-from resexp.config.plugins import Custom
+from resexp.config.plugins import PluginRef
 from resexp.config.section import Section
 from resexp.config.train import PowerOfDepth, TrainConfig, in_steps
 
 __all__ = [
-    "SECTIONS", "SOURCES", "ArrayData", "Cifar10Data", "Cifar100Data", "CustomData", "DataConfig", "ExecutorConfig",
-    "FolderData", "ImageNetData", "ModelConfig", "OfficialData", "PowerOfDepth", "PreparedConfig", "ProbesConfig",
-    "ReportConfig", "RunConfig", "Section", "ShapesData", "Study", "SvhnData", "TrainConfig",
+    "SECTIONS",
+    "SOURCES",
+    "ArrayData",
+    "Cifar10Data",
+    "Cifar100Data",
+    "DataConfig",
+    "ExecutorConfig",
+    "FolderData",
+    "ImageNetData",
+    "ModelConfig",
+    "OfficialData",
+    "PluginData",
+    "PowerOfDepth",
+    "PreparedConfig",
+    "ProbesConfig",
+    "ReportConfig",
+    "RunConfig",
+    "Section",
+    "ShapesData",
+    "Study",
+    "SvhnData",
+    "TrainConfig",
 ]  # fmt: skip
 
 Steps = Annotated[tuple[Annotated[int, Field(ge=-1)], ...], Field(strict=False)]
@@ -177,10 +196,10 @@ class RunConfig(_Base):
         return probes
 
     @property
-    def customs(self) -> dict[str, Custom]:
+    def plugin_refs(self) -> dict[str, PluginRef]:
         """The plug-in references in this configuration, by role."""
         parts = [*self.model, *self.train, ("data", self.data.source)]
-        return {role: value for role, value in parts if isinstance(value, Custom)}
+        return {role: value for role, value in parts if isinstance(value, PluginRef)}
 
     @property
     def signature(self) -> str:
@@ -269,7 +288,7 @@ SECTIONS: dict[str, type[Section]] = {
     "ray": RayConfig,
     "slurm": SlurmConfig,
     "cache": PreparedConfig,
-    "plugin": CustomData,
+    "plugin": PluginData,
     **SOURCES,
 }
 """Section classes by the last part of pydantic's error locations; data sections by `source`."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
-from resexp.config.plugins import Choice, Custom, registered
+from resexp.config.plugins import Choice, PluginRef, registered
 from resexp.config.section import Section
 
 HOLDOUT = 0.1
@@ -187,14 +187,14 @@ OfficialData = Cifar10Data | Cifar100Data | SvhnData
 """Image sets that are read from the files that their authors publish."""
 
 
-class CustomData(_AnyData):
+class PluginData(_AnyData):
     """Images from a plug-in."""
 
-    source: Annotated[str | Custom, Choice("data")]
+    source: Annotated[str | PluginRef, Choice("data")]
     """Name of the plug-in, or a mapping with `name` and its options."""
 
 
-ArrayData = OfficialData | FolderData | ShapesData | CustomData
+ArrayData = OfficialData | FolderData | ShapesData | PluginData
 """Image sets that are decoded once, into arrays."""
 
 BuiltInData = Annotated[OfficialData | FolderData | ShapesData | ImageNetData, Field(discriminator="source")]
@@ -203,12 +203,12 @@ BuiltInData = Annotated[OfficialData | FolderData | ShapesData | ImageNetData, F
 def _which(data: Any) -> str:
     """Whether raw `data` names a plug-in."""
     source = data.get("source") if isinstance(data, dict) else getattr(data, "source", None)
-    is_plugin = isinstance(source, dict | Custom) or (isinstance(source, str) and source in registered("data"))
+    is_plugin = isinstance(source, dict | PluginRef) or (isinstance(source, str) and source in registered("data"))
     return "plugin" if is_plugin else "built-in"
 
 
 DataConfig = Annotated[
-    Annotated[BuiltInData, Tag("built-in")] | Annotated[CustomData, Tag("plugin")], Discriminator(_which)
+    Annotated[BuiltInData, Tag("built-in")] | Annotated[PluginData, Tag("plugin")], Discriminator(_which)
 ]
 
 SOURCES: dict[str, type[Section]] = {

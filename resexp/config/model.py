@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
-from resexp.config.plugins import BUILT_IN, Choice, Custom, registered
+from resexp.config.plugins import BUILT_IN, Choice, PluginRef, registered
 from resexp.config.section import Section
 
 IMAGENET: dict[int, tuple[str, tuple[int, ...]]] = {
@@ -30,7 +30,7 @@ LAYERS = {"basic": 2, "bottleneck": 3}
 """Weighted layers of a block. This part must not import torch; tests compare them with the blocks'."""
 
 
-def layers_of(block: str | Custom) -> int | None:
+def layers_of(block: str | PluginRef) -> int | None:
     """Weighted layers of a block; None for a plug-in's that is not loaded."""
     if isinstance(block, str):
         return LAYERS[block]
@@ -117,7 +117,7 @@ class ModelConfig(Section):
         default_factory=lambda m: "imagenet" if m.get("kind") == "vgg" else "cifar"
     )
     """`cifar`: a 3x3 stem and three stages. `imagenet`: a 7x7 stem of stride 2, pooling, and four stages."""
-    block: Annotated[str | Custom, Choice("block")] = "basic"
+    block: Annotated[str | PluginRef, Choice("block")] = "basic"
     """`basic`: two 3x3 convolutions. `bottleneck`: 1x1, 3x3, 1x1, the last four times as wide; the default where the
     depth is of ImageNet's nets with bottlenecks."""
     depth: Annotated[int, Field(le=10_000)] = Field(
@@ -133,22 +133,22 @@ class ModelConfig(Section):
     params: Params = None
     """Number of parameters, such as `270k` or `1.7M`, in place of the width: the width that comes nearest to it is
     taken. Your own images are taken to have ten classes (ImageNet's nets: 1000). Default: what the width gives."""
-    shortcut: Annotated[str | Custom, Choice("shortcut")] | None = Field(default_factory=default_shortcut)
+    shortcut: Annotated[str | PluginRef, Choice("shortcut")] | None = Field(default_factory=default_shortcut)
     """Where dimensions change: `A` identity with zero padding (the paper's choice on CIFAR), `B` projection; `C`
     projects everywhere. A plain net has none."""
     stride_conv: Literal["1x1", "3x3"] | None = Field(
         default_factory=lambda m: "1x1" if m.get("block") == "bottleneck" else None
     )
     """Which convolution of a bottleneck halves the size: the first 1x1 (the paper), or the 3x3 (torchvision)."""
-    norm: Annotated[str | Custom, Choice("norm")] = Field(
+    norm: Annotated[str | PluginRef, Choice("norm")] = Field(
         default_factory=lambda m: "none" if m.get("kind") == "vgg" else "batch"
     )
     """What follows each convolution: `batch` BN; `group` normalisation of groups of 8 channels (arXiv 1803.08494);
     `layer` of all channels (1607.06450); `none` only a bias; `fixup` scalars (1901.09321)."""
-    activation: Annotated[str | Custom, Choice("activation")] = "relu"
+    activation: Annotated[str | PluginRef, Choice("activation")] = "relu"
     """The nonlinearity: `relu`; `leaky_relu` of slope 0.01; `tanh`; `gelu` (arXiv 1606.08415); `tat`: leaky ReLUs whose
     slope follows from the depth of a plain net without norms (2203.08120)."""
-    init: Annotated[str | Custom, Choice("init")] = "he"
+    init: Annotated[str | PluginRef, Choice("init")] = "he"
     """Initial weights of convolutions: `he` (arXiv 1502.01852); `orthogonal` (1312.6120); `delta-orthogonal`: zero
     except for an orthogonal middle pixel (1806.05393); `dirac`: each passes its input on. The last layer is `he`."""
     residual_init: Literal["standard", "zero-gamma", "rezero"] = "standard"

@@ -40,7 +40,7 @@ class Net:
         return "-".join([variant + self.config.kind, str(self.config.depth), *more])
 
 
-def named(name: str, settings: list[str], size: int | None = None) -> Net:
+def parse_net(name: str, settings: list[str], size: int | None = None) -> Net:
     """The net with this name, ``[imagenet/]KIND-DEPTH[-WORD...]``; a word is a value of a field of ModelConfig, or
     ``field=value``.
 

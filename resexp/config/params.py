@@ -6,9 +6,9 @@ import bisect
 import functools
 from itertools import pairwise
 
-from resexp.config.data import Cifar100Data, CustomData, DataConfig, FolderData, ImageNetData
+from resexp.config.data import Cifar100Data, DataConfig, FolderData, ImageNetData, PluginData
 from resexp.config.model import MAX_WIDTH, ModelConfig
-from resexp.config.plugins import Custom
+from resexp.config.plugins import PluginRef
 
 TOLERANCE = 0.2
 """Largest distance from the number of parameters that was asked for, as a share of it."""
@@ -24,7 +24,7 @@ def classes_of(data: DataConfig, model: ModelConfig) -> int:
         return len(data.classes) if isinstance(data.classes, tuple) else data.classes or CLASSES["imagenet"]
     if isinstance(data, Cifar100Data):
         return 100 if data.labels == "fine" else 20
-    return CLASSES[model.variant] if isinstance(data, FolderData | CustomData) else CLASSES["cifar"]
+    return CLASSES[model.variant] if isinstance(data, FolderData | PluginData) else CLASSES["cifar"]
 
 
 def resolved(model: ModelConfig, classes: int) -> ModelConfig:
@@ -49,7 +49,7 @@ def _nearest(model: ModelConfig, classes: int) -> int:
     """The width whose number of parameters is nearest to `model.params`; of two, the smaller."""
     asked = model.params or 0
     for key in ("block", "shortcut", "norm", "activation"):
-        if isinstance(getattr(model, key), Custom):
+        if isinstance(getattr(model, key), PluginRef):
             raise ValueError(f"params: a plug-in's {key} has an unknown number of parameters; set width instead")
     widths = range(1, MAX_WIDTH + 1)
     above = bisect.bisect_left(widths, asked, key=lambda width: count(model, width, classes))

@@ -176,7 +176,7 @@ def _load(path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Custom:
+class PluginRef:
     """A plug-in's part of a run: its name, its options, and a hash of its source.
 
     In a file it is a mapping: ``{name: se, reduction: 4}``. Options are sorted pairs, so that configurations hash.
@@ -205,7 +205,7 @@ class Choice:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         as_mapping = core_schema.plain_serializer_function_ser_schema(
-            lambda value: value.as_mapping() if isinstance(value, Custom) else value
+            lambda value: value.as_mapping() if isinstance(value, PluginRef) else value
         )
         return core_schema.no_info_plain_validator_function(self.validate, serialization=as_mapping)
 
@@ -214,19 +214,19 @@ class Choice:
         # The words of `data` have sections of their own.
         return named if self.role == "data" else {"anyOf": [{"enum": list(BUILT_IN[self.role])}, named]}
 
-    def validate(self, value: Any) -> str | Custom:
+    def validate(self, value: Any) -> str | PluginRef:
         """The word itself, or the plug-in with its options."""
         words = BUILT_IN[self.role]
-        if isinstance(value, Custom) or (isinstance(value, str) and value in words):
+        if isinstance(value, PluginRef) or (isinstance(value, str) and value in words):
             return value
         given = dict(value) if isinstance(value, dict) else {"name": value}
         name, source = given.pop("name", None), given.pop("source", None)
         known = registered(self.role)
         if isinstance(name, str) and name in known:
             plugin = known[name]
-            return Custom(name, _options(plugin, given), source or plugin.source)
+            return PluginRef(name, _options(plugin, given), source or plugin.source)
         if isinstance(name, str) and isinstance(source, str):  # a run of a plug-in that is not loaded can be read
-            return Custom(name, _pairs(given), source)
+            return PluginRef(name, _pairs(given), source)
         expected = ", ".join([*words, *known])
         raise PydanticCustomError("literal_error", "one of {expected}", {"expected": expected, "name": f"{name}"})
 

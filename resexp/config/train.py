@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from resexp.config.data import DataConfig
-from resexp.config.plugins import Choice, Custom
+from resexp.config.plugins import Choice, PluginRef
 from resexp.config.section import Section
 from resexp.errors import UserError
 from resexp.utils.paths import expanded
@@ -122,14 +122,14 @@ class TrainConfig(Section):
     lr: Annotated[float | PowerOfDepth, BeforeValidator(_number_or_power), _RATE_SCHEMA] = 0.1
     """Initial learning rate. As a power of the depth: `{at_depth: 20, value: 0.1, power: -1.5}` is
     0.1 (depth / 20)^-1.5."""
-    optimizer: Annotated[str | Custom, Choice("optimizer")] = "sgd"
+    optimizer: Annotated[str | PluginRef, Choice("optimizer")] = "sgd"
     """`sgd` with momentum; `nesterov`: SGD with Nesterov momentum; `adamw` (arXiv 1711.05101); `muon`: orthogonalised
     momentum for convolutions, Nesterov momentum for all else."""
     microbatch: Annotated[int, Field(ge=2, lt=2**63)] | None = None
     """Images per forward and backward pass; gradients of a batch are added up. BN takes its statistics over a
     microbatch, so the result does not depend on the number of devices, except for rounding. Default: the whole batch of
     a device."""
-    schedule: Annotated[str | Custom, Choice("schedule")] = "milestones"
+    schedule: Annotated[str | PluginRef, Choice("schedule")] = "milestones"
     """`milestones`: the rate is multiplied by gamma at each. `plateau`: when the validation error stops falling
     (section 3.4, ImageNet); without validation images, the clean training error counts. `cosine`: half a cosine down to
     zero (arXiv 1608.03983). `constant`."""

@@ -18,10 +18,10 @@ from pydantic import Field
 
 from resexp.config import (
     ArrayData,
-    CustomData,
     DataConfig,
     FolderData,
     ImageNetData,
+    PluginData,
     ShapesData,
 )
 from resexp.config.data import HOLDOUT
@@ -138,7 +138,7 @@ def _open_arrays(config: ArrayData) -> Dataset:
         survey = folder.survey(path)
         content, decode = f"folder-{survey.content}", lambda: folder.decode(path, config.resize)
         name = f"folder {path.name}"
-    elif isinstance(config, CustomData):
+    elif isinstance(config, PluginData):
         name, content, decode = f"{config.source}", plugin.content_key(config), lambda: plugin.load(config)
     elif isinstance(config, ShapesData):
         name, content, decode = "shapes", f"shapes-{shapes.content_key(config)}", lambda: shapes.generate(config)

@@ -7,27 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from resexp.config import CustomData
-from resexp.config.plugins import Custom, find_plugin
+from resexp.config import PluginData
+from resexp.config.plugins import PluginRef, find_plugin
 from resexp.data.images import ImageSet
 from resexp.errors import UserError
 
 KEYS = {"classes", "train_images", "train_labels", "test_images", "test_labels"}
 
 
-def content_key(config: CustomData) -> str:
+def content_key(config: PluginData) -> str:
     """What the images depend on: the plug-in's source and its options."""
-    assert isinstance(config.source, Custom)
+    assert isinstance(config.source, PluginRef)
     options = hashlib.sha256(repr(config.source.options).encode()).hexdigest()[:16]
     return f"plugin-{config.source.name}-{config.source.source}-{options}"
 
 
-def load(config: CustomData) -> ImageSet:
+def load(config: PluginData) -> ImageSet:
     """Call the plug-in, and check what it returns: images (N, H, W, 3), uint8, and as many labels.
 
     Raises UserError that names the plug-in.
     """
-    assert isinstance(config.source, Custom)
+    assert isinstance(config.source, PluginRef)
     plugin = find_plugin("data", config.source.name, config.source.source)
     where = f"{plugin.path}: data {plugin.name}"
     try:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import resexp
 from resexp.config import DataConfig, ImageNetData, ModelConfig, RunConfig, TrainConfig
 from resexp.config.model import IMAGENET
-from resexp.config.nets import Net, named
+from resexp.config.nets import Net, parse_net
 from resexp.config.study import load_run
 from resexp.data import Dataset, open_dataset
 from resexp.data.input import open_input
@@ -70,7 +70,7 @@ def evaluate_weights(path: Path, net: str | None, data: Path | None) -> Confusio
     about = file.description or Description(resexp="", net=net or "")
     if not about.net:
         raise UserError(f"{path}: nothing tells its net; name it with --net, such as --net residual-20-B")
-    if net and named(net, []).config != named(about.net, []).config:
+    if net and parse_net(net, []).config != parse_net(about.net, []).config:
         raise UserError(f"{path}: holds {about.net}, not {net}; leave --net out")
     own = None
     if about.data.get("source") in ("cifar10", "shapes"):
@@ -101,7 +101,7 @@ def _test(
         pairs = zip(*dataset.test(), strict=True)
     tune_process()
     device = choose_device(TrainConfig())
-    model = build_model(named(about.net, []).config, len(classes))
+    model = build_model(parse_net(about.net, []).config, len(classes))
     load_weights(model, weights, where)
     model.to(memory_format=torch.channels_last).to(device).eval()
     return Confusion(_logits(model, torch.from_numpy(mean).to(device), pairs), classes)

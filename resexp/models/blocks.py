@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
-from resexp.config.plugins import Custom, find_plugin
+from resexp.config.plugins import PluginRef, find_plugin
 from resexp.errors import UserError
 from resexp.models.layers import BatchNorm, Scalar, Scale, StochasticDepth, conv, make_activation, norm
 
@@ -51,7 +51,7 @@ def make_shortcut(config: ModelConfig, channels_in: int, channels_out: int, stri
     """The shortcut of one block; None in a plain net."""
     if config.shortcut is None:
         return None
-    if isinstance(config.shortcut, Custom):
+    if isinstance(config.shortcut, PluginRef):
         plugin = find_plugin("shortcut", config.shortcut.name, config.shortcut.source)
         with torch.random.fork_rng(devices=[]):
             own: nn.Module = plugin.make(channels_in, channels_out, stride, **dict(config.shortcut.options))
@@ -91,7 +91,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, place: Place) -> None:
         super().__init__()
-        options = dict(config.block.options) if isinstance(config.block, Custom) else {}
+        options = dict(config.block.options) if isinstance(config.block, PluginRef) else {}
         self.make_branch(config, place, **options)
         self.act = make_activation(config)
         self.shortcut = make_shortcut(config, place.channels_in, self.expansion * place.channels, place.stride)
@@ -212,7 +212,7 @@ BLOCKS: dict[tuple[str, str], type[Block]] = {
 
 def block_class(config: ModelConfig) -> type[Block]:
     """The block that `config` names. Raises UserError if a plug-in's does not fit the kind of net."""
-    if not isinstance(config.block, Custom):
+    if not isinstance(config.block, PluginRef):
         return BLOCKS[config.kind, config.block]
     plugin = find_plugin("block", config.block.name, config.block.source)
     made: type[Block] = plugin.make

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
-from resexp.config.plugins import Custom, find_plugin
+from resexp.config.plugins import PluginRef, find_plugin
 
 
 def init_weights(config: ModelConfig, modules: Iterable[nn.Module]) -> None:
@@ -26,7 +26,7 @@ def init_weights(config: ModelConfig, modules: Iterable[nn.Module]) -> None:
 
 def _initialiser(config: ModelConfig) -> Callable[[Tensor], object]:
     """The function that fills the weight of a convolution, in place."""
-    if isinstance(config.init, Custom):
+    if isinstance(config.init, PluginRef):
         plugin = find_plugin("init", config.init.name, config.init.source)
         return functools.partial(plugin.make, **dict(config.init.options))
     gain = _gain(config)
@@ -41,7 +41,7 @@ def _initialiser(config: ModelConfig) -> Callable[[Tensor], object]:
 
 def _gain(config: ModelConfig) -> float:
     """The standard deviation of weights, times sqrt(fan-in), that preserves the variance of signals."""
-    if isinstance(config.activation, Custom):
+    if isinstance(config.activation, PluginRef):
         return math.sqrt(2)
     name = {"gelu": "relu", "tat": "linear"}.get(config.activation, config.activation)
     return nn.init.calculate_gain(name)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
-from resexp.config.plugins import Custom, find_plugin
+from resexp.config.plugins import PluginRef, find_plugin
 from resexp.distributed import SINGLE_PROCESS, Ranks, all_gather
 
 BN_MOMENTUM = 0.1
@@ -89,7 +89,7 @@ class Scale(nn.Module):
 
 def norm(config: ModelConfig, channels: int) -> nn.Module:
     """The normalisation layer after a convolution with `channels` filters."""
-    if isinstance(config.norm, Custom):
+    if isinstance(config.norm, PluginRef):
         norm = find_plugin("norm", config.norm.name, config.norm.source)
         made: nn.Module = norm.make(channels, **dict(config.norm.options))
         return made
@@ -234,7 +234,7 @@ ETA = 0.9
 def make_activation(config: ModelConfig) -> nn.Module:
     """The nonlinearity of one place in a net."""
     chosen = config.activation
-    if isinstance(chosen, Custom):
+    if isinstance(chosen, PluginRef):
         made: nn.Module = find_plugin("activation", chosen.name, chosen.source).make(**dict(chosen.options))
         return made
     if chosen == "tat":

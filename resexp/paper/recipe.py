@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 
 from resexp.config import ImageNetData, PowerOfDepth, RunConfig, Section
-from resexp.config.plugins import Custom
+from resexp.config.plugins import PluginRef
 
 
 @dataclass(frozen=True)
@@ -149,12 +149,12 @@ def departures(config: RunConfig, dataset: str, world: int = 1) -> list[Departur
         for name, shown in section.measured().items():
             key = f"{part}.{name}"
             own = getattr(section, name)
-            if (key in IDENTITIES and not (part == "model" and isinstance(own, Custom))) or key in paper.open:
+            if (key in IDENTITIES and not (part == "model" and isinstance(own, PluginRef))) or key in paper.open:
                 continue
             value = paper.values[key] if key in paper.values else _default(section, name)
             if own != value:
                 source = paper.sources.get(key, paper.sources[part])
-                ours = f"{own}" if isinstance(own, Custom | PowerOfDepth) else _shown(shown)
+                ours = f"{own}" if isinstance(own, PluginRef | PowerOfDepth) else _shown(shown)
                 found.append(Departure(_TABLES["names"].get(key, _words(name)), key, _shown(value), ours, source))
     return found
 

@@ -12,7 +12,7 @@ from resexp.config.study import load_run
 from resexp.errors import UserError
 from resexp.report.controls import IN_SHORT, changes
 from resexp.report.estimates import Difference, Estimate, Term, contrast, p_value
-from resexp.report.families import Family, families, named
+from resexp.report.families import Family, families, family_names
 from resexp.report.formatting import Table
 from resexp.report.stats import Net, RunRecord, fraction, grouped, read
 from resexp.report.verdict import judged
@@ -234,7 +234,7 @@ def _shifts(a: Sequence[RunRecord], b: Sequence[RunRecord]) -> list[Shift]:
 
 def _judged(records: Sequence[RunRecord]) -> tuple[Family | None, Family | None]:
     """The plain and the residual family that a study is judged by."""
-    names = named(records)
+    names = family_names(records)
     of_families = [replace(record, family=names[record.run.folder.parent]) for record in records]
     nets = grouped(of_families, lambda record: record.run.folder.parent)
     plain, residual, _ = judged(families([Net(tuple(runs)) for runs in nets.values()]))

@@ -104,7 +104,7 @@ def differing(recipes: Iterable[Recipe]) -> list[str]:
     return sorted({key for other in others for key in differences(first, other)})
 
 
-def named(records: Sequence[RunRecord]) -> dict[Path, str]:
+def family_names(records: Sequence[RunRecord]) -> dict[Path, str]:
     """The name of the family of each net, by the folder of the net, in the order of the records.
 
     Nets of one recipe are a family. Nets whose recipes differ in what the paper varies with depth join it, unless it

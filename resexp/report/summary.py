@@ -9,7 +9,7 @@ from typing import Any
 
 from resexp.errors import UserError
 from resexp.report.controls import IN_SENTENCE, IN_SHORT, Control, controls, varied
-from resexp.report.families import Family, families, named
+from resexp.report.families import Family, families, family_names
 from resexp.report.formatting import listed
 from resexp.report.stats import Net, RunRecord, grouped, read
 from resexp.report.verdict import Verdict, judge
@@ -139,7 +139,7 @@ def summarise(study: StudyFolder) -> Summary:
             status = run.status()
             step = f"{status.step:,}/{status.steps:,}" if status.steps else ""
             absent.append(Absence(run.name, status.state, step, status.message))
-    names = named(records)
+    names = family_names(records)
     records = [replace(record, family=names[record.run.folder.parent]) for record in records]
     by_net = grouped([record for record in records if record.finished], lambda record: record.run.folder.parent)
     if not by_net:

@@ -15,7 +15,7 @@ from resexp.utils.paths import expanded
 
 
 @dataclass(frozen=True)
-class Named:
+class Selection:
     """What a name stands for."""
 
     study: StudyFolder
@@ -25,14 +25,14 @@ class Named:
     """Whether the name refers to a whole study."""
 
 
-def find_named(name: str, results: Path) -> Named:
+def select_runs(name: str, results: Path) -> Selection:
     """What `name` stands for, in the folder of all studies. A path that exists comes first.
 
     Raises UserError with the nearest name where nothing is called so.
     """
     path = expanded(name)
     if (path / "config.yaml").exists():
-        return Named(StudyFolder(path.absolute().parents[1]), [Run(path)], whole=False)
+        return Selection(StudyFolder(path.absolute().parents[1]), [Run(path)], whole=False)
     if path.exists() and not _is_study(path):
         inside = _studies(path)
         remedy = f"; it holds the studies {', '.join(inside)}: name one of them" if inside else ""
@@ -40,9 +40,9 @@ def find_named(name: str, results: Path) -> Named:
     of_study, colon, rest = (name, "", "") if path.exists() or ":" not in name else name.rpartition(":")
     study = StudyFolder(_study_folder(of_study, name, results))
     if not colon:
-        return Named(study, study.runs(), whole=True)
+        return Selection(study, study.runs(), whole=True)
     net, _, seed = rest.partition("/")
-    return Named(study, _runs(study, of_study, net, seed), whole=False)
+    return Selection(study, _runs(study, of_study, net, seed), whole=False)
 
 
 def is_run_name(name: str, results: Path) -> bool:
@@ -56,11 +56,11 @@ def is_run_name(name: str, results: Path) -> bool:
 
 def find_run(name: str, results: Path) -> Run:
     """The one run that `name` stands for. Raises UserError if it stands for several."""
-    named = find_named(name, results)
-    if len(named.runs) != 1:
-        example = f"{named.study.folder.name}:{named.runs[0].label}/0" if named.runs else "STUDY:NET/SEED"
-        raise UserError(f"{name}: {len(named.runs):,} runs; name one, such as {example}")
-    return named.runs[0]
+    chosen = select_runs(name, results)
+    if len(chosen.runs) != 1:
+        example = f"{chosen.study.folder.name}:{chosen.runs[0].label}/0" if chosen.runs else "STUDY:NET/SEED"
+        raise UserError(f"{name}: {len(chosen.runs):,} runs; name one, such as {example}")
+    return chosen.runs[0]
 
 
 def open_study(name: str | Path | None, results: Path) -> StudyFolder:
@@ -70,10 +70,10 @@ def open_study(name: str | Path | None, results: Path) -> StudyFolder:
         if not plans:
             raise UserError(f"{results}: no study here yet; run `resexp sweep` first, or name a study folder")
         return StudyFolder(plans[-1].parent)
-    named = find_named(str(name), results)
-    if not named.whole:
-        raise UserError(f"{name}: not a study folder but a part of {named.study.folder}; name that")
-    return named.study
+    chosen = select_runs(str(name), results)
+    if not chosen.whole:
+        raise UserError(f"{name}: not a study folder but a part of {chosen.study.folder}; name that")
+    return chosen.study
 
 
 def _study_folder(of_study: str, name: str, results: Path) -> Path:

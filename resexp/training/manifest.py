@@ -37,7 +37,7 @@ def begin_attempt(run: Run, trainer: Trainer, before: Manifest | None) -> Manife
             decoder=dataset.decoder,
             findings=dataset.findings,
         ),
-        plugins=plugins.sources({custom.source for custom in config.customs.values()}),
+        plugins=plugins.sources({custom.source for custom in config.plugin_refs.values()}),
         attempts=[*(before.attempts if before else []), new_attempt(trainer.hardware, trainer.step)],
     )
     run.write_manifest(manifest)

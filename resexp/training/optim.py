@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from resexp.config import TrainConfig
-from resexp.config.plugins import Custom, find_plugin
+from resexp.config.plugins import PluginRef, find_plugin
 from resexp.errors import UserError
 from resexp.runs.checkpoint import fits
 
@@ -35,7 +35,7 @@ def learning_rate(
         return config.warmup_lr
     assert isinstance(config.lr, float)
     ramp = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    if isinstance(config.schedule, Custom):
+    if isinstance(config.schedule, PluginRef):
         plugin = find_plugin("schedule", config.schedule.name, config.schedule.source)
         factor = plugin.make(step, config.steps, **dict(config.schedule.options))
         if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
@@ -200,7 +200,7 @@ STATE = {"sgd": {"momentum_buffer"}, "adamw": {"step", "exp_avg", "exp_avg_sq"}}
 def make_optimizer(config: TrainConfig, model: nn.Module, rate: Tensor) -> torch.optim.Optimizer:
     """The optimiser at `rate`; weight decay on every parameter, which is Caffe's default."""
     parameters, chosen = list(model.parameters()), config.optimizer
-    if isinstance(chosen, Custom):
+    if isinstance(chosen, PluginRef):
         plugin = find_plugin("optimizer", chosen.name, chosen.source)
         made = plugin.make(parameters, rate, config, **dict(chosen.options))
         if not isinstance(made, torch.optim.Optimizer):
@@ -235,7 +235,7 @@ def is_optimizer_state(config: TrainConfig, kept: Any, parameters: list[nn.Param
     matching shapes."""
     if not isinstance(kept, dict) or not kept.keys() <= set(range(len(parameters))):
         return False
-    if isinstance(config.optimizer, Custom):  # it knows best
+    if isinstance(config.optimizer, PluginRef):  # it knows best
         return all(isinstance(of_one, dict) for of_one in kept.values())
     names = STATE["adamw" if config.optimizer == "adamw" else "sgd"]
     return all(

@@ -8,7 +8,7 @@ import functools
 from typing import Any
 
 from resexp.config import RunConfig
-from resexp.config.nets import Net, named
+from resexp.config.nets import Net, parse_net
 from resexp.config.study import load_run
 from resexp.errors import UserError
 from resexp.models import ResNet, build_model, load_weights
@@ -79,7 +79,7 @@ def _read_weights(config: RunConfig) -> tuple[weights_file.WeightsFile, str]:
             f"{path}: changed since the run was made (sha256 {file.sha256[:12]}..., then {sha256[:12]}...); bring the "
             f"old file back"
         )
-    if file.description and named(file.description.net, []).config != config.model:
+    if file.description and parse_net(file.description.net, []).config != config.model:
         ours = Net(config.model, 0, 0).name
         raise UserError(
             f"{path}: holds {file.description.net}, and the run's net is {ours}; name weights of the same net"

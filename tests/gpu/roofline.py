@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from resexp.config import ModelConfig, RunConfig
-from resexp.config.nets import named
+from resexp.config.nets import parse_net
 from resexp.data import open_dataset
 from resexp.device.concurrent import run_to_completion
 from resexp.device.hardware import Hardware
@@ -73,7 +73,7 @@ def estimates(names: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each net: its work, and for each device and precision the least milliseconds by each limit."""
     rows = []
     for name in names:
-        net = named(name, [])
+        net = parse_net(name, [])
         summary, batch = summarise_net(net.config, net.size, net.size, net.classes), BATCHES[net.config.variant]
         row: dict[str, Any] = {"net": name.removeprefix("imagenet/"), "kernels": kernels(net.config)}
         row |= {"gflop": summary.step_flops(batch) / 1e9, "launches_ms": row["kernels"] * LAUNCH_US / 1000}
