@@ -69,10 +69,10 @@ def sweep(
     chosen = studies.only_labels(cells, _listed(only)) if only else cells
     with Stop().listening() as stop:
         outcome = carry_out(study, cells, chosen, Path(results), stop=stop, display=Lines())
-    if outcome.problems:
-        raise RuntimeError("; ".join(f"{run.name}: {problem}" for run, problem in outcome.problems))
     if stop():
         raise KeyboardInterrupt
+    if outcome.problems:
+        raise RuntimeError("; ".join(f"{run.name}: {problem}" for run, problem in outcome.problems))
     return StudyResults(outcome.folder)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,16 +17,22 @@ import torch
 import resexp
 from resexp.data import open_dataset
 from resexp.device.hardware import Hardware
+from resexp.runs.store import StudyFolder
 from resexp.training.trainer import Trainer
+from resexp.utils.logs import logged_to
 from tests.test_training import CPU, tiny
 
 Write = Callable[..., Path]
 
 SCRIPT = """
+import os
+os.environ["MPLBACKEND"] = "svg"
 import resexp
 print("script")
 results = resexp.sweep("tiny.yaml", only=["plain-8", "residual-8"])
 print(len(results.runs), resexp.build_report(results.folder))
+import matplotlib
+print(os.environ["MPLBACKEND"], matplotlib.get_backend())
 """
 
 
@@ -35,7 +42,7 @@ def test_a_script_without_a_guard_sweeps(write_study: Write) -> None:
     Path("script.py").write_text(SCRIPT)
     done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["script", "4 results/tiny/report/index.html"]
+    assert done.stdout.splitlines() == ["script", "4 results/tiny/report/index.html", "svg svg"]
     assert Path("results/tiny/report/index.html").exists()
 
 
@@ -51,6 +58,16 @@ def test_a_second_sweep_of_a_notebook_has_its_folder_and_its_environment(
         assert Path("results/tiny").is_dir()
         shutil.rmtree(tmp_path / f"data of {name}")
     assert not list(tmp_path.glob("data*"))
+
+
+def test_ctrl_c_is_a_keyboard_interrupt(write_study: Write) -> None:
+    def interrupt(line: str) -> None:
+        if "step" in line:
+            signal.raise_signal(signal.SIGINT)
+
+    with logged_to(interrupt), pytest.raises(KeyboardInterrupt):
+        resexp.sweep(write_study(train={"steps": 400, "log_every": 1, "eval_every": 400, "checkpoint_steps": 20}))
+    assert [run.status().state for run in StudyFolder(Path("results/tiny")).runs()] == ["interrupted"]
 
 
 def test_a_word_alone_is_a_list_of_one(write_study: Write) -> None:

@@ -148,7 +148,7 @@ def test_weights_leave_without_their_images(trained: Run, here: Cli, tmp_path: P
     trained.write_manifest(manifest)
     done = here("export", trained.folder, "--to", tmp_path / "w.pt")
     assert done.returncode == 0
-    assert "written without mean and classes, for its images are not here: " in done.stderr
+    assert "its mean and classes are unknown, for its images are not here: " in done.stderr
     assert "begun on other data (fingerprint 0000000000000000, now " in done.stderr
     described = weights_file.read(tmp_path / "w.pt").description
     assert described is not None
@@ -211,6 +211,8 @@ def test_vgg_gives_torchvisions_names_and_shapes(depth: int) -> None:
         ({"depth": 18, "shortcut": "B", "residual_init": "rezero"}, "model.residual_init: rezero"),
         ({"depth": 50, "stride_conv": "1x1", "shortcut": "B"}, "model.stride_conv: 1x1"),
         ({"depth": 18, "kind": "plain"}, "model.kind: plain, model.shortcut: None"),
+        ({"depth": 18, "shortcut": "B", "activation": "gelu"}, "model.activation: gelu"),
+        ({"depth": 18, "shortcut": "B", "residual_scale": 0.5}, "model.residual_scale: 0.5"),
     ],
 )
 def test_a_net_that_torchvision_lacks_is_refused(model: dict[str, Any], odd: str, tmp_path: Path) -> None:

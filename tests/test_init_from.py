@@ -86,6 +86,13 @@ def test_a_run_that_has_begun_needs_its_file_no_more(donor: Run, make: Callable[
     assert_same(whole, stopped)
 
 
+def test_a_net_of_so_many_parameters_takes_weights_of_its_width(make: Callable[..., Run], tmp_path: Path) -> None:
+    first = make(model={"width": None, "params": 10_000})
+    train(first)
+    export(first, to := tmp_path / "weights.pt")
+    assert train(make(model={"width": None, "params": 10_000}, train={"init_from": str(to)})).state == "finished"
+
+
 def test_what_does_not_fit_gets_a_line(donor: Run, make: Callable[..., Run], here: Cli, tmp_path: Path) -> None:
     export(donor, good := tmp_path / "good.pt")
     bare = Path(shutil.copyfile(good, tmp_path / "bare.pt"))

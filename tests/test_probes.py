@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -302,6 +303,27 @@ def test_the_deeper_net_computes_what_the_shallower_one_does(config: dict[str, A
     assert found["constructed_error"] == found["handed_error"]
     exact = config["kind"] != "plain" or config.get("norm") == "none"
     assert found["largest_logit_difference"] <= (0.0 if exact else 1e-5)
+
+
+def test_whatever_is_not_refused_is_an_identity() -> None:
+    equal = 0
+    for kind, norm, activation, scale in product(
+        ("plain", "residual", "preact"), ("batch", "group", "layer", "none", "fixup"),
+        ("relu", "leaky_relu", "gelu", "tanh", "tat"), (1.0, 0.5, "depth^-0.5"),
+    ):  # fmt: skip
+        fields = {"kind": kind, "norm": norm, "activation": activation, "residual_scale": scale, "width": 4}
+        try:
+            shallow, deeper = (ModelConfig(**fields, depth=depth) for depth in (8, 14))
+        except ValidationError:
+            continue
+        if why_not(shallow, deeper):
+            continue
+        model, deep = (build_model(config) for config in (shallow, deeper))
+        batches = [(torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(8))]
+        deepen(model, deep, lambda batches=batches: batches)  # type: ignore[arg-type, misc]
+        assert compare(model, deep, lambda batches=batches: batches)["largest_logit_difference"] < 1e-4, fields  # type: ignore[misc]
+        equal += 1
+    assert equal > 30
 
 
 def test_in_train_mode_a_plain_identity_is_nearly_one() -> None:

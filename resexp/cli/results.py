@@ -157,7 +157,7 @@ def _frame(chosen: Selection, rows: Rows) -> Group:
         if fit(table) <= out.width:
             break
     counts = state_counts(Counter(state.state for _, state in rows))
-    more = [Text(f"{len(rows) - room:,} more runs")] if len(rows) > room else []
+    more = [Text(counted(len(rows) - room, "more run"))] if len(rows) > room else []
     return Group(table, *more, counts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import logging
 import urllib.error
@@ -30,15 +31,21 @@ def fetch(file: OfficialFile, path: Path, progress: Callable[[str, int], None]) 
         if path.exists():
             file.verify(path)
             return
+        if part.exists() and part.stat().st_size >= file.size:
+            with contextlib.suppress(UserError):
+                file.verify(part)
+                part.rename(path)
+                return
+            part.unlink()
         for mirror in file.mirrors:
             try:
                 _download(file, mirror, part, progress)
                 file.verify(part)
             except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-                log.warning(f"{mirror}: {getattr(error, 'reason', error)}; trying the next mirror")
+                log.warning(f"{mirror}: {getattr(error, 'reason', error)}")
             except UserError:
                 part.unlink()
-                log.warning(f"{mirror}: delivered another file (wrong md5), thrown away; trying the next mirror")
+                log.warning(f"{mirror}: delivered another file (wrong md5), thrown away")
             else:
                 part.rename(path)
                 return
@@ -50,8 +57,6 @@ def fetch(file: OfficialFile, path: Path, progress: Callable[[str, int], None]) 
 
 def _download(file: OfficialFile, url: str, part: Path, progress: Callable[[str, int], None]) -> None:
     done = part.stat().st_size if part.exists() else 0
-    if done >= file.size:
-        return  # complete: its md5 will tell
     request = urllib.request.Request(url, headers={"User-Agent": "resexp", "Range": f"bytes={done}-"})
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:

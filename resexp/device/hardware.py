@@ -96,8 +96,8 @@ def choose_hardware(config: TrainConfig, precision: str | None = None, ranks: Ra
     if precision == "auto":
         precision = "bf16" if has_bf16 else "fp32"
     elif precision == "bf16" and not has_bf16:
-        log.warning(f"{torch.cuda.get_device_name(device)} has no bf16; training in fp16 with a loss scaler")
-        precision = "fp16"
+        precision = "fp32" if config.optimizer == "muon" else "fp16"  # muon can't skip a step that overflows
+        log.warning(f"{torch.cuda.get_device_name(device)} has no bf16; training in {precision}")
     return Hardware(device, precision, graphs=config.cuda_graphs and ranks.world_size == 1, ranks=ranks)
 
 

@@ -146,7 +146,7 @@ def describe(run: Run, config: RunConfig, step: int) -> Description:
     try:
         known = _images(run, config)
     except (UserError, OSError) as error:
-        log.warning(f"{run.name}: written without mean and classes, for its images are not here: {error}")
+        log.warning(f"{run.name}: its mean and classes are unknown, for its images are not here: {error}")
     return Description(
         resexp=resexp.__version__,
         net=Net(config.model, 0, 0).name,
@@ -211,7 +211,7 @@ def _torchvisions_name(run: Run, model: ModelConfig) -> str:
         block = IMAGENET[model.depth][0] if model.depth in IMAGENET else "basic"
         needed = {"kind": "residual", "variant": "imagenet", "block": block, "width": 64, "shortcut": "B"}
         needed |= {"stride_conv": "3x3"} if block == "bottleneck" else {}
-        needed |= {"norm": "batch", "drop_path": 0.0}
+        needed |= {"norm": "batch", "drop_path": 0.0, "activation": "relu", "residual_scale": 1.0}
     odd = [f"model.{key}: {getattr(model, key)}" for key, value in needed.items() if getattr(model, key) != value]
     odd += ["model.residual_init: rezero"] if model.residual_init == "rezero" else []
     if odd:

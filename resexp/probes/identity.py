@@ -34,6 +34,12 @@ def why_not(shallow: ModelConfig, deep: ModelConfig) -> str:
         return "with option C every shortcut is a projection, so no block can be an identity"
     if shallow.drop_path:
         return "with stochastic depth a block's weight in the net depends on how many there are"
+    if shallow.kind == "plain" and shallow.norm not in ("batch", "none"):
+        return f"norm {shallow.norm} takes its statistics from each image, so no plain block can be an identity"
+    if shallow.kind != "preact" and shallow.activation != "relu":
+        return f"activation {shallow.activation} changes what a block is given, so no block can be an identity"
+    if isinstance(shallow.residual_scale, str):
+        return "with a residual_scale that is a power of the depth, a block computes something else in a deeper net"
     if shallow.model_dump(exclude={"depth"}) != deep.model_dump(exclude={"depth"}):
         return "the two nets differ in more than depth"
     if shallow.depth > deep.depth:

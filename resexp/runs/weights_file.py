@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -111,12 +112,11 @@ def read(path: Path) -> WeightsFile:
     text: str | bytes | None = None
     try:
         if path.suffix == ".safetensors":
-            from safetensors import safe_open
             from safetensors.torch import load
 
-            with safe_open(path, framework="pt") as file:
-                text = (file.metadata() or {}).get("resexp")
             weights = load(content)
+            header = content[8 : 8 + int.from_bytes(content[:8], "little")]  # JSON, behind its length
+            text = json.loads(header).get("__metadata__", {}).get("resexp")
         else:
             weights = load_stored(content, torch.device("cpu"))
             if not isinstance(weights, dict) or not all(isinstance(k, str) and is_plain(v) for k, v in weights.items()):

@@ -286,7 +286,7 @@ class TrainingLoop:
         if self.trainer.schedule.warming_up:
             return f"its warm-up never ended: the training error stayed over {self.config.train.warmup_until_error:.0%}"
         if missing := sorted(self.dataset.unreadable):
-            return f"{len(missing):,} images could not be read, and were shown to the net as grey: {missing[0]}, ..."
+            return f"{len(missing):,} images could not be read, and were replaced by the mean colour: {missing[0]}, ..."
         return ""
 
     def _publish(self, step: int | None = None) -> None:

@@ -79,7 +79,8 @@ def _read_weights(config: RunConfig) -> tuple[weights_file.WeightsFile, str]:
             f"{path}: changed since the run was made (sha256 {file.sha256[:12]}..., then {sha256[:12]}...); bring the "
             f"old file back"
         )
-    if file.description and parse_net(file.description.net, []).config != config.model:
+    model = config.model.model_copy(update={"params": None})  # the width follows from it
+    if file.description and parse_net(file.description.net, []).config != model:
         ours = Net(config.model, 0, 0).name
         raise UserError(
             f"{path}: holds {file.description.net}, and the run's net is {ours}; name weights of the same net"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,7 @@ class ImageNet(Tree):
         """Height and width of what a net sees."""
         return self.config.crop, self.config.crop
 
-    @property
+    @cached_property
     def train_index(self) -> NDArray[np.int64]:
         """The images that are trained on: all of `train/`."""
         return np.arange(self.images("train"))
