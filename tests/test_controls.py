@@ -94,7 +94,7 @@ def test_an_error_is_compared_where_only_plain_nets_vary(study: Make) -> None:
     add_family(folder, "lr=0.01", plain, train={"lr": 0.01})
     header, rows = table(summarise(folder).controls)
     assert header == ["points", "plain nets' rise, depths 8 and 44", "plain nets' error, %, depth 44"]
-    assert [row[0] for row in rows] == ["no variant", "lr=0.01", "lr=0.01: change"]
+    assert [row[0] for row in rows] == ["baseline", "lr=0.01", "lr=0.01: change"]
 
 
 def test_of_several_variants_each_needs_more_to_differ(study: Make) -> None:

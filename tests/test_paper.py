@@ -295,7 +295,7 @@ def test_the_deviations_are_grouped_by_the_nets_that_share_them(study: Callable[
     )
     assert "For residual-20:" in departures
     assert "| shortcut (`model.shortcut`) | A | B | section 4.2, nets |" in departures
-    assert "| warm-up rate (`train.warmup_lr`) | none | 0.05 | section 4.2, n = 18 |" in departures
+    assert "| warm-up rate (`train.warmup_lr`) | none | 0.05 | section 4.2 (0.01 for n = 18 only) |" in departures
     assert departures.count("|\n| ") == 3  # a ruled header and two departures
     of_all, _, of_one = readings.partition("For residual-20:")
     assert "For all nets:" in of_all

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resexp.report import build_report
+from resexp.report import build_report, formatting
 from resexp.report.formatting import digits
 from resexp.report.probes import Section, inside, shattering
+from resexp.report.probes.gradients import Gradients
 from resexp.report.summary import summarise
 from resexp.runs.logits import Logits
 from resexp.runs.store import Run, StudyFolder
@@ -199,6 +200,22 @@ def test_signal_to_noise_with_and_without_the_classifier(folder: StudyFolder) ->
     assert (whole, rest) == ([[50.0]], [[pytest.approx(7 / 6)]])
     assert section.table is not None
     assert section.table[1][0][7:] == ["50", "1.2"]
+
+
+def test_projections_are_no_step_of_the_way_back(study: Study) -> None:
+    record = gradients([8.0, 4.0, 2.0, 77.0, 9.0], 0.5)
+    record["layers"][3]["layer"] = "stages.2.0.shortcut.0"
+    assert Gradients.model_validate({"probe": "gradients", "step": 0, **record}).rise("norm") == 4.0
+
+
+def test_small_numbers_have_two_digits_and_large_ones_no_fraction() -> None:
+    assert [formatting.number(value) for value in (0.0123, 9.96, 99.4, 99.6, 1234.5)] == [
+        "0.012",
+        "10",
+        "99",
+        "100",
+        "1,234",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,57 @@ def test_runs_that_did_not_finish_are_listed_with_the_reason(study: Callable[...
     assert "plain-26 seed 0, interrupted" in lines  # nobody holds its lock
 
 
+def test_curves_are_those_of_finished_runs_where_there_are_more_seeds_than_are_drawn(
+    study: Callable[..., StudyFolder],
+) -> None:
+    folder = study(DEGRADES)
+    begun = [write_run(folder.folder, "plain", 20, seed, 0.3, state="failed") for seed in range(10)]
+    done = write_run(folder.folder, "plain", 20, 10, 0.3)
+    folder.write_plan(Plan(name="study", runs=[*folder.plan().runs, *begun, done]))
+    summary, _ = built(folder)
+    (net,) = [net for net in summary.nets if net.depth == 20]
+    assert [(run.config.seed, run.whole) for run in net.runs] == [(10, True)]
+
+
+def test_the_steps_of_a_warm_up_that_the_nets_own_error_ends_are_told(study: Callable[..., StudyFolder]) -> None:
+    train = SMALL.model_copy(update={"warmup_lr": 0.01})
+    folder = study(
+        {("plain", 8): [10, 12], ("plain", 20): [40, 41], ("residual", 8): [9], ("residual", 20): [8]}, train=train
+    )
+    for net, ends in {
+        "plain-8": (200, 200),
+        "plain-20": (300, 400),
+        "residual-8": (200,),
+        "residual-20": (200,),
+    }.items():
+        for seed, end in enumerate(ends):  # the last line at the rate of the warm-up is the one before
+            (metrics,) = folder.folder.glob(f"{net}-*/seed{seed}/metrics.jsonl")
+            lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+            lines = [line | ({"lr": 0.01} if "lr" in line and line["step"] < end else {}) for line in lines]
+            metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary, page = built(folder)
+    told = [sentence for sentence in summary.verdict.sentences if "warm-up" in sentence]
+    assert told == [
+        "The warm-up ends by each net's own error, so the schedules differ. It had ended by step: plain-8 200, "
+        "plain-20 300 to 400, residual-8 200, residual-20 200.",
+        "A warm-up that outlasts the last drop of the rate is part of the running training error.",
+    ]
+    assert "<th>warm-up until step</th>" in page
+    assert "warm-up until step" not in built(study(DEGRADES))[1]
+
+
+def test_every_run_counts_for_the_departures_of_its_net(study: Callable[..., StudyFolder]) -> None:
+    folder = study({("plain", 8): [10, 12], ("plain", 20): [20, 21]})
+    (other,) = folder.folder.glob("plain-8-*/seed1")
+    manifest = Run(other).manifest()
+    assert manifest
+    manifest.attempts[0].world = 4
+    Run(other).write_manifest(manifest)
+    net, other_net = summarise(folder).nets
+    assert "images that share BN's statistics" in {departure.what for departure in net.departures}
+    assert "images that share BN's statistics" not in {departure.what for departure in other_net.departures}
+
+
 def test_a_variant_is_a_family_of_its_own_and_no_part_of_the_verdict(study: Callable[..., StudyFolder]) -> None:
     folder = study(DEGRADES)
     runs = folder.plan().runs
@@ -306,4 +357,4 @@ def test_the_page_says_on_what_kind_of_cpu_runs_were_trained_where_that_is_known
         else:
             del record["attempts"][0]["cpu_capability"]  # an older record
         run.manifest_path.write_text(json.dumps(record))
-    assert dict(provenance(summarise(folder)))["CPU capability"] == "AVX512 (2x); AVX2 (1x)"
+    assert dict(provenance(summarise(folder)))["CPU capability"] == "AVX512 (2 of 3); AVX2 (1 of 3)"

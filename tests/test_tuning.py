@@ -82,9 +82,12 @@ def test_both_verdicts_are_told(two_rates: StudyFolder) -> None:
     found = section(summarise(two_rates).judged)
     assert found
     best, fixed, exponent = found.headline.split(". ")[:3] if ". " in found.headline else ("", "", "")
-    assert best.startswith("With the rate that is best for each depth, plain nets of 44 layers have +30.0 points")
+    assert best.startswith("With the rate that is best for each depth, the training error of plain nets changes by")
+    assert "+30.0 points" in best
     assert "the difference is +31.5 points" in best  # 51 - 21 and 17 - 18.5
-    assert fixed.startswith("With a rate of 0.1 at every depth, plain nets of 44 layers have +42.0 points")
+    assert fixed.startswith(
+        "With a rate of 0.1 at every depth, the training error of plain nets changes by +42.0 points"
+    )
     assert exponent.startswith("The best rate goes with depth to the power of -1.38 [-2.38, -0.38] in plain nets")
     assert found.table
     assert found.table[1][2] == ["plain-44", "0.01", "51.00 ± 1.41", "63.00 ± 4.24"]
@@ -94,6 +97,17 @@ def test_the_page_has_a_section_and_a_figure(two_rates: StudyFolder) -> None:
     build_report(two_rates, two_rates.folder / "report")
     assert "The best rate for each depth" in (two_rates.folder / "report/index.html").read_text()
     assert (two_rates.folder / "report/figures/tuned-rates.png").exists()
+
+
+def test_a_depth_whose_rates_have_finished_other_seeds_is_left_out(two_rates: StudyFolder) -> None:
+    plan = two_rates.plan()
+    lost = {("plain-20-lr=0.1", "seed0"), ("plain-20-lr=0.01", "seed1")}
+    runs = [run for run in plan.runs if (run.label, run.folder.rpartition("/")[2]) not in lost]
+    two_rates.write_plan(plan.model_copy(update={"runs": runs}))
+    found = section(summarise(two_rates).judged)
+    assert found
+    assert found.table
+    assert [row[0] for row in found.table[1]] == ["plain-8", "plain-44", "residual-8", "residual-20", "residual-44"]
 
 
 def test_one_rate_has_no_section(study: Make) -> None:

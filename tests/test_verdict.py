@@ -58,7 +58,8 @@ def test_the_sign_of_an_ends_last_digit_is_known() -> None:
     """A verdict may hang on it, so it is not rounded away; what is no more than rounding has none."""
     assert str(Difference(2.5, -0.043, 5.1)) == "+2.5 points [-0.04, +5.1]"
     assert Difference(-2.5, -5.1, 0.02).range == "between -5.1 and +0.02 points"
-    assert Difference(-0.01, -1e-15, 0.05).in_cell == "+0.0 [+0.0, +0.1]"
+    assert Difference(-0.01, -1e-15, 0.05).in_cell == "-0.01 [+0.0, +0.1]"
+    assert str(Difference(-0.04, -0.06, -0.02)) == "-0.04 points [-0.1, -0.02]"
 
 
 def test_at_1_6_degrees_of_freedom_the_quantile_is_students() -> None:

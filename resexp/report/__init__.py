@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 
 from resexp.errors import UserError
 
-# Figures are drawn without a screen; a notebook's or a user's backend need not be installed here.
-os.environ["MPLBACKEND"] = "agg"
+# Figures are drawn without a screen. A backend that the user chose need not be installed here, and stays theirs.
+first, backend = "matplotlib" not in sys.modules, os.environ.pop("MPLBACKEND", None)
 try:
-    import matplotlib  # noqa: F401
+    import matplotlib
 except UnicodeDecodeError as error:
     raise UserError(f"matplotlibrc: {error}; save your settings of matplotlib as UTF-8") from None
+finally:
+    if backend is not None:
+        os.environ["MPLBACKEND"] = backend
+if first and backend:
+    with contextlib.suppress(ValueError):
+        matplotlib.rcParams["backend"] = backend
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -198,6 +206,7 @@ def _ends(records: Sequence[RunRecord]) -> tuple[float, float]:
             for record in records
             for curve in (record.metrics[f"{part}_error"] for part in ("train", "val", "test"))
         ]
+        or [np.zeros(0)]
     )
     top = min(100.0, 1.05 * float(late.max(initial=0.0))) or 100.0
     return float(CUT if late.min(initial=top) >= CUT else 0), top

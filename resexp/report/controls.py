@@ -46,6 +46,8 @@ class Control:
 
     variant: str
     """Such as ``precision=bf16``."""
+    families: list[str]
+    """The families that it compares."""
     changes: dict[str, Change]
     """By the names of QUANTITIES."""
     deepest: dict[str, tuple[int, Estimate]]
@@ -62,13 +64,13 @@ def controls(families: Sequence[Family]) -> list[Control]:
     found: dict[str, tuple[dict[str, Change], list[Family]]] = {}
     for plain in plains:
         partner = plain.partner(residuals)
-        name = plain.variant or (partner.variant if partner else "") or "no variant"
+        name = plain.variant or (partner.variant if partner else "") or "baseline"
         mutual = [partner] if partner and partner.partner(plains) is plain else []
         found[name] = _contrasts(plain, partner), [plain, *mutual]
     for residual in residuals:
         partner = residual.partner(plains)
         if partner and partner.partner(residuals) is not residual:
-            found[residual.variant or "no variant"] = _contrasts(partner, residual), [residual]
+            found[residual.variant or "baseline"] = _contrasts(partner, residual), [residual]
     for changes, own in found.values():
         for family in own:
             changes |= _rise(family)
@@ -76,6 +78,7 @@ def controls(families: Sequence[Family]) -> list[Control]:
     every = [
         Control(
             variant,
+            [family.name for family in own],
             {name: changes[name] for name in QUANTITIES if name in changes and counts[name] > 1},
             {family.kind: _deepest(family) for family in own},
         )

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from resexp.config import RunConfig
 from resexp.errors import UserError, sanitize
 from resexp.report.families import differing, recipe
-from resexp.report.formatting import Table, duration, filled, percent
+from resexp.report.formatting import NOTHING, Table, duration, filled, percent
 from resexp.report.stats import METRICS, Net, RunRecord
 from resexp.utils.untrusted import MAX_RECORD, read_file
 
@@ -25,13 +25,14 @@ WIDE, HIGH = 300, 70
 
 def runs_of(net: Net) -> Table:
     """The first MOST_RUNS runs of a net, errors in percent."""
-    header = ["seed", *METRICS.values(), "training time", "attempts", "last step", "folder"]
+    header = ["seed", *METRICS.values(), "training time", "attempts", "warm-up until step", "last step", "folder"]
     rows = [
         [
             str(run.config.seed),
             *(percent(run.errors.get(metric)) for metric in METRICS),
             duration(run.seconds),
             str(len(run.manifest.attempts)),
+            f"{run.warmup_end:,}" if run.warmup_end else NOTHING,
             f"{run.status.step:,}",
             "/".join(run.run.folder.parts[-2:]),
         ]

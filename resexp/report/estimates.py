@@ -78,17 +78,17 @@ class Difference:
         """The interval in words."""
         if self.low is None or self.high is None:
             return ""
-        return f"between {_end(self.low)} and {_end(self.high)} points"
+        return f"between {signed(self.low)} and {signed(self.high)} points"
 
     @property
     def brackets(self) -> str:
         """The interval in points: ``[+1.0, +2.5]``, or nothing."""
-        return "" if self.low is None or self.high is None else f"[{_end(self.low)}, {_end(self.high)}]"
+        return "" if self.low is None or self.high is None else f"[{signed(self.low)}, {signed(self.high)}]"
 
     @property
     def in_cell(self) -> str:
         """``+1.7 [+1.0, +2.5]``, for a table whose header says that these are points."""
-        return f"{self.value:+z.1f} {self.brackets}".rstrip()
+        return f"{signed(self.value)} {self.brackets}".rstrip()
 
     def __truediv__(self, by: float) -> Difference:
         if self.low is None or self.high is None:
@@ -96,11 +96,12 @@ class Difference:
         return Difference(self.value / by, *sorted((self.low / by, self.high / by)))
 
     def __str__(self) -> str:
-        return f"{self.value:+z.1f} points {self.brackets}".rstrip()
+        return f"{signed(self.value)} points {self.brackets}".rstrip()
 
 
-def _end(points: float) -> str:
-    """An end of an interval, to a tenth; closer to zero to its first digit, as its sign counts: ``-0.04``."""
+def signed(points: float) -> str:
+    """A difference, or an end of its interval, to a tenth. Closer to zero to its first digit, as its sign counts:
+    ``-0.04``."""
     return f"{points:+.1g}" if 0.001 <= abs(points) < 0.05 else f"{points:+z.1f}"
 
 

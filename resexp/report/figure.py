@@ -71,7 +71,10 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-styled = mpl.rc_context({**mpl.rcParamsDefault, "backend": "agg", **_STYLE})
+_settings: dict[Any, Any] = {
+    key: value for key, value in mpl.rcParamsDefault.items() if key != "backend"
+}  # which would stay changed
+styled = mpl.rc_context({**_settings, **_STYLE})
 """For a function that draws."""
 
 

@@ -56,7 +56,7 @@ def duration(seconds: float) -> str:
 
 def number(value: float) -> str:
     """To two digits, or to the last before the point: ``0.012``, ``1,230``."""
-    return f"{value:,.0f}" if math.isfinite(value) and abs(value) >= 100 else f"{value:.2g}"
+    return f"{value:,.0f}" if math.isfinite(value) and abs(value) >= 99.5 else f"{value:.2g}"
 
 
 def digits(value: float) -> str:

@@ -17,6 +17,7 @@ from markupsafe import Markup
 import resexp
 from resexp.errors import sanitize
 from resexp.report import controls, details, formatting
+from resexp.report.estimates import signed
 from resexp.report.figure import OnPage
 from resexp.report.formatting import MOST, NOTHING, Table, duration, filled, listed, percent
 from resexp.report.plots import curve, of_the_paper
@@ -106,7 +107,7 @@ def provenance(summary: Summary) -> list[tuple[str, str]]:
 
 def _values(values: list[Any]) -> str:
     counts = Counter(str(value) for value in values if value is not None)
-    shown = [value if len(counts) == 1 else f"{value} ({n}x)" for value, n in counts.most_common(5)]
+    shown = [value if len(counts) == 1 else f"{value} ({n} of {counts.total()})" for value, n in counts.most_common(5)]
     return "; ".join(shown) + ("; ..." if len(counts) > 5 else "")
 
 
@@ -167,7 +168,7 @@ def numbers(verdict: Verdict) -> list[tuple[str, str, str, str]]:
         ("residual", "residual nets' rise", verdict.residual.overall if verdict.residual else None),
         ("gap", "difference of the rises", verdict.interaction),
     )
-    return [(name, words, f"{points.value:+.1f}", points.brackets) for name, words, points in found if points]
+    return [(name, words, signed(points.value), points.brackets) for name, words, points in found if points]
 
 
 def _downloads(summary: Summary) -> list[tuple[str, str | None]]:

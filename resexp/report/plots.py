@@ -264,7 +264,8 @@ def controls_plot(found: Sequence[Control]) -> Plot:
 
 def curve(records: Sequence[RunRecord], error: str) -> Series:
     """Mean over the runs of an error by step, at most MAX_POINTS points, each the mean of its neighbours."""
-    every = [record.metrics[error] for record in records]
+    if not (every := [record.metrics[error] for record in records]):
+        return Series(np.zeros(0), np.zeros(0))
     steps, which = np.unique(np.concatenate([one.steps for one in every]), return_inverse=True)
     means = np.bincount(which, np.concatenate([one.values for one in every])) / np.bincount(which)
     width = -(-len(steps) // MAX_POINTS) or 1

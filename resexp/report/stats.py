@@ -87,6 +87,8 @@ class RunRecord:
     """The errors of METRICS that the run has; of a finished run only."""
     seconds: float
     """Training time, without evaluation; NaN until it is known."""
+    warmup_end: int | None = None
+    """The step by which the warm-up of a finished run had ended (of those logged); None without `train.warmup_lr`."""
     family: str = ""
     """The curve that the run belongs to: ``plain``, ``residual``, ``residual B``; see `families`."""
 
@@ -138,7 +140,14 @@ def read(run: Run, whole: bool = True) -> RunRecord | None:
     seconds = end.get("train_seconds", math.nan)
     if finished and not ({"running", "clean", "test"} <= errors.keys() and math.isfinite(seconds)):
         raise UserError(f"{run.metrics_path}: the run is finished, but not all of its measurements are here")
-    return RunRecord(run, config, status, manifest, _series(lines), whole, errors if finished else {}, seconds)
+    warmup_end = _warmup_end(run, config) if finished and config.train.warmup_lr else None
+    errors = errors if finished else {}
+    return RunRecord(run, config, status, manifest, _series(lines), whole, errors, seconds, warmup_end)
+
+
+def _warmup_end(run: Run, config: RunConfig) -> int:
+    rates = ((line["step"], line.get("lr")) for line in run.metrics())
+    return next((step for step, rate in rates if rate not in (None, config.train.warmup_lr)), config.train.steps)
 
 
 def _series(lines: Sequence[dict[str, Any]]) -> dict[str, Series]:
@@ -218,9 +227,8 @@ class Net:
     @cached_property
     def departures(self) -> list[paper.Departure]:
         """Departures from the paper's data, nets and recipe; without any, the net may be compared with the paper."""
-        manifest = self.runs[0].manifest
-        world = max(attempt.world for attempt in manifest.attempts)
-        return paper.departures(self.runs[0].config, manifest.data.name, world)
+        world = max(attempt.world for run in self.runs for attempt in run.manifest.attempts)
+        return paper.departures(self.runs[0].config, self.runs[0].manifest.data.name, world)
 
     @property
     def readings(self) -> list[paper.Reading]:

@@ -72,7 +72,7 @@ class Summary:
         others = [
             control
             for control in self.controls
-            if (change := control.changes.get("interaction")) and change.difference != self.verdict.interaction
+            if "interaction" in control.changes and not set(control.families) <= set(self.verdict.families)
         ]
         if len(others) == 1:
             numbers = [f"{IN_SHORT[name]} {change.difference}" for name, change in others[0].changes.items()]
@@ -127,7 +127,7 @@ def summarise(study: StudyFolder) -> Summary:
     """Read a study. Raises UserError while no run has finished."""
     records, absent = list[RunRecord](), list[Absence]()
     runs = study.runs()
-    with_curves = {run for of_net in grouped(runs, lambda run: run.label).values() for run in of_net[:SEEDS]}
+    with_curves = {run for of_net in grouped(runs, lambda run: run.label).values() for run in _with_curves(of_net)}
     asked = [(run, run in with_curves) for run in runs]
     for run, record in zip(runs, parallel_map(_read, asked, 1000), strict=True):
         if isinstance(record, UserError):
@@ -158,6 +158,12 @@ def summarise(study: StudyFolder) -> Summary:
     return Summary(
         plan.name, plan.description, records, absent, strays, nets, verdict, controls(judged), varied(judged), judged
     )
+
+
+def _with_curves(of_net: list[Run]) -> list[Run]:
+    """The runs of a net whose curves are shown: the first SEEDS of them, finished ones if there are more."""
+    many = len(of_net) > SEEDS
+    return ([run for run in of_net if many and run.status().state == "finished"] or of_net)[:SEEDS]
 
 
 def _read(asked: tuple[Run, bool]) -> RunRecord | UserError | None:

@@ -41,10 +41,15 @@ def tune(errors: pd.DataFrame) -> Tuned:
     `errors` are those of the nets of one depth, percent: a row for each seed, a column for each rate. A rate that lost
     a seed is not chosen.
     """
-    whole = errors.loc[:, errors.count() == errors.count().max()].dropna()
+    whole = _complete(errors)
     others = {seed: whole.drop(index=seed) if len(whole) > 1 else whole for seed in whole.index}
     rates = {seed: rest.mean().idxmin() for seed, rest in others.items()}
     return Tuned(tuple(rates.values()), Estimate(tuple(whole.at[seed, rate] for seed, rate in rates.items())))
+
+
+def _complete(errors: pd.DataFrame) -> pd.DataFrame:
+    """The rates that have the most seeds, and the seeds that all of these have."""
+    return errors.loc[:, errors.count() == errors.count().max()].dropna()
 
 
 def slope(tuned: Mapping[int, Tuned]) -> Difference | None:
@@ -72,10 +77,9 @@ def section(families: Sequence[Family]) -> Section | None:
         kind: {d: Estimate(tuple(table[single].dropna())) for d, table in depths.items() if single in table}
         for kind, depths in errors.items()
     }
-    sentences = [
-        f"With the rate that is best for each depth, {_changes(best)}.",
-        f"With a rate of {single:g} at every depth, {_changes(fixed)}.",
-    ]
+    sentences = [f"With the rate that is best for each depth, {_changes(best)}."]
+    if changes := _changes(fixed):
+        sentences.append(f"With a rate of {single:g} at every depth, {changes}.")
     slopes = {kind: exponent for kind, depths in tuned.items() if (exponent := slope(depths))}
     if slopes:
         exponents = listed([f"{s.value:.2f} [{s.low:.2f}, {s.high:.2f}] in {kind} nets" for kind, s in slopes.items()])
@@ -113,6 +117,7 @@ def _errors(families: Sequence[Family]) -> dict[str, dict[int, pd.DataFrame]]:
             for depth, of_depth in runs.groupby("depth")
             if of_depth.rate.nunique() > 1
         }
+        tables = {depth: table for depth, table in tables.items() if len(_complete(table))}
         if len(tables) > 1:
             errors[kind] = tables
     return errors
@@ -138,8 +143,8 @@ def _changes(errors: Mapping[str, Mapping[int, Estimate]]) -> str:
     """What depth does to each kind, and the interaction."""
     ends = {kind: (depths[min(depths)], depths[max(depths)]) for kind, depths in errors.items() if len(depths) > 1}
     changes = [
-        f"{kind} nets of {max(errors[kind])} layers have {contrast([(1, deep), (-1, shallow)])} of training error "
-        f"against {min(errors[kind])} layers"
+        f"the training error of {kind} nets changes by {contrast([(1, deep), (-1, shallow)])} from "
+        f"{min(errors[kind])} to {max(errors[kind])} layers"
         for kind, (shallow, deep) in ends.items()
     ]
     if ends.keys() == {"plain", "residual"}:

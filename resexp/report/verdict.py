@@ -78,6 +78,7 @@ def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[
         sentences.append(f"At depth {high}, plain minus residual: {gap}.")
     if residual:
         sentences += _parameters(plain.family, residual.family)
+    sentences += _warmups([kind.family for kind in kinds])
     if margin is not None and any(kind.rise and kind.rise.overall.low is not None for kind in kinds):
         sentences.append(f"A rise counts as none if its whole interval is below {margin:.1f} points: {reason}.")
     if lone := [label for kind in kinds for label in kind.lone]:
@@ -93,7 +94,7 @@ def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[
         sentences.append(f"Not counted, since not finished: {listed(missing, 6)}.")
     sentences += remarks[:MOST]
     if remarks[MOST:]:
-        sentences.append(f"{len(remarks) - MOST:,} more runs have a message; `resexp status --json` shows it.")
+        sentences.append(f"{len(remarks):,} runs have a message; `resexp status --json` shows all.")
     return Verdict(
         headline, sentences, names, interaction, plain.rise, residual.rise if residual else None, gap, margin,
         plain.trend, residual.trend if residual else None,
@@ -192,6 +193,19 @@ def _margin(margin: float | None, kinds: Sequence[_Kind]) -> tuple[float | None,
     if not kinds[0].rise or kinds[0].rise.from_best.value <= 0:
         return None, ""
     return SHARE * kinds[0].rise.from_best.value, "a tenth of the plain nets' rise in these runs"
+
+
+def _warmups(families: Sequence[Family]) -> list[str]:
+    """When the warm-up ended that each net's own error ends."""
+    ends, late = [], False
+    for net in (net for family in families for net in family.nets):
+        if steps := sorted(run.warmup_end for run in net.runs if run.warmup_end):
+            ends.append(f"{net.label} {' to '.join(f'{step:,}' for step in dict.fromkeys((steps[0], steps[-1])))}")
+            late |= bool(net.runs[0].config.train.milestones) and steps[-1] > net.runs[0].config.train.final_from
+    if not ends:
+        return []
+    found = f"The warm-up ends by each net's own error, so the schedules differ. It had ended by step: {listed(ends)}."
+    return [found, *late * ["A warm-up that outlasts the last drop of the rate is part of the running training error."]]
 
 
 def _parameters(plain: Family, residual: Family) -> list[str]:

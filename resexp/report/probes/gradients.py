@@ -34,7 +34,7 @@ class _Layer(Layer):
 
     @property
     def product(self) -> float:
-        """|g| |w|: the slope of the loss against a relative change of the layer's weights."""
+        """|g| |w|: the steepest slope of the loss against a relative change of the layer's weights."""
         return self.norm * self.weight_norm
 
 
@@ -60,9 +60,10 @@ class Gradients(Layerwise[_Layer]):
     def rise(self, number: str) -> float:
         """``norm`` or ``product`` at the first layer over that at the last before the classifier.
 
-        The classifier is left out: its gradient has another shape, and no BN behind it.
+        The classifier is left out: its gradient has another shape, and no BN behind it. So are projections.
         """
-        first, last = (float(getattr(layer, number)) for layer in (self.layers[0], self.layers[-2]))
+        layers = [layer for layer in self.layers[:-1] if "shortcut" not in layer.layer]
+        first, last = (float(getattr(layer, number)) for layer in (layers[0], layers[-1]))
         return first / last if last else math.nan
 
     @property
@@ -114,17 +115,18 @@ def gradients(results: ProbeResults) -> Section | None:
     return Section(
         "Gradients",
         " ".join(sentences),
-        "|g| is the norm of the loss gradient with respect to a layer's weights, root mean square over 16 batches of "
-        "128 images, in train mode. |w| is the norm of the weights. BN makes a layer's output independent of |w|, so "
-        "|g| is proportional to 1/|w|. |g| |w|, the slope of the loss against a relative change of the weights, has no "
-        "such scale. Growth per layer is the factor between |g| |w| of one layer and of the one before it. "
-        f"Theory: {EXPLOSION:.2f} per layer at initialisation, sqrt(pi / (pi - 1)), in wide nets with BN and ReLU and "
-        "without shortcuts (Yang et al. 2019, arXiv 1902.08129). Signal-to-noise is the squared norm of the gradient's "
-        "mean over the mean squared norm of its deviations. Agreement is the cosine between the gradient with respect "
-        "to an image and that with respect to the same image with noise added (Balduzzi et al. 2017, arXiv "
-        "1702.08591). For distant inputs at initialisation they derived that it falls with the depth L as 2^-L in "
-        "plain nets and as L^-0.5 in residual nets with BN. Exponents are fitted by least squares. Intervals are 95 % "
-        "intervals. Means over seeds; for norms and their ratios, geometric means.",
+        "|g| is the norm of the loss gradient with respect to a layer's weights, root mean square over 16 batches"
+        " of 128 images, in train mode. |w| is the norm of the weights. BN makes a layer's output independent of "
+        "|w|, so |g| is proportional to 1/|w|. |g| |w|, the steepest slope of the loss against a relative change "
+        "of the weights, does not depend on |w|. Growth per layer is the factor between |g| |w| of one layer and "
+        f"of the one before it. Theory: {EXPLOSION:.2f} per layer at initialisation, sqrt(pi / (pi - 1)), in wide "
+        "nets with BN and ReLU and without shortcuts (Yang et al. 2019, arXiv 1902.08129). Signal-to-noise is the"
+        " squared norm of the gradient's mean over the mean squared norm of its deviations. Agreement is the "
+        "cosine between the gradient with respect to an image and that with respect to the same image with noise "
+        "added (Balduzzi et al. 2017, arXiv 1702.08591). For distant inputs at initialisation they derived that "
+        "it falls with the depth L as 2^-L in plain nets and as L^-0.5 in residual nets with BN. Exponents are "
+        "fitted by least squares. Intervals are 95 % intervals. Means over seeds; for norms and their ratios, "
+        "geometric means.",
         plots,
         _table(nets),
     )

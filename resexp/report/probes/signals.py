@@ -28,8 +28,8 @@ def signals(results: ProbeResults) -> Section | None:
         f"The largest variance of a layer's output is {by_moment(deep, lambda net: decades(net, _largest))} "
         f"({seeds(deep)}).",
         "Variance of the output of each convolution and of the last layer, before BN, in train mode, over 1,000 "
-        "images, all positions and channels. It grows with the layer's weights, and BN divides it out, so a huge "
-        "variance means huge weights. Means over seeds are geometric.",
+        "images, all positions and channels. BN divides it out. A large variance comes from large weights or a "
+        "large input. Means over seeds are geometric.",
         {"probe-signals": profiles("Variance of each layer's output", "variance", nets, "variance")},
         (["net", "moment", "seeds", "smallest variance", "largest variance"], rows),
     )
