@@ -15,7 +15,7 @@ import torch
 from resexp.config import Study
 from resexp.config import study as studies
 from resexp.config.nets import parse_net
-from resexp.config.study import Cell
+from resexp.config.study import RunSpec
 from resexp.display import Lines
 from resexp.errors import UserError
 from resexp.models import build_model as build
@@ -45,7 +45,7 @@ class StudyResults:
         return runs_table(StudyFolder(self.folder))
 
 
-def load_study(name: str | Path, settings: str | Sequence[str] = ()) -> tuple[Study, list[Cell]]:
+def load_study(name: str | Path, settings: str | Sequence[str] = ()) -> tuple[Study, list[RunSpec]]:
     """Read a study file or a shipped study, and expand its grid into runs.
 
     `settings` are overrides, such as ``"train.lr=0.05"``. Raises UserError with one line per mistake.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resexp.config import ExecutorConfig, RunConfig, Study, TrainConfig, yaml_file
-from resexp.config.study import Cell, load, load_run, validated
+from resexp.config.study import RunSpec, load, load_run, validated
 from resexp.display import Display
 from resexp.errors import UserError
 from resexp.runs.names import is_run_name, select_runs
@@ -53,7 +53,7 @@ def finished_runs(names: list[str], results: Path) -> list[Run]:
     return found
 
 
-PARTS = ("continued", "trained_on", "fresh")
+ARMS = ("continued", "trained_on", "fresh")
 """What is trained for each donor of `train_continuations`."""
 
 
@@ -79,7 +79,7 @@ def train_continuations(
     model, fresh = recipes[0].model, continuations[0][-1]
     shallow, deep = f"{model.kind}-{model.depth}", f"{model.kind}-{depth}"
     labels = (f"{deep}-continued", f"{shallow}-trained-on", f"{deep}-fresh")
-    cells = [list(map(Cell, labels, configs)) for configs in continuations]
+    cells = [list(map(RunSpec, labels, configs)) for configs in continuations]
     study = Study(
         name=f"identity-{donors[0].folder.absolute().parent.name}-to-{fresh.folder.parent.name}",
         description=f"{shallow} trained further, as it is and with identity blocks, and new nets of {depth} layers.",
@@ -101,7 +101,7 @@ def train_continuations(
             {
                 **of_donor[0].probes("identity")[0],
                 "from": donor.name,
-                **{part: _outcome(run, folder) for part, run in zip(PARTS, of_donor, strict=True)},
+                **{part: _outcome(run, folder) for part, run in zip(ARMS, of_donor, strict=True)},
             }
             for donor, of_donor in zip(donors, runs, strict=True)
         ],

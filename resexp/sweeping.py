@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 
 from resexp.config import DataConfig, ExecutorConfig, Study
-from resexp.config.study import Cell, load_run
+from resexp.config.study import RunSpec, load_run
 from resexp.data import Dataset, ImageNet, open_dataset
 from resexp.device import hardware
 from resexp.display import Display
 from resexp.errors import UserError
 from resexp.executors import SweepLoop, make_executor
 from resexp.executors.base import Executor
-from resexp.runs.records import Plan, PlannedRun
+from resexp.runs.records import PlannedRun, StudyPlan
 from resexp.runs.store import Run, StudyFolder
 from resexp.tracking import Follower
 from resexp.training.rehearsal import rehearse
@@ -43,12 +43,14 @@ class Outcome:
     """The runs that were begun and did not finish, and why."""
 
 
-def run_folders(study: Study, cells: Sequence[Cell], results: Path) -> list[tuple[Cell, Run]]:
+def run_folders(study: Study, cells: Sequence[RunSpec], results: Path) -> list[tuple[RunSpec, Run]]:
     """Each cell with its run folder, there or not."""
     return [(cell, Run(results / study.name / cell.config.folder, cell.label)) for cell in cells]
 
 
-def _prepare(chosen: Sequence[tuple[Cell, Run]], *, here: bool = True, rerun: Sequence[Cell] = ()) -> set[torch.device]:
+def _prepare(
+    chosen: Sequence[tuple[RunSpec, Run]], *, here: bool = True, rerun: Sequence[RunSpec] = ()
+) -> set[torch.device]:
     """Open the data of the chosen runs and, if they are to be trained `here`, find their devices, before a folder is
     made. For cells in `rerun`, the data of earlier attempts are not checked.
 
@@ -75,7 +77,7 @@ def _prepare(chosen: Sequence[tuple[Cell, Run]], *, here: bool = True, rerun: Se
     return devices
 
 
-def create(study: Study, cell: Cell, results: Path) -> Run:
+def create(study: Study, cell: RunSpec, results: Path) -> Run:
     """The run folder of one cell, recorded in its study."""
     chosen = run_folders(study, [cell], results)
     _prepare(chosen)
@@ -87,11 +89,11 @@ def create(study: Study, cell: Cell, results: Path) -> Run:
 
 def sweep(
     study: Study,
-    cells: list[Cell],
-    chosen: list[Cell],
+    cells: list[RunSpec],
+    chosen: list[RunSpec],
     results: Path,
     *,
-    rerun: Sequence[Cell] = (),
+    rerun: Sequence[RunSpec] = (),
     retry_failed: bool = False,
     fail_fast: bool = False,
     stop: Stop,
@@ -186,9 +188,9 @@ def train_all(
     return outcome
 
 
-def _make_plan(study: Study, cells: list[Cell]) -> Plan:
+def _make_plan(study: Study, cells: list[RunSpec]) -> StudyPlan:
     runs = [PlannedRun(folder=str(cell.config.folder), label=cell.label) for cell in cells]
-    return Plan(name=study.name, description=study.description, margin=study.report.margin, runs=runs)
+    return StudyPlan(name=study.name, description=study.description, margin=study.report.margin, runs=runs)
 
 
 def why_unfinished(run: Run, error: str = "") -> str:

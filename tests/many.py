@@ -11,10 +11,10 @@ from unittest import mock
 import numpy as np
 import yaml
 
-from resexp.config.study import Cell, load
+from resexp.config.study import RunSpec, load
 from resexp.runs import logits
 from resexp.runs.logits import Logits
-from resexp.runs.records import Manifest, Plan, PlannedRun, Status, running_error
+from resexp.runs.records import Manifest, PlannedRun, Status, StudyPlan, running_error
 from resexp.runs.store import Run, StudyFolder
 from resexp.training.train import train
 from tests.conftest import TINY
@@ -55,7 +55,7 @@ def finish_study(study: Path, results: Path) -> StudyFolder:
         for cell in cells:
             _finish(Run(folder.folder / cell.config.folder), cell, trained)
     runs = [PlannedRun(folder=str(cell.config.folder), label=cell.label) for cell in cells]
-    folder.write_plan(Plan(name=config.name, description=config.description, runs=runs))
+    folder.write_plan(StudyPlan(name=config.name, description=config.description, runs=runs))
     return folder
 
 
@@ -69,7 +69,7 @@ def _trained(folder: Path) -> Run:
     return run
 
 
-def _finish(run: Run, cell: Cell, trained: Run) -> None:
+def _finish(run: Run, cell: RunSpec, trained: Run) -> None:
     """A run folder as it is at the end, with the weights of another run."""
     manifest, steps = trained.manifest(), cell.config.train.steps
     assert manifest is not None
@@ -87,7 +87,7 @@ def _finish(run: Run, cell: Cell, trained: Run) -> None:
         os.link(trained.folder / name, run.folder / name)
 
 
-def _measurements(cell: Cell) -> list[dict[str, Any]]:
+def _measurements(cell: RunSpec) -> list[dict[str, Any]]:
     """Lines of metrics such as a run writes: errors that fall, and rise with the depth of plain nets."""
     train, model = cell.config.train, cell.config.model
     chance = _chance(cell)
@@ -104,12 +104,12 @@ def _measurements(cell: Cell) -> list[dict[str, Any]]:
     return records
 
 
-def _logits(cell: Cell, like: Logits) -> Logits:
+def _logits(cell: RunSpec, like: Logits) -> Logits:
     """Guesses, half of them right, on the images of another run."""
     values = _chance(cell).normal(size=like.values.shape).astype(np.float32)
     values[np.arange(len(values)), like.labels] += 1.3
     return Logits(values, like.labels, like.fingerprint)
 
 
-def _chance(cell: Cell) -> np.random.Generator:
+def _chance(cell: RunSpec) -> np.random.Generator:
     return np.random.default_rng([cell.config.model.depth, cell.config.seed, round(1e9 * cell.config.train.lr)])

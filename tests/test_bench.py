@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from resexp.bench import imagenet, steps
 from resexp.bench.contenders import Case, copy, eager_loop, matmul, ours, usual_loop, work_of_a_unit
-from resexp.bench.turns import Benchmark, Measured, in_turns
+from resexp.bench.turns import Benchmark, Measurement, in_turns
 from resexp.cli import app
 from resexp.config import ModelConfig, RunConfig, ShapesData, TrainConfig
 from resexp.data.imagenet.example import make_example
@@ -69,9 +69,9 @@ def test_a_unit_is_a_step_of_every_run() -> None:
     assert unit["bytes"] == 3 * 128 * 14 * 188_416 * 4
 
 
-def measured(what: str, build: Any, units: dict[str, float], seconds: list[list[float]], **case: int) -> Measured:
+def measured(what: str, build: Any, units: dict[str, float], seconds: list[list[float]], **case: int) -> Measurement:
     facts = {"images": 0.0, "flop": 0.0, "bytes": 0.0, "start_up_s": 1.0, "memory_mib": 1.0, **units}
-    return Measured(Case(what, build, CONFIG, **case), facts, seconds)
+    return Measurement(Case(what, build, CONFIG, **case), facts, seconds)
 
 
 def test_rates_are_of_all_processes_and_ratios_within_a_round() -> None:

@@ -18,7 +18,7 @@ from resexp import paper
 from resexp.config import Cifar10Data, TrainConfig
 from resexp.report import build_report
 from resexp.report.page import SCRIPT
-from resexp.runs.records import Plan
+from resexp.runs.records import StudyPlan
 from resexp.runs.store import StudyFolder
 from tests.browser import Browser, needs_chromium
 from tests.conftest import wait_until
@@ -53,7 +53,7 @@ def planned(folder: Path, errors: Errors, description: str = "", **options: Any)
         for seed, error in enumerate(values)
     ]
     study = StudyFolder(folder)
-    study.write_plan(Plan(name="study", description=description, runs=runs))
+    study.write_plan(StudyPlan(name="study", description=description, runs=runs))
     return study
 
 

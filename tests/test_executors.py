@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from resexp.cli import app
 from resexp.config import ExecutorConfig
-from resexp.config.study import Cell, load, load_run
+from resexp.config.study import RunSpec, load, load_run
 from resexp.executors import SweepLoop
 from resexp.executors.base import Job
 from resexp.executors.local import Local
@@ -104,7 +104,7 @@ def test_a_run_whose_processes_are_killed_again_and_again_is_given_up(tmp_path: 
 
 def test_an_error_of_the_program_is_not_tried_again(tmp_path: Path) -> None:
     runs = make(tmp_path)
-    break_run(Cell(runs[0].label, load_run(runs[0].config_path)), runs[0])
+    break_run(RunSpec(runs[0].label, load_run(runs[0].config_path)), runs[0])
     sweep = Sweep([Job((run,), 1, 1) for run in runs])
     error = "unsupported operand type(s) for +=: 'NoneType' and 'float'"
     assert sweep.ended == {runs[0].name: error, runs[1].name: "", runs[2].name: ""}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from resexp.runs.records import Plan, Submission
+from resexp.runs.records import StudyPlan, Submission
 from resexp.runs.store import Run, StudyFolder
 from resexp.utils.files import write_alone
 from tests.conftest import wait_until
@@ -132,7 +132,7 @@ def test_what_killed_sweeps_left_of_a_plan_and_a_submission_goes_with_the_next(t
         assert len(list(path.parent.glob(f"{path.name}.*.tmp"))) == 1
     of_another = run.folder / "config.yaml.1.tmp"  # its writer may be alive
     of_another.touch()
-    study.write_plan(Plan(name="tiny"))
+    study.write_plan(StudyPlan(name="tiny"))
     run.write_submission(Submission(engine="slurm", job="1", user="me", submitted="now", attempt=0))
     assert list(tmp_path.rglob("*.tmp")) == [of_another]
 

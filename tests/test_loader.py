@@ -10,23 +10,23 @@ import pytest
 import torch
 
 from resexp.config import Cifar10Data
-from resexp.data.loader import Batches, Plan, augment, normalise, pixel_mean, plan_epoch
+from resexp.data.loader import Batches, BatchPlan, augment, normalise, pixel_mean, plan_epoch
 
 CPU = torch.device("cpu")
 
 
-def batches(images: int, size: int, *, seed: int = 0, **data: Any) -> Callable[[int], Plan]:
+def batches(images: int, size: int, *, seed: int = 0, **data: Any) -> Callable[[int], BatchPlan]:
     """The plan of a batch by its number, out of so many images."""
     stream = Batches(np.arange(images), Cifar10Data(**data), seed, size, CPU)
 
-    def plan(step: int) -> Plan:
+    def plan(step: int) -> BatchPlan:
         stream.prepare(step)
         return stream.plan(torch.tensor([step]))
 
     return plan
 
 
-def columns(plan: Plan) -> list[list[int]]:
+def columns(plan: BatchPlan) -> list[list[int]]:
     return [column.tolist() for column in plan]
 
 

@@ -13,7 +13,7 @@ from resexp.cli import app, probe
 from resexp.config.study import load
 from resexp.errors import UserError
 from resexp.runs.names import find_run, is_run_name, open_study, select_runs
-from resexp.runs.records import Plan, PlannedRun
+from resexp.runs.records import PlannedRun, StudyPlan
 from resexp.runs.store import StudyFolder
 
 Write = Callable[..., Path]
@@ -27,7 +27,7 @@ def study(write_study: Write) -> StudyFolder:
     folder = StudyFolder(RESULTS / loaded.name)
     planned = [PlannedRun(folder=str(cell.config.folder), label=cell.label) for cell in cells]
     folder.folder.mkdir(parents=True)
-    folder.write_plan(Plan(name=loaded.name, runs=planned))
+    folder.write_plan(StudyPlan(name=loaded.name, runs=planned))
     for cell, run in zip(cells, folder.runs(), strict=True):
         run.create(cell.config)
     return folder

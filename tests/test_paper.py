@@ -30,7 +30,7 @@ from resexp.paper.recipe import IDENTITIES, recipe
 from resexp.report import build_report
 from resexp.report.plots import curves_plot
 from resexp.report.summary import summarise
-from resexp.runs.records import Plan
+from resexp.runs.records import StudyPlan
 from resexp.runs.store import StudyFolder
 from resexp.training.optim import MOVING_DECAY, make_optimizer
 from tests.test_report import add_family, study, write_run
@@ -285,7 +285,7 @@ def test_the_deviations_are_grouped_by_the_nets_that_share_them(study: Callable[
     options = {**PAPER, "model": {"shortcut": "B"}, "train": TrainConfig(log_every=8000, warmup_lr=0.05)}
     runs.append(write_run(folder.folder, "residual", 20, 0, 0.08, **options))
     runs.append(write_run(folder.folder, "plain", 26, 0, 0.1, **PAPER))
-    folder.write_plan(Plan(name="study", runs=runs))
+    folder.write_plan(StudyPlan(name="study", runs=runs))
     build_report(folder, folder.folder / "report")
     text = (folder.folder / "report/deviations.md").read_text()
     assert "With the paper's settings, so that its numbers apply: plain-20, plain-56." in text

@@ -14,7 +14,7 @@ import pytest
 
 from resexp.report import build_report, formatting
 from resexp.report.formatting import digits
-from resexp.report.probes import Section, inside, shattering
+from resexp.report.probes import PageSection, inside, shattering
 from resexp.report.probes.gradients import Gradients
 from resexp.report.summary import summarise
 from resexp.runs.logits import Logits
@@ -45,7 +45,7 @@ def put(folder: StudyFolder, label: str, seed: int, name: str, step: int, **reco
     return run.probe_path(name, step)
 
 
-def shown(folder: StudyFolder) -> tuple[dict[str, Section], list[str]]:
+def shown(folder: StudyFolder) -> tuple[dict[str, PageSection], list[str]]:
     sections, remarks = inside(folder, summarise(folder))
     return {section.title: section for section in sections}, remarks
 
@@ -65,7 +65,7 @@ def gradients(
     return {"layers": layers, "norm": 1.0, "snr": snr, "distances": [0.01, 0.1, 1.0], "agreement": [0.9, near, 0.0]}
 
 
-def lines_of(section: Section, figure: str, panel: tuple[int, int] = (0, 0)) -> list[list[float]]:
+def lines_of(section: PageSection, figure: str, panel: tuple[int, int] = (0, 0)) -> list[list[float]]:
     """What the lines of a panel show, without those that are there for the legend."""
     axes = section.plots[figure].panels[panel[0]][panel[1]]
     return [list(map(float, line.get_ydata())) for line in axes.lines if len(line.get_ydata())]

@@ -12,7 +12,7 @@ from resexp.cli import app
 from resexp.config.study import load
 from resexp.errors import UserError
 from resexp.runs.earlier import size
-from resexp.runs.records import Plan, PlannedRun, Status
+from resexp.runs.records import PlannedRun, Status, StudyPlan
 from resexp.runs.store import Run, StudyFolder
 
 Write = Callable[..., Path]
@@ -26,7 +26,7 @@ def study(write_study: Write) -> StudyFolder:
     folder = StudyFolder(Path("results") / loaded.name)
     folder.folder.mkdir(parents=True)
     planned = [PlannedRun(folder=str(cell.config.folder), label=cell.label) for cell in cells]
-    folder.write_plan(Plan(name=loaded.name, runs=planned))
+    folder.write_plan(StudyPlan(name=loaded.name, runs=planned))
     for cell, run in zip(cells, folder.runs(), strict=True):
         run.create(cell.config)
         run.write_status(Status(state="finished", step=12, steps=12))

@@ -18,7 +18,7 @@ from resexp.report import build_report, draw
 from resexp.report.page import provenance
 from resexp.report.stats import read
 from resexp.report.summary import Summary, summarise
-from resexp.runs.records import Attempt, DataRecord, Manifest, Plan, PlannedRun, Status, running_error
+from resexp.runs.records import Attempt, DataRecord, Manifest, PlannedRun, Status, StudyPlan, running_error
 from resexp.runs.store import Run, StudyFolder
 
 SMALL = TrainConfig(steps=400, log_every=100, milestones=[300])
@@ -78,7 +78,7 @@ def study(tmp_path: Path) -> Callable[..., StudyFolder]:
             for (kind, depth), values in errors.items()
             for seed, error in enumerate(values)
         ]
-        folder.write_plan(Plan(name="study", description=description, runs=runs))
+        folder.write_plan(StudyPlan(name="study", description=description, runs=runs))
         return folder
 
     return make
@@ -95,7 +95,7 @@ def add_family(folder: StudyFolder, variant: str, errors: Errors, **changes: dic
             options = {"variant": f"-{variant}", "model": changes.get("model", {})}
             options["train"] = SMALL.model_copy(update=changes.get("train", {}))
             runs.append(write_run(folder.folder, kind, depth, seed, error / 100, **options))
-    folder.write_plan(Plan(name="study", runs=runs))
+    folder.write_plan(StudyPlan(name="study", runs=runs))
 
 
 DEGRADES = {
@@ -152,7 +152,7 @@ def test_two_recipes_under_one_label_are_two_nets(study: Callable[..., StudyFold
     folder = study({("plain", 8): [10, 11]})
     runs = folder.plan().runs
     runs.append(write_run(folder.folder, "plain", 8, 0, 0.3, train=SMALL.model_copy(update={"lr": 0.05})))
-    folder.write_plan(Plan(name="study", runs=runs))
+    folder.write_plan(StudyPlan(name="study", runs=runs))
     nets = summarise(folder).nets
     assert [len(net.runs) for net in nets] == [2, 1]
     assert nets[0].label == "plain-8"
@@ -222,7 +222,7 @@ def test_runs_that_did_not_finish_are_listed_with_the_reason(study: Callable[...
     runs.append(write_run(folder.folder, "plain", 20, 0, 0.3, state="failed", message="ZeroDivisionError: oh"))
     runs.append(write_run(folder.folder, "plain", 26, 0, 0.3, state="running"))
     stray = write_run(folder.folder, "plain", 14, 0, 0.3)
-    folder.write_plan(Plan(name="study", runs=runs))
+    folder.write_plan(StudyPlan(name="study", runs=runs))
     summary, page = built(folder)
     assert {net.depth for net in summary.nets} == {8, 44}
     assert "ZeroDivisionError: oh" in page
@@ -238,7 +238,7 @@ def test_curves_are_those_of_finished_runs_where_there_are_more_seeds_than_are_d
     folder = study(DEGRADES)
     begun = [write_run(folder.folder, "plain", 20, seed, 0.3, state="failed") for seed in range(10)]
     done = write_run(folder.folder, "plain", 20, 10, 0.3)
-    folder.write_plan(Plan(name="study", runs=[*folder.plan().runs, *begun, done]))
+    folder.write_plan(StudyPlan(name="study", runs=[*folder.plan().runs, *begun, done]))
     summary, _ = built(folder)
     (net,) = [net for net in summary.nets if net.depth == 20]
     assert [(run.config.seed, run.whole) for run in net.runs] == [(10, True)]
@@ -287,7 +287,7 @@ def test_a_variant_is_a_family_of_its_own_and_no_part_of_the_verdict(study: Call
     folder = study(DEGRADES)
     runs = folder.plan().runs
     runs.append(write_run(folder.folder, "residual", 44, 7, 0.9, variant="-shortcutB", model={"shortcut": "B"}))
-    folder.write_plan(Plan(name="study", runs=runs))
+    folder.write_plan(StudyPlan(name="study", runs=runs))
     summary, page = built(folder)
     assert {net.family for net in summary.nets} == {"plain", "residual", "residual shortcutB"}
     assert summary.verdict.residual is not None

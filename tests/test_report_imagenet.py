@@ -13,10 +13,10 @@ import pytest
 from resexp.config import ImageNetData, TrainConfig
 from resexp.report import build_report, draw
 from resexp.report.page import deviations_markdown, provenance, table
-from resexp.report.probes import Section, inside
+from resexp.report.probes import PageSection, inside
 from resexp.report.summary import summarise
 from resexp.runs.logits import Logits
-from resexp.runs.records import Plan
+from resexp.runs.records import StudyPlan
 from resexp.runs.store import Run, StudyFolder
 from tests.test_report import write_run
 
@@ -70,14 +70,14 @@ def folder(tmp_path: Path) -> StudyFolder:
         for (kind, depth), (train, val) in LATE.items()
         for seed in range(2)
     ]
-    study.write_plan(Plan(name="imagenet", runs=runs))
+    study.write_plan(StudyPlan(name="imagenet", runs=runs))
     return study
 
 
 def add(study: StudyFolder, kind: str, depth: int, **options: Any) -> Run:
     """One more net."""
     planned = write(study.folder, kind, depth, 0, 25, 28, **options)
-    study.write_plan(Plan(name="imagenet", runs=[*study.plan().runs, planned]))
+    study.write_plan(StudyPlan(name="imagenet", runs=[*study.plan().runs, planned]))
     return Run(study.folder / planned.folder)
 
 
@@ -151,13 +151,13 @@ def test_what_decoded_the_images_is_said_of_runs_that_read_them_while_they_train
     assert dict(provenance(summarise(folder)))["decoded by"] == "a decoder 1.2"
 
 
-def section(study: StudyFolder, title: str) -> Section:
+def section(study: StudyFolder, title: str) -> PageSection:
     sections, remarks = inside(study, summarise(study))
     assert remarks == []
     return next(section for section in sections if section.title == title)
 
 
-def rows(of: Section) -> dict[str, list[str]]:
+def rows(of: PageSection) -> dict[str, list[str]]:
     """The table of a section, its header and each net."""
     assert of.table is not None
     return {row[0]: row[1:] for row in [of.table[0], *of.table[1]]}

@@ -16,7 +16,7 @@ import pytest
 
 from resexp.config.study import load
 from resexp.report import build_report
-from resexp.report.summary import DRAWN, SEEDS, summarise
+from resexp.report.summary import MAX_CURVE_SEEDS, MAX_FAMILIES, summarise
 from resexp.runs.store import StudyFolder
 from tests.benchmarks import scale
 from tests.many import finish_study, write_study
@@ -63,20 +63,20 @@ def test_what_a_figure_or_a_list_has_no_room_for_is_said(tmp_path: Path) -> None
     page = (tmp_path / "report/index.html").read_text()
     assert len(summary.families) == 50
     assert [name.replace("plain", "residual") for name in summary.drawn[::2]] == summary.drawn[1::2]
-    assert f"There is room for {DRAWN} of 50 families of nets" in page
+    assert f"There is room for {MAX_FAMILIES} of 50 families of nets" in page
     assert "The first 200 of 250 nets are shown: summary.md and summary.csv have them all." in page
-    assert len(list((tmp_path / "report/figures").glob("curves-*.svg"))) == DRAWN
+    assert len(list((tmp_path / "report/figures").glob("curves-*.svg"))) == MAX_FAMILIES
     assert len((tmp_path / "report/summary.csv").read_text().splitlines()) == 251
     assert len(page) < 2_000_000
 
 
 def test_of_many_seeds_the_first_make_the_curve_and_all_make_the_numbers(tmp_path: Path) -> None:
-    path = write_study(tmp_path, rates=1, seeds=SEEDS + 2, lines=40)
+    path = write_study(tmp_path, rates=1, seeds=MAX_CURVE_SEEDS + 2, lines=40)
     folder = finish_study(path, tmp_path / "results")
     summary = summarise(folder)
     whole = [record for record in summary.records if record.whole]
-    assert len(whole) == 10 * SEEDS
-    assert {len(net.runs) for net in summary.nets} == {SEEDS + 2}
+    assert len(whole) == 10 * MAX_CURVE_SEEDS
+    assert {len(net.runs) for net in summary.nets} == {MAX_CURVE_SEEDS + 2}
     late = next(record for record in summary.records if not record.whole)
     every = [line for line in late.run.metrics() if line["event"] == "train"]
     mean = sum(line["train_error"] for line in every if line["step"] > 3000) / 10

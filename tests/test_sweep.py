@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from resexp.config.study import Cell, load
+from resexp.config.study import RunSpec, load
 from resexp.runs import checkpoint
 from resexp.runs.store import Run, StudyFolder
 from resexp.sweeping import run_folders
@@ -68,7 +68,7 @@ def test_plain_output_is_bounded(write_study: Write, here: Cli) -> None:
     assert lines[2] == f"{min(4, cores())} process{'es' * (cores() > 1)} starting"
 
 
-def break_run(cell: Cell, run: Run) -> None:
+def break_run(cell: RunSpec, run: Run) -> None:
     """Begin a run, and leave a checkpoint that is whole and holds what no version ever wrote."""
     run.create(cell.config)
     train(run, stop=lambda: True)

@@ -21,7 +21,7 @@ from resexp.report import build_comparison
 from resexp.report.comparison import compare
 from resexp.report.estimates import Difference, Estimate, contrast
 from resexp.report.together import together
-from resexp.runs.records import Plan, Status
+from resexp.runs.records import Status, StudyPlan
 from resexp.runs.store import Run, StudyFolder
 from tests.conftest import command, wait_until
 from tests.test_report import DEGRADES, SMALL, Errors, write_run
@@ -44,7 +44,7 @@ def plan(folder: Path, errors: Errors, **options: Any) -> StudyFolder:
         for (kind, depth), values in errors.items()
         for seed, error in enumerate(values)
     ]
-    StudyFolder(folder).write_plan(Plan(name=folder.name, description=f"The study {folder.name}.", runs=runs))
+    StudyFolder(folder).write_plan(StudyPlan(name=folder.name, description=f"The study {folder.name}.", runs=runs))
     return StudyFolder(folder)
 
 
@@ -181,7 +181,7 @@ def test_a_run_that_two_studies_share_counts_once(tmp_path: Path, here: Resexp) 
     of_first = [run for run in first.plan().runs if run.label.startswith("residual")]
     for run in of_first:
         shutil.copytree(first.folder / run.folder, second.folder / run.folder, copy_function=os.link)
-    second.write_plan(Plan(name="second", runs=[*second.plan().runs, *of_first]))
+    second.write_plan(StudyPlan(name="second", runs=[*second.plan().runs, *of_first]))
     found = compare(first.runs(), second.runs())
     changes = {shift.quantity: shift.change for shift in found.shifts}
     assert found.shared == 6

@@ -15,7 +15,7 @@ import pytest
 
 from resexp.config.study import load
 from resexp.errors import UserError
-from resexp.runs.records import Plan, PlannedRun, Status
+from resexp.runs.records import PlannedRun, Status, StudyPlan
 from resexp.runs.store import Run, StudyFolder
 from resexp.tracking import TRACKERS, Follower, follower, track_study
 from resexp.tracking.adapters import Scalars, TrackedRun
@@ -403,7 +403,7 @@ def test_a_mistake_gets_a_line_before_anything_is_trained(
 def test_a_study_without_metrics_or_at_work_is_refused(run: Run, logged: list[str], tmp_path: Path) -> None:
     study = StudyFolder(tmp_path / "results/tiny")
     folder = str(run.folder.relative_to(study.folder))
-    study.write_plan(Plan(name="tiny", runs=[PlannedRun(folder=folder, label=run.label)]))
+    study.write_plan(StudyPlan(name="tiny", runs=[PlannedRun(folder=folder, label=run.label)]))
     with pytest.raises(UserError, match="no run has metrics yet; run `resexp sweep` first"):
         track_study(study, ["fake"])
     write(run, train_line(4))

@@ -27,7 +27,7 @@ from resexp.evaluation.evaluator import Evaluation, rank_of
 from resexp.models import build_model
 from resexp.report.summary import summarise
 from resexp.runs import checkpoint, logits
-from resexp.runs.records import Plan, PlannedRun, json_text
+from resexp.runs.records import PlannedRun, StudyPlan, json_text
 from resexp.runs.store import Run, StudyFolder
 from resexp.training.optim import Schedule, learning_rate
 from resexp.training.train import train
@@ -429,7 +429,9 @@ def test_a_run_whose_evaluation_loss_overflows_is_continued_finished_and_reporte
     losses = [value for record in evaluations for name, value in record.items() if name.endswith("_loss")]
     assert losses == [None] * 5
     study = StudyFolder(run.folder.parents[1])
-    study.write_plan(Plan(name="deep", runs=[PlannedRun(folder=str(run.folder.relative_to(study.folder)), label="p")]))
+    study.write_plan(
+        StudyPlan(name="deep", runs=[PlannedRun(folder=str(run.folder.relative_to(study.folder)), label="p")])
+    )
     (net,) = summarise(study).nets
     assert net.errors["clean"].mean == 90.0
 

@@ -19,7 +19,7 @@ from resexp.report import estimates
 from resexp.report.estimates import Difference, Estimate, Rise, contrast, difference, rise, trend
 from resexp.report.families import BRANCH, differences
 from resexp.report.summary import summarise
-from resexp.runs.records import Plan, PlannedRun
+from resexp.runs.records import PlannedRun, StudyPlan
 from resexp.runs.store import StudyFolder
 from resexp.sweeping import create
 from tests.conftest import REPOSITORY
@@ -352,7 +352,7 @@ def with_steps(folder: StudyFolder, kind: str, depth: int, steps: int, errors: l
 def test_nets_that_differ_in_more_than_depth_have_no_verdict(study: Callable[..., StudyFolder]) -> None:
     folder = study({})
     runs = with_steps(folder, "plain", 8, 80, [9, 10]) + with_steps(folder, "plain", 14, 8, [60, 61])
-    folder.write_plan(Plan(name="study", runs=runs))
+    folder.write_plan(StudyPlan(name="study", runs=runs))
     summary = summarise(folder)
     assert summary.verdict.headline == "No verdict: plain-8 and plain-14 differ in train.steps."
     assert {net.family for net in summary.nets} == {"plain steps=80", "plain steps=8"}
@@ -364,7 +364,7 @@ def test_plain_and_residual_nets_are_compared_only_if_they_differ_in_kind_alone(
     folder = study({})
     runs = [run for depth, e in ((8, 9.0), (14, 60.0)) for run in with_steps(folder, "plain", depth, 80, [e, e + 1])]
     runs += [run for depth in (8, 14) for run in with_steps(folder, "residual", depth, 40, [9, 10])]
-    folder.write_plan(Plan(name="study", runs=runs))
+    folder.write_plan(StudyPlan(name="study", runs=runs))
     assert summarise(folder).verdict.headline == (
         "Plain nets degrade. No verdict on residual nets: plain-8 and residual-8 differ in train.steps."
     )
@@ -387,7 +387,7 @@ def test_the_papers_warmup_at_depth_110_does_not_part_a_family_and_is_said(study
     warm = SMALL.model_copy(update={"warmup_lr": 0.01})
     runs = folder.plan().runs
     runs += [write_run(folder.folder, "residual", 110, seed, 0.05 + seed / 100, train=warm) for seed in range(2)]
-    folder.write_plan(Plan(name="study", runs=runs))
+    folder.write_plan(StudyPlan(name="study", runs=runs))
     verdict = summarise(folder).verdict
     assert verdict.families == ["plain", "residual"]
     assert verdict.interaction is not None
@@ -399,7 +399,7 @@ def test_depth_110_with_and_without_warmup_are_two_families(study: Callable[...,
     folder = study({("residual", 20): [9, 10], ("residual", 110): [6, 7]})
     warm = SMALL.model_copy(update={"warmup_lr": 0.01})
     runs = [*folder.plan().runs, write_run(folder.folder, "residual", 110, 0, 0.05, train=warm, variant="-warm")]
-    folder.write_plan(Plan(name="study", runs=runs))
+    folder.write_plan(StudyPlan(name="study", runs=runs))
     assert [net.family for net in summarise(folder).nets] == ["residual", "residual", "residual warm"]
 
 
@@ -424,7 +424,7 @@ def test_a_verdict_on_part_of_a_study_says_so(study: Callable[..., StudyFolder])
     folder = study(DEGRADES)
     runs = folder.plan().runs
     runs.append(write_run(folder.folder, "plain", 56, 0, 0.3, state="diverged"))
-    folder.write_plan(Plan(name="study", runs=runs))
+    folder.write_plan(StudyPlan(name="study", runs=runs))
     verdict = summarise(folder).verdict
     assert verdict.headline.startswith("So far: from 8 to 44 layers, the training error rises by 55.0 points")
     assert verdict.sentences[-1] == "Not counted, since not finished: plain-56 seed 0 (diverged)."
@@ -442,7 +442,7 @@ def test_of_several_variants_the_papers_shortcut_is_judged(study: Callable[..., 
             for seed in range(3):
                 options = {"variant": f"-shortcut{option}", "model": {"shortcut": option}}
                 runs.append(write_run(folder.folder, "residual", depth, seed, error + seed / 100, **options))
-    folder.write_plan(Plan(name="study", runs=runs))
+    folder.write_plan(StudyPlan(name="study", runs=runs))
     verdict = summarise(folder).verdict
     assert verdict.residual is not None
     assert verdict.residual.overall.value == pytest.approx(-5.0)

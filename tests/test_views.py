@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig, RunConfig
-from resexp.data.loader import Plan, augment, normalise
+from resexp.data.loader import BatchPlan, augment, normalise
 from resexp.device.concurrent import run_to_completion
 from resexp.errors import UserError
 from resexp.evaluation.tta import (
@@ -91,7 +91,7 @@ def test_ten_crops_of_the_padded_image_are_crops_of_training() -> None:
     views = list(TenCrop(16, pad=2).views(normalise(images, mean)))
     offsets = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
     for number, (view, (dy, dx), flip) in enumerate(zip(views, offsets * 2, [0] * 5 + [1] * 5, strict=True)):
-        plan = Plan(*(torch.full((2,), value) for value in (0, dy, dx, flip)))._replace(image=torch.arange(2))
+        plan = BatchPlan(*(torch.full((2,), value) for value in (0, dy, dx, flip)))._replace(image=torch.arange(2))
         assert torch.equal(view, augment(images, mean, plan, pad=2)), number
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from resexp.config import ArrayData, ImageNetData, RunConfig
 from resexp.data import open_dataset
-from resexp.data.loader import Plan, augment, pixel_mean
+from resexp.data.loader import BatchPlan, augment, pixel_mean
 from resexp.device.concurrent import POLL_S, on_stream
 from resexp.device.hardware import Hardware, choose_hardware, tune_process, with_stream
 from resexp.models import build_model
@@ -103,7 +103,7 @@ def eager_loop(case: Case, facts: dict[str, Any]) -> Loop:
             pick = torch.randint(len(images), (batch,), device=device)
             top, left = torch.randint(2 * pad + 1, (2, batch), device=device)
             flip = torch.rand(batch, device=device) < 0.5
-            step(augment(images, mean, Plan(pick, top, left, flip), pad), labels[pick])
+            step(augment(images, mean, BatchPlan(pick, top, left, flip), pad), labels[pick])
 
     return loop
 

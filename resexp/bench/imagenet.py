@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from resexp.bench.contenders import Case, Loop, Sgd, make_trainers, stepping
-from resexp.bench.turns import COLUMNS, Benchmark, Measured, with_range
+from resexp.bench.turns import COLUMNS, Benchmark, Measurement, with_range
 from resexp.config import RunConfig
 from resexp.data import ImageNet, open_dataset
 from resexp.data.imagenet.statistics import statistics as take_statistics
@@ -167,7 +167,7 @@ def _cases(config: RunConfig) -> list[Case]:
     return cases
 
 
-def summary(measured: Sequence[Measured]) -> dict[str, list[dict[str, Any]]]:
+def summary(measured: Sequence[Measurement]) -> dict[str, list[dict[str, Any]]]:
     """The rows of contenders, and which of input and compute is the slower one.
 
     `over`: times as fast as its rival in the same round: median, least, most. `decoders`: threads, or processes, that

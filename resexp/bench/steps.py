@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from resexp.bench.contenders import Case, copy, eager_loop, matmul, ours, usual_loop
-from resexp.bench.turns import COLUMNS, Benchmark, Cell, Measured, with_range
+from resexp.bench.turns import COLUMNS, Benchmark, Cell, Measurement, with_range
 from resexp.config import RunConfig
 from resexp.device.hardware import choose_hardware
 from resexp.utils.machine import cores
@@ -61,12 +61,12 @@ def _cases(packs: Sequence[int] | None, config: RunConfig) -> list[Case]:
     return [*many, *one, *ceilings]
 
 
-def summary(measured: Sequence[Measured]) -> dict[str, list[dict[str, Any]]]:
+def summary(measured: Sequence[Measurement]) -> dict[str, list[dict[str, Any]]]:
     """The rows of loops. `over`: times as fast as each baseline, in the same round: median, least, most. `of_matmul`,
     `of_copy`: shares of the ceilings."""
     by_name = {m.case.what: m for m in measured}
 
-    def share(m: Measured, quantity: str, ceiling: str) -> float:
+    def share(m: Measurement, quantity: str, ceiling: str) -> float:
         return m.over(by_name[ceiling], quantity)[0] if ceiling in by_name else 0.0
 
     rows = []

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Measured:
+class Measurement:
     """What was measured of a case."""
 
     case: Case
@@ -48,7 +48,7 @@ class Measured:
         """Images, floating-point operations ("flop") or bytes per second, of all processes together, for each round."""
         return [sum(self.facts[quantity] / seconds for seconds in turn) for turn in self.seconds]
 
-    def over(self, other: Measured, quantity: str = "images") -> tuple[float, float, float]:
+    def over(self, other: Measurement, quantity: str = "images") -> tuple[float, float, float]:
         """Its rates divided by those of `other` in the same rounds: median, least, most."""
         ratios = [a / b for a, b in zip(self.rates(quantity), other.rates(quantity), strict=True)]
         return statistics.median(ratios), min(ratios), max(ratios)
@@ -103,7 +103,7 @@ class Benchmark:
 
     cases: Callable[[RunConfig], list[Case]]
     """The contenders."""
-    summary: Callable[[Sequence[Measured]], dict[str, list[dict[str, Any]]]]
+    summary: Callable[[Sequence[Measurement]], dict[str, list[dict[str, Any]]]]
     """The `rows` of the table, and `bottlenecks` where a benchmark has them."""
     columns: Mapping[str, Cell]
     note: str
@@ -164,12 +164,12 @@ def net(config: RunConfig) -> str:
     return f"{config.model.kind}-{config.model.depth}"
 
 
-def in_turns(cases: Sequence[Case], rounds: int, seconds: float) -> tuple[list[Measured], list[str]]:
+def in_turns(cases: Sequence[Case], rounds: int, seconds: float) -> tuple[list[Measurement], list[str]]:
     """Start every case, one after the other, then let them work in turns, about `seconds` a turn.
 
     Returns what was measured, and why cases are missing from it.
     """
-    running: list[tuple[Measured, list[Connection]]] = []
+    running: list[tuple[Measurement, list[Connection]]] = []
     missing = []
     with ExitStack() as processes:
         for case in cases:
@@ -184,7 +184,7 @@ def in_turns(cases: Sequence[Case], rounds: int, seconds: float) -> tuple[list[M
                     end.close()
                 continue
             log.info(f"{case.what}: ready after {facts[0]['start_up_s']:.1f} s")
-            running.append((Measured(case, facts[0]), ends))
+            running.append((Measurement(case, facts[0]), ends))
         for number in range(rounds):
             log.info(f"round {number + 1} of {rounds}")
             for measured, ends in running:

@@ -16,7 +16,7 @@ from resexp.layer_table import Layer, parts, short
 from resexp.utils.files import write_atomic
 
 if TYPE_CHECKING:
-    from resexp.config.nets import Net
+    from resexp.config.nets import NamedNet
     from resexp.models.summary import NetSummary
 
 BATCH = 128
@@ -71,7 +71,7 @@ def describe(
         out.print(f"{svg}", soft_wrap=True)
 
 
-def _layers(net: Net, summary: NetSummary, full: bool) -> Table:
+def _layers(net: NamedNet, summary: NetSummary, full: bool) -> Table:
     columns = ("layer", "what it is", "output", "parameters", "multiply-\nadds", "receptive\nfield", "blocks")
     table = titled(f"{net.name}, {net.classes} classes", *columns, left=columns[:2])
     table.show_footer = True
@@ -101,7 +101,7 @@ def _cells(first: Layer, last: Layer) -> list[str]:
     ]
 
 
-def _totals(described: list[tuple[Net, NetSummary]]) -> Table:
+def _totals(described: list[tuple[NamedNet, NetSummary]]) -> Table:
     memory = (f"activations,\nbatch {BATCH}, fp32", "bf16")
     columns = ("net", "image", "depth", "parameters", "multiply-\nadds", *memory, "receptive\nfield")
     table = titled("", *columns, left="net")
@@ -118,7 +118,7 @@ def _totals(described: list[tuple[Net, NetSummary]]) -> Table:
     return table
 
 
-def _record(net: Net, summary: NetSummary) -> dict[str, Any]:
+def _record(net: NamedNet, summary: NetSummary) -> dict[str, Any]:
     return {
         "net": net.name,
         "model": net.config.model_dump(),
@@ -133,7 +133,7 @@ def _record(net: Net, summary: NetSummary) -> dict[str, Any]:
     }
 
 
-def _draw(path: Path, described: list[tuple[Net, NetSummary]], full: bool) -> None:
+def _draw(path: Path, described: list[tuple[NamedNet, NetSummary]], full: bool) -> None:
     from resexp.report.drawing import Drawn, draw
 
     nets = []

@@ -14,11 +14,11 @@ from resexp.utils.machine import cores
 
 if TYPE_CHECKING:
     from resexp.config import Study
-    from resexp.config.study import Cell
+    from resexp.config.study import RunSpec
     from resexp.runs.earlier import Earlier
 
 
-def show(study: Study, cells: Sequence[Cell], results: Path) -> None:
+def show(study: Study, cells: Sequence[RunSpec], results: Path) -> None:
     """Show the runs with their estimated time, then the sums, then what is wrong with data and weights."""
     from resexp.data import open_dataset
     from resexp.display import duration, state_text

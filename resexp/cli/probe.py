@@ -168,7 +168,7 @@ def identity(
     as many steps; a new deep net, for all of the steps. The first two begin again at the full learning rate.
     """
     from resexp.display import make_display, percent
-    from resexp.probing import PARTS, finished_runs, train_continuations
+    from resexp.probing import ARMS, finished_runs, train_continuations
 
     stop, donors = Stop().install(), finished_runs(runs, results)
     folder, found = train_continuations(
@@ -181,7 +181,7 @@ def identity(
     table = Table("clean training error of", "as it was", *titles, title=f"{folder}", title_justify="left")
     for donor in found["donors"]:
         errors = [donor["handed_error"], donor["constructed_error"]]
-        errors += [donor[part]["clean_train_error"] for part in PARTS]
+        errors += [donor[part]["clean_train_error"] for part in ARMS]
         table.add_row(donor["from"], *(percent(error, 2) for error in errors))
     _show(as_json, found, table)
 

@@ -57,23 +57,23 @@ __all__ = [
     "TrainConfig",
 ]  # fmt: skip
 
-Steps = Annotated[tuple[Annotated[int, Field(ge=-1)], ...], Field(strict=False)]
+ProbeSteps = Annotated[tuple[Annotated[int, Field(ge=-1)], ...], Field(strict=False)]
 
 
 class ProbesConfig(Section):
     """For each probe the steps at which it is taken: 0 is the initial net, -1 the trained one."""
 
-    gradients: Steps = ()
+    gradients: ProbeSteps = ()
     """Norm and signal-to-noise ratio of the gradient per layer; agreement of the gradients of neighbouring inputs."""
-    signals: Steps = ()
+    signals: ProbeSteps = ()
     """Mean and variance of each layer's output."""
-    responses: Steps = ()
+    responses: ProbeSteps = ()
     """Standard deviation of each 3x3 layer's response (Fig. 7)."""
-    branches: Steps = ()
+    branches: ProbeSteps = ()
     """Size of F(x) compared with x, per residual block."""
-    lesion: Steps = ()
+    lesion: ProbeSteps = ()
     """Training error without each block, and with neighbouring blocks exchanged."""
-    landscape: Steps = ()
+    landscape: ProbeSteps = ()
     """Loss around the net, along two random directions."""
 
     tta: Annotated[tuple[Literal["ten-crop", "multi-scale"], ...], Field(strict=False)] = ()

@@ -23,7 +23,7 @@ _GIVEN = rf"-([a-z_]+)=({'|'.join(word for word in WORDS if '-' in word)}|[\w.+=
 
 
 @dataclass(frozen=True)
-class Net:
+class NamedNet:
     """A net and the images it is for."""
 
     config: ModelConfig
@@ -40,7 +40,7 @@ class Net:
         return "-".join([variant + self.config.kind, str(self.config.depth), *more])
 
 
-def parse_net(name: str, settings: list[str], size: int | None = None) -> Net:
+def parse_net(name: str, settings: list[str], size: int | None = None) -> NamedNet:
     """The net with this name, ``[imagenet/]KIND-DEPTH[-WORD...]``; a word is a value of a field of ModelConfig, or
     ``field=value``.
 
@@ -64,7 +64,7 @@ def parse_net(name: str, settings: list[str], size: int | None = None) -> Net:
         model[field] = word
     document = yaml_file.overridden(Document({"model": model}, {(): name, ("model",): name}), settings)
     config = validated(_Named, document).model
-    return _checked(Net(config, size or _SIDES[config.variant], CLASSES[config.variant]))
+    return _checked(NamedNet(config, size or _SIDES[config.variant], CLASSES[config.variant]))
 
 
 def _mapping(value: str) -> str:
@@ -75,10 +75,12 @@ def _mapping(value: str) -> str:
     return f"{{name: {name}, {', '.join(option.replace('=', ': ', 1) for option in options)}}}"
 
 
-def of_study(study: str, settings: list[str], size: int | None = None) -> list[Net]:
+def of_study(study: str, settings: list[str], size: int | None = None) -> list[NamedNet]:
     """The nets of a study's grid, each once, with the images of its data. Raises UserError as `study.load` does."""
     configs = [cell.config for cell in load(study, settings)[1]]
-    nets = [Net(config.model, size or _pixels(config), classes_of(config.data, config.model)) for config in configs]
+    nets = [
+        NamedNet(config.model, size or _pixels(config), classes_of(config.data, config.model)) for config in configs
+    ]
     return [_checked(net) for net in dict.fromkeys(nets)]
 
 
@@ -123,7 +125,7 @@ def _pixels(config: RunConfig) -> int:
     return 224 if isinstance(config.data, FolderData) and config.model.variant == "imagenet" else 32
 
 
-def _checked(net: Net) -> Net:
+def _checked(net: NamedNet) -> NamedNet:
     if net.size < net.config.smallest_side:
         raise UserError(f"{net.name}: halves its images five times, so they need 32 pixels, got {net.size}")
     return net

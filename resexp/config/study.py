@@ -68,7 +68,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunSpec:
     """The configuration of one run, and the label of its net."""
 
     label: str
@@ -104,7 +104,7 @@ def is_study(name: str) -> bool:
     return False
 
 
-def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell]]:
+def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[RunSpec]]:
     """Read a study file, apply the ``--set`` settings, and expand the grid.
 
     Raises UserError with one line for every mistake in the file, in every cell of its grid.
@@ -144,7 +144,7 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[Cell
             errors.update(dict.fromkeys(error.args))
     if errors:
         raise UserError(*errors)
-    runs = [Cell(label, config) for label, (_, config) in zip(_labels(cells), cells, strict=True)]
+    runs = [RunSpec(label, config) for label, (_, config) in zip(_labels(cells), cells, strict=True)]
     seen: set[Path] = set()
     for run in runs:
         if (folder := run.config.folder) in seen:
@@ -182,7 +182,7 @@ def _of_first_seed(text: str) -> RunConfig:
     return validated(RunConfig, yaml_file.parse(f"{text}seed: 0\n", ""))
 
 
-def only_labels(cells: list[Cell], chosen: list[str], option: str = "--only") -> list[Cell]:
+def only_labels(cells: list[RunSpec], chosen: list[str], option: str = "--only") -> list[RunSpec]:
     """The cells with these labels (all seeds), which the user chose by an option; commas may stand between labels."""
     labels = list(dict.fromkeys(cell.label for cell in cells))
     chosen = [label for several in chosen for label in several.replace(",", " ").split() or [""]]

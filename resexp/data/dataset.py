@@ -36,7 +36,7 @@ from resexp.runs.records import Findings
 from resexp.utils.files import locked, with_filename, write_atomic
 from resexp.utils.interrupts import at_once
 from resexp.utils.paths import expanded
-from resexp.utils.untrusted import Count, Record, read_record
+from resexp.utils.untrusted import Count, JsonRecord, read_record
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ _DAY = 86_400
 """Seconds."""
 
 
-class _Meta(Record):
+class _Meta(JsonRecord):
     """meta.json: what a cache holds."""
 
     classes: Annotated[list[str], Field(min_length=2)]

@@ -22,7 +22,7 @@ from resexp.data.prefetch import prefetch
 from resexp.errors import UnreadableImageError, UserError, sanitize
 from resexp.utils.files import write_atomic
 from resexp.utils.machine import cores, memory
-from resexp.utils.untrusted import Count, Record, read_record
+from resexp.utils.untrusted import Count, JsonRecord, read_record
 
 MAX_IMAGES = 2_000_000
 
@@ -37,7 +37,7 @@ class _Image(NamedTuple):
     """See `Decoded`."""
 
 
-class Survey(Record):
+class Survey(JsonRecord):
     """What is known of a set without decoding it."""
 
     content: str = ""

@@ -18,7 +18,7 @@ from resexp.config import ArrayData
 from resexp.distributed import SINGLE_PROCESS, Ranks
 
 
-class Plan(NamedTuple):
+class BatchPlan(NamedTuple):
     """For each position: which image (index into the training images), which crop, whether flipped (1) or not (0)."""
 
     image: Tensor
@@ -73,10 +73,10 @@ class Batches:
                 self._ring[:, place * n : (place + 1) * n].copy_(rows, non_blocking=True)
                 self._held[place] = epoch
 
-    def plan(self, step: Tensor) -> Plan:
+    def plan(self, step: Tensor) -> BatchPlan:
         """The batch of update number `step`, an int64 tensor (1,) on the device; this rank's part of it."""
         position = (step * self.size + self._within) % self._ring.shape[1]
-        return Plan(*self._ring.index_select(1, position))
+        return BatchPlan(*self._ring.index_select(1, position))
 
 
 def pixel_mean(images: Tensor, index: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def normalise(images: Tensor, mean: Tensor) -> Tensor:
     return (images.float() / 255 - mean).permute(0, 3, 1, 2)
 
 
-def augment(images: Tensor, mean: Tensor, plan: Plan, pad: int) -> Tensor:
+def augment(images: Tensor, mean: Tensor, plan: BatchPlan, pad: int) -> Tensor:
     """The batch of `plan`: per-pixel mean subtracted, zero-padded, cropped, flipped.
 
     `images` is uint8 (N, H, W, 3), `mean` float (H, W, 3); returns float (B, 3, H, W) in channels_last layout. Batched

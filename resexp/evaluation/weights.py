@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import resexp
 from resexp.config import DataConfig, ImageNetData, ModelConfig, RunConfig, TrainConfig
 from resexp.config.model import IMAGENET
-from resexp.config.nets import Net, parse_net
+from resexp.config.nets import NamedNet, parse_net
 from resexp.config.study import load_run
 from resexp.data import Dataset, open_dataset
 from resexp.data.input import open_input
@@ -149,7 +149,7 @@ def describe(run: Run, config: RunConfig, step: int) -> Description:
         log.warning(f"{run.name}: its mean and classes are unknown, for its images are not here: {error}")
     return Description(
         resexp=resexp.__version__,
-        net=Net(config.model, 0, 0).name,
+        net=NamedNet(config.model, 0, 0).name,
         data=config.data.model_dump(mode="json", exclude={"path"}, exclude_defaults=True)
         | {"source": config.data.source},
         signature=config.signature,

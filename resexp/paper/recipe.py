@@ -50,7 +50,7 @@ _JINJA.filters["thousands"] = "{:,}".format
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PaperRecipe:
     """How the paper trains a net of one data set.
 
     Every field of a run that changes what is measured is held against it. The paper's value of a field is its default,
@@ -69,13 +69,13 @@ class Recipe:
     """Where the paper gives a value: by key, or for the other keys of a section by its name."""
 
 
-def recipe(config: RunConfig) -> Recipe:
+def recipe(config: RunConfig) -> PaperRecipe:
     """The recipe that a run is held against: its net decides, not its images."""
     dataset = "imagenet" if config.model.variant == "imagenet" else "cifar10"
     table = _TABLES[dataset]
     fixed = {key: tuple(value) if isinstance(value, list) else value for key, value in table["values"].items()}
     values = fixed | _of_the_run(config)
-    return Recipe(
+    return PaperRecipe(
         dataset, table["batch"], table["gpu_batch"], values, _TABLES["open"] | table["open"], table["sources"]
     )
 

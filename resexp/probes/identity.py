@@ -20,7 +20,7 @@ from resexp.models.layers import BatchNorm
 from resexp.models.resnet import ResNet
 from resexp.probes.subject import Moments
 
-Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+BatchSource = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Batches of images and labels, as often as they are asked for."""
 
 
@@ -48,7 +48,7 @@ def why_not(shallow: ModelConfig, deep: ModelConfig) -> str:
 
 
 @torch.no_grad()
-def deepen(shallow: ResNet, deep: ResNet, batches: Batches) -> None:
+def deepen(shallow: ResNet, deep: ResNet, batches: BatchSource) -> None:
     """Make `deep` compute what `shallow` does, in eval mode: the blocks of each stage are copied, and later ones
     are made identities. Where that takes BN's statistics, those over `batches` are used.
 
@@ -71,7 +71,7 @@ def deepen(shallow: ResNet, deep: ResNet, batches: Batches) -> None:
 
 
 @torch.no_grad()
-def compare(shallow: nn.Module, deep: nn.Module, batches: Batches) -> dict[str, Any]:
+def compare(shallow: nn.Module, deep: nn.Module, batches: BatchSource) -> dict[str, Any]:
     """Training errors of the two nets, fractions, in eval mode; how many predictions differ, and logits at most."""
     shallow.eval()
     deep.eval()
@@ -92,7 +92,7 @@ def compare(shallow: nn.Module, deep: nn.Module, batches: Batches) -> dict[str, 
     }
 
 
-def _stage_outputs(model: ResNet, batches: Batches) -> list[Moments]:
+def _stage_outputs(model: ResNet, batches: BatchSource) -> list[Moments]:
     model.eval()
     found = [Moments() for _ in model.stages]
     with ExitStack() as hooks:

@@ -31,9 +31,9 @@ import numpy as np
 
 from resexp.report import page, together, tuning
 from resexp.report.figure import LINE, OnPage, Plot
-from resexp.report.formatting import MOST, curves_of, slug
+from resexp.report.formatting import MAX_NAMES, curves_of, slug
 from resexp.report.plots import controls_plot, curves_plot, depth_plot
-from resexp.report.probes import Section, inside
+from resexp.report.probes import PageSection, inside
 from resexp.report.stats import Net, RunRecord, frame
 from resexp.report.summary import Summary, summarise
 from resexp.report.together import Together
@@ -45,7 +45,7 @@ from resexp.utils.parallel import parallel_map
 __all__ = ["Slide", "build_comparison", "build_report"]
 
 LARGE, SMALL = (6.6, 4.1), (5.4, 3.9)
-CUT = 20
+AXIS_FROM = 20
 """Percent at which the error axis of training curves begins where none falls below it, as in Fig. 4."""
 
 
@@ -90,7 +90,7 @@ def build_report(study: StudyFolder, to: Path, *, slide: Slide | None = None, re
     return summary
 
 
-def read(study: StudyFolder) -> tuple[Summary, list[Section], list[str]]:
+def read(study: StudyFolder) -> tuple[Summary, list[PageSection], list[str]]:
     """What a report shows: the numbers, the sections of probes, and a line for each thing that can't be shown."""
     summary = summarise(study)
     sections, remarks = inside(study, summary)
@@ -150,7 +150,7 @@ def draw(summary: Summary, slide: Slide | None = None) -> dict[str, Plot]:
     records = [record for record in summary.records if record.whole and record.family in summary.drawn]
     plots = _over_depth(nets, summary.verdict.families, summary.name, summary.seen, slide)
     if summary.controls:
-        plots["controls"] = controls_plot(summary.controls[:MOST])
+        plots["controls"] = controls_plot(summary.controls[:MAX_NAMES])
     ends = _ends(records)
     for family in sorted({record.family for record in records if len(record.metrics["train_error"].steps)}):
         plots[curves_of(family)] = curves_plot(records, family, ends, SMALL)
@@ -209,4 +209,4 @@ def _ends(records: Sequence[RunRecord]) -> tuple[float, float]:
         or [np.zeros(0)]
     )
     top = min(100.0, 1.05 * float(late.max(initial=0.0))) or 100.0
-    return float(CUT if late.min(initial=top) >= CUT else 0), top
+    return float(AXIS_FROM if late.min(initial=top) >= AXIS_FROM else 0), top

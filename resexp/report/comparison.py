@@ -23,7 +23,7 @@ LEAST_P = 0.001
 
 
 @dataclass(frozen=True)
-class Side:
+class ComparedNet:
     """One net of a comparison."""
 
     label: str
@@ -42,8 +42,8 @@ class Side:
 class Pair:
     """A net on both sides."""
 
-    a: Side
-    b: Side
+    a: ComparedNet
+    b: ComparedNet
 
     @property
     def _terms(self) -> tuple[Term, ...]:
@@ -214,9 +214,9 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
     )
 
 
-def _side(label: str, runs: Sequence[Run], records: dict[Path, RunRecord]) -> Side:
+def _side(label: str, runs: Sequence[Run], records: dict[Path, RunRecord]) -> ComparedNet:
     finished = tuple(records[run.folder] for run in runs if run.folder in records)
-    return Side(label, runs, Net(finished).errors["running"] if finished else None)
+    return ComparedNet(label, runs, Net(finished).errors["running"] if finished else None)
 
 
 def _shifts(a: Sequence[RunRecord], b: Sequence[RunRecord]) -> list[Shift]:

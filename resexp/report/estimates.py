@@ -14,11 +14,11 @@ from scipy import special, stats
 
 CONFIDENCE = 0.95
 """Confidence level of all intervals."""
-FEWEST = 3
+MIN_SEEDS = 3
 """Smallest number of seeds for the interval of a mean."""
 
 
-def quantile(freedom: float, confidence: float) -> float:
+def t_critical(freedom: float, confidence: float) -> float:
     """The two-sided quantile of Student's t; degrees of freedom may be fractional."""
     return float(stats.t.ppf((1 + confidence) / 2, freedom))
 
@@ -45,12 +45,12 @@ class Estimate:
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval by Student's t of the logits, so it lies within 0 and 100 %.
 
-        None for fewer than FEWEST seeds, and where a value is 0 or 100 %, which has no logit.
+        None for fewer than MIN_SEEDS seeds, and where a value is 0 or 100 %, which has no logit.
         """
-        if len(self.values) < FEWEST or not all(0 < value < 100 for value in self.values):
+        if len(self.values) < MIN_SEEDS or not all(0 < value < 100 for value in self.values):
             return None
         logits = [float(special.logit(value / 100)) for value in self.values]
-        half = quantile(len(logits) - 1, CONFIDENCE) * statistics.stdev(logits) / math.sqrt(len(logits))
+        half = t_critical(len(logits) - 1, CONFIDENCE) * statistics.stdev(logits) / math.sqrt(len(logits))
         middle = statistics.fmean(logits)
         return 100 * float(special.expit(middle - half)), 100 * float(special.expit(middle + half))
 
@@ -119,7 +119,7 @@ def contrast(terms: Sequence[Term], confidence: float = CONFIDENCE) -> Differenc
     if any(len(sample) == 1 for sample in samples):
         return Difference(value)
     error, freedom = _welch(samples)
-    half = quantile(freedom, confidence) * error if error else 0.0
+    half = t_critical(freedom, confidence) * error if error else 0.0
     weights = [weight for sample in samples for weight, _ in sample.values()]
     most = 100 * math.fsum(weight for weight in weights if weight > 0)
     least = 100 * math.fsum(weight for weight in weights if weight < 0)

@@ -79,7 +79,7 @@ styled = mpl.rc_context({**_settings, **_STYLE})
 
 
 @dataclass(frozen=True)
-class Entry:
+class LegendEntry:
     """An entry of a legend."""
 
     label: str
@@ -104,7 +104,7 @@ class OnPage:
     """Without the legend, in the page's colours and font."""
     link: str
     """A data: URL of the whole figure on white."""
-    legend: list[Entry]
+    legend: list[LegendEntry]
     across: str
     """What the x axis shows, such as ``step``."""
     unit: str
@@ -254,13 +254,13 @@ class Plot:
         ends = {f"data-{n}": "{:.8g} {:.8g} {}".format(*getp(axes, f"{n}lim"), getp(axes, f"{n}scale")) for n in "xy"}
         return {"data-box": " ".join(f"{corner:.2f}" for corner in corners), **ends}
 
-    def _entries(self) -> list[Entry]:
+    def _entries(self) -> list[LegendEntry]:
         lines: dict[str, Artist] = {}
         for axes in self.figure.axes:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
                 lines.setdefault(label, getattr(handle, "lines", [handle])[0])
         return [
-            Entry(
+            LegendEntry(
                 label,
                 number,
                 _colour(getp(line, "color")),

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 
 NOTHING = "–"
 """In a cell of a table that has no number."""
-MOST = 20
+MAX_NAMES = 20
 """Names in a sentence, families in a figure."""
 
 Table = tuple[list[str], list[list[str]]]
 """Header and rows."""
 
 
-def listed(names: Sequence[str], most: int = MOST) -> str:
+def listed(names: Sequence[str], most: int = MAX_NAMES) -> str:
     """``a, b, c``, or the first `most` of them ``and 7 more``."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")

@@ -19,11 +19,11 @@ from resexp.errors import sanitize
 from resexp.report import controls, details, formatting
 from resexp.report.estimates import signed
 from resexp.report.figure import OnPage
-from resexp.report.formatting import MOST, NOTHING, Table, duration, filled, listed, percent
+from resexp.report.formatting import MAX_NAMES, NOTHING, Table, duration, filled, listed, percent
 from resexp.report.plots import curve, of_the_paper
-from resexp.report.probes import Section
+from resexp.report.probes import PageSection
 from resexp.report.stats import METRICS, Net, grouped
-from resexp.report.summary import SEEDS, Summary
+from resexp.report.summary import MAX_CURVE_SEEDS, Summary
 from resexp.report.svg import data_url
 from resexp.report.verdict import Verdict
 from resexp.runs.records import json_text
@@ -114,7 +114,7 @@ def _values(values: list[Any]) -> str:
 def html(
     summary: Summary,
     figures: Mapping[str, OnPage],
-    sections: Sequence[Section],
+    sections: Sequence[PageSection],
     remarks: Sequence[str],
     reload: float | None = None,
 ) -> str:
@@ -149,7 +149,7 @@ def rendered(template: str, figures: Mapping[str, OnPage], **more: Any) -> str:
         series=max((entry.number + 1 for figure in figures.values() for entry in figure.legend), default=0),
         paper=any(entry.paper for figure in figures.values() for entry in figure.legend),
         rows=ROWS,
-        seeds=SEEDS,
+        seeds=MAX_CURVE_SEEDS,
         details=details,
         formatting=formatting,
         version=resexp.__version__,
@@ -197,20 +197,20 @@ def embedded(files: Mapping[str, str]) -> list[tuple[str, str | None]]:
     ]
 
 
-def _shared(summary: Summary, sections: Sequence[Section], remarks: Sequence[str]) -> dict[str, Any]:
+def _shared(summary: Summary, sections: Sequence[PageSection], remarks: Sequence[str]) -> dict[str, Any]:
     """What the page and summary.md both show."""
     return {
         "summary": summary,
         "sections": sections,
         "remarks": remarks,
         "table": table(summary),
-        "controls": controls.table(summary.controls[:MOST]) if summary.controls else None,
+        "controls": controls.table(summary.controls[:MAX_NAMES]) if summary.controls else None,
         # families may differ in what no single setting names, such as their depths
         "question": f"Does it depend on {summary.varied or 'the variant'}?",
     }
 
 
-def markdown(summary: Summary, sections: Sequence[Section], remarks: Sequence[str]) -> str:
+def markdown(summary: Summary, sections: Sequence[PageSection], remarks: Sequence[str]) -> str:
     """summary.md: verdict, table and sections of probes; errors in percent, mean ± standard deviation over seeds."""
     different = grouped([net for net in summary.nets if net.differences], lambda net: tuple(net.differences))
     return TEMPLATES.get_template("summary.md.j2").render(

@@ -16,7 +16,7 @@ from resexp.report.figure import INK, KINDS, MARKERS, OTHERS, Plot, depth_colour
 from resexp.report.stats import METRICS, Net, RunRecord, Series, grouped
 
 HE_2015 = "He et al. 2015"
-FEW = 4
+MAX_BARRED = 4
 """Families that one figure can show, each with its bars and seeds."""
 SIDE_BY_SIDE = 0.01
 """Distance between families that would hide each other, as a share of the depth axis."""
@@ -63,8 +63,8 @@ def depth_plot(
 ) -> Plot:
     """An error against depth: a line per family through means, bars of one standard deviation, a faint dot per seed.
 
-    Of more than FEW families only those `judged` are drawn so; the others are thin lines. The `title` says what is
-    seen; without one it is the name of the error. `looks` are the families' colours, markers and lines, `top` is the
+    Of more than MAX_BARRED families only those `judged` are drawn so; the others are thin lines. The `title` says what
+    is seen; without one it is the name of the error. `looks` are the families' colours, markers and lines, `top` is the
     end of the error axis, percent.
     """
     name = METRICS[metric]
@@ -75,7 +75,7 @@ def depth_plot(
     axes = plot.axes
     depths = sorted({net.depth for net in nets})
     families = sorted(dict.fromkeys(net.family for net in nets), key=lambda family: family not in judged)
-    full = [family for family in families if len(families) <= FEW or family in judged]
+    full = [family for family in families if len(families) <= MAX_BARRED or family in judged]
     ends = []
     for number, (family, colour) in enumerate(family_colours(families).items()):
         of_family = [net for net in nets if net.family == family]
@@ -117,7 +117,7 @@ def depth_plot(
         plot.note += f" {words}"
     # the margin of the data's range would cut marks at the top
     axes.set_ylim(0, top or 1.05 * axes.dataLim.ymax or None)
-    plot.legend(2, "medium" if len(families) <= FEW else "small")
+    plot.legend(2, "medium" if len(families) <= MAX_BARRED else "small")
     if len(depths) > 1:
         plot.label_ends(ends)
     depth_axis(plot, depths)

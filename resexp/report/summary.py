@@ -16,9 +16,9 @@ from resexp.report.verdict import Verdict, judge
 from resexp.runs.store import Run, StudyFolder
 from resexp.utils.parallel import parallel_map
 
-SEEDS = 10
+MAX_CURVE_SEEDS = 10
 """Runs of a net in its training curve; more would change it by less than its line is wide."""
-DRAWN = 10
+MAX_FAMILIES = 10
 """Families of nets in the figures: each has one of its own, and a line in those over depth."""
 
 
@@ -102,7 +102,7 @@ class Summary:
     def drawn(self) -> list[str]:
         """The families that there is room for in the figures: plain nets and residual nets of the same variants."""
         variants = list(dict.fromkeys(family.partition(" ")[2] for family in self.families))
-        return sorted(self.families, key=lambda family: variants.index(family.partition(" ")[2]))[:DRAWN]
+        return sorted(self.families, key=lambda family: variants.index(family.partition(" ")[2]))[:MAX_FAMILIES]
 
     def to_json(self) -> dict[str, Any]:
         """The numbers, for scripts; errors and their differences are fractions."""
@@ -161,9 +161,9 @@ def summarise(study: StudyFolder) -> Summary:
 
 
 def _with_curves(of_net: list[Run]) -> list[Run]:
-    """The runs of a net whose curves are shown: the first SEEDS of them, finished ones if there are more."""
-    many = len(of_net) > SEEDS
-    return ([run for run in of_net if many and run.status().state == "finished"] or of_net)[:SEEDS]
+    """The runs of a net whose curves are shown: the first MAX_CURVE_SEEDS of them, finished ones if there are more."""
+    many = len(of_net) > MAX_CURVE_SEEDS
+    return ([run for run in of_net if many and run.status().state == "finished"] or of_net)[:MAX_CURVE_SEEDS]
 
 
 def _read(asked: tuple[Run, bool]) -> RunRecord | UserError | None:

@@ -16,12 +16,12 @@ import pandas as pd
 from scipy import stats
 
 from resexp.config import TrainConfig
-from resexp.report.estimates import CONFIDENCE, Difference, Estimate, contrast, interaction_terms, quantile
+from resexp.report.estimates import CONFIDENCE, Difference, Estimate, contrast, interaction_terms, t_critical
 from resexp.report.families import Family, without
 from resexp.report.figure import Plot, family_colours, styled
 from resexp.report.formatting import NOTHING, Table, listed
 from resexp.report.plots import depth_axis
-from resexp.report.probes.results import Section
+from resexp.report.probes.results import PageSection
 from resexp.report.stats import grouped
 
 
@@ -61,11 +61,11 @@ def slope(tuned: Mapping[int, Tuned]) -> Difference | None:
         return None
     points = [(math.log(depth), math.log(rate)) for depth, at_depth in tuned.items() for rate in at_depth.rates]
     fit = stats.linregress([x for x, _ in points], [y for _, y in points])
-    half = quantile(len(points) - 2, CONFIDENCE) * float(fit.stderr)
+    half = t_critical(len(points) - 2, CONFIDENCE) * float(fit.stderr)
     return Difference(float(fit.slope), float(fit.slope) - half, float(fit.slope) + half)
 
 
-def section(families: Sequence[Family]) -> Section | None:
+def section(families: Sequence[Family]) -> PageSection | None:
     """Both curves of each kind, at one rate and at the best; None if a study does not vary the rate."""
     errors = _errors(families)
     if not errors:
@@ -87,7 +87,7 @@ def section(families: Sequence[Family]) -> Section | None:
     seeds = min(len(at_best.rates) for depths in tuned.values() for at_best in depths.values())
     chosen = "by the other seeds" if seeds > 1 else "by the same seed, so the error is too low"
     rates = sorted({rate for depths in errors.values() for table in depths.values() for rate in table})
-    return Section(
+    return PageSection(
         "The best rate for each depth",
         " ".join(sentences),
         f"Running training error, mean over seeds; bars are standard deviations. Each seed's rate is chosen {chosen}, "

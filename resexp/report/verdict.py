@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from resexp.report.estimates import Difference, Rise, Trend, contrast, difference, interaction_terms, rise, trend
 from resexp.report.families import Family, differences
-from resexp.report.formatting import MOST, listed
+from resexp.report.formatting import MAX_NAMES, listed
 from resexp.report.stats import grouped
 
 PAPER_MARGIN = 1.0
@@ -92,8 +92,8 @@ def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[
     if missing:
         headline = f"So far: {headline[0].lower()}{headline[1:]}"
         sentences.append(f"Not counted, since not finished: {listed(missing, 6)}.")
-    sentences += remarks[:MOST]
-    if remarks[MOST:]:
+    sentences += remarks[:MAX_NAMES]
+    if remarks[MAX_NAMES:]:
         sentences.append(f"{len(remarks):,} runs have a message; `resexp status --json` shows all.")
     return Verdict(
         headline, sentences, names, interaction, plain.rise, residual.rise if residual else None, gap, margin,
@@ -167,7 +167,7 @@ class _Kind:
         if self.trend:
             *others, deepest = self.trend.depths
             many = f"{others[0]} to {deepest} ({len(self.trend.depths)} of them)"
-            depths = many if len(others) >= MOST else f"{', '.join(map(str, others))} and {deepest}"
+            depths = many if len(others) >= MAX_NAMES else f"{', '.join(map(str, others))} and {deepest}"
             pairs = f"in {self.trend.statistic} of {self.trend.pairs} pairs, the deeper run has the higher error"
             choices = self.trend.choices
             choice = f"; p is corrected for the choice among {choices} starting depths" if choices > 1 else ""

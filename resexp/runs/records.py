@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Required
 from pydantic import ConfigDict, Field, TypeAdapter, field_validator
 from typing_extensions import TypedDict  # pydantic can't use typing.TypedDict before Python 3.12
 
-from resexp.utils.untrusted import Count, Record
+from resexp.utils.untrusted import Count, JsonRecord
 
 State = Literal["pending", "queued", "running", "interrupted", "finished", "diverged", "failed"]
 """`queued` is never written: only the cluster knows."""
@@ -31,7 +31,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class Findings(Record):
+class Findings(JsonRecord):
     """What is odd about a set of images."""
 
     left_out: dict[str, Count] = Field(default_factory=dict)
@@ -42,7 +42,7 @@ class Findings(Record):
     """Images whose pixels are found in several classes."""
 
 
-class DataRecord(Record):
+class DataRecord(JsonRecord):
     """The images of a run."""
 
     source: str
@@ -58,7 +58,7 @@ class DataRecord(Record):
     """Nothing in older records."""
 
 
-class Attempt(Record):
+class Attempt(JsonRecord):
     """One go at a run: versions, device, commit, command and times."""
 
     started: str
@@ -95,7 +95,7 @@ class Attempt(Record):
         return (ended - started).total_seconds()
 
 
-class Manifest(Record):
+class Manifest(JsonRecord):
     """manifest.json: how a run was made."""
 
     signature: str
@@ -106,7 +106,7 @@ class Manifest(Record):
     attempts: Annotated[list[Attempt], Field(min_length=1)]
 
 
-class Status(Record):
+class Status(JsonRecord):
     """status.json: what a run is doing; errors are fractions in [0, 1]."""
 
     state: State = "pending"
@@ -137,7 +137,7 @@ class Status(Record):
         return (self.steps - self.step) * self.seconds_per_step
 
 
-class Submission(Record):
+class Submission(JsonRecord):
     """job.json: the cluster's job that was last asked to train a run."""
 
     engine: Literal["slurm"]
@@ -148,7 +148,7 @@ class Submission(Record):
     """Number of the newest attempt at submission; attempts of the job have higher numbers."""
 
 
-class PlannedRun(Record):
+class PlannedRun(JsonRecord):
     """A run that a study names: its folder, relative to the study's, and what the study calls its net."""
 
     folder: str = Field(pattern=r"^[a-z]+-[0-9]{1,5}-[0-9a-f]{8}/seed[0-9]{1,19}$")
@@ -162,7 +162,7 @@ class PlannedRun(Record):
         return label
 
 
-class Plan(Record):
+class StudyPlan(JsonRecord):
     """study.json: the study as it was last swept, its runs in the order of the grid."""
 
     name: str = ""
@@ -179,16 +179,16 @@ class Plan(Record):
         return runs
 
 
-Measured = Annotated[float, Field(gt=-(1 << 63), lt=1 << 63)] | None
+MetricValue = Annotated[float, Field(gt=-(1 << 63), lt=1 << 63)] | None
 REPORTED: dict[str, Any] = dict.fromkeys((
     "train_error", "running_train_error", "clean_train_error", "val_error", "val_top5_error", "test_error",
     "test_top5_error", "best_test_error", "train_seconds",
-), Measured)  # fmt: skip
+), MetricValue)  # fmt: skip
 """The metrics that reports read: errors are fractions in [0, 1]. A new metric needs an entry here or below."""
 OTHERS: dict[str, Any] = {
     **dict.fromkeys(("epoch", "lr", "train_loss", "images_per_second"), float | None),
     **dict.fromkeys(("clean_train_top5_error", "clean_train_loss", "val_loss", "test_loss"), float | None),
-    "best_step": Count, "best_val_error": Measured, "precise_bn_images": Count, "bn_batches": Count,
+    "best_step": Count, "best_val_error": MetricValue, "precise_bn_images": Count, "bn_batches": Count,
 }  # fmt: skip
 """The other metrics in a line. A number that was NaN or infinite, such as the loss of a net whose moving averages lag
 behind its weights, is null."""

@@ -34,7 +34,7 @@ from pydantic import TypeAdapter, ValidationError
 from resexp.config import RunConfig, yaml_file
 from resexp.errors import UserError
 from resexp.runs.lease import Lease, holder_elsewhere, leased
-from resexp.runs.records import LINES, Manifest, Plan, PlannedRun, Status, Submission
+from resexp.runs.records import LINES, Manifest, PlannedRun, Status, StudyPlan, Submission
 from resexp.utils.files import is_locked, locked, write_atomic, write_held
 from resexp.utils.untrusted import MAX_LINES, MAX_METRICS, MAX_RECORD, parse_json, read_file, read_record, refuse_links
 
@@ -224,15 +224,15 @@ class StudyFolder:
         self.plan_path = folder / "study.json"
         self.lock_path = folder / ".lock"  # held by the sweep that works on the folder
 
-    def plan(self) -> Plan:
+    def plan(self) -> StudyPlan:
         """The plan, empty before the first."""
-        return read_record(self.plan_path, Plan) or Plan()
+        return read_record(self.plan_path, StudyPlan) or StudyPlan()
 
-    def write_plan(self, plan: Plan) -> None:
+    def write_plan(self, plan: StudyPlan) -> None:
         """Replace the plan."""
         self._replace_plan(lambda: plan)
 
-    def add_to_plan(self, more: Plan) -> None:
+    def add_to_plan(self, more: StudyPlan) -> None:
         """Record runs that are trained on their own, without dropping the others."""
         self._replace_plan(
             lambda: more.model_copy(update={"runs": [*self._others({run.folder for run in more.runs}), *more.runs]})
@@ -248,7 +248,7 @@ class StudyFolder:
         """The planned runs in other folders than these."""
         return [run for run in self.plan().runs if run.folder not in folders]
 
-    def _replace_plan(self, new: Callable[[], Plan]) -> None:
+    def _replace_plan(self, new: Callable[[], StudyPlan]) -> None:
         """Replace the plan by what `new` returns while no other process may."""
         with locked(self.folder / ".plan.lock", "the plan", wait=True):
             write_held(self.plan_path, new().model_dump_json(indent=1))

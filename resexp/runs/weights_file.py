@@ -23,14 +23,14 @@ from resexp.config.train import WEIGHTS
 from resexp.errors import UserError, sanitize
 from resexp.runs.checkpoint import is_plain, load_stored
 from resexp.utils.files import write_atomic
-from resexp.utils.untrusted import MAX_RECORD, Count, Record, read_file
+from resexp.utils.untrusted import MAX_RECORD, Count, JsonRecord, read_file
 
 MAX_BYTES = 1 << 34
 
 Side = Annotated[int, Field(ge=1, le=4096)]
 
 
-class Description(Record):
+class Description(JsonRecord):
     """The net of a file of weights, and the images that it takes: (N, 3, H, W), RGB in [0, 1], less `mean`."""
 
     resexp: str

@@ -22,7 +22,7 @@ from resexp.errors import RunFailedError, UserError
 from resexp.runs.store import Run, StudyFolder
 from resexp.tracking.adapters import TRACKERS, Scalars, TrackedRun, Tracker
 from resexp.utils.files import locked
-from resexp.utils.untrusted import Count, Record, parse_json, read_record
+from resexp.utils.untrusted import Count, JsonRecord, parse_json, read_record
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ LOOK_S = 1.0
 """Seconds between reads of the metrics of a run."""
 
 
-class Sent(Record):
+class Sent(JsonRecord):
     """What has been sent to a tracker for a run."""
 
     lines: Count = 0
@@ -40,7 +40,7 @@ class Sent(Record):
     """Whether it has the final numbers."""
 
 
-class Tracked(Record):
+class Tracked(JsonRecord):
     """tracked.json in a run folder: what was passed on, by tracker."""
 
     trackers: dict[str, Sent] = Field(default_factory=dict)

@@ -8,7 +8,7 @@ import functools
 from typing import Any
 
 from resexp.config import RunConfig
-from resexp.config.nets import Net, parse_net
+from resexp.config.nets import NamedNet, parse_net
 from resexp.config.study import load_run
 from resexp.errors import UserError
 from resexp.models import ResNet, build_model, load_weights
@@ -81,7 +81,7 @@ def _read_weights(config: RunConfig) -> tuple[weights_file.WeightsFile, str]:
         )
     model = config.model.model_copy(update={"params": None})  # the width follows from it
     if file.description and parse_net(file.description.net, []).config != model:
-        ours = Net(config.model, 0, 0).name
+        ours = NamedNet(config.model, 0, 0).name
         raise UserError(
             f"{path}: holds {file.description.net}, and the run's net is {ours}; name weights of the same net"
         )

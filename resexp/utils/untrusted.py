@@ -53,7 +53,7 @@ _RECOGNISED = {
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
-class Record(BaseModel):
+class JsonRecord(BaseModel):
     """The content of a JSON file: numbers are finite, and text can be shown as it is.
 
     Unknown keys, such as those of later versions, are ignored.
@@ -67,7 +67,7 @@ class Record(BaseModel):
         return sanitize(value) if isinstance(value, str) else value
 
 
-RecordT = TypeVar("RecordT", bound=Record)
+RecordT = TypeVar("RecordT", bound=JsonRecord)
 
 
 def read_file(path: Path, limit: int, last: int | None = None) -> bytes:

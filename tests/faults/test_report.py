@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from resexp.report import build_report
-from resexp.runs.records import Plan
+from resexp.runs.records import StudyPlan
 from resexp.runs.store import StudyFolder
 from resexp.utils.files import write_all
 from tests.conftest import fill
@@ -26,7 +26,7 @@ def study_with(folder: Path, error: float) -> StudyFolder:
     """A study of two finished runs; with another error, all that a report of it says and shows is another."""
     study = StudyFolder(folder)
     runs = [write_run(folder, kind, 8, 0, error) for kind in ("plain", "residual")]
-    study.write_plan(Plan(name=f"study of {error}", runs=runs))
+    study.write_plan(StudyPlan(name=f"study of {error}", runs=runs))
     return study
 
 

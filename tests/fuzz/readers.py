@@ -32,7 +32,7 @@ from resexp.report.probes import inside
 from resexp.report.stats import read as read_run
 from resexp.report.summary import summarise
 from resexp.runs import checkpoint, logits
-from resexp.runs.records import Plan, PlannedRun
+from resexp.runs.records import PlannedRun, StudyPlan
 from resexp.runs.store import Run, StudyFolder
 from resexp.training.trainer import Trainer
 from tests.fuzz import mutations
@@ -193,7 +193,7 @@ def _study(to: Path) -> StudyFolder:
     study = StudyFolder(to)
     study.folder.mkdir()
     runs = [write_run(to, kind, depth, 0, 0.1) for kind in ("plain", "residual") for depth in (8, 14)]
-    study.write_plan(Plan(name="study", description="of depth", runs=[PlannedRun(**dict(run)) for run in runs]))
+    study.write_plan(StudyPlan(name="study", description="of depth", runs=[PlannedRun(**dict(run)) for run in runs]))
     blocks = [{"block": f"stages.{n}.0", "same": n == 0, "error": 0.2, "ratio": 0.5} for n in range(3)]
     layers = [{"layer": f"layer{n}", "std": 1.0, "variance": 2.0} for n in range(3)]
     records: dict[str, dict[str, Any]] = {

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from resexp.config import ImageNetData, PreparedConfig
 from resexp.data.archive import MAX_BYTES
 from resexp.data.cache import caches, read_arrays
-from resexp.data.imagenet.tree import PARTS, Part, Tree, open_tree
+from resexp.data.imagenet.tree import SPLITS, Split, Tree, open_tree
 from resexp.data.pixels import Pixels, decode
 from resexp.errors import UnreadableImageError, UserError, sanitize
 from resexp.runs.records import Findings
 from resexp.utils.paths import expanded
-from resexp.utils.untrusted import Count, Record, read_file, read_record
+from resexp.utils.untrusted import Count, JsonRecord, read_file, read_record
 
 IMAGES = {"train": 1_281_167, "val": 50_000}
 """Images per split of ILSVRC 2012."""
@@ -29,7 +29,7 @@ VERSION = 2
 COMMAND = "`resexp data prepare STUDY`"
 
 
-class PreparedMeta(Record):
+class PreparedMeta(JsonRecord):
     """meta.json: what a cache holds."""
 
     bytes: dict[str, Count]
@@ -44,14 +44,14 @@ class Prepared:
 
     folder: Path
     data: NDArray[np.uint8]
-    ends: dict[Part, NDArray[np.int64]]
+    ends: dict[Split, NDArray[np.int64]]
     """Where the first image begins in `data`, and where each one ends: (n + 1,)."""
-    sizes: dict[Part, NDArray[np.int64]]
+    sizes: dict[Split, NDArray[np.int64]]
     """Height and width of each image, (n, 2)."""
     raw: bool
     """Whether pixels are kept, not the bytes of files."""
 
-    def read(self, part: Part, index: int) -> NDArray[np.uint8]:
+    def read(self, part: Split, index: int) -> NDArray[np.uint8]:
         """An image: pixels (H, W, 3), or the bytes of a file (n,).
 
         Raises UnreadableImageError for an image that could not be read when the cache was prepared.
@@ -94,7 +94,7 @@ class ImageNet(Tree):
     def name(self) -> str:
         """``imagenet`` where that was asked for and it has as many classes and images, else ``imagenet-10``, by the
         number of classes."""
-        whole = len(self.classes) == 1000 and all(self.images(part) == IMAGES[part] for part in PARTS)
+        whole = len(self.classes) == 1000 and all(self.images(part) == IMAGES[part] for part in SPLITS)
         return "imagenet" if whole and self.config.source == "imagenet" else f"{self.config.source}-{len(self.classes)}"
 
     @property
@@ -137,11 +137,11 @@ class ImageNet(Tree):
         """The labels of the test images, (N,)."""
         return self.labels("val")
 
-    def shown(self, part: Part, index: int) -> str:
+    def shown(self, part: Split, index: int) -> str:
         """What people know an image by: where it lies, from the folder with `train/` and `val/`."""
         return sanitize(str(self.file(part, index).relative_to(self.root))).replace("\n", " ")
 
-    def read(self, part: Part, index: int) -> bytes:
+    def read(self, part: Split, index: int) -> bytes:
         """The bytes of an image's file. Raises OSError, or UserError if it is not the file that was listed."""
         path = self.file(part, index)
         data = read_file(path, MAX_BYTES)
@@ -152,7 +152,7 @@ class ImageNet(Tree):
             )
         return data
 
-    def pixels(self, part: Part, index: int, shorter_side: int | None = None) -> Pixels:
+    def pixels(self, part: Split, index: int, shorter_side: int | None = None) -> Pixels:
         """An image, uint8 (H, W, 3); for `shorter_side` see `decode`. Raises UnreadableImageError."""
         if self.prepared is None:
             return decode(self.read(part, index), shorter_side)
@@ -181,5 +181,5 @@ def open_prepared(tree: Tree, config: PreparedConfig) -> Prepared:
     arrays = read_arrays(folder / INDEX)
     if arrays is None:
         raise UserError(f"{folder / INDEX}: damaged; delete the folder, and run {COMMAND} again")
-    ends, sizes = ({part: arrays[f"{part}_{name}"] for part in PARTS} for name in ("ends", "sizes"))
+    ends, sizes = ({part: arrays[f"{part}_{name}"] for part in SPLITS} for name in ("ends", "sizes"))
     return Prepared(folder, np.asarray(np.memmap(folder / DATA, mode="c")), ends, sizes, config.format == "raw")

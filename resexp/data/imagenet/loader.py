@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from resexp.config import ImageNetData
 from resexp.data.imagenet.dataset import ImageNet
-from resexp.data.imagenet.tree import Part
+from resexp.data.imagenet.tree import Split
 from resexp.data.imagenet.views import View, crop_resize
 from resexp.data.naming import few
 from resexp.data.pixels import Pixels
@@ -34,7 +34,7 @@ _JOIN_S = 2.0
 """How long threads are waited for at the end; one that is stuck dies with the process."""
 
 
-class Plan(NamedTuple):
+class EpochPlan(NamedTuple):
     """One epoch: for each position the image and what is done to it, arrays (n,), `lighting` (n, 3)."""
 
     image: NDArray[np.int64]
@@ -51,7 +51,7 @@ class Plan(NamedTuple):
         return View(int(side), float(fy), float(fx), bool(flip))
 
 
-def plan(seed: int, epoch: int, n: int, data: ImageNetData) -> Plan:
+def plan(seed: int, epoch: int, n: int, data: ImageNetData) -> EpochPlan:
     """One epoch of `n` training images, each once; scales, crops, flips and light as `data` says.
 
     All is drawn, whether it is used or not: so what is switched off leaves the rest as it was.
@@ -62,13 +62,13 @@ def plan(seed: int, epoch: int, n: int, data: ImageNetData) -> Plan:
     fy, fx = rng.random((2, n))
     flip = rng.random(n) < 0.5
     lighting = rng.normal(0, LIGHTING, (n, 3)).astype(np.float32)
-    return Plan(image, side, fy, fx, flip & data.flip, lighting * np.float32(data.pca_lighting))
+    return EpochPlan(image, side, fy, fx, flip & data.flip, lighting * np.float32(data.pca_lighting))
 
 
 class ImageRequest(NamedTuple):
     """An image, and what is to be seen of it."""
 
-    part: Part
+    part: Split
     image: int
     view: View
 

@@ -17,7 +17,7 @@ import simplejpeg
 from resexp.config import PreparedConfig
 from resexp.data.cache import building, write_arrays
 from resexp.data.imagenet.dataset import DATA, INDEX, META, ImageNet, PreparedMeta, prepared_folder, read_meta
-from resexp.data.imagenet.tree import PARTS, Part
+from resexp.data.imagenet.tree import SPLITS, Split
 from resexp.data.imagenet.views import resize
 from resexp.data.images import Duplicates, Seen, digests, find_duplicates
 from resexp.data.naming import few
@@ -40,7 +40,7 @@ def check(dataset: ImageNet, progress: Callable[[int, int], None], threads: int)
     `progress` hears (images done, images in all).
     """
 
-    def look(part: Part, image: int) -> str | Seen:
+    def look(part: Split, image: int) -> str | Seen:
         shown, label = dataset.shown(part, image), int(dataset.labels(part)[image])
         try:
             found = digests(part, dataset.classes[label], dataset.pixels(part, image))
@@ -75,17 +75,17 @@ def prepare(dataset: ImageNet, config: PreparedConfig, progress: Callable[[int, 
 
 
 def _each(
-    dataset: ImageNet, work: Callable[[Part, int], ResultT], progress: Callable[[int, int], None], threads: int
+    dataset: ImageNet, work: Callable[[Split, int], ResultT], progress: Callable[[int, int], None], threads: int
 ) -> Iterator[ResultT]:
     """What `work` gives for every image, in order."""
-    counts = {part: dataset.images(part) for part in PARTS}
+    counts = {part: dataset.images(part) for part in SPLITS}
     images = ((part, image) for part, count in counts.items() for image in range(count))
     for done, result in enumerate(prefetch(lambda image: work(*image), images, threads), 1):
         progress(done, sum(counts.values()))
         yield result
 
 
-def _prepared(dataset: ImageNet, config: PreparedConfig, part: Part, image: int) -> tuple[bytes, tuple[int, int]]:
+def _prepared(dataset: ImageNet, config: PreparedConfig, part: Split, image: int) -> tuple[bytes, tuple[int, int]]:
     """What a cache holds of an image: a file's bytes or pixels, and height and width; nothing if it can't be read."""
     try:
         data = dataset.read(part, image)
@@ -107,7 +107,7 @@ def _prepared(dataset: ImageNet, config: PreparedConfig, part: Part, image: int)
 def _check_room(dataset: ImageNet, config: PreparedConfig, folder: Path) -> None:
     """Say how large the cache will be. Raises UserError if there is less room."""
     total = needed = 0
-    for part in PARTS:
+    for part in SPLITS:
         count = dataset.images(part)
         sample = np.unique(np.linspace(0, count - 1, min(_SAMPLE, count)).round().astype(int))
         needed += sum(len(_prepared(dataset, config, part, int(i))[0]) for i in sample) * count // len(sample)
@@ -129,7 +129,7 @@ def _build(
     unreadable: list[str] = []
     index = {}
     with with_filename(folder / DATA), (folder / DATA).open("wb") as file:
-        for part in PARTS:
+        for part in SPLITS:
             ends, sizes = [file.tell()], []
             for image, (data, size) in enumerate(itertools.islice(entries, dataset.images(part))):
                 file.write(data)

@@ -17,7 +17,7 @@ from resexp.config import ImageNetData, RunConfig
 from resexp.data.imagenet import ImageNet
 from resexp.data.imagenet.loader import ImageRequest, Loader, Pending, plan
 from resexp.data.imagenet.statistics import statistics
-from resexp.data.imagenet.tree import Part
+from resexp.data.imagenet.tree import Split
 from resexp.data.imagenet.views import centre
 from resexp.data.loader import normalise
 from resexp.device.hardware import Hardware
@@ -138,7 +138,7 @@ class StreamingInput:
         self, split: str, chunks: Sequence[NDArray[np.int64]], side: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See InMemoryInput; the centre crop, or a centre square of `side` pixels."""
-        part: Part = "train" if split == "train" else "val"
+        part: Split = "train" if split == "train" else "val"
         labels = torch.from_numpy(self._dataset.labels(part))
 
         def begin(chunk: NDArray[np.int64]) -> tuple[Tensor, Pending]:
@@ -149,7 +149,7 @@ class StreamingInput:
             pending.wait()
             yield images, labels[chunk].pin_memory() if self._cuda else labels[chunk]
 
-    def _centred(self, part: Part, chunk: NDArray[np.int64]) -> list[ImageRequest]:
+    def _centred(self, part: Split, chunk: NDArray[np.int64]) -> list[ImageRequest]:
         return [ImageRequest(part, int(image), self._centre) for image in chunk]
 
     def whole(self, chunks: Sequence[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:

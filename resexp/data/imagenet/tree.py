@@ -43,8 +43,8 @@ from resexp.utils.files import holds, locked
 
 log = logging.getLogger(__name__)
 
-Part = Literal["train", "val"]
-PARTS: tuple[Part, Part] = ("train", "val")
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, Split] = ("train", "val")
 _VERSION = 4
 _DEPTH = 4
 """Levels of folders in which `train/` and `val/` are listed for; Kaggle's lie in ILSVRC/Data/CLS-LOC."""
@@ -82,7 +82,7 @@ class Tree:
     root: Path
     classes: list[str]
     """Names of the class folders (ImageNet's wnids), sorted; labels are places in this list."""
-    files: dict[Part, Files]
+    files: dict[Split, Files]
     folders: list[str]
     """All folders that were listed into, from `root`."""
     left_out: dict[str, int]
@@ -90,15 +90,15 @@ class Tree:
     remarks: list[str]
     """A line for what a person might not expect."""
 
-    def images(self, part: Part) -> int:
+    def images(self, part: Split) -> int:
         """How many images there are."""
         return len(self.files[part].labels)
 
-    def labels(self, part: Part) -> NDArray[np.int64]:
+    def labels(self, part: Split) -> NDArray[np.int64]:
         """The label of each image, (n,)."""
         return self.files[part].labels
 
-    def file(self, part: Part, index: int) -> Path:
+    def file(self, part: Split, index: int) -> Path:
         """Where an image lies."""
         return self.root / part / os.fsdecode(self.files[part].names[index])
 
@@ -106,7 +106,7 @@ class Tree:
     def fingerprint(self) -> str:
         """A digest of the part, class, name and size of every file, however `val/` is sorted."""
         digest = hashlib.sha256()
-        for part in PARTS:
+        for part in SPLITS:
             for wnid, of_class in zip(self.classes, self.files[part].digests, strict=True):
                 digest.update(f"{part}/{wnid}\0".encode() + of_class.tobytes())
         return digest.hexdigest()[:16]
@@ -124,7 +124,7 @@ class Tree:
             if wnid not in place:
                 raise UserError(f"{self.root / 'train'}: no class {wnid} (data.classes){hint(wnid, self.classes)}")
         kept = np.array(sorted(place[wnid] for wnid in asked))
-        files = {part: self.files[part].of(kept) for part in PARTS}
+        files = {part: self.files[part].of(kept) for part in SPLITS}
         return dataclasses.replace(self, classes=[self.classes[i] for i in kept], files=files)
 
 
@@ -153,15 +153,15 @@ def _root(given: Path) -> Path:
         raise UserError(f"{given}: {what}: data.path is the folder with train/<class>/* and val/")
     level = [given]
     for _ in range(_DEPTH):
-        if found := [folder for folder in level if all((folder / part).is_dir() for part in PARTS)]:
+        if found := [folder for folder in level if all((folder / part).is_dir() for part in SPLITS)]:
             if len(found) > 1:
                 raise UserError(f"{given}: train/ and val/ are in {few(list(map(str, found)))}; name one in data.path")
             return found[0]
         # Where one of them is, the other is missed, and not listed for among the classes.
-        level = [child for folder in level for child in _children(folder) if child.name not in PARTS]
-    missing = next(part for part in PARTS if not (given / part).is_dir())
+        level = [child for folder in level for child in _children(folder) if child.name not in SPLITS]
+    missing = next(part for part in SPLITS if not (given / part).is_dir())
     here = [child.name for child in _children(given)]
-    near = [name for name in here if name not in PARTS and (is_train if missing == "train" else is_test)(name)]
+    near = [name for name in here if name not in SPLITS and (is_train if missing == "train" else is_test)(name)]
     files = [entry.name for entry in _entries(given) if not holds(entry.is_dir) and not is_hidden(entry.name)]
     names = [*(f"{name}/" for name in here), *files]
     inside = f"; it holds {sanitize(few(names))}{packed(files)}" if names else ""
@@ -202,12 +202,12 @@ def _read(index: Path, root: Path, labels: Sequence[Path]) -> Tree | None:
     if str(arrays["stamp"]) != _stamp(root, about["folders"], labels):
         return None
     fields = [field.name for field in dataclasses.fields(Files)]
-    files: dict[Part, Files] = {part: Files(*(arrays[f"{part}_{name}"] for name in fields)) for part in PARTS}
+    files: dict[Split, Files] = {part: Files(*(arrays[f"{part}_{name}"] for name in fields)) for part in SPLITS}
     return Tree(root, files=files, **about)
 
 
 def _write(index: Path, tree: Tree, labels: Sequence[Path]) -> None:
-    arrays = {f"{part}_{name}": array for part in PARTS for name, array in vars(tree.files[part]).items()}
+    arrays = {f"{part}_{name}": array for part in SPLITS for name, array in vars(tree.files[part]).items()}
     about = {name: getattr(tree, name) for name in ("classes", "folders", "left_out", "remarks")}
     stamp = _stamp(tree.root, tree.folders, labels)
     write_arrays(index, {"stamp": np.array(stamp), "about": np.array(json_text(about)), **arrays})
@@ -240,11 +240,11 @@ def _list(root: Path, place: str) -> _Listing:
 
 
 def _scan(root: Path, labels: Sequence[Path]) -> Tree:
-    folders = {part: [child.name for child in _children(root / part)] for part in PARTS}
+    folders = {part: [child.name for child in _children(root / part)] for part in SPLITS}
     for part, names in folders.items():
         check_class_names(root / part, names)
     classes = folders["train"]
-    others = [f"{part}/{e.name}" for part in PARTS for e in _entries(root / part) if e.name not in folders[part]]
+    others = [f"{part}/{e.name}" for part in SPLITS for e in _entries(root / part) if e.name not in folders[part]]
     if not classes:
         instead = _instead([name for name in others if name.startswith("train/")])
         raise UserError(f"{root / 'train'}: no class folders; expected train/<class>/*.JPEG{instead}")
@@ -265,19 +265,19 @@ def _scan(root: Path, labels: Sequence[Path]) -> Tree:
                 f"{_instead(found.others)}; fill the folder, or move it elsewhere"
             )
         others += [f"{place}/{name}" for name in found.others]
-    train, val = ([found.files for place, found in listed.items() if place.startswith(part)] for part in PARTS)
+    train, val = ([found.files for place, found in listed.items() if place.startswith(part)] for part in SPLITS)
     in_folders = [os.fsencode(f"{wnid}/") for wnid in classes]
     if flat:
         val = _by_labels(root, classes, labels, *val)
     others = [name for name in others if root / name not in labels]
     left_out = Counter("hidden" if is_hidden(Path(name).name) else suffix(name) for name in others)
     # ImageNet's test images, which have no labels, may lie next to the others.
-    beside = [child.name for child in _children(root) if child.name not in PARTS and is_test(child.name)]
+    beside = [child.name for child in _children(root) if child.name not in SPLITS and is_test(child.name)]
     return Tree(
         root,
         classes,
         {"train": _files(train, in_folders), "val": _files(val, [b""] * len(classes) if flat else in_folders)},
-        [*PARTS, *listed, *(f"{place}/{name}" for place, found in listed.items() for name in found.folders)],
+        [*SPLITS, *listed, *(f"{place}/{name}" for place, found in listed.items() for name in found.folders)],
         dict(left_out),
         [f"{name}/ next to train/ and val/ is left out" for name in beside]
         + ([left_out_line(left_out, list(map(sanitize, others)))] if others else []),

@@ -9,16 +9,16 @@ from resexp.report.probes.identity import identity
 from resexp.report.probes.landscape import landscape
 from resexp.report.probes.lesion import lesion
 from resexp.report.probes.responses import responses
-from resexp.report.probes.results import ProbeResults, Section
+from resexp.report.probes.results import PageSection, ProbeResults
 from resexp.report.probes.signals import signals
 from resexp.report.probes.views import views
 from resexp.report.summary import Summary
 from resexp.runs.store import StudyFolder
 
-__all__ = ["Section", "inside"]
+__all__ = ["PageSection", "inside"]
 
 
-def inside(study: StudyFolder, summary: Summary) -> tuple[list[Section], list[str]]:
+def inside(study: StudyFolder, summary: Summary) -> tuple[list[PageSection], list[str]]:
     """The sections that a study has records for, in the order of the page, and a line for what can't be shown."""
     results = ProbeResults(study.folder, summary.records, summary.families)
     makers = (gradients, signals, responses, branches, lesion, landscape, ensembles, identity, views)

@@ -7,11 +7,19 @@ from pydantic import Field
 
 from resexp.report.formatting import number
 from resexp.report.probes.panels import profiles
-from resexp.report.probes.results import MAX_LAYERS, Layer, Layerwise, NetResult, Number, ProbeResults, Section
+from resexp.report.probes.results import (
+    MAX_LAYERS,
+    LayerRecord,
+    Layerwise,
+    NetResult,
+    Number,
+    PageSection,
+    ProbeResults,
+)
 from resexp.report.stats import grouped
 
 
-class _Block(Layer):
+class _Block(LayerRecord):
     layer: str = Field(validation_alias="block")
     ratio: Number
 
@@ -22,7 +30,7 @@ class Branches(Layerwise[_Block]):
     layers: list[_Block] = Field(validation_alias="blocks", min_length=1, max_length=MAX_LAYERS)
 
 
-def branches(results: ProbeResults) -> Section | None:
+def branches(results: ProbeResults) -> PageSection | None:
     """|F(x)| / |x| by block."""
     nets = results.of("branches", Branches)
     if not nets:
@@ -31,7 +39,7 @@ def branches(results: ProbeResults) -> Section | None:
     medians = [
         f"{', '.join(map(_median, alike))} in {family} nets, {moment}" for (family, moment), alike in families.items()
     ]
-    return Section(
+    return PageSection(
         "Residual branches",
         f"The median of |F(x)| / |x| over the blocks of a net is {'; '.join(medians)}.",
         "Norms of what a block adds, F(x), and of what its shortcut passes on, root mean square over 1,000 training "

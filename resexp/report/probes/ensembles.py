@@ -10,7 +10,7 @@ from resexp.errors import UserError
 from resexp.evaluation.ensemble import Ensemble, alone, joined
 from resexp.report.figure import MARKERS, OTHERS, Plot, styled
 from resexp.report.formatting import Table
-from resexp.report.probes.results import ProbeResults, Section
+from resexp.report.probes.results import PageSection, ProbeResults
 from resexp.report.stats import Net, grouped
 from resexp.runs.store import Run
 from resexp.utils.parallel import parallel_map
@@ -22,7 +22,7 @@ _TABLE5 = (
 )
 
 
-def ensembles(results: ProbeResults) -> Section | None:
+def ensembles(results: ProbeResults) -> PageSection | None:
     """Mean test error of members and of their ensemble, by net and by family, from stored logits."""
     runs = [run for run in results.runs if run.finished and run.run.logits_path.exists()]
     several = [Net(tuple(alike)) for alike in grouped(runs, lambda run: run.run.label).values() if len(alike) > 1]
@@ -40,7 +40,7 @@ def ensembles(results: ProbeResults) -> Section | None:
     if not found:
         return None
     imagenet = any(run.config.data.source in ("imagenet", "imagefolder") for run in results.runs)
-    return Section(
+    return PageSection(
         "Ensembles",
         f"Mean test error of runs, and test error of their ensemble: {', '.join(map(_change, found, found.values()))}.",
         "Runs of one net that differ in seed, and all such runs of a family, each with its final weights; an ensemble "

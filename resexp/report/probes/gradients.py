@@ -12,13 +12,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from pydantic import Field, model_validator
 
-from resexp.report.estimates import CONFIDENCE, quantile
+from resexp.report.estimates import CONFIDENCE, t_critical
 from resexp.report.figure import MARKERS, Plot, family_colours, styled
 from resexp.report.formatting import Table, course, digits, span
 from resexp.report.plots import depth_axis
 from resexp.report.probes import shattering
 from resexp.report.probes.panels import by_moment, decades, deepest, panels, profiles, seeds
-from resexp.report.probes.results import INITIAL, MAX_LAYERS, Layer, Layerwise, NetResult, Number, ProbeResults, Section
+from resexp.report.probes.results import (
+    INITIAL,
+    MAX_LAYERS,
+    LayerRecord,
+    Layerwise,
+    NetResult,
+    Number,
+    PageSection,
+    ProbeResults,
+)
 from resexp.report.stats import grouped
 
 NEAR = 0.1
@@ -27,7 +36,7 @@ EXPLOSION = math.sqrt(math.pi / (math.pi - 1))
 """Growth per layer of the gradient's norm in wide plain nets with BN and ReLU, at initialisation (Yang et al. 2019)."""
 
 
-class _Layer(Layer):
+class _Layer(LayerRecord):
     norm: Number
     snr: Number
     weight_norm: Number
@@ -88,7 +97,7 @@ SNRS = attrgetter("snr"), attrgetter("snr_before_classifier")
 """Both signal-to-noise ratios, as functions of a record."""
 
 
-def gradients(results: ProbeResults) -> Section | None:
+def gradients(results: ProbeResults) -> PageSection | None:
     """Norms by layer, SNR against depth, agreement against distance."""
     nets = results.of("gradients", Gradients)
     if not nets:
@@ -112,7 +121,7 @@ def gradients(results: ProbeResults) -> Section | None:
         distance = min(first[0].records[0].distances)
         plots["probe-gradients-depth"] = shattering.against_depth(by_depth, distance)
         sentences += shattering.sentence(by_depth, distance)
-    return Section(
+    return PageSection(
         "Gradients",
         " ".join(sentences),
         "|g| is the norm of the loss gradient with respect to a layer's weights, root mean square over 16 batches"
@@ -171,7 +180,7 @@ def _per_layer(net: NetResult[Gradients]) -> str:
     if seeds == 1 or math.isnan(factor):
         return f"{factor:.2f}"
     std = statistics.stdev(math.log(record.rise("product")) / layers for record in net.records)
-    half = float(np.exp(quantile(seeds - 1, CONFIDENCE) * std / math.sqrt(seeds)))
+    half = float(np.exp(t_critical(seeds - 1, CONFIDENCE) * std / math.sqrt(seeds)))
     return f"{factor:.2f} [{factor / half:.2f}, {factor * half:.2f}]"
 
 

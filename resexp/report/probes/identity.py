@@ -15,17 +15,17 @@ from resexp.report.estimates import Estimate, difference
 from resexp.report.figure import INK, KINDS, OTHERS, Plot, styled
 from resexp.report.formatting import NOTHING, Table, listed
 from resexp.report.plots import curve
-from resexp.report.probes.results import Part, ProbeResults, Record, Section
+from resexp.report.probes.results import PageSection, ProbeRecord, ProbeResults, RecordPart
 from resexp.report.stats import RunRecord
 from resexp.utils.untrusted import MAX_RECORD, parse_json, read_file
 
 
-class _Member(Part):
+class _Member(RecordPart):
     run: str
     label: str
 
 
-class _Donor(Part):
+class _Donor(RecordPart):
     source: str = Field(alias="from", pattern=r"^[^$\p{C}]+$")  # a dollar would begin a formula in the figure
     handed_error: float
     constructed_error: float
@@ -36,7 +36,7 @@ class _Donor(Part):
     fresh: _Member
 
 
-class Identity(Record):
+class Identity(ProbeRecord):
     """The record of the construction argument (section 1); errors are fractions."""
 
     kind: str
@@ -101,7 +101,7 @@ class _Group:
         return Estimate(tuple(float(clean[-1]) for clean in errors)) if all(map(len, errors)) else None
 
 
-def identity(results: ProbeResults) -> Section | None:
+def identity(results: ProbeResults) -> PageSection | None:
     """Training errors of nets that began as a shallower one, of that one trained on, and of fresh ones."""
     path = results.folder / "probes" / "identity.json"
     try:
@@ -114,7 +114,7 @@ def identity(results: ProbeResults) -> Section | None:
     if record is None:
         return None
     groups = _groups(record, _members(results, path, record))
-    return Section(
+    return PageSection(
         "Deeper nets that begin as a shallower one",
         _sentence(record, [group for group in groups if group.error]),
         "The paper's argument by construction (section 1): added layers that are identity mappings keep the training "

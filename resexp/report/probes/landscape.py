@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from resexp.report.figure import Plot, styled
 from resexp.report.probes.panels import deepest, seeds
-from resexp.report.probes.results import NetResult, Number, ProbeResults, Record, Section
+from resexp.report.probes.results import NetResult, Number, PageSection, ProbeRecord, ProbeResults
 
 LEVELS, TICKS = 16, (-1, -0.5, 0, 0.5, 1)
 FAR = 10
@@ -21,7 +21,7 @@ LEAST = 1e-6
 """Losses below this are drawn as this."""
 
 
-class Landscape(Record):
+class Landscape(ProbeRecord):
     """See `resexp.probes.landscape`."""
 
     steps: list[float] = Field(min_length=2, max_length=501)
@@ -51,12 +51,12 @@ class Landscape(Record):
         return float(np.mean(np.array(self.loss) < self.own + NEAR))
 
 
-def landscape(results: ProbeResults) -> Section | None:
+def landscape(results: ProbeResults) -> PageSection | None:
     """The deepest net of each family."""
     deep = deepest(results.latest("landscape", Landscape))
     if not deep:
         return None
-    return Section(
+    return PageSection(
         "Loss landscape",
         f"On this share of the grid the loss is less than {NEAR:g} nat above that of the net itself, {deep[0].moment}: "
         f"{', '.join(map(_share, deep))} ({seeds(deep)}). This is no measure of flatness: the "

@@ -13,7 +13,7 @@ from pydantic import Field
 from resexp.report.figure import Plot, styled
 from resexp.report.formatting import listed
 from resexp.report.probes.panels import Draw, deepest, panels, seeds
-from resexp.report.probes.results import MAX_LAYERS, NetResult, Part, ProbeResults, Record, Section
+from resexp.report.probes.results import MAX_LAYERS, NetResult, PageSection, ProbeRecord, ProbeResults, RecordPart
 from resexp.report.stats import grouped
 
 FEW_LEFT = 20
@@ -21,7 +21,7 @@ FEW_LEFT = 20
 _NAME = r"^stages\.[0-9]\.[0-9]{1,5}$"
 
 
-class _Swapped(Part):
+class _Swapped(RecordPart):
     block: str = Field(pattern=_NAME)
     error: float
 
@@ -30,18 +30,18 @@ class _Without(_Swapped):
     same: bool
 
 
-class _Removed(Part):
+class _Removed(RecordPart):
     blocks: int = Field(ge=1, le=MAX_LAYERS)
     error: float
 
 
-class _Shuffled(Part):
+class _Shuffled(RecordPart):
     pairs: int = Field(ge=1, le=MAX_LAYERS)
     tau: float = Field(ge=-1, le=1)
     error: float
 
 
-class Lesion(Record):
+class Lesion(ProbeRecord):
     """See `resexp.probes.lesion`; errors are fractions. Earlier records have no random sets and orders."""
 
     intact: float
@@ -67,7 +67,7 @@ class Lesion(Record):
         return [block for block in self.without if block.same]
 
 
-def lesion(results: ProbeResults) -> Section | None:
+def lesion(results: ProbeResults) -> PageSection | None:
     """Training error without each block, without several, and with blocks in another order."""
     nets = results.latest("lesion", Lesion)
     if not nets:
@@ -87,7 +87,7 @@ def lesion(results: ProbeResults) -> Section | None:
             " Random orders come from exchanges of two such blocks of a stage. Kendall's tau is an order's rank "
             "correlation with the net's own."
         )
-    return Section(
+    return PageSection(
         "Removing blocks",
         " ".join([_sentence(nets), *_random(nets)]),
         f"Training error on 1,000 images in eval mode, {nets[0].moment}; nothing is trained again. Thin lines: the "

@@ -9,10 +9,10 @@ import numpy as np
 from resexp.report.figure import Plot, family_colours, styled, tints
 from resexp.report.plots import named_in_legend
 from resexp.report.probes.panels import MARKS, logarithmic, looks
-from resexp.report.probes.results import Layer, Layerwise, NetResult, Number, ProbeResults, Section
+from resexp.report.probes.results import LayerRecord, Layerwise, NetResult, Number, PageSection, ProbeResults
 
 
-class _Layer(Layer):
+class _Layer(LayerRecord):
     std: Number
 
 
@@ -22,12 +22,12 @@ class Responses(Layerwise[_Layer]):
     mean_std: Number
 
 
-def responses(results: ProbeResults) -> Section | None:
+def responses(results: ProbeResults) -> PageSection | None:
     """Both panels of Fig. 7."""
     nets = results.latest("responses", Responses)
     if not nets:
         return None
-    return Section(
+    return PageSection(
         "Layer responses",
         f"The standard deviation's mean over layers, {nets[0].moment}: {', '.join(map(_mean, nets))}.",
         "Standard deviation of each 3x3 layer's response, after BN and before ReLU and addition, on 1,000 training "

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidato
 from resexp.errors import UserError
 from resexp.report.figure import Plot
 from resexp.report.formatting import Table, listed
-from resexp.report.plots import FEW
+from resexp.report.plots import MAX_BARRED
 from resexp.report.stats import Net, RunRecord
 
 Number = Annotated[float, WrapValidator(lambda value, finite: float("nan") if value is None else finite(value))]
@@ -25,7 +25,7 @@ INITIAL, TRAINED = "at initialisation", "trained"
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """A section of the page."""
 
     title: str
@@ -40,13 +40,13 @@ class Section:
     """What takes the verdict's place, if the study was made for this probe."""
 
 
-class Part(BaseModel):
+class RecordPart(BaseModel):
     """A part of a record: numbers are finite, and text names a layer, a block or a net."""
 
     model_config = ConfigDict(allow_inf_nan=False, str_max_length=200)
 
 
-class Record(Part):
+class ProbeRecord(RecordPart):
     """What a probe measured in one run; keys that are not shown are ignored."""
 
     @property
@@ -55,17 +55,17 @@ class Record(Part):
         return []
 
 
-class Layer(Part):
+class LayerRecord(RecordPart):
     """What a probe measured at one layer."""
 
     layer: str
 
 
-RecordT = TypeVar("RecordT", bound=Record)
-LayerT = TypeVar("LayerT", bound=Layer)
+RecordT = TypeVar("RecordT", bound=ProbeRecord)
+LayerT = TypeVar("LayerT", bound=LayerRecord)
 
 
-class Layerwise(Record, Generic[LayerT]):
+class Layerwise(ProbeRecord, Generic[LayerT]):
     """What a probe measured in one run at each layer."""
 
     layers: list[LayerT] = Field(min_length=1, max_length=MAX_LAYERS)
@@ -121,8 +121,8 @@ class ProbeResults:
     def of(self, name: str, kind: type[RecordT]) -> list[NetResult[RecordT]]:
         """What the probe `name` measured in each net at first and, over seeds, at the last step of each run.
 
-        Results at initialisation come first, then by family, the shallowest net first. Only the first FEW families
-        are taken. A record that can't be used is left out. Both get a remark.
+        Results at initialisation come first, then by family, the shallowest net first. Only the first MAX_BARRED
+        families are taken. A record that can't be used is left out. Both get a remark.
         """
         taken: dict[tuple[str, str], list[tuple[RunRecord, RecordT]]] = {}
         for run in self.runs:
@@ -146,11 +146,13 @@ class ProbeResults:
         return [net for net in nets if net.moment == nets[-1].moment]
 
     def shown(self, name: str, having: Collection[str]) -> list[str]:
-        """The first FEW families among `having`; the others get a remark."""
+        """The first MAX_BARRED families among `having`; the others get a remark."""
         families = [family for family in self.families if family in having]
-        if families[FEW:]:
-            self.remarks.append(f"{name}: there is room for {FEW} families; not shown: {listed(families[FEW:])}.")
-        return families[:FEW]
+        if families[MAX_BARRED:]:
+            self.remarks.append(
+                f"{name}: there is room for {MAX_BARRED} families; not shown: {listed(families[MAX_BARRED:])}."
+            )
+        return families[:MAX_BARRED]
 
     def checked(self, path: Path, content: object, kind: type[RecordT]) -> RecordT | None:
         """Validate a record. Returns None and adds a remark if it is invalid."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from resexp.report.estimates import CONFIDENCE, Difference, quantile
+from resexp.report.estimates import CONFIDENCE, Difference, t_critical
 from resexp.report.figure import MARKERS, Plot, family_colours, styled
 from resexp.report.formatting import digits, listed
 from resexp.report.plots import depth_axis
@@ -83,7 +83,7 @@ def fit(family: str, points: Points) -> Fit | None:
             (scale, exponent), covariance = optimize.curve_fit(curve, depths, agreements, p0=(start, law.theory / 4))
         except RuntimeError:  # it does not converge
             return None
-    of_scale, of_exponent = quantile(len(known) - 2, CONFIDENCE) * np.sqrt(np.diag(covariance))
+    of_scale, of_exponent = t_critical(len(known) - 2, CONFIDENCE) * np.sqrt(np.diag(covariance))
     if not (math.isfinite(of_exponent) and scale > of_scale):
         return None
     interval = Difference(float(exponent), float(exponent - of_exponent), float(exponent + of_exponent))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from resexp.report.probes.panels import by_moment, decades, deepest, profiles, seeds
-from resexp.report.probes.results import Layer, Layerwise, Number, ProbeResults, Section
+from resexp.report.probes.results import LayerRecord, Layerwise, Number, PageSection, ProbeResults
 
 
-class _Layer(Layer):
+class _Layer(LayerRecord):
     variance: Number
 
 
@@ -14,7 +14,7 @@ Signals = Layerwise[_Layer]
 """See `resexp.probes.signals`."""
 
 
-def signals(results: ProbeResults) -> Section | None:
+def signals(results: ProbeResults) -> PageSection | None:
     """Variance by layer."""
     nets = results.of("signals", Signals)
     if not nets:
@@ -23,7 +23,7 @@ def signals(results: ProbeResults) -> Section | None:
     rows = [
         [net.label, net.moment, str(len(net.runs)), decades(net, _smallest), decades(net, _largest)] for net in nets
     ]
-    return Section(
+    return PageSection(
         "Signals",
         f"The largest variance of a layer's output is {by_moment(deep, lambda net: decades(net, _largest))} "
         f"({seeds(deep)}).",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from resexp import paper
 from resexp.report.estimates import Estimate
 from resexp.report.formatting import NOTHING, filled, listed, span
-from resexp.report.probes.results import NetResult, ProbeResults, Record, Section
+from resexp.report.probes.results import NetResult, PageSection, ProbeRecord, ProbeResults
 from resexp.report.stats import grouped
 
 MODES = ("ten-crop", "multi-scale")
 
 
-class Views(Record):
+class Views(ProbeRecord):
     """A test on several views. Errors are fractions, those of top-5 where there are classes enough."""
 
     views: int
@@ -29,7 +29,7 @@ class Views(Record):
         return list(map(str, self.sides or (self.crop,)))
 
 
-def views(results: ProbeResults) -> Section | None:
+def views(results: ProbeResults) -> PageSection | None:
     """A table of test errors with the paper's, one row per net."""
     tested = {mode: nets for mode in MODES if (nets := results.latest(mode, Views))}
     if not tested:
@@ -46,7 +46,7 @@ def views(results: ProbeResults) -> Section | None:
     changes = [f"{span(map(_change, nets))} points with {mode}" for mode, nets in tested.items()]
     worse = [sentence for mode, nets in tested.items() for sentence in _worse(mode, nets)]
     how = [f"{mode}: {', '.join(dict.fromkeys(map(_how, nets)))}" for mode, nets in tested.items()]
-    return Section(
+    return PageSection(
         "Several crops and sizes",
         " ".join([f"Compared with a single view, the test error changes by {' and by '.join(changes)}.", *worse]),
         f"Test errors in percent, mean ± standard deviation over seeds, of the last weights. {'; '.join(how)}."
