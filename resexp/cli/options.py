@@ -27,7 +27,7 @@ Config = Annotated[
         "--config", "-c", help="Study file, or a shipped study: cifar10/figure6.", autocompletion=completion.shipped
     ),
 ]
-Study = Annotated[str | None, names("STUDY", "The same as --config.", completion.shipped)]
+StudyOption = Annotated[str | None, names("STUDY", "The same as --config.", completion.shipped)]
 Settings = Annotated[
     list[str] | None,
     typer.Option(

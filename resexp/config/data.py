@@ -90,13 +90,13 @@ class ShapesData(_AnyData):
     """Side of an image, pixels."""
 
 
-Pixels = Annotated[int, Field(ge=32, le=4096)]
+SideLength = Annotated[int, Field(ge=32, le=4096)]
 
 
 class PreparedConfig(Section):
     """A one-file cache of resized images (`resexp data prepare`). Resizing changes pixels slightly."""
 
-    side: Pixels
+    side: SideLength
     """Images whose shorter side is longer are resized to this length, pixels (antialiased)."""
     format: Literal["jpeg", "raw"] = "jpeg"
     """`jpeg` stores unresized images byte for byte. `raw` stores pixels: faster to read, ten times as large."""
@@ -129,9 +129,9 @@ class ImageNetData(Section):
     """Number of classes to keep (the first in sorted order), or a list of class folders. Default: all."""
     crop: Annotated[int, Field(ge=32, le=1024, multiple_of=4)] = 224
     """Side of the square input of the net, pixels."""
-    resize_range: Annotated[tuple[Pixels, Pixels], Field(strict=False)] = (256, 480)
+    resize_range: Annotated[tuple[SideLength, SideLength], Field(strict=False)] = (256, 480)
     """Scale augmentation: the shorter side is resized to a random length in this range, ends included."""
-    val_resize: Pixels = 256
+    val_resize: SideLength = 256
     """Length of the shorter side for the centre crop in evaluations, pixels."""
     flip: bool = True
     """Flip half of the training images horizontally."""
