@@ -88,8 +88,8 @@ class _Torchrun(Ranks):
         """Context for the whole program of a rank: an error on one rank ends all.
 
         Rank 0 raises its own error, or a UserError that says what another rank failed for. The others end with its exit
-        code and leave it to rank 0 to print the error. A rank that fails in the middle of a step can't do so: it raises
-        its own error, and the others find it lost.
+        code and leave it to rank 0 to print the error. A rank that fails in the middle of a step can't tell the others,
+        which wait inside a collective call: it raises its own error, and theirs fail when it is gone.
         """
         self._can_report = True
         try:

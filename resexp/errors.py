@@ -22,10 +22,10 @@ class ResexpError(Exception):
 
 
 class UserError(ResexpError):
-    """An error that is shown without a traceback. Each argument is one line: what is wrong, where, what to do instead.
+    """A mistake of the user. Each argument is one line: what is wrong, where, what to do instead.
 
-    The command line prints the lines and exits with code 2; no traceback is shown. Whatever a line quotes, it stays
-    one line of MAX_LINE characters at most.
+    The command line prints the lines, without a traceback, and exits with code 2. Whatever a line quotes, it stays one
+    line of MAX_LINE characters at most.
     """
 
     def __init__(self, *lines: str) -> None:

@@ -62,9 +62,10 @@ def train_continuations(
 ) -> tuple[Path, dict[str, Any] | None]:
     """Carry out the argument by construction (He et al. 2015, section 1): a study of three runs for each donor.
 
-    The donors are finished runs of one net that differ in seed. A deeper net begins as the donor with identity blocks
-    inserted and is trained by the donor's recipe; the donor's own net is trained further for as many steps; a deeper
-    net begins at random gets the steps of the donor and of the continuation.
+    The donors are finished runs of one net that differ in seed. The three runs, by the donor's recipe:
+    - continued: a deeper net that begins as the donor with identity blocks inserted;
+    - trained_on: the donor's own net, trained further for as many steps;
+    - fresh: a deeper net that begins at random, and gets the steps of the donor and of the continuation.
 
     Returns the study's folder, and what came of it; None if the runs did not all finish. Raises UserError if it
     can't be done.

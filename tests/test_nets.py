@@ -275,7 +275,7 @@ def test_vgg_has_the_norm_and_the_activation_of_its_configuration() -> None:
         ({"kind": "plain", "norm": "fixup"}, "Fixup initialises residual branches"),
         ({"norm": "none", "residual_init": "zero-gamma"}, "the BN that ends a branch"),
         ({"kind": "preact", "residual_init": "zero-gamma"}, "the BN that ends a branch"),
-        ({"stride_conv": "3x3"}, "goes with block: bottleneck"),
+        ({"stride_conv": "3x3"}, "only bottleneck blocks have it"),
     ],
 )
 def test_a_net_that_makes_no_sense_is_refused(config: dict[str, Any], says: str) -> None:

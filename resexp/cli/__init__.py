@@ -127,7 +127,7 @@ def _in_the_systems_words(error: OSError) -> str:
 
 
 def _package_at_fault(error: BaseException) -> str | None:
-    """The package whose import failed with `error`: it is broken, or does not know a setting of the environment."""
+    """The package whose import failed with `error`: it is broken, or the environment makes its import fail."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         package: str = frame.f_globals.get("__name__", "").partition(".")[0]
         if frame.f_code.co_name == "<module>" and package not in ("__main__", "resexp", "importlib"):

@@ -72,7 +72,7 @@ class ProbesConfig(Section):
     branches: ProbeSteps = ()
     """Size of F(x) compared with x, per residual block."""
     lesion: ProbeSteps = ()
-    """Training error without each block, and with neighbouring blocks exchanged."""
+    """Training error without one or several blocks, and with blocks in another order."""
     landscape: ProbeSteps = ()
     """Loss around the net, along two random directions."""
 

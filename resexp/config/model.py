@@ -118,8 +118,8 @@ class ModelConfig(Section):
     )
     """`cifar`: a 3x3 stem and three stages. `imagenet`: a 7x7 stem of stride 2, pooling, and four stages."""
     block: Annotated[str | PluginRef, Choice("block")] = "basic"
-    """`basic`: two 3x3 convolutions. `bottleneck`: 1x1, 3x3, 1x1, the last four times as wide; the default where the
-    depth is of ImageNet's nets with bottlenecks."""
+    """`basic`: two 3x3 convolutions. `bottleneck`: 1x1, 3x3, 1x1, the last four times as wide; the default for
+    ImageNet's depths 50, 101 and 152."""
     depth: Annotated[int, Field(le=10_000)] = Field(
         default_factory=lambda m: default_depth(
             m.get("kind", ""), m.get("variant", ""), layers_of(m.get("block", "basic"))
@@ -200,7 +200,7 @@ class ModelConfig(Section):
         if field == "shortcut" and kind in ("residual", "preact") and value is None:
             raise ValueError(f"a {kind} net needs a shortcut: 'A', 'B' or 'C'")
         if field == "stride_conv" and block and (value is None) == (block == "bottleneck"):
-            raise ValueError("goes with block: bottleneck, and there it is '1x1' or '3x3'")
+            raise ValueError("only bottleneck blocks have it, and they need '1x1' or '3x3'")
         if field == "norm" and value == "fixup" and kind != "residual":
             raise ValueError("Fixup initialises residual branches; set model.kind to residual, or norm to none")
         if field == "activation" and value == "tat" and (kind, norm) != ("plain", "none"):

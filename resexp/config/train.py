@@ -191,7 +191,8 @@ class TrainConfig(Section):
     """Seconds between checkpoints."""
 
     def measured(self) -> dict[str, Any]:
-        """The fields that change what is measured; `init_from` enters as net and seed, or as a hash, not as a path."""
+        """The fields that change what is measured. Of `init_from` these are a run's last two folders, or the hash of
+        a file."""
         fields = super().measured()
         if self.init_weights:
             return fields | {"init_from": f"sha256={self.init_weights[1]}"}

@@ -1,4 +1,5 @@
-"""Image sets: CIFAR and SVHN as published, image folders and archives, procedural shapes. No torch: see `loader`."""
+"""Image sets: CIFAR and SVHN as published, image folders and archives, ImageNet, procedural shapes. No torch: see
+`loader`."""
 
 from resexp.data.cache import data_home
 from resexp.data.dataset import Dataset, open_dataset

@@ -174,7 +174,7 @@ class _Search:
         )
 
     def _named(self, root: Parts, known: tuple[str, ...]) -> list[str]:
-        """The folders in `root` that are called so, and hold images: the first as their names are listed."""
+        """The folders in `root` that have one of the `known` names and hold images, in the order of `known`."""
         alike = [name for name in self.splits[root] if word(name) in known]
         return sorted(alike, key=lambda name: (known.index(word(name)), name != word(name), name))
 

@@ -49,12 +49,12 @@ def is_image(name: str) -> bool:
 
 
 def is_train(name: str) -> bool:
-    """Whether a folder is called as one of training images is."""
+    """Whether the name says that a folder holds training images."""
     return word(name) in TRAIN
 
 
 def is_test(name: str) -> bool:
-    """Whether a folder is called as one of test or validation images is."""
+    """Whether the name says that a folder holds test or validation images."""
     return word(name) in TEST
 
 

@@ -67,7 +67,7 @@ class OfficialFile:
         if what := recognised(content):
             return f"not {'a MATLAB file' if self.name.endswith('.mat') else 'a .tar.gz archive'} but {what}"
         if (title := _title(path.name)) not in ("", self.title):
-            return f"called as {title} is, which is another file"
+            return f"its name is that of {title}, which is another file"
         try:
             with tarfile.open(fileobj=io.BytesIO(content)) as archive:
                 first = archive.next()

@@ -82,10 +82,9 @@ def read_image(data: bytes) -> Decoded:
 def decode(data: bytes, shorter_side: int | None = None) -> Pixels:
     """The pixels that `read_image` gives, (H, W, 3), faster for JPEGs, which may differ by 2 in 255.
 
-    Of an image that is to be made smaller, `shorter_side` says how far: a JPEG whose shorter side is at least four
-    times as long is then decoded at half its size or less, but not below twice that. So frequencies are left out which
-    resizing would average away: it changes pixels by one or two in 255, and takes two thirds of the time where a
-    photograph of 3000 pixels becomes one of 256. Raises UnreadableImageError.
+    `shorter_side` is the length to which the image will be resized. A JPEG at least four times as long is decoded at
+    1/2, 1/4 or 1/8 of its size, never below twice `shorter_side`. That changes pixels by one or two in 255, and takes
+    two thirds of the time where a photograph of 3000 pixels becomes one of 256. Raises UnreadableImageError.
     """
     try:
         _check_work(data)

@@ -77,7 +77,7 @@ def tune_process() -> None:
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
         libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
     torch.backends.cudnn.benchmark = True  # shapes never change: the search for the fastest kernels pays
-    torch.backends.cudnn.allow_tf32 = False  # "fp32" is fp32, or there is nothing to check bf16 and fp16 against
+    torch.backends.cudnn.allow_tf32 = False  # no TF32: "fp32" is the reference for bf16 and fp16
 
 
 def choose_hardware(config: TrainConfig, precision: str | None = None, ranks: Ranks = SINGLE_PROCESS) -> Hardware:

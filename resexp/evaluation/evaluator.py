@@ -79,7 +79,7 @@ class Evaluator:
         logits = self._logits.new_zeros((len(index) if split == "test" else 0, classes))
         parts = self._pipeline.eval_batches(split, [index[first : first + places] for first in starts])
         for number, (first, (images, labels)) in enumerate(zip(starts, parts, strict=True), 1):
-            count = len(labels)  # in the end there may be none left for the last ranks
+            count = len(labels)  # at the end there may be none for the last ranks
             self._images[:count].copy_(images, non_blocking=True)
             self._labels[:count].copy_(labels, non_blocking=True)
             self._labels[count:].fill_(NO_CLASS)

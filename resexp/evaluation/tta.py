@@ -182,7 +182,7 @@ def average(
             few = torch.split(view, max(1, pixels // view[0, 0].numel()))
             with autocast, torch.compiler.set_stance("force_eager"):  # compiling for every size would not pay
                 logits = torch.cat([model(part).float() for part in few])
-            # float64, or logits that differ in their last bit could become a tie: one view must count as no view does.
+            # float64: in float32 nearly equal logits could become a tie, and a single view would have another error.
             of_views.append(logits.cpu().double().softmax(1))
         number = len(of_views)
         if not len(probabilities):

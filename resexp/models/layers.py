@@ -21,8 +21,8 @@ BN_MOMENTUM = 0.1
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """BatchNorm2d without `num_batches_tracked`, which a fixed momentum does not need and which costs one more kernel
-    per layer."""
+    """BatchNorm2d that leaves `num_batches_tracked` at 0: a fixed momentum does not need the count, and counting costs
+    one more kernel per layer."""
 
     ranks: Ranks = SINGLE_PROCESS
     """The ranks over whose images the statistics are computed; set by `batch_over_ranks`."""

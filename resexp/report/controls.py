@@ -57,8 +57,8 @@ class Control:
 def controls(families: Sequence[Family]) -> list[Control]:
     """The differences that two variants or more have, in the order of the study; empty if none are.
 
-    A variant is a family of plain nets and the one of residual nets that may be compared with it. Residual nets that
-    differ in their branches alone, as in their shortcuts, are compared with the same plain nets.
+    A family of plain nets and its `partner` are one variant. Each further family of residual nets that differs in its
+    branches alone, as in its shortcuts, is one more variant, with the same plain nets.
     """
     plains, residuals = ([family for family in families if family.kind == kind] for kind in ("plain", "residual"))
     found: dict[str, tuple[dict[str, Change], list[Family]]] = {}

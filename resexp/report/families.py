@@ -83,7 +83,8 @@ class Family:
         return {net.depth: net.errors["running"] for net in self.nets}
 
     def partner(self, others: Sequence[Family]) -> Family | None:
-        """The family among the `others` that differs in kind alone, or else in the residual branches, too."""
+        """The first of the `others` with the same recipe; if there is none, the first that differs in residual branches
+        alone."""
         found = (other for but in ((), BRANCH) for other in others if not differences(self.recipe, other.recipe, but))
         return next(found, None)
 

@@ -49,19 +49,20 @@ def pack(state: dict[str, Any]) -> bytes:
     buffer.seek(-2, os.SEEK_END)
     buffer.write(struct.pack("<H", _DIGEST_BYTES))  # the length of the comment ends the archive
     with buffer.getbuffer() as archive:
-        digest = _digest_line(3, archive)
+        digest = _digest_line(archive)
     buffer.write(digest)
     return buffer.getvalue()
 
 
-def _digest_line(version: int, archive: bytes | memoryview) -> bytes:
-    return _KIND + b"%d sha256 %s\n" % (version, hashlib.sha256(archive).hexdigest().encode())
+def _digest_line(archive: bytes | memoryview) -> bytes:
+    return _KIND + b"3 sha256 %s\n" % hashlib.sha256(archive).hexdigest().encode()
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any]:
     """Load what `save` saved. Raises DamagedCheckpointError if a byte is missing or changed, UserError if another
     version of resexp wrote it, or it is no checkpoint of resexp."""
-    archive = _archive(path, read_file(path, MAX_BYTES))
+    archive = read_file(path, MAX_BYTES)
+    _check_digest(path, archive)
     try:
         state = load_stored(archive, device)
     except (torch.OutOfMemoryError, torch.AcceleratorError):
@@ -85,17 +86,12 @@ def load_stored(archive: bytes, device: torch.device) -> Any:
     return torch.load(io.BytesIO(archive), map_location=device, weights_only=True)
 
 
-def _archive(path: Path, content: bytes) -> bytes:
-    """The zip archive in a checkpoint file, after checking its digest. Raises as `read`."""
-    if content.startswith(_KIND):  # version 2 had the digest in front, where torch.load stumbles over it
-        digest, archive = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-        whole = digest == _digest_line(2, archive)
-    else:
-        digest, archive = content[-_DIGEST_BYTES:], content
-        whole = digest == _digest_line(3, memoryview(content)[:-_DIGEST_BYTES])
-    if whole:
-        return archive
-    if digest.startswith(_KIND) and digest[len(_KIND) : len(_KIND) + 2] not in (b"2 ", b"3 "):
+def _check_digest(path: Path, content: bytes) -> None:
+    """Raise as `read` does if the digest at the end of a checkpoint is not that of all before it."""
+    digest = content[-_DIGEST_BYTES:]
+    if digest == _digest_line(memoryview(content)[:-_DIGEST_BYTES]):
+        return
+    if digest.startswith(_KIND) and digest[len(_KIND) : len(_KIND) + 2] != b"3 ":
         raise UserError(
             f"{path}: written by another version of resexp, which can finish it; delete the run folder to begin anew"
         )

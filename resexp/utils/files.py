@@ -24,7 +24,7 @@ over from the earlier (see `lease`)."""
 
 
 def holds(kind: Callable[[], bool]) -> bool:
-    """What `is_dir` or `is_file` of a folder's entry says; False for a link that leads to itself."""
+    """The answer of `is_dir` or `is_file` of a folder's entry; False where it raises, as for a link to itself."""
     try:
         return kind()
     except OSError:
@@ -58,7 +58,7 @@ def write_atomic(path: Path, content: str | bytes, *, sync: bool = True, within:
         temporary.replace(path)
     except BaseException as error:
         if isinstance(error, OSError):
-            # the temporary file is not what was asked for, nor is a file what is missing
+            # name the file that was asked for, not the temporary one; if its folder is missing, name the folder
             error.filename = str(path if path.parent.is_dir() else path.parent)
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -23,7 +23,8 @@ _asked: list[int] = []
 
 
 class Interrupted(BaseException):
-    """A stop request during work that can be repeated. No KeyboardInterrupt, for which Typer exits with 130."""
+    """A stop request during work that can be repeated. Not a KeyboardInterrupt: Typer would exit with 130
+    whatever the signal was."""
 
     def __init__(self, number: int) -> None:
         super().__init__()

@@ -76,7 +76,9 @@ def parallel_map(function: Callable[[A], B], pieces: Sequence[A], enough: int) -
     count = min(cores(), len(pieces) // enough)
     if count < 2:
         return [function(piece) for piece in pieces]
-    context = multiprocessing.get_context("spawn")  # the only fork server of a process is that of the runs
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # a process has one fork server, and ours has torch loaded for the runs
     gc.disable()  # it would visit millions of numbers, again and again, and find nothing: a third of a large report
     try:
         with ProcessPoolExecutor(count, context, initializer=_begin) as processes:
@@ -88,7 +90,7 @@ def parallel_map(function: Callable[[A], B], pieces: Sequence[A], enough: int) -
                 processes.shutdown(cancel_futures=True)
                 raise
     finally:
-        gc.freeze()  # nor is it to visit them later
+        gc.freeze()  # keep the collector away from the results, too
         gc.enable()
 
 

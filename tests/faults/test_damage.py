@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import shutil
@@ -28,12 +27,11 @@ from tests.test_training import after, assert_same
 
 Survived = Callable[..., None]
 Write = Callable[..., Path]
-Form = Callable[[bytes], bytes]
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 KIND = b"resexp checkpoint "
 SEAL = len(KIND) + len(b"3 sha256 ") + 64 + 1
-"""Bytes at the end of a checkpoint, with the digest of all others; of version 2, at its beginning."""
+"""Bytes at the end of a checkpoint, with the digest of all others."""
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +58,6 @@ def another(tmp_path: Path, stopped: tuple[Run, Run]) -> Iterator[Run]:
     return copies()
 
 
-def of_version_2(content: bytes) -> bytes:
-    """The same checkpoint as earlier versions wrote it: the digest, and then the archive without a comment."""
-    archive = content[: -SEAL - 2] + bytes(2)
-    return KIND + b"2 sha256 " + hashlib.sha256(archive).hexdigest().encode() + b"\n" + archive
-
-
-FORMATS = pytest.mark.parametrize("form", [bytes, of_version_2], ids=["version 3", "version 2"])
-
-
 def lengths(size: int) -> dict[str, int]:
     """A length of every class that a truncated file of `size` bytes can have."""
     return {
@@ -87,28 +76,23 @@ def continued(run: Run) -> list[str]:
     return [line for line in said if line.startswith(str(run.folder))]
 
 
-@FORMATS
-def test_torch_alone_reads_a_checkpoint_and_old_ones_go_on(
-    stopped: tuple[Run, Run], another: Iterator[Run], form: Form
-) -> None:
+def test_torch_alone_reads_a_checkpoint(stopped: tuple[Run, Run], another: Iterator[Run]) -> None:
     whole, run = stopped[0], next(another)
     for path in (run.checkpoint_path, run.previous_checkpoint_path):
         alone = torch.load(path, weights_only=True)["trainer"]
-        path.write_bytes(form(path.read_bytes()))
         ours = checkpoint.read(path, torch.device("cpu"))["trainer"]
         assert ours["step"] == alone["step"] > 0
         assert all(torch.equal(ours["model"][name], value) for name, value in alone["model"].items())
     assert continued(run) == []
     assert_same(run, whole)
-    assert torch.load(run.checkpoint_path, weights_only=True)["tested"]  # whatever it went on from
+    assert torch.load(run.checkpoint_path, weights_only=True)["tested"]
 
 
-@FORMATS
 def test_a_checkpoint_of_any_length_falls_back_to_the_one_before(
-    stopped: tuple[Run, Run], another: Iterator[Run], form: Form, survived: Survived
+    stopped: tuple[Run, Run], another: Iterator[Run], survived: Survived
 ) -> None:
     whole, origin = stopped
-    content = form(origin.checkpoint_path.read_bytes())
+    content = origin.checkpoint_path.read_bytes()
     cut = lengths(len(content))
     for name, length in cut.items():
         run = next(another)
@@ -118,14 +102,13 @@ def test_a_checkpoint_of_any_length_falls_back_to_the_one_before(
     survived("truncated checkpoint", len(cut))
 
 
-@FORMATS
 @pytest.mark.parametrize("times", [pytest.param(100, marks=pytest.mark.faults), 8])
 def test_a_checkpoint_with_any_byte_flipped_falls_back_to_the_one_before(
-    stopped: tuple[Run, Run], another: Iterator[Run], times: int, form: Form, survived: Survived
+    stopped: tuple[Run, Run], another: Iterator[Run], times: int, survived: Survived
 ) -> None:
     """Half of them in the seal. Of another version, which is not damage, a checkpoint is refused instead."""
     whole, origin = stopped
-    chance, intact = random.Random(3), form(origin.checkpoint_path.read_bytes())
+    chance, intact = random.Random(3), origin.checkpoint_path.read_bytes()
     seal = intact.rindex(KIND)
     inside, version = range(seal, seal + SEAL), seal + len(KIND)
     outside = [at for at in range(len(intact)) if at not in inside]
@@ -134,7 +117,7 @@ def test_a_checkpoint_with_any_byte_flipped_falls_back_to_the_one_before(
         at = chance.choice(inside if number % 2 else outside)
         content[at] ^= 1 << chance.randrange(8)
         run.checkpoint_path.write_bytes(content)
-        if at in (version, version + 1) and content[version : version + 2] not in (b"2 ", b"3 "):
+        if at in (version, version + 1) and content[version : version + 2] != b"3 ":
             with pytest.raises(UserError, match="written by another version of resexp"):
                 train(run)
             continue
@@ -143,10 +126,9 @@ def test_a_checkpoint_with_any_byte_flipped_falls_back_to_the_one_before(
     survived("flipped bit in a checkpoint", times)
 
 
-@FORMATS
-def test_no_flip_of_a_bit_is_read(stopped: tuple[Run, Run], form: Form, tmp_path: Path) -> None:
+def test_no_flip_of_a_bit_is_read(stopped: tuple[Run, Run], tmp_path: Path) -> None:
     """All bits of the seal, of the archive's directory, and of the first bytes."""
-    content = bytearray(form(stopped[1].checkpoint_path.read_bytes()))
+    content = bytearray(stopped[1].checkpoint_path.read_bytes())
     path, size = tmp_path / "checkpoint.pt", len(content)
     for at in (*range(2 * SEAL), *range(size - 3 * SEAL, size)):
         for bit in range(8):

@@ -47,7 +47,7 @@ Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
 _VERSION = 4
 _DEPTH = 4
-"""Levels of folders in which `train/` and `val/` are listed for; Kaggle's lie in ILSVRC/Data/CLS-LOC."""
+"""Levels of folders in which `train/` and `val/` are searched for; Kaggle's are in ILSVRC/Data/CLS-LOC."""
 _SCANNERS = 16
 """Class folders that are read at once: on a network's file system each is waited for."""
 
@@ -157,7 +157,7 @@ def _root(given: Path) -> Path:
             if len(found) > 1:
                 raise UserError(f"{given}: train/ and val/ are in {few(list(map(str, found)))}; name one in data.path")
             return found[0]
-        # Where one of them is, the other is missed, and not listed for among the classes.
+        # Not inside train/ or val/: a folder that has only one of them gets the error below.
         level = [child for folder in level for child in _children(folder) if child.name not in SPLITS]
     missing = next(part for part in SPLITS if not (given / part).is_dir())
     here = [child.name for child in _children(given)]

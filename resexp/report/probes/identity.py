@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from resexp.errors import UserError
 from resexp.report.estimates import Estimate, difference
 from resexp.report.figure import INK, KINDS, OTHERS, Plot, styled
-from resexp.report.formatting import NOTHING, Table, listed
+from resexp.report.formatting import Table, listed
 from resexp.report.plots import curve
 from resexp.report.probes.results import PageSection, ProbeRecord, ProbeResults, RecordPart
 from resexp.report.stats import RunRecord
@@ -32,7 +32,7 @@ class _Donor(RecordPart):
     changed_predictions: int
     largest_logit_difference: float
     continued: _Member
-    trained_on: _Member | None = None
+    trained_on: _Member
     fresh: _Member
 
 
@@ -41,19 +41,11 @@ class Identity(ProbeRecord):
 
     kind: str
     depth: int
-    shallow: str = Field(default="", pattern=r"^[^$\p{C}]*$")
+    shallow: str = Field(pattern=r"^[^$\p{C}]*$")
     """The donors' net."""
-    steps: int | None = Field(default=None, ge=1)
-    """Those of a donor; None in the first records, whose fresh nets had the steps of the continuation alone."""
+    steps: int = Field(ge=1)
+    """Those of a donor."""
     donors: list[_Donor] = Field(min_length=1, max_length=1000)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_donor(cls, content: object) -> object:
-        """Old records have one donor, with its keys at the top level."""
-        if isinstance(content, dict) and "donors" not in content:
-            return content | {"donors": [content], "shallow": content.get("from", "")}
-        return content
 
     @property
     def handed(self) -> Estimate:
@@ -80,19 +72,14 @@ class _Group:
     """Begins a clause on its error."""
     look: tuple[str, str]
     """Colour and marker."""
-    before: int | None
-    """Steps behind a run when it begins; None if they are not known."""
+    before: int
+    """Steps behind a run when it begins."""
     runs: list[RunRecord]
 
     @property
-    def more(self) -> int:
-        """Steps of a run."""
-        return self.runs[0].config.train.steps
-
-    @property
-    def steps(self) -> int | None:
-        """Steps behind a net in all; None if they are not known."""
-        return None if self.before is None else self.before + self.more
+    def steps(self) -> int:
+        """Steps behind a net in all."""
+        return self.before + self.runs[0].config.train.steps
 
     @property
     def error(self) -> Estimate | None:
@@ -146,11 +133,10 @@ def _members(results: ProbeResults, path: Path, record: Identity) -> dict[str, l
     members: dict[str, list[RunRecord]] = {"trained_on": [], "continued": [], "fresh": []}
     for donor in record.donors:
         for part, runs in members.items():
-            member: _Member | None = getattr(donor, part)
-            run = member and by_folder.get((results.folder / member.run).resolve())
-            if run:
+            member: _Member = getattr(donor, part)
+            if run := by_folder.get((results.folder / member.run).resolve()):
                 runs.append(run)
-            elif member:
+            else:
                 results.remarks.append(f"{path}: {member.label} ({member.run}) is no run of this study that was begun.")
     return members
 
@@ -175,48 +161,33 @@ def _sentence(record: Identity, groups: Sequence[_Group]) -> str:
     predictions = f"{changed:,} prediction{'s' * (changed != 1)} changed" if changed else "the same predictions"
     alone = len(record.donors) == 1
     sentences = [
-        f"{names} {'has' if alone else 'have'} a {'' if alone else 'mean '}training error of "
+        f"{names} {'has' if alone else 'have'} a {'' if alone else 'mean '}clean training error of "
         f"{record.handed.mean:.1f} %. The {record.kind} nets of {record.depth} layers built from "
         f"{'it' if alone else 'them'} start at {record.constructed.mean:.1f} % ({predictions}; logits differ by at "
         f"most {apart:.1g})."
     ]
     errors = {group.part: group.error for group in groups if group.error}
-    budgets = {group.part: group.steps for group in groups}
-    ends = ", ".join(f"{group.clause} {errors[group.part].mean:.1f} %" for group in groups)
-    equal = None not in budgets.values() and len(set(budgets.values())) == 1
-    if equal:
+    if groups:
+        ends = ", ".join(f"{group.clause} {errors[group.part].mean:.1f} %" for group in groups)
         sentences.append(f"After {groups[0].steps:,} steps in all, {ends}.")
-    elif ends:
-        sentences.append(f"{ends[0].upper()}{ends[1:]}.")
     if {"continued", "fresh"} <= errors.keys():
-        if equal:
-            change = difference(errors["fresh"], errors["continued"])
-            sentences.append(f"New minus built: {change}.")
-            if shallower := errors.get("trained_on"):
-                sentences.append(f"Built minus shallower: {difference(errors['continued'], shallower)}.")
-            sentences.append(
-                "The steps are equal, the schedules are not: the built net and the shallower one start again at the "
-                "full learning rate after the donor's steps, and the new net has one schedule."
-            )
-        else:
-            more = next(group.more for group in groups if group.part == "continued")
-            other = f"those of its donor and {more:,} more" if record.steps is None else f"{budgets['continued']:,}"
-            sentences.append(
-                f"These budgets are not equal: the new net had {budgets['fresh']:,} steps, the other {other}."
-            )
+        sentences.append(f"New minus built: {difference(errors['fresh'], errors['continued'])}.")
+        if shallower := errors.get("trained_on"):
+            sentences.append(f"Built minus shallower: {difference(errors['continued'], shallower)}.")
+        sentences.append(
+            "The steps are equal, the schedules are not: the built net and the shallower one start again at the "
+            "full learning rate after the donor's steps, and the new net has one schedule."
+        )
     return " ".join(sentences)
 
 
 def _table(record: Identity, groups: Sequence[_Group]) -> Table:
-    known = f"{record.steps:,}" if record.steps else NOTHING
+    steps = f"{record.steps:,}"
     rows = [
-        [record.shallow, known, str(record.handed)],
-        [f"{record.kind}-{record.depth}: {record.shallow} with identity blocks", known, str(record.constructed)],
+        [record.shallow, steps, str(record.handed)],
+        [f"{record.kind}-{record.depth}: {record.shallow} with identity blocks", steps, str(record.constructed)],
     ]
-    for group in groups:
-        if group.error:
-            steps = f"{group.more:,} more" if group.steps is None else f"{group.steps:,}"
-            rows.append([group.row, steps, str(group.error)])
+    rows += [[group.row, f"{group.steps:,}", str(group.error)] for group in groups if group.error]
     donors = len(record.donors)
     return ["net", "steps in all", f"clean training error ({donors} donor{'s' * (donors != 1)})"], rows
 
@@ -227,7 +198,7 @@ def _plot(record: Identity, groups: Sequence[_Group]) -> Plot:
     handed = f"{record.shallow} before"
     plot.axes.axhline(record.handed.mean, color=INK, linewidth=0.7, label=handed, gid=plot.mark(handed))
     for group in groups:
-        (colour, marker), before = group.look, group.before or 0
+        (colour, marker), before = group.look, group.before
         running, clean = (curve(group.runs, f"{error}_error") for error in ("train", "clean_train"))
         tip = f"{group.name}, running"
         plot.line(running.steps + before, running.values, group.name, tip, color=colour, linewidth=1)
