@@ -408,9 +408,10 @@ def test_nets_that_were_handed_their_weights_beside_others_of_the_same_budget(st
     section = sections[IDENTITY]
     assert section.headline == (
         "donor seed 0, donor seed 1, donor seed 2 have a mean clean training error of 11.0 %. The plain nets of 20 "
-        "layers built from them start at 12.0 % (2 predictions changed; logits differ by at most 3e-06). After 1,400 "
-        "steps in all, the shallower net, trained further, is at 15.0 %, the net of 20 layers built from it is at 12.0 %, a new "
-        "net of 20 layers is at 22.0 %. New minus built: +10.0 points [+5.5, +14.5]. Built minus shallower: -3.0 "
+        "layers built from them start at 12.0 % (2 predictions changed; logits differ by at most 3e-06). After "
+        "1,400 steps in all, the shallower net, trained further, is at 15.0 %, the net of 20 layers built from it "
+        "is at 12.0 %, a new net of 20 layers is at 22.0 %. New minus built: +10.0 points [+5.5, +14.5]. Built "
+        "minus shallower: -3.0 "
         "points "
         "[-7.2, +1.2]. The steps are equal, the schedules are not: the built net and the shallower one start again at "
         "the full learning rate after the donor's steps, and the new net has one schedule."
@@ -445,8 +446,8 @@ def test_what_became_of_a_donor_that_is_gone_is_left_out(folder: StudyFolder) ->
     sections, remarks = shown(folder)
     assert sections[IDENTITY].headline == (
         "plain-8 seed 0 has a clean training error of 10.0 %. The plain nets of 20 layers built from it start at 10.1 "
-        "% (1 prediction changed; logits differ by at most 2e-05). After 1,400 steps in all, the shallower net, trained "
-        "further, is at 10.0 %, the net of 20 layers built from it is at 10.0 %."
+        "% (1 prediction changed; logits differ by at most 2e-05). After 1,400 steps in all, the shallower net, "
+        "trained further, is at 10.0 %, the net of 20 layers built from it is at 10.0 %."
     )
     assert remarks == [f"{path}: plain-20 (gone/seed0) is no run of this study that was begun."]
     path.write_text("[]")
