@@ -15,7 +15,7 @@ from resexp.report.estimates import Estimate
 from resexp.report.summary import summarise
 from resexp.report.tuning import Tuned, section, slope, tune
 from resexp.runs.store import StudyFolder
-from tests.test_report import Errors, add_family, study
+from tests.test_report import SMALL, Errors, add_family, study
 
 __all__ = ["study"]
 
@@ -81,16 +81,28 @@ def test_the_exponent_is_that_of_least_squares() -> None:
 def test_both_verdicts_are_told(two_rates: StudyFolder) -> None:
     found = section(summarise(two_rates).judged)
     assert found
-    best, fixed, exponent = found.headline.split(". ")[:3] if ". " in found.headline else ("", "", "")
-    assert best.startswith("With the rate that is best for each depth, the training error of plain nets changes by")
-    assert "+30.0 points" in best
-    assert "the difference is +31.5 points" in best  # 51 - 21 and 17 - 18.5
-    assert fixed.startswith(
-        "With a rate of 0.1 at every depth, the training error of plain nets changes by +42.0 points"
+    best, fixed, ends, exponent = found.headline.split(". ")[:4]
+    assert best.startswith(
+        "With the rate that is best for each depth, the training error changes from 8 to 44 layers by "
     )
+    assert "+30.0 points" in best
+    assert ": a difference of +31.5 points" in best  # 51 - 21 and 17 - 18.5
+    assert found.lead == f"{best}."
+    assert fixed.startswith(
+        "With a rate of 0.1 at every depth, the training error changes from 8 to 44 layers by +42.0 "
+    )
+    assert ends.startswith("The best rate is the lowest or highest that was tried in plain-8, plain-20, plain-44, ")
     assert exponent.startswith("The best rate goes with depth to the power of -1.38 [-2.38, -0.38] in plain nets")
     assert found.table
     assert found.table[1][2] == ["plain-44", "0.01", "51.00 ± 1.41", "63.00 ± 4.24"]
+
+
+def test_the_verdict_is_on_the_rate_of_the_paper_whatever_the_order_of_the_study(study: Make) -> None:
+    folder = study(LOWER, variant="-lr=0.01", train=SMALL.model_copy(update={"lr": 0.01}))
+    add_family(folder, "lr=0.1", AT_PAPERS)
+    summary = summarise(folder)
+    assert summary.verdict.families == ["plain lr=0.1", "residual lr=0.1"]
+    assert [control.variant for control in summary.controls] == ["lr=0.1", "lr=0.01"]
 
 
 def test_the_page_has_a_section_and_a_figure(two_rates: StudyFolder) -> None:

@@ -147,7 +147,7 @@ def _name(net: Net) -> str:
 
 
 def families(nets: Sequence[Net]) -> list[Family]:
-    """The families of the nets, in the order of the nets."""
+    """The families in the order of the nets, but those with the fewest departures from the paper first."""
     found = []
     for name, namesakes in grouped(nets, lambda net: net.family).items():
         alike = sorted(namesakes, key=lambda net: net.depth)
@@ -156,4 +156,6 @@ def families(nets: Sequence[Net]) -> list[Family]:
         apart = differing(recipes)
         shared = without(recipes[0], excused)
         found.append(Family(name, tuple(alike), shared, tuple(key for key in excused if key in apart)))
-    return found
+    candidates = [family for family in found if family.kind == "plain"] or found
+    closest = min(candidates, key=lambda family: max(len(net.departures) for net in family.nets), default=None)
+    return sorted(found, key=lambda family: closest is not None and bool(differences(family.recipe, closest.recipe)))

@@ -80,6 +80,14 @@ def section(families: Sequence[Family]) -> PageSection | None:
     sentences = [f"With the rate that is best for each depth, {_changes(best)}."]
     if changes := _changes(fixed):
         sentences.append(f"With a rate of {single:g} at every depth, {changes}.")
+    ends = [
+        f"{kind}-{depth}"
+        for kind, depths in tuned.items()
+        for depth, at_best in depths.items()
+        if {min(errors[kind][depth]), max(errors[kind][depth])} & set(at_best.rates)
+    ]
+    if ends:
+        sentences.append(f"The best rate is the lowest or highest that was tried in {listed(ends)}.")
     slopes = {kind: exponent for kind, depths in tuned.items() if (exponent := slope(depths))}
     if slopes:
         exponents = listed([f"{s.value:.2f} [{s.low:.2f}, {s.high:.2f}] in {kind} nets" for kind, s in slopes.items()])
@@ -91,9 +99,10 @@ def section(families: Sequence[Family]) -> PageSection | None:
         "The best rate for each depth",
         " ".join(sentences),
         f"Running training error, mean over seeds; bars are standard deviations. Each seed's rate is chosen {chosen}, "
-        f"from {listed([f'{rate:g}' for rate in rates])}.",
+        f"from {listed([f'{rate:g}' for rate in rates])}. A rate with fewer seeds than another one is left out.",
         {"tuned-rates": _plot(best, fixed, single)},
         _table(tuned, fixed, single),
+        lead=sentences[0],
     )
 
 
@@ -142,14 +151,16 @@ def _common_rate(errors: Mapping[str, Mapping[int, pd.DataFrame]]) -> float:
 def _changes(errors: Mapping[str, Mapping[int, Estimate]]) -> str:
     """What depth does to each kind, and the interaction."""
     ends = {kind: (depths[min(depths)], depths[max(depths)]) for kind, depths in errors.items() if len(depths) > 1}
+    layers = {kind: f" from {min(errors[kind])} to {max(errors[kind])} layers" for kind in ends}
+    common = next(iter(layers.values()), "") if len(set(layers.values())) == 1 else ""
     changes = [
-        f"the training error of {kind} nets changes by {contrast([(1, deep), (-1, shallow)])} from "
-        f"{min(errors[kind])} to {max(errors[kind])} layers"
+        f"by {contrast([(1, deep), (-1, shallow)])} in {kind} nets{'' if common else layers[kind]}"
         for kind, (shallow, deep) in ends.items()
     ]
+    text = f"the training error changes{common} {' and '.join(changes)}" if changes else ""
     if ends.keys() == {"plain", "residual"}:
-        changes.append(f"the difference is {contrast(interaction_terms(ends['plain'], ends['residual']))}")
-    return listed(changes)
+        text += f": a difference of {contrast(interaction_terms(ends['plain'], ends['residual']))}"
+    return text
 
 
 @styled

@@ -38,6 +38,8 @@ class PageSection:
     table: Table | None = None
     finding: str = ""
     """What takes the verdict's place, if the study was made for this probe."""
+    lead: str = ""
+    """What stands below the verdict, if the study was made to find it."""
 
 
 class RecordPart(BaseModel):
