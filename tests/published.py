@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-from resexp import paper
+from resexp import paper, report
 from resexp.errors import UserError
 from resexp.report import build_report
 from resexp.report.controls import table
-from resexp.report.probes import inside
+from resexp.report.probes import PageSection
 from resexp.report.stats import Net, read
-from resexp.report.summary import Summary, summarise
+from resexp.report.summary import Summary
 from resexp.runs.store import StudyFolder
 from tests.keys import KEYS, keys
 
@@ -36,19 +36,24 @@ def studies() -> list[StudyFolder]:
 
 
 @cache
-def summary(name: str) -> Summary:
-    """The numbers of a published study."""
+def found(name: str) -> tuple[Summary, list[PageSection]]:
+    """What the page of a published study shows."""
     if not (PUBLISHED / name / "study.json").is_file():
         raise UserError(f"{name}: no such study in {PUBLISHED.relative_to(REPOSITORY)}")
-    return summarise(StudyFolder(PUBLISHED / name))
+    summary, sections, _ = report.read(StudyFolder(PUBLISHED / name))
+    return summary, sections
 
 
-@cache
+def summary(name: str) -> Summary:
+    """The numbers of a published study."""
+    return found(name)[0]
+
+
 def sections(name: str) -> dict[str, str]:
-    """What the probes of a published study found, by the title of the section; with " table" behind it, its table."""
-    found, _ = inside(StudyFolder(PUBLISHED / name), summary(name))
-    tables = {f"{section.title} table": rows(*section.table) for section in found if section.table}
-    return {section.title: section.headline for section in found} | tables
+    """What the sections of a page say, by their titles; with " table" behind it, its table."""
+    shown = found(name)[1]
+    tables = {f"{section.title} table": rows(*section.table) for section in shown if section.table}
+    return {section.title: section.headline for section in shown} | tables
 
 
 def rows(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
@@ -120,9 +125,12 @@ def beside(name: str) -> str:
         theirs = paper.published(net.runs[0].config.model)
         assert theirs
         cells.append(
-            [net.label, str(net.errors["running"]), f"{theirs.train}", str(net.errors["test"]), f"{theirs.test}"]
+            [
+                *(net.label, str(net.errors["running"]), str(net.errors["clean"]), f"{theirs.train}"),
+                *(str(net.errors["test"]), f"{theirs.test}"),
+            ]
         )
-    return rows(["net", "training error, %", "paper (Fig. 6)", "test error, %", "paper"], cells)
+    return rows(["net", "training error: running, %", "clean", "paper (Fig. 6)", "test error, %", "paper"], cells)
 
 
 def pace(name: str) -> str:

@@ -292,11 +292,18 @@ def test_lesions_at_all_depths_beside_what_is_left_up_to_guessing(folder: StudyF
     put(folder, "residual-8", 0, "lesion", END, intact=0.1, without=without({"0.0": 0.12}, {"1.0": 0.8}), swapped=[])
     section = shown(folder)[0]["Removing blocks"]
     assert section.headline == (
-        "Without one block that keeps its dimensions the training error rises by (median over blocks, in brackets the "
-        "points left up to guessing) 80.0 (80.0) points in plain-8, 2.0 (80.0) points in residual-8, 7.0 (15.0) points "
-        "in plain-20. With two neighbours exchanged the training error rises by (median over blocks, in brackets the "
-        "points left up to guessing) 10.0 (15.0) points in plain-20. Close to guessing already: plain-20."
+        "Without one block that keeps its dimensions, the training error rises by this many points (median over "
+        "blocks): 80.0 in plain-8, 2.0 in residual-8, 7.0 in plain-20. With two neighbours exchanged, the training "
+        "error rises by this many points (median over blocks): 10.0 in plain-20. Close to guessing already: plain-20."
     )
+    assert section.table
+    header, rows = section.table
+    assert header[2:] == [
+        "points up to guessing", "without one block that keeps its dimensions", "with two neighbours exchanged"
+    ]  # fmt: skip
+    assert [[row[0], *row[2:]] for row in rows] == [
+        ["plain-8", "80.0", "80.0", "–"], ["plain-20", "15.0", "7.0", "10.0"], ["residual-8", "80.0", "2.0", "–"]
+    ]  # fmt: skip
     assert "guessing (90.0 %)" in section.caption
     deep = next(line for line in section.plots["probe-lesion"].axes.lines if len(line.get_xdata()) == 3)
     assert list(deep.get_xdata()) == pytest.approx([0, 1 / 8, 4 / 8])  # of nine blocks

@@ -11,7 +11,7 @@ from matplotlib.ticker import FormatStrFormatter
 from pydantic import Field
 
 from resexp.report.figure import Plot, styled
-from resexp.report.formatting import listed
+from resexp.report.formatting import NOTHING, Table, filled, listed
 from resexp.report.probes.panels import Draw, deepest, panels, seeds
 from resexp.report.probes.results import MAX_LAYERS, NetResult, PageSection, ProbeRecord, ProbeResults, RecordPart
 from resexp.report.stats import grouped
@@ -93,8 +93,9 @@ def lesion(results: ProbeResults) -> PageSection | None:
         f"Training error on 1,000 images in eval mode, {nets[0].moment}; nothing is trained again. Thin lines: the "
         "whole net. Hollow marks: blocks that change dimensions, which a plain net can't be without. A rise is "
         f"compared with what is left up to guessing ({chance}).{draws} After Veit et al. 2016 "
-        f"(arXiv 1605.06431). Means over {'draws and ' if draws else ''}{seeds(nets)}.",
+        f"(arXiv 1605.06431). Means over {'draws and ' if draws else ''}{seeds(nets)}. Rises are in points.",
         plots,
+        _table(nets),
     )
 
 
@@ -177,15 +178,10 @@ def _place(block: str, stages: tuple[int, ...]) -> float:
 def _sentence(nets: list[NetResult[Lesion]]) -> str:
     """All depths, the families side by side: where a net is nearly as bad as guessing, it has little left to lose."""
     ordered = sorted(nets, key=lambda net: net.depth)  # stable: the families keep their order
-    done = {
-        "Without one block that keeps its dimensions": [_points(net, lambda r: r.keeping) for net in ordered],
-        "With two neighbours exchanged": [_points(net, lambda r: r.swapped) for net in ordered],
-    }
     sentences = [
-        f"{what} the training error rises by (median over blocks, in brackets the points left up to guessing) "
-        f"{', '.join(filter(None, points))}."
-        for what, points in done.items()
-        if any(points)
+        f"{what}, the training error rises by this many points (median over blocks): {', '.join(rises)}."
+        for what, blocks in _DONE.items()
+        if (rises := [f"{rise} in {net.label}" for net in ordered if (rise := _rise(net, blocks)) != NOTHING])
     ]
     if not sentences:
         return "None of the nets has a block that keeps its dimensions."
@@ -215,8 +211,24 @@ def _left(net: NetResult[Lesion]) -> float:
     return 100 * (1 - 1 / net.runs[0].manifest.data.classes - float(net.mean(lambda r: r.intact)))
 
 
-def _points(net: NetResult[Lesion], blocks: Callable[[Lesion], Sequence[_Swapped]]) -> str:
-    """The median rise of the error over these blocks, as a mean over seeds; empty without any."""
+_Blocks = Callable[[Lesion], Sequence[_Swapped]]
+_DONE: dict[str, _Blocks] = {
+    "Without one block that keeps its dimensions": lambda record: record.keeping,
+    "With two neighbours exchanged": lambda record: record.swapped,
+}
+
+
+def _rise(net: NetResult[Lesion], blocks: _Blocks) -> str:
+    """The median rise of the error over these blocks, as a mean over seeds, in points."""
     having = [record for record in net.records if blocks(record)]
     rises = [100 * statistics.median(block.error - record.intact for block in blocks(record)) for record in having]
-    return f"{statistics.fmean(rises):.1f} ({_left(net):.1f}) points in {net.label}" if rises else ""
+    return f"{statistics.fmean(rises):.1f}" if rises else NOTHING
+
+
+def _table(nets: Sequence[NetResult[Lesion]]) -> Table:
+    header = ["net", "training error, %", "points up to guessing", *(f"{done[0].lower()}{done[1:]}" for done in _DONE)]
+    rows = [
+        [net.label, f"{_whole(net):.1f}", f"{_left(net):.1f}", *(_rise(net, blocks) for blocks in _DONE.values())]
+        for net in nets
+    ]
+    return filled(header, rows)
