@@ -99,7 +99,8 @@ def section(families: Sequence[Family]) -> PageSection | None:
         "The best rate for each depth",
         " ".join(sentences),
         f"Running training error, mean over seeds; bars are standard deviations. Each seed's rate is chosen {chosen}, "
-        f"from {listed([f'{rate:g}' for rate in rates])}. A rate with fewer seeds than another one is left out.",
+        f"from {listed([f'{rate:g}' for rate in rates])}. A rate with fewer seeds than another one is left out. "
+        "The choices for the seeds depend on each other, so intervals are approximate.",
         {"tuned-rates": _plot(best, fixed, single)},
         _table(tuned, fixed, single),
         lead=sentences[0],
