@@ -110,7 +110,7 @@ def test_a_contender_has_a_process_of_its_own() -> None:
 
 
 def test_bench_prints_json_and_writes_a_page(tmp_path: Path) -> None:
-    done = forking("bench", *SMALL, "--packs", "2", "--out", tmp_path / "bench", "--json")
+    done = forking("bench", *SMALL, "--runs", "2", "--out", tmp_path / "bench", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result == json.loads((tmp_path / "bench/bench.json").read_text())
@@ -138,12 +138,12 @@ def test_blocks_are_compiled_where_that_is_asked_for(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--packs", "1,x"], "--packs: expected positive whole numbers with commas between, got '1,x'"),
+        (["--runs", "1,x"], "--runs: expected positive whole numbers with commas between, got '1,x'"),
         (["--depths", ""], "--depths: expected values with commas between, got ''"),
         (["--kinds", ""], "--kinds: expected values with commas between, got ''"),
-        (["--packs", " "], "--packs: expected values with commas between, got ' '"),
+        (["--runs", " "], "--runs: expected values with commas between, got ' '"),
         (["--precisions", "fp32,,bf16"], "--precisions: expected values with commas between, got 'fp32,,bf16'"),
-        (["--packs", "0"], "--packs: expected positive whole numbers with commas between, got '0'"),
+        (["--runs", "0"], "--runs: expected positive whole numbers with commas between, got '0'"),
         (["--depths", "21"], "model.depth: must be 6n+2; the nearest are 20 and 26, got 21"),
         (["--kinds", "plian"], "(did you mean 'plain'?)"),
         (["--set", "train.device=cuda:7"], "train.device: cuda:7 asked for, but "),
@@ -217,8 +217,8 @@ def test_the_nets_of_imagenets_bench_are_the_studys_and_its_data_must_be_there(h
     assert done.stderr.splitlines()[0].startswith("plain-18 ")
     assert "data/imagenet" in done.stderr.splitlines()[1]
     assert len(done.stderr.splitlines()) == 2
-    done = here("bench", "--config", "imagenet/figure4", "--packs", "2")
+    done = here("bench", "--config", "imagenet/figure4", "--runs", "2")
     assert done.returncode == 2
     assert done.stderr == (
-        "resexp: --packs: imagenet/figure4 is a study of ImageNet, and its runs are timed one by one; leave it out\n"
+        "resexp: --runs: imagenet/figure4 is a study of ImageNet, and its runs are timed one by one; leave it out\n"
     )

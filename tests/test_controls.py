@@ -45,6 +45,18 @@ def test_the_differences_of_the_verdict_are_given_for_every_variant(study: Make)
     assert [control.changes["gap"].at for control in found] == ["depth 44", "depth 44"]
 
 
+def test_a_net_of_one_seed_counts_neither_in_the_verdict_nor_in_the_controls(study: Make) -> None:
+    deeper = DEGRADES | {("plain", 110): [95.0], ("residual", 110): [5.0]}
+    found = summarise(precisions(study, deeper, deeper))
+    assert found.verdict.interaction == found.controls[0].changes["interaction"].difference
+    assert found.verdict.interaction is not None
+    assert found.verdict.interaction.value == pytest.approx(55)
+    assert {change.at for control in found.controls for change in control.changes.values()} == {
+        "depth 44", "depths 8 and 44"
+    }  # fmt: skip
+    assert [control.deepest["plain"][0] for control in found.controls] == [44, 44]
+
+
 def test_the_title_counts_the_variants_in_which_the_effect_is_shown(study: Make) -> None:
     even = {net: DEGRADES["residual", net[1]] for net in DEGRADES}
     found = summarise(precisions(study, even)).controls

@@ -139,7 +139,7 @@ def test_the_terminal_shows_the_matrix_of_few_classes(trained: Run, here: Cli) -
     row = next(line for line in said.splitlines() if "│ bars" in line)
     shown = [cell.strip() for cell in row.strip("│").split("│")]
     counts = result.matrix[0].tolist()
-    assert shown == ["bars", "10", f"{10 * (10 - counts[0]):.2f}", *(str(count) if count else "" for count in counts)]
+    assert shown == ["bars", "10", f"{10 * (10 - counts[0]):.2f} %", *(str(count) if count else "" for count in counts)]
     assert f"error {100 * result.logits.error:.2f} %, loss {result.loss:.4f}, 100 images" in said
 
 

@@ -126,7 +126,7 @@ def test_a_worker_that_gives_no_sign_of_life_is_replaced(tmp_path: Path) -> None
     sweep = Freezing([Job((runs[0],), 1, 1)], heartbeat_timeout=12.0)
     assert sweep.ended == {runs[0].name: ""}
     silent, again = sweep.said[-2:]
-    assert re.fullmatch(rf"{runs[0].name}: no sign of life for 1\d s; its job is killed", silent)
+    assert re.fullmatch(rf"{runs[0].name}: no heartbeat for 1\d s; its job is killed", silent)
     assert again.endswith("its process was killed by signal 9; tried again (1 of 2)")
     assert_same(runs[0], alone(tmp_path / "alone", train=longer)[0])
 

@@ -19,7 +19,7 @@ import simplejpeg
 from PIL import Image
 
 from resexp.cli import data as commands
-from resexp.config import ImageNetData, PreparedConfig
+from resexp.config import CacheConfig, ImageNetData
 from resexp.config.study import load
 from resexp.data import data_home, open_dataset
 from resexp.data.imagenet import ImageNet, open_imagenet
@@ -484,7 +484,7 @@ def test_what_is_switched_off_leaves_the_rest_as_it_was() -> None:
 def prepared(root: Path, **spec: object) -> tuple[ImageNet, ImageNet]:
     """A set read from its files, and read from a cache."""
     files = open_imagenet(data(root))
-    config = PreparedConfig.model_validate(spec)
+    config = CacheConfig.model_validate(spec)
     prepare(files, config, ignore, 2)
     return files, open_imagenet(data(root, cache=config.model_dump()))
 
@@ -498,8 +498,8 @@ def test_a_jpeg_cache_keeps_small_images_as_they_are_and_makes_large_ones_smalle
             original, stored = files.pixels(part, i), cache.pixels(part, i)
             sizes.append(min(stored.shape[:2]))
             if min(original.shape[:2]) <= 150:
-                assert cache.prepared is not None
-                assert cache.prepared.read(part, i).tobytes() == files.read(part, i)
+                assert cache.cache is not None
+                assert cache.cache.read(part, i).tobytes() == files.read(part, i)
             else:
                 assert min(stored.shape[:2]) == 150
     assert len(set(sizes)) > 5
@@ -530,8 +530,8 @@ def test_a_cache_is_of_its_own_data_and_settings_only(root: Path) -> None:
 
 def test_a_damaged_cache_is_refused_until_it_is_made_again(root: Path) -> None:
     _, cache = prepared(root, side=100)
-    assert cache.prepared is not None
-    file = cache.prepared.folder / "images.bin"
+    assert cache.cache is not None
+    file = cache.cache.folder / "images.bin"
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
     with pytest.raises(UserError, match=r"images.bin: damaged, [\d,]+ of [\d,]+ bytes; run `resexp data prepare STUDY"):
@@ -545,7 +545,7 @@ def test_a_cache_that_would_not_fit_is_not_begun(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000))
     with pytest.raises(UserError, match=r"needs about 0.00\d+ GB, and 0.0001 GB are free; make room, set RESEXP_DATA"):
-        prepare(open_imagenet(data(root)), PreparedConfig(side=200, format="raw"), ignore, 1)
+        prepare(open_imagenet(data(root)), CacheConfig(side=200, format="raw"), ignore, 1)
     assert "for 30 images; 0.0001 GB are free" in logged[-1]
     assert not list((data_home() / "cache").glob("*raw*/*"))
 
@@ -556,7 +556,7 @@ def test_a_cache_that_was_interrupted_leaves_nothing_behind(root: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(open_imagenet(data(root)), PreparedConfig(side=100), interrupt, 2)
+        prepare(open_imagenet(data(root)), CacheConfig(side=100), interrupt, 2)
     assert [p.name for p in (data_home() / "cache").iterdir() if p.is_dir()] == []
 
 
@@ -617,13 +617,13 @@ def test_a_file_that_is_gone_or_another_is_no_damaged_image(root: Path) -> None:
         images.pixels("train", 2)
     assert [line.partition(": ")[0] for line in check(images, ignore, 2)[0]] == list(map(str, (missing, pipe, other)))
     with pytest.raises(FileNotFoundError):
-        prepare(images, PreparedConfig(side=100, format="raw"), ignore, 2)
+        prepare(images, CacheConfig(side=100, format="raw"), ignore, 2)
     assert not images.unreadable
 
 
 def test_caches_list_what_can_not_be_read(odd: Path, logged: list[str]) -> None:
     files = open_imagenet(data(odd))
-    folder = prepare(files, PreparedConfig(side=100, format="raw"), ignore, 2)
+    folder = prepare(files, CacheConfig(side=100, format="raw"), ignore, 2)
     assert logged[-1] == f"2 images can't be read, and are left empty: {', '.join(BROKEN)}"
     assert all(name in (folder / "meta.json").read_text() for name in BROKEN)
     cache = open_imagenet(data(odd, cache={"side": 100, "format": "raw"}))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from resexp.errors import LeaseLostError, UserError
-from resexp.runs.lease import HEARTBEAT_TIMEOUT_S, holder_elsewhere, leased
+from resexp.runs.lease import TAKEOVER_AFTER_S, holder_elsewhere, leased
 from resexp.runs.store import Run
 from resexp.training.train import attempt, train
 from tests.conftest import wait_until
@@ -82,7 +82,7 @@ def test_an_attempt_on_another_machine_is_alive_while_it_gives_signs_of_life(tmp
         assert holder_elsewhere(tmp_path) == "process 12 on node3"
         with pytest.raises(UserError, match="in use by process 12 on node3; wait for it"), Run(tmp_path).leased():
             pass
-        past = lease.folder.stat().st_mtime - HEARTBEAT_TIMEOUT_S - 1
+        past = lease.folder.stat().st_mtime - TAKEOVER_AFTER_S - 1
         os.utime(lease.folder, (past, past))
         assert holder_elsewhere(tmp_path) == ""
         lease.heartbeat()

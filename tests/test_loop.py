@@ -210,7 +210,7 @@ def test_a_silent_job_is_killed_and_its_run_tried_again(tmp_path: Path) -> None:
     sweep = Sweep(machine, tmp_path, "a", heartbeat_timeout=0.05)
     assert sweep.ended == {"a": ""}
     assert machine.started[0].killed
-    assert "no sign of life for 0 s; its job is killed" in sweep.said[0]
+    assert "no heartbeat for 0 s; its job is killed" in sweep.said[0]
 
 
 def test_runs_that_wait_while_another_prepares_its_images_are_no_reason_to_kill_their_job(tmp_path: Path) -> None:

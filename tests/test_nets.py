@@ -174,7 +174,7 @@ def test_the_branches_begin_at_zero_and_learn(config: dict[str, Any]) -> None:
     x, y = torch.randn(8, 3, 8, 8), torch.arange(8)
     sizes: list[float] = []
     for block in blocks(model):
-        block.gate.register_forward_hook(
+        block.branch_scale.register_forward_hook(
             lambda module, inputs, output: sizes.append(float(output.abs().max().detach()))
         )
     for step in range(3):
@@ -206,7 +206,7 @@ def test_a_net_without_bn_has_biases_instead() -> None:
 
 def test_stochastic_depth_leaves_out_later_branches_more_often() -> None:
     """Huang et al. 2016, eq. 4: the l-th of L branches is there with probability 1 - l/L * 0.5."""
-    rates = [block.gate[0].rate for block in blocks(net(depth=20, drop_path=0.5))]
+    rates = [block.branch_scale[0].rate for block in blocks(net(depth=20, drop_path=0.5))]
     assert rates == pytest.approx([0.5 * n / 9 for n in range(1, 10)])
 
 

@@ -12,13 +12,13 @@ from pydantic import Field
 
 from resexp import paper
 from resexp.config import (
+    CacheConfig,
     Cifar10Data,
     Cifar100Data,
     DataConfig,
     FolderData,
     ImageNetData,
     ModelConfig,
-    PreparedConfig,
     RunConfig,
     Section,
     ShapesData,
@@ -207,7 +207,7 @@ OTHER = {
         "split": "holdout", "split_seed": 1, "resize": 16, "pad": 2, "flip": False,
         "seed": 1, "train_images": 200, "test_images": 200, "size": 16,
         "crop": 64, "resize_range": (256, 256), "val_resize": 240, "pca_lighting": False, "mean": "channel",
-        "train_eval_images": 10_000, "cache": PreparedConfig(side=500),
+        "train_eval_images": 10_000, "cache": CacheConfig(side=500),
     },
     "model": {
         "width": 8, "shortcut": "C", "stride_conv": "3x3", "norm": "none", "residual_init": "rezero", "drop_path": 0.5,

@@ -124,7 +124,7 @@ def test_the_mistakes_shown_are_those_that_are_said() -> None:
 
 def test_the_block_shown_is_the_block_that_trains() -> None:
     source = (REPOSITORY / "resexp/models/blocks.py").read_text()
-    shown = [block for kind, block in blocks(ALL) if kind == "python" and "self.gate" in block]
+    shown = [block for kind, block in blocks(ALL) if kind == "python" and "self.branch_scale" in block]
     assert len(shown) == 2  # in the README and the package's
     for block in shown:
         assert all(line.partition("  # F(x)")[0].strip() in source for line in block.splitlines())

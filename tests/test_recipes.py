@@ -24,9 +24,9 @@ from resexp.device.hardware import Hardware
 from resexp.models import build_model
 from resexp.models.blocks import Block
 from resexp.models.init import delta_orthogonal
-from resexp.models.layers import Tailored, cosine_after, groups, tailored_slope
+from resexp.models.layers import TReLU, cosine_after, groups, tailored_slope
 from resexp.paper import departures
-from resexp.training.optim import Muon, Schedule, learning_rate, make_optimizer, orthogonalise
+from resexp.training.optim import Muon, Schedule, make_optimizer, orthogonalise
 from resexp.training.trainer import Trainer
 from tests.test_training import CPU, tiny
 
@@ -98,7 +98,7 @@ def test_the_cosine_after_a_tailored_layer_is_that_of_random_signals(slope: floa
     torch.manual_seed(0)
     a, b = torch.randn(2, 2_000_000, dtype=torch.float64)
     b = 0.4 * a + math.sqrt(1 - 0.16) * b
-    act = Tailored(slope)
+    act = TReLU(slope)
     u, v = act(a), act(b)
     assert (u * u).mean().item() == pytest.approx(1, abs=5e-3)
     assert (u * v).mean().item() == pytest.approx(cosine_after(slope, 0.4), abs=5e-3)
@@ -288,7 +288,7 @@ def test_a_rate_is_a_function_of_the_step(keys: dict[str, Any], rates: dict[int,
     train = TrainConfig(steps=100, **keys)
     schedule = Schedule(train, torch.device("cpu"))
     for step, rate in rates.items():
-        assert learning_rate(train, step, warming_up=False) == pytest.approx(rate, rel=1e-6)
+        assert Schedule(train, torch.device("cpu")).rate_at(step, warming_up=False) == pytest.approx(rate, rel=1e-6)
         schedule.set_rate(torch.tensor([step]))
         assert schedule.rate.item() == pytest.approx(rate, rel=1e-6, abs=1e-9)
 

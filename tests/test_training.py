@@ -29,7 +29,7 @@ from resexp.report.summary import summarise
 from resexp.runs import checkpoint, logits
 from resexp.runs.records import PlannedRun, StudyPlan, json_text
 from resexp.runs.store import Run, StudyFolder
-from resexp.training.optim import Schedule, learning_rate
+from resexp.training.optim import Schedule
 from resexp.training.train import train
 from resexp.training.trainer import Trainer
 from tests.conftest import TINY, command, fill, wait_until
@@ -89,12 +89,14 @@ def assert_same(run: Run, other: Run) -> None:
     ("step", "rate"), [(0, 0.1), (31_999, 0.1), (32_000, 0.01), (47_999, 0.01), (48_000, 0.001), (63_999, 0.001)]
 )
 def test_the_papers_learning_rates(step: int, rate: float) -> None:
-    assert learning_rate(TrainConfig(), step, warming_up=False) == pytest.approx(rate, rel=1e-12)
+    assert Schedule(TrainConfig(), torch.device("cpu")).rate_at(step, warming_up=False) == pytest.approx(
+        rate, rel=1e-12
+    )
 
 
 def test_the_rate_while_warming_up() -> None:
-    assert learning_rate(TrainConfig(warmup_lr=0.01), 0, warming_up=True) == 0.01
-    assert learning_rate(TrainConfig(warmup_lr=0.01), 400, warming_up=False) == 0.1
+    assert Schedule(TrainConfig(warmup_lr=0.01), torch.device("cpu")).rate_at(0, warming_up=True) == 0.01
+    assert Schedule(TrainConfig(warmup_lr=0.01), torch.device("cpu")).rate_at(400, warming_up=False) == 0.1
 
 
 def test_a_plateau_is_so_many_evaluations_without_a_new_least_error() -> None:

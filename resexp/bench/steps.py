@@ -28,8 +28,8 @@ NOTE = (
 )
 
 
-def benchmark(packs: Sequence[int] | None) -> Benchmark:
-    """The benchmark with `packs` runs side by side: in one process on a GPU, in single-threaded ones on a CPU.
+def benchmark(runs: Sequence[int] | None) -> Benchmark:
+    """The benchmark with `runs` runs side by side: in one process on a GPU, in single-threaded ones on a CPU.
 
     None: numbers that show what the machine can do.
     """
@@ -47,15 +47,15 @@ def benchmark(packs: Sequence[int] | None) -> Benchmark:
         "capture": lambda row: "" if row["capture_s"] is None else f"{row['capture_s']:.1f} s",
         "memory": COLUMNS["memory"],
     }
-    return Benchmark(functools.partial(_cases, packs), summary, columns, NOTE)
+    return Benchmark(functools.partial(_cases, runs), summary, columns, NOTE)
 
 
-def _cases(packs: Sequence[int] | None, config: RunConfig) -> list[Case]:
+def _cases(runs: Sequence[int] | None, config: RunConfig) -> list[Case]:
     """Ours with each number of runs, the baselines, and the ceilings."""
     if choose_hardware(config.train).device.type != "cpu":
-        packed = [Case("resexp", ours, config, runs=pack) for pack in packs or (1, 2, 4, 8)]
+        packed = [Case("resexp", ours, config, runs=count) for count in runs or (1, 2, 4, 8)]
         return [*packed, *(Case(what, build, config) for what, build in (BASELINES | CEILINGS).items())]
-    many = [Case("resexp", ours, config, processes=pack, threads=1) for pack in packs or sorted({1, cores()})]
+    many = [Case("resexp", ours, config, processes=count, threads=1) for count in runs or sorted({1, cores()})]
     one = [Case(what, build, config, threads=cores()) for what, build in BASELINES.items()]
     ceilings = [Case(what, build, config, processes=cores(), threads=1) for what, build in CEILINGS.items()]
     return [*many, *one, *ceilings]

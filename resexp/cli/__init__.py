@@ -64,7 +64,7 @@ app.command(epilog="Example: resexp diff quickstart:plain-20 quickstart:residual
 app.command("rm", epilog="Example: resexp rm quickstart:plain-20/0 --yes")(results.remove)
 app.command(epilog="Example: resexp export quickstart:plain-20/0 --to plain-20.pt")(weights.export)
 app.command(epilog="Example: resexp evaluate quickstart:plain-20/0 --csv confusion.csv")(weights.evaluate)
-app.command(epilog="Example: resexp bench --depths 20,110 --packs 1,4 --out results/bench")(bench.bench)
+app.command(epilog="Example: resexp bench --depths 20,110 --runs 1,4 --out results/bench")(bench.bench)
 app.command(epilog="Example: resexp describe plain-20 residual-20 --svg nets.svg")(describe.describe)
 
 

@@ -31,7 +31,7 @@ def bench(
         typer.Option(help="Comma-separated. Default: 20,56,110 on a GPU, 20 on a CPU; ImageNet: the study's."),
     ] = None,
     precisions: Annotated[str, typer.Option(help="Comma-separated: auto,fp32,bf16,fp16.")] = "auto",
-    packs: Annotated[
+    runs: Annotated[
         str | None,
         typer.Option(
             help="Runs at a time, comma-separated. Default: 1,2,4,8 on a GPU, else 1 and all cores. Not for ImageNet."
@@ -48,7 +48,7 @@ def bench(
 
     All contenders run in turns. On ImageNet: reading images, computing steps, and both, to find the bottleneck.
     """
-    for option, values in (("kinds", kinds), ("depths", depths), ("precisions", precisions), ("packs", packs)):
+    for option, values in (("kinds", kinds), ("depths", depths), ("precisions", precisions), ("runs", runs)):
         if values is not None and not all(part.strip() for part in values.split(",")):
             raise UserError(f"--{option}: expected values with commas between, got {values!r}")
 
@@ -61,10 +61,8 @@ def bench(
 
     given = overrides(settings, no_graphs, {"train.compile": "true" if compiled else None})
     if streamed := isinstance(load(config)[0].data, ImageNetData):
-        if packs:
-            raise UserError(
-                f"--packs: {config} is a study of ImageNet, and its runs are timed one by one; leave it out"
-            )
+        if runs:
+            raise UserError(f"--runs: {config} is a study of ImageNet, and its runs are timed one by one; leave it out")
         chosen = [f"model.{key}: [{values}]" for key, values in (("kind", kinds), ("depth", depths)) if values]
         given += [f"grid={{{', '.join(chosen)}}}"] if chosen else []
         varied = [[f"train.precision={precision}"] for precision in precisions.split(",")]
@@ -74,7 +72,7 @@ def bench(
         grid = f"grid={{model.kind: [{kinds or 'residual'}], model.depth: [{depths}], train.precision: [{precisions}]}}"
         given, varied = [images, *given], [[grid]]
     configs = [cell.config for some in varied for cell in load(config, [*given, *some, "seeds=[0]"])[1]]
-    many = numbers("--packs", packs) if packs else None
+    many = numbers("--runs", runs) if runs else None
     if to:
         to.mkdir(parents=True, exist_ok=True)  # before minutes are spent
     benchmark = imagenet.BENCHMARK if streamed else steps.benchmark(many)

@@ -81,11 +81,6 @@ def fit(table: Table) -> int:
     return needed
 
 
-def counted(count: int, noun: str) -> str:
-    """``1 run`` or ``1,234 runs``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def print_json(value: Any, indent: int = 1) -> None:
     """Print `value` for scripts; a number that is NaN or infinite is null."""
     from resexp.runs.records import json_text

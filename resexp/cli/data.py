@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resexp.cli.console import counted, err, out
+from resexp.cli.console import err, out
 from resexp.cli.options import PATH, Config, Settings, StudyOption, one_study
 from resexp.errors import UserError
 from resexp.utils.interrupts import EXIT_FAILED
 from resexp.utils.machine import cores
 from resexp.utils.paths import expanded
+from resexp.utils.text import counted
 
 if TYPE_CHECKING:
     from resexp.config import DataConfig

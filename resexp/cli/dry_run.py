@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resexp.cli.console import MIB, counted, out, print_table, titled
+from resexp.cli.console import MIB, out, print_table, titled
 from resexp.errors import UserError
 from resexp.utils.machine import cores
+from resexp.utils.text import counted
 
 if TYPE_CHECKING:
     from resexp.config import Study

@@ -14,11 +14,12 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from resexp.cli.console import MIB, counted, err, fit, out, print_json, print_table, titled
+from resexp.cli.console import MIB, err, fit, out, print_json, print_table, titled
 from resexp.cli.options import RESULTS, AsJson, Results, names
 from resexp.errors import UserError, sanitize
 from resexp.utils.files import locked
 from resexp.utils.interrupts import held_back
+from resexp.utils.text import counted, listed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -246,5 +247,4 @@ def _removable(chosen: Selection) -> Iterator[Run]:
 
 
 def _names(runs: list[Run]) -> str:
-    more = f" and {len(runs) - NAMED:,} more" if len(runs) > NAMED else ""
-    return ", ".join(run.name for run in runs[:NAMED]) + more
+    return listed([run.name for run in runs], NAMED)

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resexp.cli.console import counted, out, print_json, print_table, titled
+from resexp.cli.console import out, print_json, print_table, titled
 from resexp.cli.options import PATH, RESULTS, AsJson, Plugins, Results, Track, names
 from resexp.errors import UserError
 from resexp.utils.files import write_atomic
 from resexp.utils.paths import expanded
+from resexp.utils.text import counted
 
 if TYPE_CHECKING:
     from resexp.evaluation.confusion import Confusion
@@ -66,28 +67,26 @@ def evaluate(
 
 
 def _show(title: str, result: Confusion) -> None:
+    from resexp.display import percent
+
     found, classes = result.to_json(), result.per_class()
     few = len(classes) <= MOST_CLASSES
-    table = titled(title, "class", "images", "error, %", *(result.classes if few else ()), left="class")
+    table = titled(title, "class", "images", "error", *(result.classes if few else ()), left="class")
     for of, counts in zip(classes, result.matrix.tolist() if few else [()] * len(classes), strict=True):
         table.add_row(
             of["class"],
             f"{of['images']:,}",
-            _percent(of["error"]),
+            percent(of["error"], 2),
             *(f"{count:,}" if count else "" for count in counts),
         )
     print_table(table)
     if few:
         out.print("rows: true classes; columns: predicted classes", soft_wrap=True)
-    top5 = "" if found["top5_error"] is None else f", top-5 error {_percent(found['top5_error'])} %"
+    top5 = "" if found["top5_error"] is None else f", top-5 error {percent(found['top5_error'], 2)}"
     out.print(
-        f"error {_percent(found['error'])} %{top5}, loss {found['loss']:.4f}, {found['images']:,} images",
+        f"error {percent(found['error'], 2)}{top5}, loss {found['loss']:.4f}, {found['images']:,} images",
         soft_wrap=True,
     )
-
-
-def _percent(error: float | None) -> str:
-    return "" if error is None else f"{100 * error:.2f}"
 
 
 def export(

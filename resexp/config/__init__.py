@@ -15,6 +15,7 @@ from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 from resexp.config.data import (
     SOURCES,
     ArrayData,
+    CacheConfig,
     Cifar10Data,
     Cifar100Data,
     DataConfig,
@@ -22,7 +23,6 @@ from resexp.config.data import (
     ImageNetData,
     OfficialData,
     PluginData,
-    PreparedConfig,
     ShapesData,
     SvhnData,
 )
@@ -36,6 +36,7 @@ __all__ = [
     "SECTIONS",
     "SOURCES",
     "ArrayData",
+    "CacheConfig",
     "Cifar10Data",
     "Cifar100Data",
     "DataConfig",
@@ -46,7 +47,6 @@ __all__ = [
     "OfficialData",
     "PluginData",
     "PowerOfDepth",
-    "PreparedConfig",
     "ProbesConfig",
     "ReportConfig",
     "RunConfig",
@@ -287,7 +287,7 @@ SECTIONS: dict[str, type[Section]] = {
     "report": ReportConfig,
     "ray": RayConfig,
     "slurm": SlurmConfig,
-    "cache": PreparedConfig,
+    "cache": CacheConfig,
     "plugin": PluginData,
     **SOURCES,
 }

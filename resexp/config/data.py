@@ -93,7 +93,7 @@ class ShapesData(_AnyData):
 SideLength = Annotated[int, Field(ge=32, le=4096)]
 
 
-class PreparedConfig(Section):
+class CacheConfig(Section):
     """A one-file cache of resized images (`resexp data prepare`). Resizing changes pixels slightly."""
 
     side: SideLength
@@ -141,7 +141,7 @@ class ImageNetData(Section):
     """Mean that is subtracted: per pixel (the paper) or per colour channel."""
     train_eval_images: Annotated[int, Field(ge=1)] = 50_000
     """Number of training images for the clean training error; a fixed subset."""
-    cache: PreparedConfig | None = None
+    cache: CacheConfig | None = None
     """Cache to read images from. Default: read the image files."""
     max_unreadable: Annotated[float, Field(ge=0, lt=1)] = 0.001
     """Largest share of unreadable images; with more, a run ends. Unreadable images are replaced by the mean colour."""
@@ -173,7 +173,7 @@ class ImageNetData(Section):
     @classmethod
     def _holds_a_crop(cls, value: Any, info: ValidationInfo) -> Any:
         crop = info.data.get("crop", 0)
-        if isinstance(value, PreparedConfig) and value.side < crop:
+        if isinstance(value, CacheConfig) and value.side < crop:
             raise ValueError(f"images of {value.side} pixels are smaller than a crop, {crop}")
         if isinstance(value, tuple) and value[0] > value[1]:
             raise ValueError("expected the shortest length, then the longest, such as [256, 480]")

@@ -77,7 +77,7 @@ def count(model: ModelConfig, width: int, classes: int) -> int:
         return features + sum((before + 1) * after for before, after in pairwise(sizes))
 
     preact, expansion = model.kind == "preact", 4 if model.block == "bottleneck" else 1
-    gate = (model.residual_init == "rezero") + (model.norm == "fixup")
+    scale = (model.residual_init == "rezero") + (model.norm == "fixup")
 
     def block(channels_in: int, channels: int, *, changes: bool) -> int:
         out = expansion * channels
@@ -85,7 +85,7 @@ def count(model: ModelConfig, width: int, classes: int) -> int:
         convs = bottleneck if expansion > 1 else [(3, channels_in, channels), (3, channels, channels)]
         projects = model.shortcut == "C" or (model.shortcut == "B" and changes)
         projection = conv(1, channels_in, out) + (0 if preact else norm(out)) if projects else 0
-        return sum(conv(*c) + norm(c[1] if preact else c[2]) for c in convs) + projection + gate
+        return sum(conv(*c) + norm(c[1] if preact else c[2]) for c in convs) + projection + scale
 
     # A pre-activated net has its stem's norm in its first block, and one behind its last block.
     total = conv(7 if model.variant == "imagenet" else 3, 3, width) + (0 if preact else norm(width))

@@ -16,12 +16,12 @@ from resexp.data.archive import contents, members
 from resexp.data.cache import caches
 from resexp.data.images import Digests, ImageSet, digests, resized
 from resexp.data.layout import Entry, Layout, find_layout
-from resexp.data.naming import counted, few
 from resexp.data.pixels import Pixels, read_image
 from resexp.data.prefetch import prefetch
 from resexp.errors import UnreadableImageError, UserError, sanitize
 from resexp.utils.files import write_atomic
 from resexp.utils.machine import cores, memory
+from resexp.utils.text import counted, few
 from resexp.utils.untrusted import Count, JsonRecord, read_record
 
 MAX_IMAGES = 2_000_000
@@ -103,7 +103,7 @@ def _plain(path: Path, names: Iterable[str]) -> tuple[dict[Path, os.stat_result]
 
 
 def _unreadable(path: Path, faults: list[str]) -> UserError:
-    images, it = counted(len(faults), "image", "images"), "it" if len(faults) == 1 else "them"
+    images, it = counted(len(faults), "image"), "it" if len(faults) == 1 else "them"
     return UserError(
         f"{path}: {images} can't be read: {sanitize(few(faults))}; restore {it}, or move {it} out of the set"
     )

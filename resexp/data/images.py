@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resexp.data.naming import few
 from resexp.data.pixels import Pixels
 from resexp.errors import UserError, sanitize
+from resexp.utils.text import few
 
 
 class Digests(NamedTuple):

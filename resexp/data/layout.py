@@ -12,8 +12,6 @@ from resexp.data.naming import (
     TEST,
     TRAIN,
     check_class_names,
-    counted,
-    few,
     is_hidden,
     is_image,
     is_test,
@@ -26,6 +24,7 @@ from resexp.data.naming import (
     word,
 )
 from resexp.errors import UserError, sanitize
+from resexp.utils.text import counted, few
 
 OFFICIAL = {"cifar10": {"data_batch_1"}, "cifar100": {"train", "test", "meta"}, "svhn": {"train_32x32.mat"}}
 """The sources that read other files than images, and files by which they are recognised."""
@@ -241,7 +240,7 @@ class _Search:
         depth = len(splits[0])
         folders = {nfc(p[depth]) for p in self.folders if len(p) > depth and p[:depth] in splits and not is_hidden(*p)}
         if empty := sorted(folders - {nfc(of) for _, of, _ in entries.values()}):
-            classes = counted(len(empty), "class folder", "class folders")
+            classes = counted(len(empty), "class folder")
             self.remarks.append(f"{classes} without images left out: {sanitize(few(empty))}")
         if inside := ["/".join(entry).rpartition("/")[0] for entry in entries.values() if "/" in entry[2]]:
             lie = counted(len(inside), "image lies", "images lie")

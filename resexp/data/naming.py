@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from resexp.errors import UserError, sanitize
+from resexp.utils.text import counted, few
 
 SUFFIXES = frozenset({
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff",
@@ -19,16 +20,6 @@ READ = ", ".join(sorted(SUFFIXES))
 TRAIN = ("train", "training", "segtrain")
 TEST = ("test", "testing", "segtest", "val", "valid", "validation", "eval", "dev")
 """What the folders of the splits are called, as `word` has it; where there are several, the first is taken."""
-
-
-def few(names: Sequence[str]) -> str:
-    """The first three, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
-
-
-def counted(count: int, one: str, several: str) -> str:
-    """Such as ``1 image`` or ``3,000 images``."""
-    return f"{count:,} {one if count == 1 else several}"
 
 
 def nfc(name: str) -> str:
@@ -86,6 +77,6 @@ def packed(names: Iterable[str]) -> str:
 def left_out_line(counts: dict[str, int], names: Sequence[str]) -> str:
     """Such as ``14 files left out: 12 .heic, 2 .txt (train/cat/1.heic, ...)``."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    files = counted(sum(counts.values()), "file", "files")
+    files = counted(sum(counts.values()), "file")
     each = ", ".join(f"{count:,} {reason}" for reason, count in ordered)
     return f"{files} left out: {each} ({few(names)})"

@@ -17,10 +17,10 @@ import numpy as np
 from resexp.config import Cifar10Data, Cifar100Data, OfficialData
 from resexp.data.images import ImageSet
 from resexp.data.layout import OFFICIAL
-from resexp.data.naming import few
 from resexp.data.pixels import Pixels
 from resexp.errors import UserError, sanitize
 from resexp.utils.paths import expanded
+from resexp.utils.text import few
 from resexp.utils.untrusted import read_file, recognised
 
 

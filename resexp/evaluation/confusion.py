@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 from resexp.config.study import load_run
 from resexp.data import open_dataset
@@ -32,10 +33,8 @@ class Confusion:
     @property
     def loss(self) -> float:
         """Mean cross-entropy, in nats."""
-        values = self.logits.values.astype(np.float64)
-        values -= values.max(1, keepdims=True)
-        own = np.take_along_axis(values, self.logits.labels[:, None], 1)[:, 0]
-        return float((np.log(np.exp(values).sum(1)) - own).mean())
+        logs = log_softmax(self.logits.values.astype(np.float64), axis=1)
+        return float(-np.take_along_axis(logs, self.logits.labels[:, None], 1).mean())
 
     @property
     def matrix(self) -> NDArray[np.int64]:
@@ -82,9 +81,7 @@ def stored_result(run: Run) -> Confusion | None:
     """
     run.check_finished("is evaluated")
     try:
-        found = logits.read_verified(
-            run.logits_path, [line["test_error"] for line in run.metrics() if "test_error" in line]
-        )
+        found = logits.read_verified(run.logits_path, run.test_errors())
     except FileNotFoundError:
         return None
     names = [str(label) for label in range(found.values.shape[1])]

@@ -24,7 +24,6 @@ from resexp.data import Dataset, open_dataset
 from resexp.data.input import open_input
 from resexp.data.labelled import find_labels, read_labelled
 from resexp.data.loader import normalise, pixel_mean
-from resexp.data.naming import few
 from resexp.data.official import CIFAR10
 from resexp.device.hardware import Hardware, choose_device, tune_process
 from resexp.errors import UserError
@@ -38,6 +37,7 @@ from resexp.runs.logits import Logits
 from resexp.runs.records import json_text
 from resexp.runs.store import Run
 from resexp.runs.weights_file import Description
+from resexp.utils.text import few
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def describe(run: Run, config: RunConfig, step: int) -> Description:
 
     Where the images that it was trained on are not here, it has no classes, size and mean, and a warning is logged.
     """
-    tests = [line["test_error"] for line in run.metrics() if "test_error" in line]
+    tests = run.test_errors()
     known: dict[str, Any] = {}
     try:
         known = _images(run, config)

@@ -163,7 +163,7 @@ class SweepLoop:
             started.heartbeats, started.last_sign = heartbeats, now
         elif (silence := now - started.last_sign) >= timeout:
             if started.running:
-                log.warning(f"{started.running[0].name}: no sign of life for {silence:.0f} s; its job is killed")
+                log.warning(f"{started.running[0].name}: no heartbeat for {silence:.0f} s; its job is killed")
             else:
                 name = started.job.runs[0].name
                 log.warning(f"{name}: its job has done nothing for {silence:.0f} s; it is killed")

@@ -13,14 +13,14 @@ from multiprocessing.connection import Connection
 
 from resexp.errors import DeviceFailedError
 from resexp.executors.base import Event, Job, wait_for_release
-from resexp.runs.lease import HEARTBEAT_TIMEOUT_S
+from resexp.runs.lease import TAKEOVER_AFTER_S
 from resexp.runs.store import Run
 from resexp.training.concurrent_runs import ConcurrentRuns
 from resexp.utils.interrupts import Stop
 from resexp.utils.logs import logged_to
 from resexp.utils.parallel import when_parent_ends
 
-RELEASE_S = 2 * HEARTBEAT_TIMEOUT_S
+RELEASE_S = 2 * TAKEOVER_AFTER_S
 """Seconds to wait for the worker of an earlier attempt to release a run. A dead one on another machine is known only by
 its missing heartbeat."""
 

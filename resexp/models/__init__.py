@@ -8,6 +8,7 @@ from resexp.config import ModelConfig
 from resexp.errors import UserError
 from resexp.models.resnet import ResNet, from_torchvision
 from resexp.models.vgg import VGG
+from resexp.utils.text import listed
 
 __all__ = ["VGG", "ResNet", "build_model", "load_weights"]
 
@@ -37,8 +38,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
         )
     for what, names in (("lacks", missing), ("has, but the net lacks,", unknown)):
         if names:
-            more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-            raise UserError(f"{where}: {what} {names[0]}{more}; name weights of the same net")
+            raise UserError(f"{where}: {what} {listed(names, 1)}; name weights of the same net")
     if other:
         name = other[0]
         raise UserError(

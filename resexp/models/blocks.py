@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from resexp.config import ModelConfig
 from resexp.config.plugins import PluginRef, find_plugin
 from resexp.errors import UserError
-from resexp.models.layers import BatchNorm, Scalar, Scale, StochasticDepth, conv, make_activation, norm
+from resexp.models.layers import BatchNorm, ConstantScale, LearnedScalar, StochasticDepth, conv, make_activation, norm
 
 
 class ZeroPad(nn.Module):
@@ -95,7 +95,7 @@ class Block(nn.Module):
         self.make_branch(config, place, **options)
         self.act = make_activation(config)
         self.shortcut = make_shortcut(config, place.channels_in, self.expansion * place.channels, place.stride)
-        self.gate = make_gate(config, place)
+        self.branch_scale = make_branch_scale(config, place)
 
     def make_branch(self, config: ModelConfig, place: Place, **options: Any) -> None:
         """Create the layers of F."""
@@ -112,7 +112,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels_in, H, W) -> (B, expansion * channels, H/stride, W/stride)."""
-        y = self.gate(self.branch(x))
+        y = self.branch_scale(self.branch(x))
         if self.shortcut is not None:  # the whole difference between a plain and a residual net
             y = y + self.shortcut(x)
         return self.act(y)  # type: ignore[no-any-return]
@@ -170,7 +170,7 @@ class PreactBlock(Block):
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels_in, H, W) -> (B, expansion * channels, H/stride, W/stride)."""
         activated = self.act(self.bn1(x))
-        y = self.gate(self.branch(activated))
+        y = self.branch_scale(self.branch(activated))
         return y + self.shortcut(activated if isinstance(self.shortcut, Projection) else x)  # type: ignore[misc, no-any-return]
 
 
@@ -224,21 +224,21 @@ def block_class(config: ModelConfig) -> type[Block]:
     return made
 
 
-def make_gate(config: ModelConfig, place: Place) -> nn.Module:
+def make_branch_scale(config: ModelConfig, place: Place) -> nn.Module:
     """The module applied to F(x) before the addition: scaling, ReZero, Fixup or stochastic depth; by default an empty
     nn.Sequential."""
-    gates: list[nn.Module] = []
+    modules: list[nn.Module] = []
     if config.residual_scale != 1:
         powers = {"depth^-0.5": -0.5, "depth^-1": -1.0}
         scale = config.residual_scale
-        gates.append(Scale(place.blocks ** powers[scale] if isinstance(scale, str) else scale))
+        modules.append(ConstantScale(place.blocks ** powers[scale] if isinstance(scale, str) else scale))
     if config.residual_init == "rezero":
-        gates.append(Scalar(0.0, multiply=True))
+        modules.append(LearnedScalar(0.0, multiply=True))
     if config.norm == "fixup":
-        gates.append(Scalar(1.0, multiply=True))
+        modules.append(LearnedScalar(1.0, multiply=True))
     if config.drop_path:
-        gates.append(StochasticDepth(config.drop_path * place.number / place.blocks))
-    return nn.Sequential(*gates)
+        modules.append(StochasticDepth(config.drop_path * place.number / place.blocks))
+    return nn.Sequential(*modules)
 
 
 def init_branch(config: ModelConfig, block: Block, blocks: int) -> None:

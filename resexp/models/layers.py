@@ -63,7 +63,7 @@ class BatchNorm(nn.BatchNorm2d):
         return y.to(x.dtype)
 
 
-class Scalar(nn.Module):
+class LearnedScalar(nn.Module):
     """A learned scalar, multiplied with x or added to it."""
 
     def __init__(self, begin: float, *, multiply: bool) -> None:
@@ -75,7 +75,7 @@ class Scalar(nn.Module):
         return x * self.value if self.multiply else x + self.value
 
 
-class Scale(nn.Module):
+class ConstantScale(nn.Module):
     """A constant factor."""
 
     def __init__(self, factor: float) -> None:
@@ -98,7 +98,7 @@ def norm(config: ModelConfig, channels: int) -> nn.Module:
         "group": lambda: nn.GroupNorm(groups(channels), channels),
         "layer": lambda: nn.GroupNorm(1, channels),
         "none": nn.Identity,
-        "fixup": lambda: Scalar(0.0, multiply=False),
+        "fixup": lambda: LearnedScalar(0.0, multiply=False),
     }
     return norms[config.norm]()
 
@@ -114,7 +114,7 @@ def groups(channels: int) -> int:
 
 def with_fixup_bias(config: ModelConfig, layer: nn.Module) -> nn.Module:
     """A convolution or a fully connected layer; Fixup adds a learned scalar to its input."""
-    return nn.Sequential(Scalar(0.0, multiply=False), layer) if config.norm == "fixup" else layer
+    return nn.Sequential(LearnedScalar(0.0, multiply=False), layer) if config.norm == "fixup" else layer
 
 
 class NarrowPointwise(nn.Conv2d):
@@ -238,14 +238,14 @@ def make_activation(config: ModelConfig) -> nn.Module:
         made: nn.Module = find_plugin("activation", chosen.name, chosen.source).make(**dict(chosen.options))
         return made
     if chosen == "tat":
-        return Tailored(tailored_slope(config.depth - 1))
+        return TReLU(tailored_slope(config.depth - 1))
     known: dict[str, type[nn.Module]] = {
         "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "gelu": nn.GELU,
     }  # fmt: skip
     return known[chosen]()
 
 
-class Tailored(nn.Module):
+class TReLU(nn.Module):
     """A leaky ReLU, scaled so that it keeps the second moment of a standard normal input (arXiv 2203.08120)."""
 
     def __init__(self, slope: float) -> None:

@@ -33,7 +33,7 @@ def branches(subject: ProbeInput) -> Probing:
     with ExitStack() as hooks:
         for name, block in blocks.items():
             assert block.shortcut is not None
-            hooks.enter_context(hook(name, "branch", block.gate))
+            hooks.enter_context(hook(name, "branch", block.branch_scale))
             hooks.enter_context(hook(name, "shortcut", block.shortcut))
         for x, _ in subject.split(SAMPLE):
             forward(model, x)

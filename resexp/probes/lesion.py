@@ -128,8 +128,8 @@ def _removed(blocks: list[tuple[nn.Sequential, int]]) -> Iterator[None]:
                 restored.callback(stage.__setitem__, number, block)
                 stage[number] = nn.Identity()
             else:
-                restored.callback(setattr, block, "gate", block.gate)
-                block.gate = _Nothing()
+                restored.callback(setattr, block, "branch_scale", block.branch_scale)
+                block.branch_scale = _Nothing()
         yield
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 
 from resexp.errors import UserError
+from resexp.utils.text import MAX_NAMES
 
 # Figures are drawn without a screen. A backend that the user chose need not be installed here, and stays theirs.
 first, backend = "matplotlib" not in sys.modules, os.environ.pop("MPLBACKEND", None)
@@ -31,7 +32,7 @@ import numpy as np
 
 from resexp.report import page, together, tuning
 from resexp.report.figure import LINE, OnPage, Plot
-from resexp.report.formatting import MAX_NAMES, curves_of, slug
+from resexp.report.formatting import curves_of, slug
 from resexp.report.plots import controls_plot, curves_plot, depth_plot
 from resexp.report.probes import PageSection, inside
 from resexp.report.stats import Net, RunRecord, frame

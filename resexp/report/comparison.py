@@ -17,6 +17,7 @@ from resexp.report.formatting import Table
 from resexp.report.stats import Net, RunRecord, fraction, grouped, read
 from resexp.report.verdict import judged
 from resexp.runs.store import Run
+from resexp.utils.text import counted
 
 LEAST_P = 0.001
 """Smallest p that is shown as a number."""
@@ -152,7 +153,7 @@ class Comparison:
 
     def shared_line(self, a: str, b: str) -> str:
         """A sentence about the runs that the sides, called `a` and `b`, share."""
-        return f"{a} and {b} share {self.shared:,} run{'s' * (self.shared != 1)}, which a difference counts once."
+        return f"{a} and {b} share {counted(self.shared, 'run')}, which a difference counts once."
 
     def settings_table(self, a: str, b: str) -> Table:
         """The settings for people; `a` and `b` name the sides."""
@@ -243,7 +244,7 @@ def _judged(records: Sequence[RunRecord]) -> tuple[Family | None, Family | None]
 
 def _at_common_depths(a: Family | None, b: Family | None) -> tuple[Family | None, Family | None]:
     """Both families without the nets whose depths the other lacks; as they are where less than two would be left."""
-    common = a.running.keys() & b.running.keys() if a and b else set()
+    common = a.errors.keys() & b.errors.keys() if a and b else set()
     if not (a and b) or len(common) < 2:
         return a, b
     of_a, of_b = (tuple(net for net in family.nets if net.depth in common) for family in (a, b))

@@ -98,20 +98,20 @@ def _change(at: str, *terms: Term) -> Change:
 
 
 def _rise(family: Family | None) -> dict[str, Change]:
-    if not family or len(family.running) < 2:
+    if not family or len(family.errors) < 2:
         return {}
-    errors = family.running
+    errors = family.errors
     low, high = min(errors), max(errors)
     return {family.kind: _change(f"depths {low} and {high}", (1, errors[high]), (-1, errors[low]))}
 
 
 def _deepest(family: Family) -> tuple[int, Estimate]:
-    depth = max(family.running)
-    return depth, family.running[depth]
+    depth = max(family.errors)
+    return depth, family.errors[depth]
 
 
 def _contrasts(plain: Family | None, residual: Family | None) -> dict[str, Change]:
-    a, b = (family.running if family else {} for family in (plain, residual))
+    a, b = (family.errors if family else {} for family in (plain, residual))
     if not (common := sorted(a.keys() & b.keys())):
         return {}
     low, high = common[0], common[-1]

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from resexp.config import RunConfig
 from resexp.errors import UserError, sanitize
 from resexp.report.families import differing, recipe
-from resexp.report.formatting import NOTHING, Table, duration, filled, percent
+from resexp.report.formatting import NOTHING, Table, duration, filled, in_cell
 from resexp.report.stats import METRICS, Net, RunRecord
 from resexp.utils.untrusted import MAX_RECORD, read_file
 
@@ -29,7 +29,7 @@ def runs_of(net: Net) -> Table:
     rows = [
         [
             str(run.config.seed),
-            *(percent(run.errors.get(metric)) for metric in METRICS),
+            *(in_cell(run.errors.get(metric)) for metric in METRICS),
             duration(run.seconds),
             str(len(run.manifest.attempts)),
             f"{run.warmup_end:,}" if run.warmup_end else NOTHING,

@@ -78,9 +78,12 @@ class Family:
         return self.name.removeprefix(self.kind).strip()
 
     @cached_property
-    def running(self) -> dict[int, Estimate]:
-        """Its running training errors by depth."""
-        return {net.depth: net.errors["running"] for net in self.nets}
+    def errors(self) -> dict[int, Estimate]:
+        """Its running training errors by depth. Nets of one seed are left out, unless fewer than two nets have several:
+        their errors have no interval."""
+        every = {net.depth: net.errors["running"] for net in self.nets}
+        several = {depth: error for depth, error in every.items() if len(error.values) > 1}
+        return several if len(several) > 1 else every
 
     def partner(self, others: Sequence[Family]) -> Family | None:
         """The first of the `others` with the same recipe; if there is none, the first that differs in residual branches

@@ -8,17 +8,9 @@ from collections.abc import Iterable, Sequence
 
 NOTHING = "–"
 """In a cell of a table that has no number."""
-MAX_NAMES = 20
-"""Names in a sentence, families in a figure."""
 
 Table = tuple[list[str], list[list[str]]]
 """Header and rows."""
-
-
-def listed(names: Sequence[str], most: int = MAX_NAMES) -> str:
-    """``a, b, c``, or the first `most` of them ``and 7 more``."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def alternatives(names: Sequence[str]) -> str:
@@ -42,8 +34,8 @@ def curves_of(family: str) -> str:
     return f"curves-{family.replace(' ', '-')}"
 
 
-def percent(error: float | None) -> str:
-    """An error in a cell of a table: ``1.27``."""
+def in_cell(error: float | None) -> str:
+    """An error, percent, in a cell of a table: ``1.27``."""
     return NOTHING if error is None else f"{error:.2f}"
 
 

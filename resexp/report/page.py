@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from resexp.errors import sanitize
 from resexp.report import controls, details, formatting
 from resexp.report.estimates import signed
 from resexp.report.figure import OnPage
-from resexp.report.formatting import MAX_NAMES, NOTHING, Table, duration, filled, listed, percent
+from resexp.report.formatting import NOTHING, Table, duration, filled, in_cell
 from resexp.report.plots import curve, of_the_paper
 from resexp.report.probes import PageSection
 from resexp.report.stats import METRICS, Net, grouped
@@ -27,6 +26,8 @@ from resexp.report.summary import MAX_CURVE_SEEDS, Summary
 from resexp.report.svg import data_url
 from resexp.report.verdict import Verdict
 from resexp.runs.records import json_text
+from resexp.utils import text
+from resexp.utils.text import MAX_NAMES, counted, listed
 
 TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("resexp.report", "."),
@@ -38,9 +39,8 @@ TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
 )
 
-SCRIPT = re.sub(r"(?m)^\s*(//.*\n)?|\s*// .*$", "", Path(__file__).with_name("page.js").read_text())
-SCRIPT = re.sub(r" (=|=>|[!=]==|&&|\|\||[?:]) ", r"\1", SCRIPT)
-"""The page's only script, without comments, indentation and some spaces."""
+SCRIPT = Path(__file__).with_name("page.js").read_text()
+"""The page's only script."""
 _MARKERS = {
     "o": "M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0z",
     "s": "M-3-3h6v6h-6z",
@@ -79,7 +79,7 @@ def table(summary: Summary) -> Table:
             "[{:.2f}, {:.2f}]".format(*interval) if (interval := net.errors[_RUNNING].interval) else NOTHING,
             *(str(net.errors.get(metric, NOTHING)) for metric in _OTHERS),
             duration(net.seconds),
-            *(percent(getattr(net.published, error, None)) for error in ("train", "test")),
+            *(in_cell(getattr(net.published, error, None)) for error in ("train", "test")),
         ]
         for net in summary.nets
     ]
@@ -101,7 +101,7 @@ def provenance(summary: Summary) -> list[tuple[str, str]]:
     rows.append(("data", _values([f"{d.name} (source {d.source}), fingerprint {d.fingerprint}" for d in datas])))
     rows.append(("images", _values([f"{d.train_images:,} trained on, {d.val_images:,} for validation" for d in datas])))
     again = len(attempts) - len(manifests)
-    rows.append(("continued", f"{again} time{'s' * (again > 1)}" if again else ""))
+    rows.append(("continued", counted(again, "time") if again else ""))
     return [(name, value) for name, value in rows if value]
 
 
@@ -152,6 +152,7 @@ def rendered(template: str, figures: Mapping[str, OnPage], **more: Any) -> str:
         seeds=MAX_CURVE_SEEDS,
         details=details,
         formatting=formatting,
+        text=text,
         version=resexp.__version__,
         script=Markup(SCRIPT),
         digest=base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),

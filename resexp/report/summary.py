@@ -10,11 +10,11 @@ from typing import Any
 from resexp.errors import UserError
 from resexp.report.controls import IN_SENTENCE, IN_SHORT, Control, controls, varied
 from resexp.report.families import Family, families, family_names
-from resexp.report.formatting import listed
 from resexp.report.stats import Net, RunRecord, grouped, read
 from resexp.report.verdict import Verdict, judge
 from resexp.runs.store import Run, StudyFolder
 from resexp.utils.parallel import parallel_map
+from resexp.utils.text import listed
 
 MAX_CURVE_SEEDS = 10
 """Runs of a net in its training curve; more would change it by less than its line is wide."""

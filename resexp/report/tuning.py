@@ -19,10 +19,11 @@ from resexp.config import TrainConfig
 from resexp.report.estimates import CONFIDENCE, Difference, Estimate, contrast, interaction_terms, t_critical
 from resexp.report.families import Family, without
 from resexp.report.figure import Plot, family_colours, styled
-from resexp.report.formatting import NOTHING, Table, listed
+from resexp.report.formatting import NOTHING, Table
 from resexp.report.plots import depth_axis
 from resexp.report.probes.results import PageSection
 from resexp.report.stats import grouped
+from resexp.utils.text import listed
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from resexp.report.estimates import Difference, Rise, Trend, contrast, difference, interaction_terms, rise, trend
+from resexp.report.controls import changes
+from resexp.report.estimates import Difference, Rise, Trend, rise, trend
 from resexp.report.families import Family, differences
-from resexp.report.formatting import MAX_NAMES, listed
 from resexp.report.stats import grouped
+from resexp.utils.text import MAX_NAMES, listed
 
 PAPER_MARGIN = 1.0
 """Points that a rise may have at the paper's recipe and count as none, where the study does not say."""
@@ -61,9 +62,7 @@ def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[
     interaction = gap = None
     if residual and len(common) > 1:
         low, high = common[0], common[-1]
-        a, b = plain.errors, residual.errors
-        interaction = contrast(interaction_terms((a[low], a[high]), (b[low], b[high])))
-        gap = difference(a[high], b[high])
+        interaction, gap = (changes(of_plain, of_residual)[name].difference for name in ("interaction", "gap"))
     elif residual:
         obstacle = "plain and residual nets have not finished at two depths in common"
     margin, reason = _margin(margin, kinds)
@@ -115,7 +114,7 @@ def judged(families: Sequence[Family]) -> tuple[Family | None, Family | None, st
         return None, None, _one_depth(plains)
     pairs = [(plain, plain.partner(residuals)) for plain in deep]
     for plain, residual in pairs:
-        if residual and len(plain.running.keys() & residual.running.keys()) > 1:
+        if residual and len(plain.errors.keys() & residual.errors.keys()) > 1:
             return plain, residual, ""
     plain, residual = pairs[0]
     if residual or not residuals:
@@ -141,12 +140,10 @@ def _apart(family: Family, plain: Family) -> str:
 
 
 class _Kind:
-    """A family that is judged. Its nets of one seed are left out, unless fewer than two nets have several."""
+    """A family that is judged."""
 
     def __init__(self, family: Family) -> None:
-        self.family = family
-        several = {depth: error for depth, error in family.running.items() if len(error.values) > 1}
-        self.errors = several if len(several) > 1 else family.running
+        self.family, self.errors = family, family.errors
         self.lone = [net.label for net in family.nets if net.depth not in self.errors]
         self.rise = rise(self.errors) if len(self.errors) > 1 else None
         self.trend = trend({depth: error.values for depth, error in self.errors.items()})

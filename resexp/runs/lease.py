@@ -28,7 +28,7 @@ from resexp.utils.untrusted import read_file, refuse_links
 
 HEARTBEAT_S = 1.0
 """Seconds between heartbeats."""
-HEARTBEAT_TIMEOUT_S = 60.0
+TAKEOVER_AFTER_S = 60.0
 """Seconds without a heartbeat after which an attempt on another machine is presumed dead. The clocks of the
 machines may differ by less than that."""
 _OWNER, _MAX_OWNER = "owner", 1000
@@ -133,7 +133,7 @@ def holder_elsewhere(folder: Path) -> str:
         owner, age = read_file(attempt / _OWNER, _MAX_OWNER).decode(), time.time() - attempt.stat().st_mtime
     except (ValueError, FileNotFoundError, UserError):
         return ""
-    return owner if abs(age) < HEARTBEAT_TIMEOUT_S and not owner.endswith(f" on {os.uname().nodename}") else ""
+    return owner if abs(age) < TAKEOVER_AFTER_S and not owner.endswith(f" on {os.uname().nodename}") else ""
 
 
 def newest(folder: Path) -> int:

@@ -36,6 +36,7 @@ from resexp.errors import UserError
 from resexp.runs.lease import Lease, holder_elsewhere, leased
 from resexp.runs.records import LINES, Manifest, PlannedRun, Status, StudyPlan, Submission
 from resexp.utils.files import is_locked, locked, write_atomic, write_held
+from resexp.utils.text import counted, few
 from resexp.utils.untrusted import MAX_LINES, MAX_METRICS, MAX_RECORD, parse_json, read_file, read_record, refuse_links
 
 
@@ -206,6 +207,10 @@ class Run:
         damaged = next(n for n, line in enumerate(whole.split(b"\n"), 1) if _records(line, reader) is None)
         raise UserError(f"{self.metrics_path}:{damaged}: no event with its numbers; restore it or delete the run")
 
+    def test_errors(self) -> list[float]:
+        """The test errors that it has recorded, fractions in [0, 1]; the last is the final one."""
+        return [line["test_error"] for line in self.metrics() if "test_error" in line]
+
 
 def _records(lines: bytes, reader: TypeAdapter[Any]) -> list[dict[str, Any]] | None:
     """The records in some lines of metrics.jsonl, or None if a line is damaged."""
@@ -277,6 +282,4 @@ class StudyFolder:
         strays = [str(run.folder.relative_to(self.folder)) for run in self.strays(named)]
         if not strays:
             return ""
-        runs = "1 run" if len(strays) == 1 else f"{len(strays):,} runs"
-        more = f" and {len(strays) - 3:,} more" if len(strays) > 3 else ""
-        return f"{self.folder}: {runs} of an earlier configuration left out: {', '.join(strays[:3])}{more}"
+        return f"{self.folder}: {counted(len(strays), 'run')} of an earlier configuration left out: {few(strays)}"

@@ -6,7 +6,7 @@ The rate is a pure function of the step, except where errors lower it (`plateau`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -23,37 +23,12 @@ NEVER = 2**62
 """A step that no run reaches."""
 
 
-def learning_rate(
-    config: TrainConfig, step: int, *, warming_up: bool, plateau_milestones: Sequence[int] | None = None
-) -> float:
-    """The rate of update number `step`, counted from 0. `config` comes from `TrainConfig.for_depth`.
-
-    Uses the milestones in `config`, or `plateau_milestones`, which the plateau schedule has set so far; see
-    `Schedule.observe_error`. Raises UserError if a plug-in's factor on the rate is no finite number >= 0.
-    """
-    if warming_up and config.warmup_lr is not None:
-        return config.warmup_lr
-    assert isinstance(config.lr, float)
-    ramp = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    if isinstance(config.schedule, PluginRef):
-        plugin = find_plugin("schedule", config.schedule.name, config.schedule.source)
-        factor = plugin.make(step, config.steps, **dict(config.schedule.options))
-        if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
-            raise UserError(
-                f"{plugin.path}: schedule {plugin.name}: factor {factor!r} at step {step}; return a number >= 0"
-            )
-    elif config.schedule == "cosine":
-        factor = 0.5 * (1 + math.cos(math.pi * step / config.steps))
-    else:  # a constant rate has no milestones
-        factor = config.gamma ** sum(step >= milestone for milestone in plateau_milestones or config.milestones)
-    return float(ramp * config.lr * factor)
-
-
 class Schedule:
-    """The learning rate on the device. It computes the same values as `learning_rate`, from a step counter on the
-    device, and decides when the warm-up ends."""
+    """The learning rate, and when its warm-up ends. On the device, `set_rate` computes the values of `rate_at` from a
+    step counter there."""
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        """`config` comes from `TrainConfig.for_depth`."""
         assert isinstance(config.lr, float)
         self.config = config
         self.milestones = list(config.milestones)
@@ -66,7 +41,7 @@ class Schedule:
         self._table: Tensor | None = None
         """The rate of every step; None where milestones lower it."""
         if config.schedule not in ("milestones", "plateau"):
-            rates = [learning_rate(config, step, warming_up=False) for step in range(config.steps)]
+            rates = [self.rate_at(step, warming_up=False) for step in range(config.steps)]
             self._table = torch.tensor(rates, device=device)
         self._warmup_rate = torch.tensor(config.warmup_lr or config.lr, device=device)
         self.warming_up = torch.tensor(config.warmup_lr is not None, device=device)
@@ -79,8 +54,27 @@ class Schedule:
         self._milestones[: len(self.milestones)] = torch.tensor(self.milestones, dtype=torch.int64)
 
     def rate_at(self, step: int, *, warming_up: bool) -> float:
-        """The rate of update number `step`."""
-        return learning_rate(self.config, step, warming_up=warming_up, plateau_milestones=self.milestones)
+        """The rate of update number `step`, counted from 0.
+
+        Raises UserError if a plug-in's factor on the rate is no finite number >= 0.
+        """
+        config = self.config
+        if warming_up and config.warmup_lr is not None:
+            return config.warmup_lr
+        assert isinstance(config.lr, float)
+        ramp = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+        if isinstance(config.schedule, PluginRef):
+            plugin = find_plugin("schedule", config.schedule.name, config.schedule.source)
+            factor = plugin.make(step, config.steps, **dict(config.schedule.options))
+            if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+                raise UserError(
+                    f"{plugin.path}: schedule {plugin.name}: factor {factor!r} at step {step}; return a number >= 0"
+                )
+        elif config.schedule == "cosine":
+            factor = 0.5 * (1 + math.cos(math.pi * step / config.steps))
+        else:  # a constant rate has no milestones
+            factor = config.gamma ** sum(step >= milestone for milestone in self.milestones)
+        return float(ramp * config.lr * factor)
 
     def set_rate(self, step: Tensor) -> None:
         """Set the rate of update number `step`, an int64 tensor (1,)."""

@@ -159,7 +159,7 @@ class Trainer:
         if self.config.train.clip_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
-        self.scaler.step(self.optimizer)
+        self.scaler.step(self.optimizer)  # optimizer.step(), unless fp16 overflowed
         self.scaler.update()
         ranks.all_reduce(sums)
         record = torch.cat((sums, self.schedule.warming_up.float()[None]))

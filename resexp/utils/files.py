@@ -24,7 +24,7 @@ over from the earlier (see `lease`)."""
 
 
 def holds(kind: Callable[[], bool]) -> bool:
-    """The answer of `is_dir` or `is_file` of a folder's entry; False where it raises, as for a link to itself."""
+    """entry.is_dir() or entry.is_file(); False instead of an error, as for a link that leads to itself."""
     try:
         return kind()
     except OSError:

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from resexp.config import ImageNetData, PreparedConfig
+from resexp.config import CacheConfig, ImageNetData
 from resexp.data.imagenet import ImageNet, open_imagenet
 from resexp.data.imagenet.example import make_example
 from resexp.data.imagenet.loader import ImageRequest, Loader, plan
@@ -121,7 +121,7 @@ def main() -> None:
         files = open_imagenet(lay_out(images, Path(scratch) / "images"))
         sets = {"files": files}
         for form in ("jpeg", "raw"):
-            spec = PreparedConfig.model_validate({"side": 500 if form == "jpeg" else 256, "format": form})
+            spec = CacheConfig.model_validate({"side": 500 if form == "jpeg" else 256, "format": form})
             prepare(files, spec, lambda done, total: None, 2)
             sets[f"{form} cache, side {spec.side}"] = open_imagenet(files.config.model_copy(update={"cache": spec}))
         contenders = {"torchvision, as usual": usual(files), "Pillow, our crop": pillow(files)}

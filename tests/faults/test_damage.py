@@ -14,7 +14,7 @@ import torch
 
 from resexp.errors import UserError
 from resexp.runs import checkpoint
-from resexp.runs.lease import HEARTBEAT_TIMEOUT_S
+from resexp.runs.lease import TAKEOVER_AFTER_S
 from resexp.runs.store import Run
 from resexp.training.train import train
 from resexp.utils.files import write_atomic
@@ -243,7 +243,7 @@ def test_a_lock_file_that_nobody_holds_keeps_nobody_out(
 
 
 @pytest.mark.parametrize(
-    ("silent", "refused"), [(0.0, True), (HEARTBEAT_TIMEOUT_S / 2, True), (HEARTBEAT_TIMEOUT_S + 1, False)]
+    ("silent", "refused"), [(0.0, True), (TAKEOVER_AFTER_S / 2, True), (TAKEOVER_AFTER_S + 1, False)]
 )
 def test_an_attempt_on_another_machine_is_left_alone_until_it_has_been_silent_for_long(
     stopped: tuple[Run, Run], another: Iterator[Run], silent: float, refused: bool, survived: Survived

@@ -51,7 +51,7 @@ def parts(folder: Path, device: str, data: str | None, studies: Sequence[str]) -
     times = ("--rounds", "1", "--seconds", "0.05") if small else ("--rounds", "3", "--seconds", "0.5")
     bench = (*RESEXP, "bench", *on, *times)
     nets = ("--set", "data.train_images=2000", *(("--set", "model.width=8") if small else ()))
-    precisions = ("--packs", "1", "--depths", "20,56", "--precisions", "fp32,bf16,fp16")
+    precisions = ("--runs", "1", "--depths", "20,56", "--precisions", "fp32,bf16,fp16")
     packs = {"8": "1"} if small else {"20": "1,4,9", "56": "1,4,9", "110": "1,4", "1202": "1"}
     images, study = folder / "images", "smoke" if small else "resnet50"
     roofline = (*python, "tests.gpu.roofline", "--results", f"{results}")
@@ -68,7 +68,7 @@ def parts(folder: Path, device: str, data: str | None, studies: Sequence[str]) -
         *(
             Part(
                 f"bench-{depth}",
-                (*bench, *nets, "--packs", runs, "--depths", depth, "--out", f"{results}/bench-{depth}"),
+                (*bench, *nets, "--runs", runs, "--depths", depth, "--out", f"{results}/bench-{depth}"),
                 150.0,
             )
             for depth, runs in packs.items()

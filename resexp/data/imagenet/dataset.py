@@ -11,7 +11,7 @@ import PIL
 import simplejpeg
 from numpy.typing import NDArray
 
-from resexp.config import ImageNetData, PreparedConfig
+from resexp.config import CacheConfig, ImageNetData
 from resexp.data.archive import MAX_BYTES
 from resexp.data.cache import caches, read_arrays
 from resexp.data.imagenet.tree import SPLITS, Split, Tree, open_tree
@@ -29,7 +29,7 @@ VERSION = 2
 COMMAND = "`resexp data prepare STUDY`"
 
 
-class PreparedMeta(JsonRecord):
+class CacheMeta(JsonRecord):
     """meta.json: what a cache holds."""
 
     bytes: dict[str, Count]
@@ -39,8 +39,8 @@ class PreparedMeta(JsonRecord):
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """Prepared images, memory-mapped."""
+class ImageCache:
+    """Decoded and resized images, memory-mapped."""
 
     folder: Path
     data: NDArray[np.uint8]
@@ -63,15 +63,15 @@ class Prepared:
         return stored.reshape(*self.sizes[part][index], 3) if self.raw else stored
 
 
-def prepared_folder(tree: Tree, config: PreparedConfig) -> Path:
-    """Where the images of `tree` prepared in this way lie, there or not."""
+def cache_folder(tree: Tree, config: CacheConfig) -> Path:
+    """The folder of the cache that `config` asks for, there or not."""
     kind = f"jpeg{config.quality}" if config.format == "jpeg" else "raw"
     return caches() / f"imagenet-{tree.fingerprint}-{config.side}-{kind}-v{VERSION}"
 
 
-def read_meta(folder: Path) -> PreparedMeta | None:
+def read_meta(folder: Path) -> CacheMeta | None:
     """What a cache holds; None if there is none. Raises UserError if it is damaged."""
-    meta = read_record(folder / META, PreparedMeta)
+    meta = read_record(folder / META, CacheMeta)
     if meta is not None:
         for name, size in meta.bytes.items():
             there = (folder / name).stat().st_size if (folder / name).exists() else 0
@@ -85,7 +85,7 @@ class ImageNet(Tree):
     """A folder of images laid out as ImageNet is, as a run uses it. Nothing is decoded before it is asked for."""
 
     config: ImageNetData
-    prepared: Prepared | None
+    cache: ImageCache | None
     """Where images are read from, if not from their files."""
     unreadable: set[str] = field(default_factory=set)
     """The images that could not be read so far, ``train/n01440764/n01440764_18.JPEG``."""
@@ -154,9 +154,9 @@ class ImageNet(Tree):
 
     def pixels(self, part: Split, index: int, shorter_side: int | None = None) -> Pixels:
         """An image, uint8 (H, W, 3); for `shorter_side` see `decode`. Raises UnreadableImageError."""
-        if self.prepared is None:
+        if self.cache is None:
             return decode(self.read(part, index), shorter_side)
-        stored = self.prepared.read(part, index)
+        stored = self.cache.read(part, index)
         return stored if stored.ndim == 3 else decode(stored.tobytes(), shorter_side)
 
 
@@ -167,19 +167,19 @@ def open_imagenet(config: ImageNetData) -> ImageNet:
     logged.
     """
     tree = open_tree(expanded(config.path)).subset(config.classes)
-    prepared = open_prepared(tree, config.cache) if config.cache else None
+    cache = open_cache(tree, config.cache) if config.cache else None
     found = {of.name: getattr(tree, of.name) for of in fields(Tree)}
     found["remarks"] = [f"{config.path}: {line}" for line in tree.remarks]
-    return ImageNet(**found, config=config, prepared=prepared)
+    return ImageNet(**found, config=config, cache=cache)
 
 
-def open_prepared(tree: Tree, config: PreparedConfig) -> Prepared:
-    """The images of `tree` prepared in this way. Raises UserError if they are not, or if they are damaged."""
-    folder = prepared_folder(tree, config)
+def open_cache(tree: Tree, config: CacheConfig) -> ImageCache:
+    """The cache of `tree` that `config` asks for. Raises UserError if they are not, or if they are damaged."""
+    folder = cache_folder(tree, config)
     if read_meta(folder) is None:
         raise UserError(f"{folder}: not there, and data.cache asks for it; run {COMMAND} first")
     arrays = read_arrays(folder / INDEX)
     if arrays is None:
         raise UserError(f"{folder / INDEX}: damaged; delete the folder, and run {COMMAND} again")
     ends, sizes = ({part: arrays[f"{part}_{name}"] for part in SPLITS} for name in ("ends", "sizes"))
-    return Prepared(folder, np.asarray(np.memmap(folder / DATA, mode="c")), ends, sizes, config.format == "raw")
+    return ImageCache(folder, np.asarray(np.memmap(folder / DATA, mode="c")), ends, sizes, config.format == "raw")

@@ -22,9 +22,9 @@ from resexp.config import ImageNetData
 from resexp.data.imagenet.dataset import ImageNet
 from resexp.data.imagenet.tree import Split
 from resexp.data.imagenet.views import View, crop_resize
-from resexp.data.naming import few
 from resexp.data.pixels import Pixels
 from resexp.errors import UnreadableImageError, UserError
+from resexp.utils.text import few
 
 LIGHTING = 0.1
 """Standard deviation of the amounts of light (Krizhevsky et al. 2012, section 4.1)."""

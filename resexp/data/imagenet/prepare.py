@@ -14,17 +14,17 @@ from typing import TypeVar
 import numpy as np
 import simplejpeg
 
-from resexp.config import PreparedConfig
+from resexp.config import CacheConfig
 from resexp.data.cache import building, write_arrays
-from resexp.data.imagenet.dataset import DATA, INDEX, META, ImageNet, PreparedMeta, prepared_folder, read_meta
+from resexp.data.imagenet.dataset import DATA, INDEX, META, CacheMeta, ImageNet, cache_folder, read_meta
 from resexp.data.imagenet.tree import SPLITS, Split
 from resexp.data.imagenet.views import resize
 from resexp.data.images import Duplicates, Seen, digests, find_duplicates
-from resexp.data.naming import few
 from resexp.data.pixels import decode
 from resexp.data.prefetch import prefetch
 from resexp.errors import UnreadableImageError, UserError
 from resexp.utils.files import locked, with_filename, write_atomic
+from resexp.utils.text import few
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +53,12 @@ def check(dataset: ImageNet, progress: Callable[[int, int], None], threads: int)
     return [line for line in looked if isinstance(line, str)], duplicates
 
 
-def prepare(dataset: ImageNet, config: PreparedConfig, progress: Callable[[int, int], None], threads: int) -> Path:
+def prepare(dataset: ImageNet, config: CacheConfig, progress: Callable[[int, int], None], threads: int) -> Path:
     """Make the cache that `data.cache` asks for, of a set that is read from its files; the cache's folder.
 
     Raises UserError if the disk is too small. `progress` hears (images done, images in all).
     """
-    folder = prepared_folder(dataset, config)
+    folder = cache_folder(dataset, config)
     with locked(folder.with_name(f".{folder.name}.lock"), f"the cache {folder}"):
         try:
             if read_meta(folder) is not None:
@@ -85,7 +85,7 @@ def _each(
         yield result
 
 
-def _prepared(dataset: ImageNet, config: PreparedConfig, part: Split, image: int) -> tuple[bytes, tuple[int, int]]:
+def _prepared(dataset: ImageNet, config: CacheConfig, part: Split, image: int) -> tuple[bytes, tuple[int, int]]:
     """What a cache holds of an image: a file's bytes or pixels, and height and width; nothing if it can't be read."""
     try:
         data = dataset.read(part, image)
@@ -104,7 +104,7 @@ def _prepared(dataset: ImageNet, config: PreparedConfig, part: Split, image: int
     return data, (height, width)
 
 
-def _check_room(dataset: ImageNet, config: PreparedConfig, folder: Path) -> None:
+def _check_room(dataset: ImageNet, config: CacheConfig, folder: Path) -> None:
     """Say how large the cache will be. Raises UserError if there is less room."""
     total = needed = 0
     for part in SPLITS:
@@ -122,7 +122,7 @@ def _check_room(dataset: ImageNet, config: PreparedConfig, folder: Path) -> None
 
 
 def _build(
-    dataset: ImageNet, config: PreparedConfig, folder: Path, progress: Callable[[int, int], None], threads: int
+    dataset: ImageNet, config: CacheConfig, folder: Path, progress: Callable[[int, int], None], threads: int
 ) -> list[str]:
     """Write a cache; the images that can't be read."""
     entries = _each(dataset, functools.partial(_prepared, dataset, config), progress, threads)
@@ -143,5 +143,5 @@ def _build(
         os.fsync(file.fileno())
     write_arrays(folder / INDEX, index)
     sizes_of = {name: (folder / name).stat().st_size for name in (DATA, INDEX)}
-    write_atomic(folder / META, PreparedMeta(bytes=sizes_of, unreadable=unreadable).model_dump_json())
+    write_atomic(folder / META, CacheMeta(bytes=sizes_of, unreadable=unreadable).model_dump_json())
     return unreadable

@@ -49,7 +49,7 @@ def statistics(dataset: ImageNet) -> Statistics:
     Raises UserError as a Loader does.
     """
     config = dataset.config
-    source = dataset.prepared.folder.name if dataset.prepared else f"imagenet-{dataset.fingerprint}"
+    source = dataset.cache.folder.name if dataset.cache else f"imagenet-{dataset.fingerprint}"
     file = caches() / f"{source}-mean-v{_VERSION}-{config.crop}-{config.val_resize}.npz"
     with locked(file.with_name(f".{file.name}.lock"), "the mean image", wait=True):
         if (known := read_arrays(file)) is not None:

@@ -26,7 +26,6 @@ from resexp.data.imagenet.labels import label_files, val_wnids
 from resexp.data.naming import (
     READ,
     check_class_names,
-    few,
     is_hidden,
     is_image,
     is_test,
@@ -40,6 +39,7 @@ from resexp.data.naming import (
 from resexp.errors import UserError, sanitize
 from resexp.runs.records import json_text
 from resexp.utils.files import holds, locked
+from resexp.utils.text import few
 
 log = logging.getLogger(__name__)
 

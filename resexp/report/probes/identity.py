@@ -13,10 +13,11 @@ from pydantic import Field
 from resexp.errors import UserError
 from resexp.report.estimates import Estimate, difference
 from resexp.report.figure import INK, KINDS, OTHERS, Plot, styled
-from resexp.report.formatting import Table, listed
+from resexp.report.formatting import Table
 from resexp.report.plots import curve
 from resexp.report.probes.results import PageSection, ProbeRecord, ProbeResults, RecordPart
 from resexp.report.stats import RunRecord
+from resexp.utils.text import counted, listed
 from resexp.utils.untrusted import MAX_RECORD, parse_json, read_file
 
 
@@ -123,7 +124,7 @@ def _finding(record: Identity, groups: Sequence[_Group]) -> str:
     }
     errors = {group.part: group.error for group in groups if group.error}
     ends = "".join(f"{text} {errors[part].mean:.1f} %" for part, text in words.items() if part in errors)
-    of_donors = f" (training error, {donors} donor{'s' * (donors != 1)})"
+    of_donors = f" (training error, {counted(donors, 'donor')})"
     return f"{deep} built from {shallow} starts at {record.constructed.mean:.1f} %{ends}{of_donors}."
 
 
@@ -158,7 +159,7 @@ def _sentence(record: Identity, groups: Sequence[_Group]) -> str:
     names = listed([donor.source for donor in record.donors], 5)
     changed = max(donor.changed_predictions for donor in record.donors)
     apart = max(donor.largest_logit_difference for donor in record.donors)
-    predictions = f"{changed:,} prediction{'s' * (changed != 1)} changed" if changed else "the same predictions"
+    predictions = f"{counted(changed, 'prediction')} changed" if changed else "the same predictions"
     alone = len(record.donors) == 1
     sentences = [
         f"{names} {'has' if alone else 'have'} a {'' if alone else 'mean '}clean training error of "
@@ -189,7 +190,7 @@ def _table(record: Identity, groups: Sequence[_Group]) -> Table:
     ]
     rows += [[group.row, f"{group.steps:,}", str(group.error)] for group in groups if group.error]
     donors = len(record.donors)
-    return ["net", "steps in all", f"clean training error ({donors} donor{'s' * (donors != 1)})"], rows
+    return ["net", "steps in all", f"clean training error ({counted(donors, 'donor')})"], rows
 
 
 @styled

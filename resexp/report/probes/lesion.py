@@ -11,10 +11,11 @@ from matplotlib.ticker import FormatStrFormatter
 from pydantic import Field
 
 from resexp.report.figure import Plot, styled
-from resexp.report.formatting import NOTHING, Table, filled, listed
+from resexp.report.formatting import NOTHING, Table, filled
 from resexp.report.probes.panels import Draw, deepest, panels, seeds
 from resexp.report.probes.results import MAX_LAYERS, NetResult, PageSection, ProbeRecord, ProbeResults, RecordPart
 from resexp.report.stats import grouped
+from resexp.utils.text import listed
 
 FEW_LEFT = 20
 """Points up to guessing: a net that has fewer left is named as one that has little to lose."""

@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidato
 
 from resexp.errors import UserError
 from resexp.report.figure import Plot
-from resexp.report.formatting import Table, listed
+from resexp.report.formatting import Table
 from resexp.report.plots import MAX_BARRED
 from resexp.report.stats import Net, RunRecord
+from resexp.utils.text import listed
 
 Number = Annotated[float, WrapValidator(lambda value, finite: float("nan") if value is None else finite(value))]
 """What a probe measured; JSON's null if it was not a number."""

@@ -18,9 +18,10 @@ from scipy import optimize
 
 from resexp.report.estimates import CONFIDENCE, Difference, t_critical
 from resexp.report.figure import MARKERS, Plot, family_colours, styled
-from resexp.report.formatting import digits, listed
+from resexp.report.formatting import digits
 from resexp.report.plots import depth_axis
 from resexp.report.stats import grouped
+from resexp.utils.text import listed
 
 Points = Sequence[tuple[int, float]]
 """Depth and agreement, for each seed of each net."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from resexp import paper
 from resexp.report.estimates import Estimate
-from resexp.report.formatting import NOTHING, filled, listed, span
+from resexp.report.formatting import NOTHING, filled, span
 from resexp.report.probes.results import NetResult, PageSection, ProbeRecord, ProbeResults
 from resexp.report.stats import grouped
+from resexp.utils.text import listed
 
 MODES = ("ten-crop", "multi-scale")
 
