@@ -43,10 +43,11 @@ class Part:
     blocks: int
 
 
-def parts(layers: Sequence[Layer], *, whole: bool = False) -> list[Part]:
-    """The parts of a net: successive blocks that differ only in name and receptive field are one, unless `whole`."""
+def parts(layers: Sequence[Layer], *, every_block: bool = False) -> list[Part]:
+    """The parts of a net: successive blocks that differ in name and receptive field alone are one, or
+    each is one for `every_block`."""
     blocks = [tuple(block) for _, block in groupby(layers, key=lambda layer: layer.block or layer.name)]
-    rows = [[block] for block in blocks] if whole else [list(row) for _, row in groupby(blocks, key=_likeness)]
+    rows = [[block] for block in blocks] if every_block else [list(row) for _, row in groupby(blocks, key=_likeness)]
     return [Part(row[0], row[-1], len(row)) for row in rows]
 
 

@@ -33,7 +33,7 @@ def targets(names: list[str], *, initial: bool, settings: list[str], results: Pa
             continue
         chosen = select_runs(name, results)
         runs = chosen.runs
-        if chosen.whole and not initial:
+        if chosen.is_study and not initial:
             runs = [run for run in runs if run.checkpoint_path.exists()]
         if not runs:
             raise UserError(f"{name}: no run has a checkpoint yet; train some, or add --at-init for untrained nets")
@@ -47,7 +47,7 @@ def finished_runs(names: list[str], results: Path) -> list[Run]:
     """The runs that the user named, and of a study only its finished ones. Raises UserError if there are none."""
     found = []
     for chosen in (select_runs(name, results) for name in names):
-        found += [run for run in chosen.runs if not chosen.whole or run.status().state == "finished"]
+        found += [run for run in chosen.runs if not chosen.is_study or run.status().state == "finished"]
     if not found:
         raise UserError(f"{', '.join(names)}: no finished run there")
     return found
@@ -135,8 +135,8 @@ def _continuation(donor: Run, depth: int, settings: list[str]) -> list[RunConfig
     milestones = tuple(milestone * steps // train.steps for milestone in train.milestones)
     if train.milestones == _usual_milestones(train):
         milestones = _usual_milestones(train.model_copy(update={"steps": steps}))
-    whole = train.model_copy(update={"init_from": None, "steps": steps, "milestones": milestones})
-    return [continued, trained_on, continued.model_copy(update={"train": whole})]
+    both = train.model_copy(update={"init_from": None, "steps": steps, "milestones": milestones})
+    return [continued, trained_on, continued.model_copy(update={"train": both})]
 
 
 def _usual_milestones(train: TrainConfig) -> tuple[int, ...]:

@@ -150,7 +150,7 @@ def test_every_parameter_is_counted_with_one_layer(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_parts_of_a_net_sum_up_to_it(name: str) -> None:
     of = summary(name)
-    for found in (parts(of.layers), parts(of.layers, whole=True)):
+    for found in (parts(of.layers), parts(of.layers, every_block=True)):
         for count in ("parameters", "multiply_adds"):
             total = sum(part.blocks * getattr(layer, count) for part in found for layer in part.first)
             assert total == getattr(of, count)

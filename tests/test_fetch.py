@@ -154,12 +154,15 @@ def test_all_files_of_a_set_are_fetched(tmp_path: Path, mirror: type[Mirror], mo
     )
     monkeypatch.setattr(official, "FILES", files)
     done = CliRunner().invoke(app, ["data", "fetch", "svhn"])
-    assert (done.exit_code, done.stdout) == (0, f"{tmp_path}/home/train.mat: whole\n{tmp_path}/home/test.mat: whole\n")
+    assert (done.exit_code, done.stdout) == (
+        0,
+        f"{tmp_path}/home/train.mat: intact\n{tmp_path}/home/test.mat: intact\n",
+    )
     assert (tmp_path / "home/train.mat").read_bytes() == CONTENT
     assert (tmp_path / "home/test.mat").read_bytes() == CONTENT[:1000]
     assert (len(train.ranges), len(test.ranges), other.ranges) == (1, 1, [])
     again = CliRunner().invoke(app, ["data", "verify", "svhn"])
-    assert again.stdout.splitlines() == [f"{tmp_path}/home/{f.name}: whole, md5 {f.md5}" for f in files[::2]]
+    assert again.stdout.splitlines() == [f"{tmp_path}/home/{f.name}: intact, md5 {f.md5}" for f in files[::2]]
     assert len(train.ranges) == 1
 
 

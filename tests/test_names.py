@@ -47,7 +47,7 @@ def test_a_name_stands_for_runs(study: StudyFolder, name: str, runs: list[str]) 
     found = select_runs(name, RESULTS)
     assert [run.name for run in found.runs] == runs
     assert found.study.folder == study.folder
-    assert found.whole == (len(runs) == 4)
+    assert found.is_study == (len(runs) == 4)
 
 
 def test_a_run_has_a_path_too(study: StudyFolder) -> None:

@@ -47,7 +47,7 @@ def fetch(name: Name = "cifar10") -> None:
             fetch_file(file, data_home() / file.name, show)
             bar.update(task, completed=file.size)
     for file in files:
-        out.print(f"{data_home() / file.name}: whole", soft_wrap=True)
+        out.print(f"{data_home() / file.name}: intact", soft_wrap=True)
 
 
 @app.command(epilog="Example: resexp data verify svhn")
@@ -57,7 +57,7 @@ def verify(name: Name = "cifar10") -> None:
 
     for file in _files(name):
         file.verify(path := data_home() / file.name)
-        out.print(f"{path}: whole, md5 {file.md5}", soft_wrap=True)
+        out.print(f"{path}: intact, md5 {file.md5}", soft_wrap=True)
 
 
 @app.command(epilog="Example: RESEXP_DATA=/scratch/data resexp data info")

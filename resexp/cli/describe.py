@@ -79,7 +79,7 @@ def _layers(net: NamedNet, summary: NetSummary, full: bool) -> Table:
     for column, total in zip(table.columns, totals, strict=True):
         column.footer = total
     before = summary.layers[0].output
-    for part in parts(summary.layers, whole=full):
+    for part in parts(summary.layers, every_block=full):
         if part.first[0].output[1:] != before[1:]:
             table.add_section()
         before = part.last[0].output

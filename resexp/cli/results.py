@@ -126,7 +126,7 @@ def status(
 
 def _print(chosen: Selection, rows: Rows) -> None:
     print_table(_table(chosen, rows, COLUMNS))
-    if chosen.whole and (line := chosen.study.strays_line()):
+    if chosen.is_study and (line := chosen.study.strays_line()):
         out.print(line, soft_wrap=True)
 
 
@@ -217,14 +217,14 @@ def remove(
         for run in runs:
             run.remove()
         chosen.study.drop([run for run in chosen.runs if not run.folder.exists()])
-    if chosen.whole and not chosen.study.runs():
+    if chosen.is_study and not chosen.study.runs():
         chosen.study.plan_path.unlink(missing_ok=True)
         for lock in chosen.study.folder.glob(".*lock"):
             lock.unlink()
     with suppress(OSError):  # not empty
         chosen.study.folder.rmdir()
     out.print(f"deleted {what}", soft_wrap=True)
-    if chosen.whole and chosen.study.folder.exists():
+    if chosen.is_study and chosen.study.folder.exists():
         left = sanitize(", ".join(sorted(path.name for path in chosen.study.folder.iterdir())))
         out.print(f"left as they are in {chosen.study.folder}: {left}", soft_wrap=True)
 
@@ -233,7 +233,7 @@ def _removable(chosen: Selection) -> Iterator[Run]:
     """The runs that have a folder which is one of a run, and a line about each folder that is not."""
     from resexp.config.study import load_run
 
-    for run in [*chosen.runs, *(chosen.study.strays() if chosen.whole else [])]:
+    for run in [*chosen.runs, *(chosen.study.strays() if chosen.is_study else [])]:
         try:
             if run.folder.is_symlink():
                 raise UserError(f"{run.folder}: a link")

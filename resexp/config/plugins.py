@@ -23,6 +23,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from resexp.config.section import Section
 from resexp.errors import UserError
 from resexp.utils.paths import expanded
+from resexp.utils.untrusted import first_mistake
 
 Role = Literal["block", "shortcut", "activation", "norm", "init", "optimizer", "schedule", "data"]
 """What a plug-in may offer; the key of the study file has the same name, `data.source` for data."""
@@ -241,11 +242,12 @@ def _options(plugin: Plugin, given: dict[str, Any]) -> tuple[tuple[str, Any], ..
         return _pairs(plugin.options.model_validate(given).model_dump(mode="json"))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             known = ", ".join(plugin.options.model_fields)
-            raise ValueError(f"{plugin.name} has no option {key}; it has {known}") from None
-        raise ValueError(f"{plugin.name}: {key}: {first['msg']}") from None
+            raise ValueError(
+                f"{plugin.name} has no option {'.'.join(map(str, first['loc']))}; it has {known}"
+            ) from None
+        raise ValueError(f"{plugin.name}: {first_mistake(error)}") from None
 
 
 def _pairs(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:

@@ -9,6 +9,13 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from resexp.errors import sanitize
 
 
+def flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Every value of nested sections by its dotted key, such as ``train.lr``."""
+    if not isinstance(value, dict) or not value:
+        return {key: value}
+    return {k: v for name, inner in value.items() for k, v in flat(inner, f"{key}.{name}" if key else name).items()}
+
+
 class Section(BaseModel):
     """A part of a study file: unknown keys are refused and no value is converted ('5' is not 5)."""
 

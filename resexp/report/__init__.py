@@ -148,7 +148,7 @@ def _as_slide(plot: Plot, slide: Slide, name: str) -> Plot:
 def draw(summary: Summary, slide: Slide | None = None) -> dict[str, Plot]:
     """The figures of the training by name."""
     nets = [net for net in summary.nets if net.family in summary.drawn]
-    records = [record for record in summary.records if record.whole and record.family in summary.drawn]
+    records = [record for record in summary.records if record.has_curves and record.family in summary.drawn]
     plots = _over_depth(nets, summary.verdict.families, summary.name, summary.seen, slide)
     if summary.controls:
         plots["controls"] = controls_plot(summary.controls[:MAX_NAMES])
@@ -164,7 +164,7 @@ def draw_together(found: Together, slide: Slide | None) -> dict[str, Plot]:
     plots = _over_depth(found.nets(), list(looks), found.title, found.seen, slide, looks)
     top = plots["depth-running"].axes.get_ylim()[1]
     records = {
-        name: [record for record in study.records if record.whole and record.family in together.judged(study)]
+        name: [record for record in study.records if record.has_curves and record.family in together.judged(study)]
         for name, study in found.studies.items()
     }
     ends = _ends([record for of_study in records.values() for record in of_study])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from resexp.config.section import flat
 from resexp.config.study import load_run
 from resexp.errors import UserError
 from resexp.report.controls import IN_SHORT, changes
@@ -186,7 +187,7 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
     Raises UserError if no net is on both sides and no verdict either.
     """
     nets_a, nets_b = grouped(a, lambda run: run.label), grouped(b, lambda run: run.label)
-    records = {run.folder: record for run in (*a, *b) if (record := read(run, whole=False)) and record.finished}
+    records = {run.folder: record for run in (*a, *b) if (record := read(run, curves=False)) and record.finished}
     if len(nets_a) == len(nets_b) == 1:
         matched = dict(zip(nets_a, nets_b, strict=True))
     else:
@@ -265,10 +266,4 @@ def _settings(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
 def _configuration(runs: Sequence[Run]) -> dict[str, Any]:
     """Every value of a net's configuration by its dotted key, and its seeds."""
     config = load_run(runs[0].config_path).model_dump(mode="json", exclude={"seed"})
-    return {**_flat(config), "seeds": [run.seed for run in runs]}
-
-
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {key: value}
-    return {k: v for name, inner in value.items() for k, v in _flat(inner, f"{key}.{name}" if key else name).items()}
+    return {**flat(config), "seeds": [run.seed for run in runs]}

@@ -81,7 +81,7 @@ def course_of(net: Net) -> tuple[float, int, Markup]:
 
     Before it, the error at its top, in percent, and the step at its right. The paths are empty if no curve was read.
     """
-    curves = [run.metrics["train_error"] for run in net.runs[:MOST_RUNS] if run.whole]
+    curves = [run.metrics["train_error"] for run in net.runs[:MOST_RUNS] if run.has_curves]
     curves = [curve for curve in curves if len(curve.steps) > 1]
     top = max((float(curve.values.max()) for curve in curves), default=0.0) or 1.0
     last = max((int(curve.steps[-1]) for curve in curves), default=0)

@@ -56,8 +56,8 @@ class Drawn:
 @styled
 def draw(nets: Sequence[Drawn], *, full: bool = False) -> str:
     """The nets side by side, as an SVG file with a title and a description; `full` draws every block of deep ones."""
-    whole = full or all(len(_boxes(net.layers)) <= WHOLE for net in nets)
-    columns = [parts(net.layers, whole=whole) for net in nets]
+    every_block = full or all(len(_boxes(net.layers)) <= WHOLE for net in nets)
+    columns = [parts(net.layers, every_block=every_block) for net in nets]
     figure = Figure()
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()

@@ -175,6 +175,11 @@ class Plot:
         """Draw a line, or points, of a `series`, in the first panel unless `axes` names another; see `mark`."""
         (axes or self.axes).plot(x, y, gid=self.mark(series, tip, paper), **look)
 
+    def errorbar(self, x: ArrayLike, y: ArrayLike, series: str, **look: Any) -> None:
+        """Draw the means of a `series` with bars, in the first panel."""
+        for artist in self.axes.errorbar(x, y, label=series, **look).get_children():
+            artist.set_gid(self.mark(series))
+
     def legend(self, columns: int, fontsize: str = "medium", **look: Any) -> None:
         """Add the legend below the panels, in fewer columns where it would be wider than the figure."""
         for number in range(columns, 0, -1):

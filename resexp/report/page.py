@@ -178,7 +178,7 @@ def _downloads(summary: Summary) -> list[tuple[str, str | None]]:
         {"net": net.label, "step": int(step), "training_error": error / 100}
         for net in summary.nets
         if net.family in summary.drawn
-        for mean in [curve([run for run in net.runs if run.whole], "train_error")]
+        for mean in [curve([run for run in net.runs if run.has_curves], "train_error")]
         for step, error in zip(mean.steps.tolist(), mean.values.tolist(), strict=True)
     ]
     files = {

@@ -80,23 +80,21 @@ def depth_plot(
     for number, (family, colour) in enumerate(family_colours(families).items()):
         of_family = [net for net in nets if net.family == family]
         look = looks[family] if looks else {"color": colour, "marker": MARKERS[number % len(MARKERS)]}
-        whole = family in full
-        shift = SIDE_BY_SIDE * (number - (len(full) - 1) / 2) if whole else 0.0
+        barred = family in full
+        shift = SIDE_BY_SIDE * (number - (len(full) - 1) / 2) if barred else 0.0
         at = [_shifted(net.depth, shift, depths) for net in of_family]
         errors = [net.errors[metric] for net in of_family]
         means = [error.mean for error in errors]
-        bars = {"yerr": [error.std or 0 for error in errors], "capsize": 3} if whole else {"linewidth": 0.8}
-        drawn = axes.errorbar(at, means, markersize=6 if whole else 3, label=family, **bars, **look)
-        for artist in drawn.get_children():
-            artist.set_gid(plot.mark(family))
+        bars = {"yerr": [error.std or 0 for error in errors], "capsize": 3} if barred else {"linewidth": 0.8}
+        plot.errorbar(at, means, family, markersize=6 if barred else 3, **bars, **look)
         for net, x, error in zip(of_family, at, errors, strict=True):
             tip = f"{net.label}: {error} %, n = {len(error.values)}"
-            plot.line([x], [error.mean], family, tip, markersize=7 if whole else 3, **look)
-            for run in net.runs if whole else ():
+            plot.line([x], [error.mean], family, tip, markersize=7 if barred else 3, **look)
+            for run in net.runs if barred else ():
                 tip = f"{net.label}, seed {run.config.seed}: {run.errors[metric]:.2f} %"
                 faint = look | {"alpha": 0.3, "markersize": 4, "linestyle": "none"}
                 plot.line([x], [run.errors[metric]], family, tip, **faint)
-        if whole:
+        if barred:
             right = _shifted(of_family[-1].depth, SIDE_BY_SIDE * (len(full) - 1) / 2, depths)  # clear of other families
             ends.append((right, means[-1], family, look["color"], family))
         series = f"{family}, {HE_2015}"

@@ -81,8 +81,8 @@ class RunRecord:
     status: Status
     manifest: Manifest
     metrics: dict[str, Series]
-    """Error curves from metrics.jsonl; without `whole`, only the last lines."""
-    whole: bool
+    """Error curves from metrics.jsonl; without `has_curves`, only the last lines."""
+    has_curves: bool
     errors: dict[str, float]
     """The errors of METRICS that the run has; of a finished run only."""
     seconds: float
@@ -120,19 +120,19 @@ class RunRecord:
         }
 
 
-def read(run: Run, whole: bool = True) -> RunRecord | None:
+def read(run: Run, curves: bool = True) -> RunRecord | None:
     """Read a run folder; None for a run that was not begun. Raises UserError if something in it can't be used.
 
-    Of a finished run that need not be read `whole`, only the end of the measurements is read: what the run came to.
+    Of a finished run without `curves`, only the end of the measurements is read: what the run came to.
     """
     config, status, manifest = load_run(run.config_path), run.status(), run.manifest()
     if manifest is None:
         return None
     # The status is read before the metrics: what it says has ended, they hold.
     finished = status.state == "finished"
-    lines = run.metrics(ERRORS, last=_END) if finished and not whole else []
+    lines = run.metrics(ERRORS, last=_END) if finished and not curves else []
     if not any("running_train_error" in line for line in lines):
-        lines, whole = run.metrics(ERRORS), True
+        lines, curves = run.metrics(ERRORS), True
     end = {name: value for line in lines for name, value in line.items() if value is not None}
     if "running_train_error" not in end:  # which the first runs did not write
         end["running_train_error"] = running_error(lines, config.train.final_from)
@@ -142,7 +142,7 @@ def read(run: Run, whole: bool = True) -> RunRecord | None:
         raise UserError(f"{run.metrics_path}: the run is finished, but not all of its measurements are here")
     warmup_end = _warmup_end(run, config) if finished and config.train.warmup_lr else None
     errors = errors if finished else {}
-    return RunRecord(run, config, status, manifest, _series(lines), whole, errors, seconds, warmup_end)
+    return RunRecord(run, config, status, manifest, _series(lines), curves, errors, seconds, warmup_end)
 
 
 def _warmup_end(run: Run, config: RunConfig) -> int:
@@ -163,7 +163,7 @@ def _series(lines: Sequence[dict[str, Any]]) -> dict[str, Series]:
 
 def runs_table(study: StudyFolder) -> pd.DataFrame:
     """All runs that the study names, begun or not; see `frame`."""
-    return frame([(run, read(run, whole=False)) for run in study.runs()])
+    return frame([(run, read(run, curves=False)) for run in study.runs()])
 
 
 def frame(rows: Sequence[tuple[Run, RunRecord | None]]) -> pd.DataFrame:

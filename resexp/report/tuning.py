@@ -177,9 +177,7 @@ def _plot(best: Mapping[str, Mapping[int, Estimate]], fixed: Mapping[str, Mappin
             means, bars = [e.mean for e in errors.values()], [e.std or 0 for e in errors.values()]
             look: dict[str, Any] = {"color": colours[kind], **style}
             series = f"{kind}, {label}"
-            drawn = plot.axes.errorbar(list(errors), means, bars, label=series, capsize=3, **look)
-            for artist in drawn.get_children():
-                artist.set_gid(plot.mark(series))
+            plot.errorbar(list(errors), means, series, yerr=bars, capsize=3, **look)
             for depth, error in errors.items():
                 tip = f"{kind}-{depth}, {label}: {error} %, n = {len(error.values)}"
                 plot.line([depth], [error.mean], series, tip, **look)

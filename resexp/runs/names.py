@@ -21,7 +21,7 @@ class Selection:
     study: StudyFolder
     runs: list[Run]
     """All runs of the study, of the net, or one run."""
-    whole: bool
+    is_study: bool
     """Whether the name refers to a whole study."""
 
 
@@ -32,7 +32,7 @@ def select_runs(name: str, results: Path) -> Selection:
     """
     path = expanded(name)
     if (path / "config.yaml").exists():
-        return Selection(StudyFolder(path.absolute().parents[1]), [Run(path)], whole=False)
+        return Selection(StudyFolder(path.absolute().parents[1]), [Run(path)], is_study=False)
     if path.exists() and not _is_study(path):
         inside = _studies(path)
         remedy = f"; it holds the studies {', '.join(inside)}: name one of them" if inside else ""
@@ -40,9 +40,9 @@ def select_runs(name: str, results: Path) -> Selection:
     of_study, colon, rest = (name, "", "") if path.exists() or ":" not in name else name.rpartition(":")
     study = StudyFolder(_study_folder(of_study, name, results))
     if not colon:
-        return Selection(study, study.runs(), whole=True)
+        return Selection(study, study.runs(), is_study=True)
     net, _, seed = rest.partition("/")
-    return Selection(study, _runs(study, of_study, net, seed), whole=False)
+    return Selection(study, _runs(study, of_study, net, seed), is_study=False)
 
 
 def is_run_name(name: str, results: Path) -> bool:
@@ -71,7 +71,7 @@ def open_study(name: str | Path | None, results: Path) -> StudyFolder:
             raise UserError(f"{results}: no study here yet; run `resexp sweep` first, or name a study folder")
         return StudyFolder(plans[-1].parent)
     chosen = select_runs(str(name), results)
-    if not chosen.whole:
+    if not chosen.is_study:
         raise UserError(f"{name}: not a study folder but a part of {chosen.study.folder}; name that")
     return chosen.study
 

@@ -23,7 +23,7 @@ from resexp.config.train import WEIGHTS
 from resexp.errors import UserError, sanitize
 from resexp.runs.checkpoint import is_plain, load_stored
 from resexp.utils.files import write_atomic
-from resexp.utils.untrusted import MAX_RECORD, Count, JsonRecord, read_file
+from resexp.utils.untrusted import MAX_RECORD, Count, JsonRecord, first_mistake, read_file
 
 MAX_BYTES = 1 << 34
 
@@ -133,7 +133,5 @@ def read(path: Path) -> WeightsFile:
     try:
         description = None if text is None else Description.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "it"
-        raise UserError(f"{path}: its description is damaged ({where}: {first['msg']}); export it again") from None
+        raise UserError(f"{path}: its description is damaged ({first_mistake(error)}); export it again") from None
     return WeightsFile(weights, hashlib.sha256(content).hexdigest(), description)

@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import Field
 
+from resexp.config.section import flat
 from resexp.config.study import load_run
 from resexp.errors import RunFailedError, UserError
 from resexp.runs.store import Run, StudyFolder
@@ -156,7 +157,10 @@ class Follower:
             run, sent = followed.run, followed.tracked.trackers[name]
             config = load_run(run.config_path).model_dump(mode="json", include={"data", "model", "train", "seed"})
             study, label = self._folder.resolve().name, f"{run.label}-{run.folder.name}"
-            tracker = TRACKERS[name](TrackedRun(study, label, dict(_flat(config)), self._folder, sent.id))
+            settings = {
+                key: v if isinstance(v, str | int | float | bool) else str(v) for key, v in flat(config).items()
+            }
+            tracker = TRACKERS[name](TrackedRun(study, label, settings, self._folder, sent.id))
             sent.id, followed.open[name] = tracker.id, tracker
         return followed.open[name]
 
@@ -205,14 +209,6 @@ def _final(run: Run) -> Scalars:
     """The last numbers of evaluations and of the test."""
     lines = [line for line in run.metrics() if line["event"] in ("eval", "test")]
     return {name: value for line in lines for name, value in _numbers(line).items()}
-
-
-def _flat(config: dict[str, Any], within: str = "") -> Iterator[tuple[str, str | int | float | bool]]:
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{within}{name}.")
-        else:
-            yield f"{within}{name}", value if isinstance(value, str | int | float | bool) else str(value)
 
 
 def _path(run: Run) -> Path:

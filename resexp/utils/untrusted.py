@@ -109,11 +109,13 @@ def read_record(path: Path, record: type[RecordT]) -> RecordT | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"{path}: damaged ({where + ': ' if where else ''}{first['msg']}); restore it, or delete it"
-        ) from None
+        raise UserError(f"{path}: damaged ({first_mistake(error)}); restore it, or delete it") from None
+
+
+def first_mistake(error: ValidationError) -> str:
+    """The first mistake that pydantic found, such as ``seeds.0: Input should be a valid integer``."""
+    first = error.errors(include_url=False)[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
 
 
 def parse_json(content: bytes) -> Any:

@@ -17,6 +17,7 @@ from resexp.report.formatting import Table
 from resexp.report.plots import MAX_BARRED
 from resexp.report.stats import Net, RunRecord
 from resexp.utils.text import listed
+from resexp.utils.untrusted import first_mistake
 
 Number = Annotated[float, WrapValidator(lambda value, finite: float("nan") if value is None else finite(value))]
 """What a probe measured; JSON's null if it was not a number."""
@@ -162,9 +163,7 @@ class ProbeResults:
         try:
             return kind.model_validate(content)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            self._leave_out(path, f"{where + ': ' if where else ''}{first['msg']}")
+            self._leave_out(path, first_mistake(error))
             return None
 
     def _of_run(self, run: RunRecord, name: str, kind: type[RecordT]) -> dict[int, RecordT]:
