@@ -100,7 +100,7 @@ def build_report(folder: str | Path, to: str | Path | None = None) -> Path:
 
 
 def build_model(name: str, classes: int | None = None, *, seed: int | None = None) -> nn.Module:
-    """The net with a name such as ``residual-56-B`` or ``imagenet/plain-34``, He-initialised.
+    """The net with a name such as ``residual-56-B`` or ``imagenet/plain-34``, with initial weights.
 
     It maps float images (N, 3, H, W) to logits (N, classes); the default is 10 classes, 1000 on ImageNet. With a
     `seed` its weights are those of a run with this seed.

@@ -66,7 +66,7 @@ def _summary(run: Run, problem: str) -> str:
         return f"{run.name}: {problem}"
     status = run.status()
     return (
-        f"{run.name}: finished; training error {percent(status.train_error)} running, "
+        f"{run.name}: finished; training error {percent(status.running_train_error)} running, "
         f"{percent(status.clean_train_error)} clean; test error {percent(status.test_error)}"
     )
 

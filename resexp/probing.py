@@ -114,12 +114,13 @@ def train_continuations(
 
 
 def _continuation(donor: Run, depth: int, settings: list[str]) -> list[RunConfig]:
-    """The runs that follow from a donor, one for each of PARTS."""
+    """The runs that follow from a donor, one for each of ARMS."""
     shallow = load_run(donor.config_path)
     if depth <= shallow.model.depth:
         raise UserError(f"{donor.folder}: {depth} layers are not deeper than {shallow.model.depth}; name another depth")
     recipe = shallow.model_dump(mode="json")
     recipe["train"]["init_from"] = str(donor.folder)
+    recipe["model"]["params"] = None  # a deeper net has the donor's width
     if shallow.train.milestones == _usual_milestones(shallow.train):
         del recipe["train"]["milestones"]  # they follow from the steps, which --set may change
 

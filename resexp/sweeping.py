@@ -17,6 +17,7 @@ from resexp.data import Dataset, ImageNet, open_dataset
 from resexp.device import hardware
 from resexp.display import Display
 from resexp.errors import UserError
+from resexp.evaluation.tta import check_views, usual
 from resexp.executors import SweepLoop, make_executor
 from resexp.executors.base import Executor
 from resexp.runs.records import PlannedRun, StudyPlan
@@ -69,6 +70,8 @@ def _prepare(
         dataset = datasets[data]
         if (side := min(dataset.size)) < needed:
             raise UserError(f"{cell.label}: images of {side} pixels a side, and it needs {needed}; set data.resize")
+        for name in cell.config.probes.tta:
+            check_views(usual(cell.config, name, dataset.size), cell.config.model, f"{cell.label}: probes.tta")
         if cell.config.plugin_refs and cell.config.signature not in rehearsed:
             rehearse(cell.config, *dataset.size, len(dataset.classes))
             rehearsed.add(cell.config.signature)
@@ -129,12 +132,13 @@ def sweep(
         )  # fmt: skip
 
 
-def train_runs(runs: Sequence[Run], *, stop: Stop, display: Display) -> Outcome:
+def train_runs(runs: Sequence[Run], *, runs_per_gpu: int | None = None, stop: Stop, display: Display) -> Outcome:
     """Train existing run folders on this machine, as far as they are not finished.
 
     Raises UserError if this machine lacks the device that one of them asks for.
     """
-    folder, executor_config = Path(os.path.commonpath([run.folder.absolute() for run in runs])), ExecutorConfig()
+    folder = Path(os.path.commonpath([run.folder.absolute().parents[1] for run in runs]))
+    executor_config = ExecutorConfig(runs_per_gpu=runs_per_gpu)
     configs = [load_run(run.config_path) for run in runs]
     executor = make_executor(executor_config, {hardware.choose_device(config.train) for config in configs})
     todo = [(run, config.cost) for run, config in zip(runs, configs, strict=True)]

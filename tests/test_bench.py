@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,34 @@ def test_a_contender_has_a_process_of_its_own() -> None:
     assert min(found.rates("bytes")) > 0
     for case in steps.benchmark([2]).cases(CONFIG):
         assert pickle.loads(pickle.dumps(case)) == case
+
+
+def _dies(case: Case, facts: dict[str, Any]) -> Callable[[int], None]:
+    """A contender that ends, without a word, in its second turn."""
+    facts |= {"images": 1.0}
+    calls = iter(range(100))
+
+    def loop(units: int) -> None:
+        time.sleep(0.02)
+        if next(calls) > 3:
+            os._exit(1)
+
+    return loop
+
+
+def test_a_contender_that_ends_in_its_turn_is_left_out() -> None:
+    cases = [Case("usual loop", _dies, CONFIG, threads=1), Case("copy", copy, CONFIG, threads=1)]
+    (found,), missing = in_turns(cases, 3, 0.01)
+    assert (found.case.what, len(found.seconds)) == ("copy", 3)
+    assert re.fullmatch(r"usual loop: a process ended in round \d", missing[0])
+
+
+def test_the_usual_loop_computes_in_fp32_everywhere() -> None:
+    config = CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update={"precision": "bf16"})})
+    facts = {"images": 1.0, "start_up_s": 1.0, "memory_mib": 1.0}
+    found = Measurement(Case("usual loop", usual_loop, config), facts, [[1.0]])
+    assert found.case.hardware.precision == "bf16"
+    assert found.to_json()["precision"] == found.row()["precision"] == "fp32"
 
 
 def test_bench_prints_json_and_writes_a_page(tmp_path: Path) -> None:

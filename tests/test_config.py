@@ -162,3 +162,8 @@ def test_a_resolved_configuration_reads_back_the_same() -> None:
         data=ShapesData(source="shapes", split="holdout"), model=ModelConfig(kind="plain", depth=32), seed=4
     )
     assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_a_crop_must_fit_into_the_default_sizes_too() -> None:
+    with pytest.raises(ValidationError, match="a crop of 300 does not fit into 256 pixels"):
+        RunConfig.model_validate({"data": {"source": "imagenet", "path": "x", "crop": 300}})

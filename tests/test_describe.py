@@ -70,6 +70,21 @@ def test_a_name_says_what_differs_from_the_paper(name: str, config: dict[str, An
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "residual-20-residual_scale=1e-05",
+        "residual-20-residual_scale=depth^-0.5",
+        "residual-20-norm=none-rezero",
+        "residual-29-bottleneck-3x3-norm=none",
+        "preact-164-bottleneck-drop_path=1e-05",
+    ],
+)
+def test_a_name_gives_its_net(name: str) -> None:
+    assert parse_net(name, []).name == name
+    assert parse_net(name, []).config != parse_net(re.sub(r"-[a-z_]+=.*", "", name), []).config
+
+
+@pytest.mark.parametrize(
     ("name", "shorter"),
     [
         ("imagenet/vgg-16", "vgg-16"),

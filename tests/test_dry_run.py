@@ -92,3 +92,14 @@ def test_data_that_are_not_here_are_one_line_below_the_table(verb: str) -> None:
     assert "CIFAR-10 is not here; run `resexp data fetch cifar10`" in lines[-1]
     assert lines[-1].endswith("; training would stop there")
     assert not Path("results").exists()
+
+
+def test_what_is_begun_anew_has_its_time_and_what_is_skipped_has_none(trained: Run) -> None:
+    again = call("sweep", "tiny.yaml", "--rerun", "residual-8", "--dry-run")
+    assert "1:00" in again
+    assert "pending" in again
+    status = trained.status()
+    status.state, status.step = "failed", 6
+    trained.write_status(status)
+    assert "unknown" not in call("sweep", "tiny.yaml", "--dry-run")
+    assert "unknown" in call("sweep", "tiny.yaml", "--dry-run", "--retry-failed")

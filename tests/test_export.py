@@ -213,6 +213,7 @@ def test_vgg_gives_torchvisions_names_and_shapes(depth: int) -> None:
         ({"depth": 18, "kind": "plain"}, "model.kind: plain, model.shortcut: None"),
         ({"depth": 18, "shortcut": "B", "activation": "gelu"}, "model.activation: gelu"),
         ({"depth": 18, "shortcut": "B", "residual_scale": 0.5}, "model.residual_scale: 0.5"),
+        ({"depth": 16, "kind": "vgg", "activation": "gelu"}, "model.activation: gelu"),
     ],
 )
 def test_a_net_that_torchvision_lacks_is_refused(model: dict[str, Any], odd: str, tmp_path: Path) -> None:

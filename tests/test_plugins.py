@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 
-from resexp.config import ModelConfig, RunConfig, plugins
+from resexp.config import ModelConfig, RunConfig, plugins, yaml_file
 from resexp.config.nets import parse_net
 from resexp.config.plugins import PluginRef
 from resexp.config.study import SHIPPED, load, load_run
@@ -307,6 +308,53 @@ def test_a_run_whose_plugin_was_changed_is_not_continued(tmp_path: Path, here: C
     assert "mine.py: changed since the run began (activation 'cube' had source" in said
     said = resexp(tmp_path, "train", str(folder), code=2)
     assert "activation 'cube' is of a plug-in that is not loaded; name its file: --plugin FILE" in said
+
+
+POWER = """
+class Options(Section):
+    power: float = -0.5
+    {}
+
+@register("activation", "power", Options)
+class Power(torch.nn.Module):
+    def __init__(self, power, **more): super().__init__(); self.power = power
+    def forward(self, x): return (x.abs() + 1) ** self.power
+"""
+
+
+def test_runs_are_read_whose_plugin_has_got_an_option_since(tmp_path: Path) -> None:
+    loaded(written(tmp_path, POWER.format("")))
+    config = RunConfig(model=ModelConfig(activation="power"))
+    (path := tmp_path / config.folder / "config.yaml").parent.mkdir(parents=True)
+    path.write_text(yaml_file.dump(config.model_dump(mode="json")))
+    forget()
+    loaded(written(tmp_path, POWER.format("more: int = 1")))
+    assert load_run(path) == config
+    assert RunConfig(model=ModelConfig(activation="power")).signature != config.signature
+
+
+def test_a_negative_option_is_part_of_a_name(tmp_path: Path) -> None:
+    loaded(written(tmp_path, POWER.format("")))
+    net = parse_net("residual-20", ["model.activation={name: power, power: -1e-05}"])
+    assert net.name == "residual-20-activation=power+power=-1e-05"
+    assert parse_net(net.name, []) == net
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+def test_imagenets_nets_have_blocks_of_two_or_three_layers(layers: int, tmp_path: Path) -> None:
+    loaded(written(tmp_path, f"@register('block', 'mine')\nclass Mine(Block):\n    layers = {layers}\n"))
+    with pytest.raises(ValidationError, match=f"blocks of 2 or 3 layers, and this one has {layers}"):
+        ModelConfig(variant="imagenet", block="mine")
+
+
+def test_every_command_that_reads_a_study_takes_its_plugin(tmp_path: Path) -> None:
+    written(tmp_path, CUBE)
+    path = study(tmp_path, plugins=["mine.py"], model={"width": 4, "depth": 8, "activation": "cube"})
+    resexp(tmp_path, "data", "check", str(path), "--plugin", "mine.py")
+    said = resexp(tmp_path, "data", "prepare", str(path), "--plugin", "mine.py", code=2)
+    assert "data.source is shapes, and this is for imagenet" in said
+    said = resexp(tmp_path, "bench", "--set", f"extends={path}", "--plugin", "absent.py", code=2)
+    assert "absent.py" in said
 
 
 def on_an_executor(study: Callable[..., Path], sweep: Callable[..., tuple[int, str]]) -> None:

@@ -178,7 +178,7 @@ def test_agreement_against_depth_with_theory(study: Study) -> None:
             put(folder, f"{kind}-{depth}", 0, "gradients", 0, **record)
     section = shown(folder)[0]["Gradients"]
     assert section.headline.endswith(
-        "With 1 % of noise it falls with depth L as 2^(-0.50 [-0.50, -0.50] L) in plain nets (theory: 2^-L), "
+        "With noise of 1 % the cosine falls with depth L as 2^(-0.50 [-0.50, -0.50] L) in plain nets (theory: 2^-L), "
         "L^(-0.50 [-0.50, -0.50]) in residual nets (theory: L^-0.5); the theory is for distant inputs."
     )
     measured, fitted, theory, *residual = lines_of(section, "probe-gradients-depth")

@@ -349,6 +349,8 @@ def test_what_cannot_be_an_identity() -> None:
     assert why_not(ModelConfig(depth=20), ModelConfig(depth=20)) == ""  # none are inserted
     assert why_not(ModelConfig(depth=20), ModelConfig(depth=14)) == "14 layers are fewer than 20"
     assert "more than depth" in why_not(ModelConfig(depth=8), ModelConfig(depth=20, width=8))
+    of_params = ModelConfig(depth=8, width=8, params=None), ModelConfig(depth=20, width=8, params=None)
+    assert why_not(of_params[0].model_copy(update={"params": 20_000}), of_params[1]) == ""
 
 
 # -- in training ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from typer.testing import CliRunner, Result
 from resexp.cli import app
 from resexp.config.study import load
 from resexp.errors import UserError
+from resexp.report.stats import runs_table
 from resexp.runs.earlier import size
 from resexp.runs.records import PlannedRun, Status, StudyPlan
 from resexp.runs.store import Run, StudyFolder
@@ -163,3 +165,13 @@ def test_a_cleared_run_is_to_be_begun_and_keeps_its_numbering_of_attempts(study:
     assert sorted(path.name for path in run.folder.iterdir()) == [".attempt-1", ".lock", "config.yaml"]
     with run.leased():
         assert sorted(path.name for path in run.folder.glob(".attempt-*")) == [".attempt-2"]
+
+
+def test_a_run_that_somebody_deleted_is_neither_read_nor_named(study: StudyFolder) -> None:
+    gone, *others = study.runs()
+    shutil.rmtree(gone.folder)
+    table = runs_table(study)
+    assert list(table.state) == ["pending"] + ["finished"] * len(others)
+    done = rm("tiny", "--yes")
+    assert done.exit_code == 0, done.output
+    assert (f"deleted {len(others)} runs" in done.stdout, done.stderr) == (True, "")

@@ -122,6 +122,12 @@ def test_the_running_error_is_the_mean_over_the_steps_after_the_last_milestone(t
     assert running_error(records, 400) is None
 
 
+def test_of_a_line_that_spans_the_last_milestone_the_later_steps_count() -> None:
+    """A quarter of the 100 steps up to 400, then the 50 up to 450."""
+    lines = [{"step": step, "train_error": error} for step, error in ((300, 0.9), (400, 0.4), (450, 0.1))]
+    assert running_error(lines, 375) == pytest.approx((25 * 0.4 + 50 * 0.1) / 75)
+
+
 def test_a_run_that_says_its_running_error_is_believed(tmp_path: Path) -> None:
     run = Run(tmp_path / write_run(tmp_path, "plain", 8, 0, 0.5).folder)
     run.metrics_path.write_text(

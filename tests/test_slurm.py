@@ -336,6 +336,12 @@ def test_on_several_nodes_each_run_is_trained_by_torchrun(tmp_path: Path) -> Non
         )
 
 
+def test_the_runs_of_a_job_share_its_gpu_as_the_study_says(tmp_path: Path) -> None:
+    training = SlurmJob((tmp_path / "seed0",), tmp_path, {}, nodes=1, processes=1, runs_per_gpu=3)
+    (words,) = training.commands({})
+    assert words[1:] == ["-m", "resexp", "train", "--runs-per-gpu", "3", str(tmp_path / "seed0")]
+
+
 def test_two_nodes_train_one_run(write_study: Write, resexp: Cli, cluster: Cluster) -> None:
     study = write_study(executor={**ON_SLURM, "slurm": {"nodes": 2, "poll_seconds": 0.5}})
     done = resexp("sweep", "--config", study)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from resexp.runs.logits import Logits
 from resexp.runs.store import Run
 from resexp.training.train import train
 from tests import test_training
+from tests.conftest import Cli, Write
 from tests.test_training import after, halves
 
 make_run = test_training.make_run
@@ -197,6 +199,14 @@ def test_views_that_the_nets_or_the_images_do_not_allow_are_refused(net: nn.Modu
     images, mean, labels = some_images(height=16, width=20)
     with pytest.raises(UserError, match=says):
         evaluate_views(net, images, mean, labels, mode)
+
+
+def test_views_too_small_for_the_net_are_refused_before_training(write_study: Write, here: Cli) -> None:
+    """Scales of images of 32 pixels begin at 28, and VGG halves its images five times."""
+    vgg = {"data": {"source": "shapes", "size": 32}, "model": {"kind": "vgg", "depth": 16, "width": 1}}
+    done = here("sweep", write_study(**vgg, probes={"tta": ["multi-scale"]}), code=2)
+    assert "probes.tta: multi-scale has a view of 28 pixels, and the net needs 32; leave it out" in done.stderr
+    assert not list(Path("results").glob("*/*/seed*"))
 
 
 # -- on a finished run ------------------------------------------------------------------------------------------------

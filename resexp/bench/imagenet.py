@@ -1,6 +1,6 @@
 """Whether a study of ImageNet waits for its images or for its nets, measured in one run.
 
-Nothing is read while another has its turn: each waits for what it has begun, and so is timed for just what it did.
+A contender's turn ends when all that it began to read has arrived, so nothing is read in another's turn.
 """
 
 from __future__ import annotations

@@ -44,6 +44,11 @@ class Measurement:
     seconds: list[list[float]] = field(default_factory=list)
     """For each round, the seconds a unit took in each process."""
 
+    @property
+    def precision(self) -> str:
+        """The precision that it computes in."""
+        return "fp32" if self.case.what == "usual loop" else self.case.hardware.precision
+
     def rates(self, quantity: str = "images") -> list[float]:
         """Images, floating-point operations ("flop") or bytes per second, of all processes together, for each round."""
         return [sum(self.facts[quantity] / seconds for seconds in turn) for turn in self.seconds]
@@ -59,7 +64,7 @@ class Measurement:
         return {
             "what": case.what,
             "net": net(case.config),
-            "precision": "fp32" if case.what == "usual loop" else case.hardware.precision,
+            "precision": self.precision,
             "images_per_second": statistics.median(images),
             "spread": (min(images), max(images)),
             "start_up_s": self.facts["start_up_s"],
@@ -72,7 +77,7 @@ class Measurement:
         return {
             "what": case.what,
             "model": case.config.model.model_dump(),
-            "precision": case.hardware.precision,
+            "precision": self.precision,
             "runs": case.runs,
             "processes": case.processes,
             "threads": case.threads,
@@ -177,7 +182,7 @@ def in_turns(cases: Sequence[Case], rounds: int, seconds: float) -> tuple[list[M
             try:
                 facts = [end.recv() for end in ends]
             except EOFError:
-                facts = ["a process ended before it could begin"]
+                facts = [f"{case.what}: a process ended before it could begin"]
             if failures := [failure for failure in facts if isinstance(failure, str)]:
                 missing.append(failures[0])
                 for end in ends:
@@ -187,10 +192,15 @@ def in_turns(cases: Sequence[Case], rounds: int, seconds: float) -> tuple[list[M
             running.append((Measurement(case, facts[0]), ends))
         for number in range(rounds):
             log.info(f"round {number + 1} of {rounds}")
-            for measured, ends in running:
-                for end in ends:
-                    end.send("go")
-                turn = [end.recv() for end in ends]
+            for measured, ends in list(running):
+                try:
+                    for end in ends:
+                        end.send("go")
+                    turn = [end.recv() for end in ends]
+                except (EOFError, BrokenPipeError):
+                    missing.append(f"{measured.case.what}: a process ended in round {number + 1}")
+                    running.remove((measured, ends))
+                    continue
                 measured.seconds.append([seconds for seconds, _ in turn])
                 measured.facts["memory_mib"] = turn[0][1]
     return [measured for measured, _ in running], missing

@@ -84,7 +84,10 @@ for group in (app, data.app, probe.app):
 
 
 def main() -> NoReturn:
-    """Run the command line. Expected errors are printed in one line, with exit code 2."""
+    """Run the command line. An expected error is printed in one line.
+
+    Exit code: 2 for a mistake of the user, 1 for a run that failed, 130 or 143 after a signal.
+    """
     completion.join_words()
     os.environ.pop("SOURCE_DATE_EPOCH", None)  # no file has a date, and SciPy fails where this is no number
     try:

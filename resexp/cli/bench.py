@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from resexp.cli.console import out, print_json, print_table, titled
-from resexp.cli.options import PATH, AsJson, NoGraphs, Settings, numbers, overrides
+from resexp.cli.options import PATH, AsJson, NoGraphs, Plugins, Settings, numbers, overrides
 from resexp.errors import UserError
 from resexp.utils.files import write_atomic
 
@@ -40,6 +40,7 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; each contender runs once per round.")] = 5,
     seconds: Annotated[float, typer.Option(min=0.01, help="Seconds each contender runs per round.")] = 2.0,
     no_graphs: NoGraphs = False,
+    plugins: Plugins = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile blocks with torch.compile.")] = False,
     to: Annotated[Path | None, typer.Option("--out", help="Folder for bench.json and bench.md.", **PATH)] = None,
     as_json: AsJson = False,

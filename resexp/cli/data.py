@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resexp.cli.console import err, out
-from resexp.cli.options import PATH, Config, Settings, StudyOption, one_study
+from resexp.cli.options import PATH, Config, Plugins, Settings, StudyOption, one_study
 from resexp.errors import UserError
 from resexp.utils.interrupts import EXIT_FAILED
 from resexp.utils.machine import cores
@@ -93,7 +93,9 @@ def example(
 
 
 @app.command(epilog="Example: resexp data prepare imagenet/figure4 --set data.cache.side=500")
-def prepare(study: StudyOption = None, config: Config = None, settings: Settings = None) -> None:
+def prepare(
+    study: StudyOption = None, config: Config = None, settings: Settings = None, plugins: Plugins = None
+) -> None:
     """Write the cache of resized ImageNet images that a study's data.cache describes."""
     from resexp.config import ImageNetData
     from resexp.data.imagenet import open_imagenet
@@ -112,7 +114,7 @@ def prepare(study: StudyOption = None, config: Config = None, settings: Settings
 
 
 @app.command(epilog="Example: resexp data check imagenet/figure4 --set data.path=/data/imagenet")
-def check(study: StudyOption = None, config: Config = None, settings: Settings = None) -> None:
+def check(study: StudyOption = None, config: Config = None, settings: Settings = None, plugins: Plugins = None) -> None:
     """Read every image of a study, and name unreadable, duplicate and left-out images."""
     from resexp.config import FolderData
     from resexp.data import folder, open_dataset

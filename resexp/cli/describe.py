@@ -104,7 +104,7 @@ def _cells(first: Layer, last: Layer) -> list[str]:
 def _totals(described: list[tuple[NamedNet, NetSummary]]) -> Table:
     memory = (f"activations,\nbatch {BATCH}, fp32", "bf16")
     columns = ("net", "image", "depth", "parameters", "multiply-\nadds", *memory, "receptive\nfield")
-    table = titled("", *columns, left="net")
+    table = titled("", *columns, left=("net",))
     for net, summary in described:
         table.add_row(
             net.name,

@@ -19,11 +19,19 @@ if TYPE_CHECKING:
     from resexp.runs.earlier import Earlier
 
 
-def show(study: Study, cells: Sequence[RunSpec], results: Path) -> None:
+def show(
+    study: Study,
+    cells: Sequence[RunSpec],
+    results: Path,
+    *,
+    rerun: Sequence[RunSpec] = (),
+    retry_failed: bool,
+) -> None:
     """Show the runs with their estimated time, then the sums, then what is wrong with data and weights."""
     from resexp.data import open_dataset
     from resexp.display import duration, state_text
     from resexp.runs.earlier import cost_key, find_earlier
+    from resexp.runs.records import Status
     from resexp.runs.store import Run
 
     columns = ("net", "seed", "steps", "state", "time", "folder")
@@ -32,9 +40,10 @@ def show(study: Study, cells: Sequence[RunSpec], results: Path) -> None:
     found: list[tuple[Earlier, float]] = []
     unknown = 0
     for cell in cells:
-        status, time = Run(results / study.name / cell.config.folder).status(), ""
+        again = cell in rerun
+        status, time = Status() if again else Run(results / study.name / cell.config.folder).status(), ""
         seed, steps = str(cell.config.seed), f"{cell.config.train.steps:,}"
-        if status.state not in ("finished", "diverged"):
+        if status.state not in ("finished", "diverged") and (retry_failed or status.state != "failed"):
             if (key := cost_key(cell.config)) not in known:
                 known[key] = find_earlier(cell.config, results)
             if earlier := known[key]:

@@ -237,9 +237,9 @@ def _removable(chosen: Selection) -> Iterator[Run]:
         try:
             if run.folder.is_symlink():
                 raise UserError(f"{run.folder}: a link")
+            if not run.config_path.exists():
+                continue  # it was never begun, or somebody deleted it
             load_run(run.config_path)
-        except FileNotFoundError:
-            continue  # it was never begun
         except UserError as error:
             err.print(f"{error}; not deleted", soft_wrap=True)
         else:

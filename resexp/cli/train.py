@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from resexp.runs.store import Run
     from resexp.sweeping import Outcome
 
+RunsPerGpu = Annotated[
+    int | None, typer.Option(min=1, help="Runs per GPU at a time. Default: as many as increase the throughput.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show the runs with their estimated time and disk, and check the data.")
 ]
@@ -38,6 +41,7 @@ def train(
     settings: Settings = None,
     plugins: Plugins = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed. Default: the first of the study.")] = None,
+    runs_per_gpu: RunsPerGpu = None,
     no_graphs: NoGraphs = False,
     dry_run: DryRun = False,
     allow_world_size_change: Annotated[
@@ -62,12 +66,13 @@ def train(
         if len(chosen) == 1:
             _train(chosen[0], stop, ranks, allow_world_size_change)
         elif ranks:
-            raise UserError("train: under torchrun, all processes train one run; name one run folder")
+            raise UserError("train: torchrun trains one run at a time, and shows none; name one, such as STUDY:NET/0")
         elif chosen:
             from resexp.display import make_display
             from resexp.sweeping import train_runs
 
-            _report(train_runs(chosen, stop=stop.install(), display=make_display(out)), stop)
+            stop.install()
+            _report(train_runs(chosen, runs_per_gpu=runs_per_gpu, stop=stop, display=make_display(out)), stop)
 
 
 @contextlib.contextmanager
@@ -82,7 +87,8 @@ def _torchrun(stop: Stop) -> Iterator[Ranks | None]:
     with joined(stop) as ranks:
         restarts = os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0"
         if ranks.rank == 0 and restarts and os.environ["TORCHELASTIC_USE_AGENT_STORE"] == "True":
-            err.print("resexp: a restart may hang; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun (#135712)")
+            remedy = "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun (PyTorch issue 135712)"
+            err.print(f"resexp: a restart may hang; {remedy}")
         yield ranks
 
 
@@ -119,7 +125,7 @@ def _chosen(
             f"use `resexp sweep {config}`, with --only {labels[0]} for one of them"
         )
     if dry_run:
-        show(study, cells[:1], results)
+        show(study, cells[:1], results, retry_failed=True)
         return []
     from resexp.sweeping import create
 
@@ -167,9 +173,7 @@ def sweep(
     settings: Settings = None,
     plugins: Plugins = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time. Default: all cores or GPUs.")] = None,
-    runs_per_gpu: Annotated[
-        int | None, typer.Option(min=1, help="Runs per GPU at a time. Default: as many as increase the throughput.")
-    ] = None,
+    runs_per_gpu: RunsPerGpu = None,
     no_graphs: NoGraphs = False,
     only: Annotated[
         list[str] | None,
@@ -183,7 +187,8 @@ def sweep(
     rerun: Annotated[
         list[str] | None,
         typer.Option(
-            help="Delete the results of this net, and train it again. Repeatable.", autocompletion=completion.labels
+            help="Delete the results of this net, and train it again; other nets need --only. Repeatable.",
+            autocompletion=completion.labels,
         ),
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry failed runs.")] = False,
@@ -210,7 +215,7 @@ def sweep(
     rerun_cells = only_labels(cells, rerun, "--rerun") if rerun else []
     chosen = only_labels(cells, [*(only or []), *(rerun or [])]) if only or rerun else cells
     if dry_run:
-        show(study, chosen, results)
+        show(study, chosen, results, rerun=rerun_cells, retry_failed=retry_failed)
         if line := StudyFolder(results / study.name).strays_line({str(cell.config.folder) for cell in cells}):
             out.print(line, soft_wrap=True)
         return
@@ -239,17 +244,21 @@ def sweep(
 
 def _report(outcome: Outcome, stop: Stop) -> None:
     """Print how a sweep went, and exit accordingly."""
+    from resexp.runs.store import StudyFolder
+
     if outcome.problems and not stop():  # what was stopped has a line already
         table = Table("run", "what happened", title="not finished", title_justify="left", title_style="bold red")
         for run, problem in outcome.problems:
             table.add_row(run.name, problem)
         print_table(table)
     at_work = f", {outcome.left_to_executor} queued or at work" if outcome.left_to_executor else ""
-    next_verb = "report" if outcome.finished or outcome.skipped else "status"
+    verb = "report" if outcome.finished or outcome.skipped else "status"
+    of_one_study = StudyFolder(outcome.folder).plan_path.exists()
+    see = f"resexp {verb} {outcome.folder}" if of_one_study else f"resexp list --results {outcome.folder}"
     out.print(
         f"{outcome.folder}: {outcome.finished} trained, {outcome.skipped} finished before{at_work}, "
         f"{len(outcome.problems)} not finished, {outcome.not_started} not started; "
-        f"see `resexp {next_verb} {outcome.folder}`",
+        f"see `{see}`",
         soft_wrap=True,
     )
     if outcome.left_to_executor:

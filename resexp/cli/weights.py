@@ -71,7 +71,7 @@ def _show(title: str, result: Confusion) -> None:
 
     found, classes = result.to_json(), result.per_class()
     few = len(classes) <= MOST_CLASSES
-    table = titled(title, "class", "images", "error", *(result.classes if few else ()), left="class")
+    table = titled(title, "class", "images", "error", *(result.classes if few else ()), left=("class",))
     for of, counts in zip(classes, result.matrix.tolist() if few else [()] * len(classes), strict=True):
         table.add_row(
             of["class"],

@@ -129,9 +129,9 @@ class ImageNetData(Section):
     """Number of classes to keep (the first in sorted order), or a list of class folders. Default: all."""
     crop: Annotated[int, Field(ge=32, le=1024, multiple_of=4)] = 224
     """Side of the square input of the net, pixels."""
-    resize_range: Annotated[tuple[SideLength, SideLength], Field(strict=False)] = (256, 480)
+    resize_range: Annotated[tuple[SideLength, SideLength], Field(strict=False, validate_default=True)] = (256, 480)
     """Scale augmentation: the shorter side is resized to a random length in this range, ends included."""
-    val_resize: SideLength = 256
+    val_resize: Annotated[SideLength, Field(validate_default=True)] = 256
     """Length of the shorter side for the centre crop in evaluations, pixels."""
     flip: bool = True
     """Flip half of the training images horizontally."""
@@ -179,7 +179,7 @@ class ImageNetData(Section):
             raise ValueError("expected the shortest length, then the longest, such as [256, 480]")
         shortest = value[0] if isinstance(value, tuple) else value
         if isinstance(shortest, int) and shortest < crop:
-            raise ValueError(f"a crop of {crop} does not fit into {shortest} pixels; set data.crop too")
+            raise ValueError(f"a crop of {crop} does not fit into {shortest} pixels; set both")
         return value
 
 

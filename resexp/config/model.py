@@ -52,8 +52,8 @@ def blocks_per_stage(kind: str, variant: str, block_layers: int | None, depth: i
     if variant == "imagenet":
         known = [known for known, (block, _) in IMAGENET.items() if LAYERS[block] == block_layers]
         if depth not in known:
-            name = {layers: block for block, layers in LAYERS.items()}.get(block_layers, f"{block_layers}-layer")
-            raise ValueError(f"of {name} blocks, ImageNet's nets have {', '.join(map(str, known)) or 'no'} layers")
+            name = next(block for block, layers in LAYERS.items() if layers == block_layers)
+            raise ValueError(f"of {name} blocks, ImageNet's nets have {', '.join(map(str, known))} layers")
         return IMAGENET[depth][1]
     per_n = 3 * block_layers
     if (depth - 2) % per_n or depth < per_n + 2:
@@ -193,6 +193,8 @@ class ModelConfig(Section):
             raise ValueError("VGG has one variant; leave it out")
         if field == "block" and kind == "vgg" and value != "basic":
             raise ValueError("VGG has no blocks to choose; leave it out")
+        if field == "block" and net.get("variant") == "imagenet" and layers_of(value) not in (None, *LAYERS.values()):
+            raise ValueError(f"ImageNet's nets have blocks of 2 or 3 layers, and this one has {layers_of(value)}")
         if field == "depth" and kind and block and "variant" in net:
             blocks_per_stage(kind, net["variant"], layers_of(block), value)
         if field == "shortcut" and kind in ("plain", "vgg") and value is not None:

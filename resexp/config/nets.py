@@ -18,7 +18,9 @@ from resexp.errors import UserError
 
 _ALWAYS = ("kind", "depth", "variant")
 _SIDES = {"cifar": 32, "imagenet": 224}
-_GIVEN = rf"-([a-z_]+)=({'|'.join(word for word in WORDS if '-' in word)}|[\w.+=]+(?:\^-[\d.]+)?)"
+_VALUE = r"(?:[\w.+=^]|(?:(?<=[=^])|(?<=\de))-(?=[\d.]))+"
+"""A value in a name; a minus sign is part of it before a number: ``-0.5``, ``1e-05``, ``depth^-1``."""
+_GIVEN = rf"-([a-z_]+)=({'|'.join(word for word in WORDS if '-' in word)}|{_VALUE})"
 """A part of a name such as ``-norm=none``."""
 
 

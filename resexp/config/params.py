@@ -30,7 +30,7 @@ def classes_of(data: DataConfig, model: ModelConfig) -> int:
 def resolved(model: ModelConfig, classes: int) -> ModelConfig:
     """`model` with the width that matches `params`; unchanged if `params` is None.
 
-    Raises ValueError if no width comes near, if it has another width, or if a plug-in's part has an unknown
+    Raises ValueError if no width comes near, if `model` also sets another width, or if a plug-in's part has an unknown
     number of parameters.
     """
     if model.params is None:

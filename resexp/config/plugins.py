@@ -223,10 +223,10 @@ class Choice:
         given = dict(value) if isinstance(value, dict) else {"name": value}
         name, source = given.pop("name", None), given.pop("source", None)
         known = registered(self.role)
-        if isinstance(name, str) and name in known:
+        if isinstance(name, str) and name in known and source in (None, known[name].source):
             plugin = known[name]
-            return PluginRef(name, _options(plugin, given), source or plugin.source)
-        if isinstance(name, str) and isinstance(source, str):  # a run of a plug-in that is not loaded can be read
+            return PluginRef(name, _options(plugin, given), plugin.source)
+        if isinstance(name, str) and isinstance(source, str):  # a run of a plug-in that is not loaded, or was changed
             return PluginRef(name, _pairs(given), source)
         expected = ", ".join([*words, *known])
         raise PydanticCustomError("literal_error", "one of {expected}", {"expected": expected, "name": f"{name}"})
@@ -241,12 +241,9 @@ def _options(plugin: Plugin, given: dict[str, Any]) -> tuple[tuple[str, Any], ..
     try:
         return _pairs(plugin.options.model_validate(given).model_dump(mode="json"))
     except ValidationError as error:
-        first = error.errors()[0]
-        if first["type"] == "extra_forbidden":
+        if unknown := [".".join(map(str, e["loc"])) for e in error.errors() if e["type"] == "extra_forbidden"]:
             known = ", ".join(plugin.options.model_fields)
-            raise ValueError(
-                f"{plugin.name} has no option {'.'.join(map(str, first['loc']))}; it has {known}"
-            ) from None
+            raise ValueError(f"{plugin.name} has no option {unknown[0]}; it has {known}") from None
         raise ValueError(f"{plugin.name}: {first_mistake(error)}") from None
 
 

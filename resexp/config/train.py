@@ -142,9 +142,9 @@ class TrainConfig(Section):
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of the gradient of all parameters; larger ones are scaled down. Default: no clipping."""
     patience: Annotated[int, Field(ge=1, lt=2**31)] = 5
-    """Number of successive evaluations without a new lowest error that make a plateau."""
+    """Evaluations in a row without a new lowest error, after which the rate drops (schedule `plateau`)."""
     max_lr_drops: Annotated[int, Field(ge=1, le=20)] = 2
-    """Number of plateaus that lower the rate; later ones do not."""
+    """How many times plateaus may lower the rate."""
     milestones: Annotated[tuple[Annotated[int, _OR_EPOCHS], ...], Field(strict=False)] = Field(
         default_factory=_paper_milestones
     )

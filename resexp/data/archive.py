@@ -223,7 +223,7 @@ class _Limited:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Say of whatever an archive's reader raises that the archive is damaged; but the file system speaks for itself."""
+    """Turn errors of an archive's reader into one that calls the archive damaged; those of the file system stay."""
     try:
         yield
     except UserError:

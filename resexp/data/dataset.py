@@ -217,7 +217,7 @@ def _build(cache: Path, decode: Callable[[], ImageSet], size: int | None) -> _Me
 
 
 def _remove_left_overs(cache: Path) -> None:
-    """Remove what killed processes left of sets that have changed since: nothing else would, once it is a day old."""
+    """Remove temporary folders of other sets that are over a day old: killed processes left them."""
     for left_over in cache.parent.glob(".building-*"):
         name = left_over.name.removeprefix(".building-")
         if name != cache.name and time.time() - left_over.stat().st_mtime > _DAY:

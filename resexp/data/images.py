@@ -64,7 +64,7 @@ class ImageSet:
     names: dict[str, list[str]] = field(default_factory=dict)
     """What people know the images by, where they have more than numbers."""
     known: dict[str, list[Digests]] = field(default_factory=dict)
-    """The digests of images that were resized when they were decoded, as they were before."""
+    """Digests of the images before they were resized, where that was done while decoding."""
     remarks: list[str] = field(default_factory=list)
     """A line for everything that is not in the pixels."""
 

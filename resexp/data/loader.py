@@ -28,7 +28,7 @@ class BatchPlan(NamedTuple):
 
 
 def plan_epoch(index: NDArray[np.int64], seed: int, epoch: int, pad: int, flip: bool) -> NDArray[np.int64]:
-    """One epoch as the rows of a Plan, (4, n): every image of `index` once, crops of up to `pad` pixels, flips."""
+    """One epoch as the rows of a BatchPlan, (4, n): every image of `index` once, crops of up to `pad` pixels, flips."""
     rng = np.random.default_rng((seed, epoch))
     n = len(index)
     order = rng.permutation(index)

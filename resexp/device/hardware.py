@@ -83,8 +83,8 @@ def tune_process() -> None:
 def choose_hardware(config: TrainConfig, precision: str | None = None, ranks: Ranks = SINGLE_PROCESS) -> Hardware:
     """The device and precision for `config`. `precision`: that of a continued run; None: as configured.
 
-    Where bf16 is asked for and the GPU lacks it, it is fp16, and a warning is logged. Raises UserError without such
-    a device.
+    On a GPU without bf16, a run that asks for it trains in fp16 (with muon in fp32), and a warning is logged. Raises
+    UserError without such a device.
     """
     device, precision = choose_device(config, ranks), precision or config.precision
     if device.type != "cuda":

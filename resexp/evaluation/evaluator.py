@@ -111,8 +111,8 @@ class Evaluator:
     def recompute_bn(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], pause: Callable[[], bool]) -> Task[int]:
         """Replace BN's moving averages by mean and variance over the `chosen` training images, without augmentation.
 
-        They go through the net in batches of nearly one size, each normalised by its own statistics, whose average over
-        the batches is kept; earlier averages have no part in it. Returns the number of batches. Raises StopRequested if
+        They go through the net in batches of nearly equal size, each normalised by its own statistics. The average of
+        these statistics replaces the moving averages. Returns the number of batches. Raises StopRequested if
         `pause()` between them; then nothing has changed.
         """
         batches = np.array_split(chosen, math.ceil(len(chosen) / len(self._labels)))

@@ -1,9 +1,8 @@
 """Tests of a net on several views of each image: ten crops, or several scales.
 
-A net's probabilities are averaged over the views, after the softmax: so is the ten-crop test defined (Krizhevsky et al.
-2012, section 4.1), and so are scales averaged by Simonyan and Zisserman (2014, section 4.2), whose form of testing He
-et al. 2015 (section 3.4) adopt. Over the places of one larger view, the nets' global pooling averages the features,
-which equals averaging the logits of the fully convolutional form, for the last layer is linear.
+Probabilities are averaged over the views, after the softmax, as in the ten-crop test (Krizhevsky et al. 2012, section
+4.1) and over scales (Simonyan and Zisserman 2014, section 4.2; adopted by He et al. 2015, section 3.4). A larger view
+needs no fully convolutional form: the last layer is linear, so pooling features equals averaging logits over places.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resexp.config import ImageNetData, RunConfig
+from resexp.config import ImageNetData, ModelConfig, RunConfig
 from resexp.config.study import load_run
 from resexp.data import Dataset, ImageNet, open_dataset
 from resexp.data.imagenet.streaming import StreamingInput
@@ -151,6 +150,15 @@ def usual(config: RunConfig, name: str, size: tuple[int, int]) -> Mode:
     return TenCrop(side, data.pad) if data.pad else TenCrop(_seven_eighths(side))
 
 
+def check_views(mode: Mode, model: ModelConfig, where: str) -> None:
+    """Raise UserError, which begins with `where`, if a view is too small for a net."""
+    if not isinstance(mode, SingleView) and mode.smallest < model.smallest_side:
+        raise UserError(
+            f"{where}: {mode.name} has a view of {mode.smallest} pixels, and the net needs {model.smallest_side}; "
+            f"leave it out, or use larger images"
+        )
+
+
 def _seven_eighths(side: int) -> int:
     return max(MIN_CROP, side * 7 // 8)
 
@@ -258,8 +266,7 @@ def errors_on_views(run: Run, mode: Mode) -> dict[str, Any]:
     manifest = run.check_data(dataset.fingerprint)
     if manifest is None:
         raise UserError(f"{run.manifest_path}: missing; restore it, or delete the run and train it again")
-    if not isinstance(mode, SingleView) and mode.smallest < config.model.smallest_side:
-        raise UserError(f"{run.folder}: a view of {mode.smallest} pixels; its net needs {config.model.smallest_side}")
+    check_views(mode, config.model, f"{run.folder}")
     last = manifest.attempts[-1]
     tune_process()
     hardware = choose_hardware(config.train, last.precision)

@@ -56,7 +56,7 @@ def confusion_of_run(run: Run, data: Path | None) -> Confusion:
     """
     config = load_run(run.config_path)
     step, weights = last_weights(run)
-    return _test(weights, describe(run, config, step), data, config.data, f"{run.folder}")
+    return _test(weights, config.model, describe(run, config, step), data, config.data, f"{run.folder}")
 
 
 def evaluate_weights(path: Path, net: str | None, data: Path | None) -> Confusion:
@@ -78,11 +78,16 @@ def evaluate_weights(path: Path, net: str | None, data: Path | None) -> Confusio
             own = _DATA.validate_json(json_text(about.data))
         except ValidationError:
             raise UserError(f"{path}: its description is damaged (data); export it again") from None
-    return _test(file.weights, about, data, own, f"{path}")
+    return _test(file.weights, parse_net(about.net, []).config, about, data, own, f"{path}")
 
 
 def _test(
-    weights: dict[str, Tensor], about: Description, data: Path | None, own: DataConfig | None, where: str
+    weights: dict[str, Tensor],
+    net: ModelConfig,
+    about: Description,
+    data: Path | None,
+    own: DataConfig | None,
+    where: str,
 ) -> Confusion:
     if data and about.mean is not None and about.classes and about.size and not _is_cifar(data):
         classes, mean = about.classes, about.mean_image
@@ -101,7 +106,7 @@ def _test(
         pairs = zip(*dataset.test(), strict=True)
     tune_process()
     device = choose_device(TrainConfig())
-    model = build_model(parse_net(about.net, []).config, len(classes))
+    model = build_model(net, len(classes))
     load_weights(model, weights, where)
     model.to(memory_format=torch.channels_last).to(device).eval()
     return Confusion(_logits(model, torch.from_numpy(mean).to(device), pairs), classes)
@@ -184,10 +189,6 @@ def export(run: Run, to: Path, *, torchvision: bool = False) -> str:
     has no such net, `to` exists, or its suffix is another.
     """
     weights_file.check_new(to)
-    if (run.folder / "study.json").exists():
-        raise UserError(f"{run.folder}: a study folder; name one of its runs, such as {run.folder}/plain-20-.../seed0")
-    if not run.config_path.exists():
-        raise UserError(f"{run.folder}: not a run folder; expected a folder with a config.yaml")
     run.check_finished("is exported")
     config = load_run(run.config_path)
     theirs = _torchvisions_name(run, config.model) if torchvision else None
@@ -206,7 +207,7 @@ def for_torchvision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _torchvisions_name(run: Run, model: ModelConfig) -> str:
     """Such as ``resnet50``. Raises UserError if torchvision has no net that computes the same."""
     if model.kind == "vgg":
-        needed: dict[str, object] = {"width": 64, "norm": "none"}
+        needed: dict[str, object] = {"width": 64, "norm": "none", "activation": "relu"}
     else:
         block = IMAGENET[model.depth][0] if model.depth in IMAGENET else "basic"
         needed = {"kind": "residual", "variant": "imagenet", "block": block, "width": 64, "shortcut": "B"}

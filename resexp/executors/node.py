@@ -44,6 +44,8 @@ class SlurmJob:
     nodes: int
     processes: int
     """Processes per node and run, with several nodes."""
+    runs_per_gpu: int | None = None
+    """Runs on the job's GPU at a time; see `ExecutorConfig`."""
 
     def __call__(self) -> None:
         """Train, and exit as the command did: Slurm keeps the code."""
@@ -87,7 +89,8 @@ class SlurmJob:
         """What to run on this node, one after the other; `environment` is the one that Slurm gave it."""
         train = ["-m", "resexp", "train"]
         if self.nodes == 1:
-            return [[sys.executable, *train, *map(str, self.runs)]]
+            at_once = ["--runs-per-gpu", f"{self.runs_per_gpu}"] if self.runs_per_gpu else []
+            return [[sys.executable, *train, *at_once, *map(str, self.runs)]]
         job, first = environment["SLURM_JOB_ID"], "1" if environment["SLURM_NODEID"] == "0" else "0"
         port = 20000 + int(job) % 10000  # one that other jobs on the same node are not likely to use
         together = [

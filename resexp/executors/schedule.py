@@ -1,8 +1,8 @@
 """Scheduling of runs on the cores or GPUs of this machine, so that all finish at about the same time.
 
 The first seed of every net comes first, so that the whole picture is there, without its spread, long before the end.
-Among runs of a seed the costliest comes first, which keeps all cores busy to the end. Where a late long run would make
-the sweep longer all the same, long runs don't wait for their seed.
+Among runs of a seed the costliest comes first, which keeps all cores busy to the end. If one long run would still end
+late, long runs start before the turn of their seed.
 """
 
 from __future__ import annotations

@@ -172,6 +172,7 @@ class Slurm(Executor):
             environment={"OMP_NUM_THREADS": f"{threads}", **environment},
             nodes=slurm.nodes,
             processes=processes,
+            runs_per_gpu=self._config.runs_per_gpu,
         )
 
 

@@ -14,7 +14,7 @@ __all__ = ["VGG", "ResNet", "build_model", "load_weights"]
 
 
 def build_model(config: ModelConfig, classes: int = 10) -> nn.Module:
-    """The net that `config` describes, He-initialised from torch's current random state."""
+    """The net that `config` describes, initialised as its `init` says, from torch's current random state."""
     return VGG(config, classes) if config.kind == "vgg" else ResNet(config, classes)
 
 

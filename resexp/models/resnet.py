@@ -15,8 +15,8 @@ from resexp.models.layers import conv, make_activation, norm, with_fixup_bias
 class ResNet(nn.Module):
     """A plain, residual or pre-activated net, for CIFAR (section 4.2) or ImageNet (section 4.1, Table 1).
 
-    One seed gives plain, residual and pre-activated nets of one depth, width and block, with shortcut A, B or C, the
-    same initial convolutions and fully connected layer; projections are drawn after all of these. That holds for
+    With one seed, plain, residual and pre-activated nets of one depth, width and block get the same initial
+    convolutions and fully connected layer, whatever their shortcut: projections are drawn last. That holds for
     zero-gamma and rezero, which draw nothing, and for Fixup up to its scaling. It does not hold between `norm: none`
     and BN, or with and without stochastic depth: their biases and counters take random numbers of their own.
 

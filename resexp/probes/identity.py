@@ -40,7 +40,8 @@ def why_not(shallow: ModelConfig, deep: ModelConfig) -> str:
         return f"activation {shallow.activation} changes what a block is given, so no block can be an identity"
     if isinstance(shallow.residual_scale, str):
         return "with a residual_scale that is a power of the depth, a block computes something else in a deeper net"
-    if shallow.model_dump(exclude={"depth"}) != deep.model_dump(exclude={"depth"}):
+    but = {"depth", "params"}  # the widths are compared
+    if shallow.model_dump(exclude=but) != deep.model_dump(exclude=but):
         return "the two nets differ in more than depth"
     if shallow.depth > deep.depth:
         return f"{deep.depth} layers are fewer than {shallow.depth}"
@@ -72,7 +73,8 @@ def deepen(shallow: ResNet, deep: ResNet, batches: BatchSource) -> None:
 
 @torch.no_grad()
 def compare(shallow: nn.Module, deep: nn.Module, batches: BatchSource) -> dict[str, Any]:
-    """Training errors of the two nets, fractions, in eval mode; how many predictions differ, and logits at most."""
+    """Training errors of the two nets, fractions, in eval mode; how many predictions differ, and by how
+    much the logits do at most."""
     shallow.eval()
     deep.eval()
     images, wrong, deep_wrong, changed, largest = 0, 0, 0, 0, 0.0

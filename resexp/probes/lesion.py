@@ -35,8 +35,8 @@ def lesion(subject: ProbeInput) -> Probing:
       Kendall's rank correlation of the order with that of the net (Veit et al., section 4.3).
 
     A residual block without its branch is its shortcut. A plain block can only be left out where it changes no
-    dimensions; ``same`` tells those blocks from the others, so that like is compared with like. Random are those
-    blocks alone, and the same ones in nets of as many blocks. Nothing is trained or calibrated again.
+    dimensions. ``same`` is true for blocks that keep their dimensions; random blocks are drawn from these alone, and
+    nets with equally many of them get the same ones. Nothing is trained or calibrated again.
     """
     model = subject.model.eval()
     batches = list(subject.split(SAMPLE))

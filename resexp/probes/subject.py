@@ -66,7 +66,7 @@ class Probe:
 def forward(model: nn.Module, x: Tensor) -> None:
     """A forward pass for its hooks.
 
-    A probe must not hold gradients off while another run has its turn: they belong to the thread.
+    no_grad holds for the whole thread, so a probe must not keep it on while another run has its turn.
     """
     model(x)
 

@@ -69,7 +69,7 @@ class Family:
 
     @property
     def kind(self) -> str:
-        """``plain`` or ``residual``."""
+        """``plain``, ``residual``, ``preact`` or ``vgg``."""
         return self.nets[0].kind
 
     @property

@@ -125,9 +125,10 @@ def read(run: Run, curves: bool = True) -> RunRecord | None:
 
     Of a finished run without `curves`, only the end of the measurements is read: what the run came to.
     """
-    config, status, manifest = load_run(run.config_path), run.status(), run.manifest()
-    if manifest is None:
+    manifest = run.manifest()
+    if manifest is None or not run.config_path.exists():
         return None
+    config, status = load_run(run.config_path), run.status()
     # The status is read before the metrics: what it says has ended, they hold.
     finished = status.state == "finished"
     lines = run.metrics(ERRORS, last=_END) if finished and not curves else []
@@ -168,7 +169,7 @@ def runs_table(study: StudyFolder) -> pd.DataFrame:
 
 def frame(rows: Sequence[tuple[Run, RunRecord | None]]) -> pd.DataFrame:
     """One row per run: its net, seed and state, its errors as fractions in [0, 1], `train_seconds`, and every key of
-    its configuration, such as ``train.lr``. A run that was not begun has only a net, a seed and a folder."""
+    its configuration, such as ``train.lr``. A run that was not begun has only a net, a seed, a state and a folder."""
     return pd.json_normalize([_row(run, record) for run, record in rows])
 
 
@@ -199,7 +200,7 @@ class Net:
 
     @property
     def kind(self) -> str:
-        """``plain`` or ``residual``."""
+        """``plain``, ``residual``, ``preact`` or ``vgg``."""
         return self.runs[0].config.model.kind
 
     @property

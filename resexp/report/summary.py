@@ -50,7 +50,7 @@ class Summary:
     controls: list[Control]
     """The verdict's differences in each variant, where the study has several."""
     varied: str
-    """What the study varies besides kind, depth and seed, such as ``precision and width``."""
+    """What the study varies besides kind, depth and seed, such as ``precision or width``."""
     judged: list[Family]
     """The nets, in families that differ in depth alone."""
     finding: str = ""

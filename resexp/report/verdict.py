@@ -193,7 +193,7 @@ def _margin(margin: float | None, kinds: Sequence[_Kind]) -> tuple[float | None,
 
 
 def _warmups(families: Sequence[Family]) -> list[str]:
-    """When the warm-up ended that each net's own error ends."""
+    """By which step the warm-up of each net had ended, where the net's own error ends it."""
     ends, late = [], False
     for net in (net for family in families for net in family.nets):
         if steps := sorted(run.warmup_end for run in net.runs if run.warmup_end):

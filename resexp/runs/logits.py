@@ -16,7 +16,7 @@ from resexp.errors import UserError
 from resexp.utils.untrusted import read_file
 
 FEW_CLASSES = 10
-"""With no more classes, the five likeliest say little."""
+"""With this many classes or fewer, a top-5 error says little."""
 MAX_BYTES = 1 << 30
 """Largest file, uncompressed: 200,000 images of 1,000 classes."""
 

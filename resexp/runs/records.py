@@ -117,6 +117,8 @@ class Status(JsonRecord):
     clean_train_error: float | None = None
     """Training error of the last separate pass in eval mode."""
     val_error: float | None = None
+    running_train_error: float | None = None
+    """Running training error of a finished run; see `running_error`."""
     test_error: float | None = None
     images_per_second: float | None = None
     seconds_per_step: Annotated[float, Field(ge=0, lt=1e9)] | None = None
@@ -214,8 +216,8 @@ def running_error(lines: Iterable[dict[str, Any]], final_from: int) -> float | N
         if line.get("train_error") is None:
             continue
         step = line["step"]  # the line is the mean over the steps since the line before it
-        if step > max(begin, final_from):
-            wrong += line["train_error"] * (step - begin)
-            counted += step - begin
+        if (steps := step - max(begin, final_from)) > 0:
+            wrong += line["train_error"] * steps
+            counted += steps
         begin = step
     return wrong / counted if counted else None

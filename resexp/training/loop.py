@@ -20,6 +20,7 @@ from resexp.runs.store import Run
 from resexp.training.manifest import now
 from resexp.training.probing import run_probe, snapshot
 from resexp.training.trainer import Trainer
+from resexp.utils.text import counted, few
 
 READ_S = 1.0
 """Seconds between reads of the device's records."""
@@ -236,7 +237,8 @@ class TrainingLoop:
             record |= {"best_step": best["step"], "best_val_error": best["val_error"], "best_test_error": found.error}
         if self.run.lease:
             final_from = (trainer.schedule.milestones or [self.config.train.final_from])[-1]
-            record["running_train_error"] = running_error(self.run.metrics(), final_from)
+            running = running_error(self.run.metrics(), final_from)
+            record["running_train_error"] = self.status.running_train_error = running
             record["train_seconds"] = round(trainer.seconds, 3)
             logits = Logits(final.logits.cpu().numpy(), self.dataset.test_labels, self.dataset.fingerprint)
             self.run.publish(self.run.logits_path, logits.pack())
@@ -286,7 +288,8 @@ class TrainingLoop:
         if self.trainer.schedule.warming_up:
             return f"its warm-up never ended: the training error stayed over {self.config.train.warmup_until_error:.0%}"
         if missing := sorted(self.dataset.unreadable):
-            return f"{len(missing):,} images could not be read, and were replaced by the mean colour: {missing[0]}, ..."
+            images = counted(len(missing), "image")
+            return f"{images} could not be read, and the mean colour was put in their place: {few(missing)}"
         return ""
 
     def _publish(self, step: int | None = None) -> None:

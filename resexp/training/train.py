@@ -181,7 +181,8 @@ def _follow(ranks: Ranks, stack: ExitStack) -> tuple[Trainer, Progress]:
 def _prepare_hardware(
     config: RunConfig, precision: str | None, threads: int | None, ranks: Ranks, stack: ExitStack
 ) -> Hardware:
-    """The hardware of a run, with a stream of its own. None: the precision of the study, the threads of the process."""
+    """The hardware of a run, with a stream of its own. `precision` None: the
+    study's. `threads` None: those of the process."""
     use_threads(threads)
     tune_process()
     hardware = replace(with_stream(choose_hardware(config.train, precision, ranks)), threads=threads)

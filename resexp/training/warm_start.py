@@ -8,7 +8,7 @@ import functools
 from typing import Any
 
 from resexp.config import RunConfig
-from resexp.config.nets import NamedNet, parse_net
+from resexp.config.nets import NamedNet
 from resexp.config.study import load_run
 from resexp.errors import UserError
 from resexp.models import ResNet, build_model, load_weights
@@ -79,9 +79,8 @@ def _read_weights(config: RunConfig) -> tuple[weights_file.WeightsFile, str]:
             f"{path}: changed since the run was made (sha256 {file.sha256[:12]}..., then {sha256[:12]}...); bring the "
             f"old file back"
         )
-    model = config.model.model_copy(update={"params": None})  # the width follows from it
-    if file.description and parse_net(file.description.net, []).config != model:
-        ours = NamedNet(config.model, 0, 0).name
+    ours = NamedNet(config.model, 0, 0).name
+    if file.description and file.description.net != ours:
         raise UserError(
             f"{path}: holds {file.description.net}, and the run's net is {ours}; name weights of the same net"
         )

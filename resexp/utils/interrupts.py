@@ -81,8 +81,8 @@ def at_once() -> Iterator[None]:
 def whole_command() -> Iterator[None]:
     """Handle SIGTERM like Ctrl-C for a whole command: clean-up runs and child processes end.
 
-    A library that is being imported may lose the exception and be left broken; what fails then ends the command, too.
-    Where nothing fails, `Stop` and `at_once` know of the signal.
+    A library that is being imported may swallow the exception. If it is broken after that, its error ends the command;
+    if not, `Stop` and `at_once` still see the signal.
     Once the command has ended, either signal ends the process without a word: nothing may print a traceback at its
     exit.
     """
@@ -157,4 +157,4 @@ class Stop:
         if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = True
-        self.signal = number
+        self.ask(number)

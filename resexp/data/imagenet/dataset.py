@@ -174,7 +174,7 @@ def open_imagenet(config: ImageNetData) -> ImageNet:
 
 
 def open_cache(tree: Tree, config: CacheConfig) -> ImageCache:
-    """The cache of `tree` that `config` asks for. Raises UserError if they are not, or if they are damaged."""
+    """The cache of `tree` that `config` asks for. Raises UserError if it is missing or damaged."""
     folder = cache_folder(tree, config)
     if read_meta(folder) is None:
         raise UserError(f"{folder}: not there, and data.cache asks for it; run {COMMAND} first")

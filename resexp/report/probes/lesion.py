@@ -126,7 +126,8 @@ def _panels(title: str, xlabel: str, nets: Sequence[NetResult[Lesion]], draw: Dr
 
 def _draw(plot: Plot, axes: Axes, net: NetResult[Lesion], look: dict[str, Any]) -> None:
     blocks = net.records[0].without
-    x = [_place(block.block, net.runs[0].config.model.stages) for block in blocks]
+    stages = net.runs[0].config.model.stages or _stages([block.block for block in blocks])
+    x = [_place(block.block, stages) for block in blocks]
     errors = 100 * net.mean(lambda r: [block.error for block in r.without])
     series = f"{net.depth} layers"
     axes.axhline(_whole(net), color=look["color"], linewidth=0.7, gid=plot.mark(series))
@@ -168,6 +169,15 @@ def _from_whole(whole: float, points: Callable[[NetResult[Lesion]], list[tuple[f
 def _whole(net: NetResult[Lesion]) -> float:
     """The error of the whole net, in percent."""
     return 100 * float(net.mean(lambda r: r.intact))
+
+
+def _stages(blocks: Sequence[str]) -> tuple[int, ...]:
+    """The number of blocks in each stage, by their names, where the plug-in that tells it is not loaded."""
+    last: dict[int, int] = {}
+    for name in blocks:
+        _, stage, index = name.split(".")
+        last[int(stage)] = max(int(index), last.get(int(stage), 0))
+    return tuple(last.get(stage, 0) + 1 for stage in range(max(last) + 1))
 
 
 def _place(block: str, stages: tuple[int, ...]) -> float:

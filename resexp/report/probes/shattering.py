@@ -95,8 +95,10 @@ def sentence(families: Mapping[str, Points], distance: float) -> list[str]:
     """The fitted laws of families and the theory, in a sentence; none where no law could be fitted."""
     fits = {family: fitted for family, points in families.items() if (fitted := fit(family, points))}
     laws = [f"{fitted} in {family} nets (theory: {fitted.law.published})" for family, fitted in fits.items()]
-    noise = f"With {100 * distance:g} % of noise"
-    return [f"{noise} it falls with depth L as {listed(laws)}; the theory is for distant inputs."] if laws else []
+    noise = f"With noise of {100 * distance:g} %"
+    return (
+        [f"{noise} the cosine falls with depth L as {listed(laws)}; the theory is for distant inputs."] if laws else []
+    )
 
 
 @styled
