@@ -47,7 +47,7 @@ def percent(fraction: float | None, digits: int = 1) -> str:
     return "" if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
-def duration(seconds: float | None) -> str:
+def clock(seconds: float | None) -> str:
     """``1:02:03`` or ``2:03``, or nothing."""
     if seconds is None:
         return ""
@@ -151,14 +151,14 @@ class Bars(Display):
                 where=f"{status.step:,}/{status.steps:,}",
                 error=f"train {percent(status.train_error)}" if status.train_error is not None else "",
                 speed=speed(status),
-                left=duration(status.eta),
+                left=clock(status.eta),
             )
         self.progress.update(
             self.whole,
             completed=sum(self.done.values()),
             where=f"{self.ended_runs}/{self.runs} runs",
             speed=f"{rate:,.0f} img/s" if rate else "",
-            left=duration(self._left),
+            left=clock(self._left),
         )
         self.progress.refresh()
 
@@ -189,7 +189,7 @@ class Lines(Display):
             self._set_done(run, status.share)
             if status.steps and quarter < 4 and quarter > self.quarters.get(run.folder, -1):
                 self.quarters[run.folder] = quarter
-                error, left = percent(status.train_error), duration(self._left)
+                error, left = percent(status.train_error), clock(self._left)
                 words = (error and f"training error {error}", speed(status), left and f"{left} left in all")
                 log.info(", ".join([f"{run.name}: step {status.step:,}/{status.steps:,}", *filter(None, words)]))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-Kind = Literal["conv", "pool", "fc"]
+LayerKind = Literal["conv", "pool", "fc"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Layer:
 
     name: str
     """Where it stands in the net: stages.1.0.conv1."""
-    kind: Kind
+    kind: LayerKind
     what: str
     """In the words of the paper's Fig. 3: "3x3 conv, 32, /2"."""
     block: str | None

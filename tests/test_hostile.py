@@ -35,10 +35,10 @@ from resexp.config.study import MAX_LABEL, load, load_run
 from resexp.data import archive, folder, official, open_dataset
 from resexp.data.official import CIFAR10_ARCHIVE, OfficialFile, md5
 from resexp.data.pixels import read_image
-from resexp.display import duration, percent, speed
+from resexp.display import clock, percent, speed
 from resexp.errors import MAX_LINE, UnreadableImageError, UserError, sanitize
 from resexp.report import draw, page
-from resexp.report.probes import inside
+from resexp.report.probes import probe_sections
 from resexp.report.summary import summarise
 from resexp.runs import checkpoint, logits, weights_file
 from resexp.runs.records import PlannedRun, Status
@@ -182,7 +182,7 @@ def test_any_status_can_be_shown(tmp_path: Path, record: dict[str, Any]) -> None
     run = Run(tmp_path)
     run.status_path.write_text(json.dumps(record))
     status = run.status()
-    for word in (duration(status.eta), speed(status), percent(status.train_error), f"{status.share:.1%}"):
+    for word in (clock(status.eta), speed(status), percent(status.train_error), f"{status.share:.1%}"):
         assert sanitize(word) == word
 
 
@@ -684,7 +684,7 @@ def test_the_page_asks_for_nothing_from_anywhere(study: Study) -> None:
 def _page(folder: StudyFolder) -> str:
     summary = summarise(folder)
     figures = {name: plot.files()[1] for name, plot in draw(summary).items()}
-    return page.html(summary, figures, *inside(folder, summary))
+    return page.html(summary, figures, *probe_sections(folder, summary))
 
 
 # -- the network ------------------------------------------------------------------------------------------------------

@@ -122,9 +122,7 @@ def test_commands_take_names(write_study: Write) -> None:
     assert call("status", "tiny:residual-8").count("pending") == 2
     assert "already finished" in call("train", "tiny:plain-8/0")
     assert call("train", "tiny:residual-8/1").count("finished;") == 1
-    assert call("train", "tiny:residual-8").endswith(
-        "see `resexp report results/tiny`\n".replace("results", f"{Path.cwd()}/results")
-    )
+    assert call("train", "tiny:residual-8").endswith(f"see `resexp report {Path.cwd()}/results/tiny`\n")
     call("export", "tiny:plain-8/0", "--to", "net.pt")
     assert Path("net.pt").exists()
     done = CliRunner().invoke(app, ["probe", "gradients", "tiny:plain-8", "--json"])

@@ -46,7 +46,7 @@ PAPER = {"data": Cifar10Data(), "train": TrainConfig(log_every=8000), "dataset":
 def test_the_papers_own_recipe_is_comparable_and_set_beside_it(study: Callable[..., StudyFolder]) -> None:
     options = {"data": Cifar10Data(), "train": TrainConfig(log_every=8000), "dataset": "cifar10"}
     net = summarise(study({("plain", 56): [6.0]}, **options)).nets[0]
-    assert net.differences == []
+    assert net.not_comparable == []
     bands = {"train": (5.14, 6.77), "test": (13.1, 13.46)}
     assert net.published == paper.Published(5.83, 13.27, "Fig. 6", response_std=1.53, bands=bands)
 

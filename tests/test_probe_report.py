@@ -14,7 +14,7 @@ import pytest
 
 from resexp.report import build_report, formatting
 from resexp.report.formatting import digits
-from resexp.report.probes import PageSection, inside, shattering
+from resexp.report.probes import PageSection, probe_sections, shattering
 from resexp.report.probes.gradients import Gradients
 from resexp.report.summary import summarise
 from resexp.runs.logits import Logits
@@ -46,7 +46,7 @@ def put(folder: StudyFolder, label: str, seed: int, name: str, step: int, **reco
 
 
 def shown(folder: StudyFolder) -> tuple[dict[str, PageSection], list[str]]:
-    sections, remarks = inside(folder, summarise(folder))
+    sections, remarks = probe_sections(folder, summarise(folder))
     return {section.title: section for section in sections}, remarks
 
 

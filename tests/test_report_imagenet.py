@@ -13,7 +13,7 @@ import pytest
 from resexp.config import ImageNetData, TrainConfig
 from resexp.report import build_report, draw
 from resexp.report.page import deviations_markdown, provenance, table
-from resexp.report.probes import PageSection, inside
+from resexp.report.probes import PageSection, probe_sections
 from resexp.report.summary import summarise
 from resexp.runs.logits import Logits
 from resexp.runs.records import StudyPlan
@@ -131,7 +131,7 @@ def test_a_net_without_a_late_reading_has_no_mark_but_may_be_compared(folder: St
     add(folder, "residual", 34, model={"shortcut": "B"}, variant="-shortcutB")
     summary = summarise(folder)
     [net] = [net for net in summary.nets if net.family != net.kind]
-    assert (net.label, net.differences) == ("residual-34-shortcutB", [])
+    assert (net.label, net.not_comparable) == ("residual-34-shortcutB", [])
     labels = [line.get_label() for line in draw(summary)["depth-running"].axes.lines]
     assert "residual shortcutB, He et al. 2015" not in labels
 
@@ -152,7 +152,7 @@ def test_what_decoded_the_images_is_said_of_runs_that_read_them_while_they_train
 
 
 def section(study: StudyFolder, title: str) -> PageSection:
-    sections, remarks = inside(study, summarise(study))
+    sections, remarks = probe_sections(study, summarise(study))
     assert remarks == []
     return next(section for section in sections if section.title == title)
 
@@ -206,7 +206,7 @@ def test_views_that_the_paper_did_not_take_or_of_other_runs_do_not_stand_beside_
         "ten-crop, top-5",
     ]
     [net] = [net for net in summarise(folder).nets if net.family != net.kind]
-    assert net.differences == ["images imagenet-100 instead of imagenet"]
+    assert net.not_comparable == ["images imagenet-100 instead of imagenet"]
 
 
 def test_ensembles_have_both_errors_and_what_sets_them_apart_from_table_5(folder: StudyFolder) -> None:

@@ -79,7 +79,7 @@ def test_the_exponent_is_that_of_least_squares() -> None:
 
 
 def test_both_verdicts_are_told(two_rates: StudyFolder) -> None:
-    found = section(summarise(two_rates).judged)
+    found = section(summarise(two_rates).all_families)
     assert found
     best, fixed, ends, exponent = found.headline.split(". ")[:4]
     assert best.startswith(
@@ -116,17 +116,17 @@ def test_a_depth_whose_rates_have_finished_other_seeds_is_left_out(two_rates: St
     lost = {("plain-20-lr=0.1", "seed0"), ("plain-20-lr=0.01", "seed1")}
     runs = [run for run in plan.runs if (run.label, run.folder.rpartition("/")[2]) not in lost]
     two_rates.write_plan(plan.model_copy(update={"runs": runs}))
-    found = section(summarise(two_rates).judged)
+    found = section(summarise(two_rates).all_families)
     assert found
     assert found.table
     assert [row[0] for row in found.table[1]] == ["plain-8", "plain-44", "residual-8", "residual-20", "residual-44"]
 
 
 def test_one_rate_has_no_section(study: Make) -> None:
-    assert section(summarise(study(AT_PAPERS)).judged) is None
+    assert section(summarise(study(AT_PAPERS)).all_families) is None
 
 
 def test_families_that_differ_in_more_than_the_rate_are_not_one_choice(study: Make) -> None:
     folder = study(AT_PAPERS)
     add_family(folder, "lr=0.01-gamma", LOWER, train={"lr": 0.01, "gamma": 0.5})
-    assert section(summarise(folder).judged) is None
+    assert section(summarise(folder).all_families) is None

@@ -29,7 +29,7 @@ def show(
 ) -> None:
     """Show the runs with their estimated time, then the sums, then what is wrong with data and weights."""
     from resexp.data import open_dataset
-    from resexp.display import duration, state_text
+    from resexp.display import clock, state_text
     from resexp.runs.earlier import cost_key, find_earlier
     from resexp.runs.records import Status
     from resexp.runs.store import Run
@@ -49,7 +49,7 @@ def show(
             if earlier := known[key]:
                 seconds = earlier.seconds_per_step * (cell.config.train.steps - status.step)
                 found.append((earlier, seconds))
-                time = duration(seconds)
+                time = clock(seconds)
             else:
                 unknown, time = unknown + 1, "unknown"
         table.add_row(cell.label, seed, steps, state_text(status.state), time, str(cell.config.folder))
@@ -69,15 +69,15 @@ def show(
 
 def _print_sums(study: Study, found: list[tuple[Earlier, float]], unknown: int, results: Path) -> None:
     """Print time and disk of the runs with an earlier one of their kind, and the number of those without."""
-    from resexp.display import duration
+    from resexp.display import clock
 
     devices = sorted({earlier.device for earlier, _ in found})
     total = sum(seconds for _, seconds in found)
-    parts = [f"time: {duration(total)} for {counted(len(found), 'run')}, as earlier ones took on {', '.join(devices)}"]
+    parts = [f"time: {clock(total)} for {counted(len(found), 'run')}, as earlier ones took on {', '.join(devices)}"]
     if study.executor.name == "local" and all(device.endswith(" cpu") for device in devices):
         processes = min(study.executor.jobs or cores(), len(found))
         longest = max(seconds for _, seconds in found)
-        parts.append(f"about {duration(max(total / processes, longest))} in all with {processes} at a time")
+        parts.append(f"about {clock(max(total / processes, longest))} in all with {processes} at a time")
     if unknown:
         parts.append(f"unknown for {counted(unknown, 'run')}")
     out.print("; ".join(parts), soft_wrap=True)

@@ -175,7 +175,7 @@ def _rows(chosen: Selection) -> Rows:
 
 
 def _table(chosen: Selection, rows: Rows, columns: Sequence[str]) -> Table:
-    from resexp.display import duration, percent, speed, state_text
+    from resexp.display import clock, percent, speed, state_text
 
     table = titled(str(chosen.study.folder), *columns, left=("run", "state"))
     for run, state in rows:
@@ -187,7 +187,7 @@ def _table(chosen: Selection, rows: Rows, columns: Sequence[str]) -> Table:
             "clean": percent(state.clean_train_error),
             "test": percent(state.test_error),
             "speed": speed(state) if state.state == "running" else "",
-            "left": duration(state.eta),
+            "left": clock(state.eta),
         }
         table.add_row(*(cells[column] for column in columns))
     return table

@@ -11,7 +11,7 @@ import torch
 
 from resexp.device.hardware import Hardware, use_threads
 
-STEPS_AHEAD = 16
+QUEUED_STEPS = 16
 """Steps queued at once. At most twice as many wait on the device, so that a stop request is answered soon."""
 POLL_S = 1e-4
 """Seconds between checks of a busy device."""
@@ -27,7 +27,7 @@ class HostThrottle:
 
     def __init__(self, hardware: Hardware) -> None:
         self._stream = hardware.stream
-        self.stride = STEPS_AHEAD if self._stream else 1
+        self.stride = QUEUED_STEPS if self._stream else 1
         """Steps to queue at once."""
         self._marks: deque[tuple[torch.cuda.Event, int]] = deque()
 

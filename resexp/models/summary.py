@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
-from resexp.layer_table import Kind, Layer
+from resexp.layer_table import Layer, LayerKind
 from resexp.models import build_model
 from resexp.models.blocks import Block
 
@@ -125,7 +125,7 @@ class _Trace:
             self.block = None
 
     def _spatial(
-        self, name: str, kind: Kind, what: str, size: int, stride: int, output: Tensor, multiply_adds: int = 0
+        self, name: str, kind: LayerKind, what: str, size: int, stride: int, output: Tensor, multiply_adds: int = 0
     ) -> None:
         on_shortcut = "shortcut" in name.split(".")
         before, step = self.field_of_block if on_shortcut else self.field
@@ -147,7 +147,7 @@ class _Trace:
     def _add(
         self,
         name: str,
-        kind: Kind,
+        kind: LayerKind,
         what: str,
         output: tuple[int, int, int],
         receptive_field: int | None,

@@ -34,7 +34,7 @@ from resexp.report import page, together, tuning
 from resexp.report.figure import LINE, OnPage, Plot
 from resexp.report.formatting import curves_of, slug
 from resexp.report.plots import controls_plot, curves_plot, depth_plot
-from resexp.report.probes import PageSection, inside
+from resexp.report.probes import PageSection, probe_sections
 from resexp.report.stats import Net, RunRecord, frame
 from resexp.report.summary import Summary, summarise
 from resexp.report.together import Together
@@ -94,11 +94,11 @@ def build_report(study: StudyFolder, to: Path, *, slide: Slide | None = None, re
 def read(study: StudyFolder) -> tuple[Summary, list[PageSection], list[str]]:
     """What a report shows: the numbers, the sections of probes, and a line for each thing that can't be shown."""
     summary = summarise(study)
-    sections, remarks = inside(study, summary)
+    sections, remarks = probe_sections(study, summary)
     if finding := next((section.finding for section in sections if section.finding), ""):
         verdict = Verdict(finding, families=summary.verdict.families)
         summary = replace(summary, finding=finding, verdict=verdict, controls=[])
-    if found := tuning.section(summary.judged):
+    if found := tuning.section(summary.all_families):
         sections.insert(0, found)
     return summary, sections, remarks
 

@@ -213,7 +213,7 @@ def _shared(summary: Summary, sections: Sequence[PageSection], remarks: Sequence
 
 def markdown(summary: Summary, sections: Sequence[PageSection], remarks: Sequence[str]) -> str:
     """summary.md: verdict, table and sections of probes; errors in percent, mean ± standard deviation over seeds."""
-    different = grouped([net for net in summary.nets if net.differences], lambda net: tuple(net.differences))
+    different = grouped([net for net in summary.nets if net.not_comparable], lambda net: tuple(net.not_comparable))
     return TEMPLATES.get_template("summary.md.j2").render(
         not_comparable=[(listed([net.label for net in nets]), reasons) for reasons, nets in different.items()],
         **_shared(summary, sections, remarks),

@@ -18,7 +18,7 @@ from resexp.config import RunConfig
 from resexp.config.study import load_run
 from resexp.errors import UserError
 from resexp.report.estimates import Estimate
-from resexp.runs.records import ERRORS, Manifest, Status, running_error
+from resexp.runs.records import REPORT_READER, Manifest, Status, running_error
 from resexp.runs.store import Run, StudyFolder
 
 COLUMNS = {
@@ -131,9 +131,9 @@ def read(run: Run, curves: bool = True) -> RunRecord | None:
     config, status = load_run(run.config_path), run.status()
     # The status is read before the metrics: what it says has ended, they hold.
     finished = status.state == "finished"
-    lines = run.metrics(ERRORS, last=_END) if finished and not curves else []
+    lines = run.metrics(REPORT_READER, last=_END) if finished and not curves else []
     if not any("running_train_error" in line for line in lines):
-        lines, curves = run.metrics(ERRORS), True
+        lines, curves = run.metrics(REPORT_READER), True
     end = {name: value for line in lines for name, value in line.items() if value is not None}
     if "running_train_error" not in end:  # which the first runs did not write
         end["running_train_error"] = running_error(lines, config.train.final_from)
@@ -243,7 +243,7 @@ class Net:
         return paper.readings(self.runs[0].config, precision, worlds, taken, images)
 
     @cached_property
-    def differences(self) -> list[str]:
+    def not_comparable(self) -> list[str]:
         """Why the net can't be compared with the paper; empty if it can."""
         reasons = [str(departure) for departure in self.departures]
         return reasons or ([] if self.published else ["the paper has no number for it"])
@@ -264,4 +264,4 @@ class Net:
             found = zip(("mean", "std", "low", "high"), (mean, std, *(interval or (None, None))), strict=True)
             row |= {f"{metric}_{name}": fraction(value) for name, value in found}
         row |= {f"paper_{error}": fraction(getattr(self.published, error, None)) for error in ("train", "test")}
-        return row | {"not_comparable": "; ".join(self.differences)}
+        return row | {"not_comparable": "; ".join(self.not_comparable)}

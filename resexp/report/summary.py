@@ -51,7 +51,7 @@ class Summary:
     """The verdict's differences in each variant, where the study has several."""
     varied: str
     """What the study varies besides kind, depth and seed, such as ``precision or width``."""
-    judged: list[Family]
+    all_families: list[Family]
     """The nets, in families that differ in depth alone."""
     finding: str = ""
     """What a probe of the whole study found, which then takes the verdict's place."""

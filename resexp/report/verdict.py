@@ -56,7 +56,7 @@ def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[
     of_plain, of_residual, obstacle = judged(families)
     if of_plain is None:
         return Verdict(f"No verdict: {obstacle}.")
-    plain, residual = _Kind(of_plain), _Kind(of_residual) if of_residual else None
+    plain, residual = _JudgedFamily(of_plain), _JudgedFamily(of_residual) if of_residual else None
     kinds = [kind for kind in (plain, residual) if kind]
     common = sorted(plain.errors.keys() & residual.errors.keys()) if residual else []
     interaction = gap = None
@@ -139,7 +139,7 @@ def _apart(family: Family, plain: Family) -> str:
     return f", since they differ in {listed(fields)}" if fields else ""
 
 
-class _Kind:
+class _JudgedFamily:
     """A family that is judged."""
 
     def __init__(self, family: Family) -> None:
@@ -181,7 +181,7 @@ def _seeds(a: int, b: int) -> str:
     return f"{a} seeds each" if a > 1 else "one seed each"
 
 
-def _margin(margin: float | None, kinds: Sequence[_Kind]) -> tuple[float | None, str]:
+def _margin(margin: float | None, kinds: Sequence[_JudgedFamily]) -> tuple[float | None, str]:
     """The rise in points that counts as none, if any, and why."""
     if margin is not None:
         return margin, "report.margin of the study"
@@ -217,8 +217,8 @@ def _parameters(plain: Family, residual: Family) -> list[str]:
 
 def _headline(
     interaction: Difference | None,
-    plain: _Kind,
-    residual: _Kind | None,
+    plain: _JudgedFamily,
+    residual: _JudgedFamily | None,
     margin: float | None,
     obstacle: str,
     common: Sequence[int],

@@ -205,7 +205,7 @@ def _reader(metrics: dict[str, Any]) -> TypeAdapter[Any]:
     return TypeAdapter(array[line])
 
 
-LINES, ERRORS = _reader(REPORTED | OTHERS), _reader(REPORTED)
+LINE_READER, REPORT_READER = _reader(REPORTED | OTHERS), _reader(REPORTED)
 """Read lines of metrics.jsonl: all metrics, and those of a report."""
 
 

@@ -34,7 +34,7 @@ from pydantic import TypeAdapter, ValidationError
 from resexp.config import RunConfig, yaml_file
 from resexp.errors import UserError
 from resexp.runs.lease import Lease, holder_elsewhere, leased
-from resexp.runs.records import LINES, Manifest, PlannedRun, Status, StudyPlan, Submission
+from resexp.runs.records import LINE_READER, Manifest, PlannedRun, Status, StudyPlan, Submission
 from resexp.utils.files import is_locked, locked, write_atomic, write_held
 from resexp.utils.text import counted, few
 from resexp.utils.untrusted import MAX_LINES, MAX_METRICS, MAX_RECORD, parse_json, read_file, read_record, refuse_links
@@ -187,7 +187,7 @@ class Run:
         """Replace the manifest."""
         self.publish(self.manifest_path, manifest.model_dump_json(indent=1))
 
-    def metrics(self, reader: TypeAdapter[Any] = LINES, last: int | None = None) -> list[dict[str, Any]]:
+    def metrics(self, reader: TypeAdapter[Any] = LINE_READER, last: int | None = None) -> list[dict[str, Any]]:
         """The records of metrics.jsonl, or what `reader` takes of them; a torn last line, as a crash leaves it, is not
         one. Only the `last` bytes are read, if given."""
         try:

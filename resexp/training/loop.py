@@ -38,7 +38,7 @@ class Window:
 
 
 @dataclass
-class Progress:
+class LoopState:
     """What a checkpoint holds in addition to the trainer's state."""
 
     evaluated: int = 0
@@ -53,7 +53,7 @@ class Progress:
         return {**vars(self), "window": list(astuple(self.window))}
 
     @classmethod
-    def load(cls, state: dict[str, Any]) -> Progress:
+    def load(cls, state: dict[str, Any]) -> LoopState:
         """What `state` returned, among other keys of a checkpoint."""
         return cls(state["evaluated"], state["tested"], state["best"], Window(*state["window"]))
 
@@ -68,7 +68,7 @@ class TrainingLoop:
     stop: Callable[[], bool]
     on_status: Callable[[Status], None]
     trainer: Trainer
-    progress: Progress
+    progress: LoopState
     metrics: MetricsWriter | None = None
     """Set on rank 0 only, like `manifest`."""
     manifest: Manifest | None = None

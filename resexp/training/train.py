@@ -31,7 +31,7 @@ from resexp.runs import checkpoint
 from resexp.runs.metrics import MetricsWriter
 from resexp.runs.records import Manifest, Status
 from resexp.runs.store import Run
-from resexp.training.loop import Progress, TrainingLoop
+from resexp.training.loop import LoopState, TrainingLoop
 from resexp.training.manifest import begin_attempt
 from resexp.training.probing import probe_input, write_record
 from resexp.training.trainer import Trainer
@@ -126,7 +126,7 @@ def attempt(
 
 def _set_up(
     run: Run, status: Status, ranks: Ranks, threads: int | None, allow_world_size_change: bool, stack: ExitStack
-) -> tuple[Trainer, Progress, MetricsWriter, Manifest]:
+) -> tuple[Trainer, LoopState, MetricsWriter, Manifest]:
     """Load or initialise the run on rank 0, which leases it, and broadcast its state to the other ranks, if any.
 
     Cleanup callbacks are registered on `stack`; `status` gets the errors measured so far. Raises UserError where the
@@ -158,7 +158,7 @@ def _set_up(
     return trainer, progress, metrics, begin_attempt(run, trainer, manifest)
 
 
-def _follow(ranks: Ranks, stack: ExitStack) -> tuple[Trainer, Progress]:
+def _follow(ranks: Ranks, stack: ExitStack) -> tuple[Trainer, LoopState]:
     """Take over the run on another rank, with the state that `_set_up` broadcasts. Raises UserError if the images are
     others here."""
     config, precision, threads, fingerprint, content = ranks.broadcast_object()
@@ -175,7 +175,7 @@ def _follow(ranks: Ranks, stack: ExitStack) -> tuple[Trainer, Progress]:
         state = torch.load(io.BytesIO(content), map_location=hardware.device, weights_only=True)
         trainer.load(state["trainer"])
         trainer.wrap_ddp()
-    return trainer, Progress.load(state["progress"])
+    return trainer, LoopState.load(state["progress"])
 
 
 def _prepare_hardware(
@@ -190,11 +190,11 @@ def _prepare_hardware(
     return hardware
 
 
-def _continue(run: Run, trainer: Trainer, status: Status) -> tuple[Progress, MetricsWriter]:
+def _continue(run: Run, trainer: Trainer, status: Status) -> tuple[LoopState, MetricsWriter]:
     """Load the newest whole checkpoint and drop the metrics written after it; they will be written again."""
     for left_over in run.folder.glob("*.tmp"):
         left_over.unlink()  # of a process that was killed while it wrote; we hold the lock
-    config, progress = trainer.config, Progress()
+    config, progress = trainer.config, LoopState()
     state, damage = checkpoint.load(run, trainer.hardware.device)
     if damage:
         log.warning(f"{run.folder}: {damage}")
@@ -206,7 +206,7 @@ def _continue(run: Run, trainer: Trainer, status: Status) -> tuple[Progress, Met
                 f"delete it to begin anew"
             )
         trainer.load(state["trainer"])
-        progress = Progress.load(state)
+        progress = LoopState.load(state)
     elif config.train.init_from and (found := warm_start(config, probe_input(trainer), len(trainer.dataset.classes))):
         write_record(run, found)
     kept, sha256 = (state["metrics_bytes"], state.get("metrics_sha256")) if state else (0, None)

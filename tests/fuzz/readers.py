@@ -25,10 +25,10 @@ from resexp.data import folder, open_dataset
 from resexp.data.dataset import _read_meta
 from resexp.data.pixels import read_image
 from resexp.device.hardware import choose_hardware
-from resexp.display import duration, percent, speed
+from resexp.display import clock, percent, speed
 from resexp.errors import UnreadableImageError, UserError
 from resexp.report import draw, page
-from resexp.report.probes import inside
+from resexp.report.probes import probe_sections
 from resexp.report.stats import read as read_run
 from resexp.report.summary import summarise
 from resexp.runs import checkpoint, logits
@@ -171,7 +171,7 @@ def _metrics(run: Run) -> None:
 def _status(run: Run) -> None:
     status = run.status()
     for word in (
-        duration(status.eta),
+        clock(status.eta),
         speed(status),
         percent(status.train_error),
         f"{status.share:.2%} {status.step:,}",
@@ -232,7 +232,7 @@ def _report(study: StudyFolder, content: bytes, whole: dict[Path, bytes]) -> Non
     path.write_bytes(text)
     try:
         summary = summarise(study)
-        sections, remarks = inside(study, summary)
+        sections, remarks = probe_sections(study, summary)
         plots = draw(summary) | {n: p for section in sections for n, p in section.plots.items()}
         shown = page.html(summary, {name: plot.files()[1] for name, plot in plots.items()}, sections, remarks)
         page.markdown(summary, sections, remarks).encode()

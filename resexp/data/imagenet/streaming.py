@@ -25,7 +25,7 @@ from resexp.utils.machine import cores
 
 BegunT = TypeVar("BegunT")
 
-STEPS_AHEAD = 4
+BATCHES_AHEAD = 4
 """Batches that are decoded, or being decoded, while another is trained on."""
 SAMPLE = 2000
 """Training images that probes look at."""
@@ -64,7 +64,7 @@ class StreamingInput:
         self._within = np.array_split(np.arange(config.train.batch_size), ranks.world_size)[ranks.rank]
         n = len(dataset.train_index)
         self._plan = functools.lru_cache(2)(lambda epoch: plan(config.seed, epoch, n, data))
-        self._slots = [self._slot() for _ in range(STEPS_AHEAD)]
+        self._slots = [self._slot() for _ in range(BATCHES_AHEAD)]
         there = self._slot()
         self._images, self._labels, self._light = (t.to(device) for t in (there.images, there.labels, there.light))
 
@@ -82,10 +82,10 @@ class StreamingInput:
 
     def prepare(self, step: int) -> None:
         """See InMemoryInput."""
-        for later in range(step, min(step + STEPS_AHEAD, self._config.train.steps)):
-            if self._slots[later % STEPS_AHEAD].step != later:
+        for later in range(step, min(step + BATCHES_AHEAD, self._config.train.steps)):
+            if self._slots[later % BATCHES_AHEAD].step != later:
                 self._begin(later)
-        slot = self._slots[step % STEPS_AHEAD]
+        slot = self._slots[step % BATCHES_AHEAD]
         slot.pending.wait()
         for there, here in ((self._images, slot.images), (self._labels, slot.labels), (self._light, slot.light)):
             if there.device.type == "cpu":  # torch's threads would keep spinning on the cores that decode
@@ -104,7 +104,7 @@ class StreamingInput:
 
     def _begin(self, step: int) -> None:
         """Let the threads decode this rank's part of a batch; it may reach into the next epoch."""
-        slot = self._slots[step % STEPS_AHEAD]
+        slot = self._slots[step % BATCHES_AHEAD]
         if slot.copied is not None:
             slot.copied.synchronize()
         requests, labels = list[ImageRequest](), self._dataset.labels("train")

@@ -15,10 +15,10 @@ from resexp.report.probes.views import views
 from resexp.report.summary import Summary
 from resexp.runs.store import StudyFolder
 
-__all__ = ["PageSection", "inside"]
+__all__ = ["PageSection", "probe_sections"]
 
 
-def inside(study: StudyFolder, summary: Summary) -> tuple[list[PageSection], list[str]]:
+def probe_sections(study: StudyFolder, summary: Summary) -> tuple[list[PageSection], list[str]]:
     """The sections that a study has records for, in the order of the page, and a line for what can't be shown."""
     results = ProbeResults(study.folder, summary.records, summary.families)
     makers = (gradients, signals, responses, branches, lesion, landscape, ensembles, identity, views)
