@@ -1,7 +1,7 @@
 # Every target works on a fresh clone with Python >= 3.11 and make. With PYTHON=python3 it uses that interpreter as it
 # is, and neither makes a virtual environment nor installs anything.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart imagenet-smoke sweep report evidence published test test-clusters test-faults test-gpu gpu-day lint format benchmark benchmark-input benchmark-scale schema clean
+.PHONY: help quickstart imagenet-smoke sweep report evidence published test test-slow test-clusters test-faults test-gpu gpu-day lint format benchmark benchmark-input benchmark-scale schema clean
 
 ifdef PYTHON
 PY := $(PYTHON)
@@ -49,6 +49,9 @@ published: $(DEV) ## rebuild the published pages, and what the README quotes of 
 
 test: $(DEV) ## run the tests, many of which wait for processes: one worker more than cores
 	$(PY) -m pytest $(if $(PYTHON),,-n $$(($$(nproc) + 1)) --dist worksteal --timeout 300) $(ARGS)
+
+test-slow: $(DEV) ## run the tests that take longest, most of them sweeps that are killed and continued
+	$(PY) -m pytest -m slow $(if $(PYTHON),,-n $$(($$(nproc) + 1)) --timeout 600) $(ARGS)
 
 test-clusters: $(DEV) ## run the tests on real clusters: torchrun, Ray, and Slurm where it is installed
 	$(PY) -m pytest -m "torchrun or ray or slurm" $(if $(PYTHON),,-n auto --timeout 600) $(ARGS)

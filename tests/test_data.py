@@ -367,6 +367,7 @@ def test_a_folder_is_not_cifar_10_for_being_called_so(image_folder: Path) -> Non
 @pytest.mark.skipif(
     not os.environ.get("RESEXP_TEST_CIFAR10"), reason="RESEXP_TEST_CIFAR10 names no archive of CIFAR-10"
 )
+@pytest.mark.slow
 def test_cifar_10_in_another_format_is_recognised_by_its_content() -> None:
     data = open_dataset(folder_data(Path(os.environ["RESEXP_TEST_CIFAR10"]).resolve()))
     assert (data.name, len(data.train()[0]), len(data.test()[0])) == ("cifar10", 50_000, 10_000)

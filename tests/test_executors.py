@@ -84,6 +84,7 @@ def test_one_process_trains_a_queue_of_runs_side_by_side(tmp_path: Path) -> None
 LONG = {"train": {"steps": 300, "log_every": 1, "eval_every": 300, "milestones": []}}
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_was_killed_is_tried_again(tmp_path: Path) -> None:
     runs = make(tmp_path / "killed", **LONG)
     sweep = Sweep([Job(tuple(runs), 1, 1, None, concurrent_runs=2)], kills=2)
@@ -112,6 +113,7 @@ def test_an_error_of_the_program_is_not_tried_again(tmp_path: Path) -> None:
     assert not [line for line in sweep.said if "tried again" in line]
 
 
+@pytest.mark.slow
 def test_a_worker_that_gives_no_sign_of_life_is_replaced(tmp_path: Path) -> None:
     longer = {**LONG["train"], "steps": 600, "eval_every": 600}  # several looks of the sweep, on any machine
     runs = make(tmp_path / "silent", train=longer)[:1]

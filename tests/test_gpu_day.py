@@ -37,6 +37,7 @@ def unpacked(folder: Path) -> tarfile.TarFile:
     return tarfile.open(fileobj=io.BytesIO(b"".join(piece.read_bytes() for piece in pieces)))
 
 
+@pytest.mark.slow
 def test_a_study_is_trained_once_and_taken_home(tmp_path: Path) -> None:
     day(tmp_path, "--only", "figure6-ends")
     (told,) = json.loads((tmp_path / "work" / "day.json").read_text())

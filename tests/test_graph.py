@@ -148,6 +148,7 @@ def test_a_trainer_stops_before_records_would_be_lost(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.skipif(not __import__("shutil").which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.slow
 def test_compiled_blocks_train_as_the_others_do() -> None:
     losses: list[list[float]] = []
     for compiled in (False, True):

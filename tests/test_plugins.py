@@ -265,6 +265,7 @@ def test_the_guide_works_when_followed_word_by_word(tmp_path: Path, here: Cli) -
     assert "report/index.html" in said[2]
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_resumes_bit_for_bit(tmp_path: Path, here: Cli) -> None:
     path = study(
         tmp_path, plugins=["lion.py"], seeds=[0, 1],

@@ -7,11 +7,14 @@ import sys
 import tarfile
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import REPOSITORY
 
 FILES = "tests/test_config.py tests/test_readme.py tests/test_published.py"
 
 
+@pytest.mark.slow
 def test_the_source_distribution_passes_its_own_tests(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
     subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True)

@@ -55,6 +55,7 @@ def test_the_scheduler_takes_under_50_ms_for_each_run(study: Path, tmp_path: Pat
     assert (time.process_time() - began) / RUNS < 0.05
 
 
+@pytest.mark.slow
 def test_what_a_figure_or_a_list_has_no_room_for_is_said(tmp_path: Path) -> None:
     """Of 50 families in 250 nets."""
     path = write_study(tmp_path, rates=25, seeds=1, lines=4)

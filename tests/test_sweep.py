@@ -145,8 +145,16 @@ def test_a_second_sweep_on_the_same_folder_is_refused(write_study: Write, here: 
     assert states(study) == ["interrupted", "interrupted"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize(
+    ("number", "code", "early"),
+    [
+        (signal.SIGINT, 130, False),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((signal.SIGTERM, 143, False), (signal.SIGINT, 130, True), (signal.SIGTERM, 143, True))
+        ),
+    ],
+)
 def test_a_signal_to_the_whole_group_saves_everything(write_study: Write, number: int, code: int, early: bool) -> None:
     """As a terminal, `timeout`, systemd and Slurm send it: also to the processes that the workers are forked from."""
     study = write_study(grid={"model.depth": [8, 14]}, train={**LONG, "steps": 100_000})
@@ -166,7 +174,7 @@ def test_a_signal_to_the_whole_group_saves_everything(write_study: Write, number
     assert early or all(run.status().message == "stopped by a signal; the same command continues" for run in runs)
 
 
-@pytest.mark.parametrize("victim", ["parent", "worker"])
+@pytest.mark.parametrize("victim", [pytest.param("parent", marks=pytest.mark.slow), "worker"])
 def test_after_sigkill_a_sweep_goes_on_and_equals_an_undisturbed_one(
     write_study: Write, here: Cli, victim: str
 ) -> None:

@@ -70,7 +70,7 @@ def on_terminal(
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown.decode(errors="replace")
 
 
-@pytest.mark.parametrize("columns", [80, 40])
+@pytest.mark.parametrize("columns", [pytest.param(80, marks=pytest.mark.slow), 40])
 def test_nothing_is_cut_on_a_narrow_terminal(columns: int) -> None:
     code, shown = on_terminal("describe", "residual-20", columns=columns)
     assert code == 0
@@ -103,6 +103,7 @@ def test_every_width_shows_every_word(table: str, monkeypatch: pytest.MonkeyPatc
     assert words[200] == words[80] == words[60]
 
 
+@pytest.mark.slow
 def test_a_terminal_without_utf_8_gets_what_it_can_show() -> None:
     code, shown = on_terminal("describe", "plain-20", "residual-110-B", columns=60, PYTHONIOENCODING="ascii")
     assert (code, "Traceback" in shown) == (0, False)
@@ -202,6 +203,7 @@ def test_a_run_that_was_stopped_does_not_count_as_done(shown: Bars | Lines, tmp_
     assert shown.ended_runs == 2
 
 
+@pytest.mark.slow
 def test_a_sweep_shows_every_result_once_and_leaves_no_frame(write_study: Callable[..., Path]) -> None:
     """Twelve runs on 24 lines of 80 columns: lines that scroll away while bars are drawn neither go nor stay twice."""
     study = write_study(grid={"model.kind": ["plain", "residual"], "model.depth": [8, 14]}, seeds=[0, 1, 2])
@@ -225,6 +227,7 @@ def half(write_study: Callable[..., Path]) -> Path:
     return study
 
 
+@pytest.mark.slow
 def test_a_watched_study_is_redrawn_until_all_runs_have_ended(half: Path) -> None:
     def train(terminal: int) -> None:
         subprocess.run(command("sweep", half, "--jobs", 1), check=True, capture_output=True)
@@ -372,6 +375,7 @@ def test_a_setting_that_a_package_refuses_is_one_line() -> None:
     assert line.endswith(" ...")
 
 
+@pytest.mark.slow
 def test_examples_do_what_they_say(write_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """On a small study under the name of each; of landscapes, nine points."""
     monkeypatch.setattr(landscape, "POINTS", 3)

@@ -157,6 +157,7 @@ def test_a_slide_shows_all_studies(two: list[StudyFolder], here: Resexp) -> None
         assert f">{words}" in text
 
 
+@pytest.mark.slow
 def test_a_watched_comparison_reloads_until_the_runs_of_all_studies_have_ended(two: list[StudyFolder]) -> None:
     last = two[1].runs()[-1]
     ended = last.status()

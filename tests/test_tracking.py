@@ -314,6 +314,7 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[
     return lambda: [json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_wandb_continues_the_same_run_after_a_failure(
     write_study: Write, resexp: Cli, notes: Callable[[], list[list[Any]]]
 ) -> None:
@@ -348,6 +349,7 @@ def test_wandb_continues_the_same_run_after_a_failure(
     assert notes()[-2][1]["test_error"] == run.metrics()[-1]["test_error"]
 
 
+@pytest.mark.slow
 def test_mlflow_gets_parameters_metrics_and_the_end(
     write_study: Write, resexp: Cli, notes: Callable[[], list[list[Any]]]
 ) -> None:

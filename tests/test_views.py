@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,10 @@ from resexp.runs.logits import Logits
 from resexp.runs.store import Run
 from resexp.training.train import train
 from tests import test_training
-from tests.conftest import Cli, Write
 from tests.test_training import after, halves
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+Write = Callable[..., Path]
 
 make_run = test_training.make_run
 

@@ -123,7 +123,10 @@ def assert_done_once(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("seed", "kills"),
-    [(0, 6), *(pytest.param(seed, KILLS // ROUNDS, marks=pytest.mark.faults) for seed in range(1, ROUNDS + 1))],
+    [
+        pytest.param(0, 6, marks=pytest.mark.slow),
+        *(pytest.param(seed, KILLS // ROUNDS, marks=pytest.mark.faults) for seed in range(1, ROUNDS + 1)),
+    ],
 )
 def test_a_sweep_killed_again_and_again_equals_an_undisturbed_one(
     tmp_path: Path, undisturbed: tuple[Path, list[Run]], seed: int, kills: int, survived: Callable[..., None]
