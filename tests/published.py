@@ -73,7 +73,7 @@ def headline(name: str) -> str:
 
 
 def controls(name: str) -> str:
-    """The differences that the verdict rests on, in each variant of the study."""
+    """The differences that the verdict rests on, in each condition of the study."""
     return rows(*table(summary(name).controls))
 
 

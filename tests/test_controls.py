@@ -36,9 +36,9 @@ def precisions(make: Make, bf16: Errors, fp32: Errors = DEGRADES) -> StudyFolder
     return folder
 
 
-def test_the_differences_of_the_verdict_are_given_for_every_variant(study: Make) -> None:
+def test_the_differences_of_the_verdict_are_given_for_every_condition(study: Make) -> None:
     found = summarise(precisions(study, shifted(DEGRADES, 2))).controls
-    assert [control.variant for control in found] == ["precision=fp32", "precision=bf16"]
+    assert [control.condition for control in found] == ["precision=fp32", "precision=bf16"]
     assert [control.changes["plain"].difference.value for control in found] == pytest.approx([50, 52])
     assert [control.changes["gap"].difference.value for control in found] == pytest.approx([55, 57])
     assert [control.changes["interaction"].difference.value for control in found] == pytest.approx([55, 57])
@@ -57,15 +57,15 @@ def test_a_net_of_one_seed_counts_neither_in_the_verdict_nor_in_the_controls(stu
     assert [control.deepest["plain"][0] for control in found.controls] == [44, 44]
 
 
-def test_the_title_counts_the_variants_in_which_the_effect_is_shown(study: Make) -> None:
+def test_the_title_counts_the_conditions_in_which_the_effect_is_shown(study: Make) -> None:
     even = {net: DEGRADES["residual", net[1]] for net in DEGRADES}
     found = summarise(precisions(study, even)).controls
     assert controls_plot(found).axes.get_title("left").replace("\n", " ") == (
-        "Plain nets' error rises more with depth in 1 of 2 variants"
+        "Plain nets' error rises more with depth in 1 of 2 conditions"
     )
 
 
-def test_a_difference_between_variants_is_tested_by_the_contrast_of_their_means(study: Make) -> None:
+def test_a_difference_between_conditions_is_tested_by_the_contrast_of_their_means(study: Make) -> None:
     """Variances 1, 4, 1 and 4 of three seeds each: 10/3 in all, with 100 / 17 degrees of freedom."""
     found = summarise(precisions(study, shifted(DEGRADES, 2))).controls
     half = stats.t(100 / 17).ppf(0.975) * (10 / 3) ** 0.5
@@ -109,7 +109,7 @@ def test_an_error_is_compared_where_only_plain_nets_vary(study: Make) -> None:
     assert [row[0] for row in rows] == ["baseline", "lr=0.01", "lr=0.01: change"]
 
 
-def test_of_several_variants_each_needs_more_to_differ(study: Make) -> None:
+def test_of_several_conditions_each_needs_more_to_differ(study: Make) -> None:
     """Bonferroni: of three others, each at 98.3 %."""
     folder = precisions(study, shifted(DEGRADES, 5))
     alone = table(summarise(folder).controls)[1][-1][2]
@@ -128,14 +128,14 @@ def test_one_seed_a_net_has_no_interval_and_no_bar(study: Make) -> None:
     assert len([line for line in controls_plot(with_seeds).axes.lines if len(line.get_xdata()) == 2]) == len(bars) + 8
 
 
-def test_a_variant_of_one_kind_is_set_beside_the_other_kind_without_one(study: Make) -> None:
+def test_a_condition_of_one_kind_is_set_beside_the_other_kind_without_one(study: Make) -> None:
     """Plain nets have no shortcut: each kind of shortcut has a gap to them and a rise of its own."""
     folder = study({net: values for net, values in DEGRADES.items() if net[0] == "plain"})
     residual = {net: values for net, values in DEGRADES.items() if net[0] == "residual"}
     for option in "AB":
         add_family(folder, f"shortcut={option}", residual, model={"shortcut": option})
     found = summarise(folder).controls
-    assert [(control.variant, list(control.changes)) for control in found] == [
+    assert [(control.condition, list(control.changes)) for control in found] == [
         ("shortcut=A", ["interaction", "residual", "gap"]), ("shortcut=B", ["interaction", "residual", "gap"]),
     ]  # fmt: skip
 
@@ -191,6 +191,6 @@ def test_of_many_families_only_those_judged_have_bars_and_seeds(study: Make) -> 
 
 def test_the_question_is_whole_where_no_setting_is_named(study: Make) -> None:
     found = replace(summarise(precisions(study, DEGRADES)), varied="")
-    assert "\nDoes it depend on the variant? " in markdown(found, [], [])
+    assert "\nDoes it depend on the condition? " in markdown(found, [], [])
     blank = defaultdict(lambda: OnPage("", "", [], "", "", False))
-    assert '<h2 id="controls">Does it depend on the variant? <a' in html(found, blank, [], [])
+    assert '<h2 id="controls">Does it depend on the condition? <a' in html(found, blank, [], [])

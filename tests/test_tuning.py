@@ -102,7 +102,7 @@ def test_the_verdict_is_on_the_rate_of_the_paper_whatever_the_order_of_the_study
     add_family(folder, "lr=0.1", AT_PAPERS)
     summary = summarise(folder)
     assert summary.verdict.families == ["plain lr=0.1", "residual lr=0.1"]
-    assert [control.variant for control in summary.controls] == ["lr=0.1", "lr=0.01"]
+    assert [control.condition for control in summary.controls] == ["lr=0.1", "lr=0.01"]
 
 
 def test_the_page_has_a_section_and_a_figure(two_rates: StudyFolder) -> None:

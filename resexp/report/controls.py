@@ -27,7 +27,7 @@ IN_SHORT = {
 """The same for tables."""
 
 IN_SENTENCE = 6
-"""Variants that a sentence has the numbers of; the table has more, and the JSON has all."""
+"""Conditions that a sentence has the numbers of; the table has more, and the JSON has all."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Control:
-    """The differences that the verdict rests on, in one variant of the study."""
+    """The differences that the verdict rests on, in one condition of the study."""
 
-    variant: str
+    condition: str
     """Such as ``precision=bf16``."""
     families: list[str]
     """The families that it compares."""
@@ -55,34 +55,34 @@ class Control:
 
 
 def controls(families: Sequence[Family]) -> list[Control]:
-    """The differences that two variants or more have, in the order of the study; empty if none are.
+    """The differences that two conditions or more have, in the order of the study; empty if none are.
 
-    A family of plain nets and its `partner` are one variant. Each further family of residual nets that differs in its
-    branches alone, as in its shortcuts, is one more variant, with the same plain nets.
+    A family of plain nets and its `partner` are one condition. Each further family of residual nets that differs in its
+    branches alone, as in its shortcuts, is one more condition, with the same plain nets.
     """
     plains, residuals = ([family for family in families if family.kind == kind] for kind in ("plain", "residual"))
     found: dict[str, tuple[dict[str, Change], list[Family]]] = {}
     for plain in plains:
         partner = plain.partner(residuals)
-        name = plain.variant or (partner.variant if partner else "") or "baseline"
+        name = plain.condition or (partner.condition if partner else "") or "baseline"
         mutual = [partner] if partner and partner.partner(plains) is plain else []
         found[name] = _contrasts(plain, partner), [plain, *mutual]
     for residual in residuals:
         partner = residual.partner(plains)
         if partner and partner.partner(residuals) is not residual:
-            found[residual.variant or "baseline"] = _contrasts(partner, residual), [residual]
+            found[residual.condition or "baseline"] = _contrasts(partner, residual), [residual]
     for changes, own in found.values():
         for family in own:
             changes |= _rise(family)
     counts = Counter(quantity for changes, _ in found.values() for quantity in changes)
     every = [
         Control(
-            variant,
+            condition,
             [family.name for family in own],
             {name: changes[name] for name in QUANTITIES if name in changes and counts[name] > 1},
             {family.kind: _deepest(family) for family in own},
         )
-        for variant, (changes, own) in found.items()
+        for condition, (changes, own) in found.items()
     ]
     return [control for control in every if control.changes]
 
@@ -123,40 +123,40 @@ def _contrasts(plain: Family | None, residual: Family | None) -> dict[str, Chang
 
 
 def table(found: Sequence[Control]) -> Table:
-    """A row for each variant, then one for its change from the first variant.
+    """A row for each condition, then one for its change from the first condition.
 
     A column for each quantity, in points, and for the error of the deepest net of each kind, in percent. The intervals
     of the changes are corrected for their number. A change whose interval leaves zero out has a star.
     """
-    variants = [control.variant for control in found]
-    columns = [["points", *variants, *(f"{variant}: change" for variant in variants[1:])]]
+    conditions = [control.condition for control in found]
+    columns = [["points", *conditions, *(f"{condition}: change" for condition in conditions[1:])]]
     for quantity, words in IN_SHORT.items():
-        if changes := {one.variant: one.changes[quantity] for one in found if quantity in one.changes}:
+        if changes := {one.condition: one.changes[quantity] for one in found if quantity in one.changes}:
             places = {change.at for change in changes.values()}
             cells = {v: c.difference.in_cell + f" ({c.at})" * (len(places) > 1) for v, c in changes.items()}
             name = words if len(places) > 1 else f"{words}, {min(places)}"
-            terms = {variant: change.terms for variant, change in changes.items()}
-            columns.append([name, *_column(variants, cells, terms)])
+            terms = {condition: change.terms for condition, change in changes.items()}
+            columns.append([name, *_column(conditions, cells, terms)])
     for kind in ("plain", "residual"):
-        errors = {one.variant: one.deepest[kind] for one in found if kind in one.deepest}
+        errors = {one.condition: one.deepest[kind] for one in found if kind in one.deepest}
         if len(errors) > 1:
             depths = {depth for depth, _ in errors.values()}
             cells = {v: f"{error}" + f" (depth {depth})" * (len(depths) > 1) for v, (depth, error) in errors.items()}
             name = f"{kind} nets' error, %" + f", depth {min(depths)}" * (len(depths) == 1)
-            columns.append([name, *_column(variants, cells, {v: ((1, error),) for v, (_, error) in errors.items()})])
+            columns.append([name, *_column(conditions, cells, {v: ((1, error),) for v, (_, error) in errors.items()})])
     header, *rows = map(list, zip(*columns, strict=True))
     return header, rows
 
 
-def _column(variants: Sequence[str], cells: dict[str, str], terms: dict[str, tuple[Term, ...]]) -> list[str]:
-    """The cells of the variants, and how the sum of `terms` changes from the first of them to each other one."""
-    first, *others = variants
-    column = [cells.get(variant, NOTHING) for variant in variants]
-    for variant in others:
-        if {first, variant} <= terms.keys():
+def _column(conditions: Sequence[str], cells: dict[str, str], terms: dict[str, tuple[Term, ...]]) -> list[str]:
+    """The cells of the conditions, and how the sum of `terms` changes from the first of them to each other one."""
+    first, *others = conditions
+    column = [cells.get(condition, NOTHING) for condition in conditions]
+    for condition in others:
+        if {first, condition} <= terms.keys():
             corrected = 1 - (1 - CONFIDENCE) / (len(terms) - 1)
             before = [(-weight, mean) for weight, mean in terms[first]]
-            shift = contrast([*terms[variant], *before], corrected)
+            shift = contrast([*terms[condition], *before], corrected)
             column.append(shift.in_cell + " *" * bool(shift.sign))
         else:
             column.append(NOTHING)

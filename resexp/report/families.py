@@ -73,7 +73,7 @@ class Family:
         return self.nets[0].kind
 
     @property
-    def variant(self) -> str:
+    def condition(self) -> str:
         """What tells the family apart from others of its kind, if anything does."""
         return self.name.removeprefix(self.kind).strip()
 

@@ -207,7 +207,7 @@ def _shared(summary: Summary, sections: Sequence[PageSection], remarks: Sequence
         "table": table(summary),
         "controls": controls.table(summary.controls[:MAX_NAMES]) if summary.controls else None,
         # families may differ in what no single setting names, such as their depths
-        "question": f"Does it depend on {summary.varied or 'the variant'}?",
+        "question": f"Does it depend on {summary.varied or 'the condition'}?",
     }
 
 

@@ -1,4 +1,4 @@
-"""The figures of the training: errors against depth, training curves, and what the variants of a study change."""
+"""The figures of the training: errors against depth, training curves, and what the conditions of a study change."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def curves_plot(
     lasts = []
     for (label, of_net), colour, marker in zip(by_net.items(), colours, cycle(MARKERS), strict=False):
         model = of_net[0].config.model
-        series = f"{model.kind}-{model.depth}" if label in named else label  # the title says which variant
+        series = f"{model.kind}-{model.depth}" if label in named else label  # the title says which condition
         train, validation, test = (curve(of_net, f"{part}_error") for part in ("train", "val", "test"))
         look: dict[str, Any] = {"color": colour, "linestyle": "--", "linewidth": 1.2}
         named_as = series if label in named else None
@@ -232,13 +232,13 @@ def _thousands(step: float, _: int | None) -> str:
 
 @styled
 def controls_plot(found: Sequence[Control]) -> Plot:
-    """The differences that the verdict rests on, a row per variant, with 95 % intervals where there are any."""
+    """The differences that the verdict rests on, a row per condition, with 95 % intervals where there are any."""
     rises = [control.changes["interaction"].difference for control in found if "interaction" in control.changes]
     more = sum(rise.sign > 0 for rise in rises)
-    title = f"Plain nets' error rises more with depth in {more} of {len(rises)} variants"
-    title = title if rises else "Running training error by variant"
+    title = f"Plain nets' error rises more with depth in {more} of {len(rises)} conditions"
+    title = title if rises else "Running training error by condition"
     plot = Plot(title, "points, with 95 % intervals", "", (7.0, 1.9 + 0.5 * len(found)))
-    plot.note = "Differences of mean running training errors. Variants whose interval lies above zero are counted."
+    plot.note = "Differences of mean running training errors. Conditions whose interval lies above zero are counted."
     axes = plot.axes
     axes.axvline(0, color=INK, linewidth=1)
     colours = {"interaction": INK, "plain": KINDS["plain"][0], "residual": KINDS["residual"][0], "gap": OTHERS[0]}
@@ -251,11 +251,11 @@ def controls_plot(found: Sequence[Control]) -> Plot:
             points = change.difference
             if points.low is not None and points.high is not None:
                 plot.line([points.low, points.high], [y, y], words, color=look["color"], linewidth=2)
-            tip = f"{control.variant}, {words} (at {change.at}): {points}"
+            tip = f"{control.condition}, {words} (at {change.at}): {points}"
             plot.line([points.value], [y], words, tip, markersize=7, **look)
         if any(quantity in control.changes for control in found):
             axes.plot([], [], linestyle="none", label=words, **look)
-    plot.rows([control.variant for control in found])
+    plot.rows([control.condition for control in found])
     plot.legend(2)
     return plot
 

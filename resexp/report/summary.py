@@ -48,7 +48,7 @@ class Summary:
     nets: list[Net]
     verdict: Verdict
     controls: list[Control]
-    """The verdict's differences in each variant, where the study has several."""
+    """The verdict's differences in each condition, where the study has several."""
     varied: str
     """What the study varies besides kind, depth and seed, such as ``precision or width``."""
     all_families: list[Family]
@@ -67,8 +67,8 @@ class Summary:
         return [self.verdict.headline]
 
     @property
-    def in_other_variants(self) -> str:
-        """The numbers that lead the verdict, as they are in the other variants of the study; empty without any."""
+    def in_other_conditions(self) -> str:
+        """The numbers that lead the verdict, as they are in the other conditions of the study; empty without any."""
         others = [
             control
             for control in self.controls
@@ -76,9 +76,9 @@ class Summary:
         ]
         if len(others) == 1:
             numbers = [f"{IN_SHORT[name]} {change.difference}" for name, change in others[0].changes.items()]
-            return f"With {others[0].variant}: {', '.join(numbers)}."
-        shown = [f"{control.changes['interaction'].difference} with {control.variant}" for control in others]
-        return f"The {IN_SHORT['interaction']} in other variants: {listed(shown, IN_SENTENCE)}." if shown else ""
+            return f"With {others[0].condition}: {', '.join(numbers)}."
+        shown = [f"{control.changes['interaction'].difference} with {control.condition}" for control in others]
+        return f"The {IN_SHORT['interaction']} in other conditions: {listed(shown, IN_SENTENCE)}." if shown else ""
 
     @property
     def of_imagenet(self) -> bool:
@@ -100,9 +100,9 @@ class Summary:
 
     @property
     def drawn(self) -> list[str]:
-        """The families that there is room for in the figures: plain nets and residual nets of the same variants."""
-        variants = list(dict.fromkeys(family.partition(" ")[2] for family in self.families))
-        return sorted(self.families, key=lambda family: variants.index(family.partition(" ")[2]))[:MAX_FAMILIES]
+        """The families that there is room for in the figures: plain nets and residual nets of the same conditions."""
+        conditions = list(dict.fromkeys(family.partition(" ")[2] for family in self.families))
+        return sorted(self.families, key=lambda family: conditions.index(family.partition(" ")[2]))[:MAX_FAMILIES]
 
     def to_json(self) -> dict[str, Any]:
         """The numbers, for scripts; errors and their differences are fractions."""
@@ -110,7 +110,7 @@ class Summary:
             "study": self.name,
             "verdict": asdict(self.verdict.in_fractions),
             "controls": [
-                {"variant": control.variant}
+                {"condition": control.condition}
                 | {
                     name: asdict(change.difference / 100) | {"at": change.at}
                     for name, change in control.changes.items()

@@ -204,8 +204,8 @@ def _sentence(nets: Sequence[NetResult[Gradients]], first: Sequence[NetResult[Gr
 
 
 def _named(family: str, nets: Sequence[NetResult[Gradients]]) -> str:
-    kind, _, variant = family.partition(" ")
-    return f"{kind} nets{f' ({variant})' if variant else ''} of {span(net.depth for net in nets)} layers"
+    kind, _, condition = family.partition(" ")
+    return f"{kind} nets{f' ({condition})' if condition else ''} of {span(net.depth for net in nets)} layers"
 
 
 def _table(nets: Sequence[NetResult[Gradients]]) -> Table:
