@@ -207,7 +207,8 @@ def test_views_that_the_nets_or_the_images_do_not_allow_are_refused(net: nn.Modu
 def test_views_too_small_for_the_net_are_refused_before_training(write_study: Write, here: Cli) -> None:
     """Scales of images of 32 pixels begin at 28, and VGG halves its images five times."""
     vgg = {"data": {"source": "shapes", "size": 32}, "model": {"kind": "vgg", "depth": 16, "width": 1}}
-    done = here("sweep", write_study(**vgg, probes={"tta": ["multi-scale"]}), code=2)
+    done = here("sweep", write_study(**vgg, probes={"tta": ["multi-scale"]}))
+    assert done.returncode == 2
     assert "probes.tta: multi-scale has a view of 28 pixels, and the net needs 32; leave it out" in done.stderr
     assert not list(Path("results").glob("*/*/seed*"))
 
