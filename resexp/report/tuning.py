@@ -25,6 +25,9 @@ from resexp.report.probes.results import PageSection
 from resexp.report.stats import grouped
 from resexp.utils.text import listed
 
+THEORY = "theory for ReLU nets without convolutions: -1.5, Jelassi et al. 2023"
+"""The exponent of depth in the largest learning rate with bounded updates (arXiv 2305.07810)."""
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -91,8 +94,8 @@ def section(families: Sequence[Family]) -> PageSection | None:
         sentences.append(f"The best rate is the lowest or highest that was tried in {listed(ends)}.")
     slopes = {kind: exponent for kind, depths in tuned.items() if (exponent := slope(depths))}
     if slopes:
-        exponents = listed([f"{s.value:.2f} [{s.low:.2f}, {s.high:.2f}] in {kind} nets" for kind, s in slopes.items()])
-        sentences.append(f"The best rate goes with depth to the power of {exponents}.")
+        exponents = [f"{s.value:.2f} [{s.low:.2f}, {s.high:.2f}] in {kind} nets" for kind, s in slopes.items()]
+        sentences.append(f"The best rate goes with depth to the power of {' and '.join(exponents)} ({THEORY}).")
     seeds = min(len(at_best.rates) for depths in tuned.values() for at_best in depths.values())
     chosen = "by the other seeds" if seeds > 1 else "by the same seed, so the error is too low"
     rates = sorted({rate for depths in errors.values() for table in depths.values() for rate in table})
