@@ -133,8 +133,8 @@ def test_a_run_that_says_its_running_error_is_believed(tmp_path: Path) -> None:
     run.metrics_path.write_text(
         run.metrics_path.read_text().replace('"test_loss"', '"running_train_error": 0.4, "test_loss"')
     )
-    for whole in (True, False):
-        record = read(run, whole)
+    for curves in (True, False):
+        record = read(run, curves)
         assert record is not None
         assert record.errors["running"] == pytest.approx(40)
 
@@ -247,7 +247,7 @@ def test_curves_are_those_of_finished_runs_where_there_are_more_seeds_than_are_d
     folder.write_plan(StudyPlan(name="study", runs=[*folder.plan().runs, *begun, done]))
     summary, _ = built(folder)
     (net,) = [net for net in summary.nets if net.depth == 20]
-    assert [(run.config.seed, run.whole) for run in net.runs] == [(10, True)]
+    assert [(run.config.seed, run.has_curves) for run in net.runs] == [(10, True)]
 
 
 def test_the_steps_of_a_warm_up_that_the_nets_own_error_ends_are_told(study: Callable[..., StudyFolder]) -> None:
