@@ -75,10 +75,10 @@ def test_of_many_seeds_the_first_make_the_curve_and_all_make_the_numbers(tmp_pat
     path = write_study(tmp_path, rates=1, seeds=MAX_CURVE_SEEDS + 2, lines=40)
     folder = finish_study(path, tmp_path / "results")
     summary = summarise(folder)
-    whole = [record for record in summary.records if record.whole]
+    whole = [record for record in summary.records if record.has_curves]
     assert len(whole) == 10 * MAX_CURVE_SEEDS
     assert {len(net.runs) for net in summary.nets} == {MAX_CURVE_SEEDS + 2}
-    late = next(record for record in summary.records if not record.whole)
+    late = next(record for record in summary.records if not record.has_curves)
     every = [line for line in late.run.metrics() if line["event"] == "train"]
     mean = sum(line["train_error"] for line in every if line["step"] > 3000) / 10
     assert late.errors["running"] == pytest.approx(100 * mean)

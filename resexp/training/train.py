@@ -212,7 +212,7 @@ def _continue(run: Run, trainer: Trainer, status: Status) -> tuple[LoopState, Me
     kept, sha256 = (state["metrics_bytes"], state.get("metrics_sha256")) if state else (0, None)
     metrics = MetricsWriter(run, kept, sha256)
     for record in run.metrics():
-        for name in ("train_error", "clean_train_error", "val_error", "test_error"):
+        for name in ("train_error", "running_train_error", "clean_train_error", "val_error", "test_error"):
             setattr(status, name, record.get(name, getattr(status, name)))
     return progress, metrics
 
