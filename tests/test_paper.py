@@ -310,9 +310,10 @@ def read_as(config: RunConfig, precision: str = "fp32") -> dict[str, str]:
     return {reading.topic: reading.ours for reading in paper.readings(config, precision)}
 
 
+INITIAL = {"initial weights", "initial weights of the last layer"}
 USUAL = {
     "images trained on", "training error", "test error", "runs of a net", "momentum", "weight decay", "crops",
-    "BN statistics in training", "BN statistics in a test", "BN's moving averages", "initial weights",
+    "BN statistics in training", "BN statistics in a test", "BN's moving averages", *INITIAL,
 }  # fmt: skip
 
 
@@ -338,7 +339,7 @@ USUAL = {
             RunConfig(model=ModelConfig(norm="none")),
             "fp32", set(), {"BN statistics in training", "BN statistics in a test", "BN's moving averages"},
         ),
-        (RunConfig(train=TrainConfig(init_from="plain-20/seed0")), "fp32", set(), {"initial weights"}),
+        (RunConfig(train=TrainConfig(init_from="plain-20/seed0")), "fp32", set(), INITIAL),
         (RunConfig(model=ModelConfig(kind="preact")), "fp32", set(), {"test error", "runs of a net"}),
     ],
 )  # fmt: skip

@@ -161,7 +161,7 @@ def test_only_the_readings_that_apply_are_listed() -> None:
     usual = {"training error", "runs of a net", "momentum", "weight decay", "plateau of the error", "drops of the rate"}
     of_images = {"mean subtracted", "colour augmentation", "shorter side before the centre crop"}
     of_bn = {"BN statistics in training", "BN statistics in a test", "BN's moving averages"}
-    usual |= of_images | of_bn | {"initial weights"}
+    usual |= of_images | of_bn | {"initial weights", "initial weights of the last layer"}
     assert set(read_as(config())) == usual
     bare = config({"mean": "channel", "pca_lighting": False}, {"schedule": "milestones"}, norm="none")
     assert set(read_as(bare)) == usual - of_bn - {

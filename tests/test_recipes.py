@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -54,6 +54,30 @@ def test_initial_weights_have_the_variance_of_their_activation(init: str, activa
     weight = model.get_submodule("stages.0.1.conv1").weight
     assert isinstance(weight, torch.Tensor)
     assert weight.var().item() == pytest.approx(variance, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["plain", "residual", "preact"])
+def test_classifier_std_scales_the_last_layers_initial_weights_alone(
+    kind: Literal["plain", "residual", "preact"],
+) -> None:
+    nets = []
+    for std in (None, 0.01):
+        torch.manual_seed(7)
+        nets.append(build_model(ModelConfig(kind=kind, depth=8, classifier_std=std)).state_dict())
+    usual, small = nets
+    assert usual["fc.weight"].std().item() == pytest.approx(math.sqrt(2 / 64), rel=0.1)
+    assert small["fc.weight"].div(usual["fc.weight"]).sub(0.01 / math.sqrt(2 / 64)).abs().max() < 1e-6
+    assert all(torch.equal(small[name], usual[name]) for name in usual if name != "fc.weight")
+
+
+def test_with_classifier_std_zero_a_net_guesses_at_first() -> None:
+    model = build_model(ModelConfig(depth=8, classifier_std=0.0))
+    assert not model(torch.randn(4, 3, 32, 32)).any()
+
+
+def test_classifier_std_is_refused_with_fixup() -> None:
+    with pytest.raises(ValueError, match="with Fixup the last layer begins at zero"):
+        ModelConfig(norm="fixup", classifier_std=0.01)
 
 
 def test_dirac_passes_on_what_comes_in() -> None:

@@ -101,7 +101,7 @@ def default_shortcut(model: dict[str, Any]) -> Literal["A", "B"] | None:
 
 BRANCHES = ("residual_init", "residual_scale", "drop_path")
 """Fields that only nets with residual branches have."""
-_DEPENDENT = ("variant", "block", "depth", "shortcut", "stride_conv", "norm", "activation", *BRANCHES)
+_DEPENDENT = ("variant", "block", "depth", "shortcut", "stride_conv", "norm", "activation", "classifier_std", *BRANCHES)
 """Fields whose values must go together with those of earlier fields."""
 
 
@@ -150,7 +150,10 @@ class ModelConfig(Section):
     slope follows from the depth of a plain net without norms (2203.08120)."""
     init: Annotated[str | PluginRef, Choice("init")] = "he"
     """Initial weights of convolutions: `he` (arXiv 1502.01852); `orthogonal` (1312.6120); `delta-orthogonal`: zero
-    except for an orthogonal middle pixel (1806.05393); `dirac`: each passes its input on. The last layer is `he`."""
+    except for an orthogonal middle pixel (1806.05393); `dirac`: each passes its input on."""
+    classifier_std: Annotated[float, Field(ge=0)] | None = None
+    """Standard deviation of the last layer's initial weights. Default: sqrt(2 / inputs), as `he`; 0.01 in arXiv
+    1706.02677, section 5.1. With norm fixup they are zero."""
     residual_init: Literal["standard", "zero-gamma", "rezero"] = "standard"
     """How a residual branch begins: `zero-gamma` with the gain of its last BN at zero (arXiv 1706.02677); `rezero`
     behind a learned scalar that is zero at first (arXiv 2003.04887; with norm none, SkipInit, arXiv 2002.10444)."""
@@ -211,6 +214,8 @@ class ModelConfig(Section):
             )
         if field in BRANCHES and value != cls.model_fields[field].default and kind not in ("residual", "preact"):
             raise ValueError("is about residual branches, and this net has none; leave it out")
+        if field == "classifier_std" and value is not None and norm == "fixup":
+            raise ValueError("with Fixup the last layer begins at zero; leave it out")
         if field == "residual_init" and value == "zero-gamma" and (norm, kind) != ("batch", "residual"):
             raise ValueError("zero-gamma is about the BN that ends a branch, and this net has none; use rezero")
         if field == "residual_init" and value != "standard" and norm == "fixup":

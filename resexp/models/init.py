@@ -24,6 +24,15 @@ def init_weights(config: ModelConfig, modules: Iterable[nn.Module]) -> None:
                 nn.init.zeros_(module.bias)
 
 
+def init_classifier(config: ModelConfig, layer: nn.Linear) -> None:
+    """Scale the initial weights of the last layer to `model.classifier_std`; with Fixup they become zero."""
+    if config.norm == "fixup":
+        nn.init.zeros_(layer.weight)
+    elif config.classifier_std is not None:
+        with torch.no_grad():
+            layer.weight.mul_(config.classifier_std / math.sqrt(2 / layer.in_features))
+
+
 def _initialiser(config: ModelConfig) -> Callable[[Tensor], object]:
     """The function that fills the weight of a convolution, in place."""
     if isinstance(config.init, PluginRef):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from resexp.config import ModelConfig
 from resexp.models.blocks import Block, Place, block_class, init_branch
-from resexp.models.init import init_weights
+from resexp.models.init import init_classifier, init_weights
 from resexp.models.layers import conv, make_activation, norm, with_fixup_bias
 
 
@@ -53,8 +53,7 @@ class ResNet(nn.Module):
         init_weights(config, on_shortcuts)
         for made in blocks:
             init_branch(config, made, len(blocks))
-        if config.norm == "fixup":
-            nn.init.zeros_(fc.weight)
+        init_classifier(config, fc)
         self.register_load_state_dict_pre_hook(_rename_torchvision)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resexp.config import ModelConfig
-from resexp.models.init import init_weights
+from resexp.models.init import init_classifier, init_weights
 from resexp.models.layers import Dropout, conv, make_activation, norm
 
 
@@ -37,9 +37,10 @@ class VGG(nn.Module):
             nn.Linear(hidden, hidden),
             make_activation(config),
             Dropout(),
-            nn.Linear(hidden, classes),
+            last := nn.Linear(hidden, classes),
         )
         init_weights(config, self.modules())
+        init_classifier(config, last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W), H and W at least 32 -> logits (B, classes)."""
