@@ -135,14 +135,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="for files to take home")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--data", help="CIFAR-10 as an archive of images; default: what resexp data fetch has fetched")
-    parser.add_argument("--studies", help="of configs/cifar10, comma-separated; default: figure6-ends,figure6,warmup")
+    parser.add_argument(
+        "--studies", help="of configs/cifar10, comma-separated; default: residual56-start,figure6-ends,figure6,warmup"
+    )
     parser.add_argument("--only", help="parts, with commas between")
     args = parser.parse_args()
     until = time.monotonic() + args.budget
     args.folder.mkdir(parents=True, exist_ok=True)
     told = args.folder / "day.json"
     done = json.loads(told.read_text()) if told.exists() else []
-    studies = args.studies or ("figure6-ends" if args.device == "cpu" else "figure6-ends,figure6,warmup")
+    studies = args.studies or (
+        "figure6-ends" if args.device == "cpu" else "residual56-start,figure6-ends,figure6,warmup"
+    )
     ended = {one["part"] for one in done if one["code"] is not None}
 
     def work(part: Part) -> dict[str, object] | None:
