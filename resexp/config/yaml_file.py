@@ -8,8 +8,8 @@ small file without end), levels and the length of numbers are bounded.
 
 from __future__ import annotations
 
-import contextlib
 import re
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,63 +26,35 @@ KeyPath = tuple[str | int, ...]
 MAX_BYTES = 1 << 20
 MAX_NODES = 10_000
 MAX_NESTING = 30
-SMALL = 4096
-"""Characters of a text that needs no bounds while it is parsed; a run's config.yaml has about 900."""
 MAX_DIGITS = 100
 """Characters of a number, however it is spelt."""
 
 _REMEDIES = {
     "\\t": "; indent by spaces",
-    "cannot start any token": "; put the text into quotes",
     "mapping values are not allowed": "; fix the indentation, or put a text with a colon into quotes",
+    "cannot start any token": "; put the text into quotes",
+    "Unicode character escape": "; write \\U and the eight digits of a character",
 }
 """What to do, by words of the message of a syntax error."""
 
-_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with YAML 1.2's core schema, which stops where a document is too large."""
-
-    def __init__(self, text: str, name: str) -> None:
-        super().__init__(text)
-        self.name, self.nodes, self.level = name, 0, 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        self.nodes, self.level = self.nodes + 1, self.level + 1
-        if self.nodes > 2 * MAX_NODES or self.level > MAX_NESTING + 1:  # a key and its value are two nodes
-            raise _too_large(f"{self.name}:{self.line + 1}")
-        node = super().compose_node(parent, index)
-        self.level -= 1
-        return node
-
-
-class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The same in C, where PyYAML has it: a tenth of the time, but unbounded, and with shorter messages."""
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Reads in C, where PyYAML has it: a tenth of the time."""
+_TAG = "tag:yaml.org,2002:"
+_CORE = {
+    "null": re.compile(r"~|null|Null|NULL|"),
+    "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
+    "int": re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
+    "float": re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+}
+"""The plain words of YAML 1.2's core schema, by their kind. The first that fits is taken; all else is text."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's safe dumper, which quotes text that `_Loader` would take for a number."""
+    """PyYAML's safe dumper, which quotes what either version of YAML would not read as text."""
 
 
-_INT, _FLOAT, _BOOL, _NULL = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool", "null"))
-_CORE = (
-    (_NULL, r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    (_BOOL, r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    (_INT, r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
-    (
-        _FLOAT,
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-    (_MERGE, r"<<", ["<"]),
-)
-"""YAML 1.2's core schema and the merge key: the tag, its words, and how they begin. The first that fits is taken."""
-
-_Loader.yaml_implicit_resolvers = _FastLoader.yaml_implicit_resolvers = {}
-for _class in (_Loader, _FastLoader, _Dumper):  # the dumper quotes what either version of YAML would not read as text
-    for _tag, _words, _first in _CORE:
-        _class.add_implicit_resolver(_tag, re.compile(rf"^(?:{_words})$"), _first)
+for _word_kind, _words in _CORE.items():
+    _Dumper.add_implicit_resolver(_TAG + _word_kind, re.compile(f"^(?:{_words.pattern})$"), None)
 
 
 @dataclass(frozen=True)
@@ -101,111 +73,125 @@ class Document:
 
 def parse(text: str, name: str) -> Document:
     """Parse a YAML mapping. `name` is what errors call the text: a file's path, or ``--set``."""
+    if found := yaml.reader.Reader.NON_PRINTABLE.search(text):
+        where = f"{name}:{text.count(chr(10), 0, found.start()) + 1}"
+        raise UserError(f"{where}: YAML allows no U+{ord(found[0]):04X}; remove it, or save the file as UTF-8")
     try:
-        loader, node = _composed(text, name)
-        if node is None:
-            return Document({}, {(): name})
-        if not isinstance(node, yaml.MappingNode):
-            raise UserError(f"{name}:1: expected a mapping of keys to values")
-        places: dict[KeyPath, str] = {}
-        data = _build(loader, node, (), name, places)
-        return Document(data, places)
+        return _Builder(text, name).document()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{name}:{mark.line + 1}" if mark else name
-        begun, problem = error.context_mark, error.problem or ""
-        context = f", {error.context}, from line {begun.line + 1}" if begun and mark and begun.line < mark.line else ""
+        mark: Any = error.problem_mark or error.context_mark
+        begun = error.context_mark
+        context = f", {error.context}, from line {begun.line + 1}" if begun and begun.line < mark.line else ""
+        problem = f"{error.problem}"
+        if "character" in problem:
+            problem += f" {text[mark.index : mark.index + 1]!r}"
         remedy = next((remedy for words, remedy in _REMEDIES.items() if words in problem), "")
-        raise UserError(f"{where}: YAML syntax error: {problem or error.context}{context}{remedy}") from None
-    except yaml.reader.ReaderError as error:
-        where, code = f"{name}:{text.count(chr(10), 0, error.position) + 1}", int(error.character)
-        raise UserError(f"{where}: YAML allows no U+{code:04X}; remove it, or save the file as UTF-8") from None
+        raise UserError(f"{name}:{mark.line + 1}: YAML syntax error: {problem}{context}{remedy}") from None
     except (ValueError, ArithmeticError) as error:  # e.g. an escape that stands for no character
         raise UserError(f"{name}: YAML error: {error}") from None
 
 
-def _too_large(where: str) -> UserError:
-    return UserError(f"{where}: too large for a study: over {MAX_NODES} values or {MAX_NESTING} levels")
+class _Builder:
+    """Builds data from the events of PyYAML's parser. An alias is replaced by the events that it stands for."""
 
+    def __init__(self, text: str, name: str) -> None:
+        self._name, self._nodes = name, 0
+        self._events = yaml.parse(text, _LOADER)
+        self._replayed: deque[yaml.Event] = deque()
+        self._seen: list[yaml.Event] = []
+        self._anchors: dict[str, list[yaml.Event]] = {}
+        self._places: dict[KeyPath, str] = {}
 
-def _composed(text: str, name: str) -> tuple[yaml.SafeLoader, yaml.Node | None]:
-    if len(text) <= SMALL:
-        with contextlib.suppress(yaml.YAMLError, ValueError):  # the other says what is wrong
-            fast = _FastLoader(text)
-            return fast, fast.get_single_node()
-    loader = _Loader(text, name)
-    return loader, loader.get_single_node()
+    def document(self) -> Document:
+        self._next()  # the beginning of the text
+        if isinstance(self._next(), yaml.StreamEndEvent):
+            return Document({}, {(): self._name})
+        data = self._value(self._next(), ())
+        self._next()  # the end of the document
+        if not isinstance(data, dict) or not isinstance(self._next(), yaml.StreamEndEvent):
+            raise UserError(f"{self._name}:1: expected a mapping of keys to values, and nothing else")
+        return Document(data, self._places)
 
+    def _next(self) -> Any:
+        self._seen.append(self._replayed.popleft() if self._replayed else next(self._events))
+        return self._seen[-1]
 
-def _build(loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath, name: str, places: dict[KeyPath, str]) -> Any:
-    where = f"{name}:{node.start_mark.line + 1}"
-    if len(places) >= MAX_NODES or len(path) > MAX_NESTING:
-        raise _too_large(where)
-    places.setdefault(path, where)
-    if isinstance(node, yaml.MappingNode):
+    def _value(self, event: Any, path: KeyPath) -> Any:
+        """The value that begins with `event`."""
+        where, begin = f"{self._name}:{event.start_mark.line + 1}", len(self._seen) - 1
+        self._places.setdefault(path, where)
+        self._nodes += 1
+        if self._nodes > MAX_NODES or len(path) > MAX_NESTING:
+            raise UserError(f"{where}: too large for a study: over {MAX_NODES} values or {MAX_NESTING} levels")
+        value: Any
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in self._anchors:
+                raise UserError(f"{where}: {dotted(path)}: *{event.anchor} stands for nothing that ends before it")
+            self._seen.pop()
+            self._replayed.extendleft(reversed(self._anchors[event.anchor]))
+            return self._value(self._next(), path)
+        if isinstance(event, yaml.MappingStartEvent):
+            value = self._mapping(path, flow=event.flow_style)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            value = []
+            while not isinstance(item := self._next(), yaml.SequenceEndEvent):
+                value.append(self._value(item, (*path, len(value))))
+        else:
+            value = _scalar(event, f"{where}: {dotted(path)}")
+        if event.anchor:
+            self._anchors[event.anchor] = self._seen[begin:]
+        return value
+
+    def _mapping(self, path: KeyPath, *, flow: bool) -> dict[str, Any]:
+        """The pairs of a mapping, with those of its merge keys, over which its own and earlier ones win."""
         built: dict[str, Any] = {}
-        for key_node, value_node in _merged(node, name):
-            at = f"{name}:{key_node.start_mark.line + 1}"
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise UserError(f"{at}: keys are words, got a list or a mapping")
-            key = key_node.value
-            if node.flow_style and value_node.start_mark.index == key_node.end_mark.index:
+        merged: dict[str, Any] = {}
+        while not isinstance(event := self._next(), yaml.MappingEndEvent):
+            at = f"{self._name}:{event.start_mark.line + 1}"
+            if not isinstance(event, yaml.ScalarEvent):
+                raise UserError(f"{at}: keys are words, got a list, a mapping or an alias")
+            key, value = event.value, self._next()
+            if key == "<<" and event.implicit[0]:
+                sources = self._value(value, path)
+                for source in sources if isinstance(sources, list) else [sources]:
+                    if not isinstance(source, dict):
+                        raise UserError(f"{at}: <<: expected a mapping, such as *base, or a list of them")
+                    merged = {**source, **merged}
+                continue
+            if flow and value.start_mark.index == event.end_mark.index:
                 raise UserError(f"{at}: {key!r} has no value: commas in braces end values, and a colon needs a space")
-            if key_node.tag != _TEXT or not key.isprintable():
+            if _kind(event) != "str" or not key.isprintable():
                 raise UserError(f"{at}: keys are words, got {key!r}")
             if key in built:
-                first = places[(*path, key)].rsplit(":", 1)[-1]
+                first = self._places[(*path, key)].rpartition(":")[2]
                 raise UserError(f"{at}: {dotted((*path, key))}: duplicate key, first set on line {first}; keep one")
-            places[(*path, key)] = at
-            built[key] = _build(loader, value_node, (*path, key), name, places)
-        return built
-    if isinstance(node, yaml.SequenceNode):
-        return [_build(loader, item, (*path, i), name, places) for i, item in enumerate(node.value)]
-    try:
-        if node.tag != _TEXT and len(node.value) > MAX_DIGITS:
-            raise ValueError(f"over {MAX_DIGITS} characters; quote it if it is text")
-        value = _scalar(node) if node.tag in (_NULL, _BOOL, _INT, _FLOAT) else loader.construct_object(node, deep=True)
-    except LookupError:  # e.g. !!bool perhaps
-        raise UserError(
-            f"{where}: {dotted(path)}: can't read {node.value!r} as {node.tag.rpartition(':')[2]}"
-        ) from None
-    except (ValueError, AttributeError, ArithmeticError) as error:  # e.g. !!timestamp 2020-13-01
-        raise UserError(f"{where}: {dotted(path)}: can't read {node.value!r}: {error}") from None
-    if isinstance(value, str) and (half := re.search("[\ud800-\udfff]", value)):
-        raise UserError(f"{where}: {dotted(path)}: \\u{ord(half[0]):x} is no character; write \\U and its eight digits")
-    if value is not None and not isinstance(value, str | bool | int | float):
-        raise UserError(f"{where}: {dotted(path)}: expected text or a number, got {value!r}; quote it if it is text")
-    return value
+            self._places[(*path, key)] = at
+            built[key] = self._value(value, (*path, key))
+        return {**merged, **built}
 
 
-def _merged(node: yaml.MappingNode, name: str, level: int = 0) -> list[tuple[yaml.Node, yaml.Node]]:
-    """The pairs of a mapping, with those of its merge keys, over which its own and earlier ones win."""
-    if level > MAX_NESTING:  # such as one that merges itself
-        raise _too_large(f"{name}:{node.start_mark.line + 1}")
-    pairs: list[tuple[yaml.Node, yaml.Node]] = [pair for pair in node.value if pair[0].tag != _MERGE]
-    for key, value in node.value:
-        if key.tag != _MERGE:
-            continue
-        for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-            if not isinstance(source, yaml.MappingNode):
-                raise UserError(
-                    f"{name}:{key.start_mark.line + 1}: <<: expected a mapping, such as *base, or a list of them"
-                )
-            known = {own.value for own, _ in pairs}
-            pairs += [pair for pair in _merged(source, name, level + 1) if pair[0].value not in known]
-            if len(pairs) > MAX_NODES:
-                raise _too_large(name)
-    return pairs
+def _kind(event: yaml.ScalarEvent) -> str:
+    """The tag of a scalar, or what the core schema says of a plain word."""
+    if event.tag not in (None, "!"):
+        return str(event.tag).removeprefix(_TAG)
+    return next((kind for kind, words in _CORE.items() if event.implicit[0] and words.fullmatch(event.value)), "str")
 
 
-def _scalar(node: yaml.Node) -> bool | int | float | None:
-    """What a plain word of the core schema stands for."""
-    word = node.value.lower()
-    if node.tag == _NULL:
+def _scalar(event: yaml.ScalarEvent, where: str) -> str | bool | int | float | None:
+    """The value of a scalar. Raises UserError, which begins with `where`."""
+    kind, text = _kind(event), event.value
+    if kind == "str":
+        return str(text)
+    if len(text) > MAX_DIGITS:
+        raise UserError(f"{where}: can't read {text!r}: over {MAX_DIGITS} characters; quote it if it is text")
+    if kind not in _CORE or not _CORE[kind].fullmatch(text):
+        raise UserError(f"{where}: can't read {text!r} as {kind}; quote it if it is text")
+    word = text.lower()
+    if kind == "null":
         return None
-    if node.tag == _BOOL:
-        return {"true": True, "false": False}[word]
-    if node.tag == _INT:
+    if kind == "bool":
+        return bool(word == "true")
+    if kind == "int":
         return int(word, 8 if word.startswith("0o") else 16 if word.startswith("0x") else 10)
     number = float(word.replace(".inf", "inf").replace(".nan", "nan"))
     # People write 64e3 for steps; where a fraction is meant, a whole number is one, too.
