@@ -489,7 +489,7 @@ def test_data_of_ones_own_are_what_was_given(tmp_path: Path) -> None:
     [
         ({"optimizer": {"name": "mine", "speed": 3}}, "mine has no option speed; it has beta"),
         ({"optimizer": {"name": "mine", "beta": "x"}}, "mine: beta: "),
-        ({"schedule": {"name": "square", "power": 3}}, "square has no options; remove power"),
+        ({"schedule": {"name": "square", "power": 3}}, "square has no option power; it has none"),
         (
             {"optimizer": "mien"},
             r"allowed: sgd, nesterov, adamw, muon, mine, local, foreign, nothing \(did you mean 'mine'\?\)",

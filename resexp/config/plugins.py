@@ -8,13 +8,13 @@ code.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
@@ -154,14 +154,11 @@ def _load(path: Path) -> None:
         raise UserError(f"{path}: larger than {MAX_BYTES >> 20} MB; a plug-in is one file of Python")
     source = hashlib.sha256(content).hexdigest()[:8]
     module_name = f"resexp_plugin_{path.stem}_{source}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path}: not a Python file; a plug-in's name ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
+    module = sys.modules[module_name] = ModuleType(module_name)
+    module.__file__ = str(path)
     _loading = path, source
     try:
-        spec.loader.exec_module(module)
+        exec(compile(content, path, "exec"), module.__dict__)
     except Exception as error:
         for role, plugins in _known.items():  # what the file registered before it failed
             _known[role] = {name: plugin for name, plugin in plugins.items() if plugin.path != path}
@@ -233,17 +230,12 @@ class Choice:
 
 
 def _options(plugin: Plugin, given: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """The options with their defaults. Raises ValueError with the first mistake."""
-    if plugin.options is None:
-        if given:
-            raise ValueError(f"{plugin.name} has no options; remove {', '.join(map(str, given))}")
-        return ()
+    known = plugin.options.model_fields if plugin.options else {}
+    if unknown := [key for key in given if key not in known]:
+        raise ValueError(f"{plugin.name} has no option {unknown[0]}; it has {', '.join(known) or 'none'}")
     try:
-        return _pairs(plugin.options.model_validate(given).model_dump(mode="json"))
+        return _pairs(plugin.options.model_validate(given).model_dump(mode="json")) if plugin.options else ()
     except ValidationError as error:
-        if unknown := [".".join(map(str, e["loc"])) for e in error.errors() if e["type"] == "extra_forbidden"]:
-            known = ", ".join(plugin.options.model_fields)
-            raise ValueError(f"{plugin.name} has no option {unknown[0]}; it has {known}") from None
         raise ValueError(f"{plugin.name}: {first_mistake(error)}") from None
 
 
