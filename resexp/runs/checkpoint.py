@@ -10,7 +10,6 @@ import io
 import os
 import shutil
 import struct
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from resexp.errors import DamagedCheckpointError, UserError
 from resexp.runs.store import Run
-from resexp.utils.untrusted import read_file
+from resexp.utils.untrusted import read_file, refuse_compressed
 
 _KIND = b"resexp checkpoint "
 _DIGEST_BYTES = len(_KIND) + len(b"3 sha256 ") + 64 + 1
@@ -62,7 +61,12 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
     """Load what `save` saved. Raises DamagedCheckpointError if a byte is missing or changed, UserError if another
     version of resexp wrote it, or it is no checkpoint of resexp."""
     archive = read_file(path, MAX_BYTES)
-    _check_digest(path, archive)
+    digest = archive[-_DIGEST_BYTES:]
+    if digest != _digest_line(memoryview(archive)[:-_DIGEST_BYTES]):
+        if digest.startswith(_KIND) and not digest.startswith(_KIND + b"3 "):
+            why = "written by another version of resexp, which can finish it; delete the run folder to begin anew"
+            raise UserError(f"{path}: {why}")
+        raise DamagedCheckpointError(f"{path}: truncated or changed")
     try:
         state = load_stored(archive, device)
     except (torch.OutOfMemoryError, torch.AcceleratorError):
@@ -79,23 +83,8 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
 
 def load_stored(archive: bytes, device: torch.device) -> Any:
     """Load what torch.save wrote. Raises ValueError for a compressed archive, which torch.save never writes."""
-    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
-        members = opened.infolist()
-    if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > len(archive):
-        raise ValueError("compressed")
+    refuse_compressed(archive)
     return torch.load(io.BytesIO(archive), map_location=device, weights_only=True)
-
-
-def _check_digest(path: Path, content: bytes) -> None:
-    """Raise as `read` does if the digest at the end of a checkpoint is not that of all before it."""
-    digest = content[-_DIGEST_BYTES:]
-    if digest == _digest_line(memoryview(content)[:-_DIGEST_BYTES]):
-        return
-    if digest.startswith(_KIND) and digest[len(_KIND) : len(_KIND) + 2] != b"3 ":
-        raise UserError(
-            f"{path}: written by another version of resexp, which can finish it; delete the run folder to begin anew"
-        )
-    raise DamagedCheckpointError(f"{path}: truncated or changed")
 
 
 def _foreign(path: Path, why: str) -> UserError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resexp.errors import UserError
-from resexp.utils.untrusted import read_file
+from resexp.utils.untrusted import read_file, refuse_compressed
 
 FEW_CLASSES = 10
 """With this many classes or fewer, a top-5 error says little."""
@@ -75,9 +74,7 @@ def read(path: Path) -> Logits:
     """Read a file that `Logits.pack` made. Raises FileNotFoundError, or UserError if it holds anything else."""
     content = read_file(path, MAX_BYTES)
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                raise ValueError("compressed")
+        refuse_compressed(content)
         with np.load(io.BytesIO(content)) as arrays:
             values, labels, fingerprint = arrays["logits"], arrays["labels"], arrays["fingerprint"]
         if [(a.dtype.kind, a.ndim) for a in (values, labels, fingerprint)] != [("f", 2), ("i", 1), ("U", 0)]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from resexp.config.study import hint, is_study
+from resexp.config.messages import hint
+from resexp.config.study import is_study
 from resexp.errors import UserError
 from resexp.runs.store import Run, StudyFolder
 from resexp.utils.paths import expanded
@@ -39,10 +40,20 @@ def select_runs(name: str, results: Path) -> Selection:
         raise UserError(f"{path}: neither a run folder (config.yaml) nor a study folder (study.json){remedy}")
     of_study, colon, rest = (name, "", "") if path.exists() or ":" not in name else name.rpartition(":")
     study = StudyFolder(_study_folder(of_study, name, results))
+    runs = study.runs()
     if not colon:
-        return Selection(study, study.runs(), is_study=True)
+        return Selection(study, runs, is_study=True)
     net, _, seed = rest.partition("/")
-    return Selection(study, _runs(study, of_study, net, seed), is_study=False)
+    of_net = [run for run in runs if run.label == net]
+    if not of_net:
+        labels = list(dict.fromkeys(run.label for run in runs))
+        known = f"it has {', '.join(labels)}{hint(net, labels)}"
+        raise UserError(f"{of_study}:{net}: no net {net!r} in this study; {known}")
+    chosen = [run for run in of_net if seed in ("", f"{run.seed}")]
+    if not chosen:
+        seeds = ", ".join(f"{run.seed}" for run in of_net)
+        raise UserError(f"{name}: no seed {seed!r} of this net; it has {seeds}")
+    return Selection(study, chosen, is_study=False)
 
 
 def is_run_name(name: str, results: Path) -> bool:
@@ -89,21 +100,6 @@ def _study_folder(of_study: str, name: str, results: Path) -> Path:
     )
     has = f"{results} has the studies {', '.join(known)}" if known else f"{results} has no study yet"
     raise UserError(f"{name}: {problem}; {has}{hint(of_study, known)}")
-
-
-def _runs(study: StudyFolder, of_study: str, net: str, seed: str) -> list[Run]:
-    """The runs of a net of a study, or the one with this seed."""
-    runs = study.runs()
-    of_net = [run for run in runs if run.label == net]
-    if not of_net:
-        labels = list(dict.fromkeys(run.label for run in runs))
-        known = f"it has {', '.join(labels)}{hint(net, labels)}"
-        raise UserError(f"{of_study}:{net}: no net {net!r} in this study; {known}")
-    chosen = [run for run in of_net if not seed or run.folder.name == f"seed{seed}"]
-    if not chosen:
-        seeds = ", ".join(run.folder.name.removeprefix("seed") for run in of_net)
-        raise UserError(f"{of_study}:{net}/{seed}: no seed {seed!r} of this net; it has {seeds}")
-    return chosen
 
 
 def _is_study(folder: Path) -> bool:

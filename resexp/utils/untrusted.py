@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
+import zipfile
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -116,6 +118,14 @@ def first_mistake(error: ValidationError) -> str:
     """The first mistake that pydantic found, such as ``seeds.0: Input should be a valid integer``."""
     first = error.errors(include_url=False)[0]
     return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+
+
+def refuse_compressed(archive: bytes) -> None:
+    """Raise ValueError for a zip archive that would be larger when it is unpacked: ours are stored as they are."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        members = opened.infolist()
+    if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > len(archive):
+        raise ValueError("compressed")
 
 
 def parse_json(content: bytes) -> Any:
