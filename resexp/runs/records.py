@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any, Literal, Required
 
 from pydantic import ConfigDict, Field, TypeAdapter, field_validator
+from pydantic_core import to_jsonable_python
 from typing_extensions import TypedDict  # pydantic can't use typing.TypedDict before Python 3.12
 
 from resexp.utils.untrusted import Count, JsonRecord
@@ -20,15 +19,7 @@ State = Literal["pending", "queued", "running", "interrupted", "finished", "dive
 
 def json_text(value: Any, indent: int | None = None) -> str:
     """`value` as JSON; a number that is NaN or infinite becomes null, as in the records below."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(to_jsonable_python(value, inf_nan_mode="null"), indent=indent, allow_nan=False)
 
 
 class Findings(JsonRecord):
@@ -153,15 +144,10 @@ class Submission(JsonRecord):
 class PlannedRun(JsonRecord):
     """A run that a study names: its folder, relative to the study's, and what the study calls its net."""
 
-    folder: str = Field(pattern=r"^[a-z]+-[0-9]{1,5}-[0-9a-f]{8}/seed[0-9]{1,19}$")
-    label: Annotated[str, Field(min_length=1, max_length=200)]
+    model_config = ConfigDict(regex_engine="python-re")  # whose \w is what str.isalnum() allows in labels
 
-    @field_validator("label")
-    @classmethod
-    def _as_a_study_makes_them(cls, label: str) -> str:
-        if not re.fullmatch(r"[\w+.=-]+", label):
-            raise ValueError("no name of a net")
-        return label
+    folder: str = Field(pattern=r"^[a-z]+-[0-9]{1,5}-[0-9a-f]{8}/seed[0-9]{1,19}\Z")
+    label: str = Field(pattern=r"^[\w+.=-]{1,200}\Z")
 
 
 class StudyPlan(JsonRecord):
