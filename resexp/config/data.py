@@ -158,16 +158,14 @@ class ImageNetData(Section):
     @field_validator("classes", mode="before")
     @classmethod
     def _number_or_names(cls, classes: Any) -> Any:
-        if isinstance(classes, list | tuple) and all(isinstance(name, str) and name for name in classes):
-            if len(set(classes)) != len(classes):
-                raise ValueError("a class is listed twice")
-            classes = sorted(classes)  # as their labels are
-            several = len(classes) > 1
-        else:
-            several = classes is None or (type(classes) is int and classes > 1)
-        if not several:
+        if classes is None or (type(classes) is int and classes > 1):
+            return classes
+        names = classes if isinstance(classes, list | tuple) else ()
+        if len(names) < 2 or not all(isinstance(name, str) and name for name in names):
             raise ValueError("expected a number of classes, 2 at least, or a list of their folders' names")
-        return classes
+        if len(set(names)) != len(names):
+            raise ValueError("a class is listed twice")
+        return sorted(names)  # as their labels are
 
     @field_validator("resize_range", "val_resize", "cache")
     @classmethod
@@ -201,7 +199,6 @@ BuiltInData = Annotated[OfficialData | FolderData | ShapesData | ImageNetData, F
 
 
 def _which(data: Any) -> str:
-    """Whether raw `data` names a plug-in."""
     source = data.get("source") if isinstance(data, dict) else getattr(data, "source", None)
     is_plugin = isinstance(source, dict | PluginRef) or (isinstance(source, str) and source in registered("data"))
     return "plugin" if is_plugin else "built-in"

@@ -40,10 +40,11 @@ class Section(BaseModel):
     def changed(self) -> dict[str, Any]:
         """The measured fields that differ from their defaults, including defaults computed from other fields."""
         given, fields = dict(self), type(self).model_fields
-        defaults = {
-            name: field.get_default(call_default_factory=True, validated_data=given) for name, field in fields.items()
+        return {
+            name: value
+            for name, value in self.measured().items()
+            if given[name] != fields[name].get_default(call_default_factory=True, validated_data=given)
         }
-        return {name: value for name, value in self.measured().items() if given[name] != defaults[name]}
 
     def in_signature(self) -> dict[str, Any]:
         """The fields that the signature covers: fields with a computed default, and fields that differ from a fixed

@@ -25,6 +25,7 @@ from resexp.config.plugins import Choice, PluginRef
 from resexp.config.section import Section
 from resexp.errors import UserError
 from resexp.utils.paths import expanded
+from resexp.utils.untrusted import first_mistake
 
 WEIGHTS = (".pt", ".safetensors")
 """Suffixes of files of weights."""
@@ -99,10 +100,8 @@ def _number_or_power(rate: Any) -> float | PowerOfDepth:
     try:
         return PowerOfDepth.model_validate(rate)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
         expected = "expected {at_depth: 20, value: 0.1, power: -1.5}"
-        raise ValueError(f"{key}: {first['msg'].lower()}; {expected}") from None
+        raise ValueError(f"{first_mistake(error).lower()}; {expected}") from None
 
 
 _RATE_SCHEMA = WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, PowerOfDepth.model_json_schema()]})

@@ -150,7 +150,6 @@ def last_heartbeat(folder: Path) -> float:
 
 
 def _remove(folder: Path) -> None:
-    """Remove the folder of an earlier attempt. Raises OSError if that can't be done."""
     for _ in range(_TRIES):  # it may be at work, and make another file in it
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():

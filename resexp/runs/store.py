@@ -250,7 +250,6 @@ class StudyFolder:
             self._replace_plan(lambda: self.plan().model_copy(update={"runs": self._others(gone)}))
 
     def _others(self, folders: Collection[str]) -> list[PlannedRun]:
-        """The planned runs in other folders than these."""
         return [run for run in self.plan().runs if run.folder not in folders]
 
     def _replace_plan(self, new: Callable[[], StudyPlan]) -> None:

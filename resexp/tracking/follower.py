@@ -81,7 +81,6 @@ class _Followed:
             self.lines += 1
 
     def save(self) -> None:
-        """Write what was passed on."""
         if self.tracked.trackers:
             self.run.publish(_path(self.run), self.tracked.model_dump_json(indent=1), sync=False)
 
@@ -152,7 +151,6 @@ class Follower:
                 followed.save()
 
     def _tracker(self, followed: _Followed, name: str) -> Tracker:
-        """A tracker of the run, opened if it is not open yet."""
         if name not in followed.open:
             run, sent = followed.run, followed.tracked.trackers[name]
             config = load_run(run.config_path).model_dump(mode="json", include={"data", "model", "train", "seed"})
@@ -197,7 +195,6 @@ def track_study(study: StudyFolder, trackers: Sequence[str]) -> int:
 
 
 def _numbers(line: dict[str, Any]) -> Scalars:
-    """The numbers of a line, without the step."""
     return {
         name: value
         for name, value in line.items()
