@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from resexp.config import ExecutorConfig, RunConfig, Study, TrainConfig, yaml_file
-from resexp.config.study import RunSpec, load, load_run, validated
+from resexp.config.messages import validated
+from resexp.config.study import RunSpec, load, load_run
 from resexp.display import Display
 from resexp.errors import UserError
 from resexp.runs.names import is_run_name, select_runs

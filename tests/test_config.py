@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from resexp.config import SECTIONS, FolderData, ModelConfig, RunConfig, ShapesData, TrainConfig
-from resexp.config.study import RENAMED, load
+from resexp.config.messages import RENAMED
+from resexp.config.study import load
 from resexp.errors import UserError
 
 

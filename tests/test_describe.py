@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from resexp.cli import app
 from resexp.config import ModelConfig
-from resexp.config.nets import of_study, parse_net
+from resexp.config.nets import parse_net
+from resexp.config.study import nets_of
 from resexp.errors import UserError
 from resexp.layer_table import Layer, parts, short
 from resexp.models import build_model
@@ -133,14 +134,14 @@ def test_a_mistake_in_a_name_is_one_line(name: str, settings: list[str], says: s
 
 
 def test_the_nets_of_a_study_with_the_images_of_its_data(tmp_path: Path) -> None:
-    nets = of_study("cifar10/cpu-small", [])
+    nets = nets_of("cifar10/cpu-small", [])
     assert [net.name for net in nets] == [f"{k}-{d}-width=8" for k in ("plain", "residual") for d in (20, 32, 44, 56)]
     assert {(net.size, net.classes) for net in nets} == {(16, 10)}
-    assert {net.size for net in of_study("quickstart", ["data.size=24"])} == {24}
-    assert {net.size for net in of_study("quickstart", ["data.size=24"], 48)} == {48}
+    assert {net.size for net in nets_of("quickstart", ["data.size=24"])} == {24}
+    assert {net.size for net in nets_of("quickstart", ["data.size=24"], 48)} == {48}
     study = tmp_path / "own.yaml"
     study.write_text("data: {source: folder, path: images}\nmodel: {variant: imagenet}\ngrid: {train.lr: [0.1, 0.2]}\n")
-    assert [(net.name, net.size, net.classes) for net in of_study(str(study), [])] == [
+    assert [(net.name, net.size, net.classes) for net in nets_of(str(study), [])] == [
         ("imagenet/residual-18", 224, 1000)
     ]
 

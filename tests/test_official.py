@@ -21,8 +21,7 @@ from typer.testing import CliRunner
 
 from resexp.cli import app
 from resexp.config import Cifar10Data, Cifar100Data, OfficialData, RunConfig, SvhnData
-from resexp.config.nets import of_study
-from resexp.config.study import load
+from resexp.config.study import load, nets_of
 from resexp.data import Dataset, data_home, official, open_dataset
 from resexp.data.official import (
     CIFAR10_ARCHIVE,
@@ -245,7 +244,7 @@ def test_each_set_and_each_kind_of_labels_is_a_run_of_its_own() -> None:
     ],
 )
 def test_the_number_of_classes_is_known_before_the_images_are_here(settings: list[str], classes: int) -> None:
-    nets = of_study("cifar10/resnet20", settings)
+    nets = nets_of("cifar10/resnet20", settings)
     assert [(net.size, net.classes) for net in nets] == [(32, classes)]
 
 

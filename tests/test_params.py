@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from resexp.config import ModelConfig, RunConfig
-from resexp.config.nets import of_study, parse_net
+from resexp.config.nets import parse_net
 from resexp.config.params import count
-from resexp.config.study import load, load_run
+from resexp.config.study import load, load_run, nets_of
 from resexp.errors import UserError
 from resexp.models.summary import summarise_net
 from resexp.report.summary import summarise as report_of
@@ -91,7 +91,7 @@ def test_a_sweep_over_depth_and_kind(tmp_path: Path) -> None:
     assert {cell.label: cell.config.model.width for cell in cells} == {
         "plain-20": 16, "plain-56": 9, "residual-20": 16, "residual-56": 9,
     }  # fmt: skip
-    assert [net.name for net in of_study(str(path), [])] == [
+    assert [net.name for net in nets_of(str(path), [])] == [
         "plain-20", "plain-56-width=9", "residual-20", "residual-56-width=9",
     ]  # fmt: skip
     assert load(str(path), ["grid={model.params: [270k, 1M]}"])[1][1].label == "residual-20-params=1M"

@@ -153,7 +153,7 @@ def check(study: StudyOption = None, config: Config = None, settings: Settings =
 
 def _files(name: str) -> list[OfficialFile]:
     """The files of an image set. Raises UserError if its authors publish none that are read."""
-    from resexp.config.study import hint
+    from resexp.config.messages import hint
     from resexp.data.official import FILES
 
     names = list(dict.fromkeys(file.source for file in FILES))

@@ -48,12 +48,13 @@ def describe(
     as_json: AsJson = False,
 ) -> None:
     """Show layers, parameters and multiply-adds of a net, or compare nets; draw them as in the paper's Fig. 3."""
-    from resexp.config.nets import of_study, parse_net
+    from resexp.config.nets import parse_net
+    from resexp.config.study import nets_of
 
     if bool(names) == bool(config):
         raise UserError("describe: give either nets, such as plain-20 residual-20, or --config FILE")
     overrides = settings or []
-    nets = of_study(config, overrides, size) if config else [parse_net(name, overrides, size) for name in names or []]
+    nets = nets_of(config, overrides, size) if config else [parse_net(name, overrides, size) for name in names or []]
 
     from resexp.models.summary import summarise_net  # torch takes seconds, which a mistake need not wait for
 

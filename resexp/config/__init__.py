@@ -33,28 +33,9 @@ from resexp.config.section import Section
 from resexp.config.train import PowerOfDepth, TrainConfig, in_steps
 
 __all__ = [
-    "SECTIONS",
-    "SOURCES",
-    "ArrayData",
-    "CacheConfig",
-    "Cifar10Data",
-    "Cifar100Data",
-    "DataConfig",
-    "ExecutorConfig",
-    "FolderData",
-    "ImageNetData",
-    "ModelConfig",
-    "OfficialData",
-    "PluginData",
-    "PowerOfDepth",
-    "ProbesConfig",
-    "ReportConfig",
-    "RunConfig",
-    "Section",
-    "ShapesData",
-    "Study",
-    "SvhnData",
-    "TrainConfig",
+    "SECTIONS", "SOURCES", "ArrayData", "CacheConfig", "Cifar10Data", "Cifar100Data", "DataConfig",
+    "ExecutorConfig", "FolderData", "ImageNetData", "ModelConfig", "OfficialData", "PluginData", "PowerOfDepth",
+    "ProbesConfig", "ReportConfig", "RunConfig", "Section", "ShapesData", "Study", "SvhnData", "TrainConfig",
 ]  # fmt: skip
 
 ProbeSteps = Annotated[tuple[Annotated[int, Field(ge=-1)], ...], Field(strict=False)]
@@ -250,16 +231,16 @@ class Study(_Base):
     @field_validator("grid", mode="before")
     @classmethod
     def _grid_as_products(cls, grid: Any) -> Any:
-        entries = grid if isinstance(grid, list | tuple) else [grid]
+        entries = grid if isinstance(grid, list) else [grid]
         if not entries:
             raise ValueError("the grid is empty; name at least one key, or leave grid out for a single net")
         products = []
         for entry in entries:
-            if not isinstance(entry, dict) or (not entry and grid != ({},)):
+            if not isinstance(entry, dict) or not entry:
                 raise ValueError("expected dotted keys with lists of values, such as model.depth: [20, 32]")
             for key, values in entry.items():
                 if key.partition(".")[0] not in ("data", "model", "train"):  # probes change nothing
-                    named = [f"{name}.{key}" for name in ("model", "train") if key in SECTIONS[name].model_fields]
+                    named = keys_called(key)
                     meant = f"; write {named[0]}" if named else " (for seeds, see seeds)"
                     raise ValueError(f"{key} can't vary; the grid is over data, model and train{meant}")
                 if values == []:
@@ -292,3 +273,10 @@ SECTIONS: dict[str, type[Section]] = {
     **SOURCES,
 }
 """Section classes by the last part of pydantic's error locations; data sections by `source`."""
+
+
+def keys_called(word: str) -> list[str]:
+    """The dotted keys of a run whose last part is `word`, such as ``train.lr``."""
+    sections: list[tuple[str, type[Section]]] = [("model", ModelConfig), ("train", TrainConfig)]
+    sections += [("data", section) for section in SOURCES.values()]
+    return list(dict.fromkeys(f"{name}.{word}" for name, section in sections if word in section.model_fields))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
-from resexp.config.plugins import BUILT_IN, Choice, PluginRef, registered
+from resexp.config.plugins import Choice, PluginRef, registered
 from resexp.config.section import Section
 
 IMAGENET: dict[int, tuple[str, tuple[int, ...]]] = {
@@ -105,6 +104,10 @@ _DEPENDENT = ("variant", "block", "depth", "shortcut", "stride_conv", "norm", "a
 """Fields whose values must go together with those of earlier fields."""
 
 
+StrideConv = Literal["1x1", "3x3"]
+ResidualInit = Literal["standard", "zero-gamma", "rezero"]
+
+
 class ModelConfig(Section):
     """A net of He et al. 2015, for CIFAR (section 4.2) or ImageNet (4.1); pre-activated (arXiv 1603.05027); or VGG."""
 
@@ -136,9 +139,7 @@ class ModelConfig(Section):
     shortcut: Annotated[str | PluginRef, Choice("shortcut")] | None = Field(default_factory=default_shortcut)
     """Where dimensions change: `A` identity with zero padding (the paper's choice on CIFAR), `B` projection; `C`
     projects everywhere. A plain net has none."""
-    stride_conv: Literal["1x1", "3x3"] | None = Field(
-        default_factory=lambda m: "1x1" if m.get("block") == "bottleneck" else None
-    )
+    stride_conv: StrideConv | None = Field(default_factory=lambda m: "1x1" if m.get("block") == "bottleneck" else None)
     """Which convolution of a bottleneck halves the size: the first 1x1 (the paper), or the 3x3 (torchvision)."""
     norm: Annotated[str | PluginRef, Choice("norm")] = Field(
         default_factory=lambda m: "none" if m.get("kind") == "vgg" else "batch"
@@ -154,7 +155,7 @@ class ModelConfig(Section):
     classifier_std: Annotated[float, Field(ge=0)] | None = None
     """Standard deviation of the last layer's initial weights. Default: sqrt(2 / inputs), as `he`; 0.01 in arXiv
     1706.02677, section 5.1. With norm fixup they are zero."""
-    residual_init: Literal["standard", "zero-gamma", "rezero"] = "standard"
+    residual_init: ResidualInit = "standard"
     """How a residual branch begins: `zero-gamma` with the gain of its last BN at zero (arXiv 1706.02677); `rezero`
     behind a learned scalar that is zero at first (arXiv 2003.04887; with norm none, SkipInit, arXiv 2002.10444)."""
     residual_scale: Annotated[float, Field(gt=0)] | Literal["depth^-0.5", "depth^-1"] = 1.0
@@ -221,32 +222,3 @@ class ModelConfig(Section):
         if field == "residual_init" and value != "standard" and norm == "fixup":
             raise ValueError("Fixup sets how a branch begins; leave it out")
         return value
-
-
-def _literals(annotation: Any) -> list[str]:
-    """The string values of a (nested) Literal type."""
-    inner = get_args(annotation)
-    return [word for value in inner for word in ([value] if isinstance(value, str) else _literals(value))]
-
-
-_VALUES = [
-    (word, field)
-    for field, info in ModelConfig.model_fields.items()
-    if field not in ("kind", "variant")
-    for word in (BUILT_IN[field] if field in BUILT_IN else _literals(info.annotation))
-]
-_COUNTS = Counter(word for word, _ in _VALUES)
-WORDS = {
-    word: field for word, field in _VALUES if _COUNTS[word] == 1 and word.replace("-", "").isalnum() and word != "none"
-}
-"""Words that may follow kind and depth in a net's name, with the field that each is a value of."""
-
-
-def name_part(key: str, value: Any) -> str:
-    """A part of a net's name for a dotted key: ``norm=none``, or a word alone where it names its field, such as
-    ``B``."""
-    if isinstance(value, dict) and "name" in value:
-        value = "+".join([str(value["name"]), *(f"{k}={v}" for k, v in value.items() if k not in ("name", "source"))])
-    values = value if isinstance(value, list | tuple) else [value]
-    text = "+".join(str(one).lower() if one is None or isinstance(one, bool) else str(one) for one in values)
-    return text if key == f"model.{WORDS.get(text)}" else f"{key.rpartition('.')[2]}={text}"

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import hashlib
 import itertools
 import math
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
-
-from resexp.config import SECTIONS, SOURCES, RunConfig, Section, Study, plugins, yaml_file
-from resexp.config.model import name_part
-from resexp.config.yaml_file import Document, KeyPath
+from resexp.config import RunConfig, Study, plugins, yaml_file
+from resexp.config.messages import MAX_MISTAKES, hint, validated
+from resexp.config.nets import NamedNet, net_name, pixels
+from resexp.config.params import classes_of
+from resexp.config.yaml_file import Document
 from resexp.errors import UserError
 from resexp.utils.paths import expanded
 from resexp.utils.untrusted import read_file, refuse_links
@@ -35,36 +33,8 @@ RUN_SECTIONS = ("data", "model", "train", "probes")
 
 MAX_RUNS = 100_000
 """Runs per study; the grid of a small file could ask for more than a machine can list."""
-MAX_MISTAKES = 100
-"""Mistakes reported at once."""
 MAX_LABEL = 120
 """Characters of a label, which becomes part of the names of figures."""
-
-RENAMED = {
-    "data.clean_images": "data.train_eval_images",
-    "data.colour": "data.pca_lighting",
-    "data.prepared": "data.cache",
-    "data.shorter_side": "data.resize_range",
-    "data.unreadable": "data.max_unreadable",
-    "data.val_side": "data.val_resize",
-    "executor.pack": "executor.runs_per_gpu",
-    "executor.silent_seconds": "executor.heartbeat_timeout",
-    "executor.slurm.cpus": "executor.slurm.cpus_per_task",
-    "executor.slurm.minutes": "executor.slurm.time_limit_minutes",
-    "model.branch": "model.residual_init",
-    "model.layout": "model.variant",
-    "model.stride_in": "model.stride_conv",
-    "probes.views": "probes.tta",
-    "train.bn_images": "train.precise_bn_images",
-    "train.eager": "train.cuda_graphs, with the opposite value",
-    "train.plateau_drops": "train.max_lr_drops",
-    "train.plateau_evals": "train.patience",
-    "train.start": "train.init_from",
-    "train.warmup_until": "train.warmup_until_error",
-}
-"""Current key for each former key. A former key is rejected with a message that names the current one."""
-
-ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -79,17 +49,18 @@ def find_study(name: str) -> Path:
     """The study file `name`: a path, or a shipped study such as ``cifar10/figure6``."""
     path = expanded(name)
     shipped = SHIPPED / (name if name.endswith(".yaml") else f"{name}.yaml")
-    if path.is_file() or not shipped.exists():
-        near = hint(f"{path.stem}.yaml", [file.name for file in path.parent.glob("*.y*ml")], 0.8)
-        if not path.exists() and not path.suffix:
-            names = shipped_names()
-            raise UserError(
-                f"{name}: no such file, and no shipped study; those are {', '.join(names)}{near or hint(name, names)}"
-            )
-        if near and not os.path.lexists(path):
-            raise UserError(f"{path}: no such file{near}")
+    if path.is_file() or (path.exists() and not shipped.exists()):
         return path
-    return shipped
+    if shipped.exists():
+        return shipped
+    near = hint(f"{path.stem}.yaml", [file.name for file in path.parent.glob("*.y*ml")], 0.8)
+    if not path.suffix:
+        names = shipped_names()
+        near = near or hint(name, names)
+        raise UserError(f"{name}: no such file, and no shipped study; those are {', '.join(names)}{near}")
+    if near and not os.path.lexists(path):
+        raise UserError(f"{path}: no such file{near}")
+    return path
 
 
 def shipped_names() -> list[str]:
@@ -117,19 +88,17 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[RunS
     document.data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("._-") or "study")
     if isinstance(needed := document.data.get("plugins"), list):
         plugins.check_listed(list(map(str, needed)), document.place(("plugins",)))
-    errors: dict[str, None] = {}
+    # Without its grid a study may be incomplete; a mistake outside of the grid is one in every cell.
+    frame = {key: value for key, value in document.data.items() if key not in RUN_SECTIONS}
     try:
-        study = validated(Study, document)
-    except UserError as error:
-        # Without its grid a study may be incomplete; a mistake outside of the grid is one in every cell.
-        frame = {key: value for key, value in document.data.items() if key not in RUN_SECTIONS}
-        try:
-            study = validated(Study, Document(frame, document.places))
-        except UserError:
-            raise error from None
+        study = validated(Study, Document(frame, document.places))
+    except UserError:
+        validated(Study, document)  # which names the mistakes in the sections, too
+        raise
     if sum(math.prod(map(len, product.values())) for product in study.grid) * len(study.seeds) > MAX_RUNS:
         raise UserError(f"{document.place(('grid',))}: grid: over {MAX_RUNS:,} runs; make several studies of it")
     varied = {key for product in study.grid for key in product}
+    errors: dict[str, None] = {}
     for setting in settings or []:
         if (key := setting.partition("=")[0].strip()) in varied:
             remedy = f"choose with --only, or with --set 'grid.{key}=[...]'"
@@ -145,13 +114,18 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[RunS
     if errors:
         raise UserError(*errors)
     runs = [RunSpec(label, config) for label, (_, config) in zip(_labels(cells), cells, strict=True)]
-    seen: set[Path] = set()
-    for run in runs:
-        if (folder := run.config.folder) in seen:
-            name = f"{run.label} with seed {run.config.seed}"
-            raise UserError(f"{path}: grid: {name} stands in the grid twice; remove one")
-        seen.add(folder)
+    folders = Counter(run.config.folder for run in runs)
+    if again := next((run for run in runs if folders[run.config.folder] > 1), None):
+        name = f"{again.label} with seed {again.config.seed}"
+        raise UserError(f"{path}: grid: {name} stands in the grid twice; remove one")
     return study, runs
+
+
+def nets_of(name: str, settings: list[str], size: int | None = None) -> list[NamedNet]:
+    """The nets of a study's grid, each once, with the images of its data. Raises UserError as `load` does."""
+    configs = [run.config for run in load(name, settings)[1]]
+    nets = [NamedNet(c.model, size or pixels(c), classes_of(c.data, c.model)) for c in configs]
+    return [net.checked() for net in dict.fromkeys(nets)]
 
 
 def load_run(path: Path) -> RunConfig:
@@ -217,9 +191,12 @@ def _expand(study: Study, document: Document) -> Iterator[tuple[dict[str, Any], 
                 place = document.place(("grid", index, key) if grid_is_list else ("grid", key))
                 if key.count(".") >= yaml_file.MAX_NESTING:
                     raise UserError(f"{place}: grid: {key}: no key has that many parts")
-                cell = yaml_file.merge(cell, yaml_file.nested(key.split("."), value, place))
+                cell = yaml_file.changed(cell, key.split("."), value, place)
             for seed in study.seeds:
                 yield choice, Document({**cell.data, "seed": seed}, cell.places)
+
+
+_IN_EVERY_NAME = ("model.kind", "model.depth")
 
 
 def _labels(cells: list[tuple[dict[str, Any], RunConfig]]) -> list[str]:
@@ -233,116 +210,9 @@ def _labels(cells: list[tuple[dict[str, Any], RunConfig]]) -> list[str]:
     for choice, config in cells:
         kind, depth = config.model.kind, config.model.depth
         differing = [key for key in choice if len(values[kind, depth, key]) > 1]
-        extras = [name_part(key, choice[key]) for key in differing if key not in ("model.kind", "model.depth")]
-        name = "-".join([kind, str(depth), *extras])
+        name = net_name(config.model, {key: choice[key] for key in differing if key not in _IN_EVERY_NAME})
         label = "".join(c if c.isalnum() or c in "-+._=" else "_" for c in name)
         if len(label) > MAX_LABEL:
             label = f"{label[: MAX_LABEL - 9]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
         labels.append(label)
     return labels
-
-
-def validated(model: type[ModelT], document: Document) -> ModelT:
-    """`document` as a `model`. Raises UserError with one line, and its place, for every mistake."""
-    try:
-        return model.model_validate(document.data)
-    except ValidationError as error:
-        mistakes = error.errors(include_url=False)
-        # A default that could not be computed, or a list too short for want of valid items, only repeats a mistake.
-        own = [m for m in mistakes if m["type"] not in ("default_factory_not_called", "too_short")] or mistakes
-        lines = [_line(mistake, model, document) for mistake in own[:MAX_MISTAKES]]
-        more = [f"over {MAX_MISTAKES} mistakes; fix these first"] if len(own) > MAX_MISTAKES else []
-        raise UserError(*lines, *more) from None
-
-
-def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> str:
-    """One mistake as ``file:line: key: what was got, what is allowed``."""
-    loc: KeyPath = tuple(part for part in error["loc"] if part != "built-in")
-    path = (loc[0], *loc[2:]) if len(loc) > 1 and loc[0] == "data" else loc
-    kind, got, context = error["type"], error["input"], error.get("ctx", {})
-    if kind == "extra_forbidden":
-        message = _unknown_key(loc, path, got, model)
-    elif kind == "missing":
-        message = "missing"
-    elif kind in ("union_tag_not_found", "union_tag_invalid"):
-        tag = context.get("tag", "")
-        path = (*path, "source")
-        message = f"{f'got {tag!r}' if tag else 'missing'}; allowed: {', '.join(SOURCES)}{hint(tag, list(SOURCES))}"
-    elif kind == "literal_error":
-        choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        message = f"got {got!r}; allowed: {', '.join(choices)}{hint(str(got), choices)}"
-    elif kind == "value_error":
-        message = f"{context['error']}" if isinstance(got, list | dict | tuple) else f"{context['error']}, got {got!r}"
-    elif kind.endswith("_type") and got is None:
-        message = "empty; leave it out, or give it a value"
-    elif kind == "too_short":
-        message = f"expected at least {context['min_length']} value, got {got!r}"
-    else:
-        text = _EXPECTED.get(kind, error["msg"][0].lower() + error["msg"][1:]).removeprefix("input ")
-        if kind == "string_pattern_mismatch":
-            text = f"expected {_PATTERNS.get(str(path[-1]), 'another form')}"
-        message = f"{text}, got {got!r}{_remedy(kind, got)}"
-    several = isinstance(got, list) or (isinstance(got, str) and "," in got)
-    varied = any(place[0] == "grid" and place[-1] == yaml_file.dotted(path) for place in document.places if place)
-    if several and not varied and kind in _SINGLE and path[0] in ("data", "model", "train"):
-        values = ", ".join(map(str, got)) if isinstance(got, list) else got
-        message += f"; for a net of each, put it into the grid: --set 'grid.{yaml_file.dotted(path)}=[{values}]'"
-    return f"{document.place(path)}: {yaml_file.dotted(path)}: {message}"
-
-
-def _unknown_key(loc: KeyPath, path: KeyPath, got: Any, model: type[BaseModel]) -> str:
-    """What is wrong with a key that its section does not have; `loc` has the source of data, `path` has not."""
-    if name := RENAMED.get(yaml_file.dotted(path)):
-        return f"was renamed; write {name}"
-    section = SECTIONS.get(str(loc[-2])) if len(loc) > 1 else model
-    allowed, word = list((section or Section).model_fields), str(loc[-1])
-    near = hint(word, allowed, 0.8)
-    if not near and len(loc) == 1:
-        homes = {"model": [SECTIONS["model"]], "train": [SECTIONS["train"]], "data": list(SOURCES.values())}
-        meant = [f"{name}.{word}" for name, own in homes.items() if any(word in one.model_fields for one in own)]
-        near = f" (did you mean {' or '.join(meant)}?)" if meant else ""
-    near = near or hint(word, allowed)
-    if path == ("train", "epochs"):
-        near = f"; write steps: {got} epochs"
-    elif len(path) == 1 and "." in word:
-        sections = f"{word.replace('.', ': {')}: ...{'}' * word.count('.')}"
-        near = f"; dotted keys are for the grid and --set; write {sections}"
-    elif ":" in word and not near:
-        near = "; a colon needs a space behind it"
-    return f"unknown key, got {got!r}; allowed: {', '.join(allowed)}{near}"
-
-
-_MAPPINGS = ("model_type", "model_attributes_type", "dict_type")
-_EXPECTED = {
-    **dict.fromkeys(_MAPPINGS, "expected a mapping of keys to values"),
-    "tuple_type": "expected a list",
-    "bool_type": "expected true or false",
-}
-"""What was expected, by the type of the mistake; others keep pydantic's message."""
-_PATTERNS = {
-    "name": "letters, digits, '.', '_' and '-', at most 64, a letter or digit first",
-    "device": "auto, cpu, mps, cuda or cuda:N",
-}
-"""The allowed values of fields that are checked by a pattern."""
-_SINGLE = ("int_type", "float_type", "bool_type", "literal_error", "string_type")
-"""Types of mistakes where one value was expected."""
-
-
-def _remedy(kind: str, got: Any) -> str:
-    """How a value of the wrong type is written; empty if that is not clear."""
-    if kind == "tuple_type" and (type(got) is int or (isinstance(got, str) and "," in got)):
-        return f"; write [{got}]"
-    if kind in _MAPPINGS and isinstance(got, str) and got.lower() in SOURCES:
-        return f"; write {{source: {got.lower()}}}"
-    if kind == "string_type" and isinstance(got, bool | int | float):
-        return "; in quotes it is text"
-    if kind == "int_type" and isinstance(got, str) and "epoch" in got.lower():
-        return "; a number of epochs is written as 164 epochs"
-    return ""
-
-
-def hint(word: str, known: list[str], cutoff: float = 0.6) -> str:
-    """``" (did you mean 'depth'?)"``, or nothing if no known word is as similar as `cutoff`, which difflib defines."""
-    lower = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=cutoff)
-    return f" (did you mean '{lower[near[0]]}'?)" if near else ""

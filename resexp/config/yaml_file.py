@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ class _Builder:
             self._replayed.extendleft(reversed(self._anchors[event.anchor]))
             return self._value(self._next(), path)
         if isinstance(event, yaml.MappingStartEvent):
-            value = self._mapping(path, flow=event.flow_style)
+            value = self._mapping(path, flow=bool(event.flow_style))
         elif isinstance(event, yaml.SequenceStartEvent):
             value = []
             while not isinstance(item := self._next(), yaml.SequenceEndEvent):
@@ -146,8 +146,9 @@ class _Builder:
         """The pairs of a mapping, with those of its merge keys, over which its own and earlier ones win."""
         built: dict[str, Any] = {}
         merged: dict[str, Any] = {}
+        event: Any
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
-            at = f"{self._name}:{event.start_mark.line + 1}"
+            at, end = f"{self._name}:{event.start_mark.line + 1}", event.end_mark.index
             if not isinstance(event, yaml.ScalarEvent):
                 raise UserError(f"{at}: keys are words, got a list, a mapping or an alias")
             key, value = event.value, self._next()
@@ -158,7 +159,7 @@ class _Builder:
                         raise UserError(f"{at}: <<: expected a mapping, such as *base, or a list of them")
                     merged = {**source, **merged}
                 continue
-            if flow and value.start_mark.index == event.end_mark.index:
+            if flow and value.start_mark.index == end:
                 raise UserError(f"{at}: {key!r} has no value: commas in braces end values, and a colon needs a space")
             if _kind(event) != "str" or not key.isprintable():
                 raise UserError(f"{at}: keys are words, got {key!r}")
@@ -247,28 +248,28 @@ def read(path: Path, find: Callable[[str], Path] = Path, chain: tuple[Path, ...]
 
 def merge(base: Document, top: Document) -> Document:
     """`base` overlaid by `top`: mappings merge key by key, everything else is replaced."""
-    return Document(_overlaid(base.data, top.data, top_level=True), {**base.places, **top.places})
+    return Document(_overlaid(base.data, top.data), {**base.places, **top.places})
 
 
-def _overlaid(base: dict[str, Any], top: dict[str, Any], *, top_level: bool) -> dict[str, Any]:
+def _overlaid(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in top.items():
-        # Grids and plug-ins with options are replaced as a whole, not merged key by key.
-        replaces = not isinstance(value, Mapping) or (key == "grid" if top_level else "name" in value)
         below = base.get(key)
-        merged[key] = _overlaid(below, value, top_level=False) if isinstance(below, dict) and not replaces else value
+        # Grids and plug-ins with options, which have a name, are replaced as a whole, not merged key by key.
+        merges = isinstance(value, dict) and key != "grid" and (key == "executor" or "name" not in value)
+        merged[key] = _overlaid(below, value) if isinstance(below, dict) and merges else value
     return merged
 
 
-def nested(path: Sequence[str], value: Any, place: str) -> Document:
-    """The document that has `value` at a path of keys; all of it stands at `place`."""
+def changed(document: Document, path: Sequence[str], value: Any, place: str) -> Document:
+    """`document` overlaid by `value` at a path of keys; all of it stands at `place`."""
     for name in reversed(path):
         value = {name: value}
-    return Document(value, {tuple(path[:i]): place for i in range(len(path) + 1)})
+    return merge(document, Document(value, {tuple(path[:i]): place for i in range(len(path) + 1)}))
 
 
 def overridden(document: Document, settings: Sequence[str]) -> Document:
-    """`document` with each setting ``a.b=value`` applied in turn; see `_typed` for values. ``grid.a.b=[...]`` sets the
+    """`document` with each setting ``a.b=value`` applied in turn; see `typed` for values. ``grid.a.b=[...]`` sets the
     key ``a.b`` of the grid: in each of its items that has this key, or in all items if none has it."""
     for setting in settings:
         keys, equals, value = setting.partition("=")
@@ -277,9 +278,9 @@ def overridden(document: Document, settings: Sequence[str]) -> Document:
             raise UserError(f"--set {setting}: expected KEY=VALUE with a dotted key, such as train.lr=0.05")
         name = f"--set {setting}"
         if path[0] == "grid" and path[1:]:
-            document = _varied(document, ".".join(path[1:]), _typed(value, name), name)
+            document = _varied(document, ".".join(path[1:]), typed(value, name), name)
         else:
-            document = merge(document, nested(path, _typed(value, name), name))
+            document = changed(document, path, typed(value, name), name)
     return document
 
 
@@ -293,8 +294,8 @@ def _varied(document: Document, key: str, values: Any, name: str) -> Document:
     return Document({**document.data, "grid": new}, {**places, ("grid",): name})
 
 
-def _typed(value: str, name: str) -> Any:
-    """A value as it was typed: YAML where it is quoted, a list or a mapping, or a single word; else text."""
+def typed(value: str, name: str) -> Any:
+    """A value as a person typed it: YAML where it is quoted, a list or a mapping, or a single word; else text."""
     value = value.strip()
     is_text = not value.startswith(tuple("[{'\"&*!|>")) and re.search(r" #|: |:$|\n|^#|^- ", value)
     return value if is_text else parse(f"value: {value}", name).data["value"]

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from resexp.config.study import hint
+from resexp.config.messages import hint
 from resexp.data.archive import walk
 from resexp.data.cache import caches, read_arrays, write_arrays
 from resexp.data.imagenet.labels import label_files, val_wnids
