@@ -54,24 +54,25 @@ class Compact:
             for child in list(parent):
                 if child.get("id") in ("patch_1", "legend_1", "note"):
                     parent.remove(child)
-        width, height = _size(root)
-        return f'<svg viewBox="0 0 {width:g} {height - cut:.1f}" stroke-linejoin="round">{self._body(root)}</svg>'
+        width, height, body = self._parts(root)
+        return f'<svg viewBox="0 0 {width:g} {height - cut:.1f}" stroke-linejoin="round">{body}</svg>'
 
     def file(self, file: bytes) -> str:
         """The figure as a file of its own, on white."""
-        root = ET.fromstring(file)
-        width, height = _size(root)
+        width, height, body = self._parts(ET.fromstring(file))
         look = f"color:{self.ink};font-family:'DejaVu Sans',sans-serif"
         size = f'width="{width:g}pt" height="{height:g}pt" viewBox="0 0 {width:g} {height:g}"'
-        return f'<svg xmlns="{SVG[1:-1]}" {size} style="{look}" stroke-linejoin="round">{self._body(root)}</svg>'
+        return f'<svg xmlns="{SVG[1:-1]}" {size} style="{look}" stroke-linejoin="round">{body}</svg>'
 
-    def _body(self, root: ET.Element) -> str:
+    def _parts(self, root: ET.Element) -> tuple[float, float, str]:
+        """Width, height and content."""
         _share_styles(root)
         used = {found[1] for node in root.iter() for value in node.attrib.values() if (found := _USED.search(value))}
         self.ids = {name: f"{self.prefix}_{number}" for number, name in enumerate(sorted(used))}
         body = "".join(self._element(child) for child in root if child.tag in (GROUP, DEFS))
         rules = "".join(f".{name}{{{declared}}}" for declared, name in self.styles.items())
-        return f"<style>{rules}</style>{body}"
+        _, _, width, height = map(float, root.attrib["viewBox"].split())
+        return width, height, f"<style>{rules}</style>{body}"
 
     def _element(self, node: ET.Element) -> str:
         """An element and all that it holds; nothing for one that draws nothing."""
@@ -93,7 +94,9 @@ class Compact:
         """What is kept of an element's attributes, and what the page adds."""
         own = node.get("id", "")
         found = dict(self.panels.get(own, {}))
-        style = _declared(node.get("style", ""), self.ink)
+        parts = (part.partition(":") for part in node.get("style", "").replace(self.ink, "currentColor").split(";"))
+        style = {name.strip(): value.strip() for name, colon, value in parts if colon}
+        style.pop("font-family", None)  # it is the page's, or that of the whole file
         for name, value in node.attrib.items():
             if name == HREF:
                 found["href"] = f"#{self.ids[value[1:]]}"
@@ -122,17 +125,6 @@ def _share_styles(root: ET.Element) -> None:
                 group.set(name, first)
                 for child in drawn:
                     del child.attrib[name]
-
-
-def _size(root: ET.Element) -> tuple[float, float]:
-    _, _, width, height = map(float, root.attrib["viewBox"].split())
-    return width, height
-
-
-def _declared(style: str, ink: str) -> dict[str, str]:
-    """The declarations by name, without the font, which is the page's or that of the whole file."""
-    pairs = (part.partition(":")[::2] for part in style.replace(ink, "currentColor").split(";") if ":" in part)
-    return {name.strip(): value.strip() for name, value in pairs if name.strip() != "font-family"}
 
 
 def _number(value: float, digits: int) -> str:
