@@ -66,7 +66,10 @@ def draw(nets: Sequence[Drawn], *, full: bool = False) -> str:
         height = max(height, _Column(axes, number, net, width).draw(column) + BOTTOM)
         width += LEFT + BOX + (BULGE + LABEL + 0.15 if net.shortcuts else RIGHT)
     if any(net.shortcuts for net in nets):
-        _legend(axes, width / 2, height)
+        for x, style, text in ((-1.55, "-", "shortcut"), (-0.4, ":", "shortcut, dimensions change")):
+            look: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": style}
+            axes.add_line(Line2D([width / 2 + x, width / 2 + x + 0.3], [height, height], **look))
+            axes.text(width / 2 + x + 0.38, height, text, fontsize=8, va="center_baseline", color=SOFT)
         height += LEGEND
     figure.set_size_inches(width, height)
     axes.set(xlim=(0, width), ylim=(height, 0))
@@ -90,13 +93,6 @@ def _sentence(net: Drawn, parts: Sequence[Part]) -> str:
         named.append(f"{part.blocks} times ({words})" if part.blocks > 1 else words)
     around = ", with a shortcut around each block" if net.shortcuts else ""
     return f"{net.name}, from the image to the classes{around}: {'; '.join(named)}."
-
-
-def _legend(axes: Axes, middle: float, y: float) -> None:
-    for x, style, text in ((middle - 1.55, "-", "shortcut"), (middle - 0.4, ":", "shortcut, dimensions change")):
-        look: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": style}
-        axes.add_line(Line2D([x, x + 0.3], [y, y], **look))
-        axes.text(x + 0.38, y, text, fontsize=8, va="center_baseline", color=SOFT)
 
 
 class _Column:
@@ -140,7 +136,10 @@ class _Column:
                     self._text(right + 0.06, (begin + end) / 2, words, ha="left", va="center", fontsize=7, color=SOFT)
                     right += LABEL
         if part.blocks > 1:
-            self._times(part.blocks, above + 0.5 * step, self.y + 0.5 * BLOCK_STEP, right + 0.08)
+            top, bottom, left = above + 0.5 * step, self.y + 0.5 * BLOCK_STEP, self.middle - BOX / 2 - 0.08
+            look: dict[str, Any] = {"facecolor": "none", "edgecolor": SOFT, "linewidth": 0.7, "linestyle": (0, (4, 3))}
+            self._frame(left, top, right + 0.08, bottom, 0.08, **look)
+            self._text(left - 0.1, (top + bottom) / 2, f"x {part.blocks}", ha="right", fontsize=10, weight="bold")
 
     def _box(self, layer: Layer, step: float) -> None:
         top = self.y + step
@@ -172,13 +171,6 @@ class _Column:
         look: dict[str, Any] = {"facecolor": "none", "edgecolor": INK, "linewidth": 0.9, "linestyle": style}
         self.axes.add_patch(PathPatch(Curve(way, codes), gid=name, **look))
         self._arrow((self.middle + 0.08, end), (self.middle, end))
-
-    def _times(self, blocks: int, top: float, bottom: float, right: float) -> None:
-        """A frame around the block that stands for `blocks`."""
-        left = self.middle - BOX / 2 - 0.08
-        look: dict[str, Any] = {"facecolor": "none", "edgecolor": SOFT, "linewidth": 0.7, "linestyle": (0, (4, 3))}
-        self._frame(left, top, right, bottom, 0.08, **look)
-        self._text(left - 0.1, (top + bottom) / 2, f"x {blocks}", ha="right", fontsize=10, weight="bold")
 
     def _frame(self, left: float, top: float, right: float, bottom: float, rounding: float, **look: Any) -> None:
         shape = f"round,pad=0,rounding_size={rounding}"
