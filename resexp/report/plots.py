@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import cycle
 from typing import Any, TypeVar
 
@@ -206,7 +207,7 @@ def curves_plot(
     plot.axes.set_xlim(left=0)
     long = plot.axes.get_xlim()[1] > LONG
     plot.axes.set_xlabel("step (1e4)" if long else "step")
-    plot.axes.xaxis.set_major_formatter(FuncFormatter(_tens_of_thousands if long else _thousands))
+    plot.axes.xaxis.set_major_formatter(FuncFormatter(partial(_step, long)))
     plot.legend(4, "small")
     if len(lasts) <= LABELLED:
         plot.label_ends(lasts)
@@ -222,12 +223,9 @@ def _where_they_end(nets: Sequence[Sequence[RunRecord]]) -> str:
     return f": training error {errors[0]} layers, {errors[1]}"
 
 
-def _tens_of_thousands(step: float, _: int | None) -> str:
-    return f"{step / 10_000:g}"
-
-
-def _thousands(step: float, _: int | None) -> str:
-    return f"{step / 1000:g}k" if step >= 1000 else f"{step:g}"
+def _step(long: bool, step: float, _: int | None) -> str:
+    """A step, in tens of thousands where the curves are `long`."""
+    return f"{step / 10_000:g}" if long else f"{step / 1000:g}k" if step >= 1000 else f"{step:g}"
 
 
 @styled
