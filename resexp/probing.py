@@ -73,8 +73,9 @@ def train_continuations(
     """
     continuations = [_continuation(donor, depth, settings) for donor in donors]
     recipes = [load_run(donor.config_path) for donor in donors]
-    for donor, recipe in zip(donors, recipes, strict=True):
-        if _signature_of_recipe(recipe) != _signature_of_recipe(recipes[0]):
+    signatures = [_with_train(recipe, init_from=None).signature for recipe in recipes]  # wherever a net began
+    for donor, signature in zip(donors, signatures, strict=True):
+        if signature != signatures[0]:
             raise UserError(f"{donor.folder}: not the net and recipe of {donors[0].folder}; donors differ in seed only")
     if len({recipe.seed for recipe in recipes}) < len(donors):
         raise UserError("two donors have the same seed; name each once")
@@ -94,20 +95,15 @@ def train_continuations(
     runs = [[Run(folder / cell.config.folder, cell.label) for cell in of_donor] for of_donor in cells]
     if any(run.status().state != "finished" for run in chain.from_iterable(runs)):
         return folder, None
-    record = {
-        "kind": model.kind,
-        "depth": depth,
-        "shallow": shallow,
-        "steps": steps_behind(donors[0]),
-        "donors": [
-            {
-                **of_donor[0].probes("identity")[0],
-                "from": donor.name,
-                **{part: _outcome(run, folder) for part, run in zip(ARMS, of_donor, strict=True)},
-            }
-            for donor, of_donor in zip(donors, runs, strict=True)
-        ],
-    }
+    found = []
+    for donor, of_donor in zip(donors, runs, strict=True):
+        entry = {**of_donor[0].probes("identity")[0], "from": donor.name}
+        for arm, run in zip(ARMS, of_donor, strict=True):
+            status = run.status()
+            errors = {"clean_train_error": status.clean_train_error, "test_error": status.test_error}
+            entry[arm] = {"run": str(run.folder.relative_to(folder)), "label": run.label, **errors}
+        found.append(entry)
+    record = {"kind": model.kind, "depth": depth, "shallow": shallow, "steps": steps_behind(donors[0]), "donors": found}
     path = folder / "probes" / "identity.json"
     path.parent.mkdir(exist_ok=True)
     write_alone(path, json_text(record))
@@ -137,8 +133,7 @@ def _continuation(donor: Run, depth: int, settings: list[str]) -> list[RunConfig
     milestones = tuple(milestone * steps // train.steps for milestone in train.milestones)
     if train.milestones == _usual_milestones(train):
         milestones = _usual_milestones(train.model_copy(update={"steps": steps}))
-    both = train.model_copy(update={"init_from": None, "steps": steps, "milestones": milestones})
-    return [continued, trained_on, continued.model_copy(update={"train": both})]
+    return [continued, trained_on, _with_train(continued, init_from=None, steps=steps, milestones=milestones)]
 
 
 def _usual_milestones(train: TrainConfig) -> tuple[int, ...]:
@@ -158,16 +153,6 @@ def steps_behind(run: Run) -> int:
     return train.steps + (steps_behind(Run(expanded(train.init_from))) if train.init_from else 0)
 
 
-def _signature_of_recipe(config: RunConfig) -> str:
-    """The signature of a run, wherever its net began."""
-    return config.model_copy(update={"train": config.train.model_copy(update={"init_from": None})}).signature
-
-
-def _outcome(run: Run, study: Path) -> dict[str, Any]:
-    status = run.status()
-    return {
-        "run": str(run.folder.relative_to(study)),
-        "label": run.label,
-        "clean_train_error": status.clean_train_error,
-        "test_error": status.test_error,
-    }
+def _with_train(config: RunConfig, **changes: Any) -> RunConfig:
+    """The configuration with other keys of its train section."""
+    return config.model_copy(update={"train": config.train.model_copy(update=changes)})
