@@ -39,10 +39,14 @@ def ensembles(results: ProbeResults) -> PageSection | None:
     found = {name: together for name, together in made.items() if isinstance(together, Ensemble)}
     if not found:
         return None
+    changes = [
+        f"{name} {100 * together.mean:.1f} and {100 * together.error:.1f} % ({len(together.runs)} runs)"
+        for name, together in found.items()
+    ]
     imagenet = any(run.config.data.source in ("imagenet", "imagefolder") for run in results.runs)
     return PageSection(
         "Ensembles",
-        f"Mean test error of runs, and test error of their ensemble: {', '.join(map(_change, found, found.values()))}.",
+        f"Mean test error of runs, and test error of their ensemble: {', '.join(changes)}.",
         "Runs of one net that differ in seed, and all such runs of a family, each with its final weights; an ensemble "
         f"averages their logits{' of the centre crops. ' + _TABLE5 if imagenet else '.'}",
         {"probe-ensembles": _plot(found)},
@@ -71,10 +75,6 @@ def _joined(members: Iterable[Ensemble]) -> Ensemble | UserError:
         return joined(members)
     except UserError as error:
         return error
-
-
-def _change(name: str, made: Ensemble) -> str:
-    return f"{name} {100 * made.mean:.1f} and {100 * made.error:.1f} % ({len(made.runs)} runs)"
 
 
 @styled

@@ -26,7 +26,6 @@ from resexp.report.probes.results import (
     NetResult,
     Number,
     PageSection,
-    ProbeResults,
 )
 from resexp.report.stats import grouped
 
@@ -82,26 +81,18 @@ class Gradients(Layerwise[_Layer]):
         noise = sum(noise for _, noise in squares)
         return (sum(square for square, _ in squares) - noise) / noise if noise else math.nan
 
-    @property
-    def nearest(self) -> float:
-        """The agreement at the smallest distance."""
-        return self.agreement[self.distances.index(min(self.distances))]
-
-    @property
-    def near(self) -> float:
-        """The agreement at the distance nearest to NEAR."""
-        return min(zip(self.distances, self.agreement, strict=True), key=lambda pair: abs(math.log(pair[0] / NEAR)))[1]
+    def agreement_at(self, distance: float) -> float:
+        """The agreement at the distance that is nearest to this one, on a logarithmic scale."""
+        pairs = zip(self.distances, self.agreement, strict=True)
+        return min(pairs, key=lambda pair: abs(math.log(pair[0] / distance)))[1]
 
 
 SNRS = attrgetter("snr"), attrgetter("snr_before_classifier")
 """Both signal-to-noise ratios, as functions of a record."""
 
 
-def gradients(results: ProbeResults) -> PageSection | None:
+def gradients(nets: Sequence[NetResult[Gradients]]) -> PageSection:
     """Norms by layer, SNR against depth, agreement against distance."""
-    nets = results.of("gradients", Gradients)
-    if not nets:
-        return None
     first = [net for net in nets if net.moment == nets[0].moment]
     plots = {
         "probe-gradients-product": profiles("Gradient times weights", "|g| |w|", nets, "product"),
@@ -110,17 +101,17 @@ def gradients(results: ProbeResults) -> PageSection | None:
         "probe-gradients-snr": _snr(nets),
         "probe-gradients-agreement": _agreement(first),
     }
-    sentences = [_sentence(nets, first)]
+    sentences, distance = [_sentence(nets, first)], min(first[0].records[0].distances)
     untrained = grouped((net for net in nets if net.moment == INITIAL), lambda net: net.family)
     by_depth = {
-        family: [(net.depth, record.nearest) for net in alike for record in net.records]
+        family: [(net.depth, record.agreement_at(distance)) for net in alike for record in net.records]
         for family, alike in untrained.items()
         if len(alike) > 1
     }
     if by_depth:
-        distance = min(first[0].records[0].distances)
-        plots["probe-gradients-depth"] = shattering.against_depth(by_depth, distance)
-        sentences += shattering.sentence(by_depth, distance)
+        laws = {family: law for family, points in by_depth.items() if (law := shattering.fit(family, points))}
+        plots["probe-gradients-depth"] = shattering.against_depth(by_depth, laws, distance)
+        sentences += [shattering.sentence(laws, distance)] if laws else []
     return PageSection(
         "Gradients",
         " ".join(sentences),
@@ -173,6 +164,11 @@ def _agreement(nets: Sequence[NetResult[Gradients]]) -> Plot:
     return plot
 
 
+def _largest(net: NetResult[Gradients]) -> str:
+    """The largest |w| of a layer."""
+    return decades(net, lambda record: max(record.each("weight_norm")))
+
+
 def _per_layer(net: NetResult[Gradients]) -> str:
     """The factor by which |g| |w| grows from one layer to the one before it, with its interval over seeds."""
     layers, seeds = net.depth - 2, len(net.records)
@@ -184,28 +180,20 @@ def _per_layer(net: NetResult[Gradients]) -> str:
     return f"{factor:.2f} [{factor / half:.2f}, {factor * half:.2f}]"
 
 
-def _largest(record: Gradients) -> float:
-    return max(record.each("weight_norm"))
-
-
 def _sentence(nets: Sequence[NetResult[Gradients]], first: Sequence[NetResult[Gradients]]) -> str:
     deep = deepest(nets)
     rises = by_moment(deep, lambda net: decades(net, lambda r: r.rise("product")))
-    cosines = [
-        f"{course([float(net.mean(lambda r: r.near)) for net in alike])} in {_named(family, alike)}"
-        for family, alike in grouped(first, lambda net: net.family).items()
-    ]
+    cosines = []
+    for family, alike in grouped(first, lambda net: net.family).items():
+        kind, _, condition = family.partition(" ")
+        named = f"{kind} nets{f' ({condition})' if condition else ''} of {span(net.depth for net in alike)} layers"
+        cosines.append(f"{course([float(net.mean(lambda r: r.agreement_at(NEAR))) for net in alike])} in {named}")
     return (
         f"|g| |w| of the first layer, divided by that of the last layer before the classifier, is {rises}. The largest "
-        f"|w| of a layer is {by_moment(deep, lambda net: decades(net, _largest))} ({seeds(deep)}). If noise of "
+        f"|w| of a layer is {by_moment(deep, _largest)} ({seeds(deep)}). If noise of "
         f"{100 * NEAR:g} % of an image's norm is added, the cosine between the old gradient and the new one is "
         f"{first[0].moment}, from the shallowest net to the deepest, {', '.join(cosines)}."
     )
-
-
-def _named(family: str, nets: Sequence[NetResult[Gradients]]) -> str:
-    kind, _, condition = family.partition(" ")
-    return f"{kind} nets{f' ({condition})' if condition else ''} of {span(net.depth for net in nets)} layers"
 
 
 def _table(nets: Sequence[NetResult[Gradients]]) -> Table:
@@ -218,5 +206,5 @@ def _table(nets: Sequence[NetResult[Gradients]]) -> Table:
         rises = [decades(net, lambda r: r.rise("norm")), decades(net, lambda r: r.rise("product"))]
         ratios = [f"{float(net.mean(ratio)):.2g}" for ratio in SNRS]
         measured = [net.label, net.moment, str(len(net.runs))]
-        rows.append([*measured, *rises, _per_layer(net), decades(net, _largest), *ratios])
+        rows.append([*measured, *rises, _per_layer(net), _largest(net), *ratios])
     return header, rows

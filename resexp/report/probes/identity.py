@@ -3,7 +3,7 @@ budget."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,13 +66,13 @@ class _Group:
     part: str
     """``trained_on``, ``continued`` or ``fresh``, as the record has it."""
     name: str
-    """As the figure names it."""
+    """In the figure."""
     row: str
-    """As the table names it."""
+    """In the table."""
     clause: str
     """Begins a clause on its error."""
-    look: tuple[str, str]
-    """Colour and marker."""
+    colour: str
+    marker: str
     before: int
     """Steps behind a run when it begins."""
     runs: list[RunRecord]
@@ -101,20 +101,21 @@ def identity(results: ProbeResults) -> PageSection | None:
     record = results.checked(path, content, Identity)
     if record is None:
         return None
-    groups = _groups(record, _members(results, path, record))
+    groups = _groups(results, path, record)
+    errors = {group.part: group.error for group in groups if group.error}
     return PageSection(
         "Deeper nets that begin as a shallower one",
-        _sentence(record, [group for group in groups if group.error]),
+        _sentence(record, groups, errors),
         "The paper's argument by construction (section 1): added layers that are identity mappings keep the training "
         "error of a shallower net. Errors are clean training errors (eval mode, no augmentation), mean ± standard "
         "deviation over donors. In the figure, marks are clean training errors and lines are running ones.",
         {"probe-identity": _plot(record, groups)} if groups else {},
         _table(record, groups),
-        _finding(record, groups) if groups else "",
+        _finding(record, errors) if groups else "",
     )
 
 
-def _finding(record: Identity, groups: Sequence[_Group]) -> str:
+def _finding(record: Identity, errors: Mapping[str, Estimate]) -> str:
     """What the page leads with: where the nets start and end, clean training errors."""
     deep, shallow, donors = f"{record.kind}-{record.depth}", record.shallow, len(record.donors)
     words = {
@@ -122,14 +123,13 @@ def _finding(record: Identity, groups: Sequence[_Group]) -> str:
         "trained_on": f"; {shallow} trained further ends at",
         "fresh": f", a new {deep} at",
     }
-    errors = {group.part: group.error for group in groups if group.error}
     ends = "".join(f"{text} {errors[part].mean:.1f} %" for part, text in words.items() if part in errors)
     of_donors = f" (training error, {counted(donors, 'donor')})"
     return f"{deep} built from {shallow} starts at {record.constructed.mean:.1f} %{ends}{of_donors}."
 
 
-def _members(results: ProbeResults, path: Path, record: Identity) -> dict[str, list[RunRecord]]:
-    """The runs of each part, as far as they are there."""
+def _groups(results: ProbeResults, path: Path, record: Identity) -> list[_Group]:
+    """The groups, with those of their runs that are there."""
     by_folder = {run.run.folder.resolve(): run for run in results.runs}
     members: dict[str, list[RunRecord]] = {"trained_on": [], "continued": [], "fresh": []}
     for donor in record.donors:
@@ -139,23 +139,19 @@ def _members(results: ProbeResults, path: Path, record: Identity) -> dict[str, l
                 runs.append(run)
             else:
                 results.remarks.append(f"{path}: {member.label} ({member.run}) is no run of this study that was begun.")
-    return members
-
-
-def _groups(record: Identity, members: dict[str, list[RunRecord]]) -> list[_Group]:
     deep, shallow, layers = f"{record.kind}-{record.depth}", record.shallow, f"{record.depth} layers"
     further, built, new = f"{shallow}, trained further", f"{deep} with identity blocks", f"{deep}, new"
     row = f"{deep}: {shallow} with identity blocks, trained further"
     colour = KINDS.get(record.kind, OTHERS)[0]
     groups = [
-        ("trained_on", further, further, "the shallower net, trained further, is at", (OTHERS[1], "^"), record.steps),
-        ("continued", built, row, f"the net of {layers} built from it is at", (OTHERS[0], "s"), record.steps),
-        ("fresh", new, new, f"a new net of {layers} is at", (colour, "o"), 0),
+        ("trained_on", further, further, "the shallower net, trained further, is at", OTHERS[1], "^", record.steps),
+        ("continued", built, row, f"the net of {layers} built from it is at", OTHERS[0], "s", record.steps),
+        ("fresh", new, new, f"a new net of {layers} is at", colour, "o", 0),
     ]
     return [_Group(*group, members[group[0]]) for group in groups if members[group[0]]]
 
 
-def _sentence(record: Identity, groups: Sequence[_Group]) -> str:
+def _sentence(record: Identity, groups: Sequence[_Group], errors: Mapping[str, Estimate]) -> str:
     names = listed([donor.source for donor in record.donors], 5)
     changed = max(donor.changed_predictions for donor in record.donors)
     apart = max(donor.largest_logit_difference for donor in record.donors)
@@ -167,10 +163,10 @@ def _sentence(record: Identity, groups: Sequence[_Group]) -> str:
         f"{'it' if alone else 'them'} start at {record.constructed.mean:.1f} % ({predictions}; logits differ by at "
         f"most {apart:.1g})."
     ]
-    errors = {group.part: group.error for group in groups if group.error}
-    if groups:
-        ends = ", ".join(f"{group.clause} {errors[group.part].mean:.1f} %" for group in groups)
-        sentences.append(f"After {groups[0].steps:,} steps in all, {ends}.")
+    measured = [group for group in groups if group.part in errors]
+    if measured:
+        ends = ", ".join(f"{group.clause} {errors[group.part].mean:.1f} %" for group in measured)
+        sentences.append(f"After {measured[0].steps:,} steps in all, {ends}.")
     if {"continued", "fresh"} <= errors.keys():
         sentences.append(f"New minus built: {difference(errors['fresh'], errors['continued'])}.")
         if shallower := errors.get("trained_on"):
@@ -199,7 +195,7 @@ def _plot(record: Identity, groups: Sequence[_Group]) -> Plot:
     handed = f"{record.shallow} before"
     plot.axes.axhline(record.handed.mean, color=INK, linewidth=0.7, label=handed, gid=plot.mark(handed))
     for group in groups:
-        (colour, marker), before = group.look, group.before
+        colour, marker, before = group.colour, group.marker, group.before
         running, clean = (curve(group.runs, f"{error}_error") for error in ("train", "clean_train"))
         tip = f"{group.name}, running"
         plot.line(running.steps + before, running.values, group.name, tip, color=colour, linewidth=1)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from resexp.report.figure import Plot, styled
 from resexp.report.probes.panels import deepest, seeds
-from resexp.report.probes.results import NetResult, Number, PageSection, ProbeRecord, ProbeResults
+from resexp.report.probes.results import NetResult, Number, PageSection, ProbeRecord, latest
 
 LEVELS, TICKS = 16, (-1, -0.5, 0, 0.5, 1)
 FAR = 10
@@ -51,16 +51,18 @@ class Landscape(ProbeRecord):
         return float(np.mean(np.array(self.loss) < self.own + NEAR))
 
 
-def landscape(results: ProbeResults) -> PageSection | None:
+def landscape(nets: Sequence[NetResult[Landscape]]) -> PageSection:
     """The deepest net of each family."""
-    deep = deepest(results.latest("landscape", Landscape))
-    if not deep:
-        return None
+    deep, shares = deepest(latest(nets)), []
+    for net in deep:
+        own, share = (float(net.mean(value)) for value in (lambda r: r.own, lambda r: r.share_near))
+        of_net = f"(its own loss: {own:.2f}; guessing: {_guessing(net):.2f})"
+        shares.append(f"{100 * share:.0f} % for {net.label} {of_net}")
     return PageSection(
         "Loss landscape",
         f"On this share of the grid the loss is less than {NEAR:g} nat above that of the net itself, {deep[0].moment}: "
-        f"{', '.join(map(_share, deep))} ({seeds(deep)}). This is no measure of flatness: the "
-        f"loss changes little around a net that guesses.",
+        f"{', '.join(shares)} ({seeds(deep)}). This is no measure of flatness: the loss changes little around a net "
+        "that guesses.",
         "Training loss on 500 images in eval mode along two random directions, in units of the weights' own norm "
         "filter by filter (Li et al. 2018); the net itself is in the middle. Black line: a nat above its own loss. "
         "Nets differ in their own loss, so each is compared with itself. Means over seeds are geometric.",
@@ -68,18 +70,16 @@ def landscape(results: ProbeResults) -> PageSection | None:
     )
 
 
-def _share(net: NetResult[Landscape]) -> str:
-    own = float(net.mean(lambda r: r.own))
-    guessing, share = math.log(net.runs[0].manifest.data.classes), float(net.mean(lambda r: r.share_near))
-    return f"{100 * share:.0f} % for {net.label} (its own loss: {own:.2f}; guessing: {guessing:.2f})"
+def _guessing(net: NetResult[Landscape]) -> float:
+    """The loss of a net that gives all classes the same probability."""
+    return math.log(net.runs[0].manifest.data.classes)
 
 
 @styled
 def _plot(nets: Sequence[NetResult[Landscape]]) -> Plot:
     logs = [net.mean(lambda r: np.log10(np.maximum(r.loss, LEAST))) for net in nets]
     bottom = min(float(np.nanmin(log)) for log in logs)
-    guessing = max(math.log(net.runs[0].manifest.data.classes) for net in nets)  # all classes as probable
-    top = max(bottom + 0.1, math.log10(FAR * guessing))
+    top = max(bottom + 0.1, math.log10(FAR * max(map(_guessing, nets))))
     size = (2.0 + 2.9 * len(nets), 3.9)
     titles = [[net.label for net in nets]]
     plot = Plot(f"Loss around the nets, {nets[0].moment}", "first direction", "second direction", size, titles)

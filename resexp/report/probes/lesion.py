@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,7 +13,7 @@ from pydantic import Field
 from resexp.report.figure import Plot, styled
 from resexp.report.formatting import NOTHING, Table, filled
 from resexp.report.probes.panels import Draw, deepest, panels, seeds
-from resexp.report.probes.results import MAX_LAYERS, NetResult, PageSection, ProbeRecord, ProbeResults, RecordPart
+from resexp.report.probes.results import MAX_LAYERS, NetResult, PageSection, ProbeRecord, RecordPart, latest
 from resexp.report.stats import grouped
 from resexp.utils.text import listed
 
@@ -57,28 +57,21 @@ class Lesion(ProbeRecord):
         return [block.block for block in [*self.without, *self.swapped]]
 
     @property
-    def sets(self) -> list[_Removed]:
-        """Each set of random blocks, and each block as a set of one; none in earlier records."""
-        single = [_Removed(blocks=1, error=block.error) for block in self.keeping]
-        return [*single, *self.removed] if self.removed else []
-
-    @property
     def keeping(self) -> list[_Without]:
         """The net without each block that keeps its dimensions."""
         return [block for block in self.without if block.same]
 
 
-def lesion(results: ProbeResults) -> PageSection | None:
+_Points = Callable[[NetResult[Lesion]], list[tuple[float, float]]]
+"""Places on the x axis and errors in percent, of a net."""
+
+
+def lesion(every: Sequence[NetResult[Lesion]]) -> PageSection:
     """Training error without each block, without several, and with blocks in another order."""
-    nets = results.latest("lesion", Lesion)
-    if not nets:
-        return None
+    nets = latest(every)
     classes = dict.fromkeys(net.runs[0].manifest.data.classes for net in nets)
     chance = ", ".join(f"{100 * (1 - 1 / number):.1f} %" for number in classes)
-    plots = {
-        "probe-lesion": _panels("Training error without one block", "place of the block (0 first, 1 last)", nets, _draw)
-    }
-    draws = ""
+    plots, draws = {"probe-lesion": _of_single_blocks(nets)}, ""
     if several := [net for net in nets if _removed(net)]:
         plots["probe-lesion-several"] = _several(several)
         draws += " Random blocks are chosen from all that keep dimensions."
@@ -101,20 +94,26 @@ def lesion(results: ProbeResults) -> PageSection | None:
 
 
 def _removed(net: NetResult[Lesion]) -> list[tuple[float, float]]:
-    """For each number of random blocks removed, the mean error in percent over draws and seeds."""
-    draws = grouped((draw for record in net.records for draw in record.sets), lambda draw: draw.blocks)
-    return sorted((blocks, 100 * statistics.fmean(draw.error for draw in alike)) for blocks, alike in draws.items())
+    """For each number of random blocks removed, the mean error over draws and seeds; none in earlier records."""
+    draws = []
+    for record in net.records:
+        if record.removed:
+            draws += [(1, 1, block.error) for block in record.keeping]
+            draws += [(draw.blocks, draw.blocks, draw.error) for draw in record.removed]
+    return _means(draws)
 
 
 def _shuffled(net: NetResult[Lesion]) -> list[tuple[float, float]]:
-    """For each number of exchanged pairs, the means of Kendall's tau and of the error in percent; the largest tau
-    first, since more exchanges of few blocks may bring them back to their places."""
-    draws = grouped((draw for record in net.records for draw in record.shuffled), lambda draw: draw.pairs)
-    means = [
-        (statistics.fmean(draw.tau for draw in alike), 100 * statistics.fmean(draw.error for draw in alike))
-        for alike in draws.values()
-    ]
-    return sorted(means, reverse=True)
+    """For each number of exchanged pairs, the means of Kendall's tau and of the error; the largest tau first, since
+    more exchanges of few blocks may bring them back to their places."""
+    return _means((draw.pairs, draw.tau, draw.error) for record in net.records for draw in record.shuffled)[::-1]
+
+
+def _means(draws: Iterable[tuple[int, float, float]]) -> list[tuple[float, float]]:
+    """The mean place and error, percent, of the draws that have an equal number, in the order of the places."""
+    alike = grouped(draws, lambda draw: draw[0]).values()
+    places = [statistics.fmean(place for _, place, _ in of) for of in alike]
+    return sorted(zip(places, (100 * statistics.fmean(error for *_, error in of) for of in alike), strict=True))
 
 
 @styled
@@ -124,19 +123,19 @@ def _panels(title: str, xlabel: str, nets: Sequence[NetResult[Lesion]], draw: Dr
     return plot
 
 
-def _draw(plot: Plot, axes: Axes, net: NetResult[Lesion], look: dict[str, Any]) -> None:
-    blocks = net.records[0].without
-    stages = net.runs[0].config.model.stages or _stages([block.block for block in blocks])
-    x = [_place(block.block, stages) for block in blocks]
-    errors = 100 * net.mean(lambda r: [block.error for block in r.without])
-    series = f"{net.depth} layers"
-    axes.axhline(_whole(net), color=look["color"], linewidth=0.7, gid=plot.mark(series))
-    plot.line(x, errors, series, net.label, axes=axes, color=look["color"], linewidth=look["linewidth"])
-    for same, fill, size in ((True, look["color"], 4), (False, "none", 6)):
-        chosen = [number for number, block in enumerate(blocks) if block.same is same]
-        if chosen:
-            style = look | {"linestyle": "none", "markerfacecolor": fill, "markersize": size}
-            plot.line([x[number] for number in chosen], errors[chosen], series, axes=axes, **style)
+def _of_single_blocks(nets: Sequence[NetResult[Lesion]]) -> Plot:
+    def draw(plot: Plot, axes: Axes, net: NetResult[Lesion], look: dict[str, Any]) -> None:
+        blocks, series = net.records[0].without, f"{net.depth} layers"
+        x, errors = _places(net), 100 * net.mean(lambda r: [block.error for block in r.without])
+        axes.axhline(_whole(net), color=look["color"], linewidth=0.7, gid=plot.mark(series))
+        plot.line(x, errors, series, net.label, axes=axes, color=look["color"], linewidth=look["linewidth"])
+        for same, fill, size in ((True, look["color"], 4), (False, "none", 6)):
+            chosen = [number for number, block in enumerate(blocks) if block.same is same]
+            if chosen:
+                style = look | {"linestyle": "none", "markerfacecolor": fill, "markersize": size}
+                plot.line([x[number] for number in chosen], errors[chosen], series, axes=axes, **style)
+
+    return _panels("Training error without one block", "place of the block (0 first, 1 last)", nets, draw)
 
 
 @styled
@@ -156,7 +155,7 @@ def _orders(nets: Sequence[NetResult[Lesion]]) -> Plot:
     return plot
 
 
-def _from_whole(whole: float, points: Callable[[NetResult[Lesion]], list[tuple[float, float]]]) -> Draw[Lesion]:
+def _from_whole(whole: float, points: _Points) -> Draw[Lesion]:
     """Draws a line through the `points` of a net, which begins with the whole net's error at x = `whole`."""
 
     def draw(plot: Plot, axes: Axes, net: NetResult[Lesion], look: dict[str, Any]) -> None:
@@ -171,19 +170,15 @@ def _whole(net: NetResult[Lesion]) -> float:
     return 100 * float(net.mean(lambda r: r.intact))
 
 
-def _stages(blocks: Sequence[str]) -> tuple[int, ...]:
-    """The number of blocks in each stage, by their names, where the plug-in that tells it is not loaded."""
-    last: dict[int, int] = {}
-    for name in blocks:
-        _, stage, index = name.split(".")
-        last[int(stage)] = max(int(index), last.get(int(stage), 0))
-    return tuple(last.get(stage, 0) + 1 for stage in range(max(last) + 1))
-
-
-def _place(block: str, stages: tuple[int, ...]) -> float:
-    """Relative position of a block in the net, in [0, 1]."""
-    _, stage, index = block.split(".")
-    return (sum(stages[: int(stage)]) + int(index)) / max(1, sum(stages) - 1)
+def _places(net: NetResult[Lesion]) -> list[float]:
+    """Relative positions in the net of the blocks that can be left out, in [0, 1]."""
+    names = [block.block.split(".") for block in net.records[0].without]
+    at = [(int(stage), int(index)) for _, stage, index in names]
+    stages = net.runs[0].config.model.stages
+    if not stages:  # the plug-in that tells the number of blocks in each is not loaded
+        last = dict(sorted(at))
+        stages = tuple(last.get(stage, 0) + 1 for stage in range(max(last) + 1))
+    return [(sum(stages[:stage]) + index) / max(1, sum(stages) - 1) for stage, index in at]
 
 
 def _sentence(nets: list[NetResult[Lesion]]) -> str:
@@ -206,7 +201,7 @@ def _random(nets: Sequence[NetResult[Lesion]]) -> list[str]:
     for net in deepest(nets):
         if points := _removed(net):
             errors = ", ".join(f"{error:.1f}" for _, error in points)
-            removed.append(f"{errors} % in {net.label} without {listed([f'{blocks}' for blocks, _ in points])}")
+            removed.append(f"{errors} % in {net.label} without {listed([f'{blocks:g}' for blocks, _ in points])}")
         if points := _shuffled(net):
             ends = dict.fromkeys(f"{error:.1f} % at Kendall's tau {tau:.2f}" for tau, error in (points[0], points[-1]))
             shuffled.append(f"{' to '.join(ends)} in {net.label}")

@@ -130,12 +130,20 @@ class ProbeResults:
         """
         taken: dict[tuple[str, str], list[tuple[RunRecord, RecordT]]] = {}
         for run in self.runs:
-            for step, record in self._of_run(run, name, kind).items():
-                seeds = taken.setdefault((TRAINED if step else INITIAL, run.run.label), [])
-                if seeds and record.places != seeds[0][1].places:
-                    self._leave_out(run.run.probe_path(name, step), "it is not of the net that the other seeds have")
-                else:
-                    seeds.append((run, record))
+            try:
+                records = run.run.probes(name)
+            except UserError as error:
+                self.remarks.append(f"Not shown: {error}.")
+                continue
+            for step in records.keys() & {0, max(records, default=0)}:
+                path, key = run.run.probe_path(name, step), (TRAINED if step else INITIAL, run.run.label)
+                record = self.checked(path, records[step], kind)
+                if record and key in taken and record.places != taken[key][0][1].places:
+                    self.remarks.append(f"Not shown: {path}: it is not of the net that the other seeds have.")
+                elif record:
+                    taken.setdefault(key, []).append((run, record))
+                if step not in (0, run.config.train.steps):
+                    self.remarks.append(f"{run.run.name}: {name} at step {step:,} of {run.config.train.steps:,}.")
         nets = [
             NetResult(tuple(run for run, _ in seeds), [record for _, record in seeds], moment)
             for (moment, _), seeds in taken.items()
@@ -143,11 +151,6 @@ class ProbeResults:
         shown = self.shown(name, {net.family for net in nets})
         kept = [net for net in nets if net.family in shown]
         return sorted(kept, key=lambda net: (net.moment == TRAINED, shown.index(net.family), net.depth))
-
-    def latest(self, name: str, kind: type[RecordT]) -> list[NetResult[RecordT]]:
-        """What was measured in trained nets, or else at initialisation; see `of`."""
-        nets = self.of(name, kind)
-        return [net for net in nets if net.moment == nets[-1].moment]
 
     def shown(self, name: str, having: Collection[str]) -> list[str]:
         """The first MAX_BARRED families among `having`; the others get a remark."""
@@ -163,24 +166,10 @@ class ProbeResults:
         try:
             return kind.model_validate(content)
         except ValidationError as error:
-            self._leave_out(path, first_mistake(error))
+            self.remarks.append(f"Not shown: {path}: {first_mistake(error)}.")
             return None
 
-    def _of_run(self, run: RunRecord, name: str, kind: type[RecordT]) -> dict[int, RecordT]:
-        """The records of a run at step 0 and at its last step, as far as there are any."""
-        try:
-            taken = run.run.probes(name)
-        except UserError as error:
-            self.remarks.append(f"Not shown: {error}.")
-            return {}
-        records = {}
-        for step in taken.keys() & {0, max(taken, default=0)}:
-            record = self.checked(run.run.probe_path(name, step), taken[step], kind)
-            if record is not None:
-                records[step] = record
-            if step not in (0, run.config.train.steps):
-                self.remarks.append(f"{run.run.name}: {name} at step {step:,} of {run.config.train.steps:,}.")
-        return records
 
-    def _leave_out(self, path: Path, why: str) -> None:
-        self.remarks.append(f"Not shown: {path}: {why}.")
+def latest(nets: Sequence[NetResult[RecordT]]) -> list[NetResult[RecordT]]:
+    """Those of trained nets, or else those at initialisation, given what `ProbeResults.of` found."""
+    return [net for net in nets if net.moment == nets[-1].moment]

@@ -91,18 +91,15 @@ def fit(family: str, points: Points) -> Fit | None:
     return Fit(law, interval, lambda depth, exponent: curve(depth, float(scale), exponent))
 
 
-def sentence(families: Mapping[str, Points], distance: float) -> list[str]:
-    """The fitted laws of families and the theory, in a sentence; none where no law could be fitted."""
-    fits = {family: fitted for family, points in families.items() if (fitted := fit(family, points))}
-    laws = [f"{fitted} in {family} nets (theory: {fitted.law.published})" for family, fitted in fits.items()]
+def sentence(laws: Mapping[str, Fit], distance: float) -> str:
+    """The fitted laws of families and the theory."""
+    exponents = listed([f"{law} in {family} nets (theory: {law.law.published})" for family, law in laws.items()])
     noise = f"With noise of {100 * distance:g} %"
-    return (
-        [f"{noise} the cosine falls with depth L as {listed(laws)}; the theory is for distant inputs."] if laws else []
-    )
+    return f"{noise} the cosine falls with depth L as {exponents}; the theory is for distant inputs."
 
 
 @styled
-def against_depth(families: Mapping[str, Points], distance: float) -> Plot:
+def against_depth(families: Mapping[str, Points], laws: Mapping[str, Fit], distance: float) -> Plot:
     """Agreement against depth for each family, with its law as it is fitted and as theory has it."""
     title = f"Agreement of gradients with {100 * distance:g} % of noise"
     plot = Plot(title, "depth (layers)", "cosine", (8.0, 4.6))
@@ -110,7 +107,7 @@ def against_depth(families: Mapping[str, Points], distance: float) -> Plot:
         by_depth = grouped(families[family], lambda point: point[0])
         means = {depth: float(np.mean([agreement for _, agreement in by_depth[depth]])) for depth in sorted(by_depth)}
         tip = ", ".join(f"{digits(mean)} at depth {depth}" for depth, mean in means.items())
-        fitted = fit(family, families[family])
+        fitted = laws.get(family)
         look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": "none" if fitted else "-"}
         plot.line(list(means), list(means.values()), family, f"{family}: {tip}", label=family, **look)
         if fitted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from resexp import paper
 from resexp.report.estimates import Estimate
 from resexp.report.formatting import NOTHING, filled, span
-from resexp.report.probes.results import NetResult, PageSection, ProbeRecord, ProbeResults
+from resexp.report.probes.results import NetResult, PageSection, ProbeRecord, ProbeResults, latest
 from resexp.report.stats import grouped
 from resexp.utils.text import listed
 
@@ -32,7 +32,7 @@ class Views(ProbeRecord):
 
 def views(results: ProbeResults) -> PageSection | None:
     """A table of test errors with the paper's, one row per net."""
-    tested = {mode: nets for mode in MODES if (nets := results.latest(mode, Views))}
+    tested = {mode: nets for mode in MODES if (nets := latest(results.of(mode, Views)))}
     if not tested:
         return None
     header, rows = ["net", "single view", "single view, top-5"], dict[str, list[str]]()
@@ -41,9 +41,14 @@ def views(results: ProbeResults) -> PageSection | None:
             rows.setdefault(net.label, [net.label, *_errors(net, "single_view_")])
     for mode, nets in tested.items():
         header += [mode, f"{mode}, top-5", f"paper: {mode} / top-5"]
-        cells = {net.label: _cells(net) for net in nets}
+        cells = dict.fromkeys(rows, [NOTHING] * 3)
+        for net in nets:
+            theirs = _published(net)
+            errors = (theirs.top1, theirs.top5) if theirs else ()
+            beside = " / ".join(f"{error:.2f}" for error in errors if error is not None) or NOTHING
+            cells[net.label] = [*_errors(net), beside]
         for label, row in rows.items():
-            row += cells.get(label, [NOTHING] * 3)
+            row += cells[label]
     changes = [f"{span(map(_change, nets))} points with {mode}" for mode, nets in tested.items()]
     worse = [sentence for mode, nets in tested.items() for sentence in _worse(mode, nets)]
     how = [f"{mode}: {', '.join(dict.fromkeys(map(_how, nets)))}" for mode, nets in tested.items()]
@@ -54,13 +59,6 @@ def views(results: ProbeResults) -> PageSection | None:
         f"{_of_the_paper(tested)}",
         table=filled(header, list(rows.values())),
     )
-
-
-def _cells(net: NetResult[Views]) -> list[str]:
-    """A net tested with several views: top-1 and top-5 error, and the paper's."""
-    theirs = _published(net)
-    errors = [f"{error:.2f}" for error in (theirs.top1, theirs.top5) if error is not None] if theirs else [NOTHING]
-    return [*_errors(net), " / ".join(errors)]
 
 
 def _published(net: NetResult[Views]) -> paper.OnViews | None:
