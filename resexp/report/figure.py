@@ -71,29 +71,36 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-_settings: dict[Any, Any] = {
-    key: value for key, value in mpl.rcParamsDefault.items() if key != "backend"
-}  # which would stay changed
-styled = mpl.rc_context({**_settings, **_STYLE})
+# The backend, if it were set, would stay changed.
+_defaults: dict[Any, Any] = {key: value for key, value in mpl.rcParamsDefault.items() if key != "backend"}
+styled = mpl.rc_context({**_defaults, **_STYLE})
 """For a function that draws."""
+
+_MARKERS = {
+    "o": "M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0z",
+    "s": "M-3-3h6v6h-6z",
+    "^": "M0-4l4 7h-8z",
+    "v": "M0 4l4-7h-8z",
+    "D": "M0-4l4 4-4 4-4-4z",
+    "P": "M-1.5-4h3v2.5h2.5v3h-2.5v2.5h-3v-2.5h-2.5v-3h2.5z",
+    "x": "M-3-3l6 6m0-6l-6 6",
+}
+"""Matplotlib's markers as paths, for the legends of the page."""
+_DASHES = {"-": "none", "--": "5 3"}
+"""The same for its lines."""
 
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """An entry of a legend."""
+    """An entry of a legend on the page."""
 
     label: str
     number: int
     """That of its series: what is drawn of it has the class ``s3``."""
-    colour: str
-    fill: str
-    """Colour of the marker's inside, or ``none``."""
-    marker: str
-    line: str
-    """Matplotlib's name of how the line is dashed; ``None`` where there is no line."""
-    width: float
     paper: bool
     """Whether it holds numbers of the paper."""
+    swatch: str
+    """Its line and its marker, as SVG."""
 
 
 @dataclass(frozen=True)
@@ -264,25 +271,23 @@ class Plot:
         for axes in self.figure.axes:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
                 lines.setdefault(label, getattr(handle, "lines", [handle])[0])
-        return [
-            LegendEntry(
-                label,
-                number,
-                _colour(getp(line, "color")),
-                _colour(getp(line, "markerfacecolor")),
-                str(getp(line, "marker")),
-                str(getp(line, "linestyle")),
-                float(getp(line, "linewidth")),
-                paper,
-            )
-            for number, (label, paper) in enumerate(self.series.items())
-            if (line := lines.get(label))
-        ]
+        series = enumerate(self.series.items())
+        return [LegendEntry(name, n, paper, _swatch(lines[name])) for n, (name, paper) in series if name in lines]
 
 
-def _colour(colour: str) -> str:
-    """A colour as the page shows it."""
-    return "currentColor" if colour == INK else "none" if colour == "none" else to_hex(colour)
+def _swatch(line: Artist) -> str:
+    """A line of a figure as a legend of the page shows it."""
+    stroke, fill = (
+        "currentColor" if colour == INK else "none" if colour == "none" else to_hex(colour)
+        for colour in (getp(line, "color"), getp(line, "markerfacecolor"))
+    )
+    parts = ""
+    if dashes := _DASHES.get(getp(line, "linestyle")):
+        width = float(getp(line, "linewidth"))
+        parts += f'<path d="M-13 0h26" fill="none" stroke-width="{width}" stroke-dasharray="{dashes}"/>'
+    if marker := _MARKERS.get(str(getp(line, "marker"))):
+        parts += f'<path d="{marker}"/>'
+    return f'<svg viewBox="-14 -6 28 12" stroke="{stroke}" fill="{fill}">{parts}</svg>'
 
 
 def family_colours(families: Iterable[str]) -> dict[str, str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -41,35 +41,22 @@ TEMPLATES = jinja2.Environment(
 
 SCRIPT = Path(__file__).with_name("page.js").read_text()
 """The page's only script."""
-_MARKERS = {
-    "o": "M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0z",
-    "s": "M-3-3h6v6h-6z",
-    "^": "M0-4l4 7h-8z",
-    "v": "M0 4l4-7h-8z",
-    "D": "M0-4l4 4-4 4-4-4z",
-    "P": "M-1.5-4h3v2.5h2.5v3h-2.5v2.5h-3v-2.5h-2.5v-3h2.5z",
-    "x": "M-3-3l6 6m0-6l-6 6",
-}
-"""Matplotlib's markers as paths, for the legends."""
-_DASHES = {"-": "none", "--": "5 3"}
-"""The same for its lines."""
-
 _RUNNING, *_OTHERS = METRICS
 ROWS = 200
 """Rows of a table on the page; summary.csv and summary.md have them all."""
-EntryT = TypeVar("EntryT", bound=Hashable)
 LARGEST = 200_000
 """Letters of a file inside the page."""
-INTERVAL = "95 % interval"
-"""Title of the interval column, shown for the error of the verdict only; summary.csv has all intervals."""
-HEADER = [
-    *("net", "parameters", "seeds", METRICS[_RUNNING], INTERVAL, *(METRICS[metric] for metric in _OTHERS)),
-    *("time per run", "paper: training", "paper: test"),
-]
 
 
 def table(summary: Summary) -> Table:
-    """The table of nets, as people read it, without columns that are empty; errors in percent."""
+    """The table of nets, as people read it, without columns that are empty; errors in percent.
+
+    It has the interval of the verdict's error only; summary.csv has all intervals.
+    """
+    header = [
+        *("net", "parameters", "seeds", METRICS[_RUNNING], "95 % interval", *(METRICS[metric] for metric in _OTHERS)),
+        *("time per run", "paper: training", "paper: test"),
+    ]
     rows = [
         [
             net.label,
@@ -83,7 +70,7 @@ def table(summary: Summary) -> Table:
         ]
         for net in summary.nets
     ]
-    return filled(HEADER, rows)
+    return filled(header, rows)
 
 
 def provenance(summary: Summary) -> list[tuple[str, str]]:
@@ -135,7 +122,7 @@ def html(
         validated=any(net.runs[0].manifest.data.val_images for net in summary.nets),
         numbers=leading,
         settings=details.settings(summary.nets[:ROWS]),
-        downloads=_downloads(summary),
+        downloads=embedded(_files(summary)),
         deviations=_deviations(summary.nets),
         provenance=provenance(summary),
         **_shared(summary, sections, remarks),
@@ -156,8 +143,6 @@ def rendered(template: str, figures: Mapping[str, OnPage], **more: Any) -> str:
         version=resexp.__version__,
         script=Markup(SCRIPT),
         digest=base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
-        markers=_MARKERS,
-        dashes=_DASHES,
         **more,
     )
 
@@ -172,8 +157,8 @@ def numbers(verdict: Verdict) -> list[tuple[str, str, str, str]]:
     return [(name, words, signed(points.value), points.brackets) for name, words, points in found if points]
 
 
-def _downloads(summary: Summary) -> list[tuple[str, str | None]]:
-    """The data as files inside the page: their names and links; None if a file is too large for that."""
+def _files(summary: Summary) -> dict[str, str]:
+    """The data, as files inside the page."""
     curves = [
         {"net": net.label, "step": int(step), "training_error": error / 100}
         for net in summary.nets
@@ -181,12 +166,11 @@ def _downloads(summary: Summary) -> list[tuple[str, str | None]]:
         for mean in [curve([run for run in net.runs if run.has_curves], "train_error")]
         for step, error in zip(mean.steps.tolist(), mean.values.tolist(), strict=True)
     ]
-    files = {
+    return {
         "nets.csv": csv(summary),
         "curves.csv": pd.DataFrame(curves).to_csv(index=False, float_format="%.4g"),
         "study.json": json_text(summary.to_json()),
     }
-    return embedded(files)
 
 
 def embedded(files: Mapping[str, str]) -> list[tuple[str, str | None]]:
@@ -230,24 +214,24 @@ def _deviations(nets: Sequence[Net]) -> dict[str, Any]:
 
     The last two name the nets that follow the recipe, with and without a number in the paper.
     """
+
+    def by_nets(entries: Callable[[Net], list[Any]]) -> list[tuple[str, list[Any]]]:
+        having: dict[Any, list[str]] = {}
+        for net in nets:
+            for entry in entries(net):
+                having.setdefault(entry, []).append(net.label)
+        return [
+            ("all nets" if len(labels) == len(nets) else listed(labels), alike)
+            for labels, alike in grouped(having, lambda entry: tuple(having[entry])).items()
+        ]
+
     alike = [net for net in nets if not net.departures]
     return {
-        "departures": _by_nets(nets, lambda net: net.departures),
-        "readings": _by_nets(nets, lambda net: net.readings),
+        "departures": by_nets(lambda net: net.departures),
+        "readings": by_nets(lambda net: net.readings),
         "comparable": listed([net.label for net in alike if net.published]),
         "unpublished": listed([net.label for net in alike if not net.published]),
     }
-
-
-def _by_nets(nets: Sequence[Net], entries: Callable[[Net], list[EntryT]]) -> list[tuple[str, list[EntryT]]]:
-    having: dict[EntryT, list[str]] = {}
-    for net in nets:
-        for entry in entries(net):
-            having.setdefault(entry, []).append(net.label)
-    groups = grouped(having, lambda entry: tuple(having[entry]))
-    return [
-        ("all nets" if len(labels) == len(nets) else listed(labels), together) for labels, together in groups.items()
-    ]
 
 
 def csv(summary: Summary) -> str:
