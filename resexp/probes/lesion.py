@@ -4,7 +4,7 @@ and exchanged blocks of residual nets; a plain net has no path around a block.""
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -54,29 +54,30 @@ def lesion(subject: ProbeInput) -> Probing:
             same = _keeps_dimensions(block)
             name = f"stages.{place}.{number}"
             if same or block.shortcut is not None:
-                with _removed([(stage, number)]):
+                with _replaced([_nothing_for(stage, number)]):
                     without.append({"block": name, "same": same, "error": error()})
                 yield 0
             if number and same and _keeps_dimensions(stage[number - 1]):
-                with _exchanged([(stage, number - 1, number)]):
+                with _replaced([(stage, number - 1, block), (stage, number, stage[number - 1])]):
                     swapped.append({"block": name, "error": error()})
                 yield 0
             free += [(stage, number)] if same else []
     removed, shuffled = [], []
-    for count in _powers(2, len(free)):
+    for count in (2**power for power in range(1, len(free).bit_length())):
         for chosen in _sets(len(free), count):
-            with _removed([free[index] for index in chosen]):
+            with _replaced([_nothing_for(*free[index]) for index in chosen]):
                 removed.append({"blocks": count, "error": error()})
             yield 0
     from scipy.stats import kendalltau  # takes half as long to import as torch, which every worker would wait for
 
-    for count in _powers(1, len(free)):
+    blocks = [stage[number] for stage, number in free]
+    for count in (2**power for power in range(len(free).bit_length())):
         for pairs in _exchanges([stage for stage, _ in free], count):
             order = list(range(len(free)))
             for a, b in pairs:
                 order[a], order[b] = order[b], order[a]
             tau = float(kendalltau(range(len(order)), order).statistic)
-            with _exchanged([(free[a][0], free[a][1], free[b][1]) for a, b in pairs]):
+            with _replaced([(*place, blocks[index]) for place, index in zip(free, order, strict=True)]):
                 shuffled.append({"pairs": count, "tau": tau, "error": error()})
             yield 0
     return {
@@ -87,13 +88,6 @@ def lesion(subject: ProbeInput) -> Probing:
         "removed": removed,
         "shuffled": shuffled,
     }
-
-
-def _powers(first: int, last: int) -> Iterator[int]:
-    """``first``, and twice as many again and again, up to ``last``."""
-    while first <= last:
-        yield first
-        first *= 2
 
 
 def _sets(blocks: int, count: int) -> Iterator[list[int]]:
@@ -118,33 +112,20 @@ def _keeps_dimensions(block: Block) -> bool:
     return convolutions[0].in_channels == last.out_channels and all(conv.stride == (1, 1) for conv in convolutions)
 
 
-@contextmanager
-def _removed(blocks: list[tuple[nn.Sequential, int]]) -> Iterator[None]:
-    """Without some blocks, each given by its stage and its number there."""
-    with ExitStack() as restored:
-        for stage, number in blocks:
-            block: Any = stage[number]
-            if block.shortcut is None:
-                restored.callback(stage.__setitem__, number, block)
-                stage[number] = nn.Identity()
-            else:
-                restored.callback(setattr, block, "branch_scale", block.branch_scale)
-                block.branch_scale = _Nothing()
-        yield
+def _nothing_for(stage: nn.Sequential, number: int) -> tuple[nn.Module, int | str, nn.Module]:
+    """What `_replaced` takes to leave a block out."""
+    block: Any = stage[number]
+    return (stage, number, nn.Identity()) if block.shortcut is None else (block, "branch_scale", _Nothing())
 
 
 @contextmanager
-def _exchanged(pairs: list[tuple[nn.Sequential, int, int]]) -> Iterator[None]:
-    """With pairs of blocks of a stage exchanged, one pair after the other."""
+def _replaced(modules: Iterable[tuple[nn.Module, int | str, nn.Module]]) -> Iterator[None]:
+    """With a module for another one, given the parent and the name or number there, for each of `modules`."""
     with ExitStack() as restored:
-        for stage, a, b in pairs:
-            restored.callback(_exchange, stage, a, b)
-            _exchange(stage, a, b)
+        for parent, name, module in modules:
+            restored.callback(setattr, parent, f"{name}", getattr(parent, f"{name}"))
+            setattr(parent, f"{name}", module)
         yield
-
-
-def _exchange(stage: nn.Sequential, a: int, b: int) -> None:
-    stage[a], stage[b] = stage[b], stage[a]
 
 
 def _headline(found: dict[str, Any]) -> str:
