@@ -28,7 +28,7 @@ from resexp.models.layers import BatchNorm
 from resexp.probes import PROBES, ProbeInput
 from resexp.probes import lesion as lesions
 from resexp.probes.identity import compare, deepen, why_not
-from resexp.probes.subject import Moments
+from resexp.probes.outputs import channel_sums, moments
 from resexp.runs.store import Run, StudyFolder
 from resexp.sweeping import create
 from resexp.training.probing import probe
@@ -250,11 +250,9 @@ def test_the_landscape_has_the_net_in_its_middle_and_directions_of_its_own_norms
 
 def test_moments_of_pieces_are_those_of_the_whole() -> None:
     x = torch.randn(10, 3, 4, 4) * torch.tensor([1.0, 2.0, 3.0])[:, None, None] + 5
-    moments = Moments()
-    for piece in x.split(4):
-        moments.add(piece)
-    assert moments.mean == pytest.approx(x.mean().item())
-    assert moments.variance == pytest.approx(x.var(correction=0).item(), rel=1e-5)
+    found = moments(torch.stack([channel_sums(piece) for piece in x.split(4)]).sum(0))
+    assert found.mean.mean().item() == pytest.approx(x.mean().item())
+    assert found.overall_variance == pytest.approx(x.var(correction=0).item(), rel=1e-5)
 
 
 def test_neighbours_lose_the_same_branches() -> None:

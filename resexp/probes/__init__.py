@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from resexp.probes import branches, gradients, landscape, lesion, responses, signals
+from resexp.probes import gradients, landscape, lesion, outputs
 from resexp.probes.subject import Probe, ProbeInput, Probing
 
 __all__ = ["PROBES", "ProbeInput", "Probing"]
 
 PROBES: dict[str, Probe] = {
     "gradients": gradients.PROBE,
-    "signals": signals.PROBE,
-    "responses": responses.PROBE,
-    "branches": branches.PROBE,
+    "signals": outputs.SIGNALS,
+    "responses": outputs.RESPONSES,
+    "branches": outputs.BRANCHES,
     "lesion": lesion.PROBE,
     "landscape": landscape.PROBE,
 }

@@ -7,7 +7,6 @@ has no higher training error than the shallower one (He et al. 2015, section 1).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from itertools import zip_longest
 from typing import Any
 
@@ -18,7 +17,7 @@ from resexp.config import ModelConfig
 from resexp.models.blocks import Block, PreactBlock
 from resexp.models.layers import BatchNorm
 from resexp.models.resnet import ResNet
-from resexp.probes.subject import Moments
+from resexp.probes.outputs import Moments, channel_sums, moments, summed_outputs
 
 BatchSource = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Batches of images and labels, as often as they are asked for."""
@@ -57,10 +56,13 @@ def deepen(shallow: ResNet, deep: ResNet, batches: BatchSource) -> None:
     gain and bias undo its normalisation (in train mode approximately). ReLU changes nothing, because the input is
     not negative.
     """
-    outputs = _stage_outputs(shallow, batches)
+    shallow.eval()
+    with summed_outputs(dict(enumerate(shallow.stages)), channel_sums) as sums:
+        for x, _ in batches():
+            shallow(x)
     for name in ("conv", "bn", "last", "fc"):
         deep.get_submodule(name).load_state_dict(shallow.get_submodule(name).state_dict())
-    for deep_stage, stage, output in zip(deep.stages, shallow.stages, outputs, strict=True):
+    for number, (deep_stage, stage) in enumerate(zip(deep.stages, shallow.stages, strict=True)):
         for block, original in zip_longest(deep_stage.children(), stage.children()):
             assert isinstance(block, Block)
             if original is not None:
@@ -68,7 +70,7 @@ def deepen(shallow: ResNet, deep: ResNet, batches: BatchSource) -> None:
             elif block.shortcut is not None:
                 _zero_branch(block)
             else:
-                _make_identity(block, output)
+                _make_identity(block, moments(sums[number]))
 
 
 @torch.no_grad()
@@ -94,17 +96,6 @@ def compare(shallow: nn.Module, deep: nn.Module, batches: BatchSource) -> dict[s
     }
 
 
-def _stage_outputs(model: ResNet, batches: BatchSource) -> list[Moments]:
-    model.eval()
-    found = [Moments() for _ in model.stages]
-    with ExitStack() as hooks:
-        for stage, moments in zip(model.stages, found, strict=True):
-            hooks.enter_context(moments.of_outputs(stage))
-        for x, _ in batches():
-            model(x)
-    return found
-
-
 def _zero_branch(block: Block) -> None:
     """Let F(x) be zero."""
     last = block.get_submodule(f"bn{block.layers}")
@@ -114,9 +105,8 @@ def _zero_branch(block: Block) -> None:
         nn.init.zeros_(parameter)
 
 
-def _make_identity(block: Block, moments: Moments) -> None:
-    """Let the layers of a plain block be identities for inputs with these moments."""
-    mean, variance = moments.of_channels
+def _make_identity(block: Block, inputs: Moments) -> None:
+    """Let the layers of a plain block be identities for `inputs` of these moments."""
     for number, convolution in enumerate(_convolutions(block), 1):
         nn.init.dirac_(convolution.weight)
         if convolution.bias is not None:
@@ -125,8 +115,8 @@ def _make_identity(block: Block, moments: Moments) -> None:
         if isinstance(norm, BatchNorm):
             assert norm.running_mean is not None
             assert norm.running_var is not None
-            norm.running_mean.copy_(mean)
-            norm.running_var.copy_(variance)
+            norm.running_mean.copy_(inputs.mean)
+            norm.running_var.copy_(inputs.variance)
             norm.bias.copy_(norm.running_mean)
             norm.weight.copy_((norm.running_var + norm.eps).sqrt())
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.hooks import RemovableHandle
 
 from resexp.config import ModelConfig
 from resexp.data.loader import normalise
@@ -63,15 +61,6 @@ class Probe:
 
 
 @torch.no_grad()
-def forward(model: nn.Module, x: Tensor) -> None:
-    """A forward pass for its hooks.
-
-    no_grad holds for the whole thread, so a probe must not keep it on while another run has its turn.
-    """
-    model(x)
-
-
-@torch.no_grad()
 def error_and_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
     """Training error, a fraction, and mean loss in eval mode."""
     model.eval()
@@ -82,64 +71,3 @@ def error_and_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -
         images += len(y)
     wrong, loss = torch.stack(found).sum(0).tolist()
     return wrong / images, loss / images
-
-
-def wide(x: Tensor) -> Tensor:
-    """`x` in float64 (float32 on MPS), for exact sums of squares."""
-    return x.detach().float() if x.device.type == "mps" else x.detach().double()
-
-
-def moments_of_outputs(
-    subject: ProbeInput, modules: Mapping[str, nn.Module]
-) -> Generator[int, None, dict[str, Moments]]:
-    """The moments of each module's output on SAMPLE images, in the mode that the net is in."""
-    found = {name: Moments() for name in modules}
-    with ExitStack() as hooks:
-        for name, module in modules.items():
-            hooks.enter_context(found[name].of_outputs(module))
-        for x, _ in subject.split(SAMPLE):
-            forward(subject.model, x)
-            yield 0
-    return found
-
-
-class Moments:
-    """Mean and variance of numbers that come in pieces, over all axes together and over each channel."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._sum: Tensor | float = 0.0
-        self._squares: Tensor | float = 0.0
-
-    def of_outputs(self, module: nn.Module) -> RemovableHandle:
-        """Add each output of the module until the handle is removed."""
-        return module.register_forward_hook(lambda module, inputs, output: self.add(output))
-
-    def add(self, x: Tensor) -> None:
-        """Add a batch (B, C, ...)."""
-        x = wide(x).transpose(0, 1).flatten(1)
-        self.count += x.shape[1]
-        self._sum = self._sum + x.sum(1)
-        self._squares = self._squares + x.square().sum(1)
-
-    @property
-    def of_channels(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance over images and positions, (C,) each."""
-        mean, squares = torch.as_tensor(self._sum) / self.count, torch.as_tensor(self._squares) / self.count
-        return mean, (squares - mean**2).clamp(min=0)
-
-    @property
-    def mean(self) -> float:
-        """Over images, positions and channels."""
-        return float(self.of_channels[0].mean())
-
-    @property
-    def variance(self) -> float:
-        """Over images, positions and channels."""
-        mean, variance = self.of_channels
-        return float(variance.mean() + mean.var(correction=0))
-
-    @property
-    def channel_std(self) -> float:
-        """The standard deviation over images and positions, averaged over channels."""
-        return float(self.of_channels[1].sqrt().mean())
