@@ -31,7 +31,7 @@ _OF_NETS: dict[str, tuple[type[Any], Callable[[Any], PageSection]]] = {
 
 def probe_sections(study: StudyFolder, summary: Summary) -> tuple[list[PageSection], list[str]]:
     """The sections that a study has records for, in the order of the page, and a line for what can't be shown."""
-    results = ProbeResults(study.folder, summary.records, summary.families)
+    results = ProbeResults(study.folder, summary)
     sections = [make(nets) for name, (kind, make) in _OF_NETS.items() if (nets := results.of(name, kind))]
     sections += [section for make in (ensembles, identity, views) if (section := make(results))]
     return sections, results.remarks

@@ -24,7 +24,7 @@ _TABLE5 = (
 
 def ensembles(results: ProbeResults) -> PageSection | None:
     """Mean test error of members and of their ensemble, by net and by family, from stored logits."""
-    runs = [run for run in results.runs if run.finished and run.run.logits_path.exists()]
+    runs = [run for run in results.summary.records if run.finished and run.run.logits_path.exists()]
     several = [Net(tuple(alike)) for alike in grouped(runs, lambda run: run.run.label).values() if len(alike) > 1]
     shown = results.shown("ensembles", {net.family for net in several})
     nets = [net for net in several if net.family in shown]
@@ -43,12 +43,11 @@ def ensembles(results: ProbeResults) -> PageSection | None:
         f"{name} {100 * together.mean:.1f} and {100 * together.error:.1f} % ({len(together.runs)} runs)"
         for name, together in found.items()
     ]
-    imagenet = any(run.config.data.source in ("imagenet", "imagefolder") for run in results.runs)
     return PageSection(
         "Ensembles",
         f"Mean test error of runs, and test error of their ensemble: {', '.join(changes)}.",
         "Runs of one net that differ in seed, and all such runs of a family, each with its final weights; an ensemble "
-        f"averages their logits{' of the centre crops. ' + _TABLE5 if imagenet else '.'}",
+        f"averages their logits{' of the centre crops. ' + _TABLE5 if results.summary.of_imagenet else '.'}",
         {"probe-ensembles": _plot(found)},
         _top5(found),
     )

@@ -130,7 +130,7 @@ def _finding(record: Identity, errors: Mapping[str, Estimate]) -> str:
 
 def _groups(results: ProbeResults, path: Path, record: Identity) -> list[_Group]:
     """The groups, with those of their runs that are there."""
-    by_folder = {run.run.folder.resolve(): run for run in results.runs}
+    by_folder = {run.run.folder.resolve(): run for run in results.summary.records}
     members: dict[str, list[RunRecord]] = {"trained_on": [], "continued": [], "fresh": []}
     for donor in record.donors:
         for part, runs in members.items():

@@ -16,6 +16,7 @@ from resexp.report.figure import Plot
 from resexp.report.formatting import Table
 from resexp.report.plots import MAX_BARRED
 from resexp.report.stats import Net, RunRecord
+from resexp.report.summary import Summary
 from resexp.utils.text import listed
 from resexp.utils.untrusted import first_mistake
 
@@ -115,10 +116,8 @@ class ProbeResults:
 
     folder: Path
     """The study's."""
-    runs: Sequence[RunRecord]
-    """The runs that were begun."""
-    families: Sequence[str]
-    """Names of the families, the judged ones first."""
+    summary: Summary
+    """What the report shows of the training."""
     remarks: list[str] = field(default_factory=list)
     """A line for each thing that can't be shown as it should be."""
 
@@ -129,7 +128,7 @@ class ProbeResults:
         families are taken. A record that can't be used is left out. Both get a remark.
         """
         taken: dict[tuple[str, str], list[tuple[RunRecord, RecordT]]] = {}
-        for run in self.runs:
+        for run in self.summary.records:
             try:
                 records = run.run.probes(name)
             except UserError as error:
@@ -154,7 +153,7 @@ class ProbeResults:
 
     def shown(self, name: str, having: Collection[str]) -> list[str]:
         """The first MAX_BARRED families among `having`; the others get a remark."""
-        families = [family for family in self.families if family in having]
+        families = [family for family in self.summary.families if family in having]
         if families[MAX_BARRED:]:
             self.remarks.append(
                 f"{name}: there is room for {MAX_BARRED} families; not shown: {listed(families[MAX_BARRED:])}."
