@@ -118,7 +118,7 @@ def test_top_5_errors_and_the_readings_of_fig_4_are_columns(folder: StudyFolder)
 
 def test_the_papers_readings_are_marks_over_depth(folder: StudyFolder) -> None:
     plot = draw(summarise(folder))["depth-running"]
-    drawn = {plot.marks[line.get_gid()].tip: line.get_ydata()[0] for line in plot.axes.lines if line.get_gid()}
+    drawn = {plot.marks[line.get_gid()][1]: line.get_ydata()[0] for line in plot.axes.lines if line.get_gid()}
     assert {tip: error for tip, error in drawn.items() if "He et al." in tip} == {
         "plain-18, He et al. 2015: 31.50 %": 31.5,
         "plain-34, He et al. 2015: 32.70 %": 32.7,

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 
-from resexp.report.svg import Compact, Mark, data_url
+from resexp.report.svg import Compact, data_url
 
 INK = "#1b1f24"
 """Text and axes. On the page it becomes the page's own text colour, light or dark."""
@@ -156,7 +156,8 @@ class Plot:
         """Pixels per inch of its PNG."""
         self.series: dict[str, bool] = {}
         """Whether they are the paper's, by their names in legends; the page can hide each."""
-        self.marks: dict[str, Mark] = {}
+        self.marks: dict[str, tuple[str, str]] = {}
+        """Class and tooltip of artists, by their ids."""
 
     def mark(self, series: str, tip: str = "", paper: bool = False, part: str = "s") -> str:
         """An id for an artist that belongs to a `series` and whose tooltip is `tip`.
@@ -165,7 +166,7 @@ class Plot:
         """
         self.series.setdefault(series, paper)
         name = f"mark{len(self.marks)}"
-        self.marks[name] = Mark(f"{part} s{list(self.series).index(series)}" + " paper" * paper, tip)
+        self.marks[name] = f"{part} s{list(self.series).index(series)}" + " paper" * paper, tip
         return name
 
     def line(

@@ -20,14 +20,6 @@ _LEGIBLE = " !$()*+,-./:;=?@[]_{|}~"
 """Letters that a data: URL may hold as they are."""
 
 
-@dataclass(frozen=True)
-class Mark:
-    """What the page knows of an artist."""
-
-    classes: str
-    tip: str = ""
-
-
 @dataclass
 class Compact:
     """A figure on its way to the page."""
@@ -38,8 +30,8 @@ class Compact:
     """The colour that becomes the page's text colour."""
     digits: int
     """Decimals of a point. One is finer than a screen shows; two stay fine where a reader zooms in tenfold."""
-    marks: Mapping[str, Mark] = field(default_factory=dict)
-    """By matplotlib's id."""
+    marks: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Class and tooltip of an artist, by matplotlib's id."""
     panels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Attributes of the panels, by matplotlib's id."""
     ids: dict[str, str] = field(default_factory=dict)
@@ -83,9 +75,9 @@ class Compact:
             return ""
         if node.tag == GROUP and not attributes:
             return inside
-        mark = self.marks.get(node.get("id", ""))
-        if mark and mark.tip:
-            inside = f"<title>{escape(mark.tip)}</title>{inside}"
+        _, tip = self.marks.get(node.get("id", ""), ("", ""))
+        if tip:
+            inside = f"<title>{escape(tip)}</title>{inside}"
         tag = node.tag.removeprefix(SVG)
         listed = "".join(f" {name}='{escape(value)}'" for name, value in attributes.items())
         return f"<{tag}{listed}>{inside}</{tag}>" if inside else f"<{tag}{listed}/>"
@@ -108,7 +100,7 @@ class Compact:
                 found[name] = _path(value, self.digits)
             elif name in ("x", "y", "width", "height") or (name == "transform" and "rotate(-0 " not in value):
                 found[name] = _short(value, 2)
-        classes = [self.marks[own].classes] if own in self.marks else ["t"] if re.match("[xy]tick_", own) else []
+        classes = [self.marks[own][0]] if own in self.marks else ["t"] if re.match("[xy]tick_", own) else []
         if style:
             declared = ";".join(f"{name}:{value}" for name, value in style.items())
             classes.append(self.styles.setdefault(declared, f"{self.prefix}-{len(self.styles)}"))
