@@ -60,7 +60,9 @@ def describe(
 
     described = [(net, summarise_net(net.config, net.size, net.size, net.classes)) for net in nets]
     if svg:
-        _draw(svg, described, full)
+        from resexp.report.drawing import draw
+
+        write_atomic(svg, draw([(net, summary.layers) for net, summary in described], full=full))
     if as_json:
         print_json([_record(net, summary) for net, summary in described])
         return
@@ -132,13 +134,3 @@ def _record(net: NamedNet, summary: NetSummary) -> dict[str, Any]:
         "receptive_field": summary.receptive_field,
         "layers": [dataclasses.asdict(layer) for layer in summary.layers],
     }
-
-
-def _draw(path: Path, described: list[tuple[NamedNet, NetSummary]], full: bool) -> None:
-    from resexp.report.drawing import Drawn, draw
-
-    nets = []
-    for net, summary in described:
-        costs = f"{short(summary.parameters)} parameters, {short(summary.multiply_adds)} multiply-adds"
-        nets.append(Drawn(net.name, costs, net.size, summary.layers, net.config.shortcut is not None))
-    write_atomic(path, draw(nets, full=full))

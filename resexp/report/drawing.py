@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -18,7 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
 
-from resexp.layer_table import Layer, Part, parts
+from resexp.config.nets import NamedNet
+from resexp.layer_table import Layer, Part, parts, short
 from resexp.report.figure import INK, styled
 
 BOX, HEIGHT = 1.55, 0.21
@@ -40,32 +40,20 @@ POOL, FC = "#ffffff", "#e9e9e9"
 SOFT = "#5d6670"
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A net to be drawn."""
-
-    name: str
-    subtitle: str
-    size: int
-    """Pixels a side of its image."""
-    layers: tuple[Layer, ...]
-    shortcuts: bool
-    """Whether its blocks have shortcuts, be they identities or convolutions."""
-
-
 @styled
-def draw(nets: Sequence[Drawn], *, full: bool = False) -> str:
-    """The nets side by side, as an SVG file with a title and a description; `full` draws every block of deep ones."""
-    every_block = full or all(len(_boxes(net.layers)) <= WHOLE for net in nets)
-    columns = [parts(net.layers, every_block=every_block) for net in nets]
+def draw(nets: Sequence[tuple[NamedNet, Sequence[Layer]]], *, full: bool = False) -> str:
+    """Nets and their layers side by side, as an SVG file with a title and a description; `full` draws every block of
+    deep ones."""
+    every_block = full or all(len(_boxes(layers)) <= WHOLE for _, layers in nets)
+    columns = [parts(layers, every_block=every_block) for _, layers in nets]
     figure = Figure()
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     width = height = 0.0
-    for number, (net, column) in enumerate(zip(nets, columns, strict=True)):
-        height = max(height, _Column(axes, number, net, width).draw(column) + BOTTOM)
-        width += LEFT + BOX + (BULGE + LABEL + 0.15 if net.shortcuts else RIGHT)
-    if any(net.shortcuts for net in nets):
+    for number, ((net, layers), column) in enumerate(zip(nets, columns, strict=True)):
+        height = max(height, _Column(axes, number, net, width).draw(layers, column) + BOTTOM)
+        width += LEFT + BOX + (BULGE + LABEL + 0.15 if net.config.shortcut else RIGHT)
+    if any(net.config.shortcut for net, _ in nets):
         for x, style, text in ((-1.55, "-", "shortcut"), (-0.4, ":", "shortcut, dimensions change")):
             look: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": style}
             axes.add_line(Line2D([width / 2 + x, width / 2 + x + 0.3], [height, height], **look))
@@ -73,10 +61,10 @@ def draw(nets: Sequence[Drawn], *, full: bool = False) -> str:
         height += LEGEND
     figure.set_size_inches(width, height)
     axes.set(xlim=(0, width), ylim=(height, 0))
-    title = ", ".join(net.name for net in nets)
+    title = ", ".join(net.name for net, _ in nets)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None, "Title": title})
-    described = "".join(f"{_sentence(net, parts)} " for net, parts in zip(nets, columns, strict=True)).strip()
+    described = "".join(f"{_sentence(net, parts)} " for (net, _), parts in zip(nets, columns, strict=True)).strip()
     svg = buffer.getvalue().replace("</title>", f"</title>\n <desc>{escape(described)}</desc>", 1)
     return svg.replace("<svg ", '<svg role="img" ', 1)
 
@@ -86,29 +74,31 @@ def _boxes(layers: Iterable[Layer]) -> list[Layer]:
     return [layer for layer in layers if not layer.on_shortcut]
 
 
-def _sentence(net: Drawn, parts: Sequence[Part]) -> str:
+def _sentence(net: NamedNet, parts: Sequence[Part]) -> str:
     named = []
     for part in parts:
         words = "; ".join(layer.what for layer in _boxes(part.first))
         named.append(f"{part.blocks} times ({words})" if part.blocks > 1 else words)
-    around = ", with a shortcut around each block" if net.shortcuts else ""
+    around = ", with a shortcut around each block" if net.config.shortcut else ""
     return f"{net.name}, from the image to the classes{around}: {'; '.join(named)}."
 
 
 class _Column:
     """One net, drawn from the top down."""
 
-    def __init__(self, axes: Axes, number: int, net: Drawn, left: float) -> None:
+    def __init__(self, axes: Axes, number: int, net: NamedNet, left: float) -> None:
         self.axes, self.number, self.net = axes, number, net
         self.middle = left + LEFT + BOX / 2
         self.y = TOP
         self.output: tuple[int, int, int] = (3, net.size, net.size)
 
-    def draw(self, parts: Sequence[Part]) -> float:
-        """Draw all parts. Returns where the last box ends."""
+    def draw(self, layers: Sequence[Layer], parts: Sequence[Part]) -> float:
+        """Draw all `parts`, and the costs of the `layers`. Returns where the last box ends."""
+        parameters = short(sum(layer.parameters for layer in layers))
+        costs = f"{parameters} parameters, {short(sum(layer.multiply_adds for layer in layers))} multiply-adds"
         title = min(11.0, 300 / len(self.net.name))  # points: a long name must not reach the next one
         self._text(self.middle, 0.25, self.net.name, fontsize=title, weight="bold")
-        self._text(self.middle, 0.45, self.net.subtitle, fontsize=7.5, color=SOFT)
+        self._text(self.middle, 0.45, costs, fontsize=7.5, color=SOFT)
         self._text(self.middle, TOP, "image")
         self._size_label(TOP, self.net.size, self.net.size)
         self.y += HEIGHT / 2
@@ -125,7 +115,7 @@ class _Column:
         for number, layer in enumerate(_boxes(part.first)):
             self._box(layer, step if number == 0 else STEP)
         block, right = part.first[0].block, self.middle + BOX / 2
-        if block is not None and self.net.shortcuts:
+        if block is not None and self.net.config.shortcut:
             # A shortcut begins below the end of the one before it, and the frame of "x 17" is between the two.
             begin, end = above + 0.7 * step, self.y + 0.3 * BLOCK_STEP
             self._shortcut(begin, end, ":" if came_in != self.output else "-", f"shortcut-{self.number}-{block}")
