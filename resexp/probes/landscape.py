@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,17 +28,14 @@ def landscape(subject: ProbeInput) -> Probing:
     generator = torch.Generator().manual_seed(0)
     across, up = ([_direction(weight, generator) for weight in origin] for _ in range(2))
     steps = torch.linspace(-REACH, REACH, POINTS).tolist()
-    losses, errors = [], []
-    for b in steps:
-        row = []
-        for a in steps:
-            with torch.no_grad():
-                for weight, begin, x, y in zip(weights, origin, across, up, strict=True):
-                    weight.copy_(begin + a * x + b * y)
-            row.append(error_and_loss(model, batches))
-            yield 0
-        errors.append([error for error, _ in row])
-        losses.append([loss for _, loss in row])
+    found = []
+    for b, a in product(steps, steps):
+        with torch.no_grad():
+            for weight, begin, x, y in zip(weights, origin, across, up, strict=True):
+                weight.copy_(begin + a * x + b * y)
+        found.append(error_and_loss(model, batches))
+        yield 0
+    errors, losses = np.reshape(found, (POINTS, POINTS, 2)).transpose(2, 0, 1).tolist()
     return {"steps": steps, "loss": losses, "error": errors, "images": sum(len(y) for _, y in batches)}
 
 
