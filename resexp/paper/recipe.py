@@ -39,10 +39,7 @@ IDENTITIES = frozenset({
     "model.kind", "model.variant", "model.block", "model.depth", "data.source", "data.classes", "data.labels",
     "data.seed",
 })  # fmt: skip
-"""Fields that say which net and which images.
-
-The net chooses the paper's numbers. The name of the data set says what the images are.
-"""
+"""Fields that say which net, which chooses the paper's numbers, and which images, which the data set's name says."""
 
 _TABLES = tomllib.loads(Path(__file__).with_name("recipe.toml").read_text())
 _JINJA = jinja2.Environment(undefined=jinja2.StrictUndefined)
@@ -62,11 +59,9 @@ class PaperRecipe:
     gpu_batch: int
     """Images on each GPU."""
     values: dict[str, Any]
-    """By key, the paper's value where it is not the default."""
     open: dict[str, str]
-    """By key, the topic of the reading that tells the run's value: the paper does not give one."""
     sources: dict[str, str]
-    """Where the paper gives a value: by key, or for the other keys of a section by its name."""
+    """By key, as recipe.toml explains them."""
 
 
 def recipe(config: RunConfig) -> PaperRecipe:
@@ -155,7 +150,9 @@ def departures(config: RunConfig, dataset: str, world: int = 1) -> list[Departur
             if own != value:
                 source = paper.sources.get(key, paper.sources[part])
                 ours = f"{own}" if isinstance(own, PluginRef | PowerOfDepth) else _shown(shown)
-                found.append(Departure(_TABLES["names"].get(key, _words(name)), key, _shown(value), ours, source))
+                found.append(
+                    Departure(_TABLES["names"].get(key, name.replace("_", " ")), key, _shown(value), ours, source)
+                )
     return found
 
 
@@ -165,15 +162,11 @@ def _default(section: Section, name: str) -> Any:
     return field.get_default(call_default_factory=True, validated_data=dict(section))
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
 def _shown(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "on", False: "off", None: "none"}[value]
     if isinstance(value, dict):
-        return ", ".join(f"{_words(name)} {_shown(part)}" for name, part in value.items())
+        return ", ".join(f"{name.replace('_', ' ')} {_shown(part)}" for name, part in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_shown, value)) or "none"
     return f"{value:,}" if isinstance(value, int) else f"{value}"
@@ -208,11 +201,9 @@ def readings(
         "on_imagenet": isinstance(config.data, ImageNetData),
         "held_out": not isinstance(config.data, ImageNetData) and config.data.split == "holdout",
         "images": images,
-        "plateau": config.train.schedule == "plateau",
         "late_steps": _late_steps(config),
         "maybe_warmed_up": maybe_warmed_up(config),
         "of_identity_mappings": of_identity_mappings(config),
-        "with_bn": config.model.norm == "batch",
         "bn_statistics": ", and ".join(dict.fromkeys(_bn_statistics(config, world) for world in sorted(worlds))),
     }
     names = {"recipe": recipe(config).dataset, "kind": config.model.kind}
