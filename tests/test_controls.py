@@ -54,7 +54,7 @@ def test_a_net_of_one_seed_counts_neither_in_the_verdict_nor_in_the_controls(stu
     assert {change.at for control in found.controls for change in control.changes.values()} == {
         "depth 44", "depths 8 and 44"
     }  # fmt: skip
-    assert [control.deepest["plain"][0] for control in found.controls] == [44, 44]
+    assert [control.deepest["plain"].at for control in found.controls] == ["depth 44", "depth 44"]
 
 
 def test_the_title_counts_the_conditions_in_which_the_effect_is_shown(study: Make) -> None:

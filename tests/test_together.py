@@ -184,12 +184,12 @@ def test_a_run_that_two_studies_share_counts_once(tmp_path: Path, here: Resexp) 
         shutil.copytree(first.folder / run.folder, second.folder / run.folder, copy_function=os.link)
     second.write_plan(StudyPlan(name="second", runs=[*second.plan().runs, *of_first]))
     found = compare(first.runs(), second.runs())
-    changes = {shift.quantity: shift.change for shift in found.shifts}
+    changes = {shift.facts["quantity"]: shift.change for shift in found.shifts}
     assert found.shared == 6
     assert changes["interaction"].value == pytest.approx(-33)
     assert vars(changes["interaction"]) == pytest.approx(vars(changes["plain"]))
     assert changes["residual"] == Difference(0, 0, 0)
-    assert [pair.cells[3] for pair in found.pairs if pair.label == "residual-44"] == ["same runs"]
+    assert [pair.cells[3] for pair in found.pairs if pair.name == "residual-44"] == ["same runs"]
     line = "first and second share 6 runs, which a difference counts once."
     assert line in here("diff", "first", "second").stdout
     page = here("report", "first", "second").stdout.splitlines()[-1]

@@ -535,4 +535,4 @@ def test_of_variants_alike_the_one_named_first_is_judged_and_the_verdict_says_so
 
 @pytest.mark.parametrize("field", ["shortcut", "residual_init", "residual_scale", "drop_path"])
 def test_what_only_residual_branches_have_keeps_no_plain_net_from_being_compared(field: str) -> None:
-    assert differences({}, {f"model.{field}": "another"}, BRANCH) == []
+    assert differences([{}, {f"model.{field}": "another"}], BRANCH) == []

@@ -62,11 +62,6 @@ class Slide:
     ylim: tuple[float, float] | None
     """Ends of the error axis, percent. None: from zero to the largest error."""
 
-    @property
-    def inches(self) -> tuple[float, float]:
-        """Width and height."""
-        return self.pixels[0] / self.dpi, self.pixels[1] / self.dpi
-
 
 def build_report(study: StudyFolder, to: Path, *, slide: Slide | None = None, reload: float | None = None) -> Summary:
     """Write index.html, summary.csv, runs.csv, summary.md, deviations.md and figures/ to the folder `to`.
@@ -134,17 +129,6 @@ def _files(plots: Mapping[str, Plot], study: str) -> tuple[dict[str, OnPage], di
     return figures, files
 
 
-def _as_slide(plot: Plot, slide: Slide, name: str) -> Plot:
-    """The main figure with a line that says what it shows."""
-    if slide.ylim:
-        plot.axes.set_ylim(*slide.ylim)
-    plot.dpi, plot.note = slide.dpi, ""  # a note would add to the size
-    words = f"{name}: running training error; points are means over seeds, bars one standard deviation"
-    look: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": "x-small"}
-    plot.axes.annotate(words, (0, 0), (0, -3 * LINE), va="top", annotation_clip=False, **look)
-    return plot
-
-
 def draw(summary: Summary, slide: Slide | None = None) -> dict[str, Plot]:
     """The figures of the training by name."""
     nets = [net for net in summary.nets if net.family in summary.drawn]
@@ -153,7 +137,7 @@ def draw(summary: Summary, slide: Slide | None = None) -> dict[str, Plot]:
     if summary.controls:
         plots["controls"] = controls_plot(summary.controls[:MAX_NAMES])
     ends = _ends(records)
-    for family in sorted({record.family for record in records if len(record.metrics["train_error"].steps)}):
+    for family in sorted({record.family for record in records}):
         plots[curves_of(family)] = curves_plot(records, family, ends, SMALL)
     return plots
 
@@ -174,7 +158,7 @@ def draw_together(found: Together, slide: Slide | None) -> dict[str, Plot]:
     for number in (0, 1):  # plain nets next to plain nets
         for name, study in found.studies.items():
             for family in together.judged(study)[number : number + 1]:
-                if any(len(one.metrics["train_error"].steps) for one in records[name] if one.family == family):
+                if any(record.family == family for record in records[name]):
                     curves = curves_plot(records[name], family, ends, SMALL, name)
                     plots[curves_of(f"{slug(name)} {family}")] = curves
     return plots
@@ -194,20 +178,24 @@ def _over_depth(
         for metric, size, title in (("running", LARGE, seen), ("clean", SMALL, ""), ("test", SMALL, ""))
     }
     if slide:
-        plot = depth_plot(nets, "running", judged, slide.inches, slide.title or seen, looks=looks)
-        plots["slide"] = _as_slide(plot, slide, name)
+        inches = slide.pixels[0] / slide.dpi, slide.pixels[1] / slide.dpi
+        plot = plots["slide"] = depth_plot(nets, "running", judged, inches, slide.title or seen, looks=looks)
+        if slide.ylim:
+            plot.axes.set_ylim(*slide.ylim)
+        plot.dpi, plot.note = slide.dpi, ""  # a note would add to the size
+        words = f"{name}: running training error; points are means over seeds, bars one standard deviation"
+        look: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": "x-small"}
+        plot.axes.annotate(words, (0, 0), (0, -3 * LINE), va="top", annotation_clip=False, **look)
     return plots
 
 
 def _ends(records: Sequence[RunRecord]) -> tuple[float, float]:
     """The ends of the error axis of training curves, in percent."""
-    late = np.concatenate(
-        [
-            curve.values[curve.steps > record.config.train.steps / 10]  # before, every net is far from what it comes to
-            for record in records
-            for curve in (record.metrics[f"{part}_error"] for part in ("train", "val", "test"))
-        ]
-        or [np.zeros(0)]
-    )
-    top = min(100.0, 1.05 * float(late.max(initial=0.0))) or 100.0
-    return float(AXIS_FROM if late.min(initial=top) >= AXIS_FROM else 0), top
+    late = [np.zeros(0)]
+    for record in records:
+        curves = [record.metrics[f"{part}_error"] for part in ("train", "val", "test")]
+        begin = record.config.train.steps / 10  # before, every net is far from what it comes to
+        late += [curve.values[curve.steps > begin] for curve in curves]
+    errors = np.concatenate(late)
+    top = min(100.0, 1.05 * float(errors.max(initial=0.0))) or 100.0
+    return float(AXIS_FROM if errors.min(initial=top) >= AXIS_FROM else 0), top

@@ -5,145 +5,69 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from resexp.config.section import flat
 from resexp.config.study import load_run
 from resexp.errors import UserError
-from resexp.report.controls import IN_SHORT, changes
-from resexp.report.estimates import Difference, Estimate, Term, contrast, p_value
-from resexp.report.families import Family, families, family_names
+from resexp.report.controls import IN_SHORT, Change, changes
+from resexp.report.estimates import Difference, Estimate, Term, contrast, minus, p_value, shown_p
+from resexp.report.families import Family, families, in_families
 from resexp.report.formatting import Table
-from resexp.report.stats import Net, RunRecord, fraction, grouped, read
+from resexp.report.stats import Net, RunRecord, fraction, grouped, nets_of, read
 from resexp.report.verdict import judged
 from resexp.runs.store import Run
 from resexp.utils.text import counted
 
-LEAST_P = 0.001
-"""Smallest p that is shown as a number."""
-
 
 @dataclass(frozen=True)
-class ComparedNet:
-    """One net of a comparison."""
+class Row:
+    """A net, or a difference that verdicts rest on, and how it changes from a to b."""
 
-    label: str
-    runs: Sequence[Run]
-    """One per seed, finished or not."""
-    error: Estimate | None
-    """Running training error of the finished runs; None while there are none."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The net for scripts; the error is a fraction."""
-        seeds, mean = (len(self.error.values), self.error.mean) if self.error else (0, None)
-        return {"net": self.label, "finished": seeds, "running_train_error": fraction(mean)}
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A net on both sides."""
-
-    a: ComparedNet
-    b: ComparedNet
+    name: str
+    sides: list[str]
+    """a and b, as tables show them."""
+    facts: dict[str, Any]
+    """The same for scripts: errors and differences are fractions."""
+    terms: tuple[Term, ...] = ()
+    """b minus a as a sum of means; empty while a side has no finished run."""
+    same_runs: bool = False
+    """Whether the sides have the same runs."""
 
     @property
-    def _terms(self) -> tuple[Term, ...]:
-        return ((1, self.b.error), (-1, self.a.error)) if self.a.error and self.b.error else ()
-
-    @property
-    def difference(self) -> Difference | None:
-        """Error of b minus error of a, in points, with Welch's interval; None unless both have finished runs."""
-        return contrast(self._terms) if self._terms else None
+    def change(self) -> Difference:
+        """b minus a, in points, with Welch's interval; NaN while it is not known."""
+        return contrast(self.terms) if self.terms else Difference(math.nan)
 
     @property
     def p(self) -> float | None:
-        """Two-sided p of Welch's t test; None for fewer than two seeds a side, or without any spread."""
-        return p_value(self._terms)
-
-    @property
-    def label(self) -> str:
-        """The net's name, or both where they differ."""
-        return self.a.label if self.a.label == self.b.label else f"{self.a.label}, {self.b.label}"
+        """Two-sided p of Welch's t test that nothing changes; None for means of one seed, or without any spread."""
+        return p_value(self.terms)
 
     @property
     def cells(self) -> list[str]:
-        """Name, error of a, error of b, difference and p, for tables."""
-        sides = (self.a, self.b)
-        errors = [f"{side.error} ({len(side.error.values)})" if side.error else "none finished" for side in sides]
-        same = self.a.error and self.b.error and set(self.a.error.runs) == set(self.b.error.runs)
-        return [self.label, *errors, "same runs" if same else _points(self.difference), _p(self.p)]
+        """Name, a, b, change and p, for tables."""
+        change, p = self.change, self.p
+        points = f"{change.value:+.2f}" if self.terms else ""
+        if change.low is not None:
+            points += f" [{change.low:+.2f}, {change.high:+.2f}]"
+        points = "same runs" if self.same_runs else points
+        return [self.name, *self.sides, points, "" if p is None else shown_p(p).removeprefix("= ")]
 
     def to_json(self) -> dict[str, Any]:
-        """The pair for scripts; errors are fractions."""
-        found = self.difference or Difference(math.nan)
-        return {"a": self.a.to_json(), "b": self.b.to_json(), **_json(found, self.p)}
-
-
-@dataclass(frozen=True)
-class Shift:
-    """How a difference that verdicts rest on changes from study a to study b."""
-
-    quantity: str
-    """One of `controls.QUANTITIES`."""
-    at: str
-    """The depths that it is between; those of a and of b where the studies have less than two depths in common."""
-    a: Difference
-    b: Difference
-    change: Difference
-    """b minus a, with Welch's interval."""
-    p: float | None
-    """Two-sided p of Welch's t test that there is no change; None for means of one seed, or without any spread."""
-
-    @property
-    def cells(self) -> list[str]:
-        """Name and depths, the values of a and b, change and p, for tables."""
-        name = f"{IN_SHORT[self.quantity]}, {self.at}"
-        return [name, f"{self.a.value:+.2f}", f"{self.b.value:+.2f}", _points(self.change), _p(self.p)]
-
-    def headline(self, a: str, b: str) -> str:
-        """The change in a sentence, from the study called `a` to that called `b`."""
-        words, where = IN_SHORT[self.quantity], f" ({self.at})" if ";" in self.at else ""
-        if self.change.low is None:
-            return f"One seed, descriptive only: from {a} to {b}, the {words} changes by {self.change}{where}."
-        p = "" if self.p is None else f", p {'' if self.p < LEAST_P else '= '}{_p(self.p)}"
-        if self.change.sign:
-            return f"From {a} to {b}, the {words} changes by {self.change}{p}{where}."
-        return f"No change of the {words} from {a} to {b} is shown: {self.change}{p}{where}."
-
-    def to_json(self) -> dict[str, Any]:
-        """The shift for scripts; differences are fractions."""
-        sides = {"a": fraction(self.a.value), "b": fraction(self.b.value)}
-        return {"quantity": self.quantity, "at": self.at, **sides, **_json(self.change, self.p)}
-
-
-def _points(found: Difference | None) -> str:
-    if found is None:
-        return ""
-    return f"{found.value:+.2f}" + ("" if found.low is None else f" [{found.low:+.2f}, {found.high:+.2f}]")
-
-
-def _p(p: float | None) -> str:
-    return "" if p is None else f"{p:.3f}" if p >= LEAST_P else f"< {LEAST_P}"
-
-
-def _json(found: Difference, p: float | None) -> dict[str, float | None]:
-    return {"difference": fraction(found.value), "low": fraction(found.low), "high": fraction(found.high), "p": p}
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "-"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        """The row for scripts."""
+        ends = {"low": fraction(self.change.low), "high": fraction(self.change.high)}
+        return {**self.facts, "difference": fraction(self.change.value), **ends, "p": self.p}
 
 
 @dataclass(frozen=True)
 class Comparison:
     """All that differs."""
 
-    pairs: list[Pair]
-    shifts: list[Shift]
-    """For studies whose families have depths in common."""
+    pairs: list[Row]
+    """The nets that both have; each side of the facts has a `net`."""
+    shifts: list[Row]
+    """The differences that both verdicts rest on; the facts have the `quantity`, one of `controls.QUANTITIES`."""
     settings: list[dict[str, Any]]
     """The keys of the configuration that differ: each `key`, its values in `a` and `b`, and the `nets`."""
     only_a: list[str]
@@ -151,6 +75,20 @@ class Comparison:
     only_b: list[str]
     shared: int
     """Runs that both have; each counts once in a difference."""
+
+    def headline(self, a: str, b: str) -> str:
+        """The first shift in a sentence, from the study called `a` to that called `b`."""
+        if not self.shifts:
+            return f"{a} and {b} have no verdict to compare."
+        first = self.shifts[0]
+        words, change, at = IN_SHORT[first.facts["quantity"]], first.change, first.facts["at"]
+        p = "" if first.p is None else f", p {shown_p(first.p)}"
+        where = f"{p} ({at})" if ";" in at else p
+        if change.low is None:
+            return f"One seed, descriptive only: from {a} to {b}, the {words} changes by {change}{where}."
+        if change.sign:
+            return f"From {a} to {b}, the {words} changes by {change}{where}."
+        return f"No change of the {words} from {a} to {b} is shown: {change}{where}."
 
     def shared_line(self, a: str, b: str) -> str:
         """A sentence about the runs that the sides, called `a` and `b`, share."""
@@ -180,6 +118,12 @@ class Comparison:
         }
 
 
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
     """Compare runs net by net. Nets are matched by name, or else by configuration; two single nets are compared as
     they are.
@@ -187,15 +131,15 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
     Raises UserError if no net is on both sides and no verdict either.
     """
     nets_a, nets_b = grouped(a, lambda run: run.label), grouped(b, lambda run: run.label)
-    records = {run.folder: record for run in (*a, *b) if (record := read(run, curves=False)) and record.finished}
     if len(nets_a) == len(nets_b) == 1:
         matched = dict(zip(nets_a, nets_b, strict=True))
     else:
-        alike = {runs[0].folder.parent.name: label for label, runs in nets_b.items()}
-        names = {
-            label: label if label in nets_b else alike.get(runs[0].folder.parent.name) for label, runs in nets_a.items()
+        names = {runs[0].folder.parent.name: label for label, runs in nets_b.items()} | {
+            label: label for label in nets_b
         }
-        matched = {label: other for label, other in names.items() if other}
+        found = {label: names.get(label, names.get(runs[0].folder.parent.name)) for label, runs in nets_a.items()}
+        matched = {label: other for label, other in found.items() if other}
+    records = {run.folder: record for run in (*a, *b) if (record := read(run, curves=False)) and record.finished}
     of_a, of_b = ([records[run.folder] for run in runs if run.folder in records] for runs in (a, b))
     shifts = _shifts(of_a, of_b)
     if not matched and not shifts:
@@ -203,44 +147,47 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
             f"no net in common: {', '.join(nets_a) or 'none'} against {', '.join(nets_b) or 'none'}; name one net of "
             f"each, as STUDY:NET"
         )
-    pairs = [
-        Pair(_side(one, nets_a[one], records), _side(other, nets_b[other], records)) for one, other in matched.items()
-    ]
     return Comparison(
-        pairs,
+        [_pair(_error(of_a, one), _error(of_b, other), one, other) for one, other in matched.items()],
         shifts,
-        _settings(pairs),
+        _settings({one: (nets_a[one], nets_b[other]) for one, other in matched.items()}),
         [label for label in nets_a if label not in matched],
         [label for label in nets_b if label not in matched.values()],
         len({record.identity for record in of_a} & {record.identity for record in of_b}),
     )
 
 
-def _side(label: str, runs: Sequence[Run], records: dict[Path, RunRecord]) -> ComparedNet:
-    finished = tuple(records[run.folder] for run in runs if run.folder in records)
-    return ComparedNet(label, runs, Net(finished).errors["running"] if finished else None)
+def _error(records: Sequence[RunRecord], label: str) -> Estimate:
+    """The running training error of the net's finished runs, of which there may be none."""
+    runs = tuple(record for record in records if record.run.label == label)
+    return Net(runs).errors["running"]
 
 
-def _shifts(a: Sequence[RunRecord], b: Sequence[RunRecord]) -> list[Shift]:
+def _pair(a: Estimate, b: Estimate, *labels: str) -> Row:
+    cells, facts = [], {}
+    for side, label, error in zip("ab", labels, (a, b), strict=True):
+        seeds = len(error.values)
+        cells.append(f"{error} ({seeds})" if seeds else "none finished")
+        mean = fraction(error.mean if seeds else None)
+        facts[side] = {"net": label, "finished": seeds, "running_train_error": mean}
+    terms = ((1, b), (-1, a)) if a.values and b.values else ()
+    same_runs = bool(terms) and set(a.runs) == set(b.runs)
+    return Row(", ".join(dict.fromkeys(labels)), cells, facts, terms, same_runs)
+
+
+def _shifts(a: Sequence[RunRecord], b: Sequence[RunRecord]) -> list[Row]:
     """The differences that both verdicts rest on: at depths that both studies have, if there are two or more."""
-    kinds = [_at_common_depths(*sides) for sides in zip(_judged(a), _judged(b), strict=True)]
-    of_a, of_b = (changes(*families) for families in zip(*kinds, strict=True))
-    found = []
-    for quantity, one in of_a.items():
-        if other := of_b.get(quantity):
-            terms = [*other.terms, *((-weight, mean) for weight, mean in one.terms)]
-            at = one.at if one.at == other.at else f"{one.at}; {other.at}"
-            found.append(Shift(quantity, at, one.difference, other.difference, contrast(terms), p_value(terms)))
-    return found
+    sides = [judged(families(nets_of(in_families(records))))[:2] for records in (a, b)]
+    of_a, of_b = (changes(*kinds) for kinds in zip(*map(_at_common_depths, *sides), strict=True))
+    return [_shift(quantity, one, of_b[quantity]) for quantity, one in of_a.items() if quantity in of_b]
 
 
-def _judged(records: Sequence[RunRecord]) -> tuple[Family | None, Family | None]:
-    """The plain and the residual family that a study is judged by."""
-    names = family_names(records)
-    of_families = [replace(record, family=names[record.run.folder.parent]) for record in records]
-    nets = grouped(of_families, lambda record: record.run.folder.parent)
-    plain, residual, _ = judged(families([Net(tuple(runs)) for runs in nets.values()]))
-    return plain, residual
+def _shift(quantity: str, a: Change, b: Change) -> Row:
+    at = "; ".join(dict.fromkeys((a.at, b.at)))
+    values = [change.difference.value for change in (a, b)]
+    facts = {"quantity": quantity, "at": at, "a": fraction(values[0]), "b": fraction(values[1])}
+    cells = [f"{value:+.2f}" for value in values]
+    return Row(f"{IN_SHORT[quantity]}, {at}", cells, facts, minus(b.terms, a.terms))
 
 
 def _at_common_depths(a: Family | None, b: Family | None) -> tuple[Family | None, Family | None]:
@@ -252,13 +199,13 @@ def _at_common_depths(a: Family | None, b: Family | None) -> tuple[Family | None
     return replace(a, nets=of_a), replace(b, nets=of_b)
 
 
-def _settings(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+def _settings(matched: dict[str, tuple[Sequence[Run], Sequence[Run]]]) -> list[dict[str, Any]]:
     """The differing keys, with the nets that differ so."""
     differing = []
-    for pair in pairs:
-        a, b = _configuration(pair.a.runs), _configuration(pair.b.runs)
+    for label, sides in matched.items():
+        a, b = map(_configuration, sides)
         keys = [key for key in dict.fromkeys((*a, *b)) if a.get(key) != b.get(key)]
-        differing += [(pair.a.label, {"key": key, "a": a.get(key), "b": b.get(key)}) for key in keys]
+        differing += [(label, {"key": key, "a": a.get(key), "b": b.get(key)}) for key in keys]
     alike = grouped(differing, lambda entry: repr(entry[1])).values()
     return [same[0][1] | {"nets": [label for label, _ in same]} for same in alike]
 

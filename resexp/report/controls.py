@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from resexp.report.estimates import CONFIDENCE, Difference, Estimate, Term, contrast, interaction_terms
-from resexp.report.families import Family, differing, recipe
-from resexp.report.formatting import NOTHING, Table, alternatives
+from resexp.report.estimates import CONFIDENCE, Difference, Term, contrast, minus, rise_terms
+from resexp.report.families import Family, differences, without
+from resexp.report.formatting import NOTHING, Table
 from resexp.report.stats import grouped
 
 QUANTITIES = {
@@ -32,12 +33,26 @@ IN_SENTENCE = 6
 
 @dataclass(frozen=True)
 class Change:
-    """A difference of means and the depths that it is between."""
+    """A weighted sum of running training errors: an error, a rise, or a difference of rises."""
 
-    difference: Difference
-    at: str
+    depths: tuple[int, ...]
+    """Where it is read: one depth, or the shallowest and the deepest."""
     terms: tuple[Term, ...]
-    """The means that it is made of."""
+
+    @cached_property
+    def difference(self) -> Difference:
+        """Its value."""
+        return contrast(self.terms)
+
+    @property
+    def at(self) -> str:
+        """The depths in words."""
+        return f"depth{'s' * (len(self.depths) > 1)} {' and '.join(map(str, self.depths))}"
+
+    @property
+    def in_cell(self) -> str:
+        """The error in percent, or the difference in points."""
+        return self.difference.in_cell if len(self.terms) > 1 else str(self.terms[0][1])
 
 
 @dataclass(frozen=True)
@@ -46,12 +61,19 @@ class Control:
 
     condition: str
     """Such as ``precision=bf16``."""
-    families: list[str]
+    families: list[Family]
     """The families that it compares."""
     changes: dict[str, Change]
     """By the names of QUANTITIES."""
-    deepest: dict[str, tuple[int, Estimate]]
-    """Depth and running training error of the deepest net, by kind."""
+
+    @property
+    def deepest(self) -> dict[str, Change]:
+        """The error of the deepest net, by kind."""
+        return {
+            family.kind: Change((depth,), ((1, family.errors[depth]),))
+            for family in self.families
+            for depth in [max(family.errors)]
+        }
 
 
 def controls(families: Sequence[Family]) -> list[Control]:
@@ -61,65 +83,40 @@ def controls(families: Sequence[Family]) -> list[Control]:
     branches alone, as in its shortcuts, is one more condition, with the same plain nets.
     """
     plains, residuals = ([family for family in families if family.kind == kind] for kind in ("plain", "residual"))
-    found: dict[str, tuple[dict[str, Change], list[Family]]] = {}
+    pairs: list[tuple[str, list[Family], dict[str, Change]]] = []
     for plain in plains:
         partner = plain.partner(residuals)
-        name = plain.condition or (partner.condition if partner else "") or "baseline"
         mutual = [partner] if partner and partner.partner(plains) is plain else []
-        found[name] = _contrasts(plain, partner), [plain, *mutual]
+        condition = plain.condition or (partner.condition if partner else "")
+        pairs.append((condition, [plain, *mutual], changes(plain, partner)))
     for residual in residuals:
         partner = residual.partner(plains)
         if partner and partner.partner(residuals) is not residual:
-            found[residual.condition or "baseline"] = _contrasts(partner, residual), [residual]
-    for changes, own in found.values():
-        for family in own:
-            changes |= _rise(family)
-    counts = Counter(quantity for changes, _ in found.values() for quantity in changes)
-    every = [
-        Control(
-            condition,
-            [family.name for family in own],
-            {name: changes[name] for name in QUANTITIES if name in changes and counts[name] > 1},
-            {family.kind: _deepest(family) for family in own},
-        )
-        for condition, (changes, own) in found.items()
-    ]
+            pairs.append((residual.condition, [residual], changes(partner, residual)))
+    found = {
+        condition or "baseline": (own, without(of_pair, {"plain", "residual"} - {family.kind for family in own}))
+        for condition, own, of_pair in pairs
+    }
+    counts = Counter(quantity for _, of_condition in found.values() for quantity in of_condition)
+    once = [quantity for quantity, count in counts.items() if count == 1]
+    every = [Control(name, own, without(of_condition, once)) for name, (own, of_condition) in found.items()]
     return [control for control in every if control.changes]
 
 
 def changes(plain: Family | None, residual: Family | None) -> dict[str, Change]:
     """The differences that a verdict on these families rests on, by the names of QUANTITIES."""
-    found = _rise(plain) | _rise(residual) | _contrasts(plain, residual)
-    return {quantity: found[quantity] for quantity in QUANTITIES if quantity in found}
-
-
-def _change(at: str, *terms: Term) -> Change:
-    return Change(contrast(terms), at, terms)
-
-
-def _rise(family: Family | None) -> dict[str, Change]:
-    if not family or len(family.errors) < 2:
-        return {}
-    errors = family.errors
-    low, high = min(errors), max(errors)
-    return {family.kind: _change(f"depths {low} and {high}", (1, errors[high]), (-1, errors[low]))}
-
-
-def _deepest(family: Family) -> tuple[int, Estimate]:
-    depth = max(family.errors)
-    return depth, family.errors[depth]
-
-
-def _contrasts(plain: Family | None, residual: Family | None) -> dict[str, Change]:
     a, b = (family.errors if family else {} for family in (plain, residual))
-    if not (common := sorted(a.keys() & b.keys())):
-        return {}
-    low, high = common[0], common[-1]
-    changes = {"gap": _change(f"depth {high}", (1, a[high]), (-1, b[high]))}
-    if low < high:
-        terms = interaction_terms((a[low], a[high]), (b[low], b[high]))
-        changes["interaction"] = _change(f"depths {low} and {high}", *terms)
-    return changes
+    common = sorted(a.keys() & b.keys())
+    found = {}
+    if len(common) > 1:
+        rises = (rise_terms({depth: errors[depth] for depth in common}) for errors in (a, b))
+        found["interaction"] = Change((common[0], common[-1]), minus(*rises))
+    for kind, errors in (("plain", a), ("residual", b)):
+        if len(errors) > 1:
+            found[kind] = Change((min(errors), max(errors)), rise_terms(errors))
+    if common:
+        found["gap"] = Change((common[-1],), ((1, a[common[-1]]), (-1, b[common[-1]])))
+    return found
 
 
 def table(found: Sequence[Control]) -> Table:
@@ -129,44 +126,40 @@ def table(found: Sequence[Control]) -> Table:
     of the changes are corrected for their number. A change whose interval leaves zero out has a star.
     """
     conditions = [control.condition for control in found]
-    columns = [["points", *conditions, *(f"{condition}: change" for condition in conditions[1:])]]
-    for quantity, words in IN_SHORT.items():
-        if changes := {one.condition: one.changes[quantity] for one in found if quantity in one.changes}:
-            places = {change.at for change in changes.values()}
-            cells = {v: c.difference.in_cell + f" ({c.at})" * (len(places) > 1) for v, c in changes.items()}
-            name = words if len(places) > 1 else f"{words}, {min(places)}"
-            terms = {condition: change.terms for condition, change in changes.items()}
-            columns.append([name, *_column(conditions, cells, terms)])
+    quantities = {words: {one.condition: one.changes.get(name) for one in found} for name, words in IN_SHORT.items()}
     for kind in ("plain", "residual"):
-        errors = {one.condition: one.deepest[kind] for one in found if kind in one.deepest}
-        if len(errors) > 1:
-            depths = {depth for depth, _ in errors.values()}
-            cells = {v: f"{error}" + f" (depth {depth})" * (len(depths) > 1) for v, (depth, error) in errors.items()}
-            name = f"{kind} nets' error, %" + f", depth {min(depths)}" * (len(depths) == 1)
-            columns.append([name, *_column(conditions, cells, {v: ((1, error),) for v, (_, error) in errors.items()})])
+        quantities[f"{kind} nets' error, %"] = {one.condition: one.deepest.get(kind) for one in found}
+    columns = [["points", *conditions, *(f"{condition}: change" for condition in conditions[1:])]]
+    for words, of_conditions in quantities.items():
+        known = {condition: change for condition, change in of_conditions.items() if change}
+        if len(known) > 1:
+            columns.append(_column(words, conditions, known))
     header, *rows = map(list, zip(*columns, strict=True))
     return header, rows
 
 
-def _column(conditions: Sequence[str], cells: dict[str, str], terms: dict[str, tuple[Term, ...]]) -> list[str]:
-    """The cells of the conditions, and how the sum of `terms` changes from the first of them to each other one."""
-    first, *others = conditions
-    column = [cells.get(condition, NOTHING) for condition in conditions]
-    for condition in others:
-        if {first, condition} <= terms.keys():
-            corrected = 1 - (1 - CONFIDENCE) / (len(terms) - 1)
-            before = [(-weight, mean) for weight, mean in terms[first]]
-            shift = contrast([*terms[condition], *before], corrected)
-            column.append(shift.in_cell + " *" * bool(shift.sign))
-        else:
-            column.append(NOTHING)
+def _column(words: str, conditions: Sequence[str], changes: Mapping[str, Change]) -> list[str]:
+    """A quantity in each condition, and how it changes from the first of them to each other one."""
+    places = {change.at for change in changes.values()}
+    everywhere = len(places) == 1
+    column = [f"{words}, {min(places)}" if everywhere else words]
+    for condition in conditions:
+        change = changes.get(condition)
+        where = "" if everywhere or not change else f" ({change.at})"
+        column.append(f"{change.in_cell}{where}" if change else NOTHING)
+    first, corrected = changes.get(conditions[0]), 1 - (1 - CONFIDENCE) / (len(changes) - 1)
+    for condition in conditions[1:]:
+        change = changes.get(condition)
+        shift = contrast(minus(change.terms, first.terms), corrected) if change and first else None
+        column.append(f"{shift.in_cell}{' *' * bool(shift.sign)}" if shift else NOTHING)
     return column
 
 
 def varied(families: Sequence[Family]) -> str:
     """What the study varies besides kind, depth and seed, such as ``precision or width``."""
-    recipes = [((net.kind, net.depth), recipe(net.runs)) for family in families for net in family.nets]
+    recipes = [((net.kind, net.depth), net.recipe) for family in families for net in family.nets]
     recipes += [((family.kind, 0), family.recipe) for family in families]
     alike = grouped(recipes, lambda entry: entry[0]).values()
-    keys = sorted({key for entries in alike for key in differing(fields for _, fields in entries)})
-    return alternatives(list(dict.fromkeys(key.rpartition(".")[2] for key in keys)))
+    keys = sorted({key for entries in alike for key in differences(fields for _, fields in entries)})
+    names = dict.fromkeys(key.rpartition(".")[2] for key in keys)
+    return " or ".join(", ".join(names).rsplit(", ", 1))

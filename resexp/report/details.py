@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from resexp.config import RunConfig
 from resexp.errors import UserError, sanitize
-from resexp.report.families import differing, recipe
+from resexp.report.families import differences
 from resexp.report.formatting import NOTHING, Table, duration, filled, in_cell
 from resexp.report.stats import METRICS, Net, RunRecord
 from resexp.utils.untrusted import MAX_RECORD, read_file
@@ -43,11 +43,8 @@ def runs_of(net: Net) -> Table:
 
 def settings(nets: Sequence[Net]) -> dict[str, list[tuple[str, str]]]:
     """The keys that nets of the study differ in, with the values of each net, by its label."""
-    recipes = [recipe(net.runs) for net in nets]
-    return {
-        net.label: [(key, fields.get(key, _default(key, net.runs[0].config))) for key in differing(recipes)]
-        for net, fields in zip(nets, recipes, strict=True)
-    }
+    keys = differences(net.recipe for net in nets)
+    return {net.label: [(key, net.recipe.get(key, _default(key, net.config))) for key in keys] for net in nets}
 
 
 def _default(key: str, config: RunConfig) -> str:
@@ -59,12 +56,10 @@ def _default(key: str, config: RunConfig) -> str:
 
 def training_of(net: Net) -> list[tuple[str, str]]:
     """How the runs of a net were trained: each fact with its values."""
-    attempts = [attempt for run in net.runs for attempt in run.manifest.attempts]
-    facts = {name: {str(getattr(a, name)) for a in attempts} for name in ("commit", "torch", "device", "precision")}
+    facts = {name: {str(getattr(a, name)) for a in net.attempts} for name in ("commit", "torch", "device", "precision")}
     facts["data"] = {f"{run.manifest.data.name}, fingerprint {run.manifest.data.fingerprint}" for run in net.runs}
-    probes = {path.stem.rpartition("-")[0] for run in net.runs for path in run.run.probe_folder.glob("*.json")}
-    facts |= {"probes": probes} if probes else {}
-    return [(name, ", ".join(sorted(values))) for name, values in facts.items()]
+    facts["probes"] = net.probes
+    return [(name, ", ".join(sorted(values))) for name, values in facts.items() if values]
 
 
 def log_end(run: RunRecord) -> str:

@@ -33,7 +33,7 @@ class Estimate:
 
     @cached_property
     def mean(self) -> float:
-        """The mean."""
+        """Percent."""
         return statistics.fmean(self.values)
 
     @cached_property
@@ -43,10 +43,8 @@ class Estimate:
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval by Student's t of the logits, so it lies within 0 and 100 %.
-
-        None for fewer than MIN_SEEDS seeds, and where a value is 0 or 100 %, which has no logit.
-        """
+        """The 95 % interval by Student's t of the logits, so it lies within 0 and 100 %; None for fewer than MIN_SEEDS
+        seeds, and where a value is 0 or 100 %, which has no logit."""
         if len(self.values) < MIN_SEEDS or not all(0 < value < 100 for value in self.values):
             return None
         logits = [float(special.logit(value / 100)) for value in self.values]
@@ -90,10 +88,8 @@ class Difference:
         """``+1.7 [+1.0, +2.5]``, for a table whose header says that these are points."""
         return f"{signed(self.value)} {self.brackets}".rstrip()
 
-    def __truediv__(self, by: float) -> Difference:
-        if self.low is None or self.high is None:
-            return Difference(self.value / by)
-        return Difference(self.value / by, *sorted((self.low / by, self.high / by)))
+    def __neg__(self) -> Difference:
+        return Difference(-self.value, *(None if end is None else -end for end in (self.high, self.low)))
 
     def __str__(self) -> str:
         return f"{signed(self.value)} points {self.brackets}".rstrip()
@@ -126,18 +122,17 @@ def contrast(terms: Sequence[Term], confidence: float = CONFIDENCE) -> Differenc
     return Difference(value, max(value - half, least), min(value + half, most))
 
 
-def p_value(terms: Sequence[Term]) -> float | None:
-    """Two-sided p of Welch's t test that a weighted sum of means is zero; see `contrast`.
+def shown_p(p: float) -> str:
+    """``= 0.012`` or ``< 0.001``."""
+    return f"= {p:.3f}" if p >= 0.001 else "< 0.001"
 
-    None if a sample has one run, or where none has any spread.
-    """
+
+def p_value(terms: Sequence[Term]) -> float | None:
+    """Two-sided p of Welch's t test that a sum is zero; None if a sample has one run, or none has any spread."""
     samples = _samples(terms)
-    if any(len(sample) == 1 for sample in samples):
-        return None
-    error, freedom = _welch(samples)
-    if not error:
-        return None
-    return 2 * float(stats.t.sf(abs(math.fsum(weight * mean.mean for weight, mean in terms)) / error, freedom))
+    error, freedom = (0.0, 0.0) if any(len(sample) == 1 for sample in samples) else _welch(samples)
+    value = math.fsum(weight * mean.mean for weight, mean in terms)
+    return 2 * float(stats.t.sf(abs(value) / error, freedom)) if error else None
 
 
 Sample = dict[Hashable, tuple[float, float]]
@@ -145,10 +140,7 @@ Sample = dict[Hashable, tuple[float, float]]
 
 
 def _samples(terms: Sequence[Term]) -> list[Sample]:
-    """The runs of the terms, each once. Means that share runs are of one net, and make one sample.
-
-    Samples whose weights are all zero are left out.
-    """
+    """The runs of the terms, each once; means that share runs are one sample. Samples without weight are left out."""
     samples: list[Sample] = []
     for weight, mean in terms:
         runs = mean.runs or [(id(mean), number) for number in range(len(mean.values))]
@@ -162,18 +154,23 @@ def _samples(terms: Sequence[Term]) -> list[Sample]:
 
 def _welch(samples: Sequence[Sample]) -> tuple[float, float]:
     """Standard error of a sum of samples, and its degrees of freedom; zeros where no sample has any spread."""
-    parts = [
-        (statistics.variance(v for _, v in sample.values()) * math.fsum(w**2 for w, _ in sample.values()), len(sample))
-        for sample in samples
-    ]
-    variance = math.fsum(part for part, _ in parts)
-    squares = math.fsum(part**2 / (runs - 1) for part, runs in parts)
+    parts = []
+    for sample in samples:
+        weights, values = zip(*sample.values(), strict=True)
+        parts.append(statistics.variance(values) * math.fsum(weight**2 for weight in weights))
+    variance = math.fsum(parts)
+    squares = math.fsum(part**2 / (len(sample) - 1) for part, sample in zip(parts, samples, strict=True))
     return (math.sqrt(variance), variance**2 / squares) if squares > 0 else (0.0, 0.0)
 
 
-def interaction_terms(plain: tuple[Estimate, Estimate], residual: tuple[Estimate, Estimate]) -> list[Term]:
-    """The rise of plain nets minus that of residual nets, for `contrast`; each kind's shallow net comes first."""
-    return [(1, plain[1]), (-1, plain[0]), (-1, residual[1]), (1, residual[0])]
+def minus(a: Sequence[Term], b: Sequence[Term]) -> tuple[Term, ...]:
+    """The terms of the sum `a` minus the sum `b`."""
+    return *a, *((-weight, mean) for weight, mean in b)
+
+
+def rise_terms(by_depth: Mapping[int, Estimate]) -> tuple[Term, ...]:
+    """The deepest minus the shallowest, for `contrast`."""
+    return (1, by_depth[max(by_depth)]), (-1, by_depth[min(by_depth)])
 
 
 def difference(a: Estimate, b: Estimate, confidence: float = CONFIDENCE) -> Difference:
@@ -194,14 +191,9 @@ class Rise:
     from_best: Difference
     """Deepest minus best, with an interval that allows for the choice of the best."""
     depths: int
-    """How many there are."""
-
-    def __truediv__(self, by: float) -> Rise:
-        return replace(self, overall=self.overall / by, from_best=self.from_best / by)
 
     def under(self, margin: float) -> bool:
-        """Whether the upper end of the interval of `from_best`, which covers all shallower depths, is below `margin`
-        points."""
+        """Whether the interval of the rise from any shallower depth lies below `margin` points."""
         return self.from_best.high is not None and self.from_best.high < margin
 
 
@@ -212,8 +204,7 @@ def rise(by_depth: Mapping[int, Estimate]) -> Rise:
     end of the deepest net's differences from all others, corrected for their number (Bonferroni). Its upper end is the
     highest upper end, which needs no correction: all differences must lie under it at once.
     """
-    shallowest, *_, deepest = depths = sorted(by_depth)
-    others = depths[:-1]
+    *others, deepest = sorted(by_depth)
     best = min(others, key=lambda depth: by_depth[depth].mean)
     corrected = 1 - (1 - CONFIDENCE) / len(others)
     wide = [difference(by_depth[deepest], by_depth[depth], corrected).low for depth in others]
@@ -222,8 +213,8 @@ def rise(by_depth: Mapping[int, Estimate]) -> Rise:
     from_best = Difference(by_depth[deepest].mean - by_depth[best].mean)
     if len(lows) == len(highs) == len(others):
         from_best = replace(from_best, low=max(lows), high=max(highs))
-    overall = difference(by_depth[deepest], by_depth[shallowest])
-    return Rise(shallowest, best, deepest, overall, from_best, len(depths))
+    overall = difference(by_depth[deepest], by_depth[others[0]])
+    return Rise(others[0], best, deepest, overall, from_best, len(by_depth))
 
 
 EXACT_PAIRS = 5000
@@ -239,57 +230,49 @@ class Trend:
     statistic: int
     """Pairs of runs of different depth in which the deeper one has the higher value."""
     pairs: int
-    """Pairs of runs of different depth."""
+    """All of them."""
     p: float
-    """One-sided p value: the share of permutations with at least `statistic` rising pairs (normal approximation above
-    EXACT_PAIRS), times `choices` (Bonferroni)."""
-    choices: int = 1
+    """One-sided: the share of permutations with at least `statistic` rising pairs, times `choices` (Bonferroni)."""
+    choices: int
     """Depths from which the trend might have been taken."""
 
     def __str__(self) -> str:
-        return f"p {f'= {self.p:.3f}' if self.p >= 0.001 else '< 0.001'}"
+        return f"p {shown_p(self.p)}"
 
 
 def trend(by_depth: Mapping[int, Sequence[float]]) -> Trend | None:
     """The Jonckheere-Terpstra test of "the values rise with depth" over the values of each depth, one a seed.
 
     An error that first falls with depth and then rises has its trend from the depth on where it is clearest; p is
-    corrected for the number of depths to choose from (Bonferroni). None for fewer than three depths.
-    """
-    depths = tuple(sorted(by_depth))
-    tails = [_trend({depth: by_depth[depth] for depth in depths[first:]}) for first in range(len(depths) - 2)]
-    if not tails:
-        return None
-    clearest = min(tails, key=lambda tail: tail.p)
-    return replace(clearest, p=min(1.0, len(tails) * clearest.p), choices=len(tails))
-
-
-def _trend(by_depth: Mapping[int, Sequence[float]]) -> Trend:
-    """The test over these depths.
-
-    Up to EXACT_PAIRS pairs the p value counts every arrangement of the values and draws none at random, so one seed a
-    depth will do; of more it is the normal approximation. The same values always give the same p. Two equal values
+    corrected for the number of depths to choose from (Bonferroni). None for fewer than three depths. Two equal values
     count as no rise: that can make p larger, never smaller.
     """
-    groups = [sorted(values) for values in by_depth.values()]
-    sizes = [len(group) for group in groups]
-    statistic = sum(bisect_left(below, y) for below, above in combinations(groups, 2) for y in above)
-    pairs = sum(m * n for m, n in combinations(sizes, 2))
+    depths = tuple(sorted(by_depth))
+    choices = len(depths) - 2
+    tails = []
+    for first in range(choices):
+        groups = [sorted(by_depth[depth]) for depth in depths[first:]]
+        statistic = sum(bisect_left(below, y) for below, above in combinations(groups, 2) for y in above)
+        sizes = [len(group) for group in groups]
+        pairs = sum(m * n for m, n in combinations(sizes, 2))
+        tails.append(Trend(depths[first:], statistic, pairs, choices * _share(statistic, sizes, pairs), choices))
+    clearest = min(tails, key=lambda tail: tail.p, default=None)
+    return clearest and replace(clearest, p=min(1.0, clearest.p))
+
+
+def _share(statistic: int, sizes: Sequence[int], pairs: int) -> float:
+    """The share of all arrangements of values in groups of these sizes that have at least `statistic` rising pairs."""
     if pairs <= EXACT_PAIRS:
         counts = _arrangements(sizes, pairs)
-        return Trend(tuple(by_depth), statistic, pairs, sum(counts[statistic:]) / sum(counts))
+        return sum(counts[statistic:]) / sum(counts)
     total = sum(sizes)
     variance = (total**2 * (2 * total + 3) - sum(n**2 * (2 * n + 3) for n in sizes)) / 72
-    chance = statistics.NormalDist(pairs / 2, math.sqrt(variance))
-    return Trend(tuple(by_depth), statistic, pairs, 1 - chance.cdf(statistic - 0.5))
+    return 1 - statistics.NormalDist(pairs / 2, math.sqrt(variance)).cdf(statistic - 0.5)
 
 
 def _arrangements(sizes: Sequence[int], pairs: int) -> list[int]:
-    """How many arrangements of distinct values in groups of these sizes have 0, 1, ... `pairs` rising pairs.
-
-    They are the coefficients of the q-multinomial: the product of (1 - q^i) for i up to the number of values, divided
-    by the same product for each group.
-    """
+    """How many arrangements of distinct values in groups of these sizes have 0, 1, ... `pairs` rising pairs: the
+    coefficients of the q-multinomial, the product of (1 - q^i) over all values divided by that over each group."""
     counts = [1] + [0] * pairs
     for i in range(1, sum(sizes) + 1):
         for k in range(pairs, i - 1, -1):

@@ -6,51 +6,43 @@ what a study calls it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from resexp.config import RunConfig
 from resexp.config.model import BRANCHES
-from resexp.report.estimates import Estimate
-from resexp.report.stats import Net, RunRecord, grouped
+from resexp.report import estimates
+from resexp.report.estimates import Estimate, Rise, Trend
+from resexp.report.stats import ItemT, Net, Recipe, RunRecord, grouped, nets_of
 
 BRANCH = ("model.shortcut", *(f"model.{field}" for field in BRANCHES))
 """Fields of residual branches, ignored when plain and residual families are matched."""
 
-Recipe = Mapping[str, str]
-"""Fields of the configuration that are not at their defaults, by dotted key, except kind and depth."""
+
+def differences(recipes: Iterable[Recipe], left_out: Collection[str] = ()) -> list[str]:
+    """The fields in which any of the recipes differ."""
+    every = list(recipes)
+    keys = {key for recipe in every for key in recipe} - set(left_out)
+    return sorted(key for key in keys if len({recipe.get(key) for recipe in every}) > 1)
 
 
-def recipe(records: Sequence[RunRecord]) -> Recipe:
-    """The measured fields of a net that differ from the defaults, with its images and precision."""
-    config = records[0].config
-    sections = {"data": config.data, "model": config.model, "train": config.train}
-    fields = {f"{name}.{key}": str(v) for name, section in sections.items() for key, v in section.changed().items()}
-    for key in ("model.kind", "model.depth"):
-        fields.pop(key, None)
-    if config.model.params:  # the width follows from it, and from the depth
-        fields["model.width"] = f"of {config.model.params:,} parameters"
-    if config.model.norm == "fixup":  # a norm that plain nets can't have: theirs is none
-        fields |= {"model.norm": "none", "model.residual_init": "fixup"}
-    fields["images"] = _together(record.manifest.data.fingerprint for record in records)
-    fields["train.precision"] = _together(a.precision for record in records for a in record.manifest.attempts)
-    return fields
+def without(fields: Mapping[str, ItemT], left_out: Collection[str]) -> dict[str, ItemT]:
+    """All but some of the fields."""
+    return {key: value for key, value in fields.items() if key not in left_out}
 
 
-def _together(values: Iterable[str]) -> str:
-    return " and ".join(sorted(set(values)))
+def alike(nets: Iterable[Net], left_out: Callable[[Net], Collection[str]]) -> list[list[Net]]:
+    """The nets by their kinds and recipes, but for some fields of each."""
+    return list(grouped(nets, lambda net: (net.kind, frozenset(without(net.recipe, left_out(net)).items()))).values())
 
 
-def varied_by_the_paper(config: RunConfig) -> tuple[str, ...]:
-    """The fields that the paper itself varies with depth, where they are as in the paper at this depth.
-
-    The warm-up at depth 110 (section 4.2); on ImageNet, blocks and shortcuts (Table 1).
-    """
-    if config.model.variant == "imagenet":
+def varied_by_the_paper(net: Net) -> tuple[str, ...]:
+    """The fields that the paper itself varies with depth, where they are as in the paper at this depth: the warm-up at
+    depth 110 (section 4.2); on ImageNet, blocks and shortcuts (Table 1)."""
+    if net.config.model.variant == "imagenet":
         return "model.block", "model.shortcut", "model.stride_conv"
-    warmup = (config.model.depth, config.train.warmup_lr, config.train.warmup_until_error)
+    warmup = (net.depth, net.config.train.warmup_lr, net.config.train.warmup_until_error)
     return ("train.warmup_lr",) if warmup == (110, 0.01, 0.8) else ()
 
 
@@ -62,10 +54,6 @@ class Family:
     """Such as ``plain`` or ``residual B``."""
     nets: tuple[Net, ...]
     """Those with finished runs, the shallowest first."""
-    recipe: Recipe
-    """What they share."""
-    excused: tuple[str, ...]
-    """Fields in which they differ, as the paper's nets do."""
 
     @property
     def kind(self) -> str:
@@ -78,6 +66,20 @@ class Family:
         return self.name.removeprefix(self.kind).strip()
 
     @cached_property
+    def recipe(self) -> Recipe:
+        """What its nets share."""
+        return without(self.nets[0].recipe, self._varied)
+
+    @property
+    def excused(self) -> list[str]:
+        """Fields in which its nets differ, as the paper's nets do."""
+        return [key for key in differences(net.recipe for net in self.nets) if key in self._varied]
+
+    @property
+    def _varied(self) -> set[str]:
+        return {key for net in self.nets for key in varied_by_the_paper(net)}
+
+    @cached_property
     def errors(self) -> dict[int, Estimate]:
         """Its running training errors by depth. Nets of one seed are left out, unless fewer than two nets have several:
         their errors have no interval."""
@@ -85,63 +87,47 @@ class Family:
         several = {depth: error for depth, error in every.items() if len(error.values) > 1}
         return several if len(several) > 1 else every
 
+    @cached_property
+    def rise(self) -> Rise | None:
+        """The rise of its errors; None for fewer than two depths."""
+        return estimates.rise(self.errors) if len(self.errors) > 1 else None
+
+    @cached_property
+    def trend(self) -> Trend | None:
+        """The trend of its errors; None for fewer than three depths."""
+        return estimates.trend({depth: error.values for depth, error in self.errors.items()})
+
     def partner(self, others: Sequence[Family]) -> Family | None:
         """The first of the `others` with the same recipe; if there is none, the first that differs in residual branches
         alone."""
-        found = (other for but in ((), BRANCH) for other in others if not differences(self.recipe, other.recipe, but))
-        return next(found, None)
+        for but in ((), BRANCH):
+            for other in others:
+                if not differences([self.recipe, other.recipe], but):
+                    return other
+        return None
 
 
-def without(fields: Recipe, left_out: Sequence[str]) -> Recipe:
-    """A recipe without some of its fields."""
-    return {key: value for key, value in fields.items() if key not in left_out}
-
-
-def differences(a: Recipe, b: Recipe, left_out: Sequence[str] = ()) -> list[str]:
-    """The fields in which two recipes differ."""
-    return [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key) and key not in left_out]
-
-
-def differing(recipes: Iterable[Recipe]) -> list[str]:
-    """The fields in which any of the recipes differ."""
-    first, *others = recipes
-    return sorted({key for other in others for key in differences(first, other)})
-
-
-def family_names(records: Sequence[RunRecord]) -> dict[Path, str]:
-    """The name of the family of each net, by the folder of the net, in the order of the records.
-
-    Nets of one recipe are a family. Nets whose recipes differ in what the paper varies with depth join it, unless it
-    has a net of their depth already.
-    """
-    nets = {
-        folder: Net(tuple(runs)) for folder, runs in grouped(records, lambda record: record.run.folder.parent).items()
-    }
-    recipes = {folder: recipe(net.runs) for folder, net in nets.items()}
-
-    def shared(folder: Path) -> Hashable:
-        net = nets[folder]
-        return net.kind, frozenset(without(recipes[folder], varied_by_the_paper(net.runs[0].config)).items())
-
-    members: list[list[Path]] = []
-    for alike in grouped(nets, shared).values():
-        joined: list[list[Path]] = []
-        for part in grouped(alike, lambda folder: frozenset(recipes[folder].items())).values():
-            depths = {nets[folder].depth for folder in part}
-            room = [family for family in joined if not depths & {nets[folder].depth for folder in family}]
+def in_families(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The records with the names of their families: nets of one recipe, and those whose recipes differ in what the
+    paper varies with depth, unless there is one of their depth already."""
+    members: list[list[Net]] = []
+    for nets in alike(nets_of(records), varied_by_the_paper):
+        joined: list[list[Net]] = []
+        for part in alike(nets, lambda _: ()):
+            depths = {net.depth for net in part}
+            room = [family for family in joined if not depths & {net.depth for net in family}]
             if room:
                 room[0].extend(part)
             else:
                 joined.append(part)
         members += joined
-    names: dict[Path, str] = {}
-    for name, namesakes in grouped(members, lambda family: _name(nets[family[0]])).items():
-        of_first = [recipes[family[0]] for family in namesakes]
-        apart = differing(of_first)
-        for family, own in zip(namesakes, of_first, strict=True):
-            values = [f"{key.rpartition('.')[2]}={own.get(key, 'default')}" for key in apart]
-            names |= dict.fromkeys(family, " ".join([name, *values]))
-    return names
+    names = dict[Path, str]()
+    for name, namesakes in grouped(members, lambda family: _name(family[0])).items():
+        apart = differences(family[0].recipe for family in namesakes)
+        for family in namesakes:
+            values = [f"{key.rpartition('.')[2]}={family[0].recipe.get(key, 'default')}" for key in apart]
+            names |= {run.run.folder: " ".join([name, *values]) for net in family for run in net.runs}
+    return [replace(record, family=names[record.run.folder]) for record in records]
 
 
 def _name(net: Net) -> str:
@@ -149,16 +135,12 @@ def _name(net: Net) -> str:
     return f"{net.kind} {net.label.removeprefix(f'{net.kind}-{net.depth}').strip('-')}".strip()
 
 
-def families(nets: Sequence[Net]) -> list[Family]:
+def families(nets: Iterable[Net]) -> list[Family]:
     """The families in the order of the nets, but those with the fewest departures from the paper first."""
-    found = []
-    for name, namesakes in grouped(nets, lambda net: net.family).items():
-        alike = sorted(namesakes, key=lambda net: net.depth)
-        excused = tuple(dict.fromkeys(key for net in alike for key in varied_by_the_paper(net.runs[0].config)))
-        recipes = [recipe(net.runs) for net in alike]
-        apart = differing(recipes)
-        shared = without(recipes[0], excused)
-        found.append(Family(name, tuple(alike), shared, tuple(key for key in excused if key in apart)))
+    found = [
+        Family(name, tuple(sorted(namesakes, key=lambda net: net.depth)))
+        for name, namesakes in grouped(nets, lambda net: net.family).items()
+    ]
     candidates = [family for family in found if family.kind == "plain"] or found
     closest = min(candidates, key=lambda family: max(len(net.departures) for net in family.nets), default=None)
-    return sorted(found, key=lambda family: closest is not None and bool(differences(family.recipe, closest.recipe)))
+    return sorted(found, key=lambda family: closest is not None and family.recipe != closest.recipe)

@@ -13,11 +13,6 @@ Table = tuple[list[str], list[list[str]]]
 """Header and rows."""
 
 
-def alternatives(names: Sequence[str]) -> str:
-    """``a``, ``a or b``, ``a, b or c``."""
-    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
 def filled(header: list[str], rows: list[list[str]]) -> Table:
     """A table without the columns that have NOTHING in every row."""
     kept = [column for column in range(len(header)) if any(row[column] != NOTHING for row in rows)]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,11 @@ from resexp.config import RunConfig
 from resexp.config.study import load_run
 from resexp.errors import UserError
 from resexp.report.estimates import Estimate
-from resexp.runs.records import REPORT_READER, Manifest, Status, running_error
+from resexp.runs.records import REPORT_READER, Attempt, Manifest, Status, running_error
 from resexp.runs.store import Run, StudyFolder
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 COLUMNS = {
     "running": "running_train_error",
@@ -61,6 +64,12 @@ def grouped(items: Iterable[ItemT], key: Callable[[ItemT], KeyT]) -> dict[KeyT, 
 def fraction(percent: float | None) -> float | None:
     """Convert a percentage to a fraction; None stays None."""
     return None if percent is None else percent / 100
+
+
+def in_fractions(found: DataclassInstance) -> dict[str, Any]:
+    """A verdict or a difference for scripts, with fractions in place of points."""
+    points = {"value", "low", "high", "margin"}
+    return asdict(found, dict_factory=lambda items: {k: fraction(v) if k in points else v for k, v in items})
 
 
 @dataclass(frozen=True)
@@ -143,7 +152,9 @@ def read(run: Run, curves: bool = True) -> RunRecord | None:
         raise UserError(f"{run.metrics_path}: the run is finished, but not all of its measurements are here")
     warmup_end = _warmup_end(run, config) if finished and config.train.warmup_lr else None
     errors = errors if finished else {}
-    return RunRecord(run, config, status, manifest, _series(lines), curves, errors, seconds, warmup_end)
+    series = {name: _series(lines, name) for name in _CURVES}
+    has_curves = curves and len(series["train_error"].steps) > 0
+    return RunRecord(run, config, status, manifest, series, has_curves, errors, seconds, warmup_end)
 
 
 def _warmup_end(run: Run, config: RunConfig) -> int:
@@ -151,15 +162,10 @@ def _warmup_end(run: Run, config: RunConfig) -> int:
     return next((step for step, rate in rates if rate not in (None, config.train.warmup_lr)), config.train.steps)
 
 
-def _series(lines: Sequence[dict[str, Any]]) -> dict[str, Series]:
-    """Each error over the steps; in one pass, since a large study has millions of lines."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in _CURVES}
-    for line in lines:
-        for name, value in line.items():
-            if value is not None and name in found:
-                found[name].append((line["step"], value))
-    pairs = {name: np.array(having, dtype=float).reshape(-1, 2) for name, having in found.items()}
-    return {name: Series(both[:, 0], 100 * both[:, 1]) for name, both in pairs.items()}
+def _series(lines: Sequence[dict[str, Any]], name: str) -> Series:
+    pairs = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+    steps, values = np.array(pairs, dtype=float).reshape(-1, 2).T
+    return Series(steps, 100 * values)
 
 
 def runs_table(study: StudyFolder) -> pd.DataFrame:
@@ -182,11 +188,20 @@ def _row(run: Run, record: RunRecord | None) -> dict[str, Any]:
     return {**record.to_json(), **more, **config}
 
 
+Recipe = Mapping[str, str]
+"""Fields of the configuration that are not at their defaults, by dotted key, except kind and depth."""
+
+
 @dataclass(frozen=True)
 class Net:
     """Runs of one net that differ in seed."""
 
     runs: tuple[RunRecord, ...]
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration of the first run."""
+        return self.runs[0].config
 
     @property
     def label(self) -> str:
@@ -201,12 +216,12 @@ class Net:
     @property
     def kind(self) -> str:
         """``plain``, ``residual``, ``preact`` or ``vgg``."""
-        return self.runs[0].config.model.kind
+        return self.config.model.kind
 
     @property
     def depth(self) -> int:
         """Number of weighted layers."""
-        return self.runs[0].config.model.depth
+        return self.config.model.depth
 
     @property
     def parameters(self) -> int:
@@ -225,22 +240,50 @@ class Net:
         runs = tuple(run.identity for run in self.runs)
         return {m: Estimate(tuple(run.errors[m] for run in self.runs), runs) for m in having}
 
+    @property
+    def attempts(self) -> list[Attempt]:
+        """All attempts at its runs."""
+        return [attempt for run in self.runs for attempt in run.manifest.attempts]
+
+    @property
+    def precision(self) -> str:
+        """What its runs computed in; more than one after a change of machine."""
+        return " and ".join(sorted({attempt.precision for attempt in self.attempts}))
+
+    @property
+    def probes(self) -> set[str]:
+        """The names of the probes that were taken."""
+        return {path.stem.rpartition("-")[0] for run in self.runs for path in run.run.probe_folder.glob("*.json")}
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The measured fields that differ from the defaults, with the images and the precision."""
+        config = self.config
+        sections = {"data": config.data, "model": config.model, "train": config.train}
+        fields = {f"{name}.{key}": str(v) for name, section in sections.items() for key, v in section.changed().items()}
+        for key in ("model.kind", "model.depth"):
+            fields.pop(key, None)
+        if config.model.params:  # the width follows from it, and from the depth
+            fields["model.width"] = f"of {config.model.params:,} parameters"
+        if config.model.norm == "fixup":  # a norm that plain nets can't have: theirs is none
+            fields |= {"model.norm": "none", "model.residual_init": "fixup"}
+        fields["images"] = " and ".join(sorted({run.manifest.data.fingerprint for run in self.runs}))
+        fields["train.precision"] = self.precision
+        return fields
+
     @cached_property
     def departures(self) -> list[paper.Departure]:
         """Departures from the paper's data, nets and recipe; without any, the net may be compared with the paper."""
-        world = max(attempt.world for run in self.runs for attempt in run.manifest.attempts)
-        return paper.departures(self.runs[0].config, self.runs[0].manifest.data.name, world)
+        world = max(attempt.world for attempt in self.attempts)
+        return paper.departures(self.config, self.runs[0].manifest.data.name, world)
 
     @property
     def readings(self) -> list[paper.Reading]:
         """How the net reads what the paper leaves open."""
-        attempts = [attempt for run in self.runs for attempt in run.manifest.attempts]
-        precision = " and ".join(sorted({attempt.precision for attempt in attempts}))
-        worlds = {attempt.world for attempt in attempts}
-        taken = {path.stem.rpartition("-")[0] for run in self.runs for path in run.run.probe_folder.glob("*.json")}
         data = self.runs[0].manifest.data
         images = f"{data.train_images:,} of {data.name}"
-        return paper.readings(self.runs[0].config, precision, worlds, taken, images)
+        worlds = {attempt.world for attempt in self.attempts}
+        return paper.readings(self.config, self.precision, worlds, self.probes, images)
 
     @cached_property
     def not_comparable(self) -> list[str]:
@@ -251,7 +294,7 @@ class Net:
     @cached_property
     def published(self) -> paper.Published | None:
         """The paper's numbers, where the net, the data and the recipe are the paper's."""
-        return None if self.departures else paper.published(self.runs[0].config.model)
+        return None if self.departures else paper.published(self.config.model)
 
     def to_json(self) -> dict[str, Any]:
         """The net's numbers, for scripts and summary.csv: errors are fractions; low and high are the ends of
@@ -260,8 +303,13 @@ class Net:
         row |= {"parameters": self.parameters, "seeds": len(self.runs), "seconds": self.seconds}
         for metric in METRICS:
             error = self.errors.get(metric)
-            mean, std, interval = (error.mean, error.std, error.interval) if error else (None, None, None)
-            found = zip(("mean", "std", "low", "high"), (mean, std, *(interval or (None, None))), strict=True)
-            row |= {f"{metric}_{name}": fraction(value) for name, value in found}
+            numbers = (error.mean, error.std, *(error.interval or (None, None))) if error else [None] * 4
+            named = zip(("mean", "std", "low", "high"), numbers, strict=True)
+            row |= {f"{metric}_{name}": fraction(number) for name, number in named}
         row |= {f"paper_{error}": fraction(getattr(self.published, error, None)) for error in ("train", "test")}
         return row | {"not_comparable": "; ".join(self.not_comparable)}
+
+
+def nets_of(records: Iterable[RunRecord]) -> list[Net]:
+    """The runs by their nets, both in the order in which they come first."""
+    return [Net(tuple(runs)) for runs in grouped(records, lambda record: record.run.folder.parent).values()]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from resexp.errors import UserError
 from resexp.report.controls import IN_SENTENCE, IN_SHORT, Control, controls, varied
-from resexp.report.families import Family, families, family_names
-from resexp.report.stats import Net, RunRecord, grouped, read
+from resexp.report.families import Family, families, in_families
+from resexp.report.stats import Net, RunRecord, grouped, in_fractions, nets_of, read
 from resexp.report.verdict import Verdict, judge
 from resexp.runs.store import Run, StudyFolder
 from resexp.utils.parallel import parallel_map
@@ -58,7 +58,7 @@ class Summary:
 
     @cached_property
     def families(self) -> list[str]:
-        """Those of the verdict first."""
+        """Their names, those of the verdict first."""
         return list(dict.fromkeys([*self.verdict.families, *(record.family for record in self.records)]))
 
     @property
@@ -72,7 +72,8 @@ class Summary:
         others = [
             control
             for control in self.controls
-            if "interaction" in control.changes and not set(control.families) <= set(self.verdict.families)
+            if "interaction" in control.changes
+            and not {family.name for family in control.families} <= set(self.verdict.families)
         ]
         if len(others) == 1:
             numbers = [f"{IN_SHORT[name]} {change.difference}" for name, change in others[0].changes.items()]
@@ -88,15 +89,15 @@ class Summary:
     @property
     def seen(self) -> str:
         """What the main figure shows, as its title; empty if no rise is known."""
-        rises = {"plain": self.verdict.plain, "residual": self.verdict.residual}
-        known = {kind: rise for kind, rise in rises.items() if rise}
-        if not known:
-            return ""
-        ends = [f"from {rise.shallowest} to {rise.deepest}" for rise in known.values()]
-        changes = [f"{rise.overall.value:+.1f} points in {kind} nets" for kind, rise in known.items()]
-        if len(set(ends)) == 1:
-            return f"Training error {ends[0]} layers: {', '.join(changes)}"
-        return f"Training error: {', '.join(map(' '.join, zip(changes, ends, strict=True)))} layers"
+        known = [
+            (f"{rise.overall.value:+.1f} points in {kind} nets", f"from {rise.shallowest} to {rise.deepest}")
+            for kind, rise in (("plain", self.verdict.plain), ("residual", self.verdict.residual))
+            if rise
+        ]
+        ends = {where for _, where in known}
+        if len(ends) == 1:
+            return f"Training error {ends.pop()} layers: {', '.join(change for change, _ in known)}"
+        return f"Training error: {', '.join(map(' '.join, known))} layers" if known else ""
 
     @property
     def drawn(self) -> list[str]:
@@ -108,12 +109,11 @@ class Summary:
         """The numbers, for scripts; errors and their differences are fractions."""
         return {
             "study": self.name,
-            "verdict": asdict(self.verdict.in_fractions),
+            "verdict": in_fractions(self.verdict),
             "controls": [
-                {"condition": control.condition}
-                | {
-                    name: asdict(change.difference / 100) | {"at": change.at}
-                    for name, change in control.changes.items()
+                {
+                    "condition": control.condition,
+                    **{name: in_fractions(c.difference) | {"at": c.at} for name, c in control.changes.items()},
                 }
                 for control in self.controls
             ],
@@ -133,22 +133,18 @@ def summarise(study: StudyFolder) -> Summary:
         if isinstance(record, UserError):
             absent.append(Absence(run.name, "unreadable", "", str(record)))
             continue
-        if record is not None:
-            records.append(record)
-        if record is None or not record.finished:
+        records += [record] if record else []
+        if not record or not record.finished:
             status = run.status()
             step = f"{status.step:,}/{status.steps:,}" if status.steps else ""
             absent.append(Absence(run.name, status.state, step, status.message))
-    names = family_names(records)
-    records = [replace(record, family=names[record.run.folder.parent]) for record in records]
-    by_net = grouped([record for record in records if record.finished], lambda record: record.run.folder.parent)
-    if not by_net:
+    records = in_families(records)
+    nets = nets_of(record for record in records if record.finished)
+    if not nets:
         states = ", ".join(f"{n} {state}" for state, n in Counter(absence.state for absence in absent).items())
         raise UserError(f"{study.folder}: no finished run to report yet ({states or 'no runs'}); see `resexp status`")
-    order = list(dict.fromkeys(names.values()))
-    nets = sorted(
-        (Net(tuple(runs)) for runs in by_net.values()), key=lambda net: (net.kind, order.index(net.family), net.depth)
-    )
+    order = list(dict.fromkeys(record.family for record in records))
+    nets.sort(key=lambda net: (net.kind, order.index(net.family), net.depth))
     plan = study.plan()
     strays = [str(run.folder.relative_to(study.folder)) for run in study.strays()]
     remarks = [f"{r.run.name}: {r.status.message}." for r in records if r.finished and r.status.message]

@@ -48,11 +48,7 @@ class Together:
     @property
     def headlines(self) -> list[str]:
         """The first change of each comparison, in a sentence."""
-        first = self.names[0]
-        return [
-            found.shifts[0].headline(first, name) if found.shifts else f"{first} and {name} have no verdict to compare."
-            for name, found in self.comparisons.items()
-        ]
+        return [found.headline(self.names[0], name) for name, found in self.comparisons.items()]
 
     @property
     def seen(self) -> str:
@@ -81,16 +77,20 @@ class Together:
     def table(self) -> tuple[Table, list[list[Net]]]:
         """The table of nets, in percent and points, and for each row the net in each study that has it."""
         first = self.names[0]
-        pairs = {name: {pair.a.label: pair for pair in found.pairs} for name, found in self.comparisons.items()}
-        of_first = {(name, pair.b.label): label for name, of in pairs.items() for label, pair in of.items()}
+        pairs = {
+            (name, pair.facts["a"]["net"]): pair for name, found in self.comparisons.items() for pair in found.pairs
+        }
+        of_first = {(name, pair.facts["b"]["net"]): label for (name, label), pair in pairs.items()}
         every = [(name, net) for name, study in self.studies.items() for net in study.nets]
         every.sort(key=lambda entry: (entry[1].kind, entry[1].depth))
         rows, of_rows = [], []
         for label, entries in grouped(every, lambda e: of_first.get((e[0], e[1].label), e[1].label)).items():
             nets = dict(entries)
-            errors = [str(nets[name].errors["running"]) if name in nets else NOTHING for name in self.studies]
-            changes = [of[label].cells[3:] if label in of else ["", ""] for of in pairs.values()]
-            rows.append([label, *errors, *(cell or NOTHING for change in changes for cell in change)])
+            row = [label, *(str(nets[name].errors["running"]) if name in nets else NOTHING for name in self.studies)]
+            for name in self.comparisons:
+                pair = pairs.get((name, label))
+                row += [cell or NOTHING for cell in pair.cells[3:]] if pair else [NOTHING, NOTHING]
+            rows.append(row)
             of_rows.append([_called(net, name) for name, net in entries])
         differences = [cell for name in self.comparisons for cell in (f"{name} minus {first}", "p")]
         return (["net", *self.names, *differences], rows), of_rows

@@ -15,18 +15,21 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from resexp.config import TrainConfig
-from resexp.report.estimates import CONFIDENCE, Difference, Estimate, contrast, interaction_terms, t_critical
+from resexp.report.estimates import CONFIDENCE, Difference, Estimate, contrast, minus, rise_terms, t_critical
 from resexp.report.families import Family, without
 from resexp.report.figure import Plot, family_colours, styled
-from resexp.report.formatting import NOTHING, Table
+from resexp.report.formatting import NOTHING
 from resexp.report.plots import depth_axis
 from resexp.report.probes.results import PageSection
-from resexp.report.stats import grouped
+from resexp.report.stats import ItemT, grouped
 from resexp.utils.text import listed
 
 THEORY = "theory for ReLU nets without convolutions: -1.5, Jelassi et al. 2023"
 """The exponent of depth in the largest learning rate with bounded updates (arXiv 2305.07810)."""
+PAPERS = 0.1
+"""The paper's rate. Where it was not tried, the largest that every net was trained with stands for it."""
+Errors = Mapping[tuple[str, int], Estimate]
+"""By kind and depth."""
 
 
 @dataclass(frozen=True)
@@ -74,50 +77,56 @@ def section(families: Sequence[Family]) -> PageSection | None:
     errors = _errors(families)
     if not errors:
         return None
-    tuned = {kind: {depth: tune(table) for depth, table in depths.items()} for kind, depths in errors.items()}
-    best = {kind: {depth: at_best.error for depth, at_best in depths.items()} for kind, depths in tuned.items()}
-    single = _common_rate(errors)
-    fixed = {
-        kind: {d: Estimate(tuple(table[single].dropna())) for d, table in depths.items() if single in table}
-        for kind, depths in errors.items()
-    }
+    tuned = {net: tune(table) for net, table in errors.items()}
+    best = {net: at_best.error for net, at_best in tuned.items()}
+    tried = [set(table) for table in errors.values()]
+    common = set.intersection(*tried) or set.union(*tried)
+    single = PAPERS if PAPERS in common else float(max(common))
+    fixed = {net: Estimate(tuple(table[single].dropna())) for net, table in errors.items() if single in table}
     sentences = [f"With the rate that is best for each depth, {_changes(best)}."]
     if changes := _changes(fixed):
         sentences.append(f"With a rate of {single:g} at every depth, {changes}.")
     ends = [
         f"{kind}-{depth}"
-        for kind, depths in tuned.items()
-        for depth, at_best in depths.items()
-        if {min(errors[kind][depth]), max(errors[kind][depth])} & set(at_best.rates)
+        for (kind, depth), table in errors.items()
+        if {min(table), max(table)} & set(tuned[kind, depth].rates)
     ]
     if ends:
         sentences.append(f"The best rate is the lowest or highest that was tried in {listed(ends)}.")
-    slopes = {kind: exponent for kind, depths in tuned.items() if (exponent := slope(depths))}
+    slopes = {kind: exponent for kind, depths in _by_kind(tuned).items() if (exponent := slope(depths))}
     if slopes:
         exponents = [f"{s.value:.2f} [{s.low:.2f}, {s.high:.2f}] in {kind} nets" for kind, s in slopes.items()]
         sentences.append(f"The best rate goes with depth to the power of {' and '.join(exponents)} ({THEORY}).")
-    seeds = min(len(at_best.rates) for depths in tuned.values() for at_best in depths.values())
+    seeds = min(len(at_best.rates) for at_best in tuned.values())
     chosen = "by the other seeds" if seeds > 1 else "by the same seed, so the error is too low"
-    rates = sorted({rate for depths in errors.values() for table in depths.values() for rate in table})
+    rows = [
+        [
+            f"{kind}-{depth}",
+            listed([f"{rate:g}" for rate in sorted(set(at_best.rates))]),
+            str(at_best.error),
+            str(fixed.get((kind, depth), NOTHING)),
+        ]
+        for (kind, depth), at_best in tuned.items()
+    ]
     return PageSection(
         "The best rate for each depth",
         " ".join(sentences),
         f"Running training error, mean over seeds; bars are standard deviations. Each seed's rate is chosen {chosen}, "
-        f"from {listed([f'{rate:g}' for rate in rates])}. A rate with fewer seeds than another one is left out. "
-        "The choices for the seeds depend on each other, so intervals are approximate.",
+        f"from {listed([f'{rate:g}' for rate in sorted(set.union(*tried))])}. A rate with fewer seeds than another one "
+        "is left out. The choices for the seeds depend on each other, so intervals are approximate.",
         {"tuned-rates": _plot(best, fixed, single)},
-        _table(tuned, fixed, single),
+        (["net", "best rate", "training error at it, %", f"at a rate of {single:g}, %"], rows),
         lead=sentences[0],
     )
 
 
-def _errors(families: Sequence[Family]) -> dict[str, dict[int, pd.DataFrame]]:
+def _errors(families: Sequence[Family]) -> dict[tuple[str, int], pd.DataFrame]:
     """The errors, as `tune` takes them, by kind and depth: of the first families of each kind that differ in the
     learning rate alone, at several rates and depths."""
-    errors: dict[str, dict[int, pd.DataFrame]] = {}
+    errors: dict[tuple[str, int], pd.DataFrame] = {}
     for kind in ("plain", "residual"):
         of_kind = [family for family in families if family.kind == kind and _rate(family) is not None]
-        alike = grouped(of_kind, lambda family: frozenset(without(family.recipe, ["train.lr"]).items()))
+        alike = grouped(of_kind, lambda family: str(sorted(without(family.recipe, ["train.lr"]).items())))
         group = next((group for group in alike.values() if len(set(map(_rate, group))) > 1), [])
         rows = [
             (net.depth, _rate(family), run.config.seed, run.errors["running"])
@@ -127,56 +136,49 @@ def _errors(families: Sequence[Family]) -> dict[str, dict[int, pd.DataFrame]]:
         ]
         runs = pd.DataFrame(rows, columns=["depth", "rate", "seed", "error"])
         tables = {
-            int(depth): of_depth.pivot_table("error", "seed", "rate", aggfunc="last")
+            (kind, int(depth)): of_depth.pivot_table("error", "seed", "rate", aggfunc="last")
             for depth, of_depth in runs.groupby("depth")
             if of_depth.rate.nunique() > 1
         }
-        tables = {depth: table for depth, table in tables.items() if len(_complete(table))}
-        if len(tables) > 1:
-            errors[kind] = tables
+        tables = {net: table for net, table in tables.items() if len(_complete(table))}
+        errors |= tables if len(tables) > 1 else {}
     return errors
 
 
 def _rate(family: Family) -> float | None:
     """The learning rate; None if it is a power of the depth."""
-    try:
-        return float(family.recipe.get("train.lr", TrainConfig.model_fields["lr"].default))
-    except ValueError:
-        return None
+    rate = family.nets[0].config.train.lr
+    return rate if isinstance(rate, float) else None
 
 
-def _common_rate(errors: Mapping[str, Mapping[int, pd.DataFrame]]) -> float:
-    """The paper's rate where it was tried, else the largest that every net was trained with."""
-    tried = [set(table) for depths in errors.values() for table in depths.values()]
-    common = set.intersection(*tried) or set.union(*tried)
-    default = float(TrainConfig.model_fields["lr"].default)
-    return default if default in common else float(max(common))
+def _by_kind(values: Mapping[tuple[str, int], ItemT]) -> dict[str, dict[int, ItemT]]:
+    kinds: dict[str, dict[int, ItemT]] = {}
+    for (kind, depth), value in values.items():
+        kinds.setdefault(kind, {})[depth] = value
+    return kinds
 
 
-def _changes(errors: Mapping[str, Mapping[int, Estimate]]) -> str:
+def _changes(errors: Errors) -> str:
     """What depth does to each kind, and the interaction."""
-    ends = {kind: (depths[min(depths)], depths[max(depths)]) for kind, depths in errors.items() if len(depths) > 1}
-    layers = {kind: f" from {min(errors[kind])} to {max(errors[kind])} layers" for kind in ends}
+    of_kinds = {kind: depths for kind, depths in _by_kind(errors).items() if len(depths) > 1}
+    rises = {kind: rise_terms(depths) for kind, depths in of_kinds.items()}
+    layers = {kind: f" from {min(depths)} to {max(depths)} layers" for kind, depths in of_kinds.items()}
     common = next(iter(layers.values()), "") if len(set(layers.values())) == 1 else ""
-    changes = [
-        f"by {contrast([(1, deep), (-1, shallow)])} in {kind} nets{'' if common else layers[kind]}"
-        for kind, (shallow, deep) in ends.items()
-    ]
+    changes = [f"by {contrast(terms)} in {kind} nets{'' if common else layers[kind]}" for kind, terms in rises.items()]
     text = f"the training error changes{common} {' and '.join(changes)}" if changes else ""
-    if ends.keys() == {"plain", "residual"}:
-        text += f": a difference of {contrast(interaction_terms(ends['plain'], ends['residual']))}"
+    if len(rises) > 1:
+        text += f": a difference of {contrast(minus(*rises.values()))}"
     return text
 
 
 @styled
-def _plot(best: Mapping[str, Mapping[int, Estimate]], fixed: Mapping[str, Mapping[int, Estimate]], rate: float) -> Plot:
-    plot = Plot(
-        "Training error at one rate, and at the best for each depth", "depth (layers)", "training error (%)", (7.0, 4.2)
-    )
-    colours = family_colours(best)
+def _plot(best: Errors, fixed: Errors, rate: float) -> Plot:
+    title = "Training error at one rate, and at the best for each depth"
+    plot = Plot(title, "depth (layers)", "training error (%)", (7.0, 4.2))
+    colours = family_colours(_by_kind(best))
     thin: dict[str, Any] = {"linewidth": 0.8, "marker": "s", "markerfacecolor": "none"}
     for label, lines, style in ((f"rate {rate:g}", fixed, thin), ("best rate", best, {"marker": "o"})):
-        for kind, errors in lines.items():
+        for kind, errors in _by_kind(lines).items():
             means, bars = [e.mean for e in errors.values()], [e.std or 0 for e in errors.values()]
             look: dict[str, Any] = {"color": colours[kind], **style}
             series = f"{kind}, {label}"
@@ -186,19 +188,5 @@ def _plot(best: Mapping[str, Mapping[int, Estimate]], fixed: Mapping[str, Mappin
                 plot.line([depth], [error.mean], series, tip, **look)
     plot.axes.set_ylim(bottom=0)
     plot.legend(2, "medium")
-    depth_axis(plot, sorted({depth for errors in best.values() for depth in errors}))
+    depth_axis(plot, sorted({depth for _, depth in best}))
     return plot
-
-
-def _table(tuned: Mapping[str, Mapping[int, Tuned]], fixed: Mapping[str, Mapping[int, Estimate]], rate: float) -> Table:
-    rows = [
-        [
-            f"{kind}-{depth}",
-            listed([f"{chosen:g}" for chosen in sorted(set(at_best.rates))]),
-            str(at_best.error),
-            str(fixed[kind][depth]) if depth in fixed[kind] else NOTHING,
-        ]
-        for kind, depths in tuned.items()
-        for depth, at_best in depths.items()
-    ]
-    return ["net", "best rate", "training error at it, %", f"at a rate of {rate:g}, %"], rows

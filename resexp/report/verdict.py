@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from resexp.report.controls import changes
-from resexp.report.estimates import Difference, Rise, Trend, rise, trend
+from resexp.report.estimates import Difference, Rise, Trend
 from resexp.report.families import Family, differences
 from resexp.report.stats import grouped
 from resexp.utils.text import MAX_NAMES, listed
@@ -34,15 +34,8 @@ class Verdict:
     margin: float | None = None
     """The rise in points that counts as none; see `ReportConfig.margin`."""
     plain_trend: Trend | None = None
-    """Whether the error rises over the depths of the plain nets; None for fewer than three depths."""
+    """Whether the error rises over the depths; None for fewer than three."""
     residual_trend: Trend | None = None
-    """The same for the residual nets."""
-
-    @property
-    def in_fractions(self) -> Verdict:
-        """The same with fractions in place of points, for scripts; the words stay."""
-        numbers = ("interaction", "plain", "residual", "gap", "margin")
-        return replace(self, **{name: value / 100 for name in numbers if (value := getattr(self, name)) is not None})
 
 
 def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[str], margin: float | None) -> Verdict:
@@ -53,16 +46,16 @@ def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[
     or from the best depth, lies above zero. They "do not degrade" if it lies below the `margin`, from every
     depth. `missing` names runs that are left out, `remarks` what a reader must know about the others.
     """
-    of_plain, of_residual, obstacle = judged(families)
-    if of_plain is None:
+    plain, residual, obstacle = judged(families)
+    if plain is None:
         return Verdict(f"No verdict: {obstacle}.")
-    plain, residual = _JudgedFamily(of_plain), _JudgedFamily(of_residual) if of_residual else None
-    kinds = [kind for kind in (plain, residual) if kind]
-    common = sorted(plain.errors.keys() & residual.errors.keys()) if residual else []
+    kinds = [plain, residual] if residual else [plain]
+    found = changes(plain, residual)
     interaction = gap = None
-    if residual and len(common) > 1:
-        low, high = common[0], common[-1]
-        interaction, gap = (changes(of_plain, of_residual)[name].difference for name in ("interaction", "gap"))
+    low = high = 0
+    if "interaction" in found:
+        interaction, gap = found["interaction"].difference, found["gap"].difference
+        low, high = found["interaction"].depths
     elif residual:
         obstacle = "plain and residual nets have not finished at two depths in common"
     margin, reason = _margin(margin, kinds)
@@ -71,23 +64,29 @@ def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[
     if interaction:
         names = [f"({kind}-{high} minus {kind}-{low})" for kind in ("plain", "residual")]
         sentences.append(f"Difference of the rises, {' minus '.join(names)}: {interaction}.")
-    for kind in kinds:
-        sentences += kind.sentences()
+    for family in kinds:
+        sentences += _about(family)
     if gap:
         sentences.append(f"At depth {high}, plain minus residual: {gap}.")
     if residual:
-        sentences += _parameters(plain.family, residual.family)
-    sentences += _warmups([kind.family for kind in kinds])
-    if margin is not None and any(kind.rise and kind.rise.overall.low is not None for kind in kinds):
+        sentences += _parameters(plain, residual)
+    sentences += _warmups(kinds)
+    if margin is not None and any(family.rise and family.rise.overall.low is not None for family in kinds):
         sentences.append(f"A rise counts as none if its whole interval is below {margin:.1f} points: {reason}.")
-    if lone := [label for kind in kinds for label in kind.lone]:
+    if lone := [net.label for family in kinds for net in family.nets if net.depth not in family.errors]:
         sentences.append(f"Left out of the verdict, with one seed each: {listed(lone)}.")
-    names = [kind.family.name for kind in kinds]
-    if others := [family for family in families if family not in (of_plain, of_residual)]:
+    names = [family.name for family in kinds]
+    if others := [family for family in families if family not in kinds]:
         sentences.append(f"The verdict is on the families {' and '.join(names)}.")
-        for why, apart in grouped(others, lambda family: _apart(family, of_plain)).items():
+        for why, apart in grouped(others, lambda family: _apart(family, plain)).items():
             sentences.append(f"Left out of the verdict{why}: {listed([family.name for family in apart], 6)}.")
-    headline = _headline(interaction, plain, residual, margin, obstacle, common)
+    of_residual = residual.rise if residual else None
+    without = "" if interaction else f". No verdict on residual nets: {obstacle}"
+    if plain.rise and plain.rise.overall.low is not None and not (interaction and interaction.low is None):
+        headline = _claim(plain.rise, of_residual, interaction, (low, high), margin)
+    else:
+        headline = _few_seeds(plain, residual if interaction else None)
+    headline = f"{headline}{without}."
     if missing:
         headline = f"So far: {headline[0].lower()}{headline[1:]}"
         sentences.append(f"Not counted, since not finished: {listed(missing, 6)}.")
@@ -95,8 +94,8 @@ def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[
     if remarks[MAX_NAMES:]:
         sentences.append(f"{len(remarks):,} runs have a message; `resexp status --json` shows all.")
     return Verdict(
-        headline, sentences, names, interaction, plain.rise, residual.rise if residual else None, gap, margin,
-        plain.trend, residual.trend if residual else None,
+        headline, sentences, names, interaction, plain.rise, of_residual, gap, margin, plain.trend,
+        residual.trend if residual else None,
     )  # fmt: skip
 
 
@@ -131,48 +130,38 @@ def _one_depth(plains: Sequence[Family]) -> str:
 
 
 def _differ(a: Family, b: Family) -> str:
-    return f"{a.nets[0].label} and {b.nets[0].label} differ in {listed(differences(a.recipe, b.recipe))}"
+    return f"{a.nets[0].label} and {b.nets[0].label} differ in {listed(differences([a.recipe, b.recipe]))}"
 
 
 def _apart(family: Family, plain: Family) -> str:
-    fields = differences(family.recipe, plain.recipe)
+    fields = differences([family.recipe, plain.recipe])
     return f", since they differ in {listed(fields)}" if fields else ""
 
 
-class _JudgedFamily:
-    """A family that is judged."""
-
-    def __init__(self, family: Family) -> None:
-        self.family, self.errors = family, family.errors
-        self.lone = [net.label for net in family.nets if net.depth not in self.errors]
-        self.rise = rise(self.errors) if len(self.errors) > 1 else None
-        self.trend = trend({depth: error.values for depth, error in self.errors.items()})
-
-    def sentences(self) -> list[str]:
-        """The rise from the shallowest depth and from the best, the trend, and what else varies with depth."""
-        if not self.rise:
-            return []
-        a, b = self.errors[self.rise.shallowest], self.errors[self.rise.deepest]
-        seeds = _seeds(len(a.values), len(b.values))
-        ends = f"{a.mean:.1f} % at depth {self.rise.shallowest}, {b.mean:.1f} % at depth {self.rise.deepest}"
-        name = f"{self.family.kind[0].upper()}{self.family.kind[1:]} nets"
-        found = [f"{name}: training error {ends}: {self.rise.overall}, {seeds}."]
-        if self.rise.best != self.rise.shallowest:
-            best = self.rise.from_best
-            allowed = "" if best.low is None else "; the interval is corrected for the choice of the depth"
-            found.append(f"{name}, compared with their best depth, {self.rise.best}: {best}{allowed}.")
-        if self.trend:
-            *others, deepest = self.trend.depths
-            many = f"{others[0]} to {deepest} ({len(self.trend.depths)} of them)"
-            depths = many if len(others) >= MAX_NAMES else f"{', '.join(map(str, others))} and {deepest}"
-            pairs = f"in {self.trend.statistic} of {self.trend.pairs} pairs, the deeper run has the higher error"
-            choices = self.trend.choices
-            choice = f"; p is corrected for the choice among {choices} starting depths" if choices > 1 else ""
-            test = f"Jonckheere-Terpstra, one-sided{choice}"
-            found.append(f"{name}, trend over depths {depths}: {pairs}, {self.trend} ({test}).")
-        if self.family.excused:
-            found.append(f"{name} of different depth differ in {listed(self.family.excused)}, too, as in the paper.")
-        return found
+def _about(family: Family) -> list[str]:
+    """The rise from the shallowest depth and from the best, the trend, and what else varies with depth."""
+    rise, trend, errors = family.rise, family.trend, family.errors
+    if not rise:
+        return []
+    a, b = errors[rise.shallowest], errors[rise.deepest]
+    seeds = _seeds(len(a.values), len(b.values))
+    ends = f"{a.mean:.1f} % at depth {rise.shallowest}, {b.mean:.1f} % at depth {rise.deepest}"
+    name = f"{family.kind[0].upper()}{family.kind[1:]} nets"
+    found = [f"{name}: training error {ends}: {rise.overall}, {seeds}."]
+    if rise.best != rise.shallowest:
+        allowed = "" if rise.from_best.low is None else "; the interval is corrected for the choice of the depth"
+        found.append(f"{name}, compared with their best depth, {rise.best}: {rise.from_best}{allowed}.")
+    if trend:
+        *others, deepest = trend.depths
+        many = f"{others[0]} to {deepest} ({len(trend.depths)} of them)"
+        depths = many if len(others) >= MAX_NAMES else f"{', '.join(map(str, others))} and {deepest}"
+        pairs = f"in {trend.statistic} of {trend.pairs} pairs, the deeper run has the higher error"
+        corrected = f"; p is corrected for the choice among {trend.choices} starting depths" * (trend.choices > 1)
+        test = f"Jonckheere-Terpstra, one-sided{corrected}"
+        found.append(f"{name}, trend over depths {depths}: {pairs}, {trend} ({test}).")
+    if family.excused:
+        found.append(f"{name} of different depth differ in {listed(family.excused)}, too, as in the paper.")
+    return found
 
 
 def _seeds(a: int, b: int) -> str:
@@ -181,15 +170,16 @@ def _seeds(a: int, b: int) -> str:
     return f"{a} seeds each" if a > 1 else "one seed each"
 
 
-def _margin(margin: float | None, kinds: Sequence[_JudgedFamily]) -> tuple[float | None, str]:
+def _margin(margin: float | None, kinds: Sequence[Family]) -> tuple[float | None, str]:
     """The rise in points that counts as none, if any, and why."""
     if margin is not None:
         return margin, "report.margin of the study"
-    if not any(net.departures for kind in kinds for net in kind.family.nets):
+    if not any(net.departures for family in kinds for net in family.nets):
         return PAPER_MARGIN, "the default at the paper's recipe"
-    if not kinds[0].rise or kinds[0].rise.from_best.value <= 0:
+    rise = kinds[0].rise
+    if not rise or rise.from_best.value <= 0:
         return None, ""
-    return SHARE * kinds[0].rise.from_best.value, "a tenth of the plain nets' rise in these runs"
+    return SHARE * rise.from_best.value, "a tenth of the plain nets' rise in these runs"
 
 
 def _warmups(families: Sequence[Family]) -> list[str]:
@@ -198,7 +188,7 @@ def _warmups(families: Sequence[Family]) -> list[str]:
     for net in (net for family in families for net in family.nets):
         if steps := sorted(run.warmup_end for run in net.runs if run.warmup_end):
             ends.append(f"{net.label} {' to '.join(f'{step:,}' for step in dict.fromkeys((steps[0], steps[-1])))}")
-            late |= bool(net.runs[0].config.train.milestones) and steps[-1] > net.runs[0].config.train.final_from
+            late |= bool(net.config.train.milestones) and steps[-1] > net.config.train.final_from
     if not ends:
         return []
     found = f"The warm-up ends by each net's own error, so the schedules differ. It had ended by step: {listed(ends)}."
@@ -215,29 +205,26 @@ def _parameters(plain: Family, residual: Family) -> list[str]:
     return [f"Residual nets have other numbers of parameters: {shares}."]
 
 
-def _headline(
-    interaction: Difference | None,
-    plain: _JudgedFamily,
-    residual: _JudgedFamily | None,
-    margin: float | None,
-    obstacle: str,
-    common: Sequence[int],
+def _claim(
+    plain: Rise, residual: Rise | None, interaction: Difference | None, ends: tuple[int, int], margin: float | None
 ) -> str:
-    assert plain.rise, "a plain family that is judged has two depths"
-    if plain.rise.overall.low is None or (interaction and interaction.low is None):
-        return _few_seeds(plain.rise, residual.rise if residual and interaction else None, obstacle, plain.trend)
-    direction = _direction(plain.rise, margin)
-    of_plain = f"plain nets {direction}"
-    if not (interaction and residual and residual.rise):
-        return f"{of_plain[0].upper()}{of_plain[1:]}. No verdict on residual nets: {obstacle}."
-    of_residual = _direction(residual.rise, margin)
-    both = f"{of_plain}; residual nets {of_residual}" if of_residual != direction else f"both kinds {direction}"
-    rises = f"From {common[0]} to {common[-1]} layers, the training error rises"
-    if interaction.sign:
-        more, less = ("plain", "residual") if interaction.sign > 0 else ("residual", "plain")
-        size = f"{interaction / interaction.sign}".removeprefix("+")
-        return f"{rises} by {size} more in {more} nets than in {less} nets: {both}."
-    return f"No difference between the rises of plain and residual nets is shown ({interaction.range}): {both}."
+    """What the intervals of the rises and of their difference allow to say."""
+    of_plain = _direction(plain, margin)
+    if not (interaction and residual):
+        return f"Plain nets {of_plain}"
+    of_residual = _direction(residual, margin)
+    same = of_plain == of_residual
+    directions = f"both kinds {of_plain}" if same else f"plain nets {of_plain}; residual nets {of_residual}"
+    if not interaction.sign:
+        return (
+            f"No difference between the rises of plain and residual nets is shown ({interaction.range}): {directions}"
+        )
+    more, less = ("plain", "residual") if interaction.sign > 0 else ("residual", "plain")
+    size = f"{interaction if interaction.sign > 0 else -interaction}".removeprefix("+")
+    return (
+        f"From {ends[0]} to {ends[1]} layers, the training error rises by {size} more in {more} nets than in {less} "
+        f"nets: {directions}"
+    )
 
 
 def _direction(found: Rise, margin: float | None) -> str:
@@ -256,13 +243,11 @@ def _direction(found: Rise, margin: float | None) -> str:
     return f"are not shown to rise{start} ({found.from_best.range})"
 
 
-def _few_seeds(plain: Rise, residual: Rise | None, obstacle: str, plain_trend: Trend | None) -> str:
+def _few_seeds(plain: Family, residual: Family | None) -> str:
     """Both changes, without a claim."""
-    several = any(found and found.overall.low is not None for found in (plain, residual))
-    seeds = "Too few seeds" if several else "One seed"
-    rises = {"plain": plain, "residual": residual}
-    changes = [f"by {found.overall.value:+.1f} points in {kind} nets" for kind, found in rises.items() if found]
-    over_all = f" (plain trend: {plain_trend})" if plain_trend else ""
-    without = "" if residual else f". No verdict on residual nets: {obstacle}"
-    depths = f"from depth {plain.shallowest} to {plain.deepest}"
-    return f"{seeds}, descriptive only: {depths} the training error changes {' and '.join(changes)}{over_all}{without}."
+    rises = {family.kind: family.rise for family in (plain, residual) if family and family.rise}
+    seeds = "Too few seeds" if any(rise.overall.low is not None for rise in rises.values()) else "One seed"
+    depths = f"from depth {rises['plain'].shallowest} to {rises['plain'].deepest}"
+    changes = [f"by {rise.overall.value:+.1f} points in {kind} nets" for kind, rise in rises.items()]
+    trend = f" (plain trend: {plain.trend})" if plain.trend else ""
+    return f"{seeds}, descriptive only: {depths} the training error changes {' and '.join(changes)}{trend}"
