@@ -111,8 +111,8 @@ def build_comparison(
     found = together.together(studies)
     figures, files = _files(draw_together(found, slide), found.title)
     data = together.data(found)
-    files |= {**data, "summary.md": together.markdown(found)}
-    files["index.html"] = together.html(found, figures, data, reload)
+    markdown = page.TEMPLATES.get_template("together.md.j2").render(together=found, table=found.table()[0])
+    files |= {**data, "summary.md": markdown, "index.html": together.html(found, figures, data, reload)}
     write_all(to, files)
     return found
 

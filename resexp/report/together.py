@@ -69,7 +69,7 @@ class Together:
     def looks(self) -> dict[str, dict[str, Any]]:
         """How each family is drawn: the kind has the colour, the study has the marker and the width of the line."""
         return {
-            of_study(family, name): {"color": family_colours([family])[family], **look}
+            f"{family} ({name})": {"color": family_colours([family])[family], **look}
             for look, (name, study) in zip(LOOKS, self.studies.items(), strict=False)
             for family in judged(study)
         }
@@ -133,14 +133,9 @@ def judged(study: Summary) -> list[str]:
     return study.verdict.families or study.drawn[:2]
 
 
-def of_study(family: str, study: str) -> str:
-    """What a family is called in figures of several studies."""
-    return f"{family} ({study})"
-
-
 def _called(net: Net, study: str) -> Net:
     """The net in a family of its study, with a label that names the study."""
-    label, family = f"{net.label}, {study}", of_study(net.family, study)
+    label, family = f"{net.label}, {study}", f"{net.family} ({study})"
     return Net(tuple(replace(run, run=Run(run.run.folder, label), family=family) for run in net.runs))
 
 
@@ -174,8 +169,3 @@ def data(found: Together) -> dict[str, str]:
         "runs.csv": pd.concat(runs).to_csv(index=False),
         "comparison.json": json_text(found.to_json()),
     }
-
-
-def markdown(found: Together) -> str:
-    """The comparison as Markdown."""
-    return page.TEMPLATES.get_template("together.md.j2").render(together=found, table=found.table()[0])

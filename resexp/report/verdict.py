@@ -78,7 +78,8 @@ def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[
     names = [family.name for family in kinds]
     if others := [family for family in families if family not in kinds]:
         sentences.append(f"The verdict is on the families {' and '.join(names)}.")
-        for why, apart in grouped(others, lambda family: _apart(family, plain)).items():
+        for fields, apart in grouped(others, lambda other: tuple(differences([other.recipe, plain.recipe]))).items():
+            why = f", since they differ in {listed(fields)}" if fields else ""
             sentences.append(f"Left out of the verdict{why}: {listed([family.name for family in apart], 6)}.")
     of_residual = residual.rise if residual else None
     without = "" if interaction else f". No verdict on residual nets: {obstacle}"
@@ -133,18 +134,15 @@ def _differ(a: Family, b: Family) -> str:
     return f"{a.nets[0].label} and {b.nets[0].label} differ in {listed(differences([a.recipe, b.recipe]))}"
 
 
-def _apart(family: Family, plain: Family) -> str:
-    fields = differences([family.recipe, plain.recipe])
-    return f", since they differ in {listed(fields)}" if fields else ""
-
-
 def _about(family: Family) -> list[str]:
     """The rise from the shallowest depth and from the best, the trend, and what else varies with depth."""
     rise, trend, errors = family.rise, family.trend, family.errors
     if not rise:
         return []
     a, b = errors[rise.shallowest], errors[rise.deepest]
-    seeds = _seeds(len(a.values), len(b.values))
+    seeds = f"{len(a.values)} seeds each" if len(a.values) > 1 else "one seed each"
+    if len(a.values) != len(b.values):
+        seeds = f"{len(a.values)} and {len(b.values)} seeds"
     ends = f"{a.mean:.1f} % at depth {rise.shallowest}, {b.mean:.1f} % at depth {rise.deepest}"
     name = f"{family.kind[0].upper()}{family.kind[1:]} nets"
     found = [f"{name}: training error {ends}: {rise.overall}, {seeds}."]
@@ -162,12 +160,6 @@ def _about(family: Family) -> list[str]:
     if family.excused:
         found.append(f"{name} of different depth differ in {listed(family.excused)}, too, as in the paper.")
     return found
-
-
-def _seeds(a: int, b: int) -> str:
-    if a != b:
-        return f"{a} and {b} seeds"
-    return f"{a} seeds each" if a > 1 else "one seed each"
 
 
 def _margin(margin: float | None, kinds: Sequence[Family]) -> tuple[float | None, str]:
