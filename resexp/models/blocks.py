@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from resexp.config import ModelConfig
 from resexp.config.plugins import PluginRef, find_plugin
 from resexp.errors import UserError
-from resexp.models.layers import BatchNorm, ConstantScale, LearnedScalar, StochasticDepth, conv, make_activation, norm
+from resexp.models.layers import (
+    BatchNorm,
+    ConstantScale,
+    LearnedScalar,
+    StochasticDepth,
+    conv,
+    from_plugin,
+    make_activation,
+    norm,
+)
 
 
 class ZeroPad(nn.Module):
@@ -52,12 +61,9 @@ def make_shortcut(config: ModelConfig, channels_in: int, channels_out: int, stri
     if config.shortcut is None:
         return None
     if isinstance(config.shortcut, PluginRef):
-        plugin = find_plugin("shortcut", config.shortcut.name, config.shortcut.source)
         with torch.random.fork_rng(devices=[]):
-            own: nn.Module = plugin.make(channels_in, channels_out, stride, **dict(config.shortcut.options))
-        return own
-    changes = stride != 1 or channels_in != channels_out
-    shortcut = SHORTCUTS[config.shortcut][changes]
+            return from_plugin("shortcut", config.shortcut, channels_in, channels_out, stride)  # type: ignore[no-any-return]
+    shortcut = SHORTCUTS[config.shortcut][stride != 1 or channels_in != channels_out]
     if shortcut == "projection":
         return Projection(config, channels_in, channels_out, stride)
     return ZeroPad(channels_in, channels_out, stride) if shortcut == "zero padding" else nn.Identity()
@@ -118,6 +124,11 @@ class Block(nn.Module):
         return self.act(y)  # type: ignore[no-any-return]
 
 
+def _strides(config: ModelConfig, place: Place) -> tuple[int, int]:
+    """Of a bottleneck's first 1x1 convolution, and of its 3x3."""
+    return (place.stride, 1) if config.stride_conv == "1x1" else (1, place.stride)
+
+
 class Bottleneck(Block):
     """1x1, 3x3 and 1x1 convolutions, the last four times as wide (section 4.1, "Deeper Bottleneck Architectures")."""
 
@@ -126,7 +137,7 @@ class Bottleneck(Block):
 
     def make_branch(self, config: ModelConfig, place: Place, **options: Any) -> None:
         """Create the layers of F."""
-        first, second = (place.stride, 1) if config.stride_conv == "1x1" else (1, place.stride)
+        first, second = _strides(config, place)
         self.conv1 = conv(config, 1, place.channels_in, place.channels, first)
         self.bn1 = norm(config, place.channels)
         self.act1 = make_activation(config)
@@ -182,7 +193,7 @@ class PreactBottleneck(PreactBlock):
 
     def make_branch(self, config: ModelConfig, place: Place, **options: Any) -> None:
         """Create the layers of F."""
-        first, second = (place.stride, 1) if config.stride_conv == "1x1" else (1, place.stride)
+        first, second = _strides(config, place)
         self.bn1 = nn.Identity() if place.number == 1 else norm(config, place.channels_in)
         self.conv1 = conv(config, 1, place.channels_in, place.channels, first)
         self.bn2 = norm(config, place.channels)
@@ -199,21 +210,17 @@ class PreactBottleneck(PreactBlock):
         return self.conv3(self.act3(self.bn3(y)))  # type: ignore[no-any-return]
 
 
-BLOCKS: dict[tuple[str, str], type[Block]] = {
-    ("plain", "basic"): Block,
-    ("plain", "bottleneck"): Bottleneck,
-    ("residual", "basic"): Block,
-    ("residual", "bottleneck"): Bottleneck,
-    ("preact", "basic"): PreactBlock,
-    ("preact", "bottleneck"): PreactBottleneck,
+BLOCKS: dict[str, tuple[type[Block], type[PreactBlock]]] = {
+    "basic": (Block, PreactBlock),
+    "bottleneck": (Bottleneck, PreactBottleneck),
 }
-"""The block of a kind of net."""
+"""For each `model.block`: that of plain and residual nets, and that of pre-activated ones."""
 
 
 def block_class(config: ModelConfig) -> type[Block]:
     """The block that `config` names. Raises UserError if a plug-in's does not fit the kind of net."""
     if not isinstance(config.block, PluginRef):
-        return BLOCKS[config.kind, config.block]
+        return BLOCKS[config.block][config.kind == "preact"]
     plugin = find_plugin("block", config.block.name, config.block.source)
     made: type[Block] = plugin.make
     if not (isinstance(made, type) and issubclass(made, Block)):

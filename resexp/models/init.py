@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
-from resexp.config.plugins import PluginRef, find_plugin
+from resexp.config.plugins import PluginRef
+from resexp.models.layers import from_plugin
 
 
 def init_weights(config: ModelConfig, modules: Iterable[nn.Module]) -> None:
@@ -36,8 +37,7 @@ def init_classifier(config: ModelConfig, layer: nn.Linear) -> None:
 def _initialiser(config: ModelConfig) -> Callable[[Tensor], object]:
     """The function that fills the weight of a convolution, in place."""
     if isinstance(config.init, PluginRef):
-        plugin = find_plugin("init", config.init.name, config.init.source)
-        return functools.partial(plugin.make, **dict(config.init.options))
+        return functools.partial(from_plugin, "init", config.init)
     gain = _gain(config)
     known: dict[str, Callable[[Tensor], object]] = {
         "he": functools.partial(he, gain=gain),

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
-from resexp.config.plugins import PluginRef, find_plugin
+from resexp.config.plugins import PluginRef, Role, find_plugin
 from resexp.distributed import SINGLE_PROCESS, Ranks, all_gather
 
 BN_MOMENTUM = 0.1
@@ -31,16 +31,8 @@ class BatchNorm(nn.BatchNorm2d):
         """(B, C, H, W) -> (B, C, H, W)."""
         if self.training and self.ranks.world_size > 1:
             return self._across(x)
-        return F.batch_norm(
-            x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.training,
-            self.momentum or 0.0,
-            self.eps,
-        )
+        averages, momentum = (self.running_mean, self.running_var), self.momentum or 0.0
+        return F.batch_norm(x, *averages, self.weight, self.bias, self.training, momentum, self.eps)
 
     def _across(self, x: Tensor) -> Tensor:
         """As in training, over the images of all ranks; each has equally many.
@@ -87,12 +79,15 @@ class ConstantScale(nn.Module):
         return x * self.factor
 
 
+def from_plugin(role: Role, chosen: PluginRef, *arguments: Any) -> Any:
+    """What the plug-in of `role` makes of these arguments and of the study's options."""
+    return find_plugin(role, chosen.name, chosen.source).make(*arguments, **dict(chosen.options))
+
+
 def norm(config: ModelConfig, channels: int) -> nn.Module:
     """The normalisation layer after a convolution with `channels` filters."""
     if isinstance(config.norm, PluginRef):
-        norm = find_plugin("norm", config.norm.name, config.norm.source)
-        made: nn.Module = norm.make(channels, **dict(config.norm.options))
-        return made
+        return from_plugin("norm", config.norm, channels)  # type: ignore[no-any-return]
     norms: dict[str, Callable[[], nn.Module]] = {
         "batch": lambda: BatchNorm(channels),
         "group": lambda: nn.GroupNorm(groups(channels), channels),
@@ -235,8 +230,7 @@ def make_activation(config: ModelConfig) -> nn.Module:
     """The nonlinearity of one place in a net."""
     chosen = config.activation
     if isinstance(chosen, PluginRef):
-        made: nn.Module = find_plugin("activation", chosen.name, chosen.source).make(**dict(chosen.options))
-        return made
+        return from_plugin("activation", chosen)  # type: ignore[no-any-return]
     if chosen == "tat":
         return TReLU(tailored_slope(config.depth - 1))
     known: dict[str, type[nn.Module]] = {

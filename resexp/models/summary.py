@@ -113,20 +113,21 @@ class _Trace:
             size, stride = module.kernel_size[0], module.stride[0]
             cost = output.numel() * module.weight[0].numel()
             what = f"{size}x{size} conv, {module.out_channels}"
-            self._spatial(name, "conv", what, size, stride, output, cost)
+            self._window(name, "conv", what, size, stride, output, cost)
         elif isinstance(module, nn.MaxPool2d):
             size, stride = int(module.kernel_size), int(module.stride)  # type: ignore[arg-type]
-            self._spatial(name, "pool", f"{size}x{size} max pool", size, stride, output)
+            self._window(name, "pool", f"{size}x{size} max pool", size, stride, output)
         elif isinstance(module, nn.Linear):
             self._average(module.in_features)
             cost = output.numel() * module.in_features
-            self._add(name, "fc", f"fc {module.out_features}", (module.out_features, 1, 1), None, cost)
+            self._add(name, "fc", f"fc {module.out_features}", (module.out_features, 1, 1), cost)
         elif isinstance(module, Block):
             self.block = None
 
-    def _spatial(
+    def _window(
         self, name: str, kind: LayerKind, what: str, size: int, stride: int, output: Tensor, multiply_adds: int = 0
     ) -> None:
+        """A layer whose outputs each see `size` x `size` places of its input."""
         on_shortcut = "shortcut" in name.split(".")
         before, step = self.field_of_block if on_shortcut else self.field
         field = before + (size - 1) * step
@@ -134,7 +135,7 @@ class _Trace:
             self.field = (field, step * stride)
         halves = f", /{stride}" if stride > 1 else ""
         _, channels, height, width = output.shape
-        self._add(name, kind, what + halves, (channels, height, width), field, multiply_adds, on_shortcut)
+        self._add(name, kind, what + halves, (channels, height, width), multiply_adds, field, on_shortcut)
 
     def _average(self, features: int) -> None:
         """Averages are taken by functions, which have no hooks: there was one if a fully connected layer takes another
@@ -142,7 +143,7 @@ class _Trace:
         channels, height, width = self.layers[-1].output
         side = math.isqrt(features // channels)
         if (height, width) != (side, side):
-            self._add("average", "pool", "average pool", (channels, side, side), None)
+            self._add("average", "pool", "average pool", (channels, side, side))
 
     def _add(
         self,
@@ -150,8 +151,8 @@ class _Trace:
         kind: LayerKind,
         what: str,
         output: tuple[int, int, int],
-        receptive_field: int | None,
         multiply_adds: int = 0,
+        field: int | None = None,
         on_shortcut: bool = False,
     ) -> None:
-        self.layers.append(Layer(name, kind, what, self.block, on_shortcut, output, 0, multiply_adds, receptive_field))
+        self.layers.append(Layer(name, kind, what, self.block, on_shortcut, output, 0, multiply_adds, field))
