@@ -77,7 +77,7 @@ def ensemble(runs: Sequence[Run]) -> Ensemble:
         if (folder := run.folder.resolve()) in seen:
             raise UserError(f"{run.folder}: named twice; name each run of an ensemble once")
         seen.add(folder)
-    return joined(alone(run, [r["test_error"] for r in run.metrics() if "test_error" in r]) for run in runs)
+    return joined(alone(run, run.test_errors()) for run in runs)
 
 
 def alone(run: Run, recorded: Sequence[float]) -> Ensemble:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
@@ -30,23 +31,21 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
     missing = [name for name in own if name not in weights and ".draws." not in name]
     unknown = [name for name in weights if name not in own]
     other = [name for name, value in weights.items() if name in own and value.shape != own[name].shape]
-    classes = [name for name in own if own[name].is_floating_point()][-2:]  # the last layer's
-    if other and set(other) <= set(classes) and not missing and not unknown:
-        ours, theirs = len(own[other[0]]), len(weights[other[0]])
-        raise UserError(
-            f"{where}: weights for {theirs} classes, and here are {ours}; name weights for the same classes"
-        )
     for what, names in (("lacks", missing), ("has, but the net lacks,", unknown)):
         if names:
             raise UserError(f"{where}: {what} {listed(names, 1)}; name weights of the same net")
     if other:
-        name = other[0]
-        raise UserError(
-            f"{where}: {name} has the shape {_shape(weights[name])}, and in the net {_shape(own[name])}; name weights "
-            f"of the same net"
-        )
+        ours, theirs = own[other[0]].shape, weights[other[0]].shape
+        of_last_layer = [name for name in own if own[name].is_floating_point()][-2:]
+        if set(other) <= set(of_last_layer):
+            says = f"weights for {theirs[0]} classes, and here are {ours[0]}; name weights for the same classes"
+        else:
+            says = (
+                f"{other[0]} has the shape {_size(theirs)}, and in the net {_size(ours)}; name weights of the same net"
+            )
+        raise UserError(f"{where}: {says}")
     model.load_state_dict(weights, strict=False)
 
 
-def _shape(value: Tensor) -> str:
-    return "x".join(map(str, value.shape)) or "scalar"
+def _size(shape: torch.Size) -> str:
+    return "x".join(map(str, shape)) or "scalar"
