@@ -305,6 +305,12 @@ def test_what_does_not_fit_gets_a_line(trained: Run, here: Cli, tmp_path: Path) 
         (file("more", {**weights, "x": torch.zeros(1)}), net, three, "more.pt: has, but the net lacks, x; "),
         (file("wide", weights), "residual-8-width=4", three, "wide.pt: conv.weight has the shape 2x3x3x3, and in the"),
         (file("ten", weights), net, three, "ten.pt: weights for 10 classes, and here are 3; name weights for"),
+        (
+            file("scalar", {**weights, "fc.weight": torch.zeros(())}),
+            net,
+            three,
+            "scalar.pt: fc.weight has the shape scalar, ",
+        ),
         (good, None, tmp_path / "nowhere", "nowhere: no such folder or archive"),
         (good, None, tmp_path / "empty", "empty: no test images in folders with the names of the net's classes"),
         (good, None, tmp_path / "others", "(bars, circle, crescent and 7 more); they are in zebra"),

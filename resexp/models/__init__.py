@@ -37,7 +37,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
     if other:
         ours, theirs = own[other[0]].shape, weights[other[0]].shape
         of_last_layer = [name for name in own if own[name].is_floating_point()][-2:]
-        if set(other) <= set(of_last_layer):
+        if theirs and set(other) <= set(of_last_layer):
             says = f"weights for {theirs[0]} classes, and here are {ours[0]}; name weights for the same classes"
         else:
             says = (
