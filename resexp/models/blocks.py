@@ -48,25 +48,22 @@ class Projection(nn.Sequential):
         super().__init__(*layers, *([] if config.kind == "preact" else [norm(config, channels_out)]))
 
 
-SHORTCUTS: dict[str, tuple[str, str]] = {
-    "A": ("identity", "zero padding"),
-    "B": ("identity", "projection"),
-    "C": ("projection", "projection"),
-}
-"""For each option: (shortcut where dimensions stay, shortcut where they change)."""
-
-
 def make_shortcut(config: ModelConfig, channels_in: int, channels_out: int, stride: int) -> nn.Module | None:
-    """The shortcut of one block; None in a plain net."""
+    """The shortcut of one block; None in a plain net.
+
+    Where dimensions change, zeros (A) or a projection (B, C); elsewhere the identity (A, B) or a projection (C).
+    """
     if config.shortcut is None:
         return None
     if isinstance(config.shortcut, PluginRef):
         with torch.random.fork_rng(devices=[]):
             return from_plugin("shortcut", config.shortcut, channels_in, channels_out, stride)  # type: ignore[no-any-return]
-    shortcut = SHORTCUTS[config.shortcut][stride != 1 or channels_in != channels_out]
-    if shortcut == "projection":
-        return Projection(config, channels_in, channels_out, stride)
-    return ZeroPad(channels_in, channels_out, stride) if shortcut == "zero padding" else nn.Identity()
+    dimensions_stay = stride == 1 and channels_in == channels_out
+    if dimensions_stay and config.shortcut != "C":
+        return nn.Identity()
+    if config.shortcut == "A":
+        return ZeroPad(channels_in, channels_out, stride)
+    return Projection(config, channels_in, channels_out, stride)
 
 
 @dataclass(frozen=True)

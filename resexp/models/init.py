@@ -38,7 +38,11 @@ def _initialiser(config: ModelConfig) -> Callable[[Tensor], object]:
     """The function that fills the weight of a convolution, in place."""
     if isinstance(config.init, PluginRef):
         return functools.partial(from_plugin, "init", config.init)
-    gain = _gain(config)
+    if isinstance(config.activation, PluginRef):
+        gain = math.sqrt(2)
+    else:  # the standard deviation of weights, times sqrt(fan-in), that preserves the variance of signals
+        nonlinearity = {"gelu": "relu", "tat": "linear"}.get(config.activation, config.activation)
+        gain = nn.init.calculate_gain(nonlinearity)  # type: ignore[arg-type]
     known: dict[str, Callable[[Tensor], object]] = {
         "he": functools.partial(he, gain=gain),
         "orthogonal": functools.partial(nn.init.orthogonal_, gain=gain),
@@ -46,14 +50,6 @@ def _initialiser(config: ModelConfig) -> Callable[[Tensor], object]:
         "dirac": nn.init.dirac_,
     }
     return known[config.init]
-
-
-def _gain(config: ModelConfig) -> float:
-    """The standard deviation of weights, times sqrt(fan-in), that preserves the variance of signals."""
-    if isinstance(config.activation, PluginRef):
-        return math.sqrt(2)
-    name = {"gelu": "relu", "tat": "linear"}.get(config.activation, config.activation)
-    return nn.init.calculate_gain(name)  # type: ignore[arg-type]
 
 
 def he(weight: Tensor, gain: float = math.sqrt(2)) -> None:

@@ -109,33 +109,33 @@ class _Trace:
         if isinstance(module, nn.Conv2d | nn.Linear):
             self.weighted = name
         self.parameters[self.weighted] += sum(p.numel() for p in module.parameters(recurse=False))
-        if isinstance(module, nn.Conv2d):
-            size, stride = module.kernel_size[0], module.stride[0]
-            cost = output.numel() * module.weight[0].numel()
-            what = f"{size}x{size} conv, {module.out_channels}"
-            self._window(name, "conv", what, size, stride, output, cost)
-        elif isinstance(module, nn.MaxPool2d):
-            size, stride = int(module.kernel_size), int(module.stride)  # type: ignore[arg-type]
-            self._window(name, "pool", f"{size}x{size} max pool", size, stride, output)
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d):
+            self._window(name, module, output)
         elif isinstance(module, nn.Linear):
             self._average(module.in_features)
-            cost = output.numel() * module.in_features
-            self._add(name, "fc", f"fc {module.out_features}", (module.out_features, 1, 1), cost)
+            cost, what = output.numel() * module.in_features, f"fc {module.out_features}"
+            self.layers.append(Layer(name, "fc", what, self.block, False, (module.out_features, 1, 1), 0, cost, None))
         elif isinstance(module, Block):
             self.block = None
 
-    def _window(
-        self, name: str, kind: LayerKind, what: str, size: int, stride: int, output: Tensor, multiply_adds: int = 0
-    ) -> None:
-        """A layer whose outputs each see `size` x `size` places of its input."""
+    def _window(self, name: str, module: nn.Conv2d | nn.MaxPool2d, output: Tensor) -> None:
+        """A layer whose outputs each see a square of its input."""
+        _, channels, height, width = output.shape
+        kind: LayerKind
+        if isinstance(module, nn.Conv2d):
+            size, stride = module.kernel_size[0], module.stride[0]
+            kind, what, cost = "conv", f"conv, {channels}", output.numel() * module.weight[0].numel()
+        else:
+            size, stride = int(module.kernel_size), int(module.stride)  # type: ignore[arg-type]
+            kind, what, cost = "pool", "max pool", 0
         on_shortcut = "shortcut" in name.split(".")
         before, step = self.field_of_block if on_shortcut else self.field
         field = before + (size - 1) * step
         if not on_shortcut:
             self.field = (field, step * stride)
-        halves = f", /{stride}" if stride > 1 else ""
-        _, channels, height, width = output.shape
-        self._add(name, kind, what + halves, (channels, height, width), multiply_adds, field, on_shortcut)
+        what = f"{size}x{size} {what}" + (f", /{stride}" if stride > 1 else "")
+        size_of_output = (channels, height, width)
+        self.layers.append(Layer(name, kind, what, self.block, on_shortcut, size_of_output, 0, cost, field))
 
     def _average(self, features: int) -> None:
         """Averages are taken by functions, which have no hooks: there was one if a fully connected layer takes another
@@ -143,16 +143,5 @@ class _Trace:
         channels, height, width = self.layers[-1].output
         side = math.isqrt(features // channels)
         if (height, width) != (side, side):
-            self._add("average", "pool", "average pool", (channels, side, side))
-
-    def _add(
-        self,
-        name: str,
-        kind: LayerKind,
-        what: str,
-        output: tuple[int, int, int],
-        multiply_adds: int = 0,
-        field: int | None = None,
-        on_shortcut: bool = False,
-    ) -> None:
-        self.layers.append(Layer(name, kind, what, self.block, on_shortcut, output, 0, multiply_adds, field))
+            pooled = (channels, side, side)
+            self.layers.append(Layer("average", "pool", "average pool", self.block, False, pooled, 0, 0, None))
