@@ -83,18 +83,28 @@ def _one_thread() -> Iterator[None]:
 def write_study(tmp_path: Path) -> Callable[..., Path]:
     """Write TINY, overlaid by the given sections, to a file; a value of None leaves a section out."""
 
-    def write(name: str = "tiny.yaml", **sections: object) -> Path:
-        study: dict[str, object] = dict(TINY)
-        for key, value in sections.items():
-            if isinstance(value, dict) and isinstance(study.get(key), dict):
-                study[key] = {**study[key], **value}  # type: ignore[dict-item]
-            else:
-                study[key] = value
-        path = tmp_path / name
-        path.write_text(yaml.safe_dump({k: v for k, v in study.items() if v is not None}, sort_keys=False))
-        return path
+    return lambda name="tiny.yaml", **sections: write_tiny(tmp_path / name, **sections)
 
-    return write
+
+def write_tiny(path: Path, **sections: object) -> Path:
+    """What `write_study` does, for fixtures of several tests."""
+    study: dict[str, object] = dict(TINY)
+    for key, value in sections.items():
+        if isinstance(value, dict) and isinstance(study.get(key), dict):
+            study[key] = {**study[key], **value}  # type: ignore[dict-item]
+        else:
+            study[key] = value
+    path.write_text(yaml.safe_dump({k: v for k, v in study.items() if v is not None}, sort_keys=False))
+    return path
+
+
+@contextlib.contextmanager
+def working_in(folder: Path) -> Iterator[Path]:
+    """For what is trained once for several tests, which copy it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("RESEXP_DATA", str(folder / "data-home"))
+        yield folder
 
 
 @pytest.fixture(autouse=True)

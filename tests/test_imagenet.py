@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shlex
-import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -33,7 +31,7 @@ from resexp.evaluation.tta import Classifier, MultiScale, SingleView, TenCrop, s
 from resexp.models import build_model
 from resexp.runs.store import Run
 from resexp.training.train import train
-from tests.conftest import command, wait_until
+from tests.conftest import command, working_in
 from tests.test_distributed import close, torchrun
 from tests.test_training import CPU, after, assert_same, measured, weights
 
@@ -170,23 +168,13 @@ def smoke(tree: Path, kind: str, folder: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def study(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its residual net trained here, without a break; its plain net by a sweep that Ctrl-C stops, and another one."""
-    folder = tmp_path_factory.mktemp("smoke")
-    environment = {**os.environ, "RESEXP_DATA": str(folder / "data")}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RESEXP_DATA", environment["RESEXP_DATA"])
+    """Its residual net trained here, without a break; its plain net stopped here, and continued by a sweep."""
+    with working_in(tmp_path_factory.mktemp("smoke")) as folder:
         train(smoke(tree, "residual", folder / "results/smoke"))
-    plain = smoke(tree, "plain", folder / "results/smoke")
-    words = command("sweep", "--config", "imagenet/smoke", *(w for s in settings(tree) for w in ("--set", s)))
-    first = subprocess.Popen(
-        words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    wait_until(first, lambda: plain.status().step >= 5)
-    first.send_signal(signal.SIGINT)
-    said = first.communicate(timeout=100)[0]
-    assert (first.returncode, plain.status().state) == (130, "interrupted"), said
-    second = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=100)
-    assert second.returncode == 0, second.stderr
+        assert train(smoke(tree, "plain", folder / "results/smoke"), stop=after(7)).state == "interrupted"
+        words = command("sweep", "--config", "imagenet/smoke", *(w for s in settings(tree) for w in ("--set", s)))
+        done = subprocess.run(words, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr
     return folder / "results/smoke"
 
 

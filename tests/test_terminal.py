@@ -32,7 +32,7 @@ from resexp.probes import landscape
 from resexp.runs.names import select_runs
 from resexp.runs.records import Status
 from resexp.runs.store import Run
-from tests.conftest import REPOSITORY, command
+from tests.conftest import REPOSITORY, command, working_in, write_tiny
 from tests.many import finish_study
 from tests.screen import Screen
 
@@ -127,23 +127,17 @@ def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
 
 def test_a_users_matplotlib_settings_do_not_reach_the_figures(tmp_path: Path) -> None:
     (tmp_path / "matplotlibrc").write_text("lines.linewidth: 40\nfont.size: 60\nbackend: nonsense\n")
-    drawn = []
-    for number, environment in enumerate(
-        (
-            {},
-            {
-                "MPLBACKEND": "module://no_such_package.backend",
-                "MATPLOTLIBRC": str(tmp_path),
-                "SOURCE_DATE_EPOCH": "tomorrow",
-            },
-        )
-    ):
-        to = tmp_path / f"{number}.svg"
-        done = subprocess.run(
-            command("describe", "plain-20", "--svg", to), env={**os.environ, **environment}, capture_output=True
-        )
-        assert done.returncode == 0, done.stderr
-        drawn.append(re.sub(r'(id|xlink:href|clip-path)="[^"]*"', "", to.read_text()))
+    theirs = {
+        "MPLBACKEND": "module://no_such_package.backend",
+        "MATPLOTLIBRC": str(tmp_path),
+        "SOURCE_DATE_EPOCH": "tomorrow",
+    }
+    done = subprocess.run(command("describe", "plain-20", "--svg", "theirs.svg"), env={**os.environ, **theirs})
+    assert done.returncode == 0
+    assert CliRunner().invoke(app, ["describe", "plain-20", "--svg", "usual.svg"]).exit_code == 0
+    drawn = [
+        re.sub(r'(id|xlink:href|clip-path)="[^"]*"', "", Path(f"{n}.svg").read_text()) for n in ("theirs", "usual")
+    ]
     assert drawn[0] == drawn[1]
 
 
@@ -219,12 +213,20 @@ def test_a_sweep_shows_every_result_once_and_leaves_no_frame(write_study: Callab
     assert lines[-2].startswith("results/tiny: 12 trained")
 
 
+@pytest.fixture(scope="module")
+def half_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with working_in(tmp_path_factory.mktemp("half")) as folder:
+        study = write_tiny(folder / "tiny.yaml", grid={"model.depth": [8, 14]})
+        words = ["sweep", str(study), "--only", "residual-8", "--executor", "debug"]
+        assert CliRunner().invoke(app, words).exit_code == 0
+    return folder
+
+
 @pytest.fixture
-def half(write_study: Callable[..., Path]) -> Path:
+def half(half_once: Path, tmp_path: Path) -> Path:
     """A study one of whose two nets is trained."""
-    study = write_study(grid={"model.depth": [8, 14]})
-    assert CliRunner().invoke(app, ["sweep", str(study), "--only", "residual-8", "--jobs", "1"]).exit_code == 0
-    return study
+    shutil.copytree(half_once, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "tiny.yaml"
 
 
 @pytest.mark.slow
@@ -241,15 +243,6 @@ def test_a_watched_study_is_redrawn_until_all_runs_have_ended(half: Path) -> Non
         "residual-14",
     ]
     assert not any("pending" in line for line in lines)
-
-
-def test_ctrl_c_ends_watching_and_leaves_the_table(half: Path) -> None:
-    code, written = on_terminal(
-        "status", "-w", columns=80, after=("1 pending", lambda terminal: os.write(terminal, b"\x03")), TERM="xterm"
-    )
-    assert code == 130
-    lines = Screen(80, 24).feed(written).text
-    assert [sum(f"{net} seed 0" in line for line in lines) for net in ("residual-8", "residual-14")] == [1, 1]
 
 
 class _Interrupting(io.StringIO):
@@ -282,9 +275,9 @@ def test_ctrl_c_while_a_frame_is_written_leaves_one_table(half: Path, monkeypatc
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
-def test_a_watched_table_fits_the_terminal(half: Path, columns: int) -> None:
+def test_a_watched_table_fits_the_terminal_and_stays_after_ctrl_c(half: Path, columns: int) -> None:
     """A line that the terminal broke in two would be redrawn in the wrong place."""
-    _, written = on_terminal(
+    code, written = on_terminal(
         "status", "-w", columns=columns, after=("1 pending", lambda terminal: os.write(terminal, b"\x03")), TERM="xterm"
     )
     frame = Screen(columns, 24).feed(written.partition("1 pending")[0])
@@ -293,6 +286,9 @@ def test_a_watched_table_fits_the_terminal(half: Path, columns: int) -> None:
     for whole in ("residual-8 seed 0", "residual-14 seed 0", "finished", "pending", "train", "left"):
         assert whole in shown
     assert ("speed" in shown) == (columns >= 80)
+    lines = Screen(columns, 24).feed(written).text
+    assert [sum(f"{net} seed 0" in line for line in lines) for net in ("residual-8", "residual-14")] == [1, 1]
+    assert code == 130
 
 
 def test_a_low_terminal_is_shown_the_runs_that_matter(write_study: Callable[..., Path]) -> None:
@@ -320,8 +316,8 @@ def test_states_have_colours_where_they_are_wanted(half: Path, environment: dict
 
 
 @pytest.mark.parametrize("words", [["--watch"], ["--watch", "--json"]])
-def test_what_is_no_terminal_is_not_redrawn(half: Path, resexp: Callable[..., Any], words: list[str]) -> None:
-    done = resexp("status", *words)
+def test_what_is_no_terminal_is_not_redrawn(half: Path, here: Callable[..., Any], words: list[str]) -> None:
+    done = here("status", *words)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "resexp: status: --watch redraws a terminal, and this is none or JSON; leave it out\n"
 
