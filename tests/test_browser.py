@@ -8,7 +8,6 @@ import urllib.parse
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,11 +17,10 @@ from resexp import paper
 from resexp.config import Cifar10Data, TrainConfig
 from resexp.report import build_report
 from resexp.report.page import SCRIPT
-from resexp.runs.records import StudyPlan
 from resexp.runs.store import StudyFolder
 from tests.browser import Browser, needs_chromium
 from tests.conftest import wait_until
-from tests.test_report import DEGRADES, Errors, add_family, write_run
+from tests.test_report import DEGRADES, Errors, add_family, planned
 
 pytestmark = needs_chromium
 
@@ -43,18 +41,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def reported(folder: StudyFolder) -> Path:
     build_report(folder, folder.folder / "report")
     return (folder.folder / "report/index.html").resolve()
-
-
-def planned(folder: Path, errors: Errors, description: str = "", **options: Any) -> StudyFolder:
-    """A finished study with these errors in percent."""
-    runs = [
-        write_run(folder, kind, depth, seed, error / 100, **options)
-        for (kind, depth), values in errors.items()
-        for seed, error in enumerate(values)
-    ]
-    study = StudyFolder(folder)
-    study.write_plan(StudyPlan(name="study", description=description, runs=runs))
-    return study
 
 
 @pytest.fixture(scope="module")
@@ -227,20 +213,11 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_no_number_is_broken(
     assert "64,000" in browser.run("document.querySelector('main').textContent")
 
 
-def test_on_a_phone_the_names_of_rows_are_whole(browser: Browser, varied: Path) -> None:
+def test_on_a_phone_no_word_of_a_figure_is_cut(browser: Browser, varied: Path) -> None:
     """Ticks are larger there, but for names at the left, which have no more room."""
     browser.open(varied, width=390, height=844)
-    left = browser.box("#fig-controls .drawing svg")[0]
-    names = "[...document.querySelectorAll('#fig-controls .t text')].filter(t => /[a-z]/.test(t.textContent))"
-    lefts = browser.run(f"{names}.map(text => text.getBoundingClientRect().left)")
-    assert len(lefts) == 2
-    assert min(lefts) >= left
     sizes = "[...document.querySelectorAll('#fig-depth-running .t text')].map(t => getComputedStyle(t).fontSize)"
     assert set(browser.run(sizes)) == {"13px"}
-
-
-def test_on_a_phone_no_word_of_a_figure_is_cut(browser: Browser, varied: Path) -> None:
-    browser.open(varied, width=390, height=844)
     assert "precision=bf16" in texts(browser, "#fig-controls text")
     script = """[...document.querySelectorAll('.drawing')].flatMap(drawing => {
       const whole = drawing.getBoundingClientRect();

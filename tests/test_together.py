@@ -24,7 +24,7 @@ from resexp.report.together import together
 from resexp.runs.records import Status, StudyPlan
 from resexp.runs.store import Run, StudyFolder
 from tests.conftest import command, wait_until
-from tests.test_report import DEGRADES, SMALL, Errors, write_run
+from tests.test_report import DEGRADES, SMALL, Errors, planned
 
 Resexp = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -39,13 +39,7 @@ MILD = {
 
 def plan(folder: Path, errors: Errors, **options: Any) -> StudyFolder:
     """A finished study with these errors in percent, called as its folder."""
-    runs = [
-        write_run(folder, kind, depth, seed, error / 100, **options)
-        for (kind, depth), values in errors.items()
-        for seed, error in enumerate(values)
-    ]
-    StudyFolder(folder).write_plan(StudyPlan(name=folder.name, description=f"The study {folder.name}.", runs=runs))
-    return StudyFolder(folder)
+    return planned(folder, errors, f"The study {folder.name}.", folder.name, **options)
 
 
 @pytest.fixture

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from resexp.report import build_report
-from resexp.runs.records import StudyPlan
 from resexp.runs.store import StudyFolder
 from resexp.utils.files import write_all
 from tests.conftest import fill
 from tests.faults.operations import in_a_process, killed_at, operations_of
-from tests.test_report import write_run
+from tests.test_report import planned
 
 Survived = Callable[..., None]
 Files = dict[str, bytes]
@@ -24,10 +23,7 @@ Files = dict[str, bytes]
 
 def study_with(folder: Path, error: float) -> StudyFolder:
     """A study of two finished runs; with another error, all that a report of it says and shows is another."""
-    study = StudyFolder(folder)
-    runs = [write_run(folder, kind, 8, 0, error) for kind in ("plain", "residual")]
-    study.write_plan(StudyPlan(name=f"study of {error}", runs=runs))
-    return study
+    return planned(folder, {(kind, 8): [100 * error] for kind in ("plain", "residual")}, name=f"study of {error}")
 
 
 def content(folder: Path) -> Files:
