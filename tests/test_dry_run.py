@@ -26,7 +26,7 @@ def call(*words: object) -> str:
 @pytest.fixture
 def trained(write_study: Write) -> Run:
     """A run of residual-8 whose 12 steps took 60 seconds, as its manifest says."""
-    call("sweep", write_study(), "--jobs", 1)
+    call("sweep", write_study(), "--executor", "debug")
     (run,) = StudyFolder(Path("results/tiny")).runs()
     manifest = run.manifest()
     assert manifest is not None

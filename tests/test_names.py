@@ -13,8 +13,8 @@ from resexp.cli import app, probe
 from resexp.config.study import load
 from resexp.errors import UserError
 from resexp.runs.names import find_run, is_run_name, open_study, select_runs
-from resexp.runs.records import PlannedRun, StudyPlan
 from resexp.runs.store import StudyFolder
+from resexp.sweeping import create
 
 Write = Callable[..., Path]
 RESULTS = Path("results")
@@ -24,13 +24,9 @@ RESULTS = Path("results")
 def study(write_study: Write) -> StudyFolder:
     """Two nets with two seeds each, none of them trained."""
     loaded, cells = load(str(write_study(grid={"model.kind": ["plain", "residual"]}, seeds=[0, 1])))
-    folder = StudyFolder(RESULTS / loaded.name)
-    planned = [PlannedRun(folder=str(cell.config.folder), label=cell.label) for cell in cells]
-    folder.folder.mkdir(parents=True)
-    folder.write_plan(StudyPlan(name=loaded.name, runs=planned))
-    for cell, run in zip(cells, folder.runs(), strict=True):
-        run.create(cell.config)
-    return folder
+    for cell in cells:
+        create(loaded, cell, RESULTS)
+    return StudyFolder(RESULTS / loaded.name)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +113,7 @@ def test_commands_take_names(write_study: Write) -> None:
         return done.output
 
     study = str(write_study(grid={"model.kind": ["plain", "residual"]}, seeds=[0, 1]))
-    call("sweep", study, "--only", "plain-8", "--jobs", "1")
+    call("sweep", study, "--only", "plain-8", "--executor", "debug")
     assert call("status", "tiny:plain-8/1").count("finished") == 1
     assert call("status", "tiny:residual-8").count("pending") == 2
     assert "already finished" in call("train", "tiny:plain-8/0")

@@ -57,7 +57,8 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_its_cells_run_in_order(write_study: Callable[..., Path], here: Callable[..., Any], shown: list[Any]) -> None:
     """IPython's `!` lines as a shell runs them, with `{NAMES}` replaced."""
-    tiny = write_study(grid={"model.kind": ["plain", "residual"], "model.depth": [8, 14]})
+    grid = {"model.kind": ["plain", "residual"], "model.depth": [8, 14]}
+    tiny = write_study(grid=grid, executor={"name": "debug"})
     names: dict[str, Any] = {}
     printed: list[str] = []
 

@@ -243,7 +243,7 @@ def test_the_examples_train_and_are_reported_without_their_code(name: str, tmp_p
 
 
 def test_the_guide_works_when_followed_word_by_word(tmp_path: Path, here: Cli) -> None:
-    """Its file, its study and its commands, with fewer steps of smaller nets; the sweep in processes of its own."""
+    """Its file, its study and its commands, with fewer steps of smaller nets."""
     guide = (EXAMPLES / "README.md").read_text()
     blocks = dict(re.findall(r"```(python|yaml)\n(.*?)```", guide, re.DOTALL))
     (tmp_path / "scaled.py").write_text(blocks["python"])
@@ -257,7 +257,7 @@ def test_the_guide_works_when_followed_word_by_word(tmp_path: Path, here: Cli) -
     commands = [line for block in re.findall(r"```sh\n(.*?)```", guide, re.DOTALL) for line in block.splitlines()]
     assert len(commands) == 3
     describe, sweep, report = (command.removesuffix(" --open").split()[1:] for command in commands)
-    said = [here(*describe).stdout, here(*sweep).stdout]
+    said = [here(*describe).stdout, here(*sweep, "--executor", "debug").stdout]
     forget()
     said.append(here(*report).stdout)
     assert "residual-20-block=scaled+begin=1.0" in said[0]
@@ -305,10 +305,13 @@ def test_a_run_whose_plugin_was_changed_is_not_continued(tmp_path: Path, here: C
     assert status["state"] == "finished"
     (folder / "status.json").unlink()
     mine.write_text(mine.read_text() + "# changed\n")
-    said = resexp(tmp_path, "train", str(folder), "--plugin", "mine.py", code=2)
-    assert "mine.py: changed since the run began (activation 'cube' had source" in said
-    said = resexp(tmp_path, "train", str(folder), code=2)
-    assert "activation 'cube' is of a plug-in that is not loaded; name its file: --plugin FILE" in said
+    done = here("train", folder, "--plugin", "mine.py")
+    assert done.returncode == 2
+    assert "mine.py: changed since the run began (activation 'cube' had source" in done.stderr
+    forget()
+    done = here("train", folder)
+    assert done.returncode == 2
+    assert "activation 'cube' is of a plug-in that is not loaded; name its file: --plugin FILE" in done.stderr
 
 
 POWER = """
@@ -348,14 +351,15 @@ def test_imagenets_nets_have_blocks_of_two_or_three_layers(layers: int, tmp_path
         ModelConfig(variant="imagenet", block="mine")
 
 
-def test_every_command_that_reads_a_study_takes_its_plugin(tmp_path: Path) -> None:
+def test_every_command_that_reads_a_study_takes_its_plugin(tmp_path: Path, here: Cli) -> None:
     written(tmp_path, CUBE)
     path = study(tmp_path, plugins=["mine.py"], model={"width": 4, "depth": 8, "activation": "cube"})
-    resexp(tmp_path, "data", "check", str(path), "--plugin", "mine.py")
-    said = resexp(tmp_path, "data", "prepare", str(path), "--plugin", "mine.py", code=2)
-    assert "data.source is shapes, and this is for imagenet" in said
-    said = resexp(tmp_path, "bench", "--set", f"extends={path}", "--plugin", "absent.py", code=2)
-    assert "absent.py" in said
+    assert here("data", "check", path, "--plugin", "mine.py").returncode == 0
+    forget()
+    done = here("data", "prepare", path, "--plugin", "mine.py")
+    assert (done.returncode, "data.source is shapes, and this is for imagenet" in done.stderr) == (2, True)
+    done = here("bench", "--set", f"extends={path}", "--plugin", "absent.py")
+    assert (done.returncode, "absent.py" in done.stderr) == (2, True)
 
 
 def on_an_executor(study: Callable[..., Path], sweep: Callable[..., tuple[int, str]]) -> None:

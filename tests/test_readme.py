@@ -102,7 +102,7 @@ def test_sections_by_example_load() -> None:
 
 def test_python_by_example_runs(write_study: Callable[..., Path]) -> None:
     (code,) = (block for kind, block in blocks(TEXTS[README]) if kind == "python" and "import resexp" in block)
-    study = write_study().read_text().replace("name: tiny", "name: quickstart")
+    study = write_study(executor={"name": "debug"}).read_text().replace("name: tiny", "name: quickstart")
     Path("quickstart.yaml").write_text(study)
     names: dict[str, Any] = {}
     exec(code.replace('sweep("quickstart"', 'sweep("quickstart.yaml"'), names)

@@ -14,8 +14,9 @@ from resexp.config.study import load
 from resexp.errors import UserError
 from resexp.report.stats import runs_table
 from resexp.runs.earlier import size
-from resexp.runs.records import PlannedRun, Status, StudyPlan
+from resexp.runs.records import Status
 from resexp.runs.store import Run, StudyFolder
+from resexp.sweeping import create
 
 Write = Callable[..., Path]
 Cli = Callable[..., "Result"]
@@ -25,15 +26,11 @@ Cli = Callable[..., "Result"]
 def study(write_study: Write) -> StudyFolder:
     """Two nets with two seeds each, as if they had been trained; each folder holds 1 MiB."""
     loaded, cells = load(str(write_study(grid={"model.kind": ["plain", "residual"]}, seeds=[0, 1])))
-    folder = StudyFolder(Path("results") / loaded.name)
-    folder.folder.mkdir(parents=True)
-    planned = [PlannedRun(folder=str(cell.config.folder), label=cell.label) for cell in cells]
-    folder.write_plan(StudyPlan(name=loaded.name, runs=planned))
-    for cell, run in zip(cells, folder.runs(), strict=True):
-        run.create(cell.config)
+    for cell in cells:
+        run = create(loaded, cell, Path("results"))
         run.write_status(Status(state="finished", step=12, steps=12))
         run.checkpoint_path.write_bytes(b"\0" * 2**20)
-    return folder
+    return StudyFolder(Path("results") / loaded.name)
 
 
 def rm(*words: str, answer: str = "") -> Result:
@@ -120,7 +117,7 @@ def test_a_run_at_work_is_not_deleted_nor_are_its_neighbours(study: StudyFolder)
 
 def test_a_rerun_begins_at_step_0_and_gives_the_same_again(write_study: Write) -> None:
     study = str(write_study(grid={"model.kind": ["plain", "residual"]}))
-    sweep = ["sweep", study, "--jobs", "1"]
+    sweep = ["sweep", study, "--executor", "debug"]
     assert CliRunner().invoke(app, sweep).exit_code == 0
     plain, residual = StudyFolder(Path("results/tiny")).runs()
     before, kept = plain.metrics_path.read_bytes(), residual.metrics_path.stat()

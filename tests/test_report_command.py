@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
-import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from resexp.errors import UserError
 from resexp.report import Slide, build_report
 from resexp.runs.records import Status
 from resexp.runs.store import Run, StudyFolder
-from tests.conftest import REPOSITORY
+from tests.conftest import command, wait_until
 from tests.test_report import DEGRADES, study
 
 __all__ = ["study"]
@@ -52,9 +49,8 @@ def test_a_slide_has_the_size_title_and_axis_that_were_asked_for(study: Make) ->
         (["--watch", "--json"], "report: --watch writes pages; leave --json out"),
     ],
 )
-def test_a_mistake_is_one_line(words: list[str], says: str, study: Make) -> None:
-    command = [sys.executable, "-m", "resexp", "report", str(study(DEGRADES).folder), *words]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+def test_a_mistake_is_one_line(words: list[str], says: str, study: Make, here: Callable[..., Any]) -> None:
+    done = here("report", study({("plain", 8): [9.0]}).folder, *words)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert says in line
@@ -66,30 +62,11 @@ def test_a_watched_page_reloads_until_all_runs_have_ended(study: Make) -> None:
     ended = last.status()
     last.write_status(Status(state="running", step=1, steps=2))
     page = folder.folder / "report/index.html"
-    command = [sys.executable, "-m", "resexp", "report", str(folder.folder), "--watch"]
-    watch = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    )
-    wait_for(page.exists, watch)
+    watch = subprocess.Popen(command("report", folder.folder, "--watch"), stdout=subprocess.PIPE, text=True)
+    wait_until(watch, page.exists)
     assert '<meta http-equiv="refresh" content="5">' in page.read_text()
     Run(last.folder, last.label).write_status(ended)
     said, _ = watch.communicate(timeout=120)
     assert watch.returncode == 0
     assert str(page) in said
     assert 'http-equiv="refresh"' not in page.read_text()
-
-
-def test_nothing_finished_is_one_line_without_watching(study: Make) -> None:
-    folder = study(DEGRADES)
-    for run in folder.runs():
-        run.write_status(Status(state="pending"))
-    with pytest.raises(UserError, match="no finished run to report yet"):
-        build_report(folder, folder.folder / "report")
-
-
-def wait_for(done: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
