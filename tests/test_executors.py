@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from resexp.cli import app
 from resexp.config import ExecutorConfig
-from resexp.config.study import RunSpec, load, load_run
+from resexp.config.study import load
 from resexp.executors import SweepLoop
 from resexp.executors.base import Job
 from resexp.executors.local import Local
@@ -103,16 +103,6 @@ def test_a_run_whose_processes_are_killed_again_and_again_is_given_up(tmp_path: 
     assert [run.status().state for run in runs] == ["interrupted", "interrupted", "finished"]
 
 
-def test_an_error_of_the_program_is_not_tried_again(tmp_path: Path) -> None:
-    runs = make(tmp_path)
-    break_run(RunSpec(runs[0].label, load_run(runs[0].config_path)), runs[0])
-    sweep = Sweep([Job((run,), 1, 1) for run in runs])
-    error = "unsupported operand type(s) for +=: 'NoneType' and 'float'"
-    assert sweep.ended == {runs[0].name: error, runs[1].name: "", runs[2].name: ""}
-    assert runs[0].status().state == "failed"
-    assert not [line for line in sweep.said if "tried again" in line]
-
-
 @pytest.mark.slow
 def test_a_worker_that_gives_no_sign_of_life_is_replaced(tmp_path: Path) -> None:
     longer = {**LONG["train"], "steps": 600, "eval_every": 600}  # several looks of the sweep, on any machine
@@ -133,12 +123,11 @@ def test_a_worker_that_gives_no_sign_of_life_is_replaced(tmp_path: Path) -> None
     assert_same(runs[0], alone(tmp_path / "alone", train=longer)[0])
 
 
-@pytest.mark.parametrize(("cores", "at_once"), [((1, 1, 1), 2), ((2, 1, 1), 2), ((2, 2, 2), 1)])
-def test_jobs_begin_as_there_are_cores(tmp_path: Path, cores: tuple[int, ...], at_once: int) -> None:
+def test_jobs_begin_as_there_are_cores(tmp_path: Path) -> None:
     runs = make(tmp_path, train={"steps": 60})
-    sweep = Sweep([Job((run,), n, 1) for run, n in zip(runs, cores, strict=True)], capacity=2)
+    sweep = Sweep([Job((run,), 2, 1) for run in runs], capacity=2)
     assert [run.status().state for run in runs] == ["finished"] * len(MODELS)
-    assert sweep.most <= at_once
+    assert sweep.most <= 1
 
 
 def test_the_debug_executor_trains_in_this_process_what_others_train(

@@ -171,11 +171,8 @@ def test_without_safetensors_it_says_what_to_install(trained: Run, resexp: Cli, 
 @pytest.mark.parametrize(
     ("name", "model"),
     [
-        ("resnet18", {"depth": 18, "shortcut": "B"}),
         ("resnet34", {"depth": 34, "shortcut": "B", "residual_init": "zero-gamma"}),
-        ("resnet50", {"depth": 50, "stride_conv": "3x3", "shortcut": "B"}),
         ("resnet101", {"depth": 101, "stride_conv": "3x3", "shortcut": "B"}),
-        ("resnet152", {"depth": 152, "stride_conv": "3x3", "shortcut": "B"}),
     ],
 )
 def test_torchvisions_nets_take_the_weights_and_give_the_same_logits(

@@ -244,7 +244,7 @@ def test_the_folder_of_a_split_is_not_to_be_sorted_again() -> None:
         (b"PAR1", "not an archive but a Parquet table; name a folder"),
         (gzip.compress(b"\0\0\x08\x03" + bytes(600), mtime=0), "a compressed file, with a file of MNIST's format"),
         (lzma.compress(b"hello"), "a compressed file, with no tar archive in it; name a folder"),
-        (b"hello", "not a .zip"),
+        (b"hello", "not a .zip, .tar, .* or damaged from its beginning"),
     ],
 )
 def test_a_good_file_of_another_kind_is_not_to_be_fetched_again(tmp_path: Path, start: bytes, says: str) -> None:
@@ -484,8 +484,7 @@ def test_variables_and_home_folders_are_expanded_in_paths(monkeypatch: pytest.Mo
 # -- stops ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("command", ["train", "sweep"])
+@pytest.mark.parametrize(("command", "number", "code"), [("train", signal.SIGINT, 130), ("sweep", signal.SIGTERM, 143)])
 def test_a_stop_is_heard_while_images_are_decoded(tmp_path: Path, number: int, code: int, command: str) -> None:
     """Of a set that takes long; the same command begins again, and nothing is left behind."""
     root = tmp_path / "set"

@@ -98,8 +98,7 @@ def test_a_stop_that_breaks_an_import_is_no_error_of_ours(name: str, code: int) 
     assert (done.returncode, done.stderr) == (code, "")
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-@pytest.mark.parametrize("verb", ["sweep", "train"])
+@pytest.mark.parametrize(("verb", "name", "code"), [("sweep", "SIGINT", 130), ("train", "SIGTERM", 143)])
 def test_a_stop_that_a_library_has_swallowed_is_a_stop(
     write_study: Callable[..., Path], verb: str, name: str, code: int
 ) -> None:

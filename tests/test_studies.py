@@ -44,9 +44,9 @@ def test_the_list_has_every_shipped_study_with_its_runs() -> None:
 
 def test_the_list_counts_states_in_the_results_folder(write_study: Write) -> None:
     before = datetime.now(UTC).replace(microsecond=0)
-    call("sweep", write_study(seeds=[0, 1, 2]), "--jobs", 1)
+    call("sweep", write_study(seeds=[0, 1, 2]), "--executor", "debug")
     two = write_study("two.yaml", grid={"model.depth": [8, 14]})
-    call("sweep", two, "--set", "name=other", "--only", "residual-14", "--jobs", 1)
+    call("sweep", two, "--set", "name=other", "--only", "residual-14", "--executor", "debug")
     other, tiny = json.loads(call("list", "--json"))["results"]
     assert (tiny["study"], tiny["folder"], tiny["runs"]) == ("tiny", "results/tiny", 3)
     assert (tiny["states"], other["states"]) == ({"finished": 3}, {"finished": 1, "pending": 1})
@@ -55,7 +55,7 @@ def test_the_list_counts_states_in_the_results_folder(write_study: Write) -> Non
 
 
 def test_a_damaged_study_does_not_hide_the_others(write_study: Write) -> None:
-    call("sweep", write_study(), "--jobs", 1)
+    call("sweep", write_study(), "--executor", "debug")
     Path("results/broken").mkdir()
     Path("results/broken/study.json").write_text("{")
     done = CliRunner().invoke(app, ["list", "--json"])
@@ -161,7 +161,9 @@ def test_a_net_that_another_study_calls_otherwise_is_matched_by_its_configuratio
 
 
 def test_a_study_does_not_differ_from_itself_and_unfinished_nets_have_no_difference(write_study: Write) -> None:
-    call("sweep", write_study(grid={"model.depth": [8, 14]}, seeds=[0, 1]), "--only", "residual-8", "--jobs", 1)
+    call(
+        "sweep", write_study(grid={"model.depth": [8, 14]}, seeds=[0, 1]), "--only", "residual-8", "--executor", "debug"
+    )
     table = call("diff", "tiny", "tiny")
     assert "configuration: no difference" in table
     assert "none finished" in table

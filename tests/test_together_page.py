@@ -79,20 +79,6 @@ def test_a_point_names_its_net_and_study_and_leads_to_the_runs(browser: Browser,
         assert study in words
 
 
-def test_legend_filter_order_and_colours_are_kept_in_the_url(browser: Browser, page: Path) -> None:
-    browser.open(page)
-    browser.click(f"{MAIN} figcaption label:nth-of-type(3)")
-    browser.click("#dark")
-    browser.click("#table-nets th:nth-child(3) button", times=2)
-    browser.run("const f = document.getElementById('filter'); f.value = 'plain'; f.dispatchEvent(new Event('input'))")
-    chosen = fragment(browser)
-    assert chosen == "#;off=fig-depth-running.2;colours=dark;sort=2.1;filter=plain"
-    browser.open(page, chosen)
-    assert (visible(browser, f"{MAIN} .s2"), visible(browser, f"{MAIN} .s3") > 0) == (0, True)
-    assert texts(browser, "#table-nets tbody td:first-child") == ["plain-44", "plain-8"]
-    assert browser.picture()[5, 1390].max() < 40
-
-
 def test_each_section_is_in_the_contents_and_every_link_leads_somewhere(browser: Browser, page: Path) -> None:
     browser.open(page)
     sections = browser.run("[...document.querySelectorAll('h2')].map(h => '#' + h.id)")
