@@ -8,7 +8,7 @@ needs no fully convolutional form: the last layer is linear, so pooling features
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -233,16 +233,13 @@ def streamed(
     else:
         squares = pipeline.eval_batches("test", chunks, crop if isinstance(mode, SingleView) else pipeline.val_resize)
         parts = ((chunk, images) for chunk, (images, _) in zip(chunks, squares, strict=True))
-    views = (
-        (torch.from_numpy(chunk), (_less_mean(view, mean) for view in mode.views(_in_floats(images, mean))))
-        for chunk, images in parts
-    )
-    return average(classifier, views, labels, batch * crop * crop)
 
+    def views() -> Iterator[tuple[Tensor, Iterable[Tensor]]]:
+        for chunk, images in parts:
+            floats = (images.to(mean.device).float() / 255).permute(0, 3, 1, 2)
+            yield torch.from_numpy(chunk), (_less_mean(view, mean) for view in mode.views(floats))
 
-def _in_floats(images: Tensor, like: Tensor) -> Tensor:
-    """uint8 (B, H, W, 3) -> float (B, 3, H, W) in [0, 1]."""
-    return (images.to(like.device).float() / 255).permute(0, 3, 1, 2)
+    return average(classifier, views(), labels, batch * crop * crop)
 
 
 def _less_mean(view: Tensor, mean: Tensor) -> Tensor:
