@@ -75,12 +75,6 @@ def test_a_plain_net_has_no_shortcut_and_a_residual_one_option_a() -> None:
         ModelConfig(kind="plain", shortcut="A")
 
 
-@pytest.mark.parametrize(("depth", "near"), [(21, "20 and 26"), (55, "50 and 56"), (18, "14 and 20")])
-def test_a_depth_that_is_not_6n_plus_2_names_the_nearest_two(depth: int, near: str) -> None:
-    with pytest.raises(ValidationError, match=f"the nearest are {near}"):
-        ModelConfig(depth=depth)
-
-
 @pytest.mark.parametrize(
     "wrong",
     [

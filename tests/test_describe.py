@@ -417,7 +417,6 @@ def test_a_drawing_is_the_same_every_time() -> None:
     assert Path("nets.svg").read_bytes() == first
 
 
-@pytest.mark.parametrize("name", ["preact-1001-bottleneck", "residual-1202"])
 @pytest.mark.timeout(60)
-def test_very_deep_nets_take_seconds(name: str) -> None:
-    assert f"│ {name} " in describe(name)
+def test_very_deep_nets_take_seconds() -> None:
+    assert "│ residual-1202 " in describe("residual-1202")

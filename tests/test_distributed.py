@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import re
@@ -321,20 +320,6 @@ def test_a_device_for_each_process_or_none(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match="cuda:2 asked for, but it has 2 GPUs"):
         choose_hardware(tiny(train={"device": "cuda"}).train, ranks=one_of(3, rank=2))
-
-
-def test_a_rank_names_its_gpu_before_it_asks_anything_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or it would make a context on the first one, too."""
-    asked: list[object] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: asked.append(device))
-    monkeypatch.setattr(torch.cuda, "device", lambda device: asked.append("context") or contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: asked.append("bf16") or True)
-    ranks = Ranks()
-    ranks.world_size, ranks.local_rank = 2, 1
-    assert choose_hardware(tiny(train={"device": "cuda"}).train, ranks=ranks).device == torch.device("cuda:1")
-    assert asked == [torch.device("cuda:1"), "context", "bf16"]
 
 
 def test_synced_bn_is_for_nets_that_have_bn_and_is_part_of_the_signature() -> None:

@@ -181,10 +181,8 @@ def test_steps_and_evaluations_of_every_net_stay_on_the_device(
 @pytest.mark.parametrize(
     ("recipe", "precision"),
     [
-        (recipe, precision)
-        for recipe in RECIPES
-        for precision in ("fp32", "bf16", "fp16")
-        if (recipe.get("optimizer"), precision) != ("muon", "fp16")  # which is refused
+        *((recipe, "bf16") for recipe in RECIPES),
+        *((recipe, precision) for recipe in (RECIPES[0], RECIPES[2], RECIPES[-1]) for precision in ("fp32", "fp16")),
     ],
     ids=str,
 )

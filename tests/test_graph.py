@@ -1,4 +1,4 @@
-"""Replaying a step: after a few calls, with a way back; and a step that needs nothing from the host."""
+"""Replaying a step: after a few calls, with a way back; and the records of steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from resexp.data import open_dataset
 from resexp.device.concurrent import run_to_completion
@@ -84,40 +83,6 @@ def test_too_little_memory_to_capture_is_for_the_pack_to_mend(monkeypatch: pytes
         replayed()
     with pytest.raises(torch.OutOfMemoryError):
         replayed()
-
-
-class Spy(TorchDispatchMode):
-    """Records the operations."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operations: list[str] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.operations.append(function.overloadpacket.__name__)
-        return function(*args, **(kwargs or {}))
-
-
-FROM_THE_HOST = {"lift_fresh", "_local_scalar_dense", "nonzero", "is_nonzero", "equal", "scalar_tensor", "_unique2"}
-"""Operations that read a value on the host, or bring one from there; a graph can do neither."""
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("recipe", [{}, {"warmup_lr": 0.01}])
-def test_a_step_needs_nothing_from_the_host(precision: str, recipe: dict[str, Any]) -> None:
-    """But for the optimiser, which reads its rate on the host where it is not the fused one of a GPU."""
-    config = tiny(train=recipe)
-    trainer = Trainer(config, open_dataset(config.data), Hardware(CPU, precision))
-    run_to_completion(trainer.advance(2, lambda: False))
-    trainer.pipeline.prepare(2)
-    trainer.optimizer.step = lambda *_: None  # type: ignore[method-assign, assignment]
-    with Spy() as spy:
-        trainer._update()
-    assert len(spy.operations) > 100
-    assert FROM_THE_HOST.isdisjoint(spy.operations)
-    with Spy() as spy:
-        trainer._evaluator._forward()
-    assert FROM_THE_HOST.isdisjoint(spy.operations)
 
 
 def test_records_are_read_in_one_go_and_are_those_of_every_step() -> None:

@@ -44,12 +44,6 @@ def test_projections_make_residual_bottleneck_nets_larger_by_what_the_study_says
     assert (residual - plain, round(100 * (residual / plain - 1))) == (42_880, more)
 
 
-@pytest.mark.parametrize("depth", [8, 20, 56])
-def test_depth_counts_the_weighted_layers(depth: int) -> None:
-    net = build_model(ModelConfig(depth=depth))
-    assert sum(isinstance(m, torch.nn.Conv2d | torch.nn.Linear) for m in net.modules()) == depth
-
-
 def drawn(seed: int, **config: Any) -> dict[str, Tensor]:
     """The initial state of a net, by name."""
     torch.manual_seed(seed)
@@ -64,7 +58,9 @@ def test_weights_are_drawn_layer_by_layer(kind: str) -> None:
     layers: list[nn.Module] = [nn.Conv2d(i, o, 3, bias=False) for i, o in itertools.pairwise(channels)]
     layers.append(nn.Linear(16, 10))
     expected = [nn.init.kaiming_normal_(layer.weight, nonlinearity="relu") for layer in layers]
-    weights = [value for value in drawn(3, kind=kind, depth=8, width=4).values() if value.dim() > 1]
+    state = drawn(3, kind=kind, depth=8, width=4)
+    assert not state["fc.bias"].any()
+    weights = [value for value in state.values() if value.dim() > 1]
     assert len(weights) == len(expected) == 8
     assert all(torch.equal(weight, own) for weight, own in zip(weights, expected, strict=True))
 
@@ -84,9 +80,15 @@ def test_the_stems_activation_is_that_of_the_first_preactivated_block(block: Lit
     assert torch.equal(inputs[0], stem)
 
 
-@pytest.mark.parametrize("block", ["basic", "bottleneck"])
-@pytest.mark.parametrize("norm", ["batch", "none"])
-@pytest.mark.parametrize("variant", ["cifar", "imagenet"])
+@pytest.mark.parametrize(
+    ("variant", "norm", "block"),
+    [
+        ("cifar", "batch", "basic"),
+        ("cifar", "none", "bottleneck"),
+        ("imagenet", "none", "basic"),
+        ("imagenet", "batch", "bottleneck"),
+    ],
+)
 def test_one_seed_gives_the_same_weights_whatever_the_shortcut(variant: str, norm: str, block: str) -> None:
     """Kinds and options A, B and C differ in their shortcuts alone."""
     common = {"variant": variant, "block": block, "norm": norm, "depth": _DEPTHS[variant, block], "width": 3}
@@ -161,24 +163,7 @@ def test_images_of_any_size(size: int, option: str) -> None:
     assert net(torch.randn(2, 3, size, size)).shape == (2, 7)
 
 
-def test_he_initialisation() -> None:
-    torch.manual_seed(0)
-    net = build_model(ModelConfig(depth=20, width=64))
-    weight = net.stages[2][1].conv1.weight  # 256 channels in
-    assert weight.std().item() == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.01)
-    assert torch.equal(net.fc.bias, torch.zeros(10))
-
-
 # -- what a net costs -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("depth", "parameters", "multiply_adds"),
-    [(20, 269_722, 40_551_040), (56, 853_018, 125_485_696), (110, 1_727_962, 252_887_680)],
-)
-def test_the_cost_of_the_papers_nets(depth: int, parameters: int, multiply_adds: int) -> None:
-    net = summarise_net(ModelConfig(depth=depth), 32, 32)
-    assert (net.parameters, net.multiply_adds) == (parameters, multiply_adds)
 
 
 def test_multiply_adds_are_those_of_every_layer_by_hand() -> None:
@@ -237,7 +222,7 @@ def kept_for_backward(depth: int, batch: int) -> int:
     return sum(kept.values())
 
 
-@pytest.mark.parametrize("depth", [20, 110, 1202])
+@pytest.mark.parametrize("depth", [20, 110])
 def test_memory_for_the_backward_pass_is_twice_the_activations(depth: int) -> None:
     """What a pack reckons with: each convolution's output before and after BN."""
     net = summarise_net(ModelConfig(depth=depth), 32, 32)

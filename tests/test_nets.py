@@ -72,10 +72,6 @@ def test_bottleneck_and_preactivated_cifar_nets(config: dict[str, Any], paramete
     assert (counted.parameters, counted.multiply_adds) == (parameters, multiply_adds)
 
 
-def test_preactivation_moves_norms_and_adds_none() -> None:
-    assert summarise_net(ModelConfig(kind="preact", depth=20), 32, 32).parameters == 269_722
-
-
 @pytest.mark.parametrize("kind", ["plain", "residual", "preact"])
 @pytest.mark.parametrize(("block", "depth"), [("basic", 20), ("bottleneck", 29)])
 def test_depth_counts_the_weighted_layers_of_the_main_path(kind: str, block: str, depth: int) -> None:
@@ -101,12 +97,8 @@ def test_output_shape(kind: str, variant: str, size: int) -> None:
     ("name", "config"),
     [
         ("resnet18", {"depth": 18, "shortcut": "B"}),
-        ("resnet34", {"depth": 34, "shortcut": "B"}),
         ("resnet50", {"depth": 50, "stride_conv": "3x3"}),
-        ("resnet101", {"depth": 101, "stride_conv": "3x3"}),
-        ("resnet152", {"depth": 152, "stride_conv": "3x3"}),
         ("vgg16", {"kind": "vgg", "depth": 16}),
-        ("vgg19", {"kind": "vgg", "depth": 19}),
     ],
 )
 def test_torchvisions_weights_load_and_give_its_outputs(name: str, config: dict[str, Any]) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,7 +32,8 @@ from resexp.runs.store import Run, StudyFolder
 from resexp.sweeping import create
 from resexp.training.probing import probe
 from resexp.training.train import train
-from tests.conftest import TINY
+from tests.conftest import working_in, write_tiny
+from tests.test_training import measured, weights
 
 Resexp = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -356,18 +356,6 @@ def test_what_cannot_be_an_identity() -> None:
 ALL = {name: [0, 6, -1] for name in ("gradients", "signals", "responses", "branches", "lesion")}
 
 
-def metrics(run: Run) -> list[dict[str, Any]]:
-    return [
-        {k: v for k, v in line.items() if k not in ("images_per_second", "train_seconds")} for line in run.metrics()
-    ]
-
-
-def weights(run: Run) -> dict[str, Tensor]:
-    state = torch.load(run.checkpoint_path, weights_only=True)
-    found: dict[str, Tensor] = state["trainer"]["model"]
-    return found
-
-
 @pytest.fixture
 def make(write_study: Callable[..., Path]) -> Callable[..., Run]:
     """Create the run of a tiny study."""
@@ -383,10 +371,16 @@ def test_training_does_not_notice_probes(make: Callable[..., Run]) -> None:
     probed, bare = make("with", probes=ALL), make("without")
     assert probed.folder.relative_to("with") == bare.folder.relative_to("without")  # probes are no part of the recipe
     assert train(probed).state == train(bare).state == "finished"
-    assert metrics(probed) == metrics(bare)
+    assert measured(probed) == measured(bare)
     a, b = weights(probed), weights(bare)
     assert all(torch.equal(a[name], b[name]) for name in b)
     assert {path.name for path in probed.folder.glob("probes/*")} == {f"{n}-{s}.json" for n in ALL for s in (0, 6, 12)}
+
+
+def test_a_probe_that_makes_no_sense_for_a_net_is_left_out_of_its_training(make: Callable[..., Run]) -> None:
+    run = make(model={"kind": "plain"}, probes={"branches": [0, -1]})
+    assert train(run).state == "finished"
+    assert not list(run.folder.glob("probes/*"))
 
 
 def test_a_probe_in_training_finds_what_one_of_the_finished_run_finds(make: Callable[..., Run]) -> None:
@@ -414,7 +408,7 @@ def test_a_run_stopped_in_a_probe_takes_it_again(make: Callable[..., Run]) -> No
     assert not run.probes("lesion")
     assert train(run).state == "finished"
     assert {**run.probes("lesion")[12], "seconds": 0} == {**whole.probes("lesion")[12], "seconds": 0}
-    assert metrics(run) == metrics(whole)
+    assert measured(run) == measured(whole)
 
 
 @pytest.mark.parametrize(
@@ -427,7 +421,7 @@ def test_every_kind_of_net_resumes_bit_for_bit(model: dict[str, Any], make: Call
     assert train(parts).state == "finished"
     a, b = weights(whole), weights(parts)
     assert all(torch.equal(a[name], b[name]) for name in a)
-    assert metrics(whole) == metrics(parts)
+    assert measured(whole) == measured(parts)
 
 
 # -- from the command line --------------------------------------------------------------------------------------------
@@ -436,12 +430,8 @@ def test_every_kind_of_net_resumes_bit_for_bit(model: dict[str, Any], make: Call
 @pytest.fixture(scope="module")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of a plain and a residual net, trained."""
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("RESEXP_DATA", str(folder / "data-home"))
-        (folder / "tiny.yaml").write_text(yaml.safe_dump({**TINY, "grid": {"model.kind": ["plain", "residual"]}}))
-        study, cells = load("tiny.yaml")
+    with working_in(tmp_path_factory.mktemp("trained")) as folder:
+        study, cells = load(str(write_tiny(folder / "tiny.yaml", grid={"model.kind": ["plain", "residual"]})))
         for cell in cells:
             assert train(create(study, cell, Path("results"))).state == "finished"
     return folder
@@ -479,7 +469,8 @@ def test_identity_blocks_handed_on_and_trained_at_equal_budgets(
 ) -> None:
     """Donors of 12 steps, trained on for 6: a net of the donor's depth goes on as long, and a fresh one gets all 18."""
     donors = [trained["plain"], Path("results/tiny", trained["plain"].parent.name, "seed1")]
-    assert here("sweep", "--config", write_study(grid={"model.kind": "plain"}, seeds=[1])).returncode == 0
+    more = write_study(grid={"model.kind": "plain"}, seeds=[1], executor={"name": "debug"})
+    assert here("sweep", "--config", more).returncode == 0
     done = here("probe", "identity", *donors, "--depth", 14, "--set", "train.steps=6", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

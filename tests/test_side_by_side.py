@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from resexp.config.study import load_run
 from resexp.data import open_dataset
 from resexp.device.hardware import Hardware
 from resexp.evaluation import tta
@@ -22,7 +21,7 @@ from resexp.training.probing import snapshot
 from resexp.training.train import train
 from resexp.training.trainer import Trainer
 from tests.test_pack import Packed, make
-from tests.test_training import CPU, after, assert_same, tiny
+from tests.test_training import CPU, after, tiny
 
 NEVER = lambda: False  # noqa: E731
 
@@ -99,21 +98,6 @@ def test_what_is_held_is_found() -> None:
 
     with pytest.raises(AssertionError, match="held while others"):
         drive(careless())
-
-
-@pytest.mark.parametrize("name", PROBES)
-def test_runs_with_probes_train_side_by_side_as_they_do_alone(tmp_path: Path, name: str) -> None:
-    """Two runs, each probed while the other is in the middle of training."""
-    sections = {"probes": {name: [3]}, "data": {"train_images": 100}, "train": {"steps": 8, "eval_every": 8}}
-    runs = {where: make(tmp_path / where, **sections)[:2] for where in ("packed", "alone")}
-    assert Packed(runs["packed"], 2).states == ["finished"] * 2
-    for run in runs["alone"]:
-        assert train(run, threads=1).state == "finished"
-    for run, other in zip(runs["packed"], runs["alone"], strict=True):
-        assert_same(run, other)
-        found = [{path.name for path in one.probe_folder.glob("*")} for one in (run, other)]
-        assert found[0] == found[1]
-        assert len(found[0]) == (0 if PROBES[name].why_not(load_run(run.config_path).model) else 1)
 
 
 def test_each_run_computes_on_the_threads_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

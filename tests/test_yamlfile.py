@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from resexp.config import yaml_file
 from resexp.config.yaml_file import Document
@@ -130,7 +132,23 @@ def test_plain_words_mean_what_the_core_schema_of_yaml_1_2_says(text: str, value
     assert (found, type(found)) == (value, type(value))
 
 
-def test_what_is_dumped_is_read_back_the_same() -> None:
+_plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_subnormal=False)
+    | st.text(st.characters(codec="ascii")),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abcdef", min_size=1), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.text("abcdef", min_size=1), _plain, max_size=4))
+def test_what_is_dumped_is_read_back(data: dict[str, object]) -> None:
+    assert yaml_file.parse(yaml_file.dump(data), "x").data == data
+
+
+def test_words_that_look_like_other_values_are_read_back_as_words() -> None:
     data = {"a": ["yes", "0o17", "1e3", "24:00:00", "null", "12", "<<", "2020-01-02", 1e16, 0.1, 1.0, True, None]}
     again = yaml_file.parse(yaml_file.dump(data), "f.yaml").data
     assert again == data
