@@ -122,7 +122,7 @@ class Block(nn.Module):
 
 
 def _strides(config: ModelConfig, place: Place) -> tuple[int, int]:
-    """Of a bottleneck's first 1x1 convolution, and of its 3x3."""
+    """The strides of a bottleneck's first 1x1 convolution and of its 3x3."""
     return (place.stride, 1) if config.stride_conv == "1x1" else (1, place.stride)
 
 

@@ -46,8 +46,9 @@ class ResNet(nn.Module):
         self.last = nn.Sequential(norm(config, channels), make_activation(config)) if preact else nn.Identity()
         fc = nn.Linear(channels, classes)
         self.fc = with_fixup_bias(config, fc)
-        shortcuts = [made.shortcut for made in blocks if made.shortcut is not None]
-        on_shortcuts = [module for shortcut in shortcuts for module in shortcut.modules()]
+        on_shortcuts = [
+            module for made in blocks for name, module in made.named_modules() if name.split(".")[0] == "shortcut"
+        ]
         init_weights(config, [module for module in self.modules() if module not in on_shortcuts])
         init_weights(config, on_shortcuts)
         for made in blocks:
