@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import astuple, dataclass, field
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from resexp.device.concurrent import Task, on_stream
 from resexp.errors import StopRequested
@@ -27,17 +27,6 @@ READ_S = 1.0
 
 
 @dataclass
-class Window:
-    """The current logging interval."""
-
-    begin: int
-    """Its first step."""
-    loss_sum: float
-    wrong: int
-    """Number of wrong predictions."""
-
-
-@dataclass
 class LoopState:
     """What a checkpoint holds in addition to the trainer's state."""
 
@@ -46,16 +35,30 @@ class LoopState:
     tested: bool = False
     best: dict[str, Any] | None = None
     """The weights with the lowest validation error, that error, and the step."""
-    window: Window = field(default_factory=lambda: Window(0, 0.0, 0))
-
-    def state(self) -> dict[str, Any]:
-        """As a checkpoint has it."""
-        return {**vars(self), "window": list(astuple(self.window))}
+    window: list[Any] = field(default_factory=lambda: [0, 0.0, 0])
+    """The current logging interval: its first step, the sum of the losses and the number of wrong predictions."""
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> LoopState:
-        """What `state` returned, among other keys of a checkpoint."""
-        return cls(state["evaluated"], state["tested"], state["best"], Window(*state["window"]))
+        """The state that a checkpoint holds, among other keys."""
+        return cls(state["evaluated"], state["tested"], state["best"], state["window"])
+
+
+class Duty(NamedTuple):
+    """Work between two steps: due after every `every` steps, and after those `at`."""
+
+    every: int | None
+    at: Collection[int]
+    work: Callable[[], Iterable[int]]
+
+    def is_due(self, step: int) -> bool:
+        """Whether it is due now that `step` steps are done."""
+        return step in self.at or bool(self.every and step and step % self.every == 0)
+
+    def steps_after(self, step: int) -> list[int]:
+        """Later steps at which it is due, the next one among them."""
+        regular = [(step // self.every + 1) * self.every] if self.every else []
+        return regular + [due for due in self.at if due > step]
 
 
 @dataclass
@@ -76,8 +79,17 @@ class TrainingLoop:
     def __post_init__(self) -> None:
         trainer = self.trainer
         self.config, self.dataset, self.ranks = trainer.config, trainer.dataset, trainer.hardware.ranks
-        self.probes = self.config.probes.due(self.config.train.steps)
-        self.checkpoint_at = time.monotonic() + self.config.train.checkpoint_seconds
+        train, end = self.config.train, [self.config.train.steps]
+        self.probes = self.config.probes.due(train.steps)
+        self.duties = [
+            Duty(train.eval_every, end, self._evaluate),
+            Duty(None, self.probes, lambda: self.ranks.on_rank_0(self._probe())),
+            Duty(None, end, self._test),
+            Duty(train.checkpoint_steps, end, self._save),
+            Duty(None, end, lambda: self.ranks.on_rank_0(self._test_views())),
+        ]
+        """In the order in which they are done."""
+        self.checkpoint_at = time.monotonic() + train.checkpoint_seconds
         self.read_at = 0.0
         self.mark = (trainer.step, trainer.seconds)
         """Where the speed is measured from."""
@@ -91,7 +103,7 @@ class TrainingLoop:
         yield from on_stream(self.trainer.hardware, self._loop())
 
     def _loop(self) -> Task[None]:
-        """Alternate: train until something is due, record the finished steps, evaluate, probe, test or save as due."""
+        """Alternate: train until something is due, record the finished steps, do what is due."""
         if self.trainer.step == 0:
             self._save()  # the last good state of a run that diverges at once
         try:
@@ -99,53 +111,29 @@ class TrainingLoop:
                 if (diverged := self._record_steps()) is not None:
                     self._append("diverged", {"step": diverged})
                     return self._finish("diverged", f"loss or weights not finite by step {diverged}", diverged)
-                yield from self._do_what_is_due()
+                for duty in self.duties:
+                    if duty.is_due(self.trainer.step):
+                        yield from duty.work()
                 if self._at_end:
                     return self._finish("finished", self._remark())
+                if self.ranks.any_rank(time.monotonic() >= self.checkpoint_at):
+                    self._save()
                 if self.ranks.any_rank(self.stop()):
                     break
                 self.read_at = time.monotonic() + READ_S
-                yield from self.trainer.advance(self._next_due(), self._pause)
+                until = min(step for duty in self.duties for step in duty.steps_after(self.trainer.step))
+                yield from self.trainer.advance(until, self._pause)
         except StopRequested:
             pass
         self._save()
         return self._finish("interrupted", "stopped by a signal; the same command continues")
 
-    def _do_what_is_due(self) -> Task[None]:
-        """Evaluate, probe, test and save, as far as it is due at this step."""
-        if self._evaluation_due():
-            yield from self._evaluate()
-        if self.trainer.step in self.probes:
-            yield from self.ranks.on_rank_0(self._probe())
-        if self._at_end and not self.progress.tested:
-            yield from self._test()
-        if self._at_end or self.ranks.any_rank(self._checkpoint_due()):
-            self._save()
-        if self._at_end:
-            yield from self.ranks.on_rank_0(self._test_views())
-
-    # -- what is due, and when ------------------------------------------------------------------------------------
-
     @property
     def _at_end(self) -> bool:
         return self.trainer.step == self.config.train.steps
 
-    def _evaluation_due(self) -> bool:
-        step = self.trainer.step
-        return step > self.progress.evaluated and (self._at_end or step % self.config.train.eval_every == 0)
-
-    def _next_due(self) -> int:
-        train, step = self.config.train, self.trainer.step
-        regular = ((step // n + 1) * n for n in (train.eval_every, train.checkpoint_steps) if n)
-        return min(train.steps, *regular, *(at for at in self.probes if at > step))
-
     def _pause(self) -> bool:
-        return self.stop() or self._checkpoint_due() or time.monotonic() >= self.read_at
-
-    def _checkpoint_due(self) -> bool:
-        every = self.config.train.checkpoint_steps
-        at_step = every is not None and self.trainer.step > 0 and self.trainer.step % every == 0
-        return at_step or time.monotonic() >= self.checkpoint_at
+        return self.stop() or time.monotonic() >= min(self.checkpoint_at, self.read_at)
 
     def _record_steps(self) -> int | None:
         """Read the steps since the last read and write the lines that they complete.
@@ -153,7 +141,8 @@ class TrainingLoop:
         Returns the first step whose loss is not finite, or the last if the weights after it are not; None if all are.
         """
         train, trainer, batch = self.config.train, self.trainer, self.config.train.batch_size
-        first, lines, window = trainer.recorded_to, 0, self.progress.window
+        first, lines = trainer.recorded_to, 0
+        begin, loss_sum, wrong = self.progress.window
         steps, seconds = trainer.step - self.mark[0], trainer.seconds - self.mark[1]
         if steps:
             self.status.seconds_per_step = seconds / steps
@@ -161,24 +150,25 @@ class TrainingLoop:
         for step, record in enumerate(trainer.read(), first + 1):
             if not math.isfinite(record.loss):
                 return step
-            window.loss_sum += record.loss
-            window.wrong += record.wrong
+            loss_sum += record.loss
+            wrong += record.wrong
             evaluated = train.schedule == "plateau" and step % train.eval_every == 0  # it may become a milestone
             if step % train.log_every == 0 or step in train.milestones or evaluated or step == train.steps:
-                self.status.train_error = window.wrong / ((step - window.begin) * batch)
+                self.status.train_error = wrong / ((step - begin) * batch)
                 self._append(
                     "train",
                     {
                         "step": step,
                         "epoch": step * batch / len(self.dataset.train_index),
                         "lr": record.lr,
-                        "train_loss": window.loss_sum / (step - window.begin),
+                        "train_loss": loss_sum / (step - begin),
                         "train_error": self.status.train_error,
                         "images_per_second": self.status.images_per_second,
                     },
                 )
-                self.progress.window = window = Window(step, 0.0, 0)
+                begin, loss_sum, wrong = step, 0.0, 0
                 lines += 1
+        self.progress.window = [begin, loss_sum, wrong]
         if lines:
             self.mark = (trainer.step, trainer.seconds)
         self._publish()
@@ -190,8 +180,8 @@ class TrainingLoop:
         A stop before the end of it leaves no line, so all of it is done again.
         """
         trainer, progress = self.trainer, self.progress
-        if not trainer.is_finite():
-            return  # the next loss ends the run
+        if progress.evaluated == trainer.step or not trainer.is_finite():
+            return  # done before it was interrupted; or the next loss ends the run
         bn: dict[str, Any] = {}
         if self._at_end and (images := self.config.train.precise_bn_images):
             batches = yield from trainer.recompute_bn(images, self.stop)
@@ -227,6 +217,8 @@ class TrainingLoop:
     def _test(self) -> Task[None]:
         """Evaluate on the test set, once: the final weights and, with a validation set, the best ones."""
         trainer, best = self.trainer, self.progress.best
+        if self.progress.tested:
+            return
         final = yield from trainer.evaluate("test", self.stop)
         record: dict[str, Any] = {"step": trainer.step, **final.record("test")}
         if best:
@@ -262,7 +254,7 @@ class TrainingLoop:
         if self.metrics:
             self.metrics.append(event, record)
 
-    def _save(self) -> None:
+    def _save(self) -> Iterable[int]:
         """Write a checkpoint, unless a weight is NaN or infinite; then the previous checkpoint stays."""
         self.checkpoint_at = time.monotonic() + self.config.train.checkpoint_seconds
         if self.metrics and self.trainer.is_finite():
@@ -271,10 +263,11 @@ class TrainingLoop:
                 "signature": self.config.signature,
                 "seed": self.config.seed,
                 "trainer": self.trainer.state(),
-                **self.progress.state(),
+                **vars(self.progress),
                 **self.metrics.state(),
             }
             checkpoint.save(self.run, state)
+        return ()  # in one piece
 
     def close_attempt(self, state: State) -> None:
         """Record how the attempt ended."""

@@ -20,10 +20,10 @@ from resexp.runs.store import Run
 from resexp.training.trainer import Trainer
 
 
-def begin_attempt(run: Run, trainer: Trainer, before: Manifest | None) -> Manifest:
-    """Write a new attempt into the run's manifest, `before`. Raises UserError if earlier attempts had other data."""
+def begin_attempt(run: Run, trainer: Trainer) -> Manifest:
+    """Add an attempt to the run's manifest. Raises UserError if earlier attempts had other data."""
     config, dataset = trainer.config, trainer.dataset
-    run.check_data(dataset.fingerprint)
+    before = run.check_data(dataset.fingerprint)
     manifest = Manifest(
         signature=config.signature,
         parameters=sum(p.numel() for p in trainer.model.parameters()),
@@ -74,14 +74,14 @@ def _commit() -> str | None:
     """The commit of resexp's own source, with a plus where it was changed since; None outside a checkout."""
     source = Path(resexp.__file__).parent
     git = ["git", "-C", str(source)]
+    if not (source.parent / ".git").exists():
+        return None
     try:
-        if not (source.parent / ".git").exists():
-            return None
-        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True)
+        commit = subprocess.check_output([*git, "rev-parse", "--short=12", "HEAD"], stderr=subprocess.PIPE, text=True)
+        changed = subprocess.check_output([*git, "status", "--porcelain", "--", "."], stderr=subprocess.PIPE)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    return commit.strip() + ("+" if changed.strip() else "")
 
 
 COMMIT = _commit()

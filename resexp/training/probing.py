@@ -6,15 +6,16 @@ import contextlib
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 import resexp
+from resexp.config import RunConfig
 from resexp.config.study import load_run
 from resexp.data import open_dataset
-from resexp.data.input import open_input
+from resexp.data.input import InputPipeline, open_input
 from resexp.device.concurrent import Task, run_to_completion
 from resexp.device.hardware import Hardware, choose_device, tune_process
 from resexp.errors import StopRequested, UserError
@@ -28,15 +29,15 @@ from resexp.training.warm_start import warm_start
 from resexp.utils.files import write_alone
 
 
-def probe_input(trainer: Trainer) -> ProbeInput:
-    """A ProbeInput that shares the run's own net; changes to it change the run."""
-    images, labels, index = trainer.pipeline.sample()
-    return ProbeInput(trainer.config.model, trainer.model, images, labels, trainer.pipeline.mean, index)
+def probe_input(config: RunConfig, model: nn.Module, pipeline: InputPipeline) -> ProbeInput:
+    """The net itself, on the run's training images; changes to it change the run."""
+    images, labels, index = pipeline.sample()
+    return ProbeInput(config.model, model, images, labels, pipeline.mean, index)
 
 
 def snapshot(trainer: Trainer) -> ProbeInput:
     """The net of a run in training, as it is now."""
-    return replace(probe_input(trainer), model=copy.deepcopy(trainer.model))
+    return probe_input(trainer.config, copy.deepcopy(trainer.model), trainer.pipeline)
 
 
 def run_probe(run: Run, name: str, step: int, probing: Probing, stop: Callable[[], bool]) -> Task[None]:
@@ -48,8 +49,8 @@ def run_probe(run: Run, name: str, step: int, probing: Probing, stop: Callable[[
             if stop():
                 raise StopRequested
     except StopIteration as end:
-        result, seconds = end.value, round(time.perf_counter() - began, 3)
-    write_record(run, {"probe": name, "step": step, **result, "seconds": seconds})
+        seconds = round(time.perf_counter() - began, 3)
+        write_record(run, {"probe": name, "step": step, **end.value, "seconds": seconds})
 
 
 def write_record(run: Run, record: dict[str, Any]) -> None:
@@ -76,15 +77,14 @@ def probe(run: Run, name: str, *, initial: bool = False, stop: Callable[[], bool
     torch.manual_seed(config.seed)
     dataset = open_dataset(config.data)
     run.check_data(dataset.fingerprint)
-    hardware, model = Hardware(choose_device(config.train), "fp32"), build_model(config.model, len(dataset.classes))
-    with contextlib.closing(open_input(config, dataset, hardware)) as pipeline:
-        images, labels, index = pipeline.sample()
-    model = model.to(memory_format=torch.channels_last).to(hardware.device)
-    of, step = ProbeInput(config.model, model, images, labels, pipeline.mean, index), 0
+    device, step = choose_device(config.train), 0
+    model = build_model(config.model, len(dataset.classes)).to(memory_format=torch.channels_last).to(device)
+    with contextlib.closing(open_input(config, dataset, Hardware(device, "fp32"))) as pipeline:
+        net = probe_input(config, model, pipeline)
     if not initial:
         step, weights = checkpoint.last_weights(run)
         checkpoint.load_into(model, weights, run.folder)
     elif config.train.init_from:
-        warm_start(config, of, len(dataset.classes))
-    run_to_completion(run_probe(run, name, step, PROBES[name].measure(of), stop))
+        warm_start(config, net, len(dataset.classes))
+    run_to_completion(run_probe(run, name, step, PROBES[name].measure(net), stop))
     return step

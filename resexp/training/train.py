@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,7 +18,6 @@ from resexp.config.study import load_run
 from resexp.data import open_dataset
 from resexp.device.concurrent import Task, run_to_completion
 from resexp.device.hardware import (
-    Hardware,
     choose_hardware,
     release_stream,
     restoring_threads,
@@ -44,7 +44,13 @@ _OUT_OF_MEMORY = ("CUDA error: out of memory", "ALLOC_FAILED", "unable to find a
 """How CUDA, cuBLAS, cuDNN and MPS report it, where PyTorch's OutOfMemoryError does not."""
 
 
-def train(
+def train(run: Run, **options: Any) -> Status:
+    """Train the run in its folder to the end, or until asked to stop. `options` are those of `attempt`."""
+    with restoring_threads():
+        return run_to_completion(attempt(run, **options))
+
+
+def attempt(
     run: Run,
     *,
     stop: Callable[[], bool] = lambda: False,
@@ -52,8 +58,9 @@ def train(
     threads: int | None = None,
     ranks: Ranks = SINGLE_PROCESS,
     allow_world_size_change: bool = False,
-) -> Status:
-    """Train the run in its folder to the end, or until `stop()`; continue it if it was begun.
+) -> Task[Status]:
+    """Train the run in its folder to the end, or until `stop()`; continue it if it was begun. This is done piece by
+    piece, so that several runs can take turns in one process.
 
     `on_status` receives every status. `threads` is the number of CPU threads of a new run; a continued run keeps its
     own. A continued run has the same metrics and weights as one that was never interrupted: bit for bit on a CPU.
@@ -63,32 +70,10 @@ def train(
     Where several `ranks` train the run, each of them calls this, and rank 0 alone reads and writes the folder. The
     number of ranks stays the same, unless `allow_world_size_change`.
     """
-    work = attempt(
-        run,
-        stop=stop,
-        on_status=on_status,
-        threads=threads,
-        ranks=ranks,
-        allow_world_size_change=allow_world_size_change,
-    )
-    with restoring_threads():
-        return run_to_completion(work)
-
-
-def attempt(
-    run: Run,
-    *,
-    stop: Callable[[], bool],
-    on_status: Callable[[Status], None] = lambda status: None,
-    threads: int | None = None,
-    ranks: Ranks = SINGLE_PROCESS,
-    allow_world_size_change: bool = False,
-) -> Task[Status]:
-    """`train`, piece by piece, so that several runs can take turns in one process."""
     if ranks.rank > 0:
         status = Status()
         with _translate_device_errors(run), ExitStack() as stack:
-            yield from TrainingLoop(run, status, stop, on_status, *_follow(ranks, stack)).work()
+            yield from TrainingLoop(run, status, stop, on_status, *_set_up(run, status, ranks, None, stack)).work()
         return status
     with run.leased() as run, ExitStack() as stack:
         status = run.status().model_copy(update={"state": "running", "message": "", "traceback": ""})
@@ -98,8 +83,8 @@ def attempt(
             assert run.lease
             with _translate_device_errors(run):
                 with run.lease.heartbeats():
-                    start = _set_up(run, status, ranks, threads, allow_world_size_change, stack)
-                loop = TrainingLoop(run, status, stop, on_status, *start)
+                    plan = _plan(run, ranks, threads, allow_world_size_change)
+                    loop = TrainingLoop(run, status, stop, on_status, *_set_up(run, status, ranks, plan, stack))
                 for steps in loop.work():
                     run.lease.heartbeat()
                     yield steps
@@ -124,47 +109,48 @@ def attempt(
         return status
 
 
+class _Plan(NamedTuple):
+    """What rank 0 reads and decides, and all ranks follow."""
+
+    config: RunConfig
+    precision: str
+    threads: int
+
+
+def _plan(run: Run, ranks: Ranks, threads: int | None, allow_world_size_change: bool) -> _Plan:
+    """The plan for the run, from its folder: a continued run keeps its precision and its number of threads, for both
+    change rounding. Raises UserError where it can't be continued by so many ranks."""
+    config, manifest, precision = load_run(run.config_path), run.manifest(), None
+    if manifest:
+        last = manifest.attempts[-1]
+        if last.world != ranks.world_size and not allow_world_size_change:
+            raise UserError(
+                f"{run.folder}: trained by {last.world} process{'es' * (last.world > 1)} so far, now by "
+                f"{ranks.world_size}; start as many as before, or add --allow-world-size-change"
+            )
+        precision, threads = last.precision, last.threads
+    hardware = choose_hardware(config.train, precision, ranks)
+    if ranks.world_size > 1:
+        train = config.train.model_copy(update={"device": hardware.device.type})
+        config = config.model_copy(update={"train": train})
+    return _Plan(config, hardware.precision, threads or torch.get_num_threads())
+
+
 def _set_up(
-    run: Run, status: Status, ranks: Ranks, threads: int | None, allow_world_size_change: bool, stack: ExitStack
-) -> tuple[Trainer, LoopState, MetricsWriter, Manifest]:
-    """Load or initialise the run on rank 0, which leases it, and broadcast its state to the other ranks, if any.
+    run: Run, status: Status, ranks: Ranks, plan: _Plan | None, stack: ExitStack
+) -> tuple[Trainer, LoopState, MetricsWriter | None, Manifest | None]:
+    """Load or initialise the run. Rank 0, which leases it and has the plan, broadcasts both to the other ranks, if any.
 
     Cleanup callbacks are registered on `stack`; `status` gets the errors measured so far. Raises UserError where the
-    run can't be continued.
+    run can't be continued, or the images of a rank are not those of rank 0.
     """
-    config, manifest = load_run(run.config_path), run.manifest()
-    last = manifest.attempts[-1] if manifest else None
-    if last and last.world != ranks.world_size and not allow_world_size_change:
-        raise UserError(
-            f"{run.folder}: trained by {last.world} process{'es' * (last.world > 1)} so far, now by "
-            f"{ranks.world_size}; start as many as before, or add --allow-world-size-change"
-        )
-    # A continued run keeps its precision and its number of threads: both change rounding.
-    precision, threads = (last.precision, last.threads) if last else (None, threads)
-    hardware = _prepare_hardware(config, precision, threads, ranks, stack)
+    config, precision, threads = ranks.broadcast_object(plan)
+    use_threads(threads)
+    tune_process()
+    hardware = replace(with_stream(choose_hardware(config.train, precision, ranks)), threads=threads)
+    stack.callback(release_stream, hardware)
     dataset = open_dataset(config.data)
-    with torch.cuda.stream(hardware.stream):
-        trainer = Trainer(config, dataset, hardware)
-        stack.callback(trainer.close)
-        progress, metrics = _continue(run, trainer, status)
-        stack.callback(metrics.close)
-        if ranks.world_size > 1:
-            torch.save({"trainer": trainer.state(), "progress": progress.state()}, state := io.BytesIO())
-            train = config.train.model_copy(update={"device": hardware.device.type})
-            config = config.model_copy(update={"train": train})
-            precision, threads = hardware.precision, torch.get_num_threads()
-            ranks.broadcast_object((config, precision, threads, dataset.fingerprint, state.getvalue()))
-        trainer.wrap_ddp()
-    return trainer, progress, metrics, begin_attempt(run, trainer, manifest)
-
-
-def _follow(ranks: Ranks, stack: ExitStack) -> tuple[Trainer, LoopState]:
-    """Take over the run on another rank, with the state that `_set_up` broadcasts. Raises UserError if the images are
-    others here."""
-    config, precision, threads, fingerprint, content = ranks.broadcast_object()
-    hardware = _prepare_hardware(config, precision, threads, ranks, stack)
-    dataset = open_dataset(config.data)
-    if dataset.fingerprint != fingerprint:
+    if dataset.fingerprint != (fingerprint := ranks.broadcast_object(dataset.fingerprint)):
         raise UserError(
             f"{config.data.source}: other images here (fingerprint {dataset.fingerprint}) than rank 0 has "
             f"({fingerprint}); give every machine the same"
@@ -172,29 +158,28 @@ def _follow(ranks: Ranks, stack: ExitStack) -> tuple[Trainer, LoopState]:
     with torch.cuda.stream(hardware.stream):
         trainer = Trainer(config, dataset, hardware)
         stack.callback(trainer.close)
-        state = torch.load(io.BytesIO(content), map_location=hardware.device, weights_only=True)
-        trainer.load(state["trainer"])
+        progress, metrics, manifest = LoopState(), None, None
+        if ranks.rank == 0:
+            progress, metrics = _continue(run, trainer, status)
+            stack.callback(metrics.close)
+            manifest = begin_attempt(run, trainer)
+            if ranks.world_size > 1:
+                torch.save({"trainer": trainer.state(), **vars(progress)}, state := io.BytesIO())
+                ranks.broadcast_object(state.getvalue())
+        else:
+            content = io.BytesIO(ranks.broadcast_object())
+            state = torch.load(content, map_location=hardware.device, weights_only=True)
+            trainer.load(state["trainer"])
+            progress = LoopState.load(state)
         trainer.wrap_ddp()
-    return trainer, LoopState.load(state["progress"])
-
-
-def _prepare_hardware(
-    config: RunConfig, precision: str | None, threads: int | None, ranks: Ranks, stack: ExitStack
-) -> Hardware:
-    """The hardware of a run, with a stream of its own. `precision` None: the
-    study's. `threads` None: those of the process."""
-    use_threads(threads)
-    tune_process()
-    hardware = replace(with_stream(choose_hardware(config.train, precision, ranks)), threads=threads)
-    stack.callback(release_stream, hardware)
-    return hardware
+    return trainer, progress, metrics, manifest
 
 
 def _continue(run: Run, trainer: Trainer, status: Status) -> tuple[LoopState, MetricsWriter]:
     """Load the newest whole checkpoint and drop the metrics written after it; they will be written again."""
     for left_over in run.folder.glob("*.tmp"):
         left_over.unlink()  # of a process that was killed while it wrote; we hold the lock
-    config, progress = trainer.config, LoopState()
+    config, progress, kept, sha256 = trainer.config, LoopState(), 0, None
     state, damage = checkpoint.load(run, trainer.hardware.device)
     if damage:
         log.warning(f"{run.folder}: {damage}")
@@ -206,10 +191,11 @@ def _continue(run: Run, trainer: Trainer, status: Status) -> tuple[LoopState, Me
                 f"delete it to begin anew"
             )
         trainer.load(state["trainer"])
-        progress = LoopState.load(state)
-    elif config.train.init_from and (found := warm_start(config, probe_input(trainer), len(trainer.dataset.classes))):
-        write_record(run, found)
-    kept, sha256 = (state["metrics_bytes"], state.get("metrics_sha256")) if state else (0, None)
+        progress, kept, sha256 = LoopState.load(state), state["metrics_bytes"], state.get("metrics_sha256")
+    elif config.train.init_from:
+        net = probe_input(config, trainer.model, trainer.pipeline)
+        if found := warm_start(config, net, len(trainer.dataset.classes)):
+            write_record(run, found)
     metrics = MetricsWriter(run, kept, sha256)
     for record in run.metrics():
         for name in ("train_error", "running_train_error", "clean_train_error", "val_error", "test_error"):
