@@ -37,12 +37,10 @@ RunEvent = tuple[Run, Status | Exception | None]
 """(run, None) when it begins; (run, status or exception) when it ends."""
 
 
-@dataclass(eq=False)
+@dataclass
 class _Member:
     run: Run
     work: Task[Status]
-    is_retry: bool
-    """Whether it ran out of memory before, so that it runs alone."""
     steps: int = 0
     """Done here."""
 
@@ -59,11 +57,9 @@ class Concurrency:
     def observe(self, steps: list[int], costs: list[float], now: float) -> None:
         """Measure the throughput, and double the number of runs or halve it for good. `steps`: steps done per run;
         `costs`: cost of one step per run; `now`: seconds."""
-        if not self._growing:
-            return
-        if len(steps) < self.size or min(steps) < SETTLING_STEPS or (self._begin and len(self._begin[1]) != len(steps)):
+        if not self._growing or len(steps) < self.size or min(steps) < SETTLING_STEPS:
             self._begin = None
-        elif self._begin is None:
+        elif self._begin is None or len(self._begin[1]) != len(steps):
             self._begin = (now, steps)
         else:
             began, before = self._begin
@@ -90,7 +86,9 @@ class ConcurrentRuns:
 
     def __init__(self, runs: Sequence[Run], *, size: int | None, threads: int | None, stop: Callable[[], bool]) -> None:
         """`size`: runs at a time; None: as many as increase the throughput."""
-        self._waiting, self._again, self._members = deque(runs), deque[Run](), list[_Member]()
+        self._waiting, self._members = deque(runs), list[_Member]()
+        self._again = set[Run]()
+        """Runs that ran out of memory: at the end of the queue, to run alone."""
         self._concurrency, self._stop = Concurrency(size), stop
         self._threads = threads or torch.get_num_threads()  # a resumed run may set another number for itself
         self._events = list[RunEvent]()
@@ -118,29 +116,27 @@ class ConcurrentRuns:
                 )
 
     def _has_place(self) -> bool:
-        """Whether another run may begin now."""
-        if self._stop() or not (self._waiting or self._again):
+        """Whether the next run may begin now."""
+        if self._stop() or not self._waiting:
             return False
         if not self._members:
             return True
-        if not self._waiting or self._members[0].is_retry or len(self._members) >= self._concurrency.size:
+        run, others = self._waiting[0], [member.run for member in self._members]
+        if not self._again.isdisjoint((run, *others)) or len(others) >= self._concurrency.size:
             return False
-        run = self._waiting[0]
         try:
-            fits = self._free is None or _need(run) <= self._free - sum(_need(member.run) for member in self._members)
+            fits = self._free is None or _need(run) <= self._free - sum(map(_need, others))
         except (UserError, OSError):
             return True  # the run raises it when it begins
         if not fits and not self._logged:
-            log.info(f"the GPU's memory holds {len(self._members)} of these runs at a time; the others wait")
+            log.info(f"the GPU's memory holds {len(others)} of these runs at a time; the others wait")
             self._logged = True
         return fits
 
     def _begin(self) -> None:
-        is_retry = not self._waiting
-        run = (self._again if is_retry else self._waiting).popleft()
+        run = self._waiting.popleft()
         self._events.append((run, None))
-        work = attempt(run, stop=self._stop, threads=self._threads)
-        self._members.append(_Member(run, work, is_retry))
+        self._members.append(_Member(run, attempt(run, stop=self._stop, threads=self._threads)))
 
     def _turn(self) -> int:
         """Let every member do a piece of its work; returns the steps done."""
@@ -150,33 +146,30 @@ class ConcurrentRuns:
             try:
                 steps = next(member.work)
             except StopIteration as end:
-                left.append(member)
                 self._events.append((member.run, end.value))
             except Exception as error:
-                left.append(member)
-                self._failed(member, error)
+                self._failed(member.run, error)
             else:
                 member.steps += steps
                 worked += steps
-        self._members = [member for member in self._members if member not in left]
-        if left:
-            left.clear()
+                left.append(member)
+        if len(left) < len(self._members):
+            self._members = left
             gc.collect()  # frees the GPU memory of these runs: a trainer and its captured steps refer to each other
             with contextlib.suppress(RuntimeError):  # a device that failed
                 torch.cuda.empty_cache()
         return worked
 
-    def _failed(self, member: _Member, error: Exception) -> None:
+    def _failed(self, run: Run, error: Exception) -> None:
         if isinstance(error, DeviceOutOfMemoryError) and len(self._members) > 1:
             self._concurrency.shrink(len(self._members) - 1)
-            self._again.append(member.run)
-            size = self._concurrency.size
-            log.warning(f"{member.run.name}: out of memory; tried again alone, the others {size} at a time")
+            self._waiting.append(run)
+            self._again.add(run)
+            log.warning(f"{run.name}: out of memory; tried again alone, the others {self._concurrency.size} at a time")
             return
         if isinstance(error, DeviceFailedError):
             self._waiting.clear()
-            self._again.clear()
-        self._events.append((member.run, error))
+        self._events.append((run, error))
 
 
 @functools.cache
