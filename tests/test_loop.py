@@ -62,7 +62,7 @@ def give_up(handle: Scripted) -> None:
 
 
 def lose(handle: Scripted) -> None:
-    handle.pending += [Event("device_failed", 0, "the GPU failed")]
+    handle.pending += [Event("run_ended", 0, "the GPU failed", retry=True)]
 
 
 def work(handle: Scripted) -> None:
@@ -231,7 +231,7 @@ def test_runs_that_wait_while_another_prepares_its_images_are_no_reason_to_kill_
 
 
 def report_start(handle: Scripted) -> None:
-    handle.pending += [Event("started")]
+    handle.pending += [Event("log")]
 
 
 def end_run(handle: Scripted) -> None:
@@ -244,7 +244,7 @@ def test_a_job_that_hangs_outside_its_runs_is_killed(tmp_path: Path, script: Scr
     sweep = Sweep(machine, tmp_path, "a", heartbeat_timeout=0.05)
     assert list(sweep.ended) == ["a"]
     assert machine.started[0].killed
-    assert "its job has done nothing for 0 s; it is killed" in sweep.said[0]
+    assert "no heartbeat for 0 s; its job is killed" in sweep.said[0]
 
 
 def test_a_run_that_a_pack_begins_again_is_begun_as_before(tmp_path: Path) -> None:

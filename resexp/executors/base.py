@@ -29,12 +29,13 @@ class Job:
 class Event(NamedTuple):
     """What happened in a job; the worker sends it to the process of the sweep."""
 
-    kind: Literal["started", "log", "run_began", "run_ended", "device_failed"]
-    """`started`: the job is at work. `device_failed`: its run ended because the device is gone."""
+    kind: Literal["log", "run_began", "run_ended"]
     run_index: int = 0
-    """Place of the run in the job; 0 for `started` and `log`."""
+    """Place of the run in the job; 0 for `log`."""
     text: str = ""
-    """The line of the log; for a run that ended unfinished, what went wrong."""
+    """The line of the log, if any; for a run that ended unfinished, what went wrong."""
+    retry: bool = False
+    """Whether the run ended because the machine failed, so that it is worth trying again."""
 
 
 class End(NamedTuple):
@@ -43,7 +44,7 @@ class End(NamedTuple):
     error: str = ""
     """What went wrong."""
     retry: bool = False
-    """Whether the machine failed, so that it is worth trying again."""
+    """Whether the machine failed."""
 
 
 class Handle(ABC):

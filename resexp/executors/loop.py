@@ -24,7 +24,6 @@ class _StartedJob:
     def __init__(self, handle: Handle) -> None:
         self.handle, self.job, self.waiting = handle, handle.job, list(handle.job.runs)
         self.running = list[Run]()
-        self.began_runs = False
         self.heartbeats = list[float]()
         """The last ones of the running runs, by the file system's clock."""
         self.last_sign: float | None = None
@@ -111,7 +110,7 @@ class SweepLoop:
             self._check_heartbeats(started)
             return
         self._started.remove(started)
-        if started.began_runs or self._stopping:
+        if len(started.waiting) < len(started.job.runs) or self._stopping:
             again = self._end_or_retry(started.running, end) + started.waiting
         else:
             again = self._end_or_retry(started.waiting, end)
@@ -121,18 +120,16 @@ class SweepLoop:
     def _on_event(self, started: _StartedJob, event: Event) -> None:
         run, started.last_sign = started.job.runs[event.run_index], time.monotonic()
         if event.kind == "log":
-            log.info(event.text)
-        if event.kind in ("started", "log"):
+            if event.text:
+                log.info(event.text)
             return
-        started.began_runs = True
-        if run in started.waiting:  # not there if the worker trains it again alone, after it ran out of memory
-            started.waiting.remove(run)
-        if run in started.running:
-            started.running.remove(run)
+        for runs in (started.waiting, started.running):  # a run that ran out of memory begins twice
+            if run in runs:
+                runs.remove(run)
         if event.kind == "run_began":
             started.running.append(run)
-            return
-        self._enqueue_first(started.job, self._end_or_retry([run], End(event.text, event.kind == "device_failed")))
+        else:
+            self._enqueue_first(started.job, self._end_or_retry([run], End(event.text, event.retry)))
 
     def _end_or_retry(self, runs: Iterable[Run], end: End) -> list[Run]:
         """Returns the runs that get another try, after counting and logging it; the others have ended."""
@@ -162,10 +159,7 @@ class SweepLoop:
         if heartbeats != started.heartbeats:
             started.heartbeats, started.last_sign = heartbeats, now
         elif (silence := now - started.last_sign) >= timeout:
-            if started.running:
-                log.warning(f"{started.running[0].name}: no heartbeat for {silence:.0f} s; its job is killed")
-            else:
-                name = started.job.runs[0].name
-                log.warning(f"{name}: its job has done nothing for {silence:.0f} s; it is killed")
+            name = (started.running or started.job.runs)[0].name
+            log.warning(f"{name}: no heartbeat for {silence:.0f} s; its job is killed")
             started.handle.kill()
             started.last_sign = now

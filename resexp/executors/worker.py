@@ -7,7 +7,6 @@ import gc
 import os
 import sys
 import traceback
-from collections import deque
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
@@ -50,7 +49,7 @@ def train(job: Job, stop: Stop) -> Iterator[Event]:
     """
     if job.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = job.gpu
-    yield Event("started")
+    yield Event("log")  # the job is at work
     try:
         log = job.runs[0].log_path.open("a", buffering=1)
     except OSError as error:  # its folder is gone, or the disk is full
@@ -62,7 +61,7 @@ def train(job: Job, stop: Stop) -> Iterator[Event]:
     os.dup2(log.fileno(), 2)
     wait_for_release(job.runs, RELEASE_S, stop)
     runs = ConcurrentRuns(job.runs, size=job.concurrent_runs, threads=job.threads, stop=stop)
-    unsent = deque[Event]()
+    unsent = list[Event]()
 
     def forward_log(line: str) -> None:
         unsent.append(Event("log", text=line))
@@ -74,12 +73,11 @@ def train(job: Job, stop: Stop) -> Iterator[Event]:
                 index = job.runs.index(run)
                 if isinstance(outcome, Exception):
                     _append_log(run, "".join(traceback.format_exception(outcome)))
-                    failed = isinstance(outcome, DeviceFailedError)
-                    unsent.append(Event("device_failed" if failed else "run_ended", index, f"{outcome}"))
+                    unsent.append(Event("run_ended", index, f"{outcome}", isinstance(outcome, DeviceFailedError)))
                 else:
                     unsent.append(Event("run_began" if outcome is None else "run_ended", index))
-            while unsent:
-                yield unsent.popleft()
+            yield from unsent
+            unsent.clear()
 
 
 def _append_log(run: Run, text: str) -> None:
