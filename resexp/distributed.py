@@ -66,8 +66,6 @@ SINGLE_PROCESS = Ranks()
 
 
 class _Torchrun(Ranks):
-    """One of several processes."""
-
     def __init__(self, stop: Stop) -> None:
         """`stop` receives the signals that other ranks receive."""
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()

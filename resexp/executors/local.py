@@ -88,8 +88,6 @@ class Local(Executor):
 
 
 class _Worker(Handle):
-    """A process at work on a job."""
-
     def __init__(self, context: ForkServerContext, job: Job) -> None:
         from resexp.executors.worker import work
 
@@ -144,8 +142,6 @@ class Debug(Executor):
 
 
 class _InThisProcess(Handle):
-    """A job in this process."""
-
     def __init__(self, job: Job) -> None:
         from resexp.training.concurrent_runs import ConcurrentRuns
 

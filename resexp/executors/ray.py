@@ -115,8 +115,6 @@ def _reach(address: str) -> None:
 
 
 class _Task(Handle):
-    """A job as a task of Ray."""
-
     def __init__(self, job: Job, stream: ray.ObjectRefGenerator) -> None:
         self.job, self.stream = job, stream
         self.ready = False

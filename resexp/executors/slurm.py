@@ -110,12 +110,12 @@ class Slurm(Executor):
         handles: list[Handle] = []
         job_ids = [submitted_job.job_id for submitted_job in submitted]
         for job, job_id in zip(jobs, job_ids, strict=True):
-            records = [
-                (run, Submission(engine="slurm", job=job_id, user=user, submitted=now, attempt=before[run.folder]))
-                for run in job.runs
-            ]
-            for run, record in records:
+            records = list[tuple[Run, Submission]]()
+            for run in job.runs:
+                attempt = before[run.folder]
+                record = Submission(engine="slurm", job=job_id, user=user, submitted=now, attempt=attempt)
                 run.write_submission(record)
+                records.append((run, record))
             self.states[job_id] = _State("PENDING")
             handles.append(_Submitted(self, job_id, records))
         log.info(f"{sum(len(job.runs) for job in jobs)} runs submitted: {_named(job_ids)}")
@@ -177,8 +177,6 @@ class Slurm(Executor):
 
 
 class _Submitted(Handle):
-    """A job in the queue, or at work."""
-
     def __init__(self, slurm: Slurm, job_id: str, submissions: list[tuple[Run, Submission]]) -> None:
         self.job_id, self.submissions = job_id, submissions
         self.job = Job(tuple(run for run, _ in submissions))
@@ -196,18 +194,17 @@ class _Submitted(Handle):
                 self._begun.add(index)
                 events.append(Event("run_began", index))
             if (state.is_gone or index in self._begun) and _has_ended(run, submission.attempt):
-                events.append(self._over(index))
-        if state.name == "CANCELLED":
-            events += [self._over(index, f"its Slurm job {self.job_id} was cancelled") for index in list(self._left)]
-        elif state.is_gone and state.exit_status == EXIT_USAGE << 8:
-            refused = f"refused in Slurm job {self.job_id}"
-            events += [self._over(i, f"{refused}: {run.status().message}") for i, (run, _) in list(self._left.items())]
+                error = ""
+            elif state.name == "CANCELLED":
+                error = f"its Slurm job {self.job_id} was cancelled"
+            elif state.is_gone and state.exit_status == EXIT_USAGE << 8:
+                error = f"refused in Slurm job {self.job_id}: {run.status().message}"
+            else:
+                continue
+            del self._left[index]
+            events.append(Event("run_ended", index, error))
         gone = End(f"its Slurm job {self.job_id} is gone ({state.name})", retry=True)
         return events, gone if state.is_gone else None
-
-    def _over(self, index: int, error: str = "") -> Event:
-        del self._left[index]
-        return Event("run_ended", index, error)
 
     def stop(self) -> None:
         """Cancel it; what is at work is asked to save, and has the time that Slurm gives it."""

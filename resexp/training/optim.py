@@ -202,22 +202,16 @@ def make_optimizer(config: TrainConfig, model: nn.Module, rate: Tensor) -> torch
                 f"{plugin.path}: optimizer {plugin.name}: returns a {type(made).__name__}, not an Optimizer"
             )
         return made
-    decay = config.weight_decay
+    momentum, decay, fused = config.momentum, config.weight_decay, rate.is_cuda
     if chosen == "adamw":
-        betas, fast = (config.momentum, 0.999), rate.is_cuda
-        return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=decay, fused=fast, capturable=fast)
+        betas = (momentum, 0.999)
+        return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=decay, fused=fused, capturable=fused)
     optimizer: torch.optim.Optimizer
     if chosen == "muon":
-        optimizer = Muon(parameters, rate, config.momentum, decay)
+        optimizer = Muon(parameters, rate, momentum, decay)
     else:
-        optimizer = torch.optim.SGD(
-            parameters,
-            lr=rate,
-            momentum=config.momentum,
-            weight_decay=decay,
-            nesterov=chosen == "nesterov",
-            fused=rate.is_cuda,
-        )
+        nesterov = chosen == "nesterov"
+        optimizer = torch.optim.SGD(parameters, rate, momentum, weight_decay=decay, nesterov=nesterov, fused=fused)
     # The fused kernel makes its momentum in the first step, and leaves it unwritten where fp16 overflows in that step.
     for parameter in parameters:
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -227,14 +221,16 @@ def make_optimizer(config: TrainConfig, model: nn.Module, rate: Tensor) -> torch
 def is_optimizer_state(config: TrainConfig, kept: Any, parameters: list[nn.Parameter]) -> bool:
     """Whether `kept`, from a checkpoint, has the form of this optimiser's state: {parameter index: {name: tensor}} with
     matching shapes."""
-    if not isinstance(kept, dict) or not kept.keys() <= set(range(len(parameters))):
+    if not isinstance(kept, dict) or not all(isinstance(of_one, dict) for of_one in kept.values()):
         return False
-    if isinstance(config.optimizer, PluginRef):  # it knows best
-        return all(isinstance(of_one, dict) for of_one in kept.values())
     names = STATE["adamw" if config.optimizer == "adamw" else "sgd"]
-    return all(
-        isinstance(of_one, dict)
-        and of_one.keys() <= names
-        and all(v is None or fits(v, parameters[n] if k != "step" else torch.tensor(0.0)) for k, v in of_one.items())
-        for n, of_one in kept.items()
-    )
+    for number, of_one in kept.items():
+        if number not in range(len(parameters)):
+            return False
+        if isinstance(config.optimizer, PluginRef):  # it knows best
+            continue
+        for name, value in of_one.items():
+            like = torch.tensor(0.0) if name == "step" else parameters[number]
+            if name not in names or not (value is None or fits(value, like)):
+                return False
+    return True

@@ -76,11 +76,8 @@ class Trainer:
             compile_blocks(self.model)
         self.step_model: nn.Module = self.model
         """The module that a step calls: `model`, or its DDP wrapper after `wrap_ddp`."""
-        self._batch_modules = [
-            module
-            for module in self.model.modules()
-            if isinstance(module, Dropout) or (train.sync_bn and isinstance(module, BatchNorm))
-        ]
+        over_ranks = (Dropout, BatchNorm) if train.sync_bn else Dropout
+        self._batch_modules = [module for module in self.model.modules() if isinstance(module, over_ranks)]
         self._norms = [module for module in self.model.modules() if isinstance(module, BatchNorm)]
         self.schedule = Schedule(train, device)
         self.optimizer = make_optimizer(train, self.model, self.schedule.rate)

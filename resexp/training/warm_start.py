@@ -47,8 +47,7 @@ def warm_start(config: RunConfig, new: ProbeInput, classes: int) -> dict[str, An
     done.
     """
     if config.train.init_weights:
-        file, path = _read_weights(config)
-        load_weights(new.model, file.weights, path)
+        load_weights(new.model, _read_weights(config).weights, config.train.init_weights[0])
         return None
     assert config.train.init_from
     donor = Run(expanded(config.train.init_from))
@@ -64,8 +63,8 @@ def warm_start(config: RunConfig, new: ProbeInput, classes: int) -> dict[str, An
     return {"probe": "identity", "step": 0, "from": str(donor.folder), **found}
 
 
-def _read_weights(config: RunConfig) -> tuple[weights_file.WeightsFile, str]:
-    """The file of weights to start from, and its path."""
+def _read_weights(config: RunConfig) -> weights_file.WeightsFile:
+    """The file of weights to start from."""
     assert config.train.init_weights
     path, sha256 = config.train.init_weights
     try:
@@ -84,4 +83,4 @@ def _read_weights(config: RunConfig) -> tuple[weights_file.WeightsFile, str]:
         raise UserError(
             f"{path}: holds {file.description.net}, and the run's net is {ours}; name weights of the same net"
         )
-    return file, path
+    return file
