@@ -519,7 +519,9 @@ def test_a_raw_cache_holds_pixels(root: Path) -> None:
 def test_a_cache_is_of_its_own_data_and_settings_only(root: Path) -> None:
     prepared(root, side=100)
     for other in ({"side": 101}, {"side": 100, "quality": 90}, {"side": 100, "format": "raw"}):
-        with pytest.raises(UserError, match=r"not there, and data\.cache asks for it; run `resexp data prepare STUDY"):
+        with pytest.raises(
+            UserError, match=r"not there or damaged, and data\.cache asks for it; run `resexp data"
+        ):
             open_imagenet(data(root, cache=other))
     with pytest.raises(UserError, match=r"data\.cache asks for it"):
         open_imagenet(data(root, cache={"side": 100}, classes=2))
@@ -534,7 +536,7 @@ def test_a_damaged_cache_is_refused_until_it_is_made_again(root: Path) -> None:
     file = cache.cache.folder / "images.bin"
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
-    with pytest.raises(UserError, match=r"images.bin: damaged, [\d,]+ of [\d,]+ bytes; run `resexp data prepare STUDY"):
+    with pytest.raises(UserError, match=r"not there or damaged, and data\.cache asks for it; run `resexp data"):
         open_imagenet(data(root, cache={"side": 100}))
     prepared(root, side=100)
     assert file.read_bytes() == whole

@@ -135,7 +135,7 @@ def check(study: StudyOption = None, config: Config = None, settings: Settings =
             with _bar() as progress:
                 unreadable, duplicates = check_images(dataset, progress, dataset.config.workers or cores())
             faults += unreadable
-            remarks += [f"{dataset.config.path}: {line}" for line in duplicates.remarks]
+            remarks += [f"{dataset.config.path}: {line}" for line in duplicates]
             train, test = (dataset.images(part) for part in dataset.files)
         else:
             train, test = len(dataset.train()[1]), len(dataset.test_labels)

@@ -32,15 +32,6 @@ _COMPRESSED: dict[bytes, Callable[[Path], Any]] = {
     b"\xfd7zXZ\0": lzma.LZMAFile,
 }
 """How a tar is read, by its first bytes."""
-_OTHERS = {
-    b"\x28\xb5\x2f\xfd": "compressed with Zstandard (.zst)",
-    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive (.7z)",
-    b"Rar!\x1a\x07": "a RAR archive (.rar)",
-    b"\x04\x22\x4d\x18": "compressed with LZ4 (.lz4)",
-    b"LZIP": "compressed with lzip (.lz)",
-    b"\x1f\x9d": "compressed with compress (.Z)",
-}
-"""What is not read, by its first bytes."""
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 
@@ -157,23 +148,19 @@ def _stream(path: Path) -> BinaryIO:
         head = file.read(tarfile.BLOCKSIZE)
     if not head:
         raise UserError(f"{path}: empty; fetch or pack it again")
-    for start, what in _OTHERS.items():
-        if head.startswith(start):
-            raise UserError(f"{path}: {what}, which is not read; unpack it and name the folder, or pack it as {READ}")
-    if what := recognised(head):
-        raise UserError(f"{path}: not an archive but {what}{'' if ';' in what else f'; name a folder, or a {READ}'}")
     unpack = next((unpack for start, unpack in _COMPRESSED.items() if head.startswith(start)), None)
     stream: BinaryIO = unpack(path) if unpack else path.open("rb")
     first = stream.read(tarfile.BLOCKSIZE)
     stream.seek(0)
-    if not _begins_tar(first):
-        stream.close()
-        inside = recognised(first) or "no tar archive"
-        raise UserError(
-            f"{path}: a compressed file, with {inside} in it; name a folder, or a {READ}" if unpack else
-            f"{path}: not a {READ}, or damaged from its beginning; name a folder, or an archive of these"
-        )  # fmt: skip
-    return stream
+    if _begins_tar(first):
+        return stream
+    stream.close()
+    what = recognised(first)
+    if unpack:
+        what = f"a compressed file, with {what or 'no tar archive'} in it"
+    elif not what:
+        what = f"not a {READ}, or damaged from its beginning"
+    raise UserError(f"{path}: {what}{'' if ';' in what else f'; name a folder, or a {READ}'}")
 
 
 def _begins_tar(block: bytes) -> bool:

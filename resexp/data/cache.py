@@ -8,14 +8,29 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resexp.utils.files import write_atomic
+from resexp.errors import UserError
+from resexp.utils.files import locked, write_atomic
 from resexp.utils.paths import expanded
+from resexp.utils.untrusted import Count, JsonRecord, read_record
+
+META = "meta.json"
+
+
+class CacheMeta(JsonRecord):
+    """meta.json: what a cache holds."""
+
+    bytes: dict[str, Count]
+    """The size of each file."""
+
+
+MetaT = TypeVar("MetaT", bound=CacheMeta)
 
 
 def data_home() -> Path:
@@ -26,6 +41,11 @@ def data_home() -> Path:
 def caches() -> Path:
     """The folder of caches in the data folder."""
     return data_home() / "cache"
+
+
+def lock_of(cache: Path, what: str, *, wait: bool = False) -> AbstractContextManager[None]:
+    """Hold the lock of a cache; see `locked`."""
+    return locked(cache.with_name(f".{cache.name}.lock"), what, wait=wait)
 
 
 @contextlib.contextmanager
@@ -43,6 +63,21 @@ def building(cache: Path) -> Iterator[Path]:
         temporary.rename(cache)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """The size of each file in a cache that is being built."""
+    return {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+
+
+def read_meta(cache: Path, kind: type[MetaT]) -> MetaT | None:
+    """What a cache holds; None if it is absent or damaged."""
+    try:
+        meta = read_record(cache / META, kind)
+        whole = meta and all((cache / name).stat().st_size == size for name, size in meta.bytes.items())
+    except (OSError, UserError):
+        return None
+    return meta if whole else None
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

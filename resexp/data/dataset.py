@@ -16,27 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from resexp.config import (
-    ArrayData,
-    DataConfig,
-    FolderData,
-    ImageNetData,
-    PluginData,
-    ShapesData,
-)
+from resexp.config import ArrayData, DataConfig, FolderData, ImageNetData, PluginData, ShapesData
 from resexp.config.data import HOLDOUT
 from resexp.data import folder, plugin, shapes
-from resexp.data.cache import building, caches, data_home
+from resexp.data.cache import META, CacheMeta, building, caches, data_home, lock_of, read_meta, sizes
 from resexp.data.imagenet import ImageNet, open_imagenet
-from resexp.data.images import ImageSet
+from resexp.data.images import ImageSet, find_duplicates
 from resexp.data.official import official_set
 from resexp.data.pixels import Pixels
 from resexp.errors import UserError
 from resexp.runs.records import Findings
-from resexp.utils.files import locked, with_filename, write_atomic
+from resexp.utils.files import with_filename, write_atomic
 from resexp.utils.interrupts import at_once
 from resexp.utils.paths import expanded
-from resexp.utils.untrusted import Count, JsonRecord, read_record
+from resexp.utils.untrusted import Count
 
 log = logging.getLogger(__name__)
 
@@ -46,20 +39,17 @@ _DAY = 86_400
 """Seconds."""
 
 
-class _Meta(JsonRecord):
-    """meta.json: what a cache holds."""
+class ArraysMeta(CacheMeta):
+    """meta.json of a cache of arrays."""
 
     classes: Annotated[list[str], Field(min_length=2)]
     fingerprint: str
     train_images: Count
     size: tuple[Count, Count]
     """Height and width of the images."""
-    bytes: dict[str, Count]
-    """The size of each file."""
     test_in_train: Count
     conflicting_labels: Count
     remarks: list[str]
-    """See `ImageSet.remarks` and `find_duplicates`."""
 
 
 @dataclass(frozen=True)
@@ -133,20 +123,21 @@ def open_dataset(config: DataConfig) -> Dataset | ImageNet:
 
 def _open_arrays(config: ArrayData) -> Dataset:
     survey = folder.Survey()
+    decode: Callable[[], ImageSet]
     if isinstance(config, FolderData):
         path = expanded(config.path)
         survey = folder.survey(path)
-        content, decode = f"folder-{survey.content}", lambda: folder.decode(path, config.resize)
         name = f"folder {path.name}"
+        content, decode = f"folder-{survey.content}", lambda: folder.decode(path, config.resize)
     elif isinstance(config, PluginData):
         name, content, decode = f"{config.source}", plugin.content_key(config), lambda: plugin.load(config)
     elif isinstance(config, ShapesData):
-        name, content, decode = "shapes", f"shapes-{shapes.content_key(config)}", lambda: shapes.generate(config)
+        name, content, decode = "shapes", shapes.content_key(config), lambda: shapes.generate(config)
     else:
         found = official_set(config)
         name, content, decode = found.name, found.content, lambda: found.decode(found.find(config.path, data_home()))
     cache = caches() / f"{content}-{config.resize or 'native'}"
-    meta = _read_meta(cache)
+    meta = read_meta(cache, ArraysMeta)
     if meta is None:
         log.info(f"decoding {name} into {cache}")
         meta = _build(cache, decode, config.resize)
@@ -179,20 +170,10 @@ def _split(images: int, classes: int, config: ArrayData) -> tuple[NDArray[np.int
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
-def _read_meta(cache: Path) -> _Meta | None:
-    """What the cache holds, or None if it is absent or damaged."""
-    try:
-        meta = read_record(cache / "meta.json", _Meta)
-        whole = meta and all((cache / name).stat().st_size == size for name, size in meta.bytes.items())
-    except (OSError, UserError):
-        return None
-    return meta if whole else None
-
-
-def _build(cache: Path, decode: Callable[[], ImageSet], size: int | None) -> _Meta:
+def _build(cache: Path, decode: Callable[[], ImageSet], size: int | None) -> ArraysMeta:
     """Decode a set into its cache; one process at a time does it."""
-    with locked(cache.with_name(f".{cache.name}.lock"), "the cache", wait=True):
-        if (meta := _read_meta(cache)) is not None:
+    with lock_of(cache, "the cache", wait=True):
+        if (meta := read_meta(cache, ArraysMeta)) is not None:
             return meta  # while we waited
         _remove_left_overs(cache)
         with building(cache) as folder:
@@ -201,27 +182,26 @@ def _build(cache: Path, decode: Callable[[], ImageSet], size: int | None) -> _Me
                 images = image_set.stacked(split, size)
                 _save(folder / f"{split}_images.npy", images)
                 _save(folder / f"{split}_labels.npy", image_set.labels[split])
-            duplicates = image_set.duplicates()
-            meta = _Meta(
+            duplicates, remarks = find_duplicates(image_set.seen)
+            meta = ArraysMeta(
+                bytes=sizes(folder),
                 classes=image_set.classes,
                 fingerprint=image_set.fingerprint(),
                 train_images=len(image_set.images["train"]),
                 size=images.shape[1:3],
-                bytes={file.name: file.stat().st_size for file in folder.iterdir()},
-                test_in_train=duplicates.test_in_train,
-                conflicting_labels=duplicates.conflicting_labels,
-                remarks=[*image_set.remarks, *duplicates.remarks],
+                **duplicates.model_dump(exclude={"left_out"}),
+                remarks=[*image_set.remarks, *remarks],
             )
-            write_atomic(folder / "meta.json", meta.model_dump_json())
+            write_atomic(folder / META, meta.model_dump_json())
         return meta
 
 
 def _remove_left_overs(cache: Path) -> None:
     """Remove temporary folders of other sets that are over a day old: killed processes left them."""
     for left_over in cache.parent.glob(".building-*"):
-        name = left_over.name.removeprefix(".building-")
-        if name != cache.name and time.time() - left_over.stat().st_mtime > _DAY:
-            with contextlib.suppress(UserError), locked(cache.with_name(f".{name}.lock"), "the cache"):
+        other = cache.with_name(left_over.name.removeprefix(".building-"))
+        if other != cache and time.time() - left_over.stat().st_mtime > _DAY:
+            with contextlib.suppress(UserError), lock_of(other, "the cache"):
                 shutil.rmtree(left_over, ignore_errors=True)
 
 

@@ -10,9 +10,10 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from resexp.data.cache import lock_of
 from resexp.data.official import OfficialFile
 from resexp.errors import UserError
-from resexp.utils.files import locked, with_filename
+from resexp.utils.files import with_filename
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ def fetch(file: OfficialFile, path: Path, progress: Callable[[str, int], None]) 
     delivers the right file.
     """
     part = path.with_name(path.name + ".part")
-    with locked(path.with_name(f".{path.name}.lock"), f"the download of {path}"):
+    with lock_of(path, f"the download of {path}"):
         if path.exists():
             file.verify(path)
             return

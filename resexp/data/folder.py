@@ -14,24 +14,22 @@ from pydantic import Field
 
 from resexp.data.archive import contents, members
 from resexp.data.cache import caches
-from resexp.data.images import Digests, ImageSet, digests, resized
+from resexp.data.images import ImageSet, Seen, resized, seen
 from resexp.data.layout import Entry, Layout, find_layout
 from resexp.data.pixels import Pixels, read_image
-from resexp.data.prefetch import prefetch
 from resexp.errors import UnreadableImageError, UserError, sanitize
 from resexp.utils.files import write_atomic
 from resexp.utils.machine import cores, memory
+from resexp.utils.parallel import prefetch
 from resexp.utils.text import counted, few
 from resexp.utils.untrusted import Count, JsonRecord, read_record
-
-MAX_IMAGES = 2_000_000
 
 
 class _Image(NamedTuple):
     """What is kept of an image."""
 
     pixels: Pixels
-    digests: Digests
+    seen: Seen
     transparent: bool
     frames: bool
     """See `Decoded`."""
@@ -119,39 +117,36 @@ def decode(path: Path, size: int | None = None) -> ImageSet:
     The order is by split, class and file name, whatever the archive's order. Raises UserError if images can't be
     read, or take more memory than there is.
     """
-    entries = _layout(path).entries
-    if len(entries) > MAX_IMAGES:
-        raise _too_many(path)
-    found: dict[Entry, _Image] = {}
+    images: dict[Entry, _Image] = {}
     faults: list[str] = []
     left = memory()
-    for entry, image in _decoded(path, entries, size):
+    for entry, image in _decoded(path, _layout(path).entries, size):
         if isinstance(image, UnreadableImageError):
             faults.append(f"{'/'.join(entry)} ({image})")
             continue
-        found[entry] = image
+        images[entry] = image
         left -= image.pixels.nbytes
         if left < 0:
-            raise _too_many(path)
+            raise UserError(
+                f"{path}: more pixels than fit in this machine's memory; set data.resize, or leave some images out"
+            )
     if faults:
         raise _unreadable(path, faults)
-    classes = sorted({of for split, of, _ in found if split == "train"})
+    classes = sorted({name for split, name, _ in images if split == "train"})
     number = {name: label for label, name in enumerate(classes)}
-    order = {split: sorted(entry for entry in found if entry[0] == split) for split in ("train", "test")}
+    order = {split: sorted(entry for entry in images if entry[0] == split) for split in ("train", "test")}
     return ImageSet(
         classes,
-        {split: [found[entry].pixels for entry in of] for split, of in order.items()},
-        {split: np.array([number[entry[1]] for entry in of]) for split, of in order.items()},
-        {split: ["/".join(entry) for entry in of] for split, of in order.items()},
-        {split: [found[entry].digests for entry in of] for split, of in order.items()},
-        list(_remarks(dict(sorted(found.items(), key=lambda item: item[0])))),
+        {split: [images[entry].pixels for entry in entries] for split, entries in order.items()},
+        {split: np.array([number[name] for _, name, _ in entries]) for split, entries in order.items()},
+        list(_remarks([images[entry] for entry in sorted(images)])),
+        [images[entry].seen for entries in order.values() for entry in entries],
     )
 
 
 def check(path: Path, progress: Callable[[int, int], None]) -> list[str]:
     """A line for each image that can't be read. `progress(done, total)` is called after each image."""
-    _check_path(path)
-    entries = _layout(path).entries
+    entries = _layout(_check_path(path)).entries
     gone = _plain(path, entries)[1] if path.is_dir() else {}
     faults = [sanitize(f"{path}: {name}: {why}") for name, why in gone.items()]
     entries = {name: entry for name, entry in entries.items() if name not in gone}
@@ -170,30 +165,22 @@ def _decoded(
     def work(member: tuple[str, bytes]) -> tuple[Entry, _Image | UnreadableImageError]:
         entry = entries[member[0]]
         try:
-            decoded = read_image(member[1])
+            pixels, transparent, frames = read_image(member[1])
         except UnreadableImageError as error:
             return entry, error
-        pixels = decoded.pixels if size is None else resized(decoded.pixels, size)
-        known = digests(entry[0], entry[1], decoded.pixels)
-        return entry, _Image(pixels, known, decoded.transparent, decoded.frames)
+        kept = pixels if size is None else resized(pixels, size)
+        return entry, _Image(kept, seen(entry[0], entry[1], "/".join(entry), pixels), transparent, frames)
 
     return prefetch(work, contents(path, entries), cores())
 
 
-def _remarks(found: dict[Entry, _Image]) -> Iterator[str]:
+def _remarks(images: list[_Image]) -> Iterator[str]:
     """Such as ``3 images have several frames; the first is used: train/a/1.gif, ...``."""
-    several = ["/".join(entry) for entry, image in found.items() if image.frames]
-    transparent = ["/".join(entry) for entry, image in found.items() if image.transparent]
+    several = [image.seen.name for image in images if image.frames]
+    transparent = [image.seen.name for image in images if image.transparent]
     for names, what in (
         (several, "several frames; the first is used"),
         (transparent, "transparent pixels, whose colours are used"),
     ):
         if names:
             yield f"{counted(len(names), 'image has', 'images have')} {what}: {sanitize(few(names))}"
-
-
-def _too_many(path: Path) -> UserError:
-    return UserError(
-        f"{path}: over {MAX_IMAGES:,} images, or more pixels than fit in this machine's memory; set data.resize, or "
-        f"leave some out"
-    )

@@ -14,44 +14,31 @@ from PIL import Image
 
 from resexp.data.pixels import Pixels
 from resexp.errors import UserError, sanitize
+from resexp.runs.records import Findings
 from resexp.utils.text import few
 
 
-class Digests(NamedTuple):
-    """What is kept of an image's pixels where the image itself is not."""
+class Seen(NamedTuple):
+    """What is kept of an image where its pixels are not."""
 
+    split: str
+    class_name: str
+    name: str
+    """What people know it by."""
     in_set: bytes
     """Digest of split, class and pixels; the set's fingerprint is made of these."""
     pixels: bytes
     """Digest of the pixels alone."""
 
 
-class Seen(NamedTuple):
-    """A digest of an image, with its name."""
-
-    digest: bytes
-    train: bool
-    label: int
-    name: str
-
-
-@dataclass
-class Duplicates:
-    """How many images are duplicates that distort a result, and a line for each kind of them."""
-
-    test_in_train: int = 0
-    conflicting_labels: int = 0
-    remarks: list[str] = field(default_factory=list)
-
-
-def digests(split: str, class_name: str, image: Pixels) -> Digests:
-    """The digests of an image (H, W, 3) in a set."""
+def seen(split: str, class_name: str, name: str, image: Pixels) -> Seen:
+    """What is kept of an image (H, W, 3)."""
     content = np.ascontiguousarray(image).data
     in_set = hashlib.sha256(f"{split}/{class_name}/{image.shape}".encode())
     pixels = hashlib.sha256(f"{image.shape}".encode())
     in_set.update(content)
     pixels.update(content)
-    return Digests(in_set.digest(), pixels.digest()[:16])
+    return Seen(split, class_name, name, in_set.digest(), pixels.digest()[:16])
 
 
 @dataclass(frozen=True)
@@ -61,44 +48,29 @@ class ImageSet:
     classes: list[str]
     images: dict[str, list[Pixels]]
     labels: dict[str, NDArray[np.int64]]
-    names: dict[str, list[str]] = field(default_factory=dict)
-    """What people know the images by, where they have more than numbers."""
-    known: dict[str, list[Digests]] = field(default_factory=dict)
-    """Digests of the images before they were resized, where that was done while decoding."""
     remarks: list[str] = field(default_factory=list)
     """A line for everything that is not in the pixels."""
+    seen_before: list[Seen] | None = None
+    """What was kept of the images before they were resized, where that was done while decoding."""
 
     @cached_property
-    def digests(self) -> dict[str, list[Digests]]:
-        """Those of every image."""
-        return self.known or {
-            split: [
-                digests(split, self.classes[label], image)
-                for image, label in zip(images, self.labels[split].tolist(), strict=True)
-            ]
+    def seen(self) -> list[Seen]:
+        """What is kept of every image."""
+        return self.seen_before or [
+            seen(split, self.classes[label], f"{split} image {i}", image)
             for split, images in self.images.items()
-        }
+            for i, (label, image) in enumerate(zip(self.labels[split].tolist(), images, strict=True))
+        ]
 
     def fingerprint(self) -> str:
         """Hash of the set's (split, class name, pixels), independent of order and file format."""
-        found = sorted(digest.in_set for of_split in self.digests.values() for digest in of_split)
-        return hashlib.sha256(b"".join(found)).hexdigest()[:16]
-
-    def duplicates(self) -> Duplicates:
-        """See `find_duplicates`."""
-        seen: list[Seen] = []
-        for split, found in self.digests.items():
-            names = self.names.get(split) or [f"{split} image {i}" for i in range(len(found))]
-            for digest, label, name in zip(found, self.labels[split].tolist(), names, strict=True):
-                seen.append(Seen(digest.pixels, split == "train", label, name))
-        return find_duplicates(seen)
+        return hashlib.sha256(b"".join(sorted(image.in_set for image in self.seen))).hexdigest()[:16]
 
     def stacked(self, split: str, size: int | None) -> Pixels:
         """The images of a split as one (N, H, W, 3) array, resized to `size` pixels a side if given."""
         images = self.images[split]
         if size is not None:
-            # Resizing is antialiased; a picture that is not square keeps its central square.
-            return np.stack([image if image.shape[:2] == (size, size) else resized(image, size) for image in images])
+            images = [image if image.shape[:2] == (size, size) else resized(image, size) for image in images]
         shapes = {image.shape for image in images}
         if len(shapes) > 1:
             sizes = ", ".join(sorted(f"{w}x{h}" for h, w, _ in shapes)[:3])
@@ -109,7 +81,7 @@ class ImageSet:
 
 
 def resized(image: Pixels, size: int) -> Pixels:
-    """The central square of an image, made `size` pixels a side."""
+    """The central square of an image, made `size` pixels a side, antialiased."""
     height, width = image.shape[:2]
     side = min(height, width)
     left, top = (width - side) // 2, (height - side) // 2
@@ -117,28 +89,33 @@ def resized(image: Pixels, size: int) -> Pixels:
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=box))
 
 
-def find_duplicates(images: Iterable[Seen]) -> Duplicates:
-    """Look for test images among the training images, and for the same image in several classes."""
+def find_duplicates(images: Iterable[Seen]) -> tuple[Findings, list[str]]:
+    """Count test images that are training images too, and images with another label elsewhere; a line for each."""
     first: dict[bytes, Seen] = {}
     repeated: dict[bytes, list[Seen]] = {}
     for image in images:
-        if (before := first.setdefault(image.digest, image)) is not image:
-            repeated.setdefault(image.digest, [before]).append(image)
+        if (before := first.setdefault(image.pixels, image)) is not image:
+            repeated.setdefault(image.pixels, [before]).append(image)
     groups = list(repeated.values())
-    found = Duplicates()
-    both = [group for group in groups if len({image.train for image in group}) > 1]
-    if count := sum(not image.train for group in both for image in group):
-        found.test_in_train = count
+    in_both = [group for group in groups if len({image.split for image in group}) > 1]
+    unclear = [group for group in groups if len({image.class_name for image in group}) > 1]
+    found = Findings(
+        test_in_train=sum(image.split != "train" for group in in_both for image in group),
+        conflicting_labels=sum(map(len, unclear)),
+    )
+    remarks = []
+    if count := found.test_in_train:
         are = "image is a training image" if count == 1 else "images are training images"
-        found.remarks.append(f"{count:,} test {are} too: {_few(both, 'train')}")
-    unclear = [group for group in groups if len({image.label for image in group}) > 1]
-    if count := sum(map(len, unclear)):
-        found.conflicting_labels = count
-        found.remarks.append(f"{count:,} images have another label elsewhere: {_few(unclear, 'label')}")
-    return found
+        remarks.append(f"{count:,} test {are} too: {_pairs(in_both, 'split')}")
+    if count := found.conflicting_labels:
+        remarks.append(f"{count:,} images have another label elsewhere: {_pairs(unclear, 'class_name')}")
+    return found, remarks
 
 
-def _few(groups: list[list[Seen]], by: str) -> str:
-    """One pair per group, as text."""
-    pairs = [(group[0], next(i for i in group if getattr(i, by) != getattr(group[0], by))) for group in groups]
-    return few([sanitize(f"{one.name} = {other.name}") for one, other in pairs])
+def _pairs(groups: list[list[Seen]], differ_in: str) -> str:
+    """The first groups as text, two images of each that differ."""
+    pairs = []
+    for one, *others in groups:
+        other = next(image for image in others if getattr(image, differ_in) != getattr(one, differ_in))
+        pairs.append(sanitize(f"{one.name} = {other.name}"))
+    return few(pairs)

@@ -12,9 +12,9 @@ from resexp.data.imagenet.views import centre, crop_resize
 from resexp.data.images import resized
 from resexp.data.naming import is_hidden, is_image, is_test, is_train, nfc
 from resexp.data.pixels import Pixels, decode, read_image
-from resexp.data.prefetch import prefetch
 from resexp.errors import UnreadableImageError, UserError, sanitize
 from resexp.utils.machine import cores
+from resexp.utils.parallel import prefetch
 from resexp.utils.text import few
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import contextlib
 import io
 import re
 import warnings
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -44,15 +44,14 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 TiffImagePlugin.READ_LIBTIFF = True
 
 
-@dataclass(frozen=True)
-class Decoded:
+class Decoded(NamedTuple):
     """An image, and what of its file is not in its pixels."""
 
     pixels: Pixels
     """(H, W, 3), which can be written to."""
-    transparent: bool = False
+    transparent: bool
     """Whether some pixels are not opaque; their stored colours are used."""
-    frames: bool = False
+    frames: bool
     """Whether there are more images in the file; the first is taken."""
 
 

@@ -28,7 +28,7 @@ _CHUNK = 2000
 
 def content_key(config: ShapesData) -> str:
     """What the images depend on."""
-    return f"v{VERSION}-{config.seed}-{config.train_images}-{config.test_images}-{config.size}"
+    return f"shapes-v{VERSION}-{config.seed}-{config.train_images}-{config.test_images}-{config.size}"
 
 
 def generate(config: ShapesData) -> ImageSet:

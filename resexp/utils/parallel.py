@@ -1,4 +1,4 @@
-"""Small tasks in processes on all cores, and the folders of sockets that multiprocessing leaves behind."""
+"""Tasks in threads and in processes, and the folders of sockets that multiprocessing leaves behind."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import resource_tracker, util
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -76,9 +77,8 @@ def parallel_map(function: Callable[[A], B], pieces: Sequence[A], enough: int) -
     count = min(cores(), len(pieces) // enough)
     if count < 2:
         return [function(piece) for piece in pieces]
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # a process has one fork server, and ours has torch loaded for the runs
+    # A process has one fork server, and ours has torch loaded for the runs.
+    context = multiprocessing.get_context("spawn")
     gc.disable()  # it would visit millions of numbers, again and again, and find nothing: a third of a large report
     try:
         with ProcessPoolExecutor(count, context, initializer=_begin) as processes:
@@ -92,6 +92,21 @@ def parallel_map(function: Callable[[A], B], pieces: Sequence[A], enough: int) -
     finally:
         gc.freeze()  # keep the collector away from the results, too
         gc.enable()
+
+
+def prefetch(function: Callable[[A], B], items: Iterable[A], threads: int) -> Iterator[B]:
+    """Apply `function` to each item in threads, in order, and no further ahead than keeps the threads busy."""
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[B]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 4 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @functools.cache

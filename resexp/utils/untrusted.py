@@ -35,6 +35,12 @@ _RECOGNISED = {
     b"\xff\xd8\xff": "a JPEG image",
     b"ii*\0": "a TIFF image",
     b"mm\0*": "a TIFF image",
+    b"\x28\xb5\x2f\xfd": "compressed with Zstandard (.zst)",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive (.7z)",
+    b"rar!\x1a\x07": "a RAR archive (.rar)",
+    b"\x04\x22\x4d\x18": "compressed with LZ4 (.lz4)",
+    b"lzip": "compressed with lzip (.lz)",
+    b"\x1f\x9d": "compressed with compress (.Z)",
     b"par1": "a Parquet table",
     b"arrow1": "an Arrow table",
     b"sqlite format 3": "an SQLite database",
@@ -77,7 +83,8 @@ def read_file(path: Path, limit: int, last: int | None = None) -> bytes:
 
     Raises OSError, or UserError if it is no plain file or over `limit` bytes.
     """
-    with open(path, "rb", opener=_at_once) as file:
+    # A pipe that nobody writes to is not waited for.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{path}: not a plain file; move it elsewhere")
@@ -88,11 +95,6 @@ def read_file(path: Path, limit: int, last: int | None = None) -> bytes:
         if last is not None and status.st_size > last:
             file.seek(-last, os.SEEK_END)
         return file.read()
-
-
-def _at_once(path: str, flags: int) -> int:
-    """Open a file; a pipe that nobody writes to is not waited for."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def refuse_links(folder: Path) -> None:

@@ -22,7 +22,8 @@ from PIL import Image
 from resexp.config import RunConfig, ShapesData
 from resexp.config.study import SHIPPED, load, load_run
 from resexp.data import folder, open_dataset
-from resexp.data.dataset import _read_meta
+from resexp.data.cache import read_meta
+from resexp.data.dataset import ArraysMeta
 from resexp.data.pixels import read_image
 from resexp.device.hardware import choose_hardware
 from resexp.display import clock, percent, speed
@@ -109,7 +110,7 @@ def readers(scratch: Path) -> dict[str, Reader]:
             5,
             [(cache / "meta.json").read_bytes()],
             mutations.of_json,
-            at(cache / "meta.json", lambda: _read_meta(cache)),
+            at(cache / "meta.json", lambda: read_meta(cache, ArraysMeta)),
         ),
         "checkpoint": Reader(
             6,

@@ -13,27 +13,24 @@ from numpy.typing import NDArray
 
 from resexp.config import CacheConfig, ImageNetData
 from resexp.data.archive import MAX_BYTES
-from resexp.data.cache import caches, read_arrays
+from resexp.data.cache import CacheMeta, caches, read_arrays, read_meta
 from resexp.data.imagenet.tree import SPLITS, Split, Tree, open_tree
 from resexp.data.pixels import Pixels, decode
 from resexp.errors import UnreadableImageError, UserError, sanitize
 from resexp.runs.records import Findings
 from resexp.utils.paths import expanded
-from resexp.utils.untrusted import Count, JsonRecord, read_file, read_record
+from resexp.utils.untrusted import read_file
 
 IMAGES = {"train": 1_281_167, "val": 50_000}
 """Images per split of ILSVRC 2012."""
-DATA, INDEX, META = "images.bin", "index.npz", "meta.json"
+DATA, INDEX = "images.bin", "index.npz"
 VERSION = 2
 """Version of decoding and resizing."""
-COMMAND = "`resexp data prepare STUDY`"
 
 
-class CacheMeta(JsonRecord):
-    """meta.json: what a cache holds."""
+class ImagesMeta(CacheMeta):
+    """meta.json of a cache of images."""
 
-    bytes: dict[str, Count]
-    """The size of each file."""
     unreadable: list[str]
     """Images that could not be read; their entries are empty."""
 
@@ -67,17 +64,6 @@ def cache_folder(tree: Tree, config: CacheConfig) -> Path:
     """The folder of the cache that `config` asks for, there or not."""
     kind = f"jpeg{config.quality}" if config.format == "jpeg" else "raw"
     return caches() / f"imagenet-{tree.fingerprint}-{config.side}-{kind}-v{VERSION}"
-
-
-def read_meta(folder: Path) -> CacheMeta | None:
-    """What a cache holds; None if there is none. Raises UserError if it is damaged."""
-    meta = read_record(folder / META, CacheMeta)
-    if meta is not None:
-        for name, size in meta.bytes.items():
-            there = (folder / name).stat().st_size if (folder / name).exists() else 0
-            if there != size:
-                raise UserError(f"{folder / name}: damaged, {there:,} of {size:,} bytes; run {COMMAND} again")
-    return meta
 
 
 @dataclass(frozen=True)
@@ -167,19 +153,22 @@ def open_imagenet(config: ImageNetData) -> ImageNet:
     logged.
     """
     tree = open_tree(expanded(config.path)).subset(config.classes)
-    cache = open_cache(tree, config.cache) if config.cache else None
-    found = {of.name: getattr(tree, of.name) for of in fields(Tree)}
-    found["remarks"] = [f"{config.path}: {line}" for line in tree.remarks]
-    return ImageNet(**found, config=config, cache=cache)
+    known = {field.name: getattr(tree, field.name) for field in fields(Tree)}
+    known["remarks"] = [f"{config.path}: {line}" for line in tree.remarks]
+    cache = None
+    if config.cache and (cache := open_cache(tree, config.cache)) is None:
+        raise UserError(
+            f"{cache_folder(tree, config.cache)}: not there or damaged, and data.cache asks for it; run `resexp data "
+            f"prepare STUDY` first"
+        )
+    return ImageNet(**known, config=config, cache=cache)
 
 
-def open_cache(tree: Tree, config: CacheConfig) -> ImageCache:
-    """The cache of `tree` that `config` asks for. Raises UserError if it is missing or damaged."""
+def open_cache(tree: Tree, config: CacheConfig) -> ImageCache | None:
+    """The cache of `tree` that `config` asks for; None if it is missing or damaged."""
     folder = cache_folder(tree, config)
-    if read_meta(folder) is None:
-        raise UserError(f"{folder}: not there, and data.cache asks for it; run {COMMAND} first")
     arrays = read_arrays(folder / INDEX)
-    if arrays is None:
-        raise UserError(f"{folder / INDEX}: damaged; delete the folder, and run {COMMAND} again")
+    if arrays is None or read_meta(folder, ImagesMeta) is None:
+        return None
     ends, sizes = ({part: arrays[f"{part}_{name}"] for part in SPLITS} for name in ("ends", "sizes"))
     return ImageCache(folder, np.asarray(np.memmap(folder / DATA, mode="c")), ends, sizes, config.format == "raw")

@@ -15,15 +15,15 @@ import numpy as np
 import simplejpeg
 
 from resexp.config import CacheConfig
-from resexp.data.cache import building, write_arrays
-from resexp.data.imagenet.dataset import DATA, INDEX, META, CacheMeta, ImageNet, cache_folder, read_meta
+from resexp.data.cache import META, building, lock_of, sizes, write_arrays
+from resexp.data.imagenet.dataset import DATA, INDEX, ImageNet, ImagesMeta, cache_folder, open_cache
 from resexp.data.imagenet.tree import SPLITS, Split
 from resexp.data.imagenet.views import resize
-from resexp.data.images import Duplicates, Seen, digests, find_duplicates
+from resexp.data.images import Seen, find_duplicates, seen
 from resexp.data.pixels import decode
-from resexp.data.prefetch import prefetch
 from resexp.errors import UnreadableImageError, UserError
-from resexp.utils.files import locked, with_filename, write_atomic
+from resexp.utils.files import with_filename, write_atomic
+from resexp.utils.parallel import prefetch
 from resexp.utils.text import few
 
 log = logging.getLogger(__name__)
@@ -34,23 +34,22 @@ _SAMPLE = 200
 """Images that are prepared to estimate how large the cache will be."""
 
 
-def check(dataset: ImageNet, progress: Callable[[int, int], None], threads: int) -> tuple[list[str], Duplicates]:
-    """Read every image once; a line for each that can't be read, with the reason, and what is there more than once.
+def check(dataset: ImageNet, progress: Callable[[int, int], None], threads: int) -> tuple[list[str], list[str]]:
+    """Read every image once; a line for each that can't be read, and one for each kind of duplicates.
 
     `progress` hears (images done, images in all).
     """
 
     def look(part: Split, image: int) -> str | Seen:
-        shown, label = dataset.shown(part, image), int(dataset.labels(part)[image])
+        shown, label = dataset.shown(part, image), dataset.labels(part)[image]
         try:
-            found = digests(part, dataset.classes[label], dataset.pixels(part, image))
+            return seen(part, dataset.classes[label], shown, dataset.pixels(part, image))
         except (UnreadableImageError, UserError, OSError) as error:
             return f"{dataset.root}/{shown}: {' '.join(str(error).split())}"
-        return Seen(found.pixels, part == "train", label, shown)
 
     looked = list(_each(dataset, look, progress, threads))
-    duplicates = find_duplicates(found for found in looked if isinstance(found, Seen))
-    return [line for line in looked if isinstance(line, str)], duplicates
+    _, remarks = find_duplicates(found for found in looked if isinstance(found, Seen))
+    return [line for line in looked if isinstance(line, str)], remarks
 
 
 def prepare(dataset: ImageNet, config: CacheConfig, progress: Callable[[int, int], None], threads: int) -> Path:
@@ -59,13 +58,10 @@ def prepare(dataset: ImageNet, config: CacheConfig, progress: Callable[[int, int
     Raises UserError if the disk is too small. `progress` hears (images done, images in all).
     """
     folder = cache_folder(dataset, config)
-    with locked(folder.with_name(f".{folder.name}.lock"), f"the cache {folder}"):
-        try:
-            if read_meta(folder) is not None:
-                log.info(f"{folder}: there already")
-                return folder
-        except UserError as error:
-            log.warning(f"{error}: made again")
+    with lock_of(folder, f"the cache {folder}"):
+        if open_cache(dataset, config) is not None:
+            log.info(f"{folder}: there already")
+            return folder
         with building(folder) as temporary:
             _check_room(dataset, config, folder)
             unreadable = _build(dataset, config, temporary, progress, threads)
@@ -130,18 +126,17 @@ def _build(
     index = {}
     with with_filename(folder / DATA), (folder / DATA).open("wb") as file:
         for part in SPLITS:
-            ends, sizes = [file.tell()], []
-            for image, (data, size) in enumerate(itertools.islice(entries, dataset.images(part))):
+            ends, shapes = [file.tell()], []
+            for image, (data, shape) in enumerate(itertools.islice(entries, dataset.images(part))):
                 file.write(data)
                 ends.append(file.tell())
-                sizes.append(size)
+                shapes.append(shape)
                 if not data:
                     unreadable.append(dataset.shown(part, image))
             index[f"{part}_ends"] = np.array(ends)
-            index[f"{part}_sizes"] = np.array(sizes, dtype=np.int32)
+            index[f"{part}_sizes"] = np.array(shapes, dtype=np.int32)
         file.flush()
         os.fsync(file.fileno())
     write_arrays(folder / INDEX, index)
-    sizes_of = {name: (folder / name).stat().st_size for name in (DATA, INDEX)}
-    write_atomic(folder / META, CacheMeta(bytes=sizes_of, unreadable=unreadable).model_dump_json())
+    write_atomic(folder / META, ImagesMeta(bytes=sizes(folder), unreadable=unreadable).model_dump_json())
     return unreadable

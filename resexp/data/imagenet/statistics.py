@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from resexp.data.cache import caches, read_arrays, write_arrays
+from resexp.data.cache import caches, lock_of, read_arrays, write_arrays
 from resexp.data.imagenet.dataset import ImageNet
 from resexp.data.imagenet.loader import ImageRequest, Loader
 from resexp.data.imagenet.views import centre
 from resexp.errors import UserError
-from resexp.utils.files import locked
 from resexp.utils.machine import cores
 
 log = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ def statistics(dataset: ImageNet) -> Statistics:
     config = dataset.config
     source = dataset.cache.folder.name if dataset.cache else f"imagenet-{dataset.fingerprint}"
     file = caches() / f"{source}-mean-v{_VERSION}-{config.crop}-{config.val_resize}.npz"
-    with locked(file.with_name(f".{file.name}.lock"), "the mean image", wait=True):
+    with lock_of(file, "the mean image", wait=True):
         if (known := read_arrays(file)) is not None:
             return Statistics(**known)
         log.info(f"{dataset.root}: taking the mean of {min(IMAGES, dataset.images('train')):,} images, once")

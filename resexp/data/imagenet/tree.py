@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from resexp.config.messages import hint
 from resexp.data.archive import walk
-from resexp.data.cache import caches, read_arrays, write_arrays
+from resexp.data.cache import caches, lock_of, read_arrays, write_arrays
 from resexp.data.imagenet.labels import label_files, val_wnids
 from resexp.data.naming import (
     READ,
@@ -38,7 +38,7 @@ from resexp.data.naming import (
 )
 from resexp.errors import UserError, sanitize
 from resexp.runs.records import json_text
-from resexp.utils.files import holds, locked
+from resexp.utils.files import holds
 from resexp.utils.text import few
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ def open_tree(given: Path) -> Tree:
     root = _root(given)
     labels = label_files(root, given)
     index = caches() / f"imagenet-index-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}.npz"
-    with locked(index.with_name(f".{index.name}.lock"), "the index", wait=True):
+    with lock_of(index, "the index", wait=True):
         tree = _read(index, root, labels)
         if tree is None:
             log.info(f"{root}: listing all images, once")
