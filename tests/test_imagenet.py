@@ -24,7 +24,6 @@ from resexp.data.imagenet.example import make_example
 from resexp.data.imagenet.loader import plan
 from resexp.data.imagenet.statistics import statistics
 from resexp.data.imagenet.streaming import StreamingInput
-from resexp.data.imagenet.views import crop_resize
 from resexp.device.concurrent import run_to_completion
 from resexp.device.hardware import Hardware
 from resexp.evaluation.tta import Classifier, MultiScale, SingleView, TenCrop, streamed
@@ -245,7 +244,7 @@ def test_a_batch_is_what_is_said_image_by_image(tree: Path, colour: bool, mean: 
             drawn = plan(run.seed, epoch, CLASSES * TRAIN, dataset.config)
             image, view = int(drawn.image[within]), drawn.view(within)
             pixels = dataset.pixels("train", image, view.side)
-            expected = crop_resize(pixels, view.box(pixels.shape, 32), 32, view.flip) / 255 - subtracted
+            expected = view.crop(pixels, 32) / 255 - subtracted
             for component in range(3 * colour):
                 amount = drawn.lighting[within, component] * found.eigenvalues[component]
                 expected += amount * found.components[:, component]

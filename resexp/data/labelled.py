@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from resexp.data.archive import contents, members
-from resexp.data.imagenet.views import centre, crop_resize
+from resexp.data.imagenet.views import centre
 from resexp.data.images import resized
 from resexp.data.naming import is_hidden, is_image, is_test, is_train, nfc
 from resexp.data.pixels import Pixels, decode, read_image
@@ -72,8 +72,7 @@ def read_labelled(
 
 def _fitted(content: bytes, size: tuple[int, int], val_resize: int | None) -> Pixels:
     if val_resize is not None:
-        image = decode(content, val_resize)
-        return crop_resize(image, centre(val_resize).box(image.shape, size[0]), size[0], False)
+        return centre(val_resize).crop(decode(content, val_resize), size[0])
     image = read_image(content).pixels
     if image.shape[:2] == size:
         return image

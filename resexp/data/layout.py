@@ -11,7 +11,7 @@ from resexp.data.naming import (
     READ,
     TEST,
     TRAIN,
-    check_class_names,
+    check_classes,
     is_hidden,
     is_image,
     is_test,
@@ -123,10 +123,7 @@ class _Search:
         train, test = (*root, name), (*root, test_name)
         labels = read_table(self.path / table, self.read(table)) if table else {}
         entries, left_out = self._sorted(train, test, labels, table)
-        counts = {reason: len(names) for reason, names in left_out.items()}
-        first = [names[0] for names in sorted(left_out.values(), key=len, reverse=True)]
-        others = [name for names in left_out.values() for name in names[1:]]
-        line = left_out_line(counts, list(map(sanitize, first + others))) if left_out else ""
+        line = left_out_line(left_out)
         self._check(entries, "/".join(train), "/".join(test), f"; {line}" if line else "")
         self._remark_on_folders(entries, [train] if table else [train, test])
         if missing := labels.keys() - {file for split, _, file in entries.values() if split == "test"}:
@@ -134,6 +131,7 @@ class _Search:
                 f"{self.path}/{table}: labels {len(missing):,} images that are not there, such as {min(missing)}; "
                 f"restore them"
             )
+        counts = {reason: len(names) for reason, names in left_out.items()}
         return Layout(entries, table, counts, [*self.remarks, *filter(None, [line])])
 
     def _root(self) -> Parts:
@@ -219,17 +217,10 @@ class _Search:
     def _check(self, entries: dict[str, Entry], train: str, test: str, but: str) -> None:
         """Raise UserError where the splits have not the same classes, two at least. `but` ends its line."""
         in_train, in_test = _classes_of(entries.values())
-        check_class_names(self.path, in_train | in_test)
         for split, classes in ((train, in_train), (test, in_test)):
             if not classes:
                 raise UserError(f"{self.path}: no images in {split}/<class>/; sort them into folders of classes{but}")
-        differ = []
-        for odd, split, other in ((in_train - in_test, train, test), (in_test - in_train, test, train)):
-            names = few(sorted(odd))
-            are = f"class {names} is" if len(odd) == 1 else f"classes {names} are"
-            differ += [f"{are} in {split}/ but not in {other}/"] if odd else []
-        if differ:
-            raise UserError(f"{self.path}: {', and '.join(differ)}; both need the same classes{but}")
+        check_classes(self.path, in_train, in_test, f"{train}/", f"{test}/", but)
         if len(in_train) < 2:
             inner = sorted({file.split("/")[0] for _, _, file in entries.values() if "/" in file})
             up = f"; if its folders, {few(inner)}, are the classes, move them up" if inner else ""

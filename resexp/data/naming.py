@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 
 from resexp.errors import UserError, sanitize
@@ -27,11 +27,22 @@ def nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def check_class_names(where: Path, names: Iterable[str]) -> None:
-    """Raise UserError where a class has a name that can't be shown."""
-    for name in sorted(names):
-        if sanitize(name) != name:
-            raise UserError(f"{where}: the name of the class {name!r} can't be shown; rename it")
+def check_classes(
+    where: Path, one: Collection[str], other: Collection[str], one_in: str, other_in: str, but: str = ""
+) -> None:
+    """Raise UserError where a class has a name that can't be shown, or is in one place, such as ``train/``, alone.
+
+    `but` ends the line that says which differ.
+    """
+    if hidden := sorted(name for name in {*one, *other} if sanitize(name) != name):
+        raise UserError(f"{where}: the name of the class {hidden[0]!r} can't be shown; rename it")
+    differ = []
+    for odd, there, not_there in ((set(one) - set(other), one_in, other_in), (set(other) - set(one), other_in, one_in)):
+        if odd:
+            are = "class {} is" if len(odd) == 1 else "classes {} are"
+            differ.append(f"{are.format(few(sorted(odd)))} in {there} but not in {not_there}")
+    if differ:
+        raise UserError(f"{where}: {', and '.join(differ)}; both need the same classes{but}")
 
 
 def is_image(name: str) -> bool:
@@ -74,9 +85,9 @@ def packed(names: Iterable[str]) -> str:
     return "; unpack what is packed" if any(suffix(name) in _PACKED for name in names) else ""
 
 
-def left_out_line(counts: dict[str, int], names: Sequence[str]) -> str:
-    """Such as ``14 files left out: 12 .heic, 2 .txt (train/cat/1.heic, ...)``."""
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    files = counted(sum(counts.values()), "file")
-    each = ", ".join(f"{count:,} {reason}" for reason, count in ordered)
-    return f"{files} left out: {each} ({few(names)})"
+def left_out_line(names: dict[str, list[str]]) -> str:
+    """Such as ``14 files left out: 12 .heic, 2 .txt (train/cat/1.heic, ...)``, for names by the reason; or nothing."""
+    by_number = sorted(names.items(), key=lambda item: (-len(item[1]), item[0]))
+    each = ", ".join(f"{len(of):,} {reason}" for reason, of in by_number)
+    examples = [of[0] for _, of in by_number] + [name for _, of in by_number for name in of[1:]]
+    return f"{counted(len(examples), 'file')} left out: {each} ({sanitize(few(examples))})" if names else ""

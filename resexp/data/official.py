@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import re
 import tarfile
 import zlib
 from abc import ABC, abstractmethod
@@ -78,10 +79,7 @@ class OfficialFile:
             return f"another archive, which holds {sanitize(top)}"
         if first and not content.startswith(b"\x1f\x8b"):
             return "not compressed by gzip (unpack it, and name its folder in data.path)"
-        size = path.stat().st_size
-        return (
-            f"damaged or truncated, {size:,} of {self.size:,} bytes" if size < self.size else f"damaged, {size:,} bytes"
-        )
+        return f"damaged or truncated, {path.stat().st_size:,} of {self.size:,} bytes"
 
 
 CIFAR10_ARCHIVE = OfficialFile(
@@ -112,23 +110,17 @@ SVHN_TEST = OfficialFile(
 FILES = (CIFAR10_ARCHIVE, CIFAR100_ARCHIVE, SVHN_TRAIN, SVHN_TEST)
 
 _TITLES = {
-    "cifar-10-python": "CIFAR-10",
-    "cifar-10-batches-py": "CIFAR-10",
-    "cifar-10-batches-bin": "CIFAR-10's binary version",
-    "cifar-10-batches-mat": "CIFAR-10's MATLAB version",
-    **{f"data_batch_{batch}.bin": "CIFAR-10's binary version" for batch in range(1, 6)},
-    **{f"data_batch_{batch}.mat": "CIFAR-10's MATLAB version" for batch in range(1, 6)},
-    "data_batch_": "CIFAR-10",
-    "cifar-10-binary": "CIFAR-10's binary version",
-    "cifar-10-matlab": "CIFAR-10's MATLAB version",
-    "cifar-100-python": "CIFAR-100",
-    "cifar-100-binary": "CIFAR-100's binary version",
-    "cifar-100-matlab": "CIFAR-100's MATLAB version",
-    "train_32x32": "SVHN's training set",
-    "test_32x32": "SVHN's test set",
-    "extra_32x32": "SVHN's extra set",
+    r"cifar-10-(binary|batches-bin)|data_batch_\d\.bin": "CIFAR-10's binary version",
+    r"cifar-10-(matlab|batches-mat)|data_batch_\d\.mat": "CIFAR-10's MATLAB version",
+    r"cifar-10-(python|batches-py)|data_batch_": "CIFAR-10",
+    r"cifar-100-binary": "CIFAR-100's binary version",
+    r"cifar-100-matlab": "CIFAR-100's MATLAB version",
+    r"cifar-100-python": "CIFAR-100",
+    r"train_32x32": "SVHN's training set",
+    r"test_32x32": "SVHN's test set",
+    r"extra_32x32": "SVHN's extra set",
 }
-"""What a file or folder holds, by the beginning of its name."""
+"""What a file or folder holds, by a pattern of the beginning of its name."""
 _UNFINISHED = (".part", ".crdownload", ".download", ".partial", ".aria2")
 """How programs call what they have not downloaded to the end."""
 
@@ -284,16 +276,16 @@ def md5(content: bytes) -> str:
 
 
 def _title(name: str) -> str:
-    if name.endswith(_UNFINISHED):
-        return "an unfinished download"
-    return next((title for start, title in _TITLES.items() if name.startswith(start)), "")
+    """What the name of a file or folder says that it holds; empty if it says nothing."""
+    title = next((title for pattern, title in _TITLES.items() if re.match(pattern, name)), "")
+    return "an unfinished download" if title and name.endswith(_UNFINISHED) else title
 
 
 def _known_names(folder: Path) -> str:
     """What else lies in a folder, as the end of a clause."""
-    names = sorted(path.name for path in folder.glob("*") if path.name.startswith(("cifar", *_TITLES)))
-    here = [f"{sanitize(name)} ({title})" if (title := _title(name)) else sanitize(name) for name in names]
-    files = {path.name for path in folder.glob("*") if path.is_file()}
+    titles = {name: _title(name) for name in sorted(path.name for path in folder.glob("*"))}
+    here = [f"{sanitize(name)} ({title})" for name, title in titles.items() if title]
     if not here:  # CIFAR-100's files have names that say little
+        files = {path.name for path in folder.glob("*") if path.is_file()}
         here = [f"files of {other}, for data.source {other}" for other, known in OFFICIAL.items() if known <= files]
     return f"; what is here is {few(here)}" if here else ""

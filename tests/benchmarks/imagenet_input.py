@@ -26,7 +26,6 @@ from resexp.data.imagenet import ImageNet, open_imagenet
 from resexp.data.imagenet.example import make_example
 from resexp.data.imagenet.loader import ImageRequest, Loader, plan
 from resexp.data.imagenet.prepare import prepare
-from resexp.data.imagenet.views import crop_resize
 
 ROUNDS = 7
 Pass = Callable[[int], object]
@@ -76,7 +75,7 @@ def ours(dataset: ImageNet) -> Pass:
         for i in range(dataset.images("train")):
             view = drawn.view(i)
             image = dataset.pixels("train", i, view.side)
-            crop_resize(image, view.box(image.shape, 224), 224, view.flip)
+            view.crop(image, 224)
 
     return run
 

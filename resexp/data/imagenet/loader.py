@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from resexp.config import ImageNetData
 from resexp.data.imagenet.dataset import ImageNet
 from resexp.data.imagenet.tree import Split
-from resexp.data.imagenet.views import View, crop_resize
+from resexp.data.imagenet.views import View
 from resexp.data.pixels import Pixels
 from resexp.errors import UnreadableImageError, UserError
 from resexp.utils.text import few
@@ -47,8 +47,7 @@ class EpochPlan(NamedTuple):
 
     def view(self, position: int) -> View:
         """What is seen of the image at this position."""
-        side, fy, fx, flip = (column[position] for column in (self.side, self.fy, self.fx, self.flip))
-        return View(int(side), float(fy), float(fx), bool(flip))
+        return View(*(column[position].item() for column in (self.side, self.fy, self.fx, self.flip)))
 
 
 def plan(seed: int, epoch: int, n: int, data: ImageNetData) -> EpochPlan:
@@ -178,16 +177,14 @@ class Loader:
     def _read(self, request: ImageRequest, out: Pixels | None) -> _Read:
         try:
             image = self.dataset.pixels(request.part, request.image, None if out is None else request.view.side)
+            is_readable = True
         except UnreadableImageError:
             self._count_unreadable(request)
-            if out is None:
-                return _Read(np.broadcast_to(self._colour, (*self.dataset.size, 3)), False)
-            out[:] = self._colour
-            return _Read(out, False)
+            image, is_readable = np.broadcast_to(self._colour, (*self.dataset.size, 3)), False
         if out is None:
-            return _Read(image, True)
-        out[:] = crop_resize(image, request.view.box(image.shape, len(out)), len(out), request.view.flip)
-        return _Read(out, True)
+            return _Read(image, is_readable)
+        out[:] = request.view.crop(image, len(out)) if is_readable else self._colour
+        return _Read(out, is_readable)
 
     def _count_unreadable(self, request: ImageRequest) -> None:
         """Raise UserError if there are too many."""

@@ -8,13 +8,13 @@ import hashlib
 import json
 import logging
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from resexp.data.cache import caches, lock_of, read_arrays, write_arrays
 from resexp.data.imagenet.labels import label_files, val_wnids
 from resexp.data.naming import (
     READ,
-    check_class_names,
+    check_classes,
     is_hidden,
     is_image,
     is_test,
@@ -213,20 +213,19 @@ def _write(index: Path, tree: Tree, labels: Sequence[Path]) -> None:
     write_arrays(index, {"stamp": np.array(stamp), "about": np.array(json_text(about)), **arrays})
 
 
-@dataclass
-class _Listing:
+class _Listing(NamedTuple):
     """What lies in a folder and below it, by names from there."""
 
-    files: list[File] = dataclasses.field(default_factory=list)
+    files: list[File]
     """The images."""
-    folders: list[str] = dataclasses.field(default_factory=list)
-    others: list[str] = dataclasses.field(default_factory=list)
+    folders: list[str]
+    others: list[str]
     """Files that are no images."""
 
 
 def _list(root: Path, place: str) -> _Listing:
     """What lies in a folder of the tree. Links are followed, but not to folders above."""
-    found = _Listing()
+    found = _Listing([], [], [])
     folder = root / place
     for name, entry in walk(folder, lambda name: is_hidden(*name.split("/")), above=(root, folder.parent)):
         if name.endswith("/"):
@@ -241,20 +240,22 @@ def _list(root: Path, place: str) -> _Listing:
 
 def _scan(root: Path, labels: Sequence[Path]) -> Tree:
     folders = {part: [child.name for child in _children(root / part)] for part in SPLITS}
-    for part, names in folders.items():
-        check_class_names(root / part, names)
-    classes = folders["train"]
+    classes, val_classes = folders["train"], folders["val"]
     others = [f"{part}/{e.name}" for part in SPLITS for e in _entries(root / part) if e.name not in folders[part]]
     if not classes:
         instead = _instead([name for name in others if name.startswith("train/")])
         raise UserError(f"{root / 'train'}: no class folders; expected train/<class>/*.JPEG{instead}")
     if len(classes) < 2:
         raise UserError(f"{root / 'train'}: only one class, {classes[0]}; a classifier needs at least two")
-    flat = not set(folders["val"]) & set(classes) and (not folders["val"] or bool(labels))
+    flat = not set(val_classes) & set(classes) and (not val_classes or bool(labels))
     if flat:
         others = [name for name in others if not name.startswith("val/")]  # they are found again
-    else:
-        _same_classes(root, classes, folders["val"])
+    elif set(val_classes) != set(classes) and set(map(nfc, val_classes)) == set(map(nfc, classes)):
+        odd = few(sorted(set(val_classes) - set(classes)))
+        raise UserError(
+            f"{root}: {odd} in val/: spelt in another Unicode form than in train/; rename them as in train/"
+        )
+    check_classes(root, classes, classes if flat else val_classes, "train/", "val/")
     places = [f"train/{wnid}" for wnid in classes] + (["val"] if flat else [f"val/{wnid}" for wnid in classes])
     with ThreadPoolExecutor(_SCANNERS) as pool:
         listed = dict(zip(places, pool.map(functools.partial(_list, root), places), strict=True))
@@ -269,18 +270,20 @@ def _scan(root: Path, labels: Sequence[Path]) -> Tree:
     in_folders = [os.fsencode(f"{wnid}/") for wnid in classes]
     if flat:
         val = _by_labels(root, classes, labels, *val)
-    others = [name for name in others if root / name not in labels]
-    left_out = Counter("hidden" if is_hidden(Path(name).name) else suffix(name) for name in others)
+    left_out: dict[str, list[str]] = defaultdict(list)
+    for name in others:
+        if root / name not in labels:
+            left_out["hidden" if is_hidden(Path(name).name) else suffix(name)].append(name)
     # ImageNet's test images, which have no labels, may lie next to the others.
     beside = [child.name for child in _children(root) if child.name not in SPLITS and is_test(child.name)]
+    remarks = [f"{name}/ next to train/ and val/ is left out" for name in beside]
     return Tree(
         root,
         classes,
         {"train": _files(train, in_folders), "val": _files(val, [b""] * len(classes) if flat else in_folders)},
         [*SPLITS, *listed, *(f"{place}/{name}" for place, found in listed.items() for name in found.folders)],
-        dict(left_out),
-        [f"{name}/ next to train/ and val/ is left out" for name in beside]
-        + ([left_out_line(left_out, list(map(sanitize, others)))] if others else []),
+        {reason: len(names) for reason, names in left_out.items()},
+        remarks + list(filter(None, [left_out_line(left_out)])),
     )
 
 
@@ -289,32 +292,13 @@ def _instead(others: Sequence[str]) -> str:
     return f", but it holds {tally(others)}{packed(others)}" if others else ""
 
 
-def _same_classes(root: Path, train: list[str], val: list[str]) -> None:
-    only_train, only_val = sorted(set(train) - set(val)), sorted(set(val) - set(train))
-    if (only_train or only_val) and set(map(nfc, train)) == set(map(nfc, val)):
-        raise UserError(
-            f"{root}: {few(only_val)} in val/: spelt in another Unicode form than in train/; rename them as in train/"
-        )
-    if only_train:
-        raise UserError(f"{root}: {few(only_train)} in train/ but not in val/; both need the same classes")
-    if only_val:
-        raise UserError(f"{root}: {few(only_val)} in val/ but not in train/; both need the same classes")
-
-
 def _by_labels(root: Path, classes: list[str], labels: Sequence[Path], files: list[File]) -> list[list[File]]:
     """The images of a flat `val/`, by class."""
     wnids = val_wnids(labels, root / "val", [os.fsdecode(name) for name, _ in files])
-    known = set(classes)
-    if odd := sorted(set(wnids) - known):
-        raise UserError(
-            f"{labels[0]}: class {odd[0]} is not in train/ ({len(odd):,} of {len(set(wnids)):,} are not); "
-            f"the labels are of other images"
-        )
+    check_classes(labels[0], classes, set(wnids), "train/", "the labels of val/")
     found: dict[str, list[File]] = {wnid: [] for wnid in classes}
     for file, wnid in zip(files, wnids, strict=True):
         found[wnid].append(file)
-    if empty := [wnid for wnid, of_class in found.items() if not of_class]:
-        raise UserError(f"{labels[0]}: no image of {empty[0]}, which is in train/; both need the same classes")
     return list(found.values())
 
 

@@ -11,15 +11,6 @@ from torch.nn import functional as F
 from resexp.data.pixels import Pixels
 
 
-class Box(NamedTuple):
-    """A part of an image, in whole pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-
 class View(NamedTuple):
     """A crop of an image whose shorter side has been resized to `side`, aspect ratio kept (section 3.4)."""
 
@@ -29,8 +20,8 @@ class View(NamedTuple):
     fx: float
     flip: bool
 
-    def box(self, shape: tuple[int, ...], crop: int) -> Box:
-        """The part that becomes the crop, of an image of this shape (H, W, ...).
+    def box(self, shape: tuple[int, ...], crop: int) -> tuple[int, int, int]:
+        """The square that becomes the crop, of an image of this shape (H, W, ...): top, left and side, whole pixels.
 
         To resize the part alone costs less than to resize the whole. Its side is rounded to whole pixels, so that the
         scale may be off by half a pixel in the box, some 0.2 %.
@@ -39,7 +30,14 @@ class View(NamedTuple):
         height, width = shape[:2]
         side = max(round(crop * min(height, width) / self.side), 1)
         top, left = int(self.fy * (height - side + 1)), int(self.fx * (width - side + 1))
-        return Box(min(top, height - side), min(left, width - side), side, side)
+        return min(top, height - side), min(left, width - side), side
+
+    def crop(self, image: Pixels, size: int) -> Pixels:
+        """The crop of an image (H, W, 3), `size` pixels a side."""
+        top, left, side = self.box(image.shape, size)
+        part = image[top : top + side, left : left + side]
+        resized = part if side == size else resize(part, size, size)
+        return resized[:, ::-1] if self.flip else resized
 
 
 def centre(side: int) -> View:
@@ -53,10 +51,3 @@ def resize(image: Pixels, height: int, width: int) -> Pixels:
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
     resized = F.interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
-
-
-def crop_resize(image: Pixels, box: Box, size: int, flip: bool) -> Pixels:
-    """The part of an image as a square of `size` pixels, (size, size, 3)."""
-    part = image[box.top : box.top + box.height, box.left : box.left + box.width]
-    resized = part if part.shape[:2] == (size, size) else resize(part, size, size)
-    return resized[:, ::-1] if flip else resized
