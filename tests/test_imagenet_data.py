@@ -26,10 +26,9 @@ from resexp.data.imagenet import ImageNet, open_imagenet
 from resexp.data.imagenet import dataset as dataset_module
 from resexp.data.imagenet.example import make_example
 from resexp.data.imagenet.labels import DEVKITS, META, TABLE, TRUTH
-from resexp.data.imagenet.loader import ImageRequest, Loader, plan
+from resexp.data.imagenet.loader import ImageRequest, Loader, View, centre, plan, resize
 from resexp.data.imagenet.prepare import check, prepare
 from resexp.data.imagenet.statistics import statistics
-from resexp.data.imagenet.views import View, centre, resize
 from resexp.data.pixels import decode
 from resexp.errors import UnreadableImageError, UserError
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, overload
+from typing import Annotated, Any, ClassVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,9 +68,9 @@ class Dataset:
     findings: Findings
     remarks: tuple[str, ...]
     """A line for everything about the set that a person might not expect."""
-    unreadable: frozenset[str] = frozenset()
+    unreadable: ClassVar[frozenset[str]] = frozenset()
     """Always empty: sets with unreadable images are rejected when they are opened."""
-    decoder: str = ""
+    decoder: ClassVar[str] = ""
     """Images are kept as they were decoded."""
 
     @property

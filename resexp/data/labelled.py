@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from resexp.data.archive import contents, members
-from resexp.data.imagenet.views import centre
+from resexp.data.imagenet.loader import centre
 from resexp.data.images import resized
-from resexp.data.naming import is_hidden, is_image, is_test, is_train, nfc
+from resexp.data.layout import is_hidden, is_image, is_test, is_train, nfc
 from resexp.data.pixels import Pixels, decode, read_image
 from resexp.errors import UnreadableImageError, UserError, sanitize
 from resexp.utils.machine import cores

@@ -1,6 +1,6 @@
 """ImageNet: an index of its files, images decoded while a net is trained, caches of smaller ones.
 
-No torch here, but in `views` and what imports it: `loader`, `statistics`, `prepare`.
+No torch here, but in `loader` and what imports it: `statistics`, `prepare`, `streaming`.
 """
 
 from resexp.data.imagenet.dataset import ImageNet, open_imagenet

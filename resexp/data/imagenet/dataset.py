@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import PIL
@@ -76,6 +77,11 @@ class ImageNet(Tree):
     unreadable: set[str] = field(default_factory=set)
     """The images that could not be read so far, ``train/n01440764/n01440764_18.JPEG``."""
 
+    decoder: ClassVar[str] = f"simplejpeg {simplejpeg.__version__}, Pillow {PIL.__version__}"
+    """What decodes the images; see `decode`."""
+    resident_bytes: ClassVar[int] = 0
+    """Bytes of device memory for the training images."""
+
     @property
     def name(self) -> str:
         """``imagenet`` where that was asked for and it has as many classes and images, else ``imagenet-10``, by the
@@ -104,19 +110,9 @@ class ImageNet(Tree):
         return np.arange(0)
 
     @property
-    def decoder(self) -> str:
-        """What decodes the images, with its version; see `decode`."""
-        return f"simplejpeg {simplejpeg.__version__}, Pillow {PIL.__version__}"
-
-    @property
     def val_images(self) -> int:
         """How many images there are to validate on while a run is trained: those of `val/`, which are also the test."""
         return self.images("val")
-
-    @property
-    def resident_bytes(self) -> int:
-        """Bytes of device memory for the training images."""
-        return 0
 
     @property
     def test_labels(self) -> NDArray[np.int64]:

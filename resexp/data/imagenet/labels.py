@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resexp.data.layout import TABLE as TINY
-from resexp.data.layout import decoded, read_table
-from resexp.data.naming import is_image
+from resexp.data.layout import decoded, is_image, read_table
 from resexp.errors import UserError
 from resexp.utils.untrusted import read_file
 
@@ -17,7 +16,6 @@ TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 DEVKITS = ("ILSVRC2012_devkit_t12/data", "devkit")
 TABLE = "LOC_val_solution.csv"
 _MAX_BYTES = 1 << 26
-_SORT = "sort the images into val/<class>/"
 
 
 def label_files(*roots: Path) -> list[Path]:
@@ -41,18 +39,26 @@ def val_wnids(files: Sequence[Path], val: Path, names: Sequence[str]) -> list[st
     """
     if not files:
         raise UserError(
-            f"{val}: images without labels; {_SORT}, or put the devkit ({DEVKITS[0]}/) or Kaggle's {TABLE} next to val/"
+            f"{val}: images without labels; sort the images into val/<class>/, or put the devkit ({DEVKITS[0]}/) or "
+            f"Kaggle's {TABLE} next to val/"
         )
-    return _of_table(files[0], names) if len(files) == 1 else _of_devkit(files[0], files[1], len(names))
+    labels = _of_table(files[0]) if len(files) == 1 else _of_devkit(files[0], files[1])
+    if len(labels) != len(names):
+        raise UserError(
+            f"{files[0]}: {len(labels):,} labels, but val/ has {len(names):,} images; restore what is missing"
+        )
+    if isinstance(labels, list):
+        return labels
+    if missing := [name for name in names if _stem(name) not in labels]:
+        raise UserError(f"{files[0]}: has no label for {missing[0]}; it belongs to other images")
+    return [labels[_stem(name)] for name in names]
 
 
-def _of_devkit(truth: Path, meta: Path, images: int) -> list[str]:
+def _of_devkit(truth: Path, meta: Path) -> list[str]:
     try:
         numbers = [int(line) for line in decoded(truth, _read(truth)).split()]
     except ValueError:
         raise UserError(f"{truth}: damaged, expected a number in each line; unpack the devkit again") from None
-    if len(numbers) != images:
-        raise UserError(f"{truth}: {len(numbers):,} labels, but val/ has {images:,} images; restore what is missing")
     wnids = _read_meta(meta)
     if wrong := sorted(set(numbers) - set(wnids)):
         raise UserError(f"{truth}: label {wrong[0]} is not one of the {len(wnids)} in {meta.name}; unpack both again")
@@ -72,25 +78,21 @@ def _read_meta(path: Path) -> dict[int, str]:
         raise UserError(f"{path}: not the devkit's ({error}); unpack the devkit again") from None
 
 
-def _of_table(path: Path, names: Sequence[str]) -> list[str]:
-    """Kaggle's table has lines such as ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``: a class, then boxes."""
+def _of_table(path: Path) -> dict[str, str]:
+    """The class of each image, by the name without its suffix.
+
+    Kaggle's table has lines such as ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``: a class, then boxes.
+    """
     if path.name == TINY:
-        wnids = {_stem(name): wnid for name, wnid in read_table(path, _read(path)).items()}
-    else:
-        try:
-            rows = list(csv.reader(io.StringIO(decoded(path, _read(path)))))[1:]
-        except csv.Error as error:
-            raise UserError(f"{path}: damaged ({error}); fetch it again") from None
-        wnids = {_stem(row[0]): row[1].split()[0] for row in rows if len(row) == 2 and row[1].strip()}
-        if not wnids:
-            raise UserError(
-                f"{path}: no line is a name, a comma and a class, such as ILSVRC2012_val_00048981,n03995372"
-            )
-    if len(wnids) != len(names):
-        raise UserError(f"{path}: {len(wnids):,} labels, but val/ has {len(names):,} images; restore what is missing")
-    if missing := [name for name in names if _stem(name) not in wnids]:
-        raise UserError(f"{path}: has no label for {missing[0]}; it belongs to other images")
-    return [wnids[_stem(name)] for name in names]
+        return {_stem(name): wnid for name, wnid in read_table(path, _read(path)).items()}
+    try:
+        rows = list(csv.reader(io.StringIO(decoded(path, _read(path)))))[1:]
+    except csv.Error as error:
+        raise UserError(f"{path}: damaged ({error}); fetch it again") from None
+    wnids = {_stem(row[0]): row[1].split()[0] for row in rows if len(row) == 2 and row[1].strip()}
+    if not wnids:
+        raise UserError(f"{path}: no line is a name, a comma and a class, such as ILSVRC2012_val_00048981,n03995372")
+    return wnids
 
 
 def _stem(name: str) -> str:

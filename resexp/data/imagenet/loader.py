@@ -1,4 +1,4 @@
-"""Threads that read, decode and crop images into the batches of a training loop.
+"""What a net sees of an image, and threads that read, decode and crop images into the batches of a training loop.
 
 What is random is a pure function of (seed, epoch, position); nothing depends on which thread does it, or when. Threads
 and not processes: decoding and resizing release Python's lock, and pixels are written straight into the batch.
@@ -16,12 +16,13 @@ from concurrent.futures import Future
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from resexp.config import ImageNetData
 from resexp.data.imagenet.dataset import ImageNet
 from resexp.data.imagenet.tree import Split
-from resexp.data.imagenet.views import View
 from resexp.data.pixels import Pixels
 from resexp.errors import UnreadableImageError, UserError
 from resexp.utils.text import few
@@ -32,6 +33,48 @@ _POLL_S = 1.0
 """Seconds between checks for stuck threads."""
 _JOIN_S = 2.0
 """How long threads are waited for at the end; one that is stuck dies with the process."""
+
+
+class View(NamedTuple):
+    """A crop of an image whose shorter side has been resized to `side`, aspect ratio kept (section 3.4)."""
+
+    side: int
+    fy: float
+    """Where the crop lies, from 0, at the top, to 1, at the bottom; drawn from [0, 1), all places are as likely."""
+    fx: float
+    flip: bool
+
+    def box(self, shape: tuple[int, ...], crop: int) -> tuple[int, int, int]:
+        """The square that becomes the crop, of an image of this shape (H, W, ...): top, left and side, whole pixels.
+
+        To resize the part alone costs less than to resize the whole. Its side is rounded to whole pixels, so that the
+        scale may be off by half a pixel in the box, some 0.2 %.
+        """
+        assert crop <= self.side
+        height, width = shape[:2]
+        side = max(round(crop * min(height, width) / self.side), 1)
+        top, left = int(self.fy * (height - side + 1)), int(self.fx * (width - side + 1))
+        return min(top, height - side), min(left, width - side), side
+
+    def crop(self, image: Pixels, size: int) -> Pixels:
+        """The crop of an image (H, W, 3), `size` pixels a side."""
+        top, left, side = self.box(image.shape, size)
+        part = image[top : top + side, left : left + side]
+        resized = part if side == size else resize(part, size, size)
+        return resized[:, ::-1] if self.flip else resized
+
+
+def centre(side: int) -> View:
+    """The crop in the middle."""
+    return View(side, 0.5, 0.5, False)
+
+
+def resize(image: Pixels, height: int, width: int) -> Pixels:
+    """An image (H, W, 3) in another size: bilinear, and antialiased where it gets smaller."""
+    # numpy copies where an image is a part of another: torch would start threads for it in each thread of a loader.
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    resized = F.interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)
+    return resized[0].permute(1, 2, 0).numpy()
 
 
 class EpochPlan(NamedTuple):
@@ -72,17 +115,10 @@ class ImageRequest(NamedTuple):
     view: View
 
 
-class _Read(NamedTuple):
-    """What came of a request."""
-
-    pixels: Pixels
-    is_readable: bool
-
-
 class Pending:
     """A batch that is being read."""
 
-    def __init__(self, loader: Loader, images: list[Future[_Read]]) -> None:
+    def __init__(self, loader: Loader, images: list[Future[Pixels]]) -> None:
         self._loader, self._images = loader, images
 
     def wait(self) -> NDArray[np.int64]:
@@ -102,12 +138,12 @@ class Pending:
                     f"(data.timeout); see whether the disk or the network's file system hangs"
                 )
             loader.waiting()
-        return np.flatnonzero([not image.result().is_readable for image in self._images])
+        return np.flatnonzero([image.result() is loader.blank for image in self._images])
 
     @property
     def images(self) -> list[Pixels]:
         """The images, once they have been waited for."""
-        return [image.result().pixels for image in self._images]
+        return [image.result() for image in self._images]
 
 
 class Loader:
@@ -121,8 +157,9 @@ class Loader:
         self.dataset, self.timeout = dataset, timeout
         self.waiting: Callable[[], None] = lambda: None
         """Called about once a second by whoever waits for a batch; what it raises ends the wait."""
-        self._colour = np.round(np.asarray(colour) * 255).astype(np.uint8)
-        self._jobs: queue.SimpleQueue[tuple[Future[_Read], ImageRequest, Pixels | None] | None] = queue.SimpleQueue()
+        self.blank = np.broadcast_to(np.round(np.asarray(colour) * 255).astype(np.uint8), (*dataset.size, 3))
+        """What stands for an image that can't be read."""
+        self._jobs: queue.SimpleQueue[tuple[Future[Pixels], ImageRequest, Pixels | None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._busy: dict[int, tuple[float, ImageRequest]] = {}
         # Daemons, which no pool has: a read that never returns must not keep the process from ending.
@@ -141,8 +178,7 @@ class Loader:
 
         Without `out`, the images themselves are read, whatever their sizes: see `Pending.images`.
         """
-        assert out is None or (out.dtype == np.uint8 and out.shape == (len(requests), out.shape[1], out.shape[1], 3))
-        images: list[Future[_Read]] = [Future() for _ in requests]
+        images: list[Future[Pixels]] = [Future() for _ in requests]
         for place, (image, request) in enumerate(zip(images, requests, strict=True)):
             self._jobs.put((image, request, None if out is None else out[place]))
         return Pending(self, images)
@@ -174,17 +210,19 @@ class Loader:
                 image.set_exception(error)
             del self._busy[me]
 
-    def _read(self, request: ImageRequest, out: Pixels | None) -> _Read:
+    def _read(self, request: ImageRequest, out: Pixels | None) -> Pixels:
+        """The image, or a crop of it in `out`; `blank` if it can't be read."""
         try:
             image = self.dataset.pixels(request.part, request.image, None if out is None else request.view.side)
-            is_readable = True
         except UnreadableImageError:
             self._count_unreadable(request)
-            image, is_readable = np.broadcast_to(self._colour, (*self.dataset.size, 3)), False
+            if out is not None:
+                out[:] = self.blank[0, 0]
+            return self.blank
         if out is None:
-            return _Read(image, is_readable)
-        out[:] = request.view.crop(image, len(out)) if is_readable else self._colour
-        return _Read(out, is_readable)
+            return image
+        out[:] = request.view.crop(image, len(out))
+        return out
 
     def _count_unreadable(self, request: ImageRequest) -> None:
         """Raise UserError if there are too many."""

@@ -17,8 +17,8 @@ import simplejpeg
 from resexp.config import CacheConfig
 from resexp.data.cache import META, building, lock_of, sizes, write_arrays
 from resexp.data.imagenet.dataset import DATA, INDEX, ImageNet, ImagesMeta, cache_folder, open_cache
+from resexp.data.imagenet.loader import resize
 from resexp.data.imagenet.tree import SPLITS, Split
-from resexp.data.imagenet.views import resize
 from resexp.data.images import Seen, find_duplicates, seen
 from resexp.data.pixels import decode
 from resexp.errors import UnreadableImageError, UserError

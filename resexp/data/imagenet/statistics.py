@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from resexp.data.cache import caches, lock_of, read_arrays, write_arrays
 from resexp.data.imagenet.dataset import ImageNet
-from resexp.data.imagenet.loader import ImageRequest, Loader
-from resexp.data.imagenet.views import centre
+from resexp.data.imagenet.loader import ImageRequest, Loader, centre
 from resexp.errors import UserError
 from resexp.utils.machine import cores
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,15 +14,12 @@ from torch import Tensor
 
 from resexp.config import ImageNetData, RunConfig
 from resexp.data.imagenet import ImageNet
-from resexp.data.imagenet.loader import ImageRequest, Loader, Pending, plan
+from resexp.data.imagenet.loader import ImageRequest, Loader, Pending, centre, plan
 from resexp.data.imagenet.statistics import statistics
 from resexp.data.imagenet.tree import Split
-from resexp.data.imagenet.views import centre
 from resexp.data.loader import normalise
 from resexp.device.hardware import Hardware
 from resexp.utils.machine import cores
-
-BegunT = TypeVar("BegunT")
 
 BATCHES_AHEAD = 4
 """Batches that are decoded, or being decoded, while another is trained on."""
@@ -69,13 +65,10 @@ class StreamingInput:
         self._images, self._labels, self._light = (t.to(device) for t in (there.images, there.labels, there.light))
 
     def _slot(self) -> _Slot:
-        count = len(self._within)
+        count, crop = len(self._within), self._data.crop
+        images = self._pinned(count, crop, crop, 3, dtype=torch.uint8)
         labels, light = self._pinned(count, dtype=torch.int64), self._pinned(count, 3)
-        return _Slot(self._bytes(count), labels, light, Pending(self.loader, []))
-
-    def _bytes(self, count: int, side: int | None = None) -> Tensor:
-        side = side or self._data.crop
-        return self._pinned(count, side, side, 3, dtype=torch.uint8)
+        return _Slot(images, labels, light, Pending(self.loader, []))
 
     def _pinned(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.zeros(shape, dtype=dtype, pin_memory=self._cuda)  # or a copy would wait for what is queued
@@ -140,30 +133,39 @@ class StreamingInput:
         """See InMemoryInput; the centre crop, or a centre square of `side` pixels."""
         part: Split = "train" if split == "train" else "val"
         labels = torch.from_numpy(self._dataset.labels(part))
-
-        def begin(chunk: NDArray[np.int64]) -> tuple[Tensor, Pending]:
-            images = self._bytes(len(chunk), side)
-            return images, self.loader.load(self._centred(part, chunk), images.numpy())
-
-        for chunk, (images, pending) in _two_ahead(begin, chunks):
-            pending.wait()
+        for chunk, images, _ in self._read_ahead(part, chunks, side or self._data.crop):
             yield images, labels[chunk].pin_memory() if self._cuda else labels[chunk]
-
-    def _centred(self, part: Split, chunk: NDArray[np.int64]) -> list[ImageRequest]:
-        return [ImageRequest(part, int(image), self._centre) for image in chunk]
 
     def whole(self, chunks: Sequence[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """The images of `val/` that `chunks` name in their own sizes, those of a chunk that have one size together:
         which, and pixels uint8 (b, H, W, 3)."""
-
-        for chunk, pending in _two_ahead(lambda chunk: self.loader.load(self._centred("val", chunk)), chunks):
-            pending.wait()
+        for chunk, _, pending in self._read_ahead("val", chunks, None):
             images = pending.images
-            sizes: dict[tuple[int, ...], list[int]] = {}
+            sizes: dict[tuple[int, ...], list[int]] = defaultdict(list)
             for place, image in enumerate(images):
-                sizes.setdefault(image.shape, []).append(place)
+                sizes[image.shape].append(place)
             for places in sizes.values():
                 yield chunk[places], torch.from_numpy(np.stack([images[place] for place in places]))
+
+    def _read_ahead(
+        self, part: Split, chunks: Sequence[NDArray[np.int64]], side: int | None
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor, Pending]]:
+        """Each chunk with centre crops of `side` pixels; without `side`, whole images are in what was pending.
+
+        The next two chunks have been begun by then.
+        """
+
+        def begin(chunk: NDArray[np.int64]) -> tuple[Tensor, Pending]:
+            requests = [ImageRequest(part, int(image), self._centre) for image in chunk]
+            images = self._pinned(len(chunk), side or 0, side or 0, 3, dtype=torch.uint8)
+            return images, self.loader.load(requests, images.numpy() if side else None)
+
+        begun = deque(map(begin, chunks[:2]))
+        for number, chunk in enumerate(chunks):
+            images, pending = begun.popleft()
+            begun.extend(map(begin, chunks[number + 2 : number + 3]))
+            pending.wait()
+            yield chunk, images, pending
 
     def sample(self) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
         """See InMemoryInput: a subset of the images for the clean training error."""
@@ -177,17 +179,6 @@ class StreamingInput:
     def close(self) -> None:
         """See InMemoryInput."""
         self.loader.close()
-
-
-def _two_ahead(
-    begin: Callable[[NDArray[np.int64]], BegunT], chunks: Sequence[NDArray[np.int64]]
-) -> Iterator[tuple[NDArray[np.int64], BegunT]]:
-    """Each chunk with what `begin` gives for it; the next two have been begun by then."""
-    begun = deque(map(begin, chunks[:2]))
-    for number, chunk in enumerate(chunks):
-        first = begun.popleft()
-        begun.extend(map(begin, chunks[number + 2 : number + 3]))
-        yield chunk, first
 
 
 def decoders(data: ImageNetData, hardware: Hardware) -> int:

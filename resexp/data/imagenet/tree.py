@@ -23,7 +23,7 @@ from resexp.config.messages import hint
 from resexp.data.archive import walk
 from resexp.data.cache import caches, lock_of, read_arrays, write_arrays
 from resexp.data.imagenet.labels import label_files, val_wnids
-from resexp.data.naming import (
+from resexp.data.layout import (
     READ,
     check_classes,
     is_hidden,
