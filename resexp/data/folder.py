@@ -48,11 +48,9 @@ class Survey(JsonRecord):
 def survey(path: Path) -> Survey:
     """Look at a set, and remember what was found for as long as names, sizes and times stay the same."""
     layout = _layout(path) if _check_path(path).is_dir() else None
-    found = {path: path.stat()}
-    if layout:
-        found, faults = _plain(path, [*layout.entries, *filter(None, [layout.table])])
-        if faults:
-            raise _unreadable(path, [f"{name} ({why})" for name, why in sorted(faults.items())])
+    found, faults = _plain(path, [*layout.entries, *filter(None, [layout.table])] if layout else ["."])
+    if faults:
+        raise _unreadable(path, [f"{name} ({why})" for name, why in sorted(faults.items())])
     files = {os.fsencode(file.relative_to(path)): file for file in sorted(found)}
     stamp = hashlib.sha256(os.fsencode(path.resolve()) + f"{layout and layout.remarks}".encode())
     for name, file in files.items():

@@ -232,9 +232,8 @@ class _Search:
             self.remarks.append(f"{classes} without images left out: {sanitize(few(empty))}")
         if inside := ["/".join(entry).rpartition("/")[0] for entry in entries.values() if "/" in entry[2]]:
             lie = counted(len(inside), "image lies", "images lie")
-            are = "is" if len(inside) == 1 else "are"
             where = sanitize(few(sorted(set(inside))))
-            self.remarks.append(f"{lie} in folders inside classes, and {are} read: {where}")
+            self.remarks.append(f"{lie} in folders inside classes, which are read too: {where}")
 
 
 def _without(at: Parts, parts: Parts) -> Parts:
@@ -331,7 +330,7 @@ def packed(names: Iterable[str]) -> str:
 
 def left_out_line(names: dict[str, list[str]]) -> str:
     """Such as ``14 files left out: 12 .heic, 2 .txt (train/cat/1.heic, ...)``, for names by the reason; or nothing."""
-    by_number = sorted(names.items(), key=lambda item: (-len(item[1]), item[0]))
-    each = ", ".join(f"{len(of):,} {reason}" for reason, of in by_number)
-    examples = [of[0] for _, of in by_number] + [name for _, of in by_number for name in of[1:]]
+    groups = sorted(names.items(), key=lambda item: (-len(item[1]), item[0]))
+    each = ", ".join(f"{len(group):,} {reason}" for reason, group in groups)
+    examples = [group[0] for _, group in groups] + [name for _, group in groups for name in group[1:]]
     return f"{counted(len(examples), 'file')} left out: {each} ({sanitize(few(examples))})" if names else ""

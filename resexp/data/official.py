@@ -10,7 +10,7 @@ import tarfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +132,10 @@ class OfficialSet(ABC):
     name: str
     """The name of the set in reports, such as ``cifar10``."""
     files: tuple[OfficialFile, ...]
+    folder: str = ""
+    """The folder that an archive unpacks to."""
+    batches: dict[str, str] = field(default_factory=dict)
+    """The md5 of each file in it that is read."""
 
     @property
     def content(self) -> str:
@@ -139,13 +143,19 @@ class OfficialSet(ABC):
         return "-".join([self.name, *(file.md5 for file in self.files)])
 
     def find(self, path: str | None, home: Path) -> Path:
-        """Where the set lies, there or not: `path`, or in that folder. The default folder is `home`."""
-        place = expanded(path) if path else home
-        return self.within(place) if place.is_dir() or not path else place
+        """Where the set lies, there or not: `path`, or in that folder. The default folder is `home`.
 
-    def within(self, folder: Path) -> Path:
-        """Where the set lies in a folder, there or not: its first file."""
-        return folder / self.files[0].name
+        Without an archive, it is the folder that this unpacks to.
+        """
+        place = expanded(path) if path else home
+        if path and not place.is_dir():
+            return place
+        file = place / self.files[0].name
+        unpacked = (folder for folder in (place, place / self.folder) if self._missing(folder) != [*self.batches])
+        return file if file.is_file() else next(unpacked, file)
+
+    def _missing(self, folder: Path) -> list[str]:
+        return [batch for batch in self.batches if not (folder / batch).is_file()]
 
     @abstractmethod
     def decode(self, path: Path) -> ImageSet:
@@ -159,10 +169,6 @@ class OfficialSet(ABC):
 class Cifar(OfficialSet):
     """CIFAR-10 or CIFAR-100: an archive, or the folder that it unpacks to."""
 
-    folder: str
-    """The folder that the archive unpacks to."""
-    batches: dict[str, str]
-    """The md5 of each file in it that is read."""
     kind: str = ""
     """The beginning of a key in the files, such as ``coarse_`` for ``coarse_labels``."""
     classes: tuple[str, ...] = ()
@@ -172,13 +178,6 @@ class Cifar(OfficialSet):
     def archive(self) -> OfficialFile:
         """The only file."""
         return self.files[0]
-
-    def within(self, folder: Path) -> Path:
-        """The archive, or without one the folder that it unpacks to."""
-        archive = super().within(folder)
-        places = (folder, folder / self.folder)
-        unpacked = [place for place in places if any((place / batch).is_file() for batch in self.batches)]
-        return archive if archive.is_file() or not unpacked else unpacked[0]
 
     def decode(self, path: Path) -> ImageSet:
         """See OfficialSet."""
@@ -205,9 +204,7 @@ class Cifar(OfficialSet):
 
     def _unpacked(self, folder: Path) -> Iterator[tuple[str, bytes]]:
         again = f"unpack {self.archive.name} again"
-        if not any((folder / batch).is_file() for batch in self.batches):
-            raise UserError(f"{folder}: a folder without {self.archive.title}'s files in it; name another in data.path")
-        if missing := [batch for batch in self.batches if not (folder / batch).is_file()]:
+        if missing := self._missing(folder):
             raise UserError(f"{folder}: without {few(missing)}, though other batches are here; {again}")
         found = {batch: read_file(folder / batch, self.archive.size) for batch in self.batches}
         if odd := [f"{batch} (md5 {md5(found[batch])})" for batch in found if md5(found[batch]) != self.batches[batch]]:

@@ -17,46 +17,42 @@ from resexp.errors import UserError, sanitize
 MAX_RECORD, MAX_METRICS, MAX_LINES = 1 << 24, 1 << 28, 2_000_000
 """Bytes of a JSON file; bytes and lines of metrics.jsonl."""
 
-_RECOGNISED = {
-    b"version https://git-lfs": "a pointer of Git LFS; run `git lfs pull`",
-    b"<!doctype html": "a web page; open it in a browser to see why the download failed",
-    b"<html": "a web page; open it in a browser to see why the download failed",
-    b"<svg": "an SVG drawing",
-    b"<?xml": "an XML text",
-    b"%pdf": "a PDF",
-    b"8bps": "a Photoshop file",
-    b"\0\0\0\x0cjxl": "a JPEG XL",
-    b"\0\0\0\x0cjp  ": "a JPEG 2000",
-    b"\x89hdf": "an HDF5 file",
-    b"\x93numpy": "a NumPy array",
-    b"pk\x03\x04": "a zip archive",
-    b"\x89png": "a PNG image",
-    b"gif8": "a GIF image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"ii*\0": "a TIFF image",
-    b"mm\0*": "a TIFF image",
-    b"\x28\xb5\x2f\xfd": "compressed with Zstandard (.zst)",
-    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive (.7z)",
-    b"rar!\x1a\x07": "a RAR archive (.rar)",
-    b"\x04\x22\x4d\x18": "compressed with LZ4 (.lz4)",
-    b"lzip": "compressed with lzip (.lz)",
-    b"\x1f\x9d": "compressed with compress (.Z)",
-    b"par1": "a Parquet table",
-    b"arrow1": "an Arrow table",
-    b"sqlite format 3": "an SQLite database",
-    b"\0\0\x08\x01": "a file of MNIST's format",
-    b"\0\0\x08\x03": "a file of MNIST's format",
-    b"p7\n": "a PAM image",
-    b"v/1\x01": "an OpenEXR image",
-    b"#?radiance": "a Radiance HDR image",
-    b"dds ": "a DDS texture",
-    b"gimp xcf": "a GIMP file",
-    b"\xff\n": "a JPEG XL",
-    b"\0\0\1\0": "an icon",
-    b"%!ps": "a PostScript file",
-    b"pf\n": "a PFM image",
+_RECOGNISED: dict[str, bytes | tuple[bytes, ...]] = {
+    "a pointer of Git LFS; run `git lfs pull`": b"version https://git-lfs",
+    "a web page; open it in a browser to see why the download failed": (b"<!doctype html", b"<html"),
+    "an SVG drawing": b"<svg",
+    "an XML text": b"<?xml",
+    "a PDF": b"%pdf",
+    "a Photoshop file": b"8bps",
+    "a JPEG XL": (b"\0\0\0\x0cjxl", b"\xff\n"),
+    "a JPEG 2000": b"\0\0\0\x0cjp  ",
+    "an HDF5 file": b"\x89hdf",
+    "a NumPy array": b"\x93numpy",
+    "a zip archive": b"pk\x03\x04",
+    "a PNG image": b"\x89png",
+    "a GIF image": b"gif8",
+    "a JPEG image": b"\xff\xd8\xff",
+    "a TIFF image": (b"ii*\0", b"mm\0*"),
+    "compressed with Zstandard (.zst)": b"\x28\xb5\x2f\xfd",
+    "a 7-Zip archive (.7z)": b"7z\xbc\xaf\x27\x1c",
+    "a RAR archive (.rar)": b"rar!\x1a\x07",
+    "compressed with LZ4 (.lz4)": b"\x04\x22\x4d\x18",
+    "compressed with lzip (.lz)": b"lzip",
+    "compressed with compress (.Z)": b"\x1f\x9d",
+    "a Parquet table": b"par1",
+    "an Arrow table": b"arrow1",
+    "an SQLite database": b"sqlite format 3",
+    "a file of MNIST's format": (b"\0\0\x08\x01", b"\0\0\x08\x03"),
+    "a PAM image": b"p7\n",
+    "an OpenEXR image": b"v/1\x01",
+    "a Radiance HDR image": b"#?radiance",
+    "a DDS texture": b"dds ",
+    "a GIMP file": b"gimp xcf",
+    "an icon": b"\0\0\1\0",
+    "a PostScript file": b"%!ps",
+    "a PFM image": b"pf\n",
 }
-"""What the first bytes of a file say that it is, in lower case."""
+"""Kinds of files, with the first bytes of each in lower case."""
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
@@ -147,4 +143,4 @@ def recognised(head: bytes) -> str:
     start = head[:64].lstrip().lower()
     if start[4:8] == b"ftyp":
         return f"of the kind {start[8:12].decode('ascii', 'replace').upper()}, which is not read"
-    return next((what for known, what in _RECOGNISED.items() if start.startswith(known)), "")
+    return next((kind for kind, starts in _RECOGNISED.items() if start.startswith(starts)), "")

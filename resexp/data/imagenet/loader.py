@@ -146,7 +146,7 @@ class Pending:
         return [image.result() for image in self._images]
 
 
-class Loader:
+class Loader(contextlib.AbstractContextManager["Loader"]):
     """Threads that fill batches. To be closed, or used in a ``with``."""
 
     def __init__(
@@ -166,9 +166,6 @@ class Loader:
         self._threads = [threading.Thread(target=self._work, name=f"images-{i}", daemon=True) for i in range(workers)]
         for thread in self._threads:
             thread.start()
-
-    def __enter__(self) -> Loader:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -242,11 +242,10 @@ def _scan(root: Path, labels: Sequence[Path]) -> Tree:
     folders = {part: [child.name for child in _children(root / part)] for part in SPLITS}
     classes, val_classes = folders["train"], folders["val"]
     others = [f"{part}/{e.name}" for part in SPLITS for e in _entries(root / part) if e.name not in folders[part]]
-    if not classes:
-        instead = _instead([name for name in others if name.startswith("train/")])
-        raise UserError(f"{root / 'train'}: no class folders; expected train/<class>/*.JPEG{instead}")
     if len(classes) < 2:
-        raise UserError(f"{root / 'train'}: only one class, {classes[0]}; a classifier needs at least two")
+        there = f"only one class, {classes[0]}" if classes else "no class folders"
+        instead = _instead([name for name in others if name.startswith("train/")])
+        raise UserError(f"{root / 'train'}: {there}; expected train/<class>/*.JPEG of two classes at least{instead}")
     flat = not set(val_classes) & set(classes) and (not val_classes or bool(labels))
     if flat:
         others = [name for name in others if not name.startswith("val/")]  # they are found again
