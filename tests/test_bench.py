@@ -17,11 +17,12 @@ import pytest
 from typer.testing import CliRunner
 
 from resexp.bench import imagenet, steps
-from resexp.bench.contenders import Case, copy, eager_loop, matmul, ours, usual_loop, work_of_a_unit
+from resexp.bench.contenders import Case, copy, eager_loop, matmul, ours, usual_loop, work_of_a_step
 from resexp.bench.turns import Benchmark, Measurement, in_turns
 from resexp.cli import app
 from resexp.config import ModelConfig, RunConfig, ShapesData, TrainConfig
 from resexp.data.imagenet.example import make_example
+from resexp.utils.logs import logged_to
 
 Cli = Callable[..., Any]
 FORKING = """
@@ -65,7 +66,7 @@ SMALL = [
 
 def test_a_unit_is_a_step_of_every_run() -> None:
     """40,551,040 multiply-adds an image: two operations each, forward once and backward twice."""
-    unit = work_of_a_unit(Case("resexp", ours, CONFIG, runs=3), {})
+    unit = work_of_a_step(Case("resexp", ours, CONFIG, runs=3))
     assert unit["images"] == 3 * 128
     assert unit["flop"] == 3 * 128 * 6 * 40_551_040
     assert unit["bytes"] == 3 * 128 * 14 * 188_416 * 4
@@ -117,21 +118,25 @@ def _dies(case: Case, facts: dict[str, Any]) -> Callable[[int], None]:
 def test_a_contender_has_a_process_of_its_own_and_is_left_out_when_that_ends() -> None:
     """It is sent there, so all that a case holds can be sent."""
     cases = [Case("usual loop", _dies, CONFIG, threads=1), Case("copy", copy, CONFIG, threads=1)]
-    (found,), missing = in_turns(cases, 3, 0.01)
+    lines: list[str] = []
+    with logged_to(lines.append):
+        (found,) = in_turns(cases, 3, 0.01)
     assert (found.case.what, len(found.seconds)) == ("copy", 3)
     assert found.facts["memory_mib"] > 2 * 256  # two arrays
     assert min(found.rates("bytes")) > 0
-    for case in steps.benchmark([2]).cases(CONFIG):
+    for case in steps.BENCHMARK.cases(CONFIG, [2]):
         assert pickle.loads(pickle.dumps(case)) == case
-    assert re.fullmatch(r"usual loop: a process ended in round \d", missing[0])
+    (left_out,) = (line for line in lines if line.startswith("left out: "))
+    assert re.fullmatch(r"left out: usual loop: a process ended in round \d", left_out)
 
 
 def test_the_usual_loop_computes_in_fp32_everywhere() -> None:
     config = CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update={"precision": "bf16"})})
     facts = {"images": 1.0, "start_up_s": 1.0, "memory_mib": 1.0}
-    found = Measurement(Case("usual loop", usual_loop, config), facts, [[1.0]])
-    assert found.case.hardware.precision == "bf16"
-    assert found.to_json()["precision"] == found.row()["precision"] == "fp32"
+    found = {case.what: Measurement(case, facts, [[1.0]]) for case in steps.BENCHMARK.cases(config, [1])}
+    for what, precision in (("resexp", "bf16"), ("eager loop", "bf16"), ("usual loop", "fp32")):
+        assert found[what].case.hardware.precision == precision
+        assert found[what].to_json()["precision"] == found[what].row()["precision"] == precision
 
 
 def test_bench_prints_json_and_writes_a_page(tmp_path: Path) -> None:
@@ -147,13 +152,13 @@ def test_bench_prints_json_and_writes_a_page(tmp_path: Path) -> None:
     page = (tmp_path / "bench/bench.md").read_text()
     assert "| loop | net | at once |" in page
     assert page.count("residual-8 fp32") == len(loops)
-    assert steps.NOTE in page
+    assert steps.BENCHMARK.note in page
 
 
 def test_blocks_are_compiled_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[RunConfig] = []
     result = {"machine": {"device": "cpu"}, "rows": []}
-    monkeypatch.setattr(Benchmark, "run", lambda self, configs, rounds, seconds: seen.extend(configs) or result)
+    monkeypatch.setattr(Benchmark, "run", lambda self, configs, *rest: seen.extend(configs) or result)
     for flag in ([], ["--compile"]):
         done = CliRunner().invoke(app, ["bench", "--depths", "8", "--json", *flag])
         assert done.exit_code == 0, done.output
@@ -205,7 +210,8 @@ def test_the_bottleneck_is_the_slower_of_input_and_compute() -> None:
     assert found["images_per_second"] == pytest.approx({"input": 640, "compute": 320, "together": 256})
     assert imagenet.BENCHMARK.remarks(result) == [
         "residual-20: the bottleneck is compute; input is 4 times as fast [2, 4]; images/s: input 640, compute 320, "
-        "together 256"
+        "together 256",
+        imagenet.BENCHMARK.note,
     ]
 
 

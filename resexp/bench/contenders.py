@@ -46,7 +46,7 @@ class Case:
 
     @property
     def hardware(self) -> Hardware:
-        """Where it runs, in this process."""
+        """Where it runs."""
         return choose_hardware(self.config.train)
 
     @property
@@ -109,7 +109,7 @@ def eager_loop(case: Case, facts: dict[str, Any]) -> Loop:
 
 
 def usual_loop(case: Case, facts: dict[str, Any]) -> Loop:
-    """The common public recipe: torchvision transforms on PIL images, DataLoader workers, fp32, `.item()` each step."""
+    """The common public recipe: torchvision transforms on PIL images, DataLoader workers, `.item()` each step."""
     from torchvision import transforms  # slow to import, and no part of the others' start-up
 
     images, labels = open_dataset(case.data).train()
@@ -143,7 +143,7 @@ def usual_loop(case: Case, facts: dict[str, Any]) -> Loop:
         persistent_workers=True,
         multiprocessing_context="fork",
     )
-    batches, step = chain.from_iterable(repeat(loader)), Sgd(case, usual=True)
+    batches, step = chain.from_iterable(repeat(loader)), Sgd(case, layout=torch.contiguous_format)
 
     def loop(steps: int) -> None:
         total = 0.0
@@ -157,15 +157,15 @@ def usual_loop(case: Case, facts: dict[str, Any]) -> Loop:
 class Sgd:
     """The update of loops by hand, of resexp's own model where no other is given."""
 
-    def __init__(self, case: Case, usual: bool = False, model: nn.Module | None = None) -> None:
+    def __init__(
+        self, case: Case, model: nn.Module | None = None, layout: torch.memory_format = torch.channels_last
+    ) -> None:
         hardware = case.hardware
         self.device = hardware.device
         torch.backends.cudnn.benchmark = True
-        layout = torch.contiguous_format if usual else torch.channels_last
         self.model = (model or build_model(case.config.model)).to(self.device).to(memory_format=layout).train()
-        precision = "fp32" if usual else hardware.precision
-        self.autocast = torch.autocast(self.device.type, hardware.dtype, enabled=precision != "fp32")
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.autocast = torch.autocast(self.device.type, hardware.dtype, enabled=hardware.precision != "fp32")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=hardware.precision == "fp16")
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
@@ -186,7 +186,7 @@ def matmul(case: Case, facts: dict[str, Any]) -> Loop:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32  # "fp32" as convolutions take it
     a, b = (torch.randn(size, size, device=hardware.device, dtype=hardware.dtype) for _ in range(2))
     out = a @ b
-    facts["flop"] = 2 * size**3
+    facts |= {"images": 0.0, "flop": 2 * size**3, "bytes": 0.0}
 
     def loop(times: int) -> None:
         for _ in range(times):
@@ -200,7 +200,7 @@ def copy(case: Case, facts: dict[str, Any]) -> Loop:
     device = case.hardware.device
     numbers = (1 << 30 if device.type == "cuda" else 1 << 28) // 4
     a, b = (torch.rand(numbers, device=device) for _ in range(2))
-    facts["bytes"] = 2 * 4 * numbers
+    facts |= {"images": 0.0, "flop": 0.0, "bytes": 2 * 4 * numbers}
 
     def loop(times: int) -> None:
         for _ in range(times):
@@ -209,17 +209,12 @@ def copy(case: Case, facts: dict[str, Any]) -> Loop:
     return loop
 
 
-def work_of_a_unit(case: Case, facts: dict[str, Any]) -> dict[str, float]:
-    """What one unit of a process does: images, floating-point operations, and bytes of activations, or of its own.
+def work_of_a_step(case: Case) -> dict[str, float]:
+    """What one step of all runs of a process does: images, floating-point operations, and bytes of activations.
 
-    A contender that computes no net has `computes: False` among its facts.
+    A contender whose unit is no step has its own numbers among its facts.
     """
-    if case.what in ("matmul", "copy"):
-        return {"images": 0.0, "flop": facts.get("flop", 0.0), "bytes": facts.get("bytes", 0.0)}
-    dataset, batch = open_dataset(case.config.data), case.config.train.batch_size
-    if facts.get("computes") is False:
-        return {"images": float(batch), "flop": 0.0, "bytes": 0.0}
+    dataset, images = open_dataset(case.config.data), case.config.train.batch_size * case.runs
     net = summarise_net(case.config.model, *dataset.size, len(dataset.classes))
-    size = 4 if case.what == "usual loop" else case.hardware.dtype.itemsize
-    flop, moved = net.step_flops(batch), net.step_bytes(batch, size)
-    return {"images": float(batch * case.runs), "flop": flop * case.runs, "bytes": moved * case.runs}
+    moved = net.step_bytes(images, case.hardware.dtype.itemsize)
+    return {"images": float(images), "flop": net.step_flops(images), "bytes": moved}

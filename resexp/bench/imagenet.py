@@ -29,13 +29,15 @@ LOADER_BATCH = 16
 """Images per batch of a DataLoader. With more, a turn would end with a long wait for the last workers."""
 _STEPS = 1 << 40
 """Steps of a timed run; more than can be reached."""
+NOT_COMPUTED = {"computes": False, "flop": 0.0, "bytes": 0.0}
+"""Facts about a contender that only reads."""
 
 
 def input_alone(case: Case, facts: dict[str, Any]) -> Loop:
     """Batches are read and brought to the device; nothing is computed."""
     tune_process()
     pipeline, steps = StreamingInput(case.config, _images(case), case.hardware), itertools.count()
-    facts |= {"decoders": _decoders(case), "computes": False}
+    facts |= {"decoders": _decoders(case), **NOT_COMPUTED}
 
     def loop(batches: int) -> None:
         for step in itertools.islice(steps, batches):
@@ -74,7 +76,7 @@ def torchvision_input(case: Case, facts: dict[str, Any]) -> Loop:
                 yield from (chosen[start : start + LOADER_BATCH] for start in range(0, len(chosen), LOADER_BATCH))
 
     turn, device = Turn(), case.hardware.device
-    facts |= {"decoders": _decoders(case), "computes": False}
+    facts |= {"decoders": _decoders(case), **NOT_COMPUTED}
     loader = DataLoader(
         Images(),
         batch_sampler=turn,
@@ -159,7 +161,7 @@ def _decoders(case: Case) -> int:
     return decoders(_images(case).config, case.hardware)
 
 
-def _cases(config: RunConfig) -> list[Case]:
+def _cases(config: RunConfig, runs: Sequence[int] | None) -> list[Case]:
     endless = config.model_copy(update={"train": config.train.model_copy(update={"steps": _STEPS})})
     threads = cores() if choose_hardware(config.train).device.type == "cpu" else None
     cases = [Case(what, build, endless, threads=threads) for what, build in CONTENDERS.items()]
@@ -186,17 +188,13 @@ def summary(measured: Sequence[Measurement]) -> dict[str, list[dict[str, Any]]]:
                 "over": m.over(rival) if rival else None,
             }
         )
-    if not {"input", "compute"} <= by_name.keys():
-        return {"rows": rows, "bottlenecks": []}
-    rates = {row["what"]: row["images_per_second"] for row in rows if row["what"] not in RIVALS.values()}
-    slower, faster = sorted(("input", "compute"), key=rates.__getitem__)
-    found = {
-        "net": rows[0]["net"],
-        "slower": slower,
-        "images_per_second": rates,
-        "times": by_name[faster].over(by_name[slower]),
-    }
-    return {"rows": rows, "bottlenecks": [found]}
+    bottlenecks = []
+    if {"input", "compute"} <= by_name.keys():
+        rates = {row["what"]: row["images_per_second"] for row in rows if row["what"] not in RIVALS.values()}
+        slower, faster = sorted(("input", "compute"), key=rates.__getitem__)
+        times = by_name[faster].over(by_name[slower])
+        bottlenecks.append({"net": rows[0]["net"], "slower": slower, "images_per_second": rates, "times": times})
+    return {"rows": rows, "bottlenecks": bottlenecks}
 
 
 def _remark(found: dict[str, Any]) -> str:
@@ -209,10 +207,6 @@ def _remark(found: dict[str, Any]) -> str:
     )
 
 
-def _each(row: dict[str, Any]) -> str:
-    return "" if row["decoders"] is None else f"{row['images_per_second'] / row['decoders']:,.4g}"
-
-
 BENCHMARK = Benchmark(
     _cases,
     summary,
@@ -221,8 +215,8 @@ BENCHMARK = Benchmark(
         "net": COLUMNS["net"],
         "ms/batch": lambda row: f"{row['ms_per_batch']:.4g}",
         "img/s": lambda row: with_range(row, ",.4g"),
-        "threads": lambda row: "" if row["decoders"] is None else str(row["decoders"]),
-        "img/s each": _each,
+        "threads": lambda row: str(row["decoders"] or ""),
+        "img/s each": lambda row: f"{row['images_per_second'] / row['decoders']:,.4g}" if row["decoders"] else "",
         "GFLOP/s": lambda row: "" if row["gflops"] is None else f"{row['gflops']:,.0f}",
         "x rival": lambda row: "" if row["over"] is None else "{:.2f} [{:.2f}, {:.2f}]".format(*row["over"]),
         "start-up": COLUMNS["start-up"],

@@ -2,63 +2,39 @@
 
 from __future__ import annotations
 
-import functools
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from resexp.bench.contenders import Case, copy, eager_loop, matmul, ours, usual_loop
-from resexp.bench.turns import COLUMNS, Benchmark, Cell, Measurement, with_range
+from resexp.bench.turns import COLUMNS, Benchmark, Measurement, with_range
 from resexp.config import RunConfig
 from resexp.device.hardware import choose_hardware
 from resexp.utils.machine import cores
 
-BASELINES = {"usual loop": usual_loop, "eager loop": eager_loop}
+BASELINES = ("usual loop", "eager loop")
 CEILINGS = {"matmul": matmul, "copy": copy}
 
-NOTE = (
-    "Medians over the rounds ± half the range. at once: runs side by side. GFLOP/s: "
-    "multiply-adds of convolutions and fc layers, forward and backward, as two operations each. GB/s: the fewest "
-    "bytes of activations that a step moves without fusing layers. In brackets, the share of what a large matrix "
-    "product, or a large copy, reached on the same device in the same round; small layers stay in a GPU's cache, so "
-    "a step can move more than a large copy does. x usual, x eager: images/s over the loop with torchvision "
-    "transforms, DataLoader and .item() in fp32, and over a good eager loop with its data on the device, each in the "
-    "same round. start-up: from the start of the process to the end of the first step. memory: peak of one process; "
-    "on a GPU, of the GPU's."
-)
 
+def _cases(config: RunConfig, runs: Sequence[int] | None) -> list[Case]:
+    """Ours with each number of runs, the baselines, and the ceilings.
 
-def benchmark(runs: Sequence[int] | None) -> Benchmark:
-    """The benchmark with `runs` runs side by side: in one process on a GPU, in single-threaded ones on a CPU.
-
-    None: numbers that show what the machine can do.
+    Runs share a process on a GPU; on a CPU each has a single-threaded one. None: numbers that show what the machine
+    can do.
     """
-    columns: dict[str, Cell] = {
-        "loop": lambda row: row["what"],
-        "net": COLUMNS["net"],
-        "at once": lambda row: str(row["at_once"]),
-        "ms/step": lambda row: f"{row['ms_per_step']:.4g}",
-        "img/s": lambda row: with_range(row, ",.0f"),
-        "GFLOP/s": lambda row: f"{row['gflops']:,.0f} ({row['of_matmul']:.0%})",
-        "GB/s": lambda row: f"{row['gbytes']:,.4g} ({row['of_copy']:.0%})",
-        "x usual": lambda row: _times(row, "usual loop"),
-        "x eager": lambda row: _times(row, "eager loop"),
-        "start-up": COLUMNS["start-up"],
-        "capture": lambda row: "" if row["capture_s"] is None else f"{row['capture_s']:.1f} s",
-        "memory": COLUMNS["memory"],
-    }
-    return Benchmark(functools.partial(_cases, runs), summary, columns, NOTE)
-
-
-def _cases(runs: Sequence[int] | None, config: RunConfig) -> list[Case]:
-    """Ours with each number of runs, the baselines, and the ceilings."""
-    if choose_hardware(config.train).device.type != "cpu":
-        packed = [Case("resexp", ours, config, runs=count) for count in runs or (1, 2, 4, 8)]
-        return [*packed, *(Case(what, build, config) for what, build in (BASELINES | CEILINGS).items())]
-    many = [Case("resexp", ours, config, processes=count, threads=1) for count in runs or sorted({1, cores()})]
-    one = [Case(what, build, config, threads=cores()) for what, build in BASELINES.items()]
-    ceilings = [Case(what, build, config, processes=cores(), threads=1) for what, build in CEILINGS.items()]
-    return [*many, *one, *ceilings]
+    if choose_hardware(config.train).device.type == "cpu":
+        many = [Case("resexp", ours, config, processes=count, threads=1) for count in runs or sorted({1, cores()})]
+        whole, ceiling = {"threads": cores()}, {"processes": cores(), "threads": 1}
+    else:
+        many = [Case("resexp", ours, config, runs=count) for count in runs or (1, 2, 4, 8)]
+        whole = ceiling = {}
+    fp32 = config.model_copy(update={"train": config.train.model_copy(update={"precision": "fp32"})})
+    return [
+        *many,
+        Case("usual loop", usual_loop, fp32, **whole),
+        Case("eager loop", eager_loop, config, **whole),
+        *(Case(what, build, config, **ceiling) for what, build in CEILINGS.items()),
+    ]
 
 
 def summary(measured: Sequence[Measurement]) -> dict[str, list[dict[str, Any]]]:
@@ -93,3 +69,31 @@ def summary(measured: Sequence[Measurement]) -> dict[str, list[dict[str, Any]]]:
 
 def _times(row: dict[str, Any], baseline: str) -> str:
     return f"{row['over'][baseline][0]:.2f}" if baseline in row["over"] else ""
+
+
+BENCHMARK = Benchmark(
+    _cases,
+    summary,
+    {
+        "loop": lambda row: row["what"],
+        "net": COLUMNS["net"],
+        "at once": lambda row: str(row["at_once"]),
+        "ms/step": lambda row: f"{row['ms_per_step']:.4g}",
+        "img/s": lambda row: with_range(row, ",.0f"),
+        "GFLOP/s": lambda row: f"{row['gflops']:,.0f} ({row['of_matmul']:.0%})",
+        "GB/s": lambda row: f"{row['gbytes']:,.4g} ({row['of_copy']:.0%})",
+        "x usual": lambda row: _times(row, "usual loop"),
+        "x eager": lambda row: _times(row, "eager loop"),
+        "start-up": COLUMNS["start-up"],
+        "capture": lambda row: "" if row["capture_s"] is None else f"{row['capture_s']:.1f} s",
+        "memory": COLUMNS["memory"],
+    },
+    "Medians over the rounds ± half the range. at once: runs side by side. GFLOP/s: "
+    "multiply-adds of convolutions and fc layers, forward and backward, as two operations each. GB/s: the fewest "
+    "bytes of activations that a step moves without fusing layers. In brackets, the share of what a large matrix "
+    "product, or a large copy, reached on the same device in the same round; small layers stay in a GPU's cache, so "
+    "a step can move more than a large copy does. x usual, x eager: images/s over the loop with torchvision "
+    "transforms, DataLoader and .item() in fp32, and over a good eager loop with its data on the device, each in the "
+    "same round. start-up: from the start of the process to the end of the first step. memory: peak of one process; "
+    "on a GPU, of the GPU's.",
+)

@@ -14,14 +14,14 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 
-from resexp.bench.contenders import Case, Loop, work_of_a_unit
+from resexp.bench.contenders import Case, Loop, work_of_a_step
 from resexp.config import RunConfig
 from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE
 from resexp.device.hardware import choose_hardware
@@ -44,11 +44,6 @@ class Measurement:
     seconds: list[list[float]] = field(default_factory=list)
     """For each round, the seconds a unit took in each process."""
 
-    @property
-    def precision(self) -> str:
-        """The precision that it computes in."""
-        return "fp32" if self.case.what == "usual loop" else self.case.hardware.precision
-
     def rates(self, quantity: str = "images") -> list[float]:
         """Images, floating-point operations ("flop") or bytes per second, of all processes together, for each round."""
         return [sum(self.facts[quantity] / seconds for seconds in turn) for turn in self.seconds]
@@ -64,7 +59,7 @@ class Measurement:
         return {
             "what": case.what,
             "net": net(case.config),
-            "precision": self.precision,
+            "precision": case.hardware.precision,
             "images_per_second": statistics.median(images),
             "spread": (min(images), max(images)),
             "start_up_s": self.facts["start_up_s"],
@@ -77,7 +72,7 @@ class Measurement:
         return {
             "what": case.what,
             "model": case.config.model.model_dump(),
-            "precision": self.precision,
+            "precision": case.hardware.precision,
             "runs": case.runs,
             "processes": case.processes,
             "threads": case.threads,
@@ -106,8 +101,8 @@ def with_range(row: dict[str, Any], digits: str) -> str:
 class Benchmark:
     """What is timed of each configuration, and what is shown of it."""
 
-    cases: Callable[[RunConfig], list[Case]]
-    """The contenders."""
+    cases: Callable[[RunConfig, Sequence[int] | None], list[Case]]
+    """The contenders for a configuration and numbers of runs side by side."""
     summary: Callable[[Sequence[Measurement]], dict[str, list[dict[str, Any]]]]
     """The `rows` of the table, and `bottlenecks` where a benchmark has them."""
     columns: Mapping[str, Cell]
@@ -116,7 +111,9 @@ class Benchmark:
     remark: Callable[[dict[str, Any]], str] = str
     """A line about a bottleneck."""
 
-    def run(self, configs: Sequence[RunConfig], rounds: int, seconds: float) -> dict[str, Any]:
+    def run(
+        self, configs: Sequence[RunConfig], runs: Sequence[int] | None, rounds: int, seconds: float
+    ) -> dict[str, Any]:
         """Time the contenders of every configuration, in turns; returns what `resexp bench --json` prints.
 
         Raises UserError if images are missing.
@@ -124,9 +121,7 @@ class Benchmark:
         found, measurements = defaultdict[str, list[Any]](list), list[dict[str, Any]]()
         for config in configs:
             log.info(f"{net(config)} {choose_hardware(config.train).precision}")
-            measured, missing = in_turns(self.cases(config), rounds, seconds)
-            for line in missing:
-                log.info(f"left out: {line}")
+            measured = in_turns(self.cases(config, runs), rounds, seconds)
             for key, entries in self.summary(measured).items():
                 found[key] += entries
             measurements += [m.to_json() for m in measured]
@@ -140,28 +135,22 @@ class Benchmark:
         return [cell(row) for cell in self.columns.values()]
 
     def remarks(self, result: dict[str, Any]) -> list[str]:
-        """A line for each bottleneck."""
-        return [self.remark(found) for found in result.get("bottlenecks", [])]
+        """A line for each bottleneck, and what the columns mean."""
+        return [*map(self.remark, result.get("bottlenecks", [])), self.note]
 
     def markdown(self, result: dict[str, Any]) -> str:
         """The page of a result."""
         machine = result["machine"]
-        lines = [
+        table = [list(self.columns), ["---"] * len(self.columns), *map(self.cells, result["rows"])]
+        parts = [
             f"# `{machine['command']}`",
-            "",
             f"{machine['device']}, {machine['cores']} cores; PyTorch {machine['torch']}, CUDA {machine['cuda']}, "
             f"Python {machine['python']}; resexp {machine['resexp']}, commit {machine['commit']}; "
             f"{machine['started']}.",
-            "",
-            "| " + " | ".join(self.columns) + " |",
-            "|" + "---|" * len(self.columns),
-            *("| " + " | ".join(self.cells(row)) + " |" for row in result["rows"]),
-            "",
-            *(line for remark in self.remarks(result) for line in (remark, "")),
-            self.note,
-            "",
+            "\n".join(f"| {' | '.join(cells)} |" for cells in table),
+            *self.remarks(result),
         ]
-        return "\n".join(lines)
+        return "\n\n".join(parts) + "\n"
 
 
 def net(config: RunConfig) -> str:
@@ -169,24 +158,19 @@ def net(config: RunConfig) -> str:
     return f"{config.model.kind}-{config.model.depth}"
 
 
-def in_turns(cases: Sequence[Case], rounds: int, seconds: float) -> tuple[list[Measurement], list[str]]:
+def in_turns(cases: Sequence[Case], rounds: int, seconds: float) -> list[Measurement]:
     """Start every case, one after the other, then let them work in turns, about `seconds` a turn.
 
-    Returns what was measured, and why cases are missing from it.
+    A case that fails is logged and left out of what is returned.
     """
     running: list[tuple[Measurement, list[Connection]]] = []
-    missing = []
     with ExitStack() as processes:
         for case in cases:
             ends = [_start(case, seconds, processes) for _ in range(case.processes)]
             try:
-                facts = [end.recv() for end in ends]
-            except EOFError:
-                facts = [f"{case.what}: a process ended before it could begin"]
-            if failures := [failure for failure in facts if isinstance(failure, str)]:
-                missing.append(failures[0])
-                for end in ends:
-                    end.close()
+                facts = _answers(ends)
+            except RuntimeError as error:
+                log.info(f"left out: {case.what}: {error}")
                 continue
             log.info(f"{case.what}: ready after {facts[0]['start_up_s']:.1f} s")
             running.append((Measurement(case, facts[0]), ends))
@@ -194,23 +178,21 @@ def in_turns(cases: Sequence[Case], rounds: int, seconds: float) -> tuple[list[M
             log.info(f"round {number + 1} of {rounds}")
             for measured, ends in list(running):
                 try:
-                    for end in ends:
-                        end.send("go")
-                    turn = [end.recv() for end in ends]
-                except (EOFError, BrokenPipeError):
-                    missing.append(f"{measured.case.what}: a process ended in round {number + 1}")
+                    turn = _answers(ends)
+                except RuntimeError as error:
+                    log.info(f"left out: {measured.case.what}: {error} in round {number + 1}")
                     running.remove((measured, ends))
                     continue
                 measured.seconds.append([seconds for seconds, _ in turn])
                 measured.facts["memory_mib"] = turn[0][1]
-    return [measured for measured, _ in running], missing
+    return [measured for measured, _ in running]
 
 
 def _start(case: Case, seconds: float, processes: ExitStack) -> Connection:
     """Start a process of `case`, which `processes` ends. Returns the connection to it."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(case, seconds, time.time(), theirs), daemon=False)
+    process = context.Process(target=_serve, args=(case, seconds, time.time(), theirs))
     process.start()
     processes.callback(process.join)
     processes.callback(process.terminate)
@@ -219,12 +201,29 @@ def _start(case: Case, seconds: float, processes: ExitStack) -> Connection:
     return ours
 
 
+def _answers(ends: Sequence[Connection]) -> list[Any]:
+    """Let the processes of a case work; returns what they answer. Raises RuntimeError, and ends them, if one fails."""
+    try:
+        for end in ends:
+            end.send("go")
+        answers = [end.recv() for end in ends]
+    except (EOFError, BrokenPipeError):
+        answers = ["a process ended"]
+    for failure in answers:
+        if isinstance(failure, str):
+            for end in ends:
+                end.close()
+            raise RuntimeError(failure)
+    return answers
+
+
 def _serve(case: Case, seconds: float, started: float, parent: Connection) -> None:
-    """The process of one contender: build it, find out how many units a turn holds, and wait for its turn."""
+    """The process of one contender: build it, find out how many units a turn holds, and work when asked to."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends us
-    facts: Any = {}
+    facts: dict[str, Any] = {}
     log_to(lambda line: facts.update(warning=line))
     try:
+        parent.recv()
         if case.threads:
             torch.set_num_threads(case.threads)
         device, loop = case.hardware.device, case.build(case, facts)
@@ -239,19 +238,16 @@ def _serve(case: Case, seconds: float, started: float, parent: Connection) -> No
             spent = _seconds(device, loop, units)
             units *= 2
         units = max(1, min(2000, round(seconds * units / 2 / spent)))
-        facts |= work_of_a_unit(case, facts)
-    except (UserError, RuntimeError) as error:  # not enough memory for it, say
-        facts = f"{case.what}: {' '.join(str(error).split())[:200]}"
-    except Interrupted:  # the parent ends us while the images are prepared
-        return
-    try:
-        parent.send(facts)
+        parent.send(work_of_a_step(case) | facts)
         while True:
             parent.recv()
             _seconds(device, loop, facts.get("lead_in", 1))
             parent.send((_seconds(device, loop, units) / units, _peak_mib(device)))
-    except (EOFError, BrokenPipeError):
-        pass
+    except (UserError, RuntimeError) as error:  # not enough memory for it, say
+        with suppress(BrokenPipeError):
+            parent.send(" ".join(str(error).split())[:200])
+    except (EOFError, BrokenPipeError, Interrupted):  # the parent ends us, perhaps while the images are prepared
+        return
 
 
 def _seconds(device: torch.device, loop: Loop, units: int) -> float:

@@ -76,8 +76,8 @@ def bench(
     many = numbers("--runs", runs) if runs else None
     if to:
         to.mkdir(parents=True, exist_ok=True)  # before minutes are spent
-    benchmark = imagenet.BENCHMARK if streamed else steps.benchmark(many)
-    result = benchmark.run(configs, rounds, seconds)
+    benchmark = imagenet.BENCHMARK if streamed else steps.BENCHMARK
+    result = benchmark.run(configs, many, rounds, seconds)
     if to:
         write_atomic(to / "bench.json", json_text(result, indent=1))
         write_atomic(to / "bench.md", benchmark.markdown(result))
@@ -88,5 +88,5 @@ def bench(
     for row in result["rows"]:
         shown.add_row(*benchmark.cells(row))
     print_table(shown)
-    for line in (*benchmark.remarks(result), benchmark.note):
+    for line in benchmark.remarks(result):
         out.print(line)

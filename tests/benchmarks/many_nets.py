@@ -128,13 +128,11 @@ def main() -> None:
                 Case("processes", ours, config, processes=nets, threads=1),
                 Case("vmap", vmapped, config, runs=nets, threads=1),
             ]
-            measured, missing = in_turns(cases, args.rounds, args.seconds)
+            measured = in_turns(cases, args.rounds, args.seconds)
             with mps() as shared:
                 if shared:
                     shares = Case("processes with MPS", ours, config, processes=nets, threads=1)
-                    more, lost = in_turns([shares], args.rounds, args.seconds)
-                    measured, missing = [*measured, *more], [*missing, *lost]
-            print(*missing, sep="\n")
+                    measured += in_turns([shares], args.rounds, args.seconds)
             for m in measured:
                 ms = [1000 * nets * config.train.batch_size / rate for rate in m.rates()]
                 row = {"depth": depth, "nets": nets, "way": m.case.what, "ms": statistics.median(ms)}
