@@ -17,8 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from resexp.bench import imagenet, steps
-from resexp.bench.contenders import Case, copy, eager_loop, matmul, ours, usual_loop, work_of_a_step
-from resexp.bench.turns import Benchmark, Measurement, in_turns
+from resexp.bench.steps import copy, eager_loop, matmul, ours, usual_loop
+from resexp.bench.turns import Benchmark, Case, Measurement, in_turns, work_of_a_step
 from resexp.cli import app
 from resexp.config import ModelConfig, RunConfig, ShapesData, TrainConfig
 from resexp.data.imagenet.example import make_example

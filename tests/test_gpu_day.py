@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from resexp.bench.contenders import Case
+from resexp.bench.turns import Case
 from resexp.config import RunConfig
 from resexp.models import build_model
 from tests.benchmarks.many_nets import Stacked, mps, vmapped

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from resexp.bench.contenders import Case, Loop, Sgd, make_trainers, stepping
-from resexp.bench.turns import COLUMNS, Benchmark, Measurement, with_range
+from resexp.bench.steps import Sgd, make_trainers, stepping
+from resexp.bench.turns import COLUMNS, Benchmark, Case, Loop, Measurement, with_range
 from resexp.config import RunConfig
 from resexp.data import ImageNet, open_dataset
 from resexp.data.imagenet.statistics import statistics as take_statistics

@@ -21,17 +21,48 @@ from typing import Any
 
 import torch
 
-from resexp.bench.contenders import Case, Loop, work_of_a_step
-from resexp.config import RunConfig
+from resexp.config import ArrayData, ImageNetData, RunConfig
+from resexp.data import open_dataset
 from resexp.device.cuda_graph import CALLS_BEFORE_CAPTURE
-from resexp.device.hardware import choose_hardware
+from resexp.device.hardware import Hardware, choose_hardware
 from resexp.errors import UserError
+from resexp.models.summary import summarise_net
 from resexp.training import manifest
 from resexp.utils.interrupts import Interrupted
 from resexp.utils.logs import log_to
 from resexp.utils.machine import cores
 
 log = logging.getLogger(__name__)
+
+Loop = Callable[[int], None]
+"""Does a number of units; it need not wait for the device."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table."""
+
+    what: str
+    build: Callable[[Case, dict[str, Any]], Loop]
+    """Makes the function that is timed, and writes down facts about it; a function that another process can import."""
+    config: RunConfig
+    runs: int = 1
+    """Side by side in one process."""
+    processes: int = 1
+    """Side by side, each with `runs`."""
+    threads: int | None = None
+    """CPU threads of each process."""
+
+    @property
+    def hardware(self) -> Hardware:
+        """Where it runs."""
+        return choose_hardware(self.config.train)
+
+    @property
+    def data(self) -> ArrayData:
+        """The images; the loops by hand have them all in arrays."""
+        assert not isinstance(self.config.data, ImageNetData)
+        return self.config.data
 
 
 @dataclass
@@ -156,6 +187,17 @@ class Benchmark:
 def net(config: RunConfig) -> str:
     """Kind and depth, such as ``plain-20``."""
     return f"{config.model.kind}-{config.model.depth}"
+
+
+def work_of_a_step(case: Case) -> dict[str, float]:
+    """What one step of all runs of a process does: images, floating-point operations, and bytes of activations.
+
+    A contender whose unit is no step has its own numbers among its facts.
+    """
+    dataset, images = open_dataset(case.config.data), case.config.train.batch_size * case.runs
+    net = summarise_net(case.config.model, *dataset.size, len(dataset.classes))
+    moved = net.step_bytes(images, case.hardware.dtype.itemsize)
+    return {"images": float(images), "flop": net.step_flops(images), "bytes": moved}
 
 
 def in_turns(cases: Sequence[Case], rounds: int, seconds: float) -> list[Measurement]:

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from resexp.bench.contenders import Case, Loop, ours
-from resexp.bench.turns import in_turns
+from resexp.bench.steps import ours
+from resexp.bench.turns import Case, Loop, in_turns
 from resexp.config import RunConfig, ShapesData
 from resexp.device.hardware import choose_hardware
 from resexp.training import trainer as trainer_module
@@ -26,7 +26,7 @@ CONFIG = RunConfig(data=ShapesData(source="shapes", train_images=50_000, test_im
 
 def memory_given_back(case: Case, facts: dict[str, Any]) -> Loop:
     """Without keeping the activations' memory in the process (CPU)."""
-    with mock.patch("resexp.bench.contenders.tune_process"):
+    with mock.patch("resexp.bench.steps.tune_process"):
         return ours(case, facts)
 
 

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn import functional as F
 
-from resexp.bench.contenders import Case, Loop, ours
-from resexp.bench.turns import in_turns
+from resexp.bench.steps import ours
+from resexp.bench.turns import Case, Loop, in_turns
 from resexp.config import RunConfig
 from resexp.data import open_dataset
 from resexp.device.hardware import tune_process
