@@ -16,7 +16,7 @@ from resexp.config import Study
 from resexp.config import study as studies
 from resexp.config.nets import parse_net
 from resexp.config.study import RunSpec
-from resexp.display import Lines
+from resexp.display import Display
 from resexp.errors import UserError
 from resexp.models import build_model as build
 from resexp.report import build_report as write_report
@@ -68,7 +68,7 @@ def sweep(
     study, cells = load_study(name, settings)
     chosen = studies.only_labels(cells, _listed(only)) if only else cells
     with Stop().listening() as stop:
-        outcome = carry_out(study, cells, chosen, Path(results), stop=stop, display=Lines())
+        outcome = carry_out(study, cells, chosen, Path(results), stop=stop, display=Display())
     if stop():
         raise KeyboardInterrupt
     if outcome.problems:

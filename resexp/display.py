@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from resexp.runs.records import Status
-from resexp.runs.store import Run
+if TYPE_CHECKING:  # the command line shows states before it needs pydantic
+    from resexp.runs.records import Status
+    from resexp.runs.store import Run
 
 log = logging.getLogger(__name__)
-
 
 STYLES = {
     "finished": "green",
@@ -61,44 +62,56 @@ def speed(status: Status) -> str:
     return "" if status.images_per_second is None else f"{status.images_per_second:,.0f} img/s"
 
 
-def _summary(run: Run, problem: str) -> str:
-    if problem:
-        return f"{run.name}: {problem}"
-    status = run.status()
-    return (
-        f"{run.name}: finished; training error {percent(status.running_train_error)} running, "
-        f"{percent(status.clean_train_error)} clean; test error {percent(status.test_error)}"
-    )
-
-
-class Display(ABC):
-    """What shows a sweep while it runs, and estimates the time left from the cost done so far."""
+class Display:
+    """Shows a sweep while it runs, in at most five lines per run: when it begins, after each quarter of its steps, and
+    when it ends. The time left is estimated from the cost done so far."""
 
     def sweep(self, runs: Sequence[tuple[Run, float]], skipped: int) -> AbstractContextManager[object]:
         """Show the sweep of these runs, each with its cost, until the context that is returned ends."""
+        log.info(f"{len(runs)} to train, {skipped} finished before")
+        self._begin(runs)
+        return nullcontext()
+
+    def _begin(self, runs: Sequence[tuple[Run, float]]) -> None:
         self.runs, self.ended_runs = len(runs), 0
         self.cost = {run.folder: cost for run, cost in runs}
         self.done = {run.folder: run.status().share * cost for run, cost in runs}
         self.started, self.done_at_start = time.monotonic(), sum(self.done.values())
-        return self._begin(skipped)
+        self.quarters: dict[Path, int] = {}
 
-    @abstractmethod
-    def _begin(self, skipped: int) -> AbstractContextManager[object]:
-        """Show that the sweep begins."""
-
-    @abstractmethod
     def update(self, running: list[Run]) -> None:
         """Show where these runs are."""
+        for run in running:
+            status = self._status(run)
+            quarter = int(4 * status.share)
+            if status.steps and quarter < 4 and quarter > self.quarters.get(run.folder, -1):
+                self.quarters[run.folder] = quarter
+                error, left = percent(status.train_error), clock(self._left)
+                words = (error and f"training error {error}", speed(status), left and f"{left} left in all")
+                log.info(", ".join([f"{run.name}: step {status.step:,}/{status.steps:,}", *filter(None, words)]))
 
     def ended(self, run: Run, problem: str) -> None:
         """Show that a run has ended, and the problem if there was one."""
-        status = run.status()
-        ended = status.state in ("finished", "diverged", "failed")  # one that was stopped still has work left
-        self._set_done(run, 1.0 if ended else status.share)
-        self.ended_runs += ended
+        status = self._status(run)
+        if status.state in ("finished", "diverged", "failed"):  # one that was stopped still has work left
+            self.done[run.folder] = self.cost[run.folder]
+            self.ended_runs += 1
+        if not problem:
+            problem = (
+                f"finished; training error {percent(status.running_train_error)} running, "
+                f"{percent(status.clean_train_error)} clean; test error {percent(status.test_error)}"
+            )
+        log.info(f"{self._count}{run.name}: {problem}")
 
-    def _set_done(self, run: Run, share: float) -> None:
-        self.done[run.folder] = self.cost[run.folder] * share
+    @property
+    def _count(self) -> str:
+        return f"[{self.ended_runs}/{self.runs}] "
+
+    def _status(self, run: Run) -> Status:
+        """The status of a run, whose share of the work is noted."""
+        status = run.status()
+        self.done[run.folder] = self.cost[run.folder] * status.share
+        return status
 
     @property
     def _left(self) -> float | None:
@@ -109,7 +122,9 @@ class Display(ABC):
 
 
 class Bars(Display):
-    """One live bar per running run, and the sweep's own."""
+    """One live bar per running run, and the sweep's own, which counts the runs."""
+
+    _count = ""
 
     def __init__(self, console: Console) -> None:
         self.progress = Progress(
@@ -123,11 +138,13 @@ class Bars(Display):
             expand=True,
             auto_refresh=False,  # a second thread loses lines that are printed while it draws
         )
-        self.tasks: dict[object, TaskID] = {}
+        self.tasks: dict[Path, TaskID] = {}
 
-    def _begin(self, skipped: int) -> Progress:
+    def sweep(self, runs: Sequence[tuple[Run, float]], skipped: int) -> Progress:
+        """Show the sweep of these runs, each with its cost, until the context that is returned ends."""
         if skipped:
             log.info(f"{skipped} finished before")
+        self._begin(runs)
         self.whole = self._add(f"[bold]{'sweep' if self.runs > 1 else 'run'}", sum(self.cost.values()))
         return self.progress
 
@@ -138,12 +155,11 @@ class Bars(Display):
         """Show where these runs are."""
         rate = 0.0
         for run in running:
-            status = run.status()
+            status = self._status(run)
             if not status.steps:
                 continue
             if run.folder not in self.tasks:
                 self.tasks[run.folder] = self._add(escape(run.name), status.steps)
-            self._set_done(run, status.share)
             rate += status.images_per_second or 0
             self.progress.update(
                 self.tasks[run.folder],
@@ -167,38 +183,9 @@ class Bars(Display):
         if run.folder in self.tasks:
             self.progress.remove_task(self.tasks.pop(run.folder))
         super().ended(run, problem)
-        log.info(_summary(run, problem))
         self.update([])
-
-
-class Lines(Display):
-    """At most five lines per run: when it begins, after each quarter of its steps, and when it ends."""
-
-    def __init__(self) -> None:
-        self.quarters: dict[object, int] = {}
-
-    def _begin(self, skipped: int) -> AbstractContextManager[None]:
-        log.info(f"{self.runs} to train, {skipped} finished before")
-        return nullcontext()
-
-    def update(self, running: list[Run]) -> None:
-        """Log a line when a run has passed a quarter of its steps."""
-        for run in running:
-            status = run.status()
-            quarter = int(4 * status.share)
-            self._set_done(run, status.share)
-            if status.steps and quarter < 4 and quarter > self.quarters.get(run.folder, -1):
-                self.quarters[run.folder] = quarter
-                error, left = percent(status.train_error), clock(self._left)
-                words = (error and f"training error {error}", speed(status), left and f"{left} left in all")
-                log.info(", ".join([f"{run.name}: step {status.step:,}/{status.steps:,}", *filter(None, words)]))
-
-    def ended(self, run: Run, problem: str) -> None:
-        """Log how the run ended."""
-        super().ended(run, problem)
-        log.info(f"[{self.ended_runs}/{self.runs}] {_summary(run, problem)}")
 
 
 def make_display(console: Console) -> Display:
     """Bars on a terminal, lines on a pipe and in CI."""
-    return Bars(console) if console.is_terminal and not os.environ.get("CI") else Lines()
+    return Bars(console) if console.is_terminal and not os.environ.get("CI") else Display()

@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 from resexp.cli import app, console, results
 from resexp.cli.console import out, show_log
 from resexp.config.study import is_study
-from resexp.display import Bars, Lines
+from resexp.display import Bars, Display
 from resexp.probes import landscape
 from resexp.runs.names import select_runs
 from resexp.runs.records import Status
@@ -179,7 +179,7 @@ def test_every_result_is_a_line_and_no_bar_stays(bars: bool, tmp_path: Path) -> 
     console = Console(file=stream, force_terminal=bars, width=100)
     show_log(console)
     runs = [_Run(tmp_path / f"plain-{number}/seed0", "finished") for number in range(400)]
-    shown = Bars(console) if bars else Lines()
+    shown = Bars(console) if bars else Display()
     with shown.sweep([(run, 1.0) for run in runs], 0):
         for run in runs:
             shown.update([run])
@@ -188,8 +188,8 @@ def test_every_result_is_a_line_and_no_bar_stays(bars: bool, tmp_path: Path) -> 
     assert len(lines) == 400
 
 
-@pytest.mark.parametrize("shown", [Bars(Console(file=io.StringIO(), width=100)), Lines()])
-def test_a_run_that_was_stopped_does_not_count_as_done(shown: Bars | Lines, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shown", [Bars(Console(file=io.StringIO(), width=100)), Display()])
+def test_a_run_that_was_stopped_does_not_count_as_done(shown: Display, tmp_path: Path) -> None:
     runs = [_Run(tmp_path / f"{state}/seed0", state) for state in ("finished", "interrupted", "failed")]
     with shown.sweep([(run, 1.0) for run in runs], 0):
         for run in runs:

@@ -21,7 +21,7 @@ import torch
 
 from resexp.config import ExecutorConfig
 from resexp.config.study import load
-from resexp.display import Lines
+from resexp.display import Display
 from resexp.executors import schedule
 from resexp.executors.base import End, Event, Executor, Handle, Job
 from resexp.runs.records import Status
@@ -94,7 +94,7 @@ def scheduler(study: Path, results: Path) -> float:
     began = time.monotonic()
     for cell, (run, _) in zip(cells, runs, strict=True):
         run.create(cell.config)
-    outcome = train_all(Idle(), ExecutorConfig(), results, runs, retry_failed=True, stop=Stop(), display=Lines())
+    outcome = train_all(Idle(), ExecutorConfig(), results, runs, retry_failed=True, stop=Stop(), display=Display())
     assert outcome.finished == len(runs)
     return (time.monotonic() - began) / len(runs)
 
