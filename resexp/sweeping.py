@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from resexp.config import DataConfig, ExecutorConfig, Study
+from resexp.config import DataConfig, ExecutorConfig, RunConfig, Study
 from resexp.config.study import RunSpec, load_run
 from resexp.data import Dataset, ImageNet, open_dataset
-from resexp.device import hardware
+from resexp.device.hardware import choose_device
 from resexp.display import Display
 from resexp.errors import UserError
 from resexp.evaluation.tta import check_views, usual
@@ -49,16 +49,15 @@ def run_folders(study: Study, cells: Sequence[RunSpec], results: Path) -> list[t
     return [(cell, Run(results / study.name / cell.config.folder, cell.label)) for cell in cells]
 
 
-def _prepare(
-    chosen: Sequence[tuple[RunSpec, Run]], *, here: bool = True, rerun: Sequence[RunSpec] = ()
-) -> set[torch.device]:
-    """Open the data of the chosen runs and, if they are to be trained `here`, find their devices, before a folder is
-    made. For cells in `rerun`, the data of earlier attempts are not checked.
+def _devices(configs: Iterable[RunConfig]) -> set[torch.device]:
+    """The devices that these runs ask for. Raises UserError if this machine lacks one."""
+    return {choose_device(config.train) for config in configs}
 
-    Raises UserError if this machine lacks what a run asks for, or if its data differ from those of earlier attempts.
-    """
-    devices = {hardware.choose_device(cell.config.train) for cell, _ in chosen} if here else set()
-    rerun_folders = {cell.config.folder for cell in rerun}
+
+def _check_data(chosen: Sequence[tuple[RunSpec, Run]], rerun: Sequence[RunSpec] = ()) -> None:
+    """Open the data of the chosen runs before a folder is made. Raises UserError if they are not here, don't suit a
+    run, or differ from those of its earlier attempts, which only cells in `rerun` discard."""
+    anew = {cell.config.folder for cell in rerun}
     datasets: dict[DataConfig, Dataset | ImageNet] = {}
     rehearsed = set[str]()
     for cell, run in chosen:
@@ -75,16 +74,16 @@ def _prepare(
         if cell.config.plugin_refs and cell.config.signature not in rehearsed:
             rehearse(cell.config, *dataset.size, len(dataset.classes))
             rehearsed.add(cell.config.signature)
-        if cell.config.folder not in rerun_folders:
+        if cell.config.folder not in anew:
             run.check_data(dataset.fingerprint)
-    return devices
 
 
 def create(study: Study, cell: RunSpec, results: Path) -> Run:
     """The run folder of one cell, recorded in its study."""
+    _devices([cell.config])
     chosen = run_folders(study, [cell], results)
-    _prepare(chosen)
-    _, run = chosen[0]
+    _check_data(chosen)
+    ((_, run),) = chosen
     run.create(cell.config)
     StudyFolder(results / study.name).add_to_plan(_make_plan(study, [cell]))
     return run
@@ -114,7 +113,9 @@ def sweep(
     folder = StudyFolder(results / study.name)
     with locked(folder.lock_path, f"the study in {folder.folder}"):
         chosen_runs = run_folders(study, chosen, results)
-        devices = _prepare(chosen_runs, here=study.executor.name in ("local", "debug"), rerun=rerun)
+        here = study.executor.name in ("local", "debug")
+        devices = _devices(cell.config for cell in chosen) if here else set()
+        _check_data(chosen_runs, rerun)
         executor = make_executor(study.executor, devices)
         rerun_runs = [run for _, run in run_folders(study, rerun, results)]
         if held := next((run for run in rerun_runs if run.is_held()), None):
@@ -140,7 +141,7 @@ def train_runs(runs: Sequence[Run], *, runs_per_gpu: int | None = None, stop: St
     folder = Path(os.path.commonpath([run.folder.absolute().parents[1] for run in runs]))
     executor_config = ExecutorConfig(runs_per_gpu=runs_per_gpu)
     configs = [load_run(run.config_path) for run in runs]
-    executor = make_executor(executor_config, {hardware.choose_device(config.train) for config in configs})
+    executor = make_executor(executor_config, _devices(configs))
     todo = [(run, config.cost) for run, config in zip(runs, configs, strict=True)]
     return train_all(executor, executor_config, folder, todo, retry_failed=True, stop=stop, display=display)
 
