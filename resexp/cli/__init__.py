@@ -15,7 +15,7 @@ import typer
 
 import resexp
 from resexp.cli import bench, completion, data, describe, probe, report, results, train, weights
-from resexp.cli.console import err, out, print_json, show_log
+from resexp.cli.console import err, print_json, print_line, show_log, warn
 from resexp.errors import RunFailedError, UserError
 from resexp.utils.interrupts import EXIT_FAILED, EXIT_USAGE, Interrupted, whole_command
 
@@ -38,7 +38,7 @@ app.add_typer(probe.app, name="probe")
 
 def _version(asked: bool) -> None:
     if asked:
-        out.print(f"resexp {resexp.__version__}", soft_wrap=True)
+        print_line(f"resexp {resexp.__version__}")
         raise typer.Exit
 
 
@@ -114,7 +114,7 @@ def main() -> NoReturn:
 
 def _leave(code: int, *lines: str) -> NoReturn:
     for line in lines:
-        err.print(f"resexp: {line}", soft_wrap=True)
+        warn(f"resexp: {line}")
     sys.exit(code)
 
 

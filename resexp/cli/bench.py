@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from resexp.cli.console import out, print_json, print_table, titled
+from resexp.cli.console import make_table, out, print_json, print_table
 from resexp.cli.options import PATH, AsJson, NoGraphs, Plugins, Settings, numbers, overrides
 from resexp.errors import UserError
 from resexp.utils.files import write_atomic
@@ -84,9 +84,7 @@ def bench(
     if as_json:
         print_json(result)
         return
-    shown = titled(result["machine"]["device"], *benchmark.columns, left=("loop", "what", "net"))
-    for row in result["rows"]:
-        shown.add_row(*benchmark.cells(row))
-    print_table(shown)
+    rows = map(benchmark.cells, result["rows"])
+    print_table(make_table(result["machine"]["device"], benchmark.columns, rows, left=("loop", "what", "net")))
     for line in benchmark.remarks(result):
         out.print(line)

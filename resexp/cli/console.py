@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -13,6 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from resexp.utils.logs import log_to
 
@@ -48,6 +49,16 @@ def show_log(console: Console) -> None:
     log_to(lambda line: console.print(line, soft_wrap=True))
 
 
+def print_line(line: object, style: str | None = None) -> None:
+    """Print a line that only the terminal breaks, so that what is copied from it is whole."""
+    out.print(f"{line}", style=style, soft_wrap=True)
+
+
+def warn(line: object) -> None:
+    """Print such a line on standard error."""
+    err.print(f"{line}", soft_wrap=True)
+
+
 def print_table(table: Table) -> None:
     """Print a table without cutting words or numbers.
 
@@ -58,11 +69,18 @@ def print_table(table: Table) -> None:
     out.print(table, crop=False)
 
 
-def titled(title: str, *columns: str, left: Container[str] | None = None) -> Table:
+def make_table(
+    title: str | Text,
+    columns: Iterable[str],
+    rows: Iterable[Iterable[str | Text]] = (),
+    left: Container[str] | None = None,
+) -> Table:
     """A table whose columns are right-aligned, except those `left`; None: all are left-aligned."""
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, justify="left" if left is None or column in left else "right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

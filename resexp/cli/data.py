@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resexp.cli.console import err, out
+from resexp.cli.console import err, print_line
 from resexp.cli.options import PATH, Config, Plugins, Settings, StudyOption, one_study
 from resexp.errors import UserError
 from resexp.utils.interrupts import EXIT_FAILED
@@ -47,7 +47,7 @@ def fetch(name: Name = "cifar10") -> None:
             fetch_file(file, data_home() / file.name, show)
             bar.update(task, completed=file.size)
     for file in files:
-        out.print(f"{data_home() / file.name}: intact", soft_wrap=True)
+        print_line(f"{data_home() / file.name}: intact")
 
 
 @app.command(epilog="Example: resexp data verify svhn")
@@ -57,7 +57,7 @@ def verify(name: Name = "cifar10") -> None:
 
     for file in _files(name):
         file.verify(path := data_home() / file.name)
-        out.print(f"{path}: intact, md5 {file.md5}", soft_wrap=True)
+        print_line(f"{path}: intact, md5 {file.md5}")
 
 
 @app.command(epilog="Example: RESEXP_DATA=/scratch/data resexp data info")
@@ -66,13 +66,13 @@ def info() -> None:
     from resexp.data import data_home
     from resexp.data.official import FILES
 
-    out.print(f"data folder   {data_home()}  (set RESEXP_DATA to move it)", soft_wrap=True)
+    print_line(f"data folder   {data_home()}  (set RESEXP_DATA to move it)")
     for file in FILES:
         path = data_home() / file.name
-        out.print(f"\n{file.title}: {path}: {'here' if path.exists() else 'not here'}", soft_wrap=True)
-        out.print(f"by hand       place {file.name} there; md5 {file.md5}", soft_wrap=True)
+        print_line(f"\n{file.title}: {path}: {'here' if path.exists() else 'not here'}")
+        print_line(f"by hand       place {file.name} there; md5 {file.md5}")
         for mirror in file.mirrors:
-            out.print(f"mirror        {mirror}", soft_wrap=True)
+            print_line(f"mirror        {mirror}")
 
 
 @app.command(epilog="Example: resexp data example images && resexp sweep imagenet/smoke --set data.path=images")
@@ -89,7 +89,7 @@ def example(
     from resexp.data.imagenet.example import make_example
 
     make_example(folder, classes, images, val, seed, flat_val=flat_val, odd=odd)
-    out.print(f"{folder}: {classes * images:,} training and {classes * val:,} validation images", soft_wrap=True)
+    print_line(f"{folder}: {classes * images:,} training and {classes * val:,} validation images")
 
 
 @app.command(epilog="Example: resexp data prepare imagenet/figure4 --set data.cache.side=500")
@@ -110,7 +110,7 @@ def prepare(
         dataset = open_imagenet(data.model_copy(update={"cache": None}))
         with _bar() as progress:
             folder = prepare_images(dataset, data.cache, progress, data.workers or cores())
-        out.print(f"{folder}: prepared", soft_wrap=True)
+        print_line(f"{folder}: prepared")
 
 
 @app.command(epilog="Example: resexp data check imagenet/figure4 --set data.path=/data/imagenet")
@@ -126,8 +126,8 @@ def check(study: StudyOption = None, config: Config = None, settings: Settings =
         if isinstance(data, FolderData):
             with _bar() as progress:
                 unreadable = folder.check(expanded(data.path), progress)
-            faults += unreadable
             if unreadable:
+                faults += unreadable
                 continue
         dataset = open_dataset(data)
         remarks = list(dataset.remarks)
@@ -140,13 +140,13 @@ def check(study: StudyOption = None, config: Config = None, settings: Settings =
         else:
             train, test = len(dataset.train()[1]), len(dataset.test_labels)
         for line in remarks:
-            out.print(line, soft_wrap=True)
+            print_line(line)
         where, name = getattr(data, "path", None) or data.source, f"{dataset.name}, {len(dataset.classes):,} classes"
         images = f"{train:,} training and {test:,} {'validation' if isinstance(dataset, ImageNet) else 'test'} images"
-        out.print(f"{where}: {name}, {images}, fingerprint {dataset.fingerprint}", soft_wrap=True)
+        print_line(f"{where}: {name}, {images}, fingerprint {dataset.fingerprint}")
     for line in faults:
-        out.print(line, soft_wrap=True)
-    out.print(f"{counted(len(faults), 'image')} can't be read", soft_wrap=True)
+        print_line(line)
+    print_line(f"{counted(len(faults), 'image')} can't be read")
     if faults:
         raise typer.Exit(EXIT_FAILED)
 

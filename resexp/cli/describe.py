@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from resexp.cli.console import MIB, out, print_json, print_table, titled
+from resexp.cli.console import MIB, make_table, out, print_json, print_line, print_table
 from resexp.cli.options import PATH, AsJson, Config, Plugins, Settings
 from resexp.errors import UserError
-from resexp.layer_table import Layer, parts, short
+from resexp.layer_table import parts, short
 from resexp.utils.files import write_atomic
 
 if TYPE_CHECKING:
@@ -71,12 +71,12 @@ def describe(
     print_table(_totals(described))
     out.print(NOTE)
     if svg:
-        out.print(f"{svg}", soft_wrap=True)
+        print_line(svg)
 
 
 def _layers(net: NamedNet, summary: NetSummary, full: bool) -> Table:
     columns = ("layer", "what it is", "output", "parameters", "multiply-\nadds", "receptive\nfield", "blocks")
-    table = titled(f"{net.name}, {net.classes} classes", *columns, left=columns[:2])
+    table = make_table(f"{net.name}, {net.classes} classes", columns, left=columns[:2])
     table.show_footer = True
     totals = ("all", "", "", f"{summary.parameters:,}", f"{summary.multiply_adds:,}", "", "")
     for column, total in zip(table.columns, totals, strict=True):
@@ -87,29 +87,24 @@ def _layers(net: NamedNet, summary: NetSummary, full: bool) -> Table:
             table.add_section()
         before = part.last[0].output
         for number, (first, last) in enumerate(zip(part.first, part.last, strict=True)):
-            table.add_row(*_cells(first, last), f"x {part.blocks}" if part.blocks > 1 and number == 0 else "")
+            fields = dict.fromkeys(str(layer.receptive_field or "all") for layer in (first, last))
+            table.add_row(
+                first.name,
+                first.what,
+                " x ".join(map(str, first.output)),
+                f"{first.parameters:,}" if first.parameters else "",
+                f"{first.multiply_adds:,}" if first.multiply_adds else "",
+                " to ".join(fields),
+                f"x {part.blocks}" if part.blocks > 1 and number == 0 else "",
+            )
     return table
-
-
-def _cells(first: Layer, last: Layer) -> list[str]:
-    """Cells for one layer, which stands for the same layer in several equal blocks."""
-    fields = dict.fromkeys(str(layer.receptive_field or "all") for layer in (first, last))
-    return [
-        first.name,
-        first.what,
-        " x ".join(map(str, first.output)),
-        f"{first.parameters:,}" if first.parameters else "",
-        f"{first.multiply_adds:,}" if first.multiply_adds else "",
-        " to ".join(fields),
-    ]
 
 
 def _totals(described: list[tuple[NamedNet, NetSummary]]) -> Table:
     memory = (f"activations,\nbatch {BATCH}, fp32", "bf16")
     columns = ("net", "image", "depth", "parameters", "multiply-\nadds", *memory, "receptive\nfield")
-    table = titled("", *columns, left=("net",))
-    for net, summary in described:
-        table.add_row(
+    rows = [
+        (
             net.name,
             f"{net.size}x{net.size}",
             str(net.config.depth),
@@ -118,7 +113,9 @@ def _totals(described: list[tuple[NamedNet, NetSummary]]) -> Table:
             *(f"{summary.kept(BATCH, itemsize) / MIB:,.0f} MiB" for itemsize in (4, 2)),
             str(summary.receptive_field),
         )
-    return table
+        for net, summary in described
+    ]
+    return make_table("", columns, rows, left=("net",))
 
 
 def _record(net: NamedNet, summary: NetSummary) -> dict[str, Any]:

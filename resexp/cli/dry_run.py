@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resexp.cli.console import MIB, out, print_table, titled
+from resexp.cli.console import MIB, make_table, print_line, print_table
+from resexp.display import clock, state_text
 from resexp.errors import UserError
 from resexp.utils.machine import cores
 from resexp.utils.text import counted
@@ -20,28 +21,21 @@ if TYPE_CHECKING:
 
 
 def show(
-    study: Study,
-    cells: Sequence[RunSpec],
-    results: Path,
-    *,
-    rerun: Sequence[RunSpec] = (),
-    retry_failed: bool,
+    study: Study, cells: Sequence[RunSpec], results: Path, *, rerun: Sequence[RunSpec] = (), retry_failed: bool
 ) -> None:
     """Show the runs with their estimated time, then the sums, then what is wrong with data and weights."""
     from resexp.data import open_dataset
-    from resexp.display import clock, state_text
     from resexp.runs.earlier import cost_key, find_earlier
     from resexp.runs.records import Status
     from resexp.runs.store import Run
 
-    columns = ("net", "seed", "steps", "state", "time", "folder")
-    table = titled(f"{study.name}: {counted(len(cells), 'run')}", *columns, left=("net", "state", "folder"))
+    rows = []
     known: dict[str, Earlier | None] = {}
     found: list[tuple[Earlier, float]] = []
     unknown = 0
     for cell in cells:
-        again = cell in rerun
-        status, time = Status() if again else Run(results / study.name / cell.config.folder).status(), ""
+        status = Status() if cell in rerun else Run(results / study.name / cell.config.folder).status()
+        time = ""
         seed, steps = str(cell.config.seed), f"{cell.config.train.steps:,}"
         if status.state not in ("finished", "diverged") and (retry_failed or status.state != "failed"):
             if (key := cost_key(cell.config)) not in known:
@@ -52,12 +46,14 @@ def show(
                 time = clock(seconds)
             else:
                 unknown, time = unknown + 1, "unknown"
-        table.add_row(cell.label, seed, steps, state_text(status.state), time, str(cell.config.folder))
-    print_table(table)
+        rows.append((cell.label, seed, steps, state_text(status.state), time, str(cell.config.folder)))
+    columns = ("net", "seed", "steps", "state", "time", "folder")
+    title = f"{study.name}: {counted(len(cells), 'run')}"
+    print_table(make_table(title, columns, rows, left=("net", "state", "folder")))
     if found:
         _print_sums(study, found, unknown, results)
     elif unknown:
-        out.print("time and disk: unknown, for no run of these nets has finished here", soft_wrap=True)
+        print_line("time and disk: unknown, for no run of these nets has finished here")
     for data in dict.fromkeys(cell.config.data for cell in cells):
         _try("data", partial(open_dataset, data))
     if started := [cell.config for cell in cells if cell.config.train.init_from]:
@@ -69,8 +65,6 @@ def show(
 
 def _print_sums(study: Study, found: list[tuple[Earlier, float]], unknown: int, results: Path) -> None:
     """Print time and disk of the runs with an earlier one of their kind, and the number of those without."""
-    from resexp.display import clock
-
     devices = sorted({earlier.device for earlier, _ in found})
     total = sum(seconds for _, seconds in found)
     parts = [f"time: {clock(total)} for {counted(len(found), 'run')}, as earlier ones took on {', '.join(devices)}"]
@@ -80,10 +74,10 @@ def _print_sums(study: Study, found: list[tuple[Earlier, float]], unknown: int, 
         parts.append(f"about {clock(max(total / processes, longest))} in all with {processes} at a time")
     if unknown:
         parts.append(f"unknown for {counted(unknown, 'run')}")
-    out.print("; ".join(parts), soft_wrap=True)
+    print_line("; ".join(parts))
     there = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
     needed, free = sum(earlier.size for earlier, _ in found), shutil.disk_usage(there).free
-    out.print(f"disk: {needed / MIB:,.1f} MiB for {counted(len(found), 'run')}; {free / MIB:,.0f} MiB are free")
+    print_line(f"disk: {needed / MIB:,.1f} MiB for {counted(len(found), 'run')}; {free / MIB:,.0f} MiB are free")
 
 
 def _try(key: str, check: Callable[[], object]) -> None:
@@ -91,4 +85,4 @@ def _try(key: str, check: Callable[[], object]) -> None:
     try:
         check()
     except UserError as error:
-        out.print(f"{key}: {error}; training would stop there", soft_wrap=True)
+        print_line(f"{key}: {error}; training would stop there")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -12,8 +11,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from resexp.cli.console import err, print_json, print_table
+from resexp.cli.console import err, make_table, print_json, print_table, warn
 from resexp.cli.options import RESULTS, AsJson, Plugins, Results, Settings, names, numbers
+from resexp.display import make_display, percent
 from resexp.errors import StopRequested
 from resexp.utils.interrupts import EXIT_FAILED, Stop
 
@@ -32,6 +32,8 @@ Initial = Annotated[bool, typer.Option("--at-init", help="Measure the net before
 
 
 def _command(name: str, what: str) -> None:
+    """Add a command that measures runs one by one, by the probe with this name."""
+
     def command(
         target: Targets, initial: Initial = False, settings: Settings = None, plugins: Plugins = None,
         as_json: AsJson = False, results: Results = RESULTS,
@@ -42,11 +44,11 @@ def _command(name: str, what: str) -> None:
         from resexp.training.probing import probe
 
         chosen = targets(target, initial=initial, settings=settings or [], results=results)
-        stop, table, records = Stop().install(), Table("run", "step", name, "time"), []
+        stop, rows, records = Stop().install(), [], []
         for number, (run, untrained) in enumerate(chosen, 1):
             reason = PROBES[name].why_not(load_run(run.config_path).model)
             if reason and len(chosen) > 1:
-                err.print(f"{run.name}: left out, for {reason}", soft_wrap=True)
+                warn(f"{run.name}: left out, for {reason}")
                 continue
             try:
                 logged_stop = _logged(f"{name} {number}/{len(chosen)}: {run.name}", stop)
@@ -55,11 +57,10 @@ def _command(name: str, what: str) -> None:
                 raise typer.Exit(stop.exit_code) from None
             record = run.probes(name)[step]
             records.append({"run": run.name, "folder": str(run.folder), **record})
-            table.add_row(run.name, f"{step:,}", PROBES[name].headline(record), f"{record['seconds']:.1f} s")
-        _show(as_json, records, table)
+            rows.append((run.name, f"{step:,}", PROBES[name].headline(record), f"{record['seconds']:.1f} s"))
+        _show(as_json, records, make_table("", ("run", "step", name, "time"), rows))
 
-    command.__doc__ = what
-    app.command(name, epilog=f"Example: resexp probe {name} results/cpu-small")(command)
+    app.command(name, help=what, epilog=f"Example: resexp probe {name} results/cpu-small")(command)
 
 
 for _name, _what in {
@@ -76,18 +77,17 @@ for _name, _what in {
 @app.command(epilog="Example: resexp probe ensemble results/table6")
 def ensemble(target: Runs, as_json: AsJson = False, results: Results = RESULTS) -> None:
     """Test error of the mean logits of finished runs, and of each run."""
-    from resexp.display import percent
     from resexp.evaluation.ensemble import ensemble as average
     from resexp.probing import finished_runs
 
     found = average(finished_runs(target, results))
     record = found.to_json()
-    rows = [(member["run"], member["test_error"], member["test_top5_error"]) for member in record["members"]]
-    rows.append(("mean of the runs", found.mean, found.top5_mean))
-    rows.append((f"ensemble of {len(found.runs)}", found.error, found.top5_error))
-    table = Table("run", "test error", *(["top-5"] if found.top5_errors else []))
-    for name, *errors in rows:
-        table.add_row(name, *(percent(error, 2) for error in errors if error is not None))
+    errors = [(member["run"], member["test_error"], member["test_top5_error"]) for member in record["members"]]
+    errors.append(("mean of the runs", found.mean, found.top5_mean))
+    errors.append((f"ensemble of {len(found.runs)}", found.error, found.top5_error))
+    columns = ("run", "test error", "top-5") if found.top5_errors else ("run", "test error")
+    rows = [(name, percent(error, 2), percent(top5, 2))[: len(columns)] for name, error, top5 in errors]
+    table = make_table("", columns, rows)
     table.rows[-3].end_section = True
     _show(as_json, record, table)
 
@@ -133,21 +133,18 @@ def _views(names: list[str], results: Path, as_json: bool, mode: str, chosen: An
     from resexp.training.probing import write_record
 
     runs = finished_runs(names, results)
-    table, records = Table("run", "views", "single view", "several views"), []
+    rows, records = [], []
     for number, run in enumerate(runs, 1):
         config = load_run(run.config_path)
         record = errors_on_views(run, chosen or usual(config, mode, open_dataset(config.data).size))
         log.info(f"{mode} {number}/{len(runs)}: {run.name}")
         write_record(run, {"probe": record["mode"], "step": config.train.steps, **record})
         records.append({"run": run.name, "folder": str(run.folder), **record})
-        errors = [_shown(record, "single_view_test"), _shown(record, "test")]
-        table.add_row(run.name, str(record["views"]), *errors)
-    _show(as_json, records, table)
+        rows.append((run.name, str(record["views"]), _shown(record, "single_view_test"), _shown(record, "test")))
+    _show(as_json, records, make_table("", ("run", "views", "single view", "several views"), rows))
 
 
 def _shown(record: dict[str, Any], what: str) -> str:
-    from resexp.display import percent
-
     top5 = record.get(f"{what}_top5_error")
     return percent(record[f"{what}_error"], 2) + (f", top-5 {percent(top5, 2)}" if top5 is not None else "")
 
@@ -167,7 +164,6 @@ def identity(
     Three nets are trained by the recipe of the runs, except for --set: the deepened net; the shallower net, further by
     as many steps; a new deep net, for all of the steps. The first two begin again at the full learning rate.
     """
-    from resexp.display import make_display, percent
     from resexp.probing import ARMS, finished_runs, train_continuations
 
     stop, donors = Stop().install(), finished_runs(runs, results)
@@ -175,30 +171,37 @@ def identity(
         donors, depth, settings or [], results, jobs=jobs, stop=stop, display=make_display(err)
     )
     if found is None:
-        err.print(f"{folder}: not finished; the same command continues, `resexp status {folder}` says more")
+        warn(f"{folder}: not finished; the same command continues, `resexp status {folder}` says more")
         raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)
-    titles = ("identity blocks", "identity blocks, trained further", "trained further as it is", "new")
-    table = Table("clean training error of", "as it was", *titles, title=f"{folder}", title_justify="left")
+    columns = (
+        "clean training error of",
+        "as it was",
+        "identity blocks",
+        "identity blocks, trained further",
+        "trained further as it is",
+        "new",
+    )
+    rows = []
     for donor in found["donors"]:
         errors = [donor["handed_error"], donor["constructed_error"]]
         errors += [donor[part]["clean_train_error"] for part in ARMS]
-        table.add_row(donor["from"], *(percent(error, 2) for error in errors))
-    _show(as_json, found, table)
+        rows.append((donor["from"], *(percent(error, 2) for error in errors)))
+    _show(as_json, found, make_table(f"{folder}", columns, rows))
 
 
 def _logged(what: str, stop: Callable[[], bool]) -> Callable[[], bool]:
     """`stop`, for a probe to call after each piece; logs a line after the first piece, and one every LINE_S seconds."""
-    pieces, began = itertools.count(1), time.monotonic()
+    pieces, began = 0, time.monotonic()
     due = began + LINE_S
 
     def logged_stop() -> bool:
-        nonlocal due
-        piece, now = next(pieces), time.monotonic()
-        if piece == 1:
+        nonlocal pieces, due
+        pieces, now = pieces + 1, time.monotonic()
+        if pieces == 1:
             log.info(what)
         if now >= due:
             due = now + LINE_S
-            log.info(f"{what}: {piece:,} pieces in {now - began:.0f} s")
+            log.info(f"{what}: {pieces:,} pieces in {now - began:.0f} s")
         return stop()
 
     return logged_stop

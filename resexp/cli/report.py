@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resexp.cli import completion
-from resexp.cli.console import err, out, print_json, print_table, titled
+from resexp.cli.console import make_table, print_json, print_line, print_table, warn
 from resexp.cli.options import PATH, RESULTS, AsJson, Results, names
 from resexp.errors import UserError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from resexp.report import Slide
     from resexp.report.summary import Summary
     from resexp.report.together import Together
+    from resexp.runs.records import Status
     from resexp.runs.store import StudyFolder
 
 DEFAULT = "STUDY/report, or RESULTS/comparisons/A-B"
@@ -73,8 +74,8 @@ def report(
         print_json(found.to_json())
     else:
         for headline in found.headlines:
-            out.print(headline, style="bold", soft_wrap=True)
-        out.print(str(page), soft_wrap=True)
+            print_line(headline, style="bold")
+        print_line(page)
     if show and not watch:
         webbrowser.open(page.resolve().as_uri())
 
@@ -101,17 +102,19 @@ def _slide(size: str | None, dpi: int, title: str | None, ylim: str | None) -> S
 
 def _follow(studies: list[StudyFolder], build: Callable[..., object], page: Path, show: bool) -> None:
     """Write the report whenever a run has come further, until none has any way to go."""
-    seen = None
-    while any(run.status().state in TO_COME for study in studies for run in study.runs()):
+    seen: list[Status] = []
+    while True:
         states = [run.status() for study in studies for run in study.runs()]
+        if all(status.state not in TO_COME for status in states):
+            return
         if states != seen:
             try:
                 build(reload=LOOK_S)
             except UserError as error:  # nothing has finished yet
-                if seen is None:
-                    err.print(f"{error}; waiting", soft_wrap=True)
+                if not seen:
+                    warn(f"{error}; waiting")
             else:
-                err.print(f"{page}: written", soft_wrap=True)
+                warn(f"{page}: written")
                 if show:
                     webbrowser.open(page.resolve().as_uri())
                     show = False
@@ -139,22 +142,16 @@ def diff(
         print_json({"a": a, "b": b, **found.to_json()})
         return
     if found.settings:
-        _print_rows("configuration", *found.settings_table(a, b))
+        print_table(make_table("configuration", *found.settings_table(a, b)))
     else:
-        out.print("configuration: no difference")
+        print_line("configuration: no difference")
     header = ["net", a, b, "difference, points", "p"]
-    _print_rows("running training error, % (finished seeds)", header, [pair.cells for pair in found.pairs])
+    cells = [pair.cells for pair in found.pairs]
+    print_table(make_table("running training error, % (finished seeds)", header, cells))
     if found.shifts:
-        _print_rows("verdicts", *found.shifts_table(a, b))
+        print_table(make_table("verdicts", *found.shifts_table(a, b)))
     if found.shared:
-        out.print(found.shared_line(a, b), soft_wrap=True)
+        print_line(found.shared_line(a, b))
     for name, nets in ((a, found.only_a), (b, found.only_b)):
         if nets:
-            out.print(f"only in {name}: {', '.join(nets)}", soft_wrap=True)
-
-
-def _print_rows(title: str, header: list[str], rows: list[list[str]]) -> None:
-    table = titled(title, *header)
-    for row in rows:
-        table.add_row(*row)
-    print_table(table)
+            print_line(f"only in {name}: {', '.join(nets)}")

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import starmap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,8 +15,9 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from resexp.cli.console import MIB, err, fit, out, print_json, print_table, titled
+from resexp.cli.console import MIB, fit, make_table, out, print_json, print_line, print_table, warn
 from resexp.cli.options import RESULTS, AsJson, Results, names
+from resexp.display import clock, percent, speed, state_counts, state_text
 from resexp.errors import UserError, sanitize
 from resexp.utils.files import locked
 from resexp.utils.interrupts import held_back
@@ -45,7 +47,6 @@ def list_studies(as_json: AsJson = False, results: Results = RESULTS) -> None:
     """List the studies of the package, and those in the results folder with the states of their runs."""
     from resexp.config.study import SHIPPED, find_study, load, shipped_names
     from resexp.config.yaml_file import read
-    from resexp.display import state_counts
     from resexp.runs.store import StudyFolder
 
     shipped: list[dict[str, Any]] = []
@@ -59,23 +60,23 @@ def list_studies(as_json: AsJson = False, results: Results = RESULTS) -> None:
         try:
             kept.append(_kept(StudyFolder(plan.parent)))
         except UserError as error:
-            err.print(f"{error}", soft_wrap=True)
+            warn(error)
     if as_json:
         print_json({"shipped": shipped, "results": kept})
         return
-    table = titled("shipped", "study", "runs", "what it trains", left=("study", "what it trains"))
+    rows: list[tuple[str | Text, ...]] = []
     for row in shipped:
         needs = f" Needs --plugin {' '.join(row['plugins'])}." if row["plugins"] else ""
-        table.add_row(row["study"], "" if row["runs"] is None else f"{row['runs']:,}", row["description"] + needs)
-    print_table(table)
+        rows.append((row["study"], "" if row["runs"] is None else f"{row['runs']:,}", row["description"] + needs))
+    print_table(make_table("shipped", ("study", "runs", "what it trains"), rows, left=("study", "what it trains")))
     if not kept:
-        out.print(f"{results}: no study here yet; run `resexp sweep STUDY`", soft_wrap=True)
+        print_line(f"{results}: no study here yet; run `resexp sweep STUDY`")
         return
-    table = titled(f"{results}", "study", "runs", "last change")
+    rows = []
     for row in kept:
         changed = datetime.fromisoformat(row["changed"]).astimezone()
-        table.add_row(sanitize(row["study"]), state_counts(row["states"]), f"{changed:%Y-%m-%d %H:%M}")
-    print_table(table)
+        rows.append((sanitize(row["study"]), state_counts(row["states"]), f"{changed:%Y-%m-%d %H:%M}"))
+    print_table(make_table(f"{results}", ("study", "runs", "last change"), rows))
 
 
 def _kept(study: StudyFolder) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def status(
 def _print(chosen: Selection, rows: Rows) -> None:
     print_table(_table(chosen, rows, COLUMNS))
     if chosen.is_study and (line := chosen.study.strays_line()):
-        out.print(line, soft_wrap=True)
+        print_line(line)
 
 
 def _watch(chosen: Selection) -> None:
@@ -148,8 +149,6 @@ def _watch(chosen: Selection) -> None:
 
 def _frame(chosen: Selection, rows: Rows) -> Group:
     """What fits the terminal of the table, and how many runs are in which state."""
-    from resexp.display import state_counts
-
     room = max(1, out.height - 7)
     kept = sorted(sorted(range(len(rows)), key=lambda i: FIRST.index(rows[i][1].state))[:room])
     for spared in range(len(SPARED) + 1):
@@ -175,11 +174,8 @@ def _rows(chosen: Selection) -> Rows:
 
 
 def _table(chosen: Selection, rows: Rows, columns: Sequence[str]) -> Table:
-    from resexp.display import clock, percent, speed, state_text
-
-    table = titled(str(chosen.study.folder), *columns, left=("run", "state"))
-    for run, state in rows:
-        cells: dict[str, str | Text] = {
+    def cells(run: Run, state: Status) -> list[str | Text]:
+        by_column: dict[str, str | Text] = {
             "run": run.name,
             "state": state_text(state.state, f"queued ({state.message})" if state.state == "queued" else ""),
             "step": f"{state.step:,}/{state.steps:,}" if state.steps else "",
@@ -189,8 +185,9 @@ def _table(chosen: Selection, rows: Rows, columns: Sequence[str]) -> Table:
             "speed": speed(state) if state.state == "running" else "",
             "left": clock(state.eta),
         }
-        table.add_row(*(cells[column] for column in columns))
-    return table
+        return [by_column[column] for column in columns]
+
+    return make_table(str(chosen.study.folder), columns, starmap(cells, rows), left=("run", "state"))
 
 
 def remove(
@@ -223,10 +220,10 @@ def remove(
             lock.unlink()
     with suppress(OSError):  # not empty
         chosen.study.folder.rmdir()
-    out.print(f"deleted {what}", soft_wrap=True)
+    print_line(f"deleted {what}")
     if chosen.is_study and chosen.study.folder.exists():
         left = sanitize(", ".join(sorted(path.name for path in chosen.study.folder.iterdir())))
-        out.print(f"left as they are in {chosen.study.folder}: {left}", soft_wrap=True)
+        print_line(f"left as they are in {chosen.study.folder}: {left}")
 
 
 def _removable(chosen: Selection) -> Iterator[Run]:
@@ -241,7 +238,7 @@ def _removable(chosen: Selection) -> Iterator[Run]:
                 continue  # it was never begun, or somebody deleted it
             load_run(run.config_path)
         except UserError as error:
-            err.print(f"{error}; not deleted", soft_wrap=True)
+            warn(f"{error}; not deleted")
         else:
             yield run
 

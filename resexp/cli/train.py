@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.text import Text
 
 from resexp.cli import completion
-from resexp.cli.console import err, out, print_table, show_log
+from resexp.cli.console import make_table, out, print_line, print_table, show_log, warn
 from resexp.cli.dry_run import show
 from resexp.cli.options import RESULTS, Config, NoGraphs, Plugins, Results, Settings, Track, names, one_study, overrides
+from resexp.cli.report import report
+from resexp.display import make_display
 from resexp.errors import DeviceFailedError, RunFailedError, UserError
 from resexp.utils.interrupts import EXIT_FAILED, Stop
 from resexp.utils.logs import log_to
 
 if TYPE_CHECKING:
+    from resexp.config import Study
+    from resexp.config.study import RunSpec
     from resexp.distributed import Ranks
     from resexp.runs.store import Run
     from resexp.sweeping import Outcome
@@ -62,17 +65,40 @@ def train(
             log_to(lambda line: None)  # rank 0 logs the same
             train_run(ranks.broadcast_object(), stop=stop, ranks=ranks)
             return
-        chosen = _chosen(named or [], config, settings, seed, no_graphs, dry_run, results)
+        if ranks and dry_run:
+            raise UserError("train: --dry-run trains nothing; start it without torchrun")
+        from resexp.runs.names import is_run_name, select_runs
+
+        named = named or []
+        if len(named) == 1 and not is_run_name(named[0], results):
+            named, config = [], one_study("train", named[0], config)
+        if bool(named) == (config is not None):
+            raise UserError("train: give either a study, such as cifar10/resnet20, or runs to continue")
+        if config is None:
+            if settings or seed is not None or no_graphs or dry_run:
+                raise UserError(
+                    "train: --set, --seed, --no-cuda-graphs and --dry-run go with a study; a run has its configuration "
+                    "in config.yaml"
+                )
+            chosen = [run for name in named for run in select_runs(name, results).runs]
+        else:
+            flags = {"seeds": None if seed is None else [seed]}
+            study, cell = _one_net(config, overrides(settings, no_graphs, flags))
+            if dry_run:
+                show(study, [cell], results, retry_failed=True)
+                return
+            from resexp.sweeping import create
+
+            chosen = [create(study, cell, results)]
         if len(chosen) == 1:
             _train(chosen[0], stop, ranks, allow_world_size_change)
         elif ranks:
-            raise UserError("train: torchrun trains one run at a time, and shows none; name one, such as STUDY:NET/0")
+            raise UserError("train: torchrun trains one run at a time; name one, such as STUDY:NET/0")
         elif chosen:
-            from resexp.display import make_display
             from resexp.sweeping import train_runs
 
             stop.install()
-            _report(train_runs(chosen, runs_per_gpu=runs_per_gpu, stop=stop, display=make_display(out)), stop)
+            _end(train_runs(chosen, runs_per_gpu=runs_per_gpu, stop=stop, display=make_display(out)), stop)
 
 
 @contextlib.contextmanager
@@ -88,59 +114,32 @@ def _torchrun(stop: Stop) -> Iterator[Ranks | None]:
         restarts = os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0"
         if ranks.rank == 0 and restarts and os.environ["TORCHELASTIC_USE_AGENT_STORE"] == "True":
             remedy = "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun (PyTorch issue 135712)"
-            err.print(f"resexp: a restart may hang; {remedy}")
+            warn(f"resexp: a restart may hang; {remedy}")
         yield ranks
 
 
-def _chosen(
-    named: list[str],
-    config: str | None,
-    settings: list[str] | None,
-    seed: int | None,
-    no_graphs: bool,
-    dry_run: bool,
-    results: Path,
-) -> list[Run]:
-    """The runs to train; none where they were only to be shown."""
+def _one_net(config: str, settings: list[str]) -> tuple[Study, RunSpec]:
+    """A study and its one net, with the first seed. Raises UserError if it has several."""
     from resexp.config.study import load
-    from resexp.runs.names import is_run_name, select_runs
 
-    if len(named) == 1 and not is_run_name(named[0], results):
-        named, config = [], one_study("train", named[0], config)
-    if bool(named) == (config is not None):
-        raise UserError("train: give either a study, such as cifar10/resnet20, or runs to continue")
-    if named:
-        if settings or seed is not None or no_graphs or dry_run:
-            raise UserError(
-                "train: --set, --seed, --no-cuda-graphs and --dry-run go with a study; a run has its configuration "
-                "in config.yaml"
-            )
-        return [run for name in named for run in select_runs(name, results).runs]
-    assert config is not None
-    study, cells = load(config, overrides(settings, no_graphs, {"seeds": None if seed is None else [seed]}))
+    study, cells = load(config, settings)
     labels = list(dict.fromkeys(cell.label for cell in cells))
     if len(labels) > 1:
         raise UserError(
             f"{config}: has {len(labels)} nets ({', '.join(labels)}); train takes one: "
             f"use `resexp sweep {config}`, with --only {labels[0]} for one of them"
         )
-    if dry_run:
-        show(study, cells[:1], results, retry_failed=True)
-        return []
-    from resexp.sweeping import create
-
-    return [create(study, cells[0], results)]
+    return study, cells[0]
 
 
 def _train(run: Run, stop: Stop, ranks: Ranks | None, allow_world_size_change: bool) -> None:
-    from resexp.display import make_display
     from resexp.distributed import SINGLE_PROCESS
     from resexp.sweeping import why_unfinished
     from resexp.training.train import train as train_run
 
     state = run.status().state
     if state in ("finished", "diverged"):
-        out.print(f"{run.folder}: already {state}; nothing to do", soft_wrap=True)
+        print_line(f"{run.folder}: already {state}; nothing to do")
         raise typer.Exit(0 if state == "finished" else EXIT_FAILED)
     stop.install()
     display = make_display(out)
@@ -158,11 +157,11 @@ def _train(run: Run, stop: Stop, ranks: Ranks | None, allow_world_size_change: b
             display.ended(run, why_unfinished(run))
     except DeviceFailedError as error:
         raise RunFailedError(f"{error}") from error
-    except (UserError, OSError, KeyboardInterrupt):
+    except (UserError, OSError):
         raise
     except Exception as error:
         raise RunFailedError(f"{run.name} failed: {error} (traceback in {run.status_path})") from error
-    out.print(f"{run.folder}", soft_wrap=True)
+    print_line(run.folder)
     if status.state != "finished":
         raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)
 
@@ -203,7 +202,6 @@ def sweep(
     Without a study, it trains the quickstart: synthetic shapes in ten classes, a few minutes on two cores.
     """
     from resexp.config.study import SHIPPED, load, only_labels
-    from resexp.display import make_display
     from resexp.runs.store import StudyFolder
 
     config = one_study("sweep", named, config)
@@ -217,7 +215,7 @@ def sweep(
     if dry_run:
         show(study, chosen, results, rerun=rerun_cells, retry_failed=retry_failed)
         if line := StudyFolder(results / study.name).strays_line({str(cell.config.folder) for cell in cells}):
-            out.print(line, soft_wrap=True)
+            print_line(line)
         return
     if track and no_wait:
         later = f"resexp export {results / study.name} --track {track[0]}"
@@ -234,38 +232,27 @@ def sweep(
         trackers=track or [],
     )  # fmt: skip
     if with_report and not stop() and (outcome.finished or outcome.skipped):
-        from resexp.report import build_report
-
-        page = outcome.folder / "report" / "index.html"
-        out.print(build_report(StudyFolder(outcome.folder), page.parent).verdict.headline, style="bold", soft_wrap=True)
-        out.print(f"{page}", soft_wrap=True)
-    _report(outcome, stop)
+        report([str(outcome.folder)])
+    _end(outcome, stop)
 
 
-def _report(outcome: Outcome, stop: Stop) -> None:
+def _end(outcome: Outcome, stop: Stop) -> None:
     """Print how a sweep went, and exit accordingly."""
-    from resexp.runs.store import StudyFolder
-
     if outcome.problems and not stop():  # what was stopped has a line already
-        table = Table("run", "what happened", title="not finished", title_justify="left", title_style="bold red")
-        for run, problem in outcome.problems:
-            table.add_row(run.name, problem)
-        print_table(table)
+        rows = [(run.name, problem) for run, problem in outcome.problems]
+        print_table(make_table(Text("not finished", style="bold red"), ("run", "what happened"), rows))
     at_work = f", {outcome.left_to_executor} queued or at work" if outcome.left_to_executor else ""
     verb = "report" if outcome.finished or outcome.skipped else "status"
-    of_one_study = StudyFolder(outcome.folder).plan_path.exists()
+    of_one_study = (outcome.folder / "study.json").exists()
     see = f"resexp {verb} {outcome.folder}" if of_one_study else f"resexp list --results {outcome.folder}"
-    out.print(
+    print_line(
         f"{outcome.folder}: {outcome.finished} trained, {outcome.skipped} finished before{at_work}, "
-        f"{len(outcome.problems)} not finished, {outcome.not_started} not started; "
-        f"see `{see}`",
-        soft_wrap=True,
+        f"{len(outcome.problems)} not finished, {outcome.not_started} not started; see `{see}`"
     )
     if outcome.left_to_executor:
-        out.print(
+        print_line(
             f"the jobs continue in Slurm: `resexp sweep` follows them, "
-            f"`scancel --name=resexp-{outcome.folder.name}` cancels them",
-            soft_wrap=True,
+            f"`scancel --name=resexp-{outcome.folder.name}` cancels them"
         )
     if outcome.problems or outcome.not_started or (stop() and outcome.left_to_executor):
         raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resexp.cli.console import out, print_json, print_table, titled
+from resexp.cli.console import make_table, print_json, print_line, print_table
 from resexp.cli.options import PATH, RESULTS, AsJson, Plugins, Results, Track, names
+from resexp.display import percent
 from resexp.errors import UserError
 from resexp.utils.files import write_atomic
 from resexp.utils.paths import expanded
@@ -67,26 +68,19 @@ def evaluate(
 
 
 def _show(title: str, result: Confusion) -> None:
-    from resexp.display import percent
-
     found, classes = result.to_json(), result.per_class()
     few = len(classes) <= MOST_CLASSES
-    table = titled(title, "class", "images", "error", *(result.classes if few else ()), left=("class",))
-    for of, counts in zip(classes, result.matrix.tolist() if few else [()] * len(classes), strict=True):
-        table.add_row(
-            of["class"],
-            f"{of['images']:,}",
-            percent(of["error"], 2),
-            *(f"{count:,}" if count else "" for count in counts),
-        )
-    print_table(table)
+    columns = ["class", "images", "error"]
+    rows = [[of["class"], f"{of['images']:,}", percent(of["error"], 2)] for of in classes]
     if few:
-        out.print("rows: true classes; columns: predicted classes", soft_wrap=True)
+        columns += result.classes
+        for row, counts in zip(rows, result.matrix.tolist(), strict=True):
+            row += [f"{count:,}" if count else "" for count in counts]
+    print_table(make_table(title, columns, rows, left=("class",)))
+    if few:
+        print_line("rows: true classes; columns: predicted classes")
     top5 = "" if found["top5_error"] is None else f", top-5 error {percent(found['top5_error'], 2)}"
-    out.print(
-        f"error {percent(found['error'], 2)}{top5}, loss {found['loss']:.4f}, {found['images']:,} images",
-        soft_wrap=True,
-    )
+    print_line(f"error {percent(found['error'], 2)}{top5}, loss {found['loss']:.4f}, {found['images']:,} images")
 
 
 def export(
@@ -113,7 +107,7 @@ def export(
     if to:
         from resexp.evaluation.weights import export as write
 
-        out.print(f"{to}: {write(find_run(name, results), to, torchvision=torchvision)}", soft_wrap=True)
+        print_line(f"{to}: {write(find_run(name, results), to, torchvision=torchvision)}")
         return
     from resexp.tracking import check, track_study
 
@@ -121,4 +115,4 @@ def export(
         raise UserError("export: --torchvision names the weights of a run; give --to FILE")
     check(track or [])
     runs = track_study(select_runs(name, results).study, track or [])
-    out.print(f"{name}: {counted(runs, 'run')} passed on to {', '.join(track or [])}", soft_wrap=True)
+    print_line(f"{name}: {counted(runs, 'run')} passed on to {', '.join(track or [])}")
