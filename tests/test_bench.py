@@ -242,6 +242,26 @@ def test_bench_of_imagenet_times_input_and_compute_and_both(tmp_path: Path) -> N
     assert imagenet.BENCHMARK.note in page
 
 
+@pytest.mark.parametrize(
+    ("options", "nets"),
+    [
+        ([], ["plain-18", "plain-34", "residual-18", "residual-34"]),
+        (["--kinds", "plain"], ["plain-18", "plain-34"]),
+        (["--depths", "34"], ["plain-34", "residual-34"]),
+        (["--kinds", "residual", "--depths", "50"], ["residual-50"]),
+    ],
+)
+def test_kinds_and_depths_that_are_not_named_are_the_studys(
+    options: list[str], nets: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[RunConfig] = []
+    result = {"machine": {"device": "cpu"}, "rows": []}
+    monkeypatch.setattr(Benchmark, "run", lambda self, configs, *rest: seen.extend(configs) or result)
+    done = CliRunner().invoke(app, ["bench", "--config", "imagenet/figure4", "--json", *options])
+    assert done.exit_code == 0, done.output
+    assert [f"{config.model.kind}-{config.model.depth}" for config in seen] == nets
+
+
 def test_the_nets_of_imagenets_bench_are_the_studys_and_its_data_must_be_there(here: Cli) -> None:
     done = here("bench", "--config", "imagenet/figure4")
     assert (done.returncode, done.stdout) == (2, "")

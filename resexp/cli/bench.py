@@ -64,8 +64,11 @@ def bench(
     if streamed := isinstance(load(config)[0].data, ImageNetData):
         if runs:
             raise UserError(f"--runs: {config} is a study of ImageNet, and its runs are timed one by one; leave it out")
-        chosen = [f"model.{key}: [{values}]" for key, values in (("kind", kinds), ("depth", depths)) if values]
-        given += [f"grid={{{', '.join(chosen)}}}"] if chosen else []
+        if kinds or depths:
+            nets = [cell.config.model for cell in load(config, given)[1]]
+            kinds = kinds or ",".join(dict.fromkeys(net.kind for net in nets))
+            depths = depths or ",".join(dict.fromkeys(str(net.depth) for net in nets))
+            given.append(f"grid={{model.kind: [{kinds}], model.depth: [{depths}]}}")
         varied = [[f"train.precision={precision}"] for precision in precisions.split(",")]
     else:
         depths = depths or ("20,56,110" if torch.cuda.is_available() else "20")
