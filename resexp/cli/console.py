@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
-from rich.text import Text
+from rich.text import TextType
 
 from resexp.utils.logs import log_to
 
@@ -70,10 +70,7 @@ def print_table(table: Table) -> None:
 
 
 def make_table(
-    title: str | Text,
-    columns: Iterable[str],
-    rows: Iterable[Iterable[str | Text]] = (),
-    left: Container[str] | None = None,
+    title: TextType, columns: Iterable[str], rows: Iterable[Iterable[TextType]] = (), left: Container[str] | None = None
 ) -> Table:
     """A table whose columns are right-aligned, except those `left`; None: all are left-aligned."""
     table = Table(title=title, title_justify="left")

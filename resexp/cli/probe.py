@@ -173,20 +173,13 @@ def identity(
     if found is None:
         warn(f"{folder}: not finished; the same command continues, `resexp status {folder}` says more")
         raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)
-    columns = (
-        "clean training error of",
-        "as it was",
-        "identity blocks",
-        "identity blocks, trained further",
-        "trained further as it is",
-        "new",
-    )
+    titles = ("identity blocks", "identity blocks, trained further", "trained further as it is", "new")
     rows = []
     for donor in found["donors"]:
         errors = [donor["handed_error"], donor["constructed_error"]]
         errors += [donor[part]["clean_train_error"] for part in ARMS]
         rows.append((donor["from"], *(percent(error, 2) for error in errors)))
-    _show(as_json, found, make_table(f"{folder}", columns, rows))
+    _show(as_json, found, make_table(f"{folder}", ("clean training error of", "as it was", *titles), rows))
 
 
 def _logged(what: str, stop: Callable[[], bool]) -> Callable[[], bool]:

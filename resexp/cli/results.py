@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Group
 from rich.live import Live
-from rich.text import Text
+from rich.text import Text, TextType
 
 from resexp.cli.console import MIB, fit, make_table, out, print_json, print_line, print_table, warn
 from resexp.cli.options import RESULTS, AsJson, Results, names
@@ -64,7 +64,7 @@ def list_studies(as_json: AsJson = False, results: Results = RESULTS) -> None:
     if as_json:
         print_json({"shipped": shipped, "results": kept})
         return
-    rows: list[tuple[str | Text, ...]] = []
+    rows: list[tuple[TextType, ...]] = []
     for row in shipped:
         needs = f" Needs --plugin {' '.join(row['plugins'])}." if row["plugins"] else ""
         rows.append((row["study"], "" if row["runs"] is None else f"{row['runs']:,}", row["description"] + needs))
@@ -174,8 +174,8 @@ def _rows(chosen: Selection) -> Rows:
 
 
 def _table(chosen: Selection, rows: Rows, columns: Sequence[str]) -> Table:
-    def cells(run: Run, state: Status) -> list[str | Text]:
-        by_column: dict[str, str | Text] = {
+    def cells(run: Run, state: Status) -> list[TextType]:
+        by_column: dict[str, TextType] = {
             "run": run.name,
             "state": state_text(state.state, f"queued ({state.message})" if state.state == "queued" else ""),
             "step": f"{state.step:,}/{state.steps:,}" if state.steps else "",
