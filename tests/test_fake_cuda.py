@@ -84,8 +84,8 @@ def converted(self: nn.Module, convert: Callable[[Tensor], Tensor], recurse: boo
 def blind(made_by: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
     """An optimiser of torch's, which looks at its rate when it is made."""
 
-    def make(parameters: Iterator[nn.Parameter], lr: Tensor, **options: Any) -> torch.optim.Optimizer:
-        made = made_by(parameters, lr=1.0, **options)  # type: ignore[call-arg]
+    def make(parameters: Iterator[nn.Parameter], lr: Tensor, *given: Any, **options: Any) -> torch.optim.Optimizer:
+        made = made_by(parameters, 1.0, *given, **options)  # type: ignore[call-arg]
         made.param_groups[0]["lr"] = lr
         return made
 

@@ -111,8 +111,9 @@ def test_the_text_of_a_slide_fits_it(study: Make, size: str) -> None:
     slide = _slide(size, 200, None, None)
     assert slide is not None
     assert f"{slide.pixels[0]}x{slide.pixels[1]}" == size
+    inches = slide.pixels[0] / slide.dpi, slide.pixels[1] / slide.dpi
     summary = drawn(study, [*PAPER, 1202])
-    plot = depth_plot(summary.nets, "running", summary.verdict.families, slide.inches)
+    plot = depth_plot(summary.nets, "running", summary.verdict.families, inches)
     plot.figure.draw_without_rendering()
     assert overlapping(plot.axes.xaxis) == []
     (legend,) = plot.figure.legends

@@ -211,7 +211,7 @@ OTHER = {
     },
     "model": {
         "width": 8, "shortcut": "C", "stride_conv": "3x3", "norm": "none", "residual_init": "rezero", "drop_path": 0.5,
-        "activation": "gelu", "init": "dirac", "residual_scale": 0.5,
+        "activation": "gelu", "init": "dirac", "classifier_std": 0.01, "residual_scale": 0.5,
     },
     "train": {
         "steps": 500_000, "batch_size": 1024, "lr": 0.2, "microbatch": 64, "schedule": "other", "patience": 3,

@@ -16,8 +16,8 @@ from resexp.errors import UserError
 Write = Callable[..., Path]
 
 MODEL_KEYS = (
-    "kind, variant, block, depth, width, params, shortcut, stride_conv, norm, activation, init, residual_init, "
-    "residual_scale, drop_path"
+    "kind, variant, block, depth, width, params, shortcut, stride_conv, norm, activation, init, "
+    "classifier_std, residual_init, residual_scale, drop_path"
 )
 
 

@@ -88,13 +88,15 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[RunS
     document.data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("._-") or "study")
     if isinstance(needed := document.data.get("plugins"), list):
         plugins.check_listed(list(map(str, needed)), document.place(("plugins",)))
-    # Without its grid a study may be incomplete; a mistake outside of the grid is one in every cell.
-    frame = {key: value for key, value in document.data.items() if key not in RUN_SECTIONS}
     try:
-        study = validated(Study, Document(frame, document.places))
-    except UserError:
-        validated(Study, document)  # which names the mistakes in the sections, too
-        raise
+        study = validated(Study, document)
+    except UserError as error:
+        # Without its grid a study may be incomplete; a mistake outside of the grid is one in every cell.
+        frame = {key: value for key, value in document.data.items() if key not in RUN_SECTIONS}
+        try:
+            study = validated(Study, Document(frame, document.places))
+        except UserError:
+            raise error from None
     if sum(math.prod(map(len, product.values())) for product in study.grid) * len(study.seeds) > MAX_RUNS:
         raise UserError(f"{document.place(('grid',))}: grid: over {MAX_RUNS:,} runs; make several studies of it")
     varied = {key for product in study.grid for key in product}

@@ -158,7 +158,7 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
 
 
 def _error(records: Sequence[RunRecord], label: str) -> Estimate:
-    """The running training error of the net's finished runs, of which there may be none."""
+    """The running training error over the finished runs of a net; it has no values where no run has finished."""
     runs = tuple(record for record in records if record.run.label == label)
     return Net(runs).errors["running"]
 

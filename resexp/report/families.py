@@ -33,7 +33,7 @@ def without(fields: Mapping[str, ItemT], left_out: Collection[str]) -> dict[str,
 
 
 def alike(nets: Iterable[Net], left_out: Callable[[Net], Collection[str]]) -> list[list[Net]]:
-    """The nets by their kinds and recipes, but for some fields of each."""
+    """The nets by kind and by recipe, without some fields of each recipe."""
     return list(grouped(nets, lambda net: (net.kind, frozenset(without(net.recipe, left_out(net)).items()))).values())
 
 

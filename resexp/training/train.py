@@ -119,7 +119,7 @@ class _Plan(NamedTuple):
 
 def _plan(run: Run, ranks: Ranks, threads: int | None, allow_world_size_change: bool) -> _Plan:
     """The plan for the run, from its folder: a continued run keeps its precision and its number of threads, for both
-    change rounding. Raises UserError where it can't be continued by so many ranks."""
+    change rounding. Raises UserError if it was trained by another number of ranks."""
     config, manifest, precision = load_run(run.config_path), run.manifest(), None
     if manifest:
         last = manifest.attempts[-1]
