@@ -70,6 +70,23 @@ def test_classifier_std_scales_the_last_layers_initial_weights_alone(
     assert all(torch.equal(small[name], usual[name]) for name in usual if name != "fc.weight")
 
 
+def test_only_residual_nets_begin_above_the_loss_of_guessing_and_deep_ones_most() -> None:
+    """Each block adds to the variance of what the last layer sees, so He's weights make its outputs large."""
+
+    def loss(**model: Any) -> float:
+        torch.manual_seed(0)
+        x, y = torch.randn(64, 3, 16, 16), torch.arange(64) % 10
+        with torch.no_grad():
+            losses = [F.cross_entropy(build_model(ModelConfig(width=8, **model))(x), y).item() for _ in range(3)]
+        return sum(losses) / 3
+
+    guessing = math.log(10)
+    assert loss(kind="plain", depth=56) < 1.1 * guessing
+    assert 1.2 * guessing < loss(depth=20) < loss(depth=56)
+    assert loss(depth=56) > 2 * guessing
+    assert loss(depth=56, classifier_std=0.01) == pytest.approx(guessing, rel=0.02)
+
+
 def test_with_classifier_std_zero_a_net_guesses_at_first() -> None:
     model = build_model(ModelConfig(depth=8, classifier_std=0.0))
     assert not model(torch.randn(4, 3, 32, 32)).any()
