@@ -45,6 +45,17 @@ def test_the_differences_of_the_verdict_are_given_for_every_condition(study: Mak
     assert [control.changes["gap"].at for control in found] == ["depth 44", "depth 44"]
 
 
+def test_residual_nets_without_plain_nets_of_their_recipe_are_a_condition(study: Make) -> None:
+    folder = study(DEGRADES, variant="-classifier_std=none")
+    residual = {net: [v + (net[1] == 44) for v in values] for net, values in DEGRADES.items() if net[0] == "residual"}
+    add_family(folder, "classifier_std=0.01", residual, model={"classifier_std": 0.01})
+    usual, small = summarise(folder).controls
+    assert (usual.condition, small.condition) == ("classifier_std=none", "classifier_std=0.01")
+    assert set(usual.changes) == set(small.changes) == {"residual"}
+    rises = [control.changes["residual"].difference.value for control in (usual, small)]
+    assert rises[1] - rises[0] == pytest.approx(1)
+
+
 def test_a_net_of_one_seed_counts_neither_in_the_verdict_nor_in_the_controls(study: Make) -> None:
     deeper = DEGRADES | {("plain", 110): [95.0], ("residual", 110): [5.0]}
     found = summarise(precisions(study, deeper, deeper))

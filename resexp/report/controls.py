@@ -80,7 +80,8 @@ def controls(families: Sequence[Family]) -> list[Control]:
     """The differences that two conditions or more have, in the order of the study; empty if none are.
 
     A family of plain nets and its `partner` are one condition. Each further family of residual nets that differs in its
-    branches alone, as in its shortcuts, is one more condition, with the same plain nets.
+    branches alone, as in its shortcuts, is one more condition, with the same plain nets. So is one without plain nets
+    of the same recipe.
     """
     plains, residuals = ([family for family in families if family.kind == kind] for kind in ("plain", "residual"))
     pairs: list[tuple[str, list[Family], dict[str, Change]]] = []
@@ -91,7 +92,7 @@ def controls(families: Sequence[Family]) -> list[Control]:
         pairs.append((condition, [plain, *mutual], changes(plain, partner)))
     for residual in residuals:
         partner = residual.partner(plains)
-        if partner and partner.partner(residuals) is not residual:
+        if partner is None or partner.partner(residuals) is not residual:
             pairs.append((residual.condition, [residual], changes(partner, residual)))
     found = {
         condition or "baseline": (own, without(of_pair, {"plain", "residual"} - {family.kind for family in own}))
