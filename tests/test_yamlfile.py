@@ -37,7 +37,7 @@ def test_every_value_knows_its_line() -> None:
         ("a: {b: 1,\n b: 2}", "f.yaml:2: a.b: duplicate key, first set on line 1; keep one"),
         (
             "a: [1, 2",
-            "f.yaml:2: YAML syntax error: did not find expected ',' or ']', while parsing a flow sequence, from line 1",
+            "f.yaml:1: YAML syntax error: did not find expected ',' or ']'",
         ),
         ("a: 1\n\tb: 2", "f.yaml:2: YAML syntax error: found a tab character that violates indentation '\\t', while"),
         ("- a", "f.yaml:1: expected a mapping of keys to values"),

@@ -32,6 +32,7 @@ MAX_DIGITS = 100
 _REMEDIES = {
     "\\t": "; indent by spaces",
     "mapping values are not allowed": "; fix the indentation, or put a text with a colon into quotes",
+    "expected node content": "; give a value, and close each bracket",
     "cannot start any token": "; put the text into quotes",
     "Unicode character escape": "; write \\U and the eight digits of a character",
 }
@@ -81,12 +82,13 @@ def parse(text: str, name: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark: Any = error.problem_mark or error.context_mark
         begun = error.context_mark
-        context = f", {error.context}, from line {begun.line + 1}" if begun and begun.line < mark.line else ""
+        line = min(mark.line, text.rstrip().count("\n")) + 1  # the end of a text may be behind its last line
+        context = f", {error.context}, from line {begun.line + 1}" if begun and begun.line + 1 < line else ""
         problem = f"{error.problem}"
         if "character" in problem:
             problem += f" {text[mark.index : mark.index + 1]!r}"
         remedy = next((remedy for words, remedy in _REMEDIES.items() if words in problem), "")
-        raise UserError(f"{name}:{mark.line + 1}: YAML syntax error: {problem}{context}{remedy}") from None
+        raise UserError(f"{name}:{line}: YAML syntax error: {problem}{context}{remedy}") from None
     except (ValueError, ArithmeticError) as error:  # e.g. an escape that stands for no character
         raise UserError(f"{name}: YAML error: {error}") from None
 
