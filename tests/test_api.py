@@ -36,6 +36,7 @@ print(os.environ["MPLBACKEND"], matplotlib.get_backend())
 """
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_sweeps(write_study: Write) -> None:
     """Workers must not run it again."""
     write_study(grid={"model.kind": ["plain", "residual"], "model.depth": [8, 14]}, executor={"jobs": 1})

@@ -115,6 +115,7 @@ def _dies(case: Case, facts: dict[str, Any]) -> Callable[[int], None]:
     return loop
 
 
+@pytest.mark.slow
 def test_a_contender_has_a_process_of_its_own_and_is_left_out_when_that_ends() -> None:
     """It is sent there, so all that a case holds can be sent."""
     cases = [Case("usual loop", _dies, CONFIG, threads=1), Case("copy", copy, CONFIG, threads=1)]
@@ -218,6 +219,7 @@ def test_the_bottleneck_is_the_slower_of_input_and_compute() -> None:
 TINY = ["data.crop=32", "data.resize_range=[36,60]", "data.val_resize=36", "train.batch_size=8", "train.device=cpu"]
 
 
+@pytest.mark.slow
 def test_bench_of_imagenet_times_input_and_compute_and_both(tmp_path: Path) -> None:
     make_example(tmp_path / "images", 2, 20, 2, 0, flat_val=False, odd=False)
     settings = [f"data.path={tmp_path / 'images'}", "model.width=2", "train.steps=40", "train.milestones=[30]", *TINY]

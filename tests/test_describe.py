@@ -417,6 +417,7 @@ def test_a_drawing_is_the_same_every_time() -> None:
     assert Path("nets.svg").read_bytes() == first
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_very_deep_nets_take_seconds() -> None:
     assert "│ residual-1202 " in describe("residual-1202")

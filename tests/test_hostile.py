@@ -692,6 +692,7 @@ socket.getaddrinfo = socket.gethostbyname = socket.create_connection = refuse
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_and_its_report_need_no_network(write_study: Write, tmp_path: Path) -> None:
     """In processes whose every socket but the local ones is refused."""
     (tmp_path / "sealed").mkdir()

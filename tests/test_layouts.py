@@ -484,7 +484,10 @@ def test_variables_and_home_folders_are_expanded_in_paths(monkeypatch: pytest.Mo
 # -- stops ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("command", "number", "code"), [("train", signal.SIGINT, 130), ("sweep", signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [("train", signal.SIGINT, 130), pytest.param("sweep", signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_a_stop_is_heard_while_images_are_decoded(tmp_path: Path, number: int, code: int, command: str) -> None:
     """Of a set that takes long; the same command begins again, and nothing is left behind."""
     root = tmp_path / "set"

@@ -85,6 +85,7 @@ def test_what_a_killed_writer_left_is_gone_after_the_next(tmp_path: Path) -> Non
     assert other.read_text() == "whole"
 
 
+@pytest.mark.slow
 def test_a_command_that_is_stopped_while_it_writes_leaves_nothing(tmp_path: Path) -> None:
     words = ["describe", "plain-20", "--svg", "nets.svg"]
     done = subprocess.run([sys.executable, "-c", STOPPED, *words], capture_output=True, text=True)
@@ -172,6 +173,7 @@ def test_sockets_of_the_killed_go_and_those_of_the_living_stay(temporary: Path) 
     assert (mine / "listener-notes").read_text() == "kept"
 
 
+@pytest.mark.slow
 def test_a_sweep_and_a_killed_one_leave_nothing(
     temporary: Path, write_study: Callable[..., Path], resexp: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

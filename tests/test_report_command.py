@@ -56,6 +56,7 @@ def test_a_mistake_is_one_line(words: list[str], says: str, study: Make, here: C
     assert says in line
 
 
+@pytest.mark.slow
 def test_a_watched_page_reloads_until_all_runs_have_ended(study: Make) -> None:
     folder = study(DEGRADES)
     last = folder.runs()[-1]

@@ -115,16 +115,9 @@ def test_fail_fast_stops_the_rest(write_study: Write, here: Cli) -> None:
 LONG = {"steps": 400, "log_every": 1, "eval_every": 400, "checkpoint_steps": 20}
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "early"),
-    [
-        (signal.SIGINT, 130, False),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in ((signal.SIGTERM, 143, False), (signal.SIGINT, 130, True), (signal.SIGTERM, 143, True))
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("early", [False, True])
 def test_a_signal_to_the_whole_group_saves_everything(
     write_study: Write, here: Cli, number: int, code: int, early: bool
 ) -> None:
@@ -225,6 +218,7 @@ def test_a_grid_can_grow_without_training_anything_again(write_study: Write, her
     assert labels == ["residual-8-width=2", "residual-8-width=3"]
 
 
+@pytest.mark.slow
 def test_runs_trained_one_by_one_at_the_same_time_are_all_in_the_plan(write_study: Write) -> None:
     study = write_study()
     words = [command("train", "--config", study, "--seed", seed) for seed in range(2)]

@@ -70,7 +70,8 @@ def on_terminal(
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown.decode(errors="replace")
 
 
-@pytest.mark.parametrize("columns", [pytest.param(80, marks=pytest.mark.slow), 40])
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [80, 40])
 def test_nothing_is_cut_on_a_narrow_terminal(columns: int) -> None:
     code, shown = on_terminal("describe", "residual-20", columns=columns)
     assert code == 0
@@ -109,7 +110,7 @@ def test_a_terminal_without_utf_8_gets_what_it_can_show() -> None:
     assert (code, "Traceback" in shown) == (0, False)
 
 
-@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", [pytest.param(">&-", marks=pytest.mark.slow), "<&- >&- 2>&-"])
 def test_closed_streams_are_no_fault(closed: str, tmp_path: Path) -> None:
     """As cron and some daemons start programs. A file that is opened later must not take the place of a stream."""
     words = f"{sys.executable} -m resexp describe plain-20 --svg {tmp_path}/net.svg"
@@ -125,6 +126,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_users_matplotlib_settings_do_not_reach_the_figures(tmp_path: Path) -> None:
     (tmp_path / "matplotlibrc").write_text("lines.linewidth: 40\nfont.size: 60\nbackend: nonsense\n")
     theirs = {

@@ -15,15 +15,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 from scipy import stats
+from typer.testing import CliRunner
 
+from resexp.cli import app
 from resexp.errors import UserError
-from resexp.report import build_comparison
 from resexp.report.comparison import compare
 from resexp.report.estimates import Difference, Estimate, contrast
 from resexp.report.together import together
 from resexp.runs.records import Status, StudyPlan
 from resexp.runs.store import Run, StudyFolder
-from tests.conftest import command, wait_until
+from tests.conftest import command, wait_until, working_in
 from tests.test_report import DEGRADES, SMALL, Errors, planned
 
 Resexp = Callable[..., subprocess.CompletedProcess[str]]
@@ -42,27 +43,39 @@ def plan(folder: Path, errors: Errors, **options: Any) -> StudyFolder:
     return planned(folder, errors, f"The study {folder.name}.", folder.name, **options)
 
 
-@pytest.fixture
-def two(tmp_path: Path) -> list[StudyFolder]:
+def steep_and_mild(folder: Path) -> list[StudyFolder]:
     """Two studies in results/, one of which is trained for 200 steps more."""
     longer = SMALL.model_copy(update={"steps": 600})
-    return [plan(tmp_path / "results/steep", DEGRADES), plan(tmp_path / "results/mild", MILD, train=longer)]
+    return [plan(folder / "results/steep", DEGRADES), plan(folder / "results/mild", MILD, train=longer)]
 
 
-def test_two_studies_have_a_page_of_their_own(two: list[StudyFolder], here: Resexp) -> None:
-    own = two[0].folder / "report/index.html"
-    own.parent.mkdir()
-    own.write_text("the study's own")
-    done = here("report", "steep", "mild")
-    assert done.returncode == 0, done.stderr
-    headline, page = done.stdout.splitlines()
-    assert headline.startswith("From steep to mild, the difference of the rises changes by -36.0 points [")
-    assert page == "results/comparisons/steep-mild/index.html"
-    assert own.read_text() == "the study's own"
-    names = {str(path.relative_to(Path(page).parent)) for path in Path(page).parent.rglob("*.*")}
+@pytest.fixture
+def two(tmp_path: Path) -> list[StudyFolder]:
+    return steep_and_mild(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of their page, where the command wrote it, with a slide."""
+    with working_in(tmp_path_factory.mktemp("two")) as folder:
+        steep, _ = steep_and_mild(folder)
+        own = steep.folder / "report/index.html"
+        own.parent.mkdir()
+        own.write_text("the study's own")
+        done = CliRunner().invoke(app, ["report", "steep", "mild", "--size", "1280x720", "--dpi", "100"])
+        assert done.exit_code == 0, done.output
+        headline, where = done.stdout.splitlines()
+        assert headline.startswith("From steep to mild, the difference of the rises changes by -36.0 points [")
+        assert where == "results/comparisons/steep-mild/index.html"
+        assert own.read_text() == "the study's own"
+        return (folder / where).parent
+
+
+def test_two_studies_have_a_page_of_their_own(page: Path) -> None:
+    names = {str(path.relative_to(page)) for path in page.rglob("*.*")}
     assert {"summary.csv", "runs.csv", "comparison.json", "summary.md", "index.html"} <= names
     assert {"figures/depth-running.png", "figures/study-mild.svg", "figures/curves-steep-plain.pdf"} <= names
-    assert Path(page).stat().st_size < 800_000
+    assert (page / "index.html").stat().st_size < 800_000
 
 
 def test_the_page_and_the_terminal_have_the_same_numbers(two: list[StudyFolder], here: Resexp) -> None:
@@ -79,15 +92,14 @@ def test_the_page_and_the_terminal_have_the_same_numbers(two: list[StudyFolder],
     assert (rises["high"] - rises["low"]) / 2 == pytest.approx(stats.t.ppf(0.975, freedom) * variance**0.5 / 100)
 
 
-def test_each_net_has_a_row_and_each_run_too(two: list[StudyFolder], tmp_path: Path) -> None:
-    build_comparison(two, tmp_path / "page")
-    nets = pd.read_csv(tmp_path / "page/summary.csv").set_index(["study", "net"])
+def test_each_net_has_a_row_and_each_run_too(page: Path) -> None:
+    nets = pd.read_csv(page / "summary.csv").set_index(["study", "net"])
     assert nets.running_mean["mild", "plain-44"] == pytest.approx(0.3)
     assert len(nets) == 8
-    runs = pd.read_csv(tmp_path / "page/runs.csv")
+    runs = pd.read_csv(page / "runs.csv")
     assert runs.groupby("study").size().to_dict() == {"steep": 12, "mild": 12}
     assert set(runs[runs.study == "mild"]["train.steps"]) == {600}
-    text = (tmp_path / "page/summary.md").read_text()
+    text = (page / "summary.md").read_text()
     assert "| plain-44 | 60.00 ± 2.00 | 30.00 ± 2.00 | -30.00 [" in text
     assert "| train.steps | 400 | 600 | all |" in text
 
@@ -141,12 +153,10 @@ def test_studies_without_anything_in_common_are_one_line(two: list[StudyFolder],
         together([two[0], StudyFolder(tmp_path / "results/other")])
 
 
-def test_a_slide_shows_all_studies(two: list[StudyFolder], here: Resexp) -> None:
-    assert here("report", "steep", "mild", "--size", "1280x720", "--dpi", 100).returncode == 0
-    figures = Path("results/comparisons/steep-mild/figures")
-    with Image.open(figures / "slide.png") as image:
+def test_a_slide_shows_all_studies(page: Path) -> None:
+    with Image.open(page / "figures/slide.png") as image:
         assert image.size == (1280, 720)
-    text = (figures / "slide.svg").read_text()
+    text = (page / "figures/slide.svg").read_text()
     for words in ("plain (steep)", "residual (mild)", "steep and mild: running training error"):
         assert f">{words}" in text
 

@@ -46,7 +46,8 @@ def train_each() -> None:
     print("trained all")
 
 
-@pytest.mark.parametrize("instructions", ["AVX2", pytest.param("DEFAULT", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("instructions", ["AVX2", "DEFAULT"])
 def test_every_narrow_net_can_be_trained(instructions: str) -> None:
     """In a process of its own, since a fault ends it by a signal; oneDNN has other kernels for CPUs without AVX-512."""
     code = "from tests.test_widths import train_each; train_each()"

@@ -39,7 +39,7 @@ def generate(config: ShapesData) -> ImageSet:
     for part, (split, count) in enumerate(counts.items()):
         labels[split] = np.arange(count) % len(CLASSES)
         chunks = [
-            _draw(labels[split][start : start + _CHUNK], config.size, np.random.default_rng((config.seed, part, start)))
+            draw(labels[split][start : start + _CHUNK], config.size, np.random.default_rng((config.seed, part, start)))
             for start in range(0, count, _CHUNK)
         ]
         images[split] = [image for chunk in chunks for image in chunk]
@@ -65,7 +65,7 @@ def _outline(label: int, u: Field, v: Field) -> Field:
     return outlines[CLASSES[label]]()
 
 
-def _draw(labels: NDArray[np.int64], size: int, rng: np.random.Generator) -> Pixels:
+def draw(labels: NDArray[np.int64], size: int, rng: np.random.Generator) -> Pixels:
     """Images (N, size, size, 3), uint8, one for each label."""
     n = len(labels)
 

@@ -10,6 +10,7 @@ from tests.fuzz.readers import readers
 from tests.fuzz.run import cases_of, give
 
 
+@pytest.mark.slow
 def test_no_reader_ends_in_a_traceback_or_a_hang(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scratch = tmp_path / "work"
     scratch.mkdir()

@@ -8,7 +8,6 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from resexp.config import ShapesData
 from resexp.data import shapes
 from resexp.data.imagenet.labels import DEVKITS, META, TRUTH
 from resexp.data.pixels import Pixels, decode
@@ -31,15 +30,11 @@ def make_example(root: Path, classes: int, train: int, val: int, seed: int, *, f
         raise UserError(f"{root}: exists, and is left as it is; name a new folder")
     wnids = [f"n{i + 1:08}" for i in range(classes)]
     rng = np.random.default_rng(seed)
-    enough_train, enough_val = (max(100, MAX_CLASSES * count) for count in (train, val))
-    drawn = shapes.generate(
-        ShapesData(source="shapes", seed=seed, size=_SIDE, train_images=enough_train, test_images=enough_val)
-    )
-    for part, split, count in (("train", "train", train), ("val", "test", val)):
+    for part, count in (("train", train), ("val", val)):
         for label, wnid in enumerate(wnids):
             (root / part / wnid).mkdir(parents=True)
-            for number, image in enumerate(np.flatnonzero(drawn.labels[split] == label)[:count]):
-                shaped = _shaped(drawn.images[split][image], rng)
+            for number, image in enumerate(shapes.draw(np.full(count, label), _SIDE, rng)):
+                shaped = _shaped(image, rng)
                 quality = int(rng.integers(75, 96))
                 content = simplejpeg.encode_jpeg(np.ascontiguousarray(shaped), quality, colorsubsampling="420")
                 (root / part / wnid / f"{wnid}_{number}.JPEG").write_bytes(content)
