@@ -72,7 +72,7 @@ def sweep(
     if stop():
         raise KeyboardInterrupt
     if outcome.problems:
-        raise RuntimeError("; ".join(f"{run.name}: {problem}" for run, problem in outcome.problems))
+        raise RuntimeError("; ".join(f"{run.title}: {problem}" for run, problem in outcome.problems))
     return StudyResults(outcome.folder)
 
 

@@ -88,7 +88,7 @@ class Display:
                 self.quarters[run.folder] = quarter
                 error, left = percent(status.train_error), clock(self._left)
                 words = (error and f"training error {error}", speed(status), left and f"{left} left in all")
-                log.info(", ".join([f"{run.name}: step {status.step:,}/{status.steps:,}", *filter(None, words)]))
+                log.info(", ".join([f"{run.title}: step {status.step:,}/{status.steps:,}", *filter(None, words)]))
 
     def ended(self, run: Run, problem: str) -> None:
         """Show that a run has ended, and the problem if there was one."""
@@ -101,7 +101,7 @@ class Display:
                 f"finished; training error {percent(status.running_train_error)} running, "
                 f"{percent(status.clean_train_error)} clean; test error {percent(status.test_error)}"
             )
-        log.info(f"{self._count}{run.name}: {problem}")
+        log.info(f"{self._count}{run.title}: {problem}")
 
     @property
     def _count(self) -> str:
@@ -159,7 +159,7 @@ class Bars(Display):
             if not status.steps:
                 continue
             if run.folder not in self.tasks:
-                self.tasks[run.folder] = self._add(escape(run.name), status.steps)
+                self.tasks[run.folder] = self._add(escape(run.title), status.steps)
             rate += status.images_per_second or 0
             self.progress.update(
                 self.tasks[run.folder],

@@ -97,7 +97,7 @@ def train_continuations(
         return folder, None
     found = []
     for donor, of_donor in zip(donors, runs, strict=True):
-        entry = {**of_donor[0].probes("identity")[0], "from": donor.name}
+        entry = {**of_donor[0].probes("identity")[0], "from": donor.title}
         for arm, run in zip(ARMS, of_donor, strict=True):
             status = run.status()
             errors = {"clean_train_error": status.clean_train_error, "test_error": status.test_error}

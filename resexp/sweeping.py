@@ -20,7 +20,7 @@ from resexp.errors import UserError
 from resexp.evaluation.tta import check_views, usual
 from resexp.executors import SweepLoop, make_executor
 from resexp.executors.base import Executor
-from resexp.runs.records import PlannedRun, StudyPlan
+from resexp.runs.records import PlannedRun, State, StudyPlan
 from resexp.runs.store import Run, StudyFolder
 from resexp.tracking import Follower
 from resexp.training.rehearsal import rehearse
@@ -119,7 +119,7 @@ def sweep(
         executor = make_executor(study.executor, devices)
         rerun_runs = [run for _, run in run_folders(study, rerun, results)]
         if held := next((run for run in rerun_runs if run.is_held()), None):
-            raise UserError(f"{held.name}: is running; stop it first (nothing was deleted)")
+            raise UserError(f"{held.title}: is running; stop it first (nothing was deleted)")
         for run in rerun_runs:
             run.clear()
         for cell, run in run_folders(study, cells, results):
@@ -166,10 +166,10 @@ def train_all(
         state = run.status().state
         if state == "finished":
             outcome.skipped += 1
-        elif state == "diverged" or (state == "failed" and not retry_failed):
-            outcome.problems.append((run, why_unfinished(run)))
-        else:
+        elif is_due(state, retry_failed):
             todo.append((run, cost))
+        else:
+            outcome.problems.append((run, why_unfinished(run)))
     with display.sweep(todo, outcome.skipped), closing(Follower(folder, trackers)) as follower:
 
         def on_ended(run: Run, error: str) -> bool:
@@ -196,6 +196,11 @@ def train_all(
 def _make_plan(study: Study, cells: list[RunSpec]) -> StudyPlan:
     runs = [PlannedRun(folder=str(cell.config.folder), label=cell.label) for cell in cells]
     return StudyPlan(name=study.name, description=study.description, margin=study.report.margin, runs=runs)
+
+
+def is_due(state: State, retry_failed: bool) -> bool:
+    """Whether a sweep trains a run that is in this state."""
+    return state not in ("finished", "diverged") and (retry_failed or state != "failed")
 
 
 def why_unfinished(run: Run, error: str = "") -> str:

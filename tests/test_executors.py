@@ -56,8 +56,8 @@ class Sweep:
             ).train([])
 
     def _ended(self, run: Run, said: str) -> bool:
-        assert run.name not in self.ended, "each run is over once"
-        self.ended[run.name] = said
+        assert run.title not in self.ended, "each run is over once"
+        self.ended[run.title] = said
         return run.status().state == "finished"
 
     def _tick(self, running: list[Run]) -> None:
@@ -74,7 +74,7 @@ class Sweep:
 def test_one_process_trains_a_queue_of_runs_side_by_side(tmp_path: Path) -> None:
     runs = make(tmp_path / "packed")
     sweep = Sweep([Job(tuple(runs), 1, 1, None, concurrent_runs=2)])
-    assert sweep.ended == {run.name: "" for run in runs}
+    assert sweep.ended == {run.title: "" for run in runs}
     manifests = [run.manifest() for run in runs]
     assert all(manifest is not None and manifest.attempts[0].state == "finished" for manifest in manifests)
     for run, other in zip(runs, alone(tmp_path / "alone"), strict=True):
@@ -88,7 +88,7 @@ LONG = {"train": {"steps": 300, "log_every": 1, "eval_every": 300, "milestones":
 def test_a_run_whose_process_was_killed_is_tried_again(tmp_path: Path) -> None:
     runs = make(tmp_path / "killed", **LONG)
     sweep = Sweep([Job(tuple(runs), 1, 1, None, concurrent_runs=2)], kills=2)
-    assert sweep.ended == {run.name: "" for run in runs}
+    assert sweep.ended == {run.title: "" for run in runs}
     assert len([line for line in sweep.said if "killed by signal 9; tried again (1 of 2)" in line]) == 2
     assert len([line for line in sweep.said if "killed by signal 9; tried again (2 of 2)" in line]) == 2
     for run, other in zip(runs, alone(tmp_path / "alone", **LONG), strict=True):
@@ -99,7 +99,7 @@ def test_a_run_whose_processes_are_killed_again_and_again_is_given_up(tmp_path: 
     runs = make(tmp_path, **LONG)
     sweep = Sweep([Job(tuple(runs), 1, 1, None, concurrent_runs=2)], kills=1, retries=0)
     words = "its process was killed by signal 9"
-    assert sweep.ended == {runs[0].name: words, runs[1].name: words, runs[2].name: ""}
+    assert sweep.ended == {runs[0].title: words, runs[1].title: words, runs[2].title: ""}
     assert [run.status().state for run in runs] == ["interrupted", "interrupted", "finished"]
 
 
@@ -116,9 +116,9 @@ def test_a_worker_that_gives_no_sign_of_life_is_replaced(tmp_path: Path) -> None
                 os.kill(pid, signal.SIGSTOP)
 
     sweep = Freezing([Job((runs[0],), 1, 1)], heartbeat_timeout=12.0)
-    assert sweep.ended == {runs[0].name: ""}
+    assert sweep.ended == {runs[0].title: ""}
     silent, again = sweep.said[-2:]
-    assert re.fullmatch(rf"{runs[0].name}: no heartbeat for 1\d s; its job is killed", silent)
+    assert re.fullmatch(rf"{runs[0].title}: no heartbeat for 1\d s; its job is killed", silent)
     assert again.endswith("its process was killed by signal 9; tried again (1 of 2)")
     assert_same(runs[0], alone(tmp_path / "alone", train=longer)[0])
 

@@ -141,7 +141,7 @@ def test_a_fault_of_the_machine_is_tried_again_as_often_as_asked(tmp_path: Path)
     sweep = Sweep(machine, tmp_path, "ab", retries=2)
     assert sweep.ended == {"a": "the machine broke", "b": ""}
     assert sorted(sweep.said) == sorted(
-        f"{run.name}, at step 0: the machine broke; tried again ({count} of 2)"
+        f"{run.title}, at step 0: the machine broke; tried again ({count} of 2)"
         for run, count in zip([sweep.runs[0], sweep.runs[0], sweep.runs[1]], (1, 2, 1), strict=True)
     )
 

@@ -41,7 +41,7 @@ def study(write_study: Write) -> StudyFolder:
 )
 def test_a_name_stands_for_runs(study: StudyFolder, name: str, runs: list[str]) -> None:
     found = select_runs(name, RESULTS)
-    assert [run.name for run in found.runs] == runs
+    assert [run.title for run in found.runs] == runs
     assert found.study.folder == study.folder
     assert found.is_study == (len(runs) == 4)
 

@@ -307,7 +307,7 @@ def test_a_run_whose_plugin_was_changed_is_not_continued(tmp_path: Path, here: C
     mine.write_text(mine.read_text() + "# changed\n")
     done = here("train", folder, "--plugin", "mine.py")
     assert done.returncode == 2
-    assert "mine.py: changed since the run began (activation 'cube' had source" in done.stderr
+    assert "mine.py: changed since the run began (activation 'cube' had digest" in done.stderr
     forget()
     done = here("train", folder)
     assert done.returncode == 2

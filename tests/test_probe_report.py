@@ -35,7 +35,7 @@ def folder(study: Study) -> StudyFolder:
 
 
 def run_of(folder: StudyFolder, label: str, seed: int = 0) -> Run:
-    (run,) = (run for run in folder.runs() if run.name == f"{label} seed {seed}")
+    (run,) = (run for run in folder.runs() if run.title == f"{label} seed {seed}")
     return run
 
 

@@ -483,7 +483,7 @@ def test_identity_blocks_handed_on_and_trained_at_equal_budgets(
     labels = ["plain-14-continued", "plain-8-trained-on", "plain-14-fresh"]
     for run, (seed, label) in zip(study.runs(), product((0, 1), labels), strict=True):
         assert run.label.startswith(label)  # runs that begin as other donors are told apart by their signatures
-        assert run.name.endswith(f"seed {seed}")
+        assert run.title.endswith(f"seed {seed}")
     configs = [load_run(run.config_path) for run in study.runs()]
     assert [config.train.init_from for config in configs] == [
         origin and str(origin) for donor in donors for origin in (donor, donor, None)

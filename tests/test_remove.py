@@ -42,7 +42,7 @@ def names(study: StudyFolder) -> list[str]:
     there = [run for run in study.runs() if run.folder.exists()]
     assert len(there) == len(study.runs())
     assert len(list(study.folder.glob("*/*"))) == len(there)
-    return [run.name for run in there]
+    return [run.title for run in there]
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,9 @@ def _shipped(ctx: typer.Context, word: str) -> list[str]:
 
 
 def _studies(ctx: typer.Context, word: str) -> list[str]:
-    return sorted(plan.parent.name for plan in ctx.params["results"].glob("*/study.json"))
+    from resexp.runs.store import study_folders
+
+    return [study.folder.name for study in study_folders(ctx.params["results"])]
 
 
 def _named(ctx: typer.Context, word: str) -> list[str]:

@@ -48,16 +48,16 @@ def _command(name: str, what: str) -> None:
         for number, (run, untrained) in enumerate(chosen, 1):
             reason = PROBES[name].why_not(load_run(run.config_path).model)
             if reason and len(chosen) > 1:
-                warn(f"{run.name}: left out, for {reason}")
+                warn(f"{run.title}: left out, for {reason}")
                 continue
             try:
-                logged_stop = _logged(f"{name} {number}/{len(chosen)}: {run.name}", stop)
+                logged_stop = _logged(f"{name} {number}/{len(chosen)}: {run.title}", stop)
                 step = probe(run, name, initial=untrained, stop=logged_stop)
             except StopRequested:
                 raise typer.Exit(stop.exit_code) from None
             record = run.probes(name)[step]
-            records.append({"run": run.name, "folder": str(run.folder), **record})
-            rows.append((run.name, f"{step:,}", PROBES[name].headline(record), f"{record['seconds']:.1f} s"))
+            records.append({"run": run.title, "folder": str(run.folder), **record})
+            rows.append((run.title, f"{step:,}", PROBES[name].headline(record), f"{record['seconds']:.1f} s"))
         _show(as_json, records, make_table("", ("run", "step", name, "time"), rows))
 
     app.command(name, help=what, epilog=f"Example: resexp probe {name} results/cpu-small")(command)
@@ -137,10 +137,10 @@ def _views(names: list[str], results: Path, as_json: bool, mode: str, chosen: An
     for number, run in enumerate(runs, 1):
         config = load_run(run.config_path)
         record = errors_on_views(run, chosen or usual(config, mode, open_dataset(config.data).size))
-        log.info(f"{mode} {number}/{len(runs)}: {run.name}")
+        log.info(f"{mode} {number}/{len(runs)}: {run.title}")
         write_record(run, {"probe": record["mode"], "step": config.train.steps, **record})
-        records.append({"run": run.name, "folder": str(run.folder), **record})
-        rows.append((run.name, str(record["views"]), _shown(record, "single_view_test"), _shown(record, "test")))
+        records.append({"run": run.title, "folder": str(run.folder), **record})
+        rows.append((run.title, str(record["views"]), _shown(record, "single_view_test"), _shown(record, "test")))
     _show(as_json, records, make_table("", ("run", "views", "single view", "several views"), rows))
 
 

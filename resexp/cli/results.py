@@ -47,7 +47,7 @@ def list_studies(as_json: AsJson = False, results: Results = RESULTS) -> None:
     """List the studies of the package, and those in the results folder with the states of their runs."""
     from resexp.config.study import SHIPPED, find_study, load, shipped_names
     from resexp.config.yaml_file import read
-    from resexp.runs.store import StudyFolder
+    from resexp.runs.store import study_folders
 
     shipped: list[dict[str, Any]] = []
     for name in shipped_names():
@@ -56,9 +56,9 @@ def list_studies(as_json: AsJson = False, results: Results = RESULTS) -> None:
         runs = None if needs else len(load(name)[1])
         shipped.append({"study": name, "runs": runs, "description": raw.get("description", ""), "plugins": needs})
     kept = []
-    for plan in sorted(results.glob("*/study.json")):
+    for study in study_folders(results):
         try:
-            kept.append(_kept(StudyFolder(plan.parent)))
+            kept.append(_kept(study))
         except UserError as error:
             warn(error)
     if as_json:
@@ -119,7 +119,7 @@ def status(
         records = []
         for run, state in rows:
             stored = state.model_dump(exclude={"traceback"})
-            records.append({"run": run.name, "folder": str(run.folder), **stored, "eta": state.eta})
+            records.append({"run": run.title, "folder": str(run.folder), **stored, "eta": state.eta})
         print_json(records)
     else:
         _print(chosen, rows)
@@ -176,7 +176,7 @@ def _rows(chosen: Selection) -> Rows:
 def _table(chosen: Selection, rows: Rows, columns: Sequence[str]) -> Table:
     def cells(run: Run, state: Status) -> list[TextType]:
         by_column: dict[str, TextType] = {
-            "run": run.name,
+            "run": run.title,
             "state": state_text(state.state, f"queued ({state.message})" if state.state == "queued" else ""),
             "step": f"{state.step:,}/{state.steps:,}" if state.steps else "",
             "train": percent(state.train_error),
@@ -244,4 +244,4 @@ def _removable(chosen: Selection) -> Iterator[Run]:
 
 
 def _names(runs: list[Run]) -> str:
-    return listed([run.name for run in runs], NAMED)
+    return listed([run.title for run in runs], NAMED)

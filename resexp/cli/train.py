@@ -160,7 +160,7 @@ def _train(run: Run, stop: Stop, ranks: Ranks | None, allow_world_size_change: b
     except (UserError, OSError):
         raise
     except Exception as error:
-        raise RunFailedError(f"{run.name} failed: {error} (traceback in {run.status_path})") from error
+        raise RunFailedError(f"{run.title} failed: {error} (traceback in {run.status_path})") from error
     print_line(run.folder)
     if status.state != "finished":
         raise typer.Exit(stop.exit_code if stop() else EXIT_FAILED)
@@ -238,16 +238,17 @@ def sweep(
 
 def _end(outcome: Outcome, stop: Stop) -> None:
     """Print how a sweep went, and exit accordingly."""
+    from resexp.runs.store import is_study_folder
+
     if outcome.problems and not stop():  # what was stopped has a line already
-        rows = [(run.name, problem) for run, problem in outcome.problems]
+        rows = [(run.title, problem) for run, problem in outcome.problems]
         print_table(make_table(Text("not finished", style="bold red"), ("run", "what happened"), rows))
     at_work = f", {outcome.left_to_executor} queued or at work" if outcome.left_to_executor else ""
     verb = "report" if outcome.finished or outcome.skipped else "status"
-    of_one_study = (outcome.folder / "study.json").exists()
-    see = f"resexp {verb} {outcome.folder}" if of_one_study else f"resexp list --results {outcome.folder}"
+    see = f"{verb} {outcome.folder}" if is_study_folder(outcome.folder) else f"list --results {outcome.folder}"
     print_line(
         f"{outcome.folder}: {outcome.finished} trained, {outcome.skipped} finished before{at_work}, "
-        f"{len(outcome.problems)} not finished, {outcome.not_started} not started; see `{see}`"
+        f"{len(outcome.problems)} not finished, {outcome.not_started} not started; see `resexp {see}`"
     )
     if outcome.left_to_executor:
         print_line(

@@ -53,13 +53,13 @@ class Plugin:
     make: Any
     options: type[Section] | None
     path: Path
-    source: str
+    digest: str
     """Eight hex digits of the SHA-256 of the file."""
 
 
 _known: dict[Role, dict[str, Plugin]] = {}
 _texts: dict[str, str] = {}
-"""By hash, the sources of the loaded files."""
+"""The loaded files by digest."""
 _loaded: set[Path] = set()
 _loading: tuple[Path, str] | None = None
 
@@ -73,7 +73,7 @@ def register(role: Role, name: str, options: type[Section] | None = None) -> Cal
     """
     if _loading is None:
         raise UserError(f"{name}: only a file that is named with --plugin can register a plug-in")
-    path, source = _loading
+    path, digest = _loading
     if role not in BUILT_IN:
         raise UserError(f"{path}: {name}: no role {role!r}; there are {', '.join(BUILT_IN)}")
     if not name.isidentifier():
@@ -84,7 +84,7 @@ def register(role: Role, name: str, options: type[Section] | None = None) -> Cal
         raise UserError(f"{path}: {role} {name!r} is taken by {owner}; choose another name")
 
     def offer(made: MadeT) -> MadeT:
-        taken[name] = Plugin(name, made, options, path, source)
+        taken[name] = Plugin(name, made, options, path, digest)
         return made
 
     return offer
@@ -96,15 +96,15 @@ def registered(role: Role) -> dict[str, Plugin]:
     return _known.get(role, {})
 
 
-def find_plugin(role: Role, name: str, source: str) -> Plugin:
+def find_plugin(role: Role, ref: PluginRef) -> Plugin:
     """The plug-in that a run was configured with. Raises UserError if it is not loaded, or was changed since."""
-    plugin = registered(role).get(name)
+    plugin = registered(role).get(ref.name)
     if plugin is None:
-        raise UserError(f"{role} {name!r} is of a plug-in that is not loaded; name its file: --plugin FILE")
-    if plugin.source != source:
+        raise UserError(f"{role} {ref.name!r} is of a plug-in that is not loaded; name its file: --plugin FILE")
+    if plugin.digest != ref.digest:
         raise UserError(
-            f"{plugin.path}: changed since the run began ({role} {name!r} had source {source}, now {plugin.source}); "
-            f"restore it, or sweep again: the changed file gives new runs"
+            f"{plugin.path}: changed since the run began ({role} {ref.name!r} had digest {ref.digest}, now "
+            f"{plugin.digest}); restore it, or sweep again: the changed file gives new runs"
         )
     return plugin
 
@@ -135,9 +135,9 @@ def check_listed(names: list[str], place: str) -> None:
             )
 
 
-def sources(hashes: set[str]) -> dict[str, str]:
-    """The sources of loaded plug-ins, by hash."""
-    return {digest: text for digest, text in sorted(_texts.items()) if digest in hashes}
+def texts(digests: set[str]) -> dict[str, str]:
+    """The files of loaded plug-ins, by digest."""
+    return {digest: text for digest, text in sorted(_texts.items()) if digest in digests}
 
 
 def _listed_files() -> list[str]:
@@ -152,11 +152,11 @@ def _load(path: Path) -> None:
         raise UserError(f"{path}: {error.strerror}; a plug-in is a Python file") from None
     if len(content) > MAX_BYTES:
         raise UserError(f"{path}: larger than {MAX_BYTES >> 20} MB; a plug-in is one file of Python")
-    source = hashlib.sha256(content).hexdigest()[:8]
-    module_name = f"resexp_plugin_{path.stem}_{source}"
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    module_name = f"resexp_plugin_{path.stem}_{digest}"
     module = sys.modules[module_name] = ModuleType(module_name)
     module.__file__ = str(path)
-    _loading = path, source
+    _loading = path, digest
     try:
         exec(compile(content, path, "exec"), module.__dict__)
     except Exception as error:
@@ -170,24 +170,24 @@ def _load(path: Path) -> None:
         raise UserError(f"{where}: does not import: {type(error).__name__}: {error}") from error
     finally:
         _loading = None
-    _texts[source] = content.decode(errors="replace")
+    _texts[digest] = content.decode(errors="replace")
 
 
 @dataclass(frozen=True)
 class PluginRef:
-    """A plug-in's part of a run: its name, its options, and a hash of its source.
+    """A plug-in's part of a run: its name, its options, and the digest of its file.
 
     In a file it is a mapping: ``{name: se, reduction: 4}``. Options are sorted pairs, so that configurations hash.
     """
 
     name: str
     options: tuple[tuple[str, Any], ...]
-    source: str
-    """Eight hex digits of the SHA-256 of the plug-in's file."""
+    digest: str
+    """Eight hex digits of the SHA-256 of the plug-in's file; ``source`` in config.yaml."""
 
     def as_mapping(self) -> dict[str, Any]:
         """As config.yaml has it."""
-        return {"name": self.name, **dict(self.options), "source": self.source}
+        return {"name": self.name, **dict(self.options), "source": self.digest}
 
     def __str__(self) -> str:
         """As labels have it: ``se``, ``se+reduction=4``."""
@@ -218,13 +218,13 @@ class Choice:
         if isinstance(value, PluginRef) or (isinstance(value, str) and value in words):
             return value
         given = dict(value) if isinstance(value, dict) else {"name": value}
-        name, source = given.pop("name", None), given.pop("source", None)
+        name, digest = given.pop("name", None), given.pop("source", None)
         known = registered(self.role)
-        if isinstance(name, str) and name in known and source in (None, known[name].source):
+        if isinstance(name, str) and name in known and digest in (None, known[name].digest):
             plugin = known[name]
-            return PluginRef(name, _options(plugin, given), plugin.source)
-        if isinstance(name, str) and isinstance(source, str):  # a run of a plug-in that is not loaded, or was changed
-            return PluginRef(name, _pairs(given), source)
+            return PluginRef(name, _options(plugin, given), plugin.digest)
+        if isinstance(name, str) and isinstance(digest, str):  # a run of a plug-in that is not loaded, or was changed
+            return PluginRef(name, _pairs(given), digest)
         expected = ", ".join([*words, *known])
         raise PydanticCustomError("literal_error", "one of {expected}", {"expected": expected, "name": f"{name}"})
 

@@ -16,10 +16,10 @@ KEYS = {"classes", "train_images", "train_labels", "test_images", "test_labels"}
 
 
 def content_key(config: PluginData) -> str:
-    """What the images depend on: the plug-in's source and its options."""
+    """What the images depend on: the plug-in's file and its options."""
     assert isinstance(config.source, PluginRef)
     options = hashlib.sha256(repr(config.source.options).encode()).hexdigest()[:16]
-    return f"plugin-{config.source.name}-{config.source.source}-{options}"
+    return f"plugin-{config.source.name}-{config.source.digest}-{options}"
 
 
 def load(config: PluginData) -> ImageSet:
@@ -28,7 +28,7 @@ def load(config: PluginData) -> ImageSet:
     Raises UserError that names the plug-in.
     """
     assert isinstance(config.source, PluginRef)
-    plugin = find_plugin("data", config.source.name, config.source.source)
+    plugin = find_plugin("data", config.source)
     where = f"{plugin.path}: data {plugin.name}"
     try:
         given = plugin.make(**dict(config.source.options))

@@ -52,7 +52,7 @@ class Ensemble:
         top5 = self.top5_errors or (None,) * len(self.runs)
         return {
             "members": [
-                {"run": run.name, "folder": str(run.folder), "test_error": error, "test_top5_error": error5}
+                {"run": run.title, "folder": str(run.folder), "test_error": error, "test_top5_error": error5}
                 for run, error, error5 in zip(self.runs, self.errors, top5, strict=True)
             ],
             "mean_test_error": self.mean,

@@ -151,7 +151,7 @@ def describe(run: Run, config: RunConfig, step: int) -> Description:
     try:
         known = _images(run, config)
     except (UserError, OSError) as error:
-        log.warning(f"{run.name}: its mean and classes are unknown, for its images are not here: {error}")
+        log.warning(f"{run.title}: its mean and classes are unknown, for its images are not here: {error}")
     return Description(
         resexp=resexp.__version__,
         net=NamedNet(config.model, 0, 0).name,

@@ -94,7 +94,7 @@ class _Worker(Handle):
         self.job = job
         self.receiver, sender = context.Pipe(duplex=False)
         words = (job, sender, dict(os.environ))
-        self.process: ForkServerProcess = context.Process(target=work, args=words, name=job.runs[0].name)
+        self.process: ForkServerProcess = context.Process(target=work, args=words, name=job.runs[0].title)
         with without_main():
             self.process.start()
         sender.close()

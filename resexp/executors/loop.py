@@ -138,7 +138,7 @@ class SweepLoop:
             if end.retry and not self._stopping and self._retries[run] < self._config.retries:
                 self._retries[run] += 1
                 number = f"{self._retries[run]} of {self._config.retries}"
-                log.warning(f"{run.name}, at step {run.status().step}: {end.error}; tried again ({number})")
+                log.warning(f"{run.title}, at step {run.status().step}: {end.error}; tried again ({number})")
                 again.append(run)
             elif not self._on_ended(run, end.error):
                 self._failed = True
@@ -159,7 +159,7 @@ class SweepLoop:
         if heartbeats != started.heartbeats:
             started.heartbeats, started.last_sign = heartbeats, now
         elif (silence := now - started.last_sign) >= timeout:
-            name = (started.running or started.job.runs)[0].name
+            name = (started.running or started.job.runs)[0].title
             log.warning(f"{name}: no heartbeat for {silence:.0f} s; its job is killed")
             started.handle.kill()
             started.last_sign = now

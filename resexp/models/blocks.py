@@ -218,7 +218,7 @@ def block_class(config: ModelConfig) -> type[Block]:
     """The block that `config` names. Raises UserError if a plug-in's does not fit the kind of net."""
     if not isinstance(config.block, PluginRef):
         return BLOCKS[config.block][config.kind == "preact"]
-    plugin = find_plugin("block", config.block.name, config.block.source)
+    plugin = find_plugin("block", config.block)
     made: type[Block] = plugin.make
     if not (isinstance(made, type) and issubclass(made, Block)):
         raise UserError(f"{plugin.path}: block {plugin.name}: must be a class derived from resexp.models.blocks.Block")

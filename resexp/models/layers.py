@@ -81,7 +81,7 @@ class ConstantScale(nn.Module):
 
 def from_plugin(role: Role, chosen: PluginRef, *arguments: Any) -> Any:
     """What the plug-in of `role` makes of these arguments and of the study's options."""
-    return find_plugin(role, chosen.name, chosen.source).make(*arguments, **dict(chosen.options))
+    return find_plugin(role, chosen).make(*arguments, **dict(chosen.options))
 
 
 def norm(config: ModelConfig, channels: int) -> nn.Module:

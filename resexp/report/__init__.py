@@ -39,7 +39,7 @@ from resexp.report.stats import Net, RunRecord, frame
 from resexp.report.summary import Summary, summarise
 from resexp.report.together import Together
 from resexp.report.verdict import Verdict
-from resexp.runs.store import StudyFolder
+from resexp.runs.store import StudyFolder, is_study_folder
 from resexp.utils.files import write_all
 from resexp.utils.parallel import parallel_map
 
@@ -106,7 +106,7 @@ def build_comparison(
     All are made before the first is replaced. Raises UserError while no run of a study has finished, and if `to`
     holds a study or the page of one.
     """
-    if any((folder / "study.json").exists() for folder in (to, to.parent)):
+    if is_study_folder(to) or is_study_folder(to.parent):
         raise UserError(f"{to}: a study or its own page is there; name another folder with --out")
     found = together.together(studies)
     figures, files = _files(draw_together(found, slide), found.title)

@@ -118,7 +118,7 @@ class RunRecord:
         """The run's numbers, for scripts: errors are fractions, by the names that metrics.jsonl has."""
         status = self.status
         return {
-            "run": self.run.name,
+            "run": self.run.title,
             "net": self.run.label,
             "seed": self.config.seed,
             "state": status.state,

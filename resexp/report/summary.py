@@ -131,13 +131,13 @@ def summarise(study: StudyFolder) -> Summary:
     asked = [(run, run in with_curves) for run in runs]
     for run, record in zip(runs, parallel_map(_read, asked, 1000), strict=True):
         if isinstance(record, UserError):
-            absent.append(Absence(run.name, "unreadable", "", str(record)))
+            absent.append(Absence(run.title, "unreadable", "", str(record)))
             continue
         records += [record] if record else []
         if not record or not record.finished:
             status = run.status()
             step = f"{status.step:,}/{status.steps:,}" if status.steps else ""
-            absent.append(Absence(run.name, status.state, step, status.message))
+            absent.append(Absence(run.title, status.state, step, status.message))
     records = in_families(records)
     nets = nets_of(record for record in records if record.finished)
     if not nets:
@@ -147,7 +147,7 @@ def summarise(study: StudyFolder) -> Summary:
     nets.sort(key=lambda net: (net.kind, order.index(net.family), net.depth))
     plan = study.plan()
     strays = [str(run.folder.relative_to(study.folder)) for run in study.strays()]
-    remarks = [f"{r.run.name}: {r.status.message}." for r in records if r.finished and r.status.message]
+    remarks = [f"{r.run.title}: {r.status.message}." for r in records if r.finished and r.status.message]
     judged = families(nets)
     missing = [f"{absence.run} ({absence.state})" for absence in absent]
     verdict = judge(judged, missing, remarks, plan.margin)

@@ -11,7 +11,7 @@ from pathlib import Path
 from resexp.config.messages import hint
 from resexp.config.study import is_study
 from resexp.errors import UserError
-from resexp.runs.store import Run, StudyFolder
+from resexp.runs.store import Run, StudyFolder, is_study_folder, study_folders
 from resexp.utils.paths import expanded
 
 
@@ -34,8 +34,8 @@ def select_runs(name: str, results: Path) -> Selection:
     path = expanded(name)
     if (path / "config.yaml").exists():
         return Selection(StudyFolder(path.absolute().parents[1]), [Run(path)], is_study=False)
-    if path.exists() and not _is_study(path):
-        inside = _studies(path)
+    if path.exists() and not is_study_folder(path):
+        inside = [study.folder.name for study in study_folders(path)]
         remedy = f"; it holds the studies {', '.join(inside)}: name one of them" if inside else ""
         raise UserError(f"{path}: neither a run folder (config.yaml) nor a study folder (study.json){remedy}")
     of_study, colon, rest = (name, "", "") if path.exists() or ":" not in name else name.rpartition(":")
@@ -62,7 +62,7 @@ def is_run_name(name: str, results: Path) -> bool:
     if path.is_file():
         return False
     inside = len(path.parts) > 1 and not path.suffix and Path(path.parts[0]).is_dir()  # of a folder that is here
-    return ":" in name or path.is_dir() or (not is_study(name) and (inside or _is_study(results / name)))
+    return ":" in name or path.is_dir() or (not is_study(name) and (inside or is_study_folder(results / name)))
 
 
 def find_run(name: str, results: Path) -> Run:
@@ -77,10 +77,9 @@ def find_run(name: str, results: Path) -> Run:
 def open_study(name: str | Path | None, results: Path) -> StudyFolder:
     """The study that is called so, or the one that was changed last. Raises UserError if there is none."""
     if name is None:
-        plans = sorted(results.glob("*/study.json"), key=lambda p: p.stat().st_mtime)
-        if not plans:
+        if not (studies := study_folders(results)):
             raise UserError(f"{results}: no study here yet; run `resexp sweep` first, or name a study folder")
-        return StudyFolder(plans[-1].parent)
+        return max(studies, key=lambda study: study.plan_path.stat().st_mtime)
     chosen = select_runs(str(name), results)
     if not chosen.is_study:
         raise UserError(f"{name}: not a study folder but a part of {chosen.study.folder}; name that")
@@ -90,9 +89,9 @@ def open_study(name: str | Path | None, results: Path) -> StudyFolder:
 def _study_folder(of_study: str, name: str, results: Path) -> Path:
     """The folder of a study, by its path or by its name in `results`; `name` is what the user wrote."""
     for folder in (expanded(of_study), results / of_study) if of_study else ():
-        if _is_study(folder):
+        if is_study_folder(folder):
             return folder
-    known = _studies(results)
+    known = [study.folder.name for study in study_folders(results)]
     problem = (
         f"no study {of_study!r}"
         if ":" in name
@@ -100,11 +99,3 @@ def _study_folder(of_study: str, name: str, results: Path) -> Path:
     )
     has = f"{results} has the studies {', '.join(known)}" if known else f"{results} has no study yet"
     raise UserError(f"{name}: {problem}; {has}{hint(of_study, known)}")
-
-
-def _is_study(folder: Path) -> bool:
-    return (folder / "study.json").exists()
-
-
-def _studies(results: Path) -> list[str]:
-    return sorted(plan.parent.name for plan in results.glob("*/study.json"))

@@ -102,8 +102,8 @@ class Run:
         (self.lease.write if self.lease else write_atomic)(path, content, sync=sync)
 
     @property
-    def name(self) -> str:
-        """The run's name, such as ``plain-20 seed 0``."""
+    def title(self) -> str:
+        """What messages and tables call the run: ``plain-20 seed 0``. Commands take ``plain-20/0``."""
         return f"{self.label} {self.folder.name.replace('seed', 'seed ')}"
 
     @property
@@ -144,8 +144,8 @@ class Run:
     def leased(self) -> Iterator[Run]:
         """The run with a lease to its folder. Raises UserError while another attempt is alive."""
         if holder := holder_elsewhere(self.folder):
-            raise UserError(f"{self.name} is in use by {holder}; wait for it, or stop it first")
-        with locked(self.lock_path, self.name), leased(self.folder, self.name) as lease:
+            raise UserError(f"{self.title} is in use by {holder}; wait for it, or stop it first")
+        with locked(self.lock_path, self.title), leased(self.folder, self.title) as lease:
             yield Run(self.folder, self.label, lease)
 
     def status(self) -> Status:
@@ -282,3 +282,13 @@ class StudyFolder:
         if not strays:
             return ""
         return f"{self.folder}: {counted(len(strays), 'run')} of an earlier configuration left out: {few(strays)}"
+
+
+def is_study_folder(folder: Path) -> bool:
+    """Whether a study was swept into the folder."""
+    return StudyFolder(folder).plan_path.exists()
+
+
+def study_folders(results: Path) -> list[StudyFolder]:
+    """The studies in a results folder, by name."""
+    return [StudyFolder(plan.parent) for plan in sorted(results.glob("*/study.json"))]

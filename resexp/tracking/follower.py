@@ -173,7 +173,7 @@ class Follower:
                 self.failures += 1
                 why = str(error).partition("\n")[0] or type(error).__name__
                 later = f"resexp export {self._folder} " + " ".join(f"--track {name}" for name in names)
-                log.warning(f"{followed.run.name}: {', '.join(names)} failed ({why}); to continue: {later}")
+                log.warning(f"{followed.run.title}: {', '.join(names)} failed ({why}); to continue: {later}")
 
 
 def track_study(study: StudyFolder, trackers: Sequence[str]) -> int:

@@ -165,7 +165,7 @@ class ConcurrentRuns:
             self._concurrency.shrink(len(self._members) - 1)
             self._waiting.append(run)
             self._again.add(run)
-            log.warning(f"{run.name}: out of memory; tried again alone, the others {self._concurrency.size} at a time")
+            log.warning(f"{run.title}: out of memory; tried again alone, the others {self._concurrency.size} at a time")
             return
         if isinstance(error, DeviceFailedError):
             self._waiting.clear()

@@ -37,7 +37,7 @@ def begin_attempt(run: Run, trainer: Trainer) -> Manifest:
             decoder=dataset.decoder,
             findings=dataset.findings,
         ),
-        plugins=plugins.sources({custom.source for custom in config.plugin_refs.values()}),
+        plugins=plugins.texts({ref.digest for ref in config.plugin_refs.values()}),
         attempts=[*(before.attempts if before else []), new_attempt(trainer.hardware, trainer.step)],
     )
     run.write_manifest(manifest)

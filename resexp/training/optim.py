@@ -64,7 +64,7 @@ class Schedule:
         assert isinstance(config.lr, float)
         ramp = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
         if isinstance(config.schedule, PluginRef):
-            plugin = find_plugin("schedule", config.schedule.name, config.schedule.source)
+            plugin = find_plugin("schedule", config.schedule)
             factor = plugin.make(step, config.steps, **dict(config.schedule.options))
             if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
                 raise UserError(
@@ -195,7 +195,7 @@ def make_optimizer(config: TrainConfig, model: nn.Module, rate: Tensor) -> torch
     """The optimiser at `rate`; weight decay on every parameter, which is Caffe's default."""
     parameters, chosen = list(model.parameters()), config.optimizer
     if isinstance(chosen, PluginRef):
-        plugin = find_plugin("optimizer", chosen.name, chosen.source)
+        plugin = find_plugin("optimizer", chosen)
         made = plugin.make(parameters, rate, config, **dict(chosen.options))
         if not isinstance(made, torch.optim.Optimizer):
             raise UserError(

@@ -23,15 +23,15 @@ def rehearse(config: RunConfig, height: int, width: int, classes: int) -> None:
 
     Torch's random state stays as it was. Raises UserError with the plug-in and what is wrong with it.
     """
-    plugin_refs = {key: find_plugin(key, custom.name, custom.source) for key, custom in config.plugin_refs.items()}  # type: ignore[arg-type]
-    if not plugin_refs:
+    plugins = {role: find_plugin(role, ref) for role, ref in config.plugin_refs.items()}  # type: ignore[arg-type]
+    if not plugins:
         return
-    where = ", ".join(f"{plugin.path}: {key} {plugin.name}" for key, plugin in plugin_refs.items())
+    where = ", ".join(f"{plugin.path}: {role} {plugin.name}" for role, plugin in plugins.items())
     try:
         with torch.random.fork_rng(devices=[]):
             _step(config, height, width, classes)
     except UserError as error:
-        named = tuple(f"{plugin.path}:" for plugin in plugin_refs.values())
+        named = tuple(f"{plugin.path}:" for plugin in plugins.values())
         raise UserError(*(line if line.startswith(named) else f"{where}: {line}" for line in error.args)) from error
     except Exception as error:
         raise UserError(f"{where}: {type(error).__name__}: {error}") from error

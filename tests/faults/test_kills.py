@@ -97,7 +97,7 @@ class Killer:
             steps = [(record["event"], record["step"]) for record in run.metrics()]
             assert len(steps) == len(set(steps))
             if run.status().state == "finished":
-                written = self.finished.setdefault(run.name, when_written(run))
+                written = self.finished.setdefault(run.title, when_written(run))
                 assert when_written(run) == written
 
 

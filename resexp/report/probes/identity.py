@@ -200,7 +200,7 @@ def _plot(record: Identity, groups: Sequence[_Group]) -> Plot:
         tip = f"{group.name}, running"
         plot.line(running.steps + before, running.values, group.name, tip, color=colour, linewidth=1)
         marks: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": "none", "clip_on": False}
-        tip = f"{group.name}, clean: {listed([run.run.name for run in group.runs], 5)}"
+        tip = f"{group.name}, clean: {listed([run.run.title for run in group.runs], 5)}"
         plot.line(clean.steps + before, clean.values, group.name, tip, **marks)
         plot.axes.plot([], [], color=colour, marker=marker, linewidth=1, label=group.name)
     plot.axes.set_ylim(bottom=0)

@@ -142,7 +142,7 @@ class ProbeResults:
                 elif record:
                     taken.setdefault(key, []).append((run, record))
                 if step not in (0, run.config.train.steps):
-                    self.remarks.append(f"{run.run.name}: {name} at step {step:,} of {run.config.train.steps:,}.")
+                    self.remarks.append(f"{run.run.title}: {name} at step {step:,} of {run.config.train.steps:,}.")
         nets = [
             NetResult(tuple(run for run, _ in seeds), [record for _, record in seeds], moment)
             for (moment, _), seeds in taken.items()
