@@ -62,18 +62,24 @@ def test_a_rate_that_lost_a_seed_is_not_chosen() -> None:
 
 
 def test_the_exponent_is_that_of_least_squares() -> None:
-    """A perfect law has its exponent and no interval; otherwise Student's."""
+    """A perfect law has its exponent and no interval; otherwise Student's, of one point a depth.
+
+    More seeds, whose rates are chosen from the same errors, add nothing.
+    """
     error = Estimate((1.0, 2.0))
     exact = {depth: Tuned((depth**-1.5,) * 2, error) for depth in (8, 20, 56)}
     found = slope(exact)
     assert found
     assert (found.value, found.low, found.high) == pytest.approx((-1.5, -1.5, -1.5))
     noisy = {8: Tuned((0.3, 0.1), error), 20: Tuned((0.1, 0.1), error), 56: Tuned((0.03, 0.01), error)}
-    x = [math.log(depth) for depth in (8, 8, 20, 20, 56, 56)]
-    y = [math.log(rate) for rate in (0.3, 0.1, 0.1, 0.1, 0.03, 0.01)]
+    x = [math.log(depth) for depth in (8, 20, 56)]
+    y = [math.log(rate) for rate in (math.sqrt(0.3 * 0.1), 0.1, math.sqrt(0.03 * 0.01))]
     fit, found = stats.linregress(x, y), slope(noisy)
     assert found
-    assert found.high == pytest.approx(fit.slope + stats.t.ppf(0.975, 4) * fit.stderr)
+    assert found.high == pytest.approx(fit.slope + stats.t.ppf(0.975, 1) * fit.stderr)
+    more = slope({depth: Tuned(tuned.rates * 10, error) for depth, tuned in noisy.items()})
+    assert more
+    assert (more.low, more.high) == pytest.approx((found.low, found.high))
     assert slope({8: noisy[8], 20: noisy[20]}) is None
     assert slope({depth: Tuned((0.1, 0.1), error) for depth in (8, 20, 56)}) is None
 
@@ -92,7 +98,7 @@ def test_both_verdicts_are_told(two_rates: StudyFolder) -> None:
         "With a rate of 0.1 at every depth, the training error changes from 8 to 44 layers by +42.0 "
     )
     assert ends.startswith("The best rate is the lowest or highest that was tried in plain-8, plain-20, plain-44, ")
-    assert exponent.startswith("The best rate goes with depth to the power of -1.38 [-2.38, -0.38] in plain nets")
+    assert exponent.startswith("The best rate goes with depth to the power of -1.38 [-10.53, 7.77] in plain nets")
     assert "theory for ReLU nets without convolutions: -1.5, Jelassi et al. 2023" in exponent
     assert found.table
     assert found.table[1][2] == ["plain-44", "0.01", "51.00 ± 1.41", "63.00 ± 4.24"]

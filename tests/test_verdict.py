@@ -423,11 +423,22 @@ def test_the_margin_of_a_study_stands_in_its_plan(tmp_path: Path) -> None:
 def test_a_verdict_on_part_of_a_study_says_so(study: Callable[..., StudyFolder]) -> None:
     folder = study(DEGRADES)
     runs = folder.plan().runs
-    runs.append(write_run(folder.folder, "plain", 56, 0, 0.3, state="diverged"))
+    runs.append(write_run(folder.folder, "plain", 56, 0, 0.3, state="interrupted"))
     folder.write_plan(StudyPlan(name="study", runs=runs))
     verdict = summarise(folder).verdict
     assert verdict.headline.startswith("So far: from 8 to 44 layers, the training error rises by 55.0 points")
-    assert verdict.sentences[-1] == "Not counted, since not finished: plain-56 seed 0 (diverged)."
+    assert verdict.sentences[-1] == "Not counted, since not finished: plain-56 seed 0 (interrupted)."
+
+
+def test_runs_that_diverged_are_a_result(study: Callable[..., StudyFolder]) -> None:
+    """They have ended, so the verdict is no "so far"; and without them it may say the contrary of what they show."""
+    folder = study({("plain", 8): [10, 11, 12], ("plain", 44): [10, 11, 12.2]})
+    runs = folder.plan().runs
+    runs += [
+        write_run(folder.folder, "plain", 56, seed, 0.9, state="diverged" if seed else "finished") for seed in (0, 1)
+    ]
+    folder.write_plan(StudyPlan(name="study", runs=runs))
+    assert summarise(folder).verdict.headline.endswith(". Diverged, so not in these numbers: 1 of 2 runs of plain-56.")
 
 
 def test_a_kind_that_has_one_variant_is_judged_by_it(study: Callable[..., StudyFolder]) -> None:

@@ -54,6 +54,11 @@ class Published:
     standard deviation over five runs below and above the mean (Table 6).
     """
 
+    @property
+    def has_errors(self) -> bool:
+        """Whether there is any error: of plain-110 the paper only says that it is not shown."""
+        return any(number is not None for number in (self.train, self.test, self.ten_crop, self.multi_scale))
+
 
 def published(model: ModelConfig) -> Published | None:
     """The paper's numbers for a net, or None. A run may be compared with them only if it has no departures."""

@@ -32,7 +32,7 @@ import numpy as np
 
 from resexp.report import page, together, tuning
 from resexp.report.figure import LINE, OnPage, Plot
-from resexp.report.formatting import curves_of, slug
+from resexp.report.formatting import curves_of
 from resexp.report.plots import controls_plot, curves_plot, depth_plot
 from resexp.report.probes import PageSection, probe_sections
 from resexp.report.stats import Net, RunRecord, frame
@@ -146,21 +146,24 @@ def draw_together(found: Together, slide: Slide | None) -> dict[str, Plot]:
     """The figures of several studies by name: the studies in one, and each on the same error axes."""
     looks = found.looks()
     plots = _over_depth(found.nets(), list(looks), found.title, found.seen, slide, looks)
-    top = plots["depth-running"].axes.get_ylim()[1]
+    drawn = {name: [net for net in study.nets if net.family in study.drawn] for name, study in found.studies.items()}
+    highest = max(value for nets in drawn.values() for net in nets for value in net.errors["running"].values)
+    top = max(1.05 * highest, plots["depth-running"].axes.get_ylim()[1])
+    plots["depth-running"].axes.set_ylim(0, top)
     records = {
         name: [record for record in study.records if record.has_curves and record.family in together.judged(study)]
         for name, study in found.studies.items()
     }
     ends = _ends([record for of_study in records.values() for record in of_study])
     for name, study in found.studies.items():
-        drawn = [net for net in study.nets if net.family in study.drawn]
-        plots[f"study-{slug(name)}"] = depth_plot(drawn, "running", study.verdict.families, SMALL, name, top=top)
+        judged = study.verdict.families
+        plots[f"study-{found.slugs[name]}"] = depth_plot(drawn[name], "running", judged, SMALL, name, top=top)
     for number in (0, 1):  # plain nets next to plain nets
         for name, study in found.studies.items():
             for family in together.judged(study)[number : number + 1]:
                 if any(record.family == family for record in records[name]):
                     curves = curves_plot(records[name], family, ends, SMALL, name)
-                    plots[curves_of(f"{slug(name)} {family}")] = curves
+                    plots[curves_of(f"{found.slugs[name]} {family}")] = curves
     return plots
 
 

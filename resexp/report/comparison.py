@@ -125,8 +125,8 @@ def _shown(value: Any) -> str:
 
 
 def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
-    """Compare runs net by net. Nets are matched by name, or else by configuration; two single nets are compared as
-    they are.
+    """Compare runs net by net. Nets are matched by name, and those that are left by configuration; two single nets are
+    compared as they are.
 
     Raises UserError if no net is on both sides and no verdict either.
     """
@@ -134,10 +134,10 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
     if len(nets_a) == len(nets_b) == 1:
         matched = dict(zip(nets_a, nets_b, strict=True))
     else:
-        names = {runs[0].folder.parent.name: label for label, runs in nets_b.items()} | {
-            label: label for label in nets_b
+        left = {runs[0].folder.parent.name: label for label, runs in nets_b.items() if label not in nets_a}
+        found = {
+            label: label if label in nets_b else left.get(runs[0].folder.parent.name) for label, runs in nets_a.items()
         }
-        found = {label: names.get(label, names.get(runs[0].folder.parent.name)) for label, runs in nets_a.items()}
         matched = {label: other for label, other in found.items() if other}
     records = {run.folder: record for run in (*a, *b) if (record := read(run, curves=False)) and record.finished}
     of_a, of_b = ([records[run.folder] for run in runs if run.folder in records] for runs in (a, b))

@@ -94,10 +94,11 @@ def controls(families: Sequence[Family]) -> list[Control]:
         partner = residual.partner(plains)
         if partner is None or partner.partner(residuals) is not residual:
             pairs.append((residual.condition, [residual], changes(partner, residual)))
-    found = {
-        condition or "baseline": (own, without(of_pair, {"plain", "residual"} - {family.kind for family in own}))
-        for condition, own, of_pair in pairs
-    }
+    found = dict[str, tuple[list[Family], dict[str, Change]]]()
+    for condition, own, of_pair in pairs:
+        name = condition or "baseline"
+        name = f"{name} ({own[0].kind} nets)" if name in found else name  # each kind alone, in conditions of one name
+        found[name] = own, without(of_pair, {"plain", "residual"} - {family.kind for family in own})
     counts = Counter(quantity for _, of_condition in found.values() for quantity in of_condition)
     once = [quantity for quantity, count in counts.items() if count == 1]
     every = [Control(name, own, without(of_condition, once)) for name, (own, of_condition) in found.items()]
@@ -124,7 +125,8 @@ def table(found: Sequence[Control]) -> Table:
     """A row for each condition, then one for its change from the first condition.
 
     A column for each quantity, in points, and for the error of the deepest net of each kind, in percent. The intervals
-    of the changes are corrected for their number. A change whose interval leaves zero out has a star.
+    of the changes are corrected for their number. A change whose interval leaves zero out has a star. None is shown
+    between different depths.
     """
     conditions = [control.condition for control in found]
     quantities = {words: {one.condition: one.changes.get(name) for one in found} for name, words in IN_SHORT.items()}
@@ -151,7 +153,8 @@ def _column(words: str, conditions: Sequence[str], changes: Mapping[str, Change]
     first, corrected = changes.get(conditions[0]), 1 - (1 - CONFIDENCE) / (len(changes) - 1)
     for condition in conditions[1:]:
         change = changes.get(condition)
-        shift = contrast(minus(change.terms, first.terms), corrected) if change and first else None
+        alike = change and first and change.depths == first.depths
+        shift = contrast(minus(change.terms, first.terms), corrected) if change and first and alike else None
         column.append(f"{shift.in_cell}{' *' * bool(shift.sign)}" if shift else NOTHING)
     return column
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from markupsafe import Markup
@@ -32,7 +33,7 @@ def runs_of(net: Net) -> Table:
             *(in_cell(run.errors.get(metric)) for metric in METRICS),
             duration(run.seconds),
             str(len(run.manifest.attempts)),
-            f"{run.warmup_end:,}" if run.warmup_end else NOTHING,
+            NOTHING if run.warmup_end is None else "never" if run.warmup_end == math.inf else f"{run.warmup_end:,}",
             f"{run.status.step:,}",
             "/".join(run.run.folder.parts[-2:]),
         ]

@@ -68,16 +68,24 @@ class Family:
     @cached_property
     def recipe(self) -> Recipe:
         """What its nets share."""
-        return without(self.nets[0].recipe, self._varied)
+        return without(self.nets[0].recipe, self.excused)
 
-    @property
+    @cached_property
     def excused(self) -> list[str]:
         """Fields in which its nets differ, as the paper's nets do."""
-        return [key for key in differences(net.recipe for net in self.nets) if key in self._varied]
+        varied = {key for net in self.nets for key in varied_by_the_paper(net)}
+        return [key for key in differences(net.recipe for net in self.nets) if key in varied]
 
-    @property
-    def _varied(self) -> set[str]:
-        return {key for net in self.nets for key in varied_by_the_paper(net)}
+    def differs(self, other: Family, but: Collection[str] = ()) -> list[str]:
+        """The fields in which the nets of both differ. A field in which those of one family differ counts at common
+        depths, where the paper does not vary it."""
+        within = {*self.excused, *other.excused} - {*but}
+        found = set(differences([self.recipe, other.recipe], {*within, *but}))
+        theirs = {net.depth: net for net in other.nets}
+        for pair in ((net, theirs[net.depth]) for net in self.nets if net.depth in theirs):
+            varied = {key for net in pair for key in varied_by_the_paper(net)}
+            found |= set(differences(net.recipe for net in pair)) & within - varied
+        return sorted(found)
 
     @cached_property
     def errors(self) -> dict[int, Estimate]:
@@ -102,7 +110,7 @@ class Family:
         alone."""
         for but in ((), BRANCH):
             for other in others:
-                if not differences([self.recipe, other.recipe], but):
+                if not self.differs(other, but):
                     return other
         return None
 

@@ -143,7 +143,8 @@ class Plot:
         for axes in self.panels[-1]:
             axes.set_xlabel(xlabel)
         if grid.size == 1:
-            self.axes.set_title(textwrap.fill(": ".join(filter(None, (title, panels[0][0]))), int(LETTERS * size[0])))
+            whole = textwrap.fill(": ".join(filter(None, (title, panels[0][0]))), int(LETTERS * size[0]))
+            self.axes.set_title(whole, parse_math=False)
         else:
             self.figure.suptitle(title, x=0.01, ha="left", fontsize=12)
         self.prefix = "f"

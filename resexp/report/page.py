@@ -19,7 +19,7 @@ from resexp.report import controls, details, formatting
 from resexp.report.estimates import signed
 from resexp.report.figure import OnPage
 from resexp.report.formatting import NOTHING, Table, duration, filled, in_cell
-from resexp.report.plots import curve, of_the_paper
+from resexp.report.plots import curve, of_the_curve, of_the_paper
 from resexp.report.probes import PageSection
 from resexp.report.stats import METRICS, Net, grouped
 from resexp.report.summary import MAX_CURVE_SEEDS, Summary
@@ -148,13 +148,23 @@ def rendered(template: str, figures: Mapping[str, OnPage], **more: Any) -> str:
 
 
 def numbers(verdict: Verdict) -> list[tuple[str, str, str, str]]:
-    """The numbers that lead the page, as far as known: a class, what it is, points, and its interval if it has one."""
-    found = (
-        ("plain", "plain nets' rise", verdict.plain.overall if verdict.plain else None),
-        ("residual", "residual nets' rise", verdict.residual.overall if verdict.residual else None),
-        ("gap", "difference of the rises", verdict.interaction),
-    )
-    return [(name, words, signed(points.value), points.brackets) for name, words, points in found if points]
+    """The numbers that lead the page, as far as known: a class, what it is, points, and its interval if it has one.
+
+    They have their depths in words where these differ.
+    """
+    found = [
+        (kind, f"{kind} nets' rise", rise.overall, (rise.shallowest, rise.deepest))
+        for kind, rise in (("plain", verdict.plain), ("residual", verdict.residual))
+        if rise
+    ]
+    if verdict.interaction and verdict.interaction_depths:
+        found.append(("gap", "difference of the rises", verdict.interaction, verdict.interaction_depths))
+    several = len({depths for *_, depths in found}) > 1
+    where = [f", {a} to {b} layers" if several else "" for *_, (a, b) in found]
+    return [
+        (name, words + at, signed(points.value), points.brackets)
+        for (name, words, points, _), at in zip(found, where, strict=True)
+    ]
 
 
 def _files(summary: Summary) -> dict[str, str]:
@@ -163,7 +173,7 @@ def _files(summary: Summary) -> dict[str, str]:
         {"net": net.label, "step": int(step), "training_error": error / 100}
         for net in summary.nets
         if net.family in summary.drawn
-        for mean in [curve([run for run in net.runs if run.has_curves], "train_error")]
+        for mean in [curve(of_the_curve([run for run in net.runs if run.has_curves]), "train_error")]
         for step, error in zip(mean.steps.tolist(), mean.values.tolist(), strict=True)
     ]
     return {
@@ -229,8 +239,8 @@ def _deviations(nets: Sequence[Net]) -> dict[str, Any]:
     return {
         "departures": by_nets(lambda net: net.departures),
         "readings": by_nets(lambda net: net.readings),
-        "comparable": listed([net.label for net in alike if net.published]),
-        "unpublished": listed([net.label for net in alike if not net.published]),
+        "comparable": listed([net.label for net in alike if not net.not_comparable]),
+        "unpublished": listed([net.label for net in alike if net.not_comparable]),
     }
 
 

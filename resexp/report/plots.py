@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import cycle
 from typing import Any, TypeVar
@@ -42,11 +42,21 @@ OF_RESNET_110 = (
 ItemT = TypeVar("ItemT")
 
 
-def of_the_paper(nets: Iterable[Net], metrics: Container[str] = ("running", "test")) -> str:
+SPLITS = {"running": "train", "test": "test"}
+"""The paper's names of the errors; it has no clean one."""
+
+
+def _has_five_runs(net: Net, split: str) -> bool:
+    """Whether the paper gives the spread of five runs for this number."""
+    return (net.kind, net.depth, split) == ("residual", 110, "test")
+
+
+def of_the_paper(nets: Iterable[Net], metrics: Iterable[str] = ("running", "test")) -> str:
     """What figures of these errors draw of the paper, in words; empty if nothing."""
-    published = [net for net in nets if net.published]
+    splits = [SPLITS[metric] for metric in metrics if metric in SPLITS]
+    published = [net for net in nets if any(getattr(net.published, split, None) is not None for split in splits)]
     with_curves = [net for net in published if net.published and net.published.bands]
-    with_spread = [net for net in with_curves if (net.kind, net.depth) == ("residual", 110) and "test" in metrics]
+    with_spread = [net for net in with_curves if _has_five_runs(net, "test") and "test" in splits]
     sentences = {"Crosses are the paper's numbers.": published, OF_CURVES: with_curves, OF_RESNET_110: with_spread}
     return " ".join(sentence for sentence, having in sentences.items() if having)
 
@@ -69,7 +79,7 @@ def depth_plot(
     end of the error axis, percent.
     """
     name = METRICS[metric]
-    split = "train" if metric == "running" else metric  # the paper's name of the error; it has no clean one
+    split = SPLITS.get(metric, "")
     plot = Plot(title or f"{name[0].upper()}{name[1:]}", "depth (layers)", f"{name.partition(',')[0]} (%)", size)
     several = any(len(net.runs) > 1 for net in nets)
     plot.note = "Means over seeds; bars: one standard deviation; faint dots: seeds." if several else "One run per net."
@@ -106,13 +116,13 @@ def depth_plot(
                 continue
             tip = f"{net.label}, {HE_2015}: {theirs:.2f} %"
             if band := net.published.bands.get(split):
-                what = "five runs" if (net.label, split) == ("residual-110", "test") else "curve after 48,000"
+                what = "five runs" if _has_five_runs(net, split) else "curve after 48,000"
                 tip += f" ({what}: {band[0]:.2f} to {band[1]:.2f})"
                 pale: dict[str, Any] = {"linewidth": 9, "alpha": 0.3, "solid_capstyle": "butt"}
                 plot.line([x, x], band, series, color=look["color"], paper=True, **pale)
             plot.line([x], [theirs], series, tip, paper=True, **crosses)
             crosses["label"] = None
-    if metric != "clean" and (words := of_the_paper(nets, [metric])):
+    if words := of_the_paper(nets, [metric]):
         plot.note += f" {words}"
     # the margin of the data's range would cut marks at the top
     axes.set_ylim(0, top or 1.05 * axes.dataLim.ymax or None)
@@ -185,7 +195,8 @@ def curves_plot(
     for (label, of_net), colour, marker in zip(by_net.items(), colours, cycle(MARKERS), strict=False):
         model = of_net[0].config.model
         series = f"{model.kind}-{model.depth}" if label in named else label  # the title says which condition
-        train, validation, test = (curve(of_net, f"{part}_error") for part in ("train", "val", "test"))
+        shown = of_the_curve(of_net)
+        train, validation, test = (curve(shown, f"{part}_error") for part in ("train", "val", "test"))
         look: dict[str, Any] = {"color": colour, "linestyle": "--", "linewidth": 1.2}
         named_as = series if label in named else None
         plot.line(train.steps, train.values, series, f"{label}, training", label=named_as, **look)
@@ -232,9 +243,10 @@ def _step(long: bool, step: float, _: int | None) -> str:
 def controls_plot(found: Sequence[Control]) -> Plot:
     """The differences that the verdict rests on, a row per condition, with 95 % intervals where there are any."""
     rises = [control.changes["interaction"].difference for control in found if "interaction" in control.changes]
-    more = sum(rise.sign > 0 for rise in rises)
-    title = f"Plain nets' error rises more with depth in {more} of {len(rises)} conditions"
-    title = title if rises else "Running training error by condition"
+    known = [rise.sign > 0 for rise in rises if rise.low is not None]
+    title = f"Plain nets' error rises more with depth in {sum(known)} of {len(known)} conditions"
+    if not known:
+        title = "Difference of the rises by condition" if rises else "Running training error by condition"
     plot = Plot(title, "points, with 95 % intervals", "", (7.0, 1.9 + 0.5 * len(found)))
     plot.note = "Differences of mean running training errors. Conditions whose interval lies above zero are counted."
     axes = plot.axes
@@ -258,12 +270,19 @@ def controls_plot(found: Sequence[Control]) -> Plot:
     return plot
 
 
+def of_the_curve(of_net: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs of a net that its curve is the mean of: those that have finished, or all where none has."""
+    return [record for record in of_net if record.finished] or list(of_net)
+
+
 def curve(records: Sequence[RunRecord], error: str) -> Series:
-    """Mean over the runs of an error by step, at most MAX_POINTS points, each the mean of its neighbours."""
+    """Mean over the runs of an error, at the steps that all of them have: at most MAX_POINTS points, each the mean of
+    its neighbours."""
     if not (every := [record.metrics[error] for record in records]):
         return Series(np.zeros(0), np.zeros(0))
-    steps, which = np.unique(np.concatenate([one.steps for one in every]), return_inverse=True)
-    means = np.bincount(which, np.concatenate([one.values for one in every])) / np.bincount(which)
+    at, which, counts = np.unique(np.concatenate([one.steps for one in every]), return_inverse=True, return_counts=True)
+    sums = np.bincount(which, np.concatenate([one.values for one in every]), len(at))
+    steps, means = at[counts == len(every)], sums[counts == len(every)] / len(every)
     width = -(-len(steps) // MAX_POINTS) or 1
     first = np.arange(0, len(steps), width)
     last = np.minimum(first + width, len(steps)) - 1

@@ -96,8 +96,8 @@ class RunRecord:
     """The errors of METRICS that the run has; of a finished run only."""
     seconds: float
     """Training time, without evaluation; NaN until it is known."""
-    warmup_end: int | None = None
-    """The step by which the warm-up of a finished run had ended (of those logged); None without `train.warmup_lr`."""
+    warmup_end: float | None = None
+    """The logged step by which the warm-up of a finished run had ended; infinite if it never had, None without one."""
     family: str = ""
     """The curve that the run belongs to: ``plain``, ``residual``, ``residual B``; see `families`."""
 
@@ -157,9 +157,9 @@ def read(run: Run, curves: bool = True) -> RunRecord | None:
     return RunRecord(run, config, status, manifest, series, has_curves, errors, seconds, warmup_end)
 
 
-def _warmup_end(run: Run, config: RunConfig) -> int:
+def _warmup_end(run: Run, config: RunConfig) -> float:
     rates = ((line["step"], line.get("lr")) for line in run.metrics())
-    return next((step for step, rate in rates if rate not in (None, config.train.warmup_lr)), config.train.steps)
+    return next((step for step, rate in rates if rate not in (None, config.train.warmup_lr)), math.inf)
 
 
 def _series(lines: Sequence[dict[str, Any]], name: str) -> Series:
@@ -241,6 +241,12 @@ class Net:
         return {m: Estimate(tuple(run.errors[m] for run in self.runs), runs) for m in having}
 
     @property
+    def guesses(self) -> bool:
+        """Whether its running training error is within a point of that of guessing among as many classes."""
+        classes = self.runs[0].manifest.data.classes
+        return "running" in self.errors and self.errors["running"].mean > 100 * (1 - 1 / classes) - 1
+
+    @property
     def attempts(self) -> list[Attempt]:
         """All attempts at its runs."""
         return [attempt for run in self.runs for attempt in run.manifest.attempts]
@@ -289,7 +295,7 @@ class Net:
     def not_comparable(self) -> list[str]:
         """Why the net can't be compared with the paper; empty if it can."""
         reasons = [str(departure) for departure in self.departures]
-        return reasons or ([] if self.published else ["the paper has no number for it"])
+        return reasons or ([] if self.published and self.published.has_errors else ["the paper has no number for it"])
 
     @cached_property
     def published(self) -> paper.Published | None:

@@ -8,13 +8,14 @@ from functools import cached_property
 from typing import Any
 
 from resexp.errors import UserError
-from resexp.report.controls import IN_SENTENCE, IN_SHORT, Control, controls, varied
+from resexp.report.controls import IN_SENTENCE, IN_SHORT, Change, Control, controls, varied
+from resexp.report.estimates import signed
 from resexp.report.families import Family, families, in_families
 from resexp.report.stats import Net, RunRecord, grouped, in_fractions, nets_of, read
 from resexp.report.verdict import Verdict, judge
 from resexp.runs.store import Run, StudyFolder
 from resexp.utils.parallel import parallel_map
-from resexp.utils.text import listed
+from resexp.utils.text import counted, listed
 
 MAX_CURVE_SEEDS = 10
 """Runs of a net in its training curve; more would change it by less than its line is wide."""
@@ -76,10 +77,25 @@ class Summary:
             and not {family.name for family in control.families} <= set(self.verdict.families)
         ]
         if len(others) == 1:
-            numbers = [f"{IN_SHORT[name]} {change.difference}" for name, change in others[0].changes.items()]
+            numbers = [
+                f"{IN_SHORT[name]} {self._elsewhere(name, change)}" for name, change in others[0].changes.items()
+            ]
             return f"With {others[0].condition}: {', '.join(numbers)}."
-        shown = [f"{control.changes['interaction'].difference} with {control.condition}" for control in others]
+        shown = [
+            f"{self._elsewhere('interaction', control.changes['interaction'])} with {control.condition}"
+            for control in others
+        ]
         return f"The {IN_SHORT['interaction']} in other conditions: {listed(shown, IN_SENTENCE)}." if shown else ""
+
+    def _elsewhere(self, name: str, change: Change) -> str:
+        """A change in another condition, with its depths where they are not the verdict's."""
+        rises = {"plain": self.verdict.plain, "residual": self.verdict.residual}
+        if rise := rises.get(name):
+            ours: tuple[int, ...] | None = (rise.shallowest, rise.deepest)
+        else:
+            ends = self.verdict.interaction_depths
+            ours = ends[1:] if ends and name == "gap" else ends
+        return f"{change.difference}{'' if change.depths == ours else f' (at {change.at})'}"
 
     @property
     def of_imagenet(self) -> bool:
@@ -90,7 +106,7 @@ class Summary:
     def seen(self) -> str:
         """What the main figure shows, as its title; empty if no rise is known."""
         known = [
-            (f"{rise.overall.value:+.1f} points in {kind} nets", f"from {rise.shallowest} to {rise.deepest}")
+            (f"{signed(rise.overall.value)} points in {kind} nets", f"from {rise.shallowest} to {rise.deepest}")
             for kind, rise in (("plain", self.verdict.plain), ("residual", self.verdict.residual))
             if rise
         ]
@@ -125,7 +141,7 @@ class Summary:
 
 def summarise(study: StudyFolder) -> Summary:
     """Read a study. Raises UserError while no run has finished."""
-    records, absent = list[RunRecord](), list[Absence]()
+    records, absent, lost = list[RunRecord](), list[Absence](), Counter[str]()
     runs = study.runs()
     with_curves = {run for of_net in grouped(runs, lambda run: run.label).values() for run in _with_curves(of_net)}
     asked = [(run, run in with_curves) for run in runs]
@@ -138,6 +154,7 @@ def summarise(study: StudyFolder) -> Summary:
             status = run.status()
             step = f"{status.step:,}/{status.steps:,}" if status.steps else ""
             absent.append(Absence(run.title, status.state, step, status.message))
+            lost[run.label] += status.state == "diverged"
     records = in_families(records)
     nets = nets_of(record for record in records if record.finished)
     if not nets:
@@ -149,8 +166,10 @@ def summarise(study: StudyFolder) -> Summary:
     strays = [str(run.folder.relative_to(study.folder)) for run in study.strays()]
     remarks = [f"{r.run.title}: {r.status.message}." for r in records if r.finished and r.status.message]
     judged = families(nets)
-    missing = [f"{absence.run} ({absence.state})" for absence in absent]
-    verdict = judge(judged, missing, remarks, plan.margin)
+    missing = [f"{absence.run} ({absence.state})" for absence in absent if absence.state != "diverged"]
+    of_nets = Counter(run.label for run in runs)
+    diverged = [f"{count} of {counted(of_nets[label], 'run')} of {label}" for label, count in lost.items() if count]
+    verdict = judge(judged, missing, remarks, plan.margin, diverged)
     return Summary(
         plan.name, plan.description, records, absent, strays, nets, verdict, controls(judged), varied(judged), judged
     )

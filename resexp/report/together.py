@@ -46,6 +46,15 @@ class Together:
         return f"{', '.join(self.names[:-1])} and {self.names[-1]}"
 
     @property
+    def slugs(self) -> dict[str, str]:
+        """The names as parts of file names, which differ on disks that ignore case, too."""
+        found: dict[str, str] = {}
+        for name in self.names:
+            taken = slug(name) in found.values()
+            found[name] = f"{slug(name)}-{len(found) + 1}" if taken else slug(name)
+        return found
+
+    @property
     def headlines(self) -> list[str]:
         """The first change of each comparison, in a sentence."""
         return [found.headline(self.names[0], name) for name, found in self.comparisons.items()]
@@ -53,9 +62,14 @@ class Together:
     @property
     def seen(self) -> str:
         """What the main figure shows, as its title; empty if a study has no verdict."""
-        found = {name: study.verdict.interaction for name, study in self.studies.items()}
-        known = [f"{points.value:+.1f} points in {name}" for name, points in found.items() if points]
-        return f"Rise of plain minus rise of residual nets: {', '.join(known)}" if len(known) == len(found) else ""
+        found = {name: study.verdict for name, study in self.studies.items()}
+        ends = {name: verdict.interaction_depths for name, verdict in found.items() if verdict.interaction_depths}
+        if len(ends) < len(found):
+            return ""
+        several = len(set(ends.values())) > 1
+        where = {name: f" ({a} to {b} layers)" if several else "" for name, (a, b) in ends.items()}
+        known = [f"{v.interaction.value:+.1f} points in {n}{where[n]}" for n, v in found.items() if v.interaction]
+        return f"Rise of plain minus rise of residual nets: {', '.join(known)}"
 
     def nets(self) -> list[Net]:
         """The judged nets of all studies, each in a family of its own study."""
@@ -147,7 +161,7 @@ def html(found: Together, figures: Mapping[str, OnPage], files: Mapping[str, str
         figures,
         reload=reload,
         together=found,
-        saved_as="-".join(map(slug, found.names)),
+        saved_as="-".join(found.slugs.values()),
         main="depth-running",
         numbers={name: page.numbers(study.verdict) for name, study in found.studies.items()},
         table=table,

@@ -8,6 +8,7 @@ several noisy means is too low.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,13 +63,14 @@ def _complete(errors: pd.DataFrame) -> pd.DataFrame:
 def slope(tuned: Mapping[int, Tuned]) -> Difference | None:
     """The exponent of depth in the best rate, by least squares on logarithms, with its interval by Student's t.
 
-    None for fewer than three depths, and where one rate is best for all.
+    Each depth is one point, the mean over its seeds, whose rates are chosen from nearly the same errors. None for fewer
+    than three depths, and where one rate is best for all.
     """
     if len(tuned) < 3 or len({rate for at_depth in tuned.values() for rate in at_depth.rates}) == 1:
         return None
-    points = [(math.log(depth), math.log(rate)) for depth, at_depth in tuned.items() for rate in at_depth.rates]
-    fit = stats.linregress([x for x, _ in points], [y for _, y in points])
-    half = t_critical(len(points) - 2, CONFIDENCE) * float(fit.stderr)
+    depths = [math.log(depth) for depth in tuned]
+    fit = stats.linregress(depths, [statistics.fmean(map(math.log, at_depth.rates)) for at_depth in tuned.values()])
+    half = t_critical(len(depths) - 2, CONFIDENCE) * float(fit.stderr)
     return Difference(float(fit.slope), float(fit.slope) - half, float(fit.slope) + half)
 
 
@@ -97,8 +99,10 @@ def section(families: Sequence[Family]) -> PageSection | None:
     if slopes:
         exponents = [f"{s.value:.2f} [{s.low:.2f}, {s.high:.2f}] in {kind} nets" for kind, s in slopes.items()]
         sentences.append(f"The best rate goes with depth to the power of {' and '.join(exponents)} ({THEORY}).")
-    seeds = min(len(at_best.rates) for at_best in tuned.values())
-    chosen = "by the other seeds" if seeds > 1 else "by the same seed, so the error is too low"
+    single_seed = [f"{kind}-{depth}" for (kind, depth), at_best in tuned.items() if len(at_best.rates) == 1]
+    chosen = "by the other seeds" if len(single_seed) < len(tuned) else "by the same seed, so the error is too low"
+    if 0 < len(single_seed) < len(tuned):
+        chosen += f" (by the one seed of {listed(single_seed)}, whose error is too low)"
     rows = [
         [
             f"{kind}-{depth}",

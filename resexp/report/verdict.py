@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from resexp.report import estimates
 from resexp.report.controls import changes
-from resexp.report.estimates import Difference, Rise, Trend
-from resexp.report.families import Family, differences
+from resexp.report.estimates import Difference, Rise, Trend, signed
+from resexp.report.families import Family
 from resexp.report.stats import grouped
-from resexp.utils.text import MAX_NAMES, listed
+from resexp.utils.text import MAX_NAMES, counted, listed
 
 PAPER_MARGIN = 1.0
 """Points that a rise may have at the paper's recipe and count as none, where the study does not say."""
@@ -27,6 +29,8 @@ class Verdict:
     """The families judged: one of plain nets, and one of residual nets if there is one to compare."""
     interaction: Difference | None = None
     """The rise of the running training error with depth in plain nets minus that in residual nets."""
+    interaction_depths: tuple[int, int] | None = None
+    """The shallowest and the deepest depth that both have, from one to the other of which it is taken."""
     plain: Rise | None = None
     residual: Rise | None = None
     gap: Difference | None = None
@@ -38,13 +42,20 @@ class Verdict:
     residual_trend: Trend | None = None
 
 
-def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[str], margin: float | None) -> Verdict:
+def judge(
+    families: Sequence[Family],
+    missing: Sequence[str],
+    remarks: Sequence[str],
+    margin: float | None,
+    diverged: Sequence[str] = (),
+) -> Verdict:
     """What the running training errors of the families show.
 
     The paper's claim is an interaction, and leads: the error of plain nets rises more from the shallowest depth to the
     deepest than that of residual nets. Nets "degrade" if the interval of their rise, from the shallowest
     or from the best depth, lies above zero. They "do not degrade" if it lies below the `margin`, from every
-    depth. `missing` names runs that are left out, `remarks` what a reader must know about the others.
+    depth; not if they only guess. `missing` names runs that have not ended, `diverged` counts those that are left out
+    because they diverged; `remarks` are what a reader must know about the others.
     """
     plain, residual, obstacle = judged(families)
     if plain is None:
@@ -52,10 +63,11 @@ def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[
     kinds = [plain, residual] if residual else [plain]
     found = changes(plain, residual)
     interaction = gap = None
-    low = high = 0
+    ends: tuple[int, int] | None = None
     if "interaction" in found:
         interaction, gap = found["interaction"].difference, found["gap"].difference
         low, high = found["interaction"].depths
+        ends = low, high
     elif residual:
         obstacle = "plain and residual nets have not finished at two depths in common"
     margin, reason = _margin(margin, kinds)
@@ -68,26 +80,30 @@ def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[
         sentences += _about(family)
     if gap:
         sentences.append(f"At depth {high}, plain minus residual: {gap}.")
+    if guessing := [net.label for family in kinds for net in family.nets if net.guesses]:
+        sentences.append(f"About as bad as guessing, so that the error can hardly rise: {listed(guessing)}.")
     if residual:
         sentences += _parameters(plain, residual)
     sentences += _warmups(kinds)
     if margin is not None and any(family.rise and family.rise.overall.low is not None for family in kinds):
-        sentences.append(f"A rise counts as none if its whole interval is below {margin:.1f} points: {reason}.")
+        sentences.append(f"A rise counts as none if its whole interval is below {_points(margin)}: {reason}.")
     if lone := [net.label for family in kinds for net in family.nets if net.depth not in family.errors]:
         sentences.append(f"Left out of the verdict, with one seed each: {listed(lone)}.")
     names = [family.name for family in kinds]
     if others := [family for family in families if family not in kinds]:
         sentences.append(f"The verdict is on the families {' and '.join(names)}.")
-        for fields, apart in grouped(others, lambda other: tuple(differences([other.recipe, plain.recipe]))).items():
+        for fields, apart in grouped(others, lambda other: tuple(other.differs(plain))).items():
             why = f", since they differ in {listed(fields)}" if fields else ""
             sentences.append(f"Left out of the verdict{why}: {listed([family.name for family in apart], 6)}.")
     of_residual = residual.rise if residual else None
     without = "" if interaction else f". No verdict on residual nets: {obstacle}"
     if plain.rise and plain.rise.overall.low is not None and not (interaction and interaction.low is None):
-        headline = _claim(plain.rise, of_residual, interaction, (low, high), margin)
+        headline = _claim(kinds, interaction, ends, margin)
     else:
         headline = _few_seeds(plain, residual if interaction else None)
     headline = f"{headline}{without}."
+    if diverged:
+        headline += f" Diverged, so not in these numbers: {listed(diverged, 6)}."
     if missing:
         headline = f"So far: {headline[0].lower()}{headline[1:]}"
         sentences.append(f"Not counted, since not finished: {listed(missing, 6)}.")
@@ -95,7 +111,7 @@ def judge(families: Sequence[Family], missing: Sequence[str], remarks: Sequence[
     if remarks[MAX_NAMES:]:
         sentences.append(f"{len(remarks):,} runs have a message; `resexp status --json` shows all.")
     return Verdict(
-        headline, sentences, names, interaction, plain.rise, of_residual, gap, margin, plain.trend,
+        headline, sentences, names, interaction, ends, plain.rise, of_residual, gap, margin, plain.trend,
         residual.trend if residual else None,
     )  # fmt: skip
 
@@ -131,7 +147,7 @@ def _one_depth(plains: Sequence[Family]) -> str:
 
 
 def _differ(a: Family, b: Family) -> str:
-    return f"{a.nets[0].label} and {b.nets[0].label} differ in {listed(differences([a.recipe, b.recipe]))}"
+    return f"{a.nets[0].label} and {b.nets[0].label} differ in {listed(a.differs(b))}"
 
 
 def _about(family: Family) -> list[str]:
@@ -168,7 +184,9 @@ def _margin(margin: float | None, kinds: Sequence[Family]) -> tuple[float | None
         return margin, "report.margin of the study"
     if not any(net.departures for family in kinds for net in family.nets):
         return PAPER_MARGIN, "the default at the paper's recipe"
-    rise = kinds[0].rise
+    common = set.intersection(*(set(family.errors) for family in kinds))
+    errors = {depth: error for depth, error in kinds[0].errors.items() if depth in common or len(common) < 2}
+    rise = estimates.rise(errors) if len(errors) > 1 else None
     if not rise or rise.from_best.value <= 0:
         return None, ""
     return SHARE * rise.from_best.value, "a tenth of the plain nets' rise in these runs"
@@ -176,15 +194,25 @@ def _margin(margin: float | None, kinds: Sequence[Family]) -> tuple[float | None
 
 def _warmups(families: Sequence[Family]) -> list[str]:
     """By which step the warm-up of each net had ended, where the net's own error ends it."""
-    ends, late = [], False
+    ends, endless, late = [], [], False
     for net in (net for family in families for net in family.nets):
-        if steps := sorted(run.warmup_end for run in net.runs if run.warmup_end):
-            ends.append(f"{net.label} {' to '.join(f'{step:,}' for step in dict.fromkeys((steps[0], steps[-1])))}")
+        if steps := sorted(run.warmup_end for run in net.runs if run.warmup_end is not None):
+            if steps[-1] == math.inf:
+                endless.append(f"{net.label} ({steps.count(math.inf)} of {counted(len(steps), 'run')})")
+            if ended := [f"{step:,}" for step in steps if step < math.inf]:
+                ends.append(f"{net.label} {' to '.join(dict.fromkeys((ended[0], ended[-1])))}")
             late |= bool(net.config.train.milestones) and steps[-1] > net.config.train.final_from
-    if not ends:
+    if not (ends or endless):
         return []
-    found = f"The warm-up ends by each net's own error, so the schedules differ. It had ended by step: {listed(ends)}."
-    return [found, *late * ["A warm-up that outlasts the last drop of the rate is part of the running training error."]]
+    found = ["The warm-up ends by each net's own error, so the schedules differ."]
+    if ends:
+        found[0] += f" It had ended by step: {listed(ends)}."
+    if endless:
+        found.append(f"It never ended, so that the small rate trained them throughout: {listed(endless)}.")
+    return [
+        *found,
+        *late * ["A warm-up that outlasts the last drop of the rate is part of the running training error."],
+    ]
 
 
 def _parameters(plain: Family, residual: Family) -> list[str]:
@@ -198,18 +226,23 @@ def _parameters(plain: Family, residual: Family) -> list[str]:
 
 
 def _claim(
-    plain: Rise, residual: Rise | None, interaction: Difference | None, ends: tuple[int, int], margin: float | None
+    kinds: Sequence[Family], interaction: Difference | None, ends: tuple[int, ...] | None, margin: float | None
 ) -> str:
-    """What the intervals of the rises and of their difference allow to say."""
-    of_plain = _direction(plain, margin)
-    if not (interaction and residual):
-        return f"Plain nets {of_plain}"
-    of_residual = _direction(residual, margin)
-    same = of_plain == of_residual
-    directions = f"both kinds {of_plain}" if same else f"plain nets {of_plain}; residual nets {of_residual}"
+    """What the intervals of the rises and of their difference, taken from one end to the other, allow to say."""
+    of_kinds = {family.kind: _direction(family, family.rise, margin) for family in kinds if family.rise}
+    if not (interaction and ends):
+        return f"Plain nets {of_kinds['plain']}"
+    whole = {family.kind: (family.rise.shallowest, family.rise.deepest) for family in kinds if family.rise}
+    elsewhere = {kind: f" ({a} to {b} layers)" for kind, (a, b) in whole.items() if (a, b) != ends}
+    if len(set(of_kinds.values())) == 1 and not elsewhere:
+        directions = f"both kinds {of_kinds['plain']}"
+    else:
+        directions = "; ".join(f"{kind} nets{elsewhere.get(kind, '')} {of}" for kind, of in of_kinds.items())
     if not interaction.sign:
+        where = f" from {ends[0]} to {ends[1]} layers" if elsewhere else ""
         return (
-            f"No difference between the rises of plain and residual nets is shown ({interaction.range}): {directions}"
+            f"No difference between the rises of plain and residual nets{where} is shown ({interaction.range}): "
+            f"{directions}"
         )
     more, less = ("plain", "residual") if interaction.sign > 0 else ("residual", "plain")
     size = f"{interaction if interaction.sign > 0 else -interaction}".removeprefix("+")
@@ -219,12 +252,12 @@ def _claim(
     )
 
 
-def _direction(found: Rise, margin: float | None) -> str:
-    """What the interval of a rise allows to say of nets."""
+def _direction(family: Family, found: Rise, margin: float | None) -> str:
+    """What the interval of their rise allows to say of nets."""
+    if all(net.guesses for net in family.nets):
+        return "only guess, at every depth"
     if margin is not None and found.under(margin):
-        return (
-            "gain from depth" if found.overall.sign < 0 else f"do not degrade (any rise is below {margin:.1f} points)"
-        )
+        return "gain from depth" if found.overall.sign < 0 else f"do not degrade (any rise is below {_points(margin)})"
     if found.overall.sign > 0:
         return "degrade"
     if found.from_best.sign > 0:
@@ -239,7 +272,16 @@ def _few_seeds(plain: Family, residual: Family | None) -> str:
     """Both changes, without a claim."""
     rises = {family.kind: family.rise for family in (plain, residual) if family and family.rise}
     seeds = "Too few seeds" if any(rise.overall.low is not None for rise in rises.values()) else "One seed"
-    depths = f"from depth {rises['plain'].shallowest} to {rises['plain'].deepest}"
-    changes = [f"by {rise.overall.value:+.1f} points in {kind} nets" for kind, rise in rises.items()]
+    depths = {kind: f"from depth {rise.shallowest} to {rise.deepest}" for kind, rise in rises.items()}
+    changes = {kind: f"by {signed(rise.overall.value)} points in {kind} nets" for kind, rise in rises.items()}
+    if len(set(depths.values())) == 1:
+        text = f"{depths['plain']} the training error changes {' and '.join(changes.values())}"
+    else:
+        text = f"the training error changes {' and '.join(f'{changes[kind]} {depths[kind]}' for kind in rises)}"
     trend = f" (plain trend: {plain.trend})" if plain.trend else ""
-    return f"{seeds}, descriptive only: {depths} the training error changes {' and '.join(changes)}{trend}"
+    return f"{seeds}, descriptive only: {text}{trend}"
+
+
+def _points(margin: float) -> str:
+    """A margin in words: ``5.0 points``, ``0.25 points``."""
+    return f"{margin:.1f} points" if margin >= 1 or math.isclose(margin, round(margin, 1)) else f"{margin:.2g} points"

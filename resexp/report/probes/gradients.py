@@ -166,7 +166,7 @@ def _agreement(nets: Sequence[NetResult[Gradients]]) -> Plot:
 
 def _largest(net: NetResult[Gradients]) -> str:
     """The largest |w| of a layer."""
-    return decades(net, lambda record: max(record.each("weight_norm")))
+    return decades(net, lambda record: float(np.max(record.each("weight_norm"))))
 
 
 def _per_layer(net: NetResult[Gradients]) -> str:

@@ -47,11 +47,11 @@ def signals(nets: Sequence[NetResult[Signals]]) -> PageSection:
     """Variance by layer."""
 
     def largest(net: NetResult[Signals]) -> str:
-        return decades(net, lambda record: max(record.each("variance")))
+        return decades(net, lambda record: float(np.max(record.each("variance"))))  # NaN if a number is not known
 
     rows = []
     for net in nets:
-        smallest = decades(net, lambda record: min(record.each("variance")))
+        smallest = decades(net, lambda record: float(np.min(record.each("variance"))))
         rows.append([net.label, net.moment, str(len(net.runs)), smallest, largest(net)])
     deep = deepest(nets)
     return PageSection(
@@ -103,11 +103,17 @@ def _responses_plot(nets: Sequence[NetResult[Responses]]) -> Plot:
     return plot
 
 
+def _median(net: NetResult[Branches]) -> float:
+    """The median ratio over the blocks, the geometric mean over seeds; 0 with a seed in which it is."""
+    zero = any(np.median(record.each("ratio")) == 0 for record in net.records)
+    return 0.0 if zero else float(net.geometric(lambda record: np.median(record.each("ratio"))))
+
+
 def branches(nets: Sequence[NetResult[Branches]]) -> PageSection:
     """|F(x)| / |x| by block."""
     medians = []
     for (family, moment), alike in grouped(nets, lambda net: (net.family, net.moment)).items():
-        ratios = [float(np.median(net.geometric(lambda record: record.each("ratio")))) for net in alike]
+        ratios = [_median(net) for net in alike]
         at_depths = [f"{number(ratio)} at depth {net.depth}" for net, ratio in zip(alike, ratios, strict=True)]
         medians.append(f"{', '.join(at_depths)} in {family} nets, {moment}")
     return PageSection(
