@@ -6,7 +6,7 @@ Errors of the user's making are `UserError`, with one line per mistake in `args`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from resexp.report import build_report as write_report
 from resexp.report.stats import runs_table
 from resexp.runs import names
 from resexp.runs.store import StudyFolder
+from resexp.sweeping import Outcome, create, train_runs
 from resexp.sweeping import sweep as carry_out
 from resexp.utils.interrupts import Stop
 
@@ -68,7 +69,11 @@ def sweep(
     study, cells = load_study(name, settings)
     chosen = studies.only_labels(cells, _listed(only)) if only else cells
     with Stop().listening() as stop:
-        outcome = carry_out(study, cells, chosen, Path(results), stop=stop, display=Display())
+        return _results(carry_out(study, cells, chosen, Path(results), stop=stop, display=Display()), stop)
+
+
+def _results(outcome: Outcome, stop: Stop) -> StudyResults:
+    """What was trained. Raises KeyboardInterrupt if it was stopped, RuntimeError if runs did not finish."""
     if stop():
         raise KeyboardInterrupt
     if outcome.problems:
@@ -80,10 +85,13 @@ def train(
     name: str | Path, results: str | Path = "results", settings: str | Sequence[str] = (), *, seed: int = 0
 ) -> StudyResults:
     """Train the one net of a study with one seed; see `sweep`."""
-    _, cells = load_study(name, settings)
+    study, cells = load_study(name, [*_listed(settings), f"seeds=[{seed}]"])
     if len(labels := dict.fromkeys(cell.label for cell in cells)) > 1:
         raise UserError(f"{name}: has {len(labels)} nets ({', '.join(labels)}); use sweep, with only=[...]")
-    return sweep(name, results, [*_listed(settings), f"seeds=[{seed}]"])
+    with Stop().listening() as stop:
+        run = create(study, cells[0], Path(results))  # next to what the study has already
+        outcome = train_runs([run], stop=stop, display=Display())
+    return _results(replace(outcome, folder=Path(results) / study.name), stop)
 
 
 def open_study(folder: str | Path) -> StudyResults:

@@ -24,6 +24,7 @@ from resexp.runs.records import PlannedRun, State, StudyPlan
 from resexp.runs.store import Run, StudyFolder
 from resexp.tracking import Follower
 from resexp.training.rehearsal import rehearse
+from resexp.training.warm_start import check_start
 from resexp.utils.files import locked
 from resexp.utils.interrupts import Stop
 
@@ -55,8 +56,8 @@ def _devices(configs: Iterable[RunConfig]) -> set[torch.device]:
 
 
 def _check_data(chosen: Sequence[tuple[RunSpec, Run]], rerun: Sequence[RunSpec] = ()) -> None:
-    """Open the data of the chosen runs before a folder is made. Raises UserError if they are not here, don't suit a
-    run, or differ from those of its earlier attempts, which only cells in `rerun` discard."""
+    """Open the data of the chosen runs, and what they start from, before a folder is made. Raises UserError if they are
+    not here, don't suit a run, or differ from those of its earlier attempts, which only cells in `rerun` discard."""
     anew = {cell.config.folder for cell in rerun}
     datasets: dict[DataConfig, Dataset | ImageNet] = {}
     rehearsed = set[str]()
@@ -74,6 +75,8 @@ def _check_data(chosen: Sequence[tuple[RunSpec, Run]], rerun: Sequence[RunSpec] 
         if cell.config.plugin_refs and cell.config.signature not in rehearsed:
             rehearse(cell.config, *dataset.size, len(dataset.classes))
             rehearsed.add(cell.config.signature)
+        if cell.config.train.init_from and (cell.config.folder in anew or run.status().step == 0):
+            check_start(cell.config)
         if cell.config.folder not in anew:
             run.check_data(dataset.fingerprint)
 

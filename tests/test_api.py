@@ -107,6 +107,7 @@ def test_no_module_hides_a_function(name: str) -> None:
 def test_train_takes_one_net(write_study: Write) -> None:
     write_study(executor={"name": "debug"})
     assert list(resexp.train("tiny.yaml", seed=3).runs["seed"]) == [3]
+    assert list(resexp.train("tiny.yaml", seed=1).runs["seed"]) == [3, 1], "the study keeps its other seeds"
     write_study(grid={"model.depth": [8, 14]})
     with pytest.raises(resexp.UserError, match=r"has 2 nets \(residual-8, residual-14\); use sweep"):
         resexp.train("tiny.yaml")

@@ -25,7 +25,7 @@ from resexp.device.hardware import Hardware, choose_hardware
 from resexp.distributed import Ranks, lost_rank
 from resexp.errors import UserError
 from resexp.models import build_model
-from resexp.models.layers import BatchNorm, Dropout
+from resexp.models.layers import BatchNorm, Dropout, StochasticDepth
 from resexp.runs import logits
 from resexp.runs.store import Run
 from resexp.training.train import train
@@ -195,6 +195,26 @@ def test_each_part_of_a_batch_drops_what_one_process_would_drop_there() -> None:
     for _ in range(2):
         x = torch.rand(8, 5)
         assert torch.equal(whole(x), torch.cat([part(half) for part, half in zip(parts, x.split(4), strict=True)]))
+
+
+def test_each_piece_of_a_rank_drops_what_one_process_would_drop_there() -> None:
+    """With `train.microbatch`: four pieces by one process, or two by each of two. A branch goes for a whole batch."""
+    torch.manual_seed(0)
+    for kind in (Dropout, lambda: StochasticDepth(0.5)):
+        whole, halves = kind(), [kind() for _ in range(2)]
+        whole.parts = 4
+        for rank, half in enumerate(halves):
+            half.load_state_dict(whole.state_dict())
+            half.parts = 2
+            if isinstance(half, Dropout):
+                half.ranks = one_of(2, rank)
+        for _ in range(8):
+            pieces = torch.ones(8, 5, 1, 1).split(2)
+            ours = [whole(piece) for piece in pieces]
+            theirs = [halves[number // 2](piece) for number, piece in enumerate(pieces)]
+            assert torch.equal(torch.cat(ours), torch.cat(theirs))
+            if isinstance(whole, StochasticDepth):
+                assert len(torch.cat(ours).unique()) == 1
 
 
 @pytest.mark.torchrun

@@ -151,6 +151,28 @@ def test_a_study_that_names_no_file_is_refused_before_a_run_is_made(write_study:
     assert not Path("results").exists()
 
 
+def test_a_run_that_is_not_there_is_no_start_and_no_run_is_made(write_study: Write, here: Cli) -> None:
+    done = here("sweep", write_study(train={"init_from": "nowhere/seed0"}, seeds=[0, 1]))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "nowhere/seed0: no run folder to start from" in done.stderr
+    assert not list(Path("results").glob("*/*/seed*"))
+
+
+def test_what_weights_drop_next_is_the_new_runs_own(make: Callable[..., Run], tmp_path: Path) -> None:
+    """A file holds the random state of stochastic depth; all seeds would lose the same branches."""
+    first = make(model={"drop_path": 0.5})
+    train(first)
+    export(first, to := tmp_path / "weights.pt")
+    of_file = make(model={"drop_path": 0.5}, train={"init_from": str(to)}, seeds=[7])
+    alone = make(model={"drop_path": 0.5}, seeds=[7])
+    for run in (of_file, alone):
+        train(run)
+    keys = [{n: v for n, v in weights(run).items() if ".draws." in n} for run in (of_file, alone)]
+    assert keys[0]
+    assert keys[0].keys() == keys[1].keys()
+    assert all(torch.equal(keys[0][name], keys[1][name]) for name in keys[0])
+
+
 def test_a_dry_run_says_what_training_could_not_start_from(
     donor: Run, write_study: Write, here: Cli, tmp_path: Path
 ) -> None:

@@ -117,6 +117,7 @@ def test_commands_take_names(write_study: Write) -> None:
     assert call("status", "tiny:plain-8/1").count("finished") == 1
     assert call("status", "tiny:residual-8").count("pending") == 2
     assert "already finished" in call("train", "tiny:plain-8/0")
+    assert "already finished" in call("train", "tiny:plain-8/0", "tiny:plain-8/0"), "a run that is named twice is one"
     assert call("train", "tiny:residual-8/1").count("finished;") == 1
     assert call("train", "tiny:residual-8").endswith(f"see `resexp report {Path.cwd()}/results/tiny`\n")
     call("export", "tiny:plain-8/0", "--to", "net.pt")

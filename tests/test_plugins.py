@@ -23,12 +23,16 @@ from resexp.config.nets import parse_net
 from resexp.config.plugins import PluginRef
 from resexp.config.study import SHIPPED, load, load_run
 from resexp.data import Dataset, open_dataset
+from resexp.device.concurrent import run_to_completion
 from resexp.device.hardware import Hardware
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.summary import summarise_net
 from resexp.paper import departures
+from resexp.probes import PROBES
+from resexp.probes.identity import why_not
 from resexp.runs.store import Run
+from resexp.training.probing import snapshot
 from resexp.training.rehearsal import rehearse
 from resexp.training.trainer import Trainer
 from resexp.utils.untrusted import parse_json
@@ -546,3 +550,44 @@ def wrong(step, steps): return None
     path = study(tmp_path, train={"steps": 4, **section})
     with pytest.raises(UserError, match=says):
         rehearse(load(str(path))[1][0].config, 8, 8, 10)
+
+
+HALF = """
+@register("shortcut", "half")
+class Half(torch.nn.Module):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+
+    def forward(self, x):
+        return self.conv(x)
+"""
+
+
+def test_convolutions_of_a_shortcut_are_no_layers_of_the_branch(tmp_path: Path) -> None:
+    loaded(written(tmp_path, HALF))
+    config = tiny(model={"shortcut": "half"})
+    trainer = Trainer(config, open_dataset(config.data), Hardware(CPU, "fp32"))
+    probing = PROBES["responses"].measure(snapshot(trainer))
+    layers = run_to_completion(probing)["layers"]
+    assert [row["layer"] for row in layers][:3] == ["conv", "stages.0.0.conv1", "stages.0.0.conv2"]
+    assert len(layers) == 7
+
+
+def test_what_a_plugin_passes_on_is_not_known(tmp_path: Path) -> None:
+    loaded(written(tmp_path, HALF))
+    nets = [tiny(model={"shortcut": "half", "depth": depth}).model for depth in (8, 14)]
+    assert "half is a plug-in's" in why_not(*nets)
+
+
+def test_a_net_that_reads_its_numbers_can_not_be_counted(tmp_path: Path, here: Cli) -> None:
+    """It trains, but `describe` and the estimate of memory build nets without numbers."""
+    init = """
+@register("init", "unit")
+def unit(weight):
+    torch.nn.init.normal_(weight)
+    weight.data.div_(weight.std().item())
+"""
+    done = here("describe", "residual-8-init=unit", "--plugin", written(tmp_path, init))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "unit: can't be counted on PyTorch's meta device" in done.stderr

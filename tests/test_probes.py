@@ -269,6 +269,14 @@ def test_what_is_not_a_number_is_written_as_none(make: Callable[..., Run], here:
     assert by_name(record["layers"])["conv.1"]["snr"] is None
 
 
+def test_what_is_not_finite_ends_no_command(make: Callable[..., Run], here: Resexp) -> None:
+    """A net that overflows from some layer on."""
+    run = make(model={"norm": "none", "kind": "residual", "residual_scale": 1e13})
+    for name, says in (("signals", "not finite)"), ("landscape", "loss none, around it none"), ("gradients", "none")):
+        done = here("probe", name, run.folder, "--at-init")
+        assert (done.returncode, says in " ".join(done.stdout.split())) == (0, True), done.stdout
+
+
 # -- identity blocks --------------------------------------------------------------------------------------------------
 
 

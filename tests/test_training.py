@@ -27,7 +27,7 @@ from resexp.evaluation.evaluator import Evaluation, rank_of
 from resexp.models import build_model
 from resexp.report.summary import summarise
 from resexp.runs import checkpoint, logits
-from resexp.runs.records import PlannedRun, StudyPlan, json_text
+from resexp.runs.records import PlannedRun, Status, StudyPlan, json_text
 from resexp.runs.store import Run, StudyFolder
 from resexp.training.optim import Schedule
 from resexp.training.train import train
@@ -99,11 +99,19 @@ def test_the_rate_while_warming_up() -> None:
     assert Schedule(TrainConfig(warmup_lr=0.01), torch.device("cpu")).rate_at(400, warming_up=False) == 0.1
 
 
+def test_plateaus_count_after_a_warm_up_only() -> None:
+    """A warm-up has a rate of its own; drops of the other one would be used up in vain."""
+    ramp = Schedule(TrainConfig(schedule="plateau", patience=1, warmup_steps=3), CPU)
+    assert [ramp.observe_error(0.5, step) for step in range(1, 6)] == [False, False, False, True, True]
+    low = Schedule(TrainConfig(schedule="plateau", patience=1, warmup_lr=0.01), CPU)
+    assert not any(low.observe_error(0.5, step) for step in range(1, 6))
+
+
 def test_a_plateau_is_so_many_evaluations_without_a_new_least_error() -> None:
     schedule = Schedule(TrainConfig(schedule="plateau", patience=2, max_lr_drops=2), CPU)
     told = []
     for step, error in enumerate([0.5, 0.4, 0.4, 0.3, 0.35, 0.31, 0.32, 0.3, 0.2, 0.2, 0.2, 0.2], 1):
-        if schedule.observe_error(error):
+        if schedule.observe_error(error, step):
             schedule.add_milestone(step)
             told.append(step)
     assert told == [6, 8]  # and no third time
@@ -583,3 +591,30 @@ def test_other_data_under_the_same_run_are_refused(make_run: Callable[..., Run])
     )
     with pytest.raises(UserError, match="begun on other data"):
         train(run)
+
+
+def test_the_running_error_depends_on_no_interval_of_the_log(make_run: Callable[..., Run]) -> None:
+    """Without milestones the steps that count begin within a line of a longer interval."""
+    found = set()
+    for number, log_every in enumerate((1, 4, 5, 12)):
+        run = make_run(f"run{number}", train={"steps": 12, "log_every": log_every, "schedule": "cosine"})
+        found.add(train(run).running_train_error)
+    assert len(found) == 1
+
+
+def test_a_run_that_begins_anew_has_no_error_of_lines_that_were_dropped(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    assert train(run, stop=after(8)).train_error is not None
+    for path in (run.checkpoint_path, run.previous_checkpoint_path):
+        path.unlink(missing_ok=True)
+    seen = list[Status]()
+    train(run, stop=after(1), on_status=seen.append)
+    assert seen[-1].step < 4
+    assert seen[-1].train_error is None
+
+
+@pytest.mark.parametrize(("power", "says"), [(-900, "inf"), (900, "0")])
+def test_a_rate_of_no_use_is_one_line(power: int, says: str) -> None:
+    lr = {"at_depth": 20, "value": 0.1, "power": power}
+    with pytest.raises(UserError, match=rf"train\.lr: {says} at depth 8; choose a power nearer to zero"):
+        TrainConfig.model_validate({"lr": lr}).for_depth(8)

@@ -80,7 +80,8 @@ def train(
                     "train: --set, --seed, --no-cuda-graphs and --dry-run go with a study; a run has its configuration "
                     "in config.yaml"
                 )
-            chosen = [run for name in named for run in select_runs(name, results).runs]
+            every = [run for name in named for run in select_runs(name, results).runs]
+            chosen = list({run.folder.resolve(): run for run in every}.values())  # each once
         else:
             flags = {"seeds": None if seed is None else [seed]}
             study, cell = _one_net(config, overrides(settings, no_graphs, flags))

@@ -154,7 +154,7 @@ class TrainConfig(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum; the first beta of `adamw`; with `muon`, of all but convolutions, which have 0.95."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """L2 penalty on all parameters; with `adamw`, decoupled from the gradient."""
+    """L2 penalty on all parameters; decoupled from the gradient with `adamw`, and for convolutions with `muon`."""
     warmup_lr: Annotated[float, Field(gt=0)] | None = None
     """Warm-up of the paper: train at this rate until the error of the batches is under `warmup_until_error`. Default:
     none. Paper: 0.01, for depth 110 only."""
@@ -201,7 +201,13 @@ class TrainConfig(Section):
         """A copy in which `lr` is a number: a power of the depth is evaluated at `depth`."""
         if not isinstance(self.lr, PowerOfDepth):
             return self
-        return self.model_copy(update={"lr": self.lr.value * (depth / self.lr.at_depth) ** self.lr.power})
+        try:
+            rate = self.lr.value * (depth / self.lr.at_depth) ** self.lr.power
+        except OverflowError:
+            rate = math.inf
+        if not 0 < rate < math.inf:
+            raise UserError(f"train.lr: {rate:g} at depth {depth}; choose a power nearer to zero")
+        return self.model_copy(update={"lr": rate})
 
     @property
     def init_weights(self) -> tuple[str, str] | None:

@@ -22,12 +22,13 @@ def build_model(config: ModelConfig, classes: int = 10) -> nn.Module:
 def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
     """Give `model` these weights, under resexp's or torchvision's names.
 
-    The random state of dropout may be missing. Raises UserError, which begins with `where`, unless all others are
-    there with their shapes, and nothing else is.
+    The random state of dropout stays that of `model`. Raises UserError, which begins with `where`, unless all others
+    are there with their shapes, and nothing else is.
     """
     own = model.state_dict()
     if isinstance(model, ResNet):
         weights = {from_torchvision(name): value for name, value in weights.items()}
+    weights = {name: value for name, value in weights.items() if ".draws." not in name}
     missing = [name for name in own if name not in weights and ".draws." not in name]
     unknown = [name for name in weights if name not in own]
     other = [name for name, value in weights.items() if name in own and value.shape != own[name].shape]

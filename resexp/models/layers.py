@@ -150,10 +150,9 @@ class CounterRandom(nn.Module):
         self.calls: Tensor
         self.register_load_state_dict_pre_hook(_keep_draws)  # type: ignore[no-untyped-call]
 
-    def forward(self, like: Tensor, ranks: Ranks = SINGLE_PROCESS) -> Tensor:
-        """float32 numbers of the shape of `like`. With several `ranks`, `like` is this rank's part of the batch, and
-        gets the numbers of that part."""
-        first = self.calls * like.numel() * ranks.world_size + like.numel() * ranks.rank
+    def forward(self, like: Tensor, number: Tensor | None = None) -> Tensor:
+        """float32 numbers of the shape of `like`: the `number`-th of this shape, an int64; by default one a call."""
+        first = (self.calls if number is None else number) * like.numel()
         counter = first + torch.arange(1, like.numel() + 1, device=like.device)
         self.calls += 1
         z = self.key + counter * -7046029254386353131
@@ -177,6 +176,9 @@ class StochasticDepth(nn.Module):
     """Drops the branch for the whole batch with probability `rate`; in eval mode scales it by 1 - rate
     (Huang et al. 2016, arXiv 1603.09382)."""
 
+    parts = 1
+    """Calls for one batch: the microbatches of a rank."""
+
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate, self.draws = rate, CounterRandom()
@@ -185,7 +187,7 @@ class StochasticDepth(nn.Module):
         """(B, C, H, W) -> (B, C, H, W)."""
         if not self.training:
             return x * (1 - self.rate)
-        kept: Tensor = self.draws(x[:1, :1, :1, :1]) >= self.rate
+        kept: Tensor = self.draws(x[:1, :1, :1, :1], self.draws.calls // self.parts) >= self.rate
         return x * kept.to(x.dtype)
 
 
@@ -194,6 +196,8 @@ class Dropout(nn.Module):
 
     ranks: Ranks = SINGLE_PROCESS
     """Who have the batch together; see `batch_over_ranks`."""
+    parts = 1
+    """Calls for one batch: the microbatches of a rank."""
 
     def __init__(self, rate: float = 0.5) -> None:
         super().__init__()
@@ -203,7 +207,9 @@ class Dropout(nn.Module):
         """(B, C) -> (B, C)."""
         if not self.training:
             return x
-        kept: Tensor = self.draws(x, self.ranks) >= self.rate
+        batch, part = self.draws.calls // self.parts, self.draws.calls % self.parts
+        number = (batch * self.ranks.world_size + self.ranks.rank) * self.parts + part  # as one process counts them
+        kept: Tensor = self.draws(x, number) >= self.rate
         return x * kept.to(x.dtype) / (1 - self.rate)
 
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
+from resexp.config.plugins import PluginRef
+from resexp.errors import UserError
 from resexp.layer_table import Layer, LayerKind
 from resexp.models import build_model
 from resexp.models.blocks import Block
@@ -75,7 +77,22 @@ class NetSummary:
 
 @functools.cache
 def summarise_net(config: ModelConfig, height: int, width: int, classes: int = 10) -> NetSummary:
-    """Count the net that `config` describes on images of `height` x `width` pixels."""
+    """Count the net that `config` describes on images of `height` x `width` pixels.
+
+    Raises UserError where a plug-in's part fails on tensors without numbers.
+    """
+    try:
+        return _traced(config, height, width, classes)
+    except Exception as error:
+        if names := [f"{value}" for _, value in config if isinstance(value, PluginRef)]:
+            raise UserError(
+                f"{', '.join(names)}: can't be counted on PyTorch's meta device, where tensors have shapes without "
+                f"numbers: {error}"
+            ) from error
+        raise
+
+
+def _traced(config: ModelConfig, height: int, width: int, classes: int) -> NetSummary:
     with torch.device("meta"):
         model = build_model(config, classes)
         trace = _Trace(first=next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)))

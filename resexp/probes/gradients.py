@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resexp.models.layers import CounterRandom
-from resexp.probes.subject import Probe, ProbeInput, Probing
+from resexp.probes.subject import Probe, ProbeInput, Probing, shown
 
 BATCHES, SIZE = 16, 128
 NEIGHBOURS = 64
@@ -93,13 +93,9 @@ def _input_gradient(subject: ProbeInput, x: Tensor, y: Tensor) -> Tensor:
 def _headline(found: dict[str, Any]) -> str:
     first, *_, last = (layer["norm"] for layer in found["layers"])
     return (
-        f"norm {found['norm']:.3g}, first layer {first:.3g}, last {last:.3g}; signal to noise {_shown(found['snr'])}; "
-        f"neighbours at {found['distances'][2]} agree by {_shown(found['agreement'][2])}"
+        f"norm {shown(found['norm'])}, first layer {shown(first)}, last {shown(last)}; signal to noise "
+        f"{shown(found['snr'])}; neighbours at {found['distances'][2]} agree by {shown(found['agreement'][2])}"
     )
-
-
-def _shown(value: float | None) -> str:
-    return "none" if value is None else f"{value:.2g}"
 
 
 PROBE = Probe(gradients, _headline)

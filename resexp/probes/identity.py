@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
+from resexp.config.plugins import PluginRef
 from resexp.models.blocks import Block, PreactBlock
 from resexp.models.layers import BatchNorm
 from resexp.models.resnet import ResNet
@@ -31,6 +32,9 @@ def why_not(shallow: ModelConfig, deep: ModelConfig) -> str:
         return "a plain bottleneck squeezes its input to a quarter of the channels, so it can be no identity"
     if shallow.shortcut == "C":
         return "with option C every shortcut is a projection, so no block can be an identity"
+    plugin = next((value for value in (shallow.shortcut, shallow.norm) if isinstance(value, PluginRef)), None)
+    if plugin:
+        return f"{plugin} is a plug-in's, of which is not known that it can pass on what it is given"
     if shallow.drop_path:
         return "with stochastic depth a block's weight in the net depends on how many there are"
     if shallow.kind == "plain" and shallow.norm not in ("batch", "none"):

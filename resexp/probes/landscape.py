@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resexp.probes.subject import Probe, ProbeInput, Probing, error_and_loss
+from resexp.probes.subject import Probe, ProbeInput, Probing, ends_of, error_and_loss, shown
 
 POINTS = 17
 """A side; odd, so that the net itself is one of them."""
@@ -47,7 +47,7 @@ def _direction(weight: Tensor, generator: torch.Generator) -> Tensor:
 
 def _headline(found: dict[str, Any]) -> str:
     losses = [loss for row in found["loss"] for loss in row]
-    return f"loss {losses[len(losses) // 2]:.3g}, around it {min(losses):.3g} to {max(losses):.3g}"
+    return f"loss {shown(losses[len(losses) // 2])}, around it {ends_of(losses)}"
 
 
 PROBE = Probe(landscape, _headline)

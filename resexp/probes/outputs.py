@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from resexp.config import ModelConfig
 from resexp.models.blocks import Block
-from resexp.probes.subject import SAMPLE, Probe, ProbeInput, Probing
+from resexp.probes.subject import SAMPLE, Probe, ProbeInput, Probing, ends_of, shown
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 
@@ -89,8 +89,7 @@ def signals(subject: ProbeInput) -> Probing:
 
 
 def _signals_headline(found: dict[str, Any]) -> str:
-    variances = [layer["variance"] for layer in found["layers"]]
-    return f"variance of a layer's output {min(variances):.3g} to {max(variances):.3g}"
+    return f"variance of a layer's output {ends_of([layer['variance'] for layer in found['layers']])}"
 
 
 def responses(subject: ProbeInput) -> Probing:
@@ -104,7 +103,7 @@ def responses(subject: ProbeInput) -> Probing:
     modules = dict(model.named_modules())
     norms: dict[str, nn.Module] = {}
     for name, module in modules.items():
-        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) and "shortcut" not in name.split("."):
             own = name.removesuffix(".1") if isinstance(modules[name.rpartition(".")[0]], nn.Sequential) else name
             norms[own] = modules["bn".join(own.rsplit("conv", 1))]
     sums = yield from _over_sample(subject, norms, channel_sums)
@@ -154,5 +153,5 @@ def _why_no_branches(model: ModelConfig) -> str:
 
 
 SIGNALS = Probe(signals, _signals_headline)
-RESPONSES = Probe(responses, lambda found: f"mean over layers {found['mean_std']:.2f}", _why_no_responses)
+RESPONSES = Probe(responses, lambda found: f"mean over layers {shown(found['mean_std'])}", _why_no_responses)
 BRANCHES = Probe(branches, _branches_headline, _why_no_branches)

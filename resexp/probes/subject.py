@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,3 +71,17 @@ def error_and_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -
         images += len(y)
     wrong, loss = torch.stack(found).sum(0).tolist()
     return wrong / images, loss / images
+
+
+def shown(value: float | None) -> str:
+    """A number of a record in a headline; records have None for what is not finite."""
+    return "none" if value is None else f"{value:.3g}"
+
+
+def ends_of(values: Sequence[float | None]) -> str:
+    """The least and the largest: ``0.5 to 12``, ``0.5 to 12 (3 not finite)``."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "none"
+    missing = f" ({len(values) - len(known)} not finite)" if len(known) < len(values) else ""
+    return f"{min(known):.3g} to {max(known):.3g}{missing}"

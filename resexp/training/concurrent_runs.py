@@ -126,7 +126,7 @@ class ConcurrentRuns:
             return False
         try:
             fits = self._free is None or _need(run) <= self._free - sum(map(_need, others))
-        except (UserError, OSError):
+        except Exception:  # of a plug-in, too
             return True  # the run raises it when it begins
         if not fits and not self._logged:
             log.info(f"the GPU's memory holds {len(others)} of these runs at a time; the others wait")

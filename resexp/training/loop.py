@@ -153,7 +153,9 @@ class TrainingLoop:
             loss_sum += record.loss
             wrong += record.wrong
             evaluated = train.schedule == "plateau" and step % train.eval_every == 0  # it may become a milestone
-            if step % train.log_every == 0 or step in train.milestones or evaluated or step == train.steps:
+            # A line ends where the running training error begins to count: it would depend on `log_every` otherwise.
+            ends = step in (*train.milestones, train.final_from, train.steps)
+            if step % train.log_every == 0 or ends or evaluated:
                 self.status.train_error = wrong / ((step - begin) * batch)
                 self._append(
                     "train",
@@ -199,7 +201,7 @@ class TrainingLoop:
         if bn:
             self._append("bn", bn)
         self._append("eval", record)
-        if trainer.step < self.config.train.steps and trainer.schedule.observe_error(error):
+        if trainer.step < self.config.train.steps and trainer.schedule.observe_error(error, trainer.step):
             assert trainer.recorded_to == trainer.step  # or rates before the milestone would be read as lower
             trainer.schedule.add_milestone(trainer.step)
             self._append("milestone", {"step": trainer.step})

@@ -89,9 +89,13 @@ class Schedule:
             rate = torch.where(self.warming_up, self._warmup_rate, rate)
         self.rate.copy_(rate)
 
-    def observe_error(self, error: float) -> bool:
-        """Take in the error of an evaluation. Returns whether the rate is to be lowered now (section 3.4)."""
+    def observe_error(self, error: float, step: int) -> bool:
+        """Take in the error of an evaluation after `step` updates. Returns whether the rate is to be lowered now.
+
+        See section 3.4. It is not during a warm-up, which has a rate of its own."""
         if self.config.schedule != "plateau" or len(self.milestones) == self.config.max_lr_drops:
+            return False
+        if self.warming_up or step < (self.config.warmup_steps or 0):
             return False
         self._stale = 0 if error < self._least else self._stale + 1
         self._least = min(error, self._least)

@@ -40,8 +40,11 @@ from resexp.utils.interrupts import Interrupted
 
 log = logging.getLogger(__name__)
 
-_OUT_OF_MEMORY = ("CUDA error: out of memory", "ALLOC_FAILED", "unable to find an engine", "MPS backend out of memory")
-"""How CUDA, cuBLAS, cuDNN and MPS report it, where PyTorch's OutOfMemoryError does not."""
+_OUT_OF_MEMORY = (
+    "CUDA error: out of memory", "ALLOC_FAILED", "unable to find an engine", "MPS backend out of memory",
+    "can't allocate memory",
+)  # fmt: skip
+"""How CUDA, cuBLAS, cuDNN, MPS and the CPU's allocator report it, where PyTorch's OutOfMemoryError does not."""
 
 
 def train(run: Run, **options: Any) -> Status:
@@ -177,8 +180,6 @@ def _set_up(
 
 def _continue(run: Run, trainer: Trainer, status: Status) -> tuple[LoopState, MetricsWriter]:
     """Load the newest whole checkpoint and drop the metrics written after it; they will be written again."""
-    for left_over in run.folder.glob("*.tmp"):
-        left_over.unlink()  # of a process that was killed while it wrote; we hold the lock
     config, progress, kept, sha256 = trainer.config, LoopState(), 0, None
     state, damage = checkpoint.load(run, trainer.hardware.device)
     if damage:
@@ -197,9 +198,11 @@ def _continue(run: Run, trainer: Trainer, status: Status) -> tuple[LoopState, Me
         if found := warm_start(config, net, len(trainer.dataset.classes)):
             write_record(run, found)
     metrics = MetricsWriter(run, kept, sha256)
+    found = dict.fromkeys(("train_error", "running_train_error", "clean_train_error", "val_error", "test_error"))
     for record in run.metrics():
-        for name in ("train_error", "running_train_error", "clean_train_error", "val_error", "test_error"):
-            setattr(status, name, record.get(name, getattr(status, name)))
+        found |= {name: record[name] for name in found if name in record}
+    for name, error in found.items():  # none of a line that was dropped
+        setattr(status, name, error)
     return progress, metrics
 
 
@@ -215,7 +218,7 @@ def _translate_device_errors(run: Run) -> Iterator[None]:
             raise RankLostError(f"{run.folder}: another rank is gone ({what}); the same command continues") from error
         if isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
             raise DeviceOutOfMemoryError(
-                f"{run.folder}: out of GPU memory; free some, or lower train.batch_size or model.width ({reason})"
+                f"{run.folder}: out of memory; free some, or lower train.batch_size or model.width ({reason})"
             ) from error
         if isinstance(error, torch.AcceleratorError) or _device_failed():
             raise DeviceFailedError(f"{run.folder}: the GPU failed ({reason}); the same command continues") from error

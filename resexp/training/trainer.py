@@ -22,7 +22,7 @@ from resexp.device.hardware import Hardware
 from resexp.errors import UserError
 from resexp.evaluation.evaluator import EVAL_BATCH, Evaluation, Evaluator
 from resexp.models import build_model
-from resexp.models.layers import BN_MOMENTUM, BatchNorm, Dropout, batch_over_ranks
+from resexp.models.layers import BN_MOMENTUM, BatchNorm, Dropout, StochasticDepth, batch_over_ranks
 from resexp.runs.checkpoint import load_into
 from resexp.training.optim import Schedule, is_optimizer_state, make_optimizer
 
@@ -78,6 +78,9 @@ class Trainer:
         """The module that a step calls: `model`, or its DDP wrapper after `wrap_ddp`."""
         over_ranks = (Dropout, BatchNorm) if train.sync_bn else Dropout
         self._batch_modules = [module for module in self.model.modules() if isinstance(module, over_ranks)]
+        for module in self.model.modules():
+            if isinstance(module, Dropout | StochasticDepth):
+                module.parts = self._rank_batch // self._microbatch
         self._norms = [module for module in self.model.modules() if isinstance(module, BatchNorm)]
         self.schedule = Schedule(train, device)
         self.optimizer = make_optimizer(train, self.model, self.schedule.rate)
