@@ -34,7 +34,7 @@ def why_not(shallow: ModelConfig, deep: ModelConfig) -> str:
         return "with option C every shortcut is a projection, so no block can be an identity"
     plugin = next((value for value in (shallow.shortcut, shallow.norm) if isinstance(value, PluginRef)), None)
     if plugin:
-        return f"{plugin} is a plug-in's, of which is not known that it can pass on what it is given"
+        return f"{plugin} is a plug-in's, and may change what it is given"
     if shallow.drop_path:
         return "with stochastic depth a block's weight in the net depends on how many there are"
     if shallow.kind == "plain" and shallow.norm not in ("batch", "none"):

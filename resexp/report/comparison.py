@@ -125,8 +125,8 @@ def _shown(value: Any) -> str:
 
 
 def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
-    """Compare runs net by net. Nets are matched by name, and those that are left by configuration; two single nets are
-    compared as they are.
+    """Compare runs net by net. Nets are matched by name, and the rest by configuration; two single nets are compared
+    as they are.
 
     Raises UserError if no net is on both sides and no verdict either.
     """

@@ -271,7 +271,7 @@ def controls_plot(found: Sequence[Control]) -> Plot:
 
 
 def of_the_curve(of_net: Sequence[RunRecord]) -> list[RunRecord]:
-    """The runs of a net that its curve is the mean of: those that have finished, or all where none has."""
+    """The runs of a net that its curve averages: the finished ones, or all where none has finished."""
     return [record for record in of_net if record.finished] or list(of_net)
 
 

@@ -30,7 +30,7 @@ class Verdict:
     interaction: Difference | None = None
     """The rise of the running training error with depth in plain nets minus that in residual nets."""
     interaction_depths: tuple[int, int] | None = None
-    """The shallowest and the deepest depth that both have, from one to the other of which it is taken."""
+    """The shallowest and the deepest depth that both families have."""
     plain: Rise | None = None
     residual: Rise | None = None
     gap: Difference | None = None
@@ -54,8 +54,8 @@ def judge(
     The paper's claim is an interaction, and leads: the error of plain nets rises more from the shallowest depth to the
     deepest than that of residual nets. Nets "degrade" if the interval of their rise, from the shallowest
     or from the best depth, lies above zero. They "do not degrade" if it lies below the `margin`, from every
-    depth; not if they only guess. `missing` names runs that have not ended, `diverged` counts those that are left out
-    because they diverged; `remarks` are what a reader must know about the others.
+    depth; not if they only guess. `missing` names runs that have not ended, `diverged` counts the runs of each net that
+    diverged; both are left out. `remarks` are what a reader must know about the others.
     """
     plain, residual, obstacle = judged(families)
     if plain is None:
