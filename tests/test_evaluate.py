@@ -24,6 +24,7 @@ from resexp.config.study import load, load_run
 from resexp.data import Dataset, open_dataset
 from resexp.data.imagenet.example import make_example
 from resexp.data.images import resized
+from resexp.data.labelled import find_labels
 from resexp.errors import UserError
 from resexp.evaluation.confusion import Confusion, stored_result
 from resexp.evaluation.weights import evaluate_weights, export
@@ -225,6 +226,29 @@ def test_a_run_takes_other_images_and_a_line_counts_what_is_left_out(trained: Ru
     stored = stored_result(trained)
     assert stored is not None
     assert json.loads(done.stdout)["confusion"][0] == stored.matrix[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("names", "taken", "line"),
+    [
+        ("bus/1 car/1 train/1 val/1", {"bus/1": 0, "car/1": 1, "train/1": 2, "val/1": 3}, ""),
+        ("test/train/1 train/train/2 train/car/3", {"test/train/1": 2}, ""),
+        ("set/val/bus/1 set/val/val/1 set/train/val/2", {"set/val/bus/1": 0, "set/val/val/1": 3}, ""),
+        ("bus/training/1 bus/test/2", {"bus/test/2": 0}, ""),
+        ("eval/train/bus/1 eval/test/bus/2", {"eval/test/bus/2": 0}, ""),
+        ("test/bus/1 valid/bus/2", {"test/bus/1": 0}, "1 image in valid left out; the test images are those in test"),
+        ("train/bus/1 test/2 valid/bus/3", {"valid/bus/3": 0}, ""),
+    ],
+)
+def test_a_class_may_be_called_as_a_split_and_one_folder_holds_the_test_images(
+    names: str, taken: dict[str, int], line: str, logged: list[str], tmp_path: Path
+) -> None:
+    for name in names.split():
+        (path := tmp_path / "set" / f"{name}.png").parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    found = find_labels(tmp_path / "set", ["bus", "car", "train", "val"])
+    assert found == {f"{name}.png": label for name, label in taken.items()}
+    assert logged == ([f"{tmp_path}/set: {line}"] if line else [])
 
 
 def test_bare_weights_take_the_mean_from_the_training_images(trained: Run, tmp_path: Path) -> None:

@@ -6,47 +6,81 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from resexp.data.archive import contents, members
 from resexp.data.imagenet.loader import centre
 from resexp.data.images import resized
-from resexp.data.layout import is_hidden, is_image, is_test, is_train, nfc
+from resexp.data.layout import TEST, Parts, is_hidden, is_image, is_test, is_train, nfc, rank
 from resexp.data.pixels import Pixels, decode, read_image
 from resexp.errors import UnreadableImageError, UserError, sanitize
 from resexp.utils.machine import cores
 from resexp.utils.parallel import prefetch
-from resexp.utils.text import few
+from resexp.utils.text import counted, few
 
 log = logging.getLogger(__name__)
+
+
+class _Image(NamedTuple):
+    """What the folders of an image say."""
+
+    folders: Parts
+    label: int | None
+    split: Parts
+    """The folder of training or test images that it lies in; empty without one."""
+
+    @property
+    def is_test(self) -> bool:
+        return bool(self.split) and is_test(self.split[-1])
 
 
 def find_labels(path: Path, classes: Sequence[str]) -> dict[str, int]:
     """The label of each image in the set at `path`, by the image's name in it.
 
-    The innermost folder with the name of a class gives the label. Where the set has test images, these alone count,
-    and training images never do. A warning counts images in no such folder. Raises UserError if none is left.
+    The innermost folder with the name of a class gives the label, whatever the class is called. Where the set has test
+    images, these alone count, of folders with several names those of the first in TEST, as for a dataset; training
+    images never count. Warnings count what is left out of test images. Raises UserError if none is left.
     """
     if not path.exists():
         raise UserError(f"{path}: no such folder or archive")
-    labels = {nfc(name): label for label, name in enumerate(classes)}
-    found: dict[str, tuple[str, ...]] = {}
-    for name in members(path):
-        parts = PurePosixPath(nfc(name.replace("\\", "/"))).parts
-        if not name.endswith(("/", "\\")) and is_image(name) and not is_hidden(*parts):
-            found[name] = parts[:-1]
-    held_out = {name: folders for name, folders in found.items() if any(map(is_test, folders))}
-    found = held_out or {name: folders for name, folders in found.items() if not any(map(is_train, folders))}
-    known = {name: [labels[folder] for folder in folders if folder in labels] for name, folders in found.items()}
-    others = Counter("/".join(found[name]) or "no folder" for name, of in known.items() if not of)
+    found = _find(path, {nfc(name): label for label, name in enumerate(classes)})
+    if names := {image.split[-1] for image in found.values() if image.is_test and image.label is not None}:
+        taken = min(names, key=lambda name: rank(name, TEST))
+        beside = Counter("/".join(of.split) for of in found.values() if of.is_test and of.split[-1] in names - {taken})
+        if beside:
+            images = f"{counted(beside.total(), 'image')} in {sanitize(few(sorted(beside)))}"
+            log.warning(f"{path}: {images} left out; the test images are those in {sanitize(taken)}")
+        found = {name: image for name, image in found.items() if image.split[-1:] == (taken,)}
+    else:
+        found = {name: image for name, image in found.items() if image.is_test or not image.split}
+    known = {name: image.label for name, image in sorted(found.items()) if image.label is not None}
+    others = Counter("/".join(image.folders) or "no folder" for image in found.values() if image.label is None)
     where = sanitize(few([folder for folder, _ in others.most_common()]))
-    if not any(known.values()):
+    if not known:
         instead = f"they are in {where}" if others else "there are none"
         raise UserError(
             f"{path}: no test images in folders with the names of the net's classes ({few(list(classes))}); {instead}"
         )
     if others:
         log.warning(f"{path}: {others.total():,} images in no class of the net's left out: {where}")
-    return {name: of[-1] for name, of in sorted(known.items()) if of}
+    return known
+
+
+def _find(path: Path, labels: dict[str, int]) -> dict[str, _Image]:
+    """All images of a set, by their names in it."""
+    found = {}
+    for name in members(path):
+        parts = PurePosixPath(nfc(name.replace("\\", "/"))).parts
+        if name.endswith(("/", "\\")) or not is_image(name) or is_hidden(*parts):
+            continue
+        folders = parts[:-1]
+        of_class = max((i for i, folder in enumerate(folders) if folder in labels), default=len(folders))
+        # The nearest one above the class, whose own name may be that of a split; else one inside the class.
+        places = [*reversed(range(of_class)), *range(of_class + 1, len(folders))]
+        split = next((i for i in places if is_train(folders[i]) or is_test(folders[i])), -1)
+        label = labels[folders[of_class]] if of_class < len(folders) else None
+        found[name] = _Image(folders, label, folders[: split + 1])
+    return found
 
 
 def read_labelled(

@@ -170,7 +170,7 @@ class _Search:
     def _named(self, root: Parts, known: tuple[str, ...]) -> list[str]:
         """The folders in `root` that have one of the `known` names and hold images, in the order of `known`."""
         alike = [name for name in self.splits[root] if word(name) in known]
-        return sorted(alike, key=lambda name: (known.index(word(name)), name != word(name), name))
+        return sorted(alike, key=lambda name: rank(name, known))
 
     def _classes(self, root: Parts, split: str) -> set[str]:
         """The class folders of a split that hold images, in one Unicode form."""
@@ -301,6 +301,11 @@ def is_train(name: str) -> bool:
 def is_test(name: str) -> bool:
     """Whether the name says that a folder holds test or validation images."""
     return word(name) in TEST
+
+
+def rank(name: str, known: tuple[str, ...]) -> tuple[int, bool, str]:
+    """The place of a folder among those that have one of the `known` names: the first is taken."""
+    return known.index(word(name)), name != word(name), name
 
 
 def word(name: str) -> str:
