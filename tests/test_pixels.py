@@ -163,6 +163,23 @@ def test_a_photograph_stands_as_its_exif_data_say(turned: int, kind: str) -> Non
         assert np.array_equal(decode(data), want)
 
 
+def test_other_metadata_may_come_before_the_exif_data() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole = saved(RGB, "JPEG", exif=exif)
+    data = whole[:2] + 2 * (b"\xff\xed\xea\x60" + b"x" * 59_998) + whole[2:]
+    assert orientation(data) == 6
+    assert decode(data).shape == read_image(data).pixels.shape == (7, 5, 3)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_phones_video_may_follow_the_image(progressive: bool) -> None:
+    """In 8 MB of it, two bytes that begin a scan elsewhere are found 120 times."""
+    data = saved(RGB, "JPEG", progressive=progressive)
+    for read in (lambda image: read_image(image).pixels, decode):
+        assert np.array_equal(read(data + b"\xff\xda" * 120), read(data))
+
+
 def test_a_damaged_orientation_leaves_the_pixels_as_they_are() -> None:
     exif = Image.Exif()
     exif[0x0112] = 99
@@ -209,6 +226,13 @@ def _jpeg_with(segment: bytes, times: int) -> bytes:
     return whole[:2] + segment * times + whole[2:]
 
 
+def _with_scans(count: int, **options: Any) -> bytes:
+    """The last scan of a JPEG again and again."""
+    whole = saved(RGB, "JPEG", **options)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:last] + whole[last:-2] * count + whole[-2:]
+
+
 def _png_with_chunks(count: int) -> bytes:
     whole = saved(RGB, "PNG")
     chunk = bytes(4) + b"teSt" + struct.pack(">I", zlib.crc32(b"teSt"))
@@ -220,7 +244,8 @@ def _png_with_chunks(count: int) -> bytes:
     [
         (lambda: _jpeg_with(b"\xff\xe1\xff\xffExif\0\0" + bytes(65_527), 1500), "16,777,216 bytes of metadata"),
         (lambda: _jpeg_with(b"\xff\xe5\0\2", 1 << 20), "over 1,000 segments of metadata"),
-        (lambda: _jpeg_with(b"", 0) + saved(RGB, "JPEG", progressive=True) * 100, "over 100 scans"),
+        (lambda: _with_scans(101, progressive=True), "over 100 scans"),
+        (lambda: _with_scans(101, progressive=False), "over 100 scans"),
         (lambda: _png_with_chunks(1 << 20), "over 100,000 chunks"),
         (lambda: b"P3" + b" " * (50 << 20) + b"1 1 255 1 2 3", "in its first 4,096 bytes"),
         (lambda: b"P3 1 1 255 " + b" " * (50 << 20) + b"1 2 3", "save it as PNG"),

@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,9 @@ MAX_PIXELS = 80_000_000
 
 _MAX_SEGMENTS, _MAX_METADATA, _MAX_SCANS, _MAX_CHUNKS, _MAX_SLOW_PPM = 1_000, 1 << 24, 100, 100_000, 1 << 22
 """Limits on what a file holds besides pixels, since Pillow could need minutes for it."""
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+"""What a segment of a JPEG begins with; in pixels 0xFF is followed by 0 or by the number of a restart."""
+_SCAN, _END = 0xDA, 0xD9
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 _PPM = re.compile(rb"P[1-6]" + _GAP + rb"\d+" + _GAP + rb"\d+(?:" + _GAP + rb"(\d+))?\s")
 _ORIENTATION = 0x0112
@@ -107,7 +111,7 @@ def _unread(data: bytes) -> str:
 
 def orientation(data: bytes) -> int:
     """EXIF's orientation of a JPEG file, from 1 to 8."""
-    head = data[: 1 << 16]
+    head = data[: next((at for at, marker in _segments(data) if marker == _SCAN), None)]
     if b"Exif\0\0" not in head and b"http://ns.adobe.com/xap/" not in head:
         return 1
     with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
@@ -143,17 +147,26 @@ def _check_work(data: bytes) -> None:
 
 
 def _check_jpeg(data: bytes) -> None:
-    at = 2
-    for _ in range(_MAX_SEGMENTS):
-        if data[at : at + 1] != b"\xff" or data[at + 1 : at + 2] == b"\xda":  # the pixels begin, or it is damaged
+    may_be_slow = data.count(bytes([0xFF, _SCAN])) > _MAX_SCANS  # or a phone's video follows the image
+    scans = 0
+    for number, (at, marker) in enumerate(_segments(data)):
+        scans += marker == _SCAN
+        if scans and not may_be_slow:
             break
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if at > _MAX_METADATA:
+        if not scans and at > _MAX_METADATA:
             raise UnreadableImageError(f"over {_MAX_METADATA:,} bytes of metadata; save it without")
-    else:
-        raise UnreadableImageError(f"over {_MAX_SEGMENTS:,} segments of metadata; save it without")
-    if data.count(b"\xff\xda", at) > _MAX_SCANS:
-        raise UnreadableImageError(f"a progressive JPEG of over {_MAX_SCANS} scans; save it with fewer")
+        if scans > _MAX_SCANS:
+            raise UnreadableImageError(f"a JPEG of over {_MAX_SCANS} scans; save it with fewer")
+        if number >= _MAX_SEGMENTS:
+            raise UnreadableImageError(f"over {_MAX_SEGMENTS:,} segments of metadata; save it without")
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where each segment of a JPEG begins, and its kind, up to the end of the image."""
+    at = 2
+    while (found := _MARKER.search(data, at)) and data[found.start() + 1] != _END:
+        yield found.start(), data[found.start() + 1]
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
 
 
 def _check_png(data: bytes) -> None:
