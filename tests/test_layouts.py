@@ -160,6 +160,14 @@ def test_what_is_left_out_is_counted_named_and_kept_in_the_manifest(tmp_path: Pa
     assert data.findings.left_out == {".heic": 2, ".txt": 1, "hidden": 1, "in other/": 1, "next to the splits": 1}
 
 
+@pytest.mark.parametrize("names", [renamed("test/", "val/"), [n.replace("test/", "test/test/") for n in PLAIN]])
+def test_no_name_in_a_remark_commands_the_terminal(names: list[str]) -> None:
+    for odd in ("x\x1b[31m", "\udcff"):
+        (line,) = remarks(f"{odd}/{name}" for name in names)
+        assert line.startswith(f"{odd[:-5]}\N{REPLACEMENT CHARACTER}")
+        assert line.isprintable()
+
+
 def test_val_beside_test_is_said() -> None:
     names = PLAIN + [name.replace("test", "val") for name in PLAIN if name.startswith("test")]
     assert len(layout(names)) == 8

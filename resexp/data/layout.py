@@ -129,7 +129,7 @@ class _Search:
                 f"restore them"
             )
         counts = {reason: len(names) for reason, names in left_out.items()}
-        return Layout(entries, table, counts, [*self.remarks, *filter(None, [line])])
+        return Layout(entries, table, counts, [sanitize(remark) for remark in (*self.remarks, line) if remark])
 
     def _root(self) -> Parts:
         """The folder that holds those of the splits: the uppermost that holds both."""
@@ -229,10 +229,10 @@ class _Search:
         folders = {nfc(p[depth]) for p in self.folders if len(p) > depth and p[:depth] in splits and not is_hidden(*p)}
         if empty := sorted(folders - {nfc(of) for _, of, _ in entries.values()}):
             classes = counted(len(empty), "class folder")
-            self.remarks.append(f"{classes} without images left out: {sanitize(few(empty))}")
+            self.remarks.append(f"{classes} without images left out: {few(empty)}")
         if inside := ["/".join(entry).rpartition("/")[0] for entry in entries.values() if "/" in entry[2]]:
             lie = counted(len(inside), "image lies", "images lie")
-            where = sanitize(few(sorted(set(inside))))
+            where = few(sorted(set(inside)))
             self.remarks.append(f"{lie} in folders inside classes, which are read too: {where}")
 
 
