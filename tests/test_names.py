@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -48,9 +49,26 @@ def test_a_name_stands_for_runs(study: StudyFolder, name: str, runs: list[str]) 
 
 def test_a_run_has_a_path_too(study: StudyFolder) -> None:
     run = find_run("tiny:plain-8/1", RESULTS)
-    found = select_runs(str(run.folder), Path("elsewhere"))
-    assert [one.folder for one in found.runs] == [run.folder]
-    assert found.study.folder == study.folder.absolute()
+    inside = run.folder / "probes"
+    inside.mkdir()
+    for folder, name in ((Path.cwd(), str(run.folder)), (run.folder, "."), (inside, "..")):
+        with contextlib.chdir(folder):
+            found = select_runs(name, Path("elsewhere"))
+        assert [(one.folder, one.title) for one in found.runs] == [(run.folder.absolute(), "plain-8 seed 1")]
+        assert found.study.folder == study.folder.absolute()
+
+
+@pytest.mark.parametrize("name", ["project/app", "project/seed0"])
+def test_a_folder_of_another_program_with_a_config_yaml_is_no_run(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("debug: true\n")
+    done = CliRunner().invoke(app, ["rm", str(folder), "--yes"])
+    assert isinstance(done.exception, UserError)
+    assert done.exception.args == (
+        f"{folder}: holds a config.yaml, but is no run folder, such as plain-20-0123abcd/seed0",
+    )
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["config.yaml"]
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from resexp.config.messages import hint
 from resexp.config.study import is_study
 from resexp.errors import UserError
+from resexp.runs.records import RUN_FOLDER
 from resexp.runs.store import Run, StudyFolder, is_study_folder, study_folders
 from resexp.utils.paths import expanded
 
@@ -32,8 +35,11 @@ def select_runs(name: str, results: Path) -> Selection:
     Raises UserError with the nearest name where nothing is called so.
     """
     path = expanded(name)
-    if (path / "config.yaml").exists():
-        return Selection(StudyFolder(path.absolute().parents[1]), [Run(path)], is_study=False)
+    folder = Path(os.path.normpath(path.absolute()))  # "." and ".." have names
+    if (folder / "config.yaml").exists():
+        if not re.match(RUN_FOLDER, "/".join(folder.parts[-2:])):
+            raise UserError(f"{path}: holds a config.yaml, but is no run folder, such as plain-20-0123abcd/seed0")
+        return Selection(StudyFolder(folder.parents[1]), [Run(folder)], is_study=False)
     if path.exists() and not is_study_folder(path):
         inside = [study.folder.name for study in study_folders(path)]
         remedy = f"; it holds the studies {', '.join(inside)}: name one of them" if inside else ""

@@ -141,12 +141,16 @@ class Submission(JsonRecord):
     """Number of the newest attempt at submission; attempts of the job have higher numbers."""
 
 
+RUN_FOLDER = r"^[a-z]+-[0-9]{1,5}-[0-9a-f]{8}/seed[0-9]{1,19}\Z"
+"""The folder of a run, from that of its study."""
+
+
 class PlannedRun(JsonRecord):
     """A run that a study names: its folder, relative to the study's, and what the study calls its net."""
 
     model_config = ConfigDict(regex_engine="python-re")  # whose \w is what str.isalnum() allows in labels
 
-    folder: str = Field(pattern=r"^[a-z]+-[0-9]{1,5}-[0-9a-f]{8}/seed[0-9]{1,19}\Z")
+    folder: str = Field(pattern=RUN_FOLDER)
     label: str = Field(pattern=r"^[\w+.=-]{1,200}\Z")
 
 
