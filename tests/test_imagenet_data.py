@@ -24,6 +24,7 @@ from resexp.config.study import load
 from resexp.data import data_home, open_dataset
 from resexp.data.imagenet import ImageNet, open_imagenet
 from resexp.data.imagenet import dataset as dataset_module
+from resexp.data.imagenet.dataset import open_cache
 from resexp.data.imagenet.example import make_example
 from resexp.data.imagenet.labels import DEVKITS, META, TABLE, TRUTH
 from resexp.data.imagenet.loader import ImageRequest, Loader, View, centre, plan, resize
@@ -541,6 +542,20 @@ def test_a_damaged_cache_is_refused_until_it_is_made_again(root: Path) -> None:
         open_imagenet(data(root, cache={"side": 100}))
     prepared(root, side=100)
     assert file.read_bytes() == whole
+
+
+def test_a_set_of_which_no_image_can_be_read_gets_no_cache(root: Path) -> None:
+    for path in root.rglob("*.*"):
+        path.write_text("x")
+    settings = CacheConfig(side=72)
+    dataset = open_imagenet(data(root))
+    with pytest.raises(UserError, match="images: none of its images can be read; `resexp data check STUDY` says why"):
+        prepare(dataset, settings, ignore, 2)
+    (folder := dataset_module.cache_folder(dataset, settings)).mkdir()
+    (folder / "images.bin").touch()  # as versions before this one left it
+    np.savez(folder / "index.npz", train_ends=[0])
+    (folder / "meta.json").write_text('{"bytes": {"images.bin": 0}, "unreadable": []}')
+    assert open_cache(dataset, settings) is None
 
 
 def test_a_cache_that_would_not_fit_is_not_begun(

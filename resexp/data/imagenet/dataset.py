@@ -164,7 +164,8 @@ def open_cache(tree: Tree, config: CacheConfig) -> ImageCache | None:
     """The cache of `tree` that `config` asks for; None if it is missing or damaged."""
     folder = cache_folder(tree, config)
     arrays = read_arrays(folder / INDEX)
-    if arrays is None or read_meta(folder, ImagesMeta) is None:
+    meta = read_meta(folder, ImagesMeta)
+    if arrays is None or meta is None or not meta.bytes.get(DATA):  # no byte can't be mapped
         return None
     ends, sizes = ({part: arrays[f"{part}_{name}"] for part in SPLITS} for name in ("ends", "sizes"))
     return ImageCache(folder, np.asarray(np.memmap(folder / DATA, mode="c")), ends, sizes, config.format == "raw")

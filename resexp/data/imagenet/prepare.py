@@ -55,7 +55,7 @@ def check(dataset: ImageNet, progress: Callable[[int, int], None], threads: int)
 def prepare(dataset: ImageNet, config: CacheConfig, progress: Callable[[int, int], None], threads: int) -> Path:
     """Make the cache that `data.cache` asks for, of a set that is read from its files; the cache's folder.
 
-    Raises UserError if the disk is too small. `progress` hears (images done, images in all).
+    Raises UserError if the disk is too small, or no image can be read. `progress` hears (images done, images in all).
     """
     folder = cache_folder(dataset, config)
     with lock_of(folder, f"the cache {folder}"):
@@ -65,6 +65,8 @@ def prepare(dataset: ImageNet, config: CacheConfig, progress: Callable[[int, int
         with building(folder) as temporary:
             _check_room(dataset, config, folder)
             unreadable = _build(dataset, config, temporary, progress, threads)
+            if len(unreadable) == sum(map(dataset.images, SPLITS)):
+                raise UserError(f"{dataset.root}: none of its images can be read; `resexp data check STUDY` says why")
     if unreadable:
         log.warning(f"{len(unreadable):,} images can't be read, and are left empty: {few(unreadable)}")
     return folder
