@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -207,7 +208,12 @@ def remove(
     mib = sum(size(run.folder) for run in runs) / MIB
     what = f"{counted(len(runs), 'run')} of {chosen.study.folder}, {mib:,.1f} MiB: {_names(runs)}"
     if runs and not yes:
-        typer.confirm(f"{what}\ndelete?", abort=True, err=True)
+        try:
+            typer.confirm(f"{what}\ndelete?", abort=True, err=True)
+        except typer.Abort:
+            if sys.stdin.isatty():
+                raise
+            raise UserError("rm: nothing was deleted, for nobody said yes; without a terminal, add --yes") from None
     with locked(chosen.study.lock_path, f"the study in {chosen.study.folder}"):
         if held := [run for run in runs if run.is_held()]:
             raise UserError(f"{_names(held)}: still running, so nothing was deleted; stop first")
