@@ -39,11 +39,11 @@ def fetch(file: OfficialFile, path: Path, progress: Callable[[str, int], None]) 
                 return
             part.unlink()
         for mirror in file.mirrors:
-            try:
+            try:  # a proxy without a host is a ValueError
                 _download(file, mirror, part, progress)
                 file.verify(part)
-            except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-                log.warning(f"{mirror}: {getattr(error, 'reason', error)}")
+            except (urllib.error.URLError, http.client.HTTPException, ValueError, TimeoutError, ConnectionError) as why:
+                log.warning(f"{mirror}: {getattr(why, 'reason', why)}")
             except UserError:
                 part.unlink()
                 log.warning(f"{mirror}: delivered another file (wrong md5), thrown away")
