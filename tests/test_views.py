@@ -303,6 +303,7 @@ def test_the_papers_views_are_the_defaults() -> None:
         ("ten-crop", {"source": "cifar10", "resize": 16, "pad": 0}, (16, 16), TenCrop(14)),
         ("multi-scale", {"source": "cifar10", "resize": 16, "pad": 2}, (16, 16), MultiScale((12, 16, 20))),
         ("multi-scale", {"source": "cifar10"}, (32, 32), MultiScale((28, 32, 36))),
+        ("multi-scale", {"source": "cifar10", "resize": 4, "pad": 0}, (4, 4), MultiScale((4, 8))),
         ("ten-crop", {"source": "imagenet", "path": "."}, (256, 256), TenCrop(224)),
     ],
 )

@@ -146,7 +146,7 @@ def usual(config: RunConfig, name: str, size: tuple[int, int]) -> Mode:
     side = min(size)
     if name == MultiScale.name:
         smaller, larger = max(STRIDE, side * 7 // 8 // STRIDE * STRIDE), -(-side * 9 // 8 // STRIDE) * STRIDE
-        return MultiScale((smaller, side, larger))
+        return MultiScale(tuple(dict.fromkeys((smaller, side, larger))))
     return TenCrop(side, data.pad) if data.pad else TenCrop(_seven_eighths(side))
 
 
