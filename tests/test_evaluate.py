@@ -160,12 +160,19 @@ def test_without_logits_or_images_a_run_is_evaluated_as_far_as_it_goes(trained: 
     again = json.loads(here("evaluate", trained.folder, "--json").stdout)
     assert again["confusion"] == stored.matrix.tolist()
     assert again["loss"] == pytest.approx(stored.loss, rel=1e-5)
+    trained.checkpoint_path.rename("checkpoint.pt")
+    assert here("evaluate", trained.folder).stderr == (
+        f"resexp: {trained.folder}: no checkpoint.pt, so there are no weights; train it again with resexp sweep STUDY "
+        f"--rerun residual-8\n"
+    )
+    Path("checkpoint.pt").rename(trained.checkpoint_path)
     Path("kept.npz").rename(trained.logits_path)
     text = trained.config_path.read_text()
     trained.config_path.write_text(re.sub(r"source: shapes\n(  .*\n)+", "source: cifar10\n", text))
     done = here("evaluate", trained.folder, "--json")
     assert "its classes are shown by their numbers, for its images are not here" in done.stderr
     assert [of["class"] for of in json.loads(done.stdout)["classes"]] == [str(label) for label in range(10)]
+    assert "shown by their numbers" not in here("evaluate", trained.folder, "--data", "nowhere").stderr
 
 
 # -- weights ----------------------------------------------------------------------------------------------------------

@@ -53,8 +53,12 @@ def evaluate(
     run = None if weights else find_run(subject, results)
     if run and net:
         raise UserError("--net: a run knows its net; leave it out")
-    result = stored_result(run) if run else None
-    if result is None or data:
+    result = None
+    if run and data:
+        run.check_finished("is evaluated")
+    elif run:
+        result = stored_result(run)
+    if result is None:
         # torch takes seconds, which logits need not wait for
         from resexp.evaluation.weights import confusion_of_run, evaluate_weights
 

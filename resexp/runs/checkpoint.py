@@ -138,7 +138,9 @@ def last_weights(run: Run) -> tuple[int, dict[str, Tensor]]:
         what = "checkpoint.pt is damaged"
     else:
         return state["step"], state["model"]
-    raise UserError(f"{run.folder}: {what}, so there are no weights; train it (again) with resexp train")
+    finished = run.status().state == "finished"
+    again = f"resexp sweep STUDY --rerun {run.label}" if finished else f"resexp train {run.folder}"
+    raise UserError(f"{run.folder}: {what}, so there are no weights; train it again with {again}")
 
 
 def load(run: Run, device: torch.device) -> tuple[dict[str, Any] | None, str]:
