@@ -59,5 +59,7 @@ def _likeness(block: tuple[Layer, ...]) -> object:
 
 def short(count: float) -> str:
     """A large number as the paper writes it: ``0.27 M``, ``253 M``, ``3.64 G``; a smaller one as ``17.3 k``."""
-    unit, letter = (1e9, "G") if count >= 1e9 else (1e6, "M") if count >= 1e5 else (1e3, "k")
+    count = float(f"{count:.3g}")  # else 999.6 M would be 1e+03 M
+    large = (1e12, "T") if count >= 1e12 else (1e9, "G")
+    unit, letter = large if count >= 1e9 else (1e6, "M") if count >= 1e5 else (1e3, "k")
     return f"{count / unit:.3g} {letter}"

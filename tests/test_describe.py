@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -22,6 +23,7 @@ from resexp.errors import UserError
 from resexp.layer_table import Layer, parts, short
 from resexp.models import build_model
 from resexp.models.summary import NetSummary, summarise_net
+from resexp.utils.files import write_output
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -283,8 +285,12 @@ def test_a_step_keeps_each_convolutions_output_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(269_722, "0.27 M"), (252_887_680, "253 M"), (3_643_000_000, "3.64 G"), (17_344, "17.3 k")]
-)
+    ("count", "text"),
+    [
+        (269_722, "0.27 M"), (252_887_680, "253 M"), (3_643_000_000, "3.64 G"), (17_344, "17.3 k"),
+        (99_960, "0.1 M"), (999_600_000, "1 G"), (999_500_000_000, "1 T"), (1_030_000_000_000, "1.03 T"),
+    ],
+)  # fmt: skip
 def test_counts_are_written_as_in_the_paper(count: int, text: str) -> None:
     assert short(count) == text
 
@@ -357,6 +363,18 @@ def test_as_json_everything_is_said() -> None:
 def drawing(*arguments: str) -> ET.Element:
     assert "nets.svg" in describe(*arguments, "--svg", "nets.svg")
     return ET.fromstring(Path("nets.svg").read_text())
+
+
+def test_a_link_or_a_pipe_is_written_to() -> None:
+    Path("link.svg").symlink_to("target.svg")
+    describe("plain-8", "--svg", "link.svg")
+    assert Path("link.svg").readlink() == Path("target.svg")
+    assert Path("target.svg").read_text().startswith("<?xml")
+    os.mkfifo("pipe.svg")
+    reader = os.open("pipe.svg", os.O_RDONLY | os.O_NONBLOCK)
+    write_output(Path("pipe.svg"), "<svg/>")
+    assert os.read(reader, 100) == b"<svg/>"
+    os.close(reader)
 
 
 def groups(svg: ET.Element, begin: str) -> dict[str, ET.Element]:

@@ -13,7 +13,7 @@ from resexp.cli.console import MIB, make_table, out, print_json, print_line, pri
 from resexp.cli.options import PATH, AsJson, Config, Plugins, Settings
 from resexp.errors import UserError
 from resexp.layer_table import parts, short
-from resexp.utils.files import write_atomic
+from resexp.utils.files import write_output
 
 if TYPE_CHECKING:
     from resexp.config.nets import NamedNet
@@ -62,7 +62,7 @@ def describe(
     if svg:
         from resexp.report.drawing import draw
 
-        write_atomic(svg, draw([(net, summary.layers) for net, summary in described], full=full))
+        write_output(svg, draw([(net, summary.layers) for net, summary in described], full=full))
     if as_json:
         print_json([_record(net, summary) for net, summary in described])
         return

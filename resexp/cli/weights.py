@@ -11,7 +11,7 @@ from resexp.cli.console import make_table, print_json, print_line, print_table
 from resexp.cli.options import PATH, RESULTS, AsJson, Plugins, Results, Track, names
 from resexp.display import percent
 from resexp.errors import UserError
-from resexp.utils.files import write_atomic
+from resexp.utils.files import write_output
 from resexp.utils.paths import expanded
 from resexp.utils.text import counted
 
@@ -68,7 +68,7 @@ def evaluate(
     else:
         _show(f"{subject}", result)
     if to_csv:  # last: an error costs nothing that took minutes
-        write_atomic(to_csv, result.to_csv())
+        write_output(to_csv, result.to_csv())
 
 
 def _show(title: str, result: Confusion) -> None:

@@ -65,6 +65,15 @@ def write_atomic(path: Path, content: str | bytes, *, sync: bool = True, within:
         raise
 
 
+def write_output(path: Path, content: str) -> None:
+    """Write a file that a user names. A link, a pipe or a device is not replaced, but written to."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        with with_filename(path):
+            path.write_text(content)
+    else:
+        write_atomic(path, content)
+
+
 def write_held(path: Path, content: str | bytes, *, sync: bool = True) -> None:
     """`write_atomic` for the only process that may write `path` now. It removes what killed ones left of it."""
     for left_over in path.parent.glob(f"{path.name}.*.tmp"):
