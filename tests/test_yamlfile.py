@@ -99,6 +99,26 @@ def test_extends_merges_key_by_key_and_replaces_lists(tmp_path: Path) -> None:
     assert document.place(("train", "lr")) == f"{tmp_path / 'top.yaml'}:3"
 
 
+def test_a_section_that_is_a_word_is_kept_as_the_mistake_that_it_is(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("model: plain\ntrain:\n")
+    (tmp_path / "top.yaml").write_text("extends: base.yaml\nmodel: {depth: 20}\ntrain: {lr: 0.5}\n")
+    document = yaml_file.read(tmp_path / "top.yaml")
+    assert document.data == {"model": "plain", "train": {"lr": 0.5}}
+    assert document.place(("model",)) == f"{tmp_path / 'base.yaml'}:1"
+
+
+def test_what_is_replaced_loses_its_places() -> None:
+    base = yaml_file.parse("a: 1\ntrain:\n  lr: 0.1\n  milestones: [1,\n    2]\ngrid:\n  b: [1]\n", "f.yaml")
+    for setting, path in [
+        ("train.milestones=[1, x]", ("train", "milestones", 1)),
+        ("train={lr: 1}", ("train", "lr")),
+        ("grid={b: [2]}", ("grid", "b")),
+    ]:
+        document = yaml_file.overridden(base, [setting])
+        assert document.place(path) == f"--set {setting}"
+        assert document.place(("a",)) == "f.yaml:1"
+
+
 def test_a_file_that_extends_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("extends: b.yaml")
     (tmp_path / "b.yaml").write_text("extends: a.yaml")
@@ -168,6 +188,9 @@ def test_merge_keys_are_read_and_what_stands_beside_them_wins() -> None:
     data = yaml_file.parse(text, "f.yaml").data
     assert data["one"] == {"x": 9, "y": 1}
     assert data["two"] == {"y": 3, "z": 2, "x": 1}
+    around = yaml_file.parse("a: &b\n  x: 1\n  y: [1,\n    2]\none:\n  x: 3\n  <<: *b\n  y: [1, 2]\n", "f.yaml")
+    assert around.data["one"] == {"x": 3, "y": [1, 2]}
+    assert [around.place(("one", *path)) for path in (("x",), ("y",), ("y", 1))] == ["f.yaml:6", "f.yaml:8", "f.yaml:8"]
     with pytest.raises(UserError, match=r"f.yaml:1: <<: expected a mapping, such as \*base"):
         yaml_file.parse("a: {<<: 1}", "f.yaml")
 

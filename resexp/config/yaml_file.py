@@ -155,7 +155,11 @@ class _Builder:
                 raise UserError(f"{at}: keys are words, got a list, a mapping or an alias")
             key, value = event.value, self._next()
             if key == "<<" and event.implicit[0]:
+                own, self._places = self._places, {}
                 sources = self._value(value, path)
+                for merged_path, place in self._places.items():  # those of own and earlier keys stay
+                    own.setdefault(merged_path, place)
+                self._places = own
                 for source in sources if isinstance(sources, list) else [sources]:
                     if not isinstance(source, dict):
                         raise UserError(f"{at}: <<: expected a mapping, such as *base, or a list of them")
@@ -168,6 +172,7 @@ class _Builder:
             if key in built:
                 first = self._places[(*path, key)].rpartition(":")[2]
                 raise UserError(f"{at}: {dotted((*path, key))}: duplicate key, first set on line {first}; keep one")
+            _forget(merged.get(key), (*path, key), self._places)
             self._places[(*path, key)] = at
             built[key] = self._value(value, (*path, key))
         return {**merged, **built}
@@ -249,18 +254,42 @@ def read(path: Path, find: Callable[[str], Path] = Path, chain: tuple[Path, ...]
 
 
 def merge(base: Document, top: Document) -> Document:
-    """`base` overlaid by `top`: mappings merge key by key, everything else is replaced."""
-    return Document(_overlaid(base.data, top.data), {**base.places, **top.places})
+    """`base` overlaid by `top`: mappings merge key by key, everything else is replaced, together with its places.
+
+    A section of `base` that is no mapping, such as ``model: plain``, stays: it is a mistake, and is refused as one.
+    """
+    kept = {
+        key
+        for key, value in top.data.items()
+        if isinstance(value, dict) and key != "grid" and not isinstance(base.data.get(key), dict | None)
+    }
+    places = dict(base.places)
+    data = _overlaid(base.data, {key: value for key, value in top.data.items() if key not in kept}, (), places)
+    places.update((path, place) for path, place in top.places.items() if not kept.intersection(path[:1]))
+    return Document(data, places)
 
 
-def _overlaid(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+def _overlaid(base: dict[str, Any], top: dict[str, Any], path: KeyPath, places: dict[KeyPath, str]) -> dict[str, Any]:
+    """`base`, which stands at `path`, overlaid by `top`; the places of what is replaced are removed from `places`."""
     merged = dict(base)
     for key, value in top.items():
         below = base.get(key)
         # Grids and plug-ins with options, which have a name, are replaced as a whole, not merged key by key.
         merges = isinstance(value, dict) and key != "grid" and (key == "executor" or "name" not in value)
-        merged[key] = _overlaid(below, value) if isinstance(below, dict) and merges else value
+        if isinstance(below, dict) and merges:
+            merged[key] = _overlaid(below, value, (*path, key), places)
+        else:
+            _forget(below, (*path, key), places)
+            merged[key] = value
     return merged
+
+
+def _forget(value: Any, path: KeyPath, places: dict[KeyPath, str]) -> None:
+    """Remove the places of `value`, which stands at `path`, and of all that is in it."""
+    places.pop(path, None)
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inner:
+        _forget(each, (*path, key), places)
 
 
 def changed(document: Document, path: Sequence[str], value: Any, place: str) -> Document:
