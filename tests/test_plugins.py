@@ -348,6 +348,29 @@ def test_a_negative_option_is_part_of_a_name(tmp_path: Path) -> None:
     assert parse_net(net.name, []) == net
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("x y", '"x y"'),
+        ("12", '"12"'),
+        ("null", '"null"'),
+        ("a+more=b", '"a+more=b"'),
+        (None, "null"),
+        (1e16, "1e+16"),
+        ([1, [-2, "a b"]], '[1,[-2,"a b"]]'),
+        ({"z": [True], "a-b": 'q"'}, '{"a-b":"q\\"","z":[true]}'),
+    ],
+)
+def test_whatever_an_option_is_the_name_of_its_net_is_read_back(value: object, shown: str, tmp_path: Path) -> None:
+    options = "more: object = None\n    sizes: tuple[int, ...] = (1,)"
+    loaded(written(tmp_path, POWER.format(options)))
+    net = parse_net("residual-20", [f"model.activation={json.dumps({'name': 'power', 'more': value})}"])
+    assert net.name == f"residual-20-activation=power+more={shown}+power=-0.5+sizes=[1]"
+    assert parse_net(net.name, []) == net
+    assert ModelConfig.model_validate(net.config.model_dump(mode="json")) == net.config
+    assert len({net, parse_net(net.name, [])}) == 1
+
+
 @pytest.mark.parametrize("layers", [1, 4])
 def test_imagenets_nets_have_blocks_of_two_or_three_layers(layers: int, tmp_path: Path) -> None:
     loaded(written(tmp_path, f"@register('block', 'mine')\nclass Mine(Block):\n    layers = {layers}\n"))
@@ -417,6 +440,18 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         plugins.load()
 
 
+def test_a_pipe_in_place_of_a_plugin_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mine.py")
+    plugins.add_files([str(tmp_path / "mine.py")])
+    with pytest.raises(UserError, match=r"mine\.py: not a plain file"):
+        plugins.load()
+
+
+def test_a_path_that_the_variable_cannot_hold_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a:b/mine\.py: the path of a plug-in holds no ':'; rename or move it"):
+        plugins.add_files([str(tmp_path / "a:b/mine.py")])
+
+
 BLOCK = """
 @register("block", "mine")
 class Mine(Block):
@@ -466,6 +501,11 @@ def mine():
     [
         ("given = None", "data mine: returns something else than a mapping with classes, train_images"),
         ("given['classes'] = ['a', 'a']", "returns 2 class names; return two or more, all different"),
+        ("given['classes'] = 10", "classes is 10; return a list of names"),
+        (r"given['classes'] = ['a\x1b[31m', 'b']", r"the name of the class 'a\\x1b\[31m' can't be shown; rename it"),
+        (r"given['classes'] = ['a\udcff', 'b']", r"the name of the class 'a\\udcff' can't be shown; rename it"),
+        ("given['train_images'] = [x[0], x[0, :4]]", "train_images or train_labels is no array; return images of one"),
+        ("given['train_images'] = x[:, :0]", r"train_images has shape \(20, 0, 8, 3\) and type uint8; return uint8"),
         ("given['train_images'] = x / 255", r"train_images has shape \(20, 8, 8, 3\) and type float64; return uint8"),
         ("given['test_images'] = x[..., 0]", r"test_images has shape \(20, 8, 8\) and type uint8; return uint8"),
         ("given['test_labels'] = y[:3]", r"test_labels has shape \(3,\) and type int64; return 20 integers"),

@@ -18,7 +18,7 @@ from resexp.config import FolderData, ImageNetData, ModelConfig, RunConfig, Sect
 from resexp.config.messages import hint, validated
 from resexp.config.model import ResidualInit, StrideConv
 from resexp.config.params import CLASSES, resolved
-from resexp.config.plugins import BUILT_IN
+from resexp.config.plugins import BUILT_IN, with_options
 from resexp.config.yaml_file import Document, overridden, typed
 from resexp.errors import UserError
 
@@ -38,8 +38,10 @@ WORDS = {
 _ALWAYS = ("kind", "depth", "variant")
 _SIDES = {"cifar": 32, "imagenet": 224}
 _NAME = re.compile(r"(?:([a-z]+)/)?([a-z]+)-(\d{1,5})((?:-.+)?)")
-_VALUE = r"(?:[\w.+=^]|(?:(?<=[=^])|(?<=\de))-(?=[\d.]))+"
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_VALUE = rf"(?:[\w.+=^\[\]{{}}:,]|{_QUOTED}|(?:(?<=[=^\[:,])|(?<=\de))-(?=[\d.]))+"
 """A value in a name; a minus sign is part of it before a number: ``-0.5``, ``1e-05``, ``depth^-1``."""
+_OPTION = re.compile(rf"\+([^\W\d]\w*)=((?:{_QUOTED}|[^\"+]|\+(?![^\W\d]\w*=))*)")
 _PART = re.compile(rf"-(?:([a-z_]+)=)?({'|'.join(WORDS)}|{_VALUE})(?=-|$)")
 
 
@@ -75,7 +77,7 @@ def net_name(config: ModelConfig, extras: Mapping[str, Any]) -> str:
 def _part(key: str, value: Any) -> str:
     """``norm=none``, or a word alone where it names its field, such as ``B``."""
     if isinstance(value, dict) and "name" in value:
-        value = [value["name"], *(f"{k}={v}" for k, v in value.items() if k not in ("name", "source"))]
+        value = with_options(value["name"], {k: v for k, v in value.items() if k not in ("name", "source")})
     values = value if isinstance(value, list | tuple) else [value]
     text = "+".join(str(one).lower() if one is None or isinstance(one, bool) else str(one) for one in values)
     return text if key == f"model.{WORDS.get(text)}" else f"{key.rpartition('.')[2]}={text}"
@@ -109,10 +111,9 @@ def parse_net(name: str, settings: list[str], size: int | None = None) -> NamedN
 
 def _typed_part(text: str, name: str) -> Any:
     """``se+reduction=4`` as the mapping of a plug-in with options; other values as YAML reads them."""
-    if "=" not in text:
+    if not (plugin := re.fullmatch(rf"([^+]*)((?:{_OPTION.pattern})+)", text)):
         return typed(text, name)
-    plugin, *options = text.split("+")
-    return {"name": plugin} | {key: typed(value, name) for key, _, value in (o.partition("=") for o in options)}
+    return {"name": plugin[1]} | {key: typed(value, name) for key, value in re.findall(_OPTION, plugin[2])}
 
 
 class _Named(Section):

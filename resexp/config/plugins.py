@@ -8,10 +8,12 @@ code.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,9 +23,10 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from resexp.config.section import Section
+from resexp.config.yaml_file import typed
 from resexp.errors import UserError
 from resexp.utils.paths import expanded
-from resexp.utils.untrusted import first_mistake
+from resexp.utils.untrusted import first_mistake, read_file
 
 Role = Literal["block", "shortcut", "activation", "norm", "init", "optimizer", "schedule", "data"]
 """What a plug-in may offer; the key of the study file has the same name, `data.source` for data."""
@@ -110,8 +113,13 @@ def find_plugin(role: Role, ref: PluginRef) -> Plugin:
 
 
 def add_files(files: list[str]) -> None:
-    """Add plug-in files to $RESEXP_PLUGINS, for this process and its children. They are loaded on first use."""
+    """Add plug-in files to $RESEXP_PLUGINS, for this process and its children. They are loaded on first use.
+
+    Raises UserError for a path that the variable can't hold.
+    """
     paths = [str(expanded(file).resolve()) for file in files]
+    if split := next((path for path in paths if os.pathsep in path), None):
+        raise UserError(f"{split}: the path of a plug-in holds no {os.pathsep!r}; rename or move it")
     os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys([*_listed_files(), *paths]))
 
 
@@ -147,11 +155,9 @@ def _listed_files() -> list[str]:
 def _load(path: Path) -> None:
     global _loading
     try:
-        content = path.read_bytes()
+        content = read_file(path, MAX_BYTES)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; a plug-in is a Python file") from None
-    if len(content) > MAX_BYTES:
-        raise UserError(f"{path}: larger than {MAX_BYTES >> 20} MB; a plug-in is one file of Python")
     digest = hashlib.sha256(content).hexdigest()[:8]
     module_name = f"resexp_plugin_{path.stem}_{digest}"
     module = sys.modules[module_name] = ModuleType(module_name)
@@ -173,11 +179,31 @@ def _load(path: Path) -> None:
     _texts[digest] = content.decode(errors="replace")
 
 
+class _Mapping(dict[str, Any]):
+    """A mapping that hashes; nobody changes it."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+
+def with_options(name: str, options: Mapping[str, Any]) -> str:
+    """``se+reduction=4``: the name of a plug-in and its options. Numbers and plain words are as they are, all else is
+    JSON."""
+    words = [name]
+    for key, value in options.items():
+        is_plain = isinstance(value, int | float) or (
+            isinstance(value, str) and re.fullmatch(r"[\w.^]{1,60}", value) and typed(value, key) == value
+        )
+        words.append(f"{key}={value if is_plain else json.dumps(value, ensure_ascii=False, separators=(',', ':'))}")
+    return "+".join(words)
+
+
 @dataclass(frozen=True)
 class PluginRef:
     """A plug-in's part of a run: its name, its options, and the digest of its file.
 
-    In a file it is a mapping: ``{name: se, reduction: 4}``. Options are sorted pairs, so that configurations hash.
+    In a file it is a mapping: ``{name: se, reduction: 4}``. Options are sorted pairs whose values hash, as
+    configurations do: lists are tuples, mappings are `_Mapping`.
     """
 
     name: str
@@ -190,8 +216,8 @@ class PluginRef:
         return {"name": self.name, **dict(self.options), "source": self.digest}
 
     def __str__(self) -> str:
-        """As labels have it: ``se``, ``se+reduction=4``."""
-        return "+".join([self.name, *(f"{key}={value}" for key, value in self.options)])
+        """As names of nets have it: ``se``, ``se+reduction=4``."""
+        return with_options(self.name, dict(self.options))
 
 
 @dataclass(frozen=True)
@@ -233,11 +259,20 @@ def _options(plugin: Plugin, given: dict[str, Any]) -> tuple[tuple[str, Any], ..
     known = plugin.options.model_fields if plugin.options else {}
     if unknown := [key for key in given if key not in known]:
         raise ValueError(f"{plugin.name} has no option {unknown[0]}; it has {', '.join(known) or 'none'}")
+    if plugin.options is None:
+        return ()
     try:
-        return _pairs(plugin.options.model_validate(given).model_dump(mode="json")) if plugin.options else ()
+        # As JSON, since files have lists and words where options may be tuples and paths.
+        return _pairs(plugin.options.model_validate_json(json.dumps(given)).model_dump(mode="json"))
     except ValidationError as error:
         raise ValueError(f"{plugin.name}: {first_mistake(error)}") from None
 
 
 def _pairs(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in sorted(options.items()))
+    return tuple((key, _hashable(value)) for key, value in sorted(options.items()))
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _Mapping(_pairs(value))
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value

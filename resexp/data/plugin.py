@@ -10,7 +10,7 @@ import numpy as np
 from resexp.config import PluginData
 from resexp.config.plugins import PluginRef, find_plugin
 from resexp.data.images import ImageSet
-from resexp.errors import UserError
+from resexp.errors import UserError, sanitize
 
 KEYS = {"classes", "train_images", "train_labels", "test_images", "test_labels"}
 
@@ -41,7 +41,12 @@ def load(config: PluginData) -> ImageSet:
             f"{where}: returns something else than a mapping with classes, train_images, train_labels, test_images and "
             f"test_labels"
         )
-    classes = [str(name) for name in given["classes"]]
+    try:
+        classes = list(map(str, given["classes"]))
+    except TypeError:
+        raise UserError(f"{where}: classes is {given['classes']!r}; return a list of names") from None
+    if hidden := [name for name in classes if sanitize(name) != name]:
+        raise UserError(f"{where}: the name of the class {hidden[0]!r} can't be shown; rename it")
     if len(classes) < 2 or len(set(classes)) < len(classes):
         raise UserError(f"{where}: returns {len(classes)} class names; return two or more, all different")
     images, labels = {}, {}
@@ -53,8 +58,14 @@ def load(config: PluginData) -> ImageSet:
 
 
 def _checked(where: str, split: str, given: dict[str, Any], classes: int) -> tuple[Any, Any]:
-    images, labels = np.asarray(given[f"{split}_images"]), np.asarray(given[f"{split}_labels"])
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
+    try:
+        images, labels = (np.asarray(given[f"{split}_{part}"]) for part in ("images", "labels"))
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{where}: {split}_images or {split}_labels is no array; return images of one size, uint8 (N, height, "
+            "width, 3), and N integers"
+        ) from None
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.size:
         raise UserError(
             f"{where}: {split}_images has shape {images.shape} and type {images.dtype}; return uint8 (N, height, "
             f"width, 3)"
