@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from resexp.config import RunConfig
 from resexp.config.study import load, load_run
@@ -171,6 +174,36 @@ def test_what_weights_drop_next_is_the_new_runs_own(make: Callable[..., Run], tm
     assert keys[0]
     assert keys[0].keys() == keys[1].keys()
     assert all(torch.equal(keys[0][name], keys[1][name]) for name in keys[0])
+
+
+@pytest.mark.parametrize("named", ["$DONOR", "${DONOR}/", "../seed0", "seed0", "../../plain-8-0123/seed0"])
+def test_a_start_is_the_run_that_its_folder_names(named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By variables, and from within the net's folder or a run's."""
+    (folder := tmp_path / "plain-8-0123/seed0").mkdir(parents=True)
+    monkeypatch.setenv("DONOR", str(folder))
+    monkeypatch.chdir(folder.parent if named == "seed0" else folder)
+    config = RunConfig.model_validate({"train": {"init_from": named}})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DONOR")
+    assert config.train.measured()["init_from"] == "plain-8-0123/seed0"
+    assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_a_variable_may_name_a_file_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path := tmp_path / "w.pt").write_bytes(b"weights")
+    monkeypatch.setenv("W", str(path))
+    by_variable, written_out = (RunConfig.model_validate({"train": {"init_from": name}}) for name in ("$W", str(path)))
+    assert by_variable == written_out
+    assert by_variable.train.init_weights == (str(path), hashlib.sha256(b"weights").hexdigest())
+    monkeypatch.delenv("W")
+    with pytest.raises(ValidationError, match=r"\$W: the environment variable W is not set; set it, or write the path"):
+        RunConfig.model_validate({"train": {"init_from": "$W"}})
+
+
+def test_a_pipe_in_place_of_weights_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "w.pt")
+    with pytest.raises(ValidationError, match=r"no file of weights that can be read \(not a plain file\)"):
+        RunConfig.model_validate({"train": {"init_from": str(tmp_path / "w.pt")}})
 
 
 def test_a_dry_run_says_what_training_could_not_start_from(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import math
+import os
 import re
+import stat
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +33,10 @@ from resexp.utils.untrusted import first_mistake
 WEIGHTS = (".pt", ".safetensors")
 """Suffixes of files of weights."""
 _WITH_DIGEST = re.compile(r"(.+)#sha256=([0-9a-f]{64})")
+
+
+def _parts(path: str | Path) -> tuple[str, ...]:
+    return Path(os.path.normpath(path)).parts
 
 
 @functools.lru_cache
@@ -64,16 +71,23 @@ def in_steps(train: Any, data: DataConfig) -> Any:
     def steps(key: str, value: Any) -> Any:
         if isinstance(value, list | tuple):
             return [steps(key, each) for each in value]
-        if not isinstance(value, str) or not (epochs := re.fullmatch(_EPOCHS, value)):
+        if not is_epochs(value):
             return value
         if data.epoch_images is None:
             raise ValueError(f"{key} in epochs needs the number of training images, unknown here; write steps")
-        return math.ceil(Fraction(epochs[1]) * data.epoch_images / batch) if type(batch) is int and batch > 0 else value
+        epochs = Fraction(value.split()[0])
+        return math.ceil(epochs * data.epoch_images / batch) if type(batch) is int and batch > 0 else value
 
-    return {key: steps(key, value) if key in _IN_STEPS else value for key, value in train.items()}
+    return {key: steps(key, value) if key in IN_STEPS else value for key, value in train.items()}
 
 
-_IN_STEPS = ("steps", "milestones", "warmup_steps", "eval_every", "log_every", "checkpoint_steps")
+def is_epochs(value: Any) -> bool:
+    """Whether a raw value is a number of epochs."""
+    return isinstance(value, str) and re.fullmatch(_EPOCHS, value) is not None
+
+
+IN_STEPS = ("steps", "milestones", "warmup_steps", "eval_every", "log_every", "checkpoint_steps")
+"""The keys of `train` that may be written in epochs."""
 
 
 class PowerOfDepth(Section):
@@ -195,7 +209,7 @@ class TrainConfig(Section):
         fields = super().measured()
         if self.init_weights:
             return fields | {"init_from": f"sha256={self.init_weights[1]}"}
-        return fields | ({"init_from": "/".join(Path(self.init_from).parts[-2:])} if self.init_from else {})
+        return fields | ({"init_from": "/".join(_parts(self.init_from)[-2:])} if self.init_from else {})
 
     def for_depth(self, depth: int) -> TrainConfig:
         """A copy in which `lr` is a number: a power of the depth is evaluated at `depth`."""
@@ -222,17 +236,22 @@ class TrainConfig(Section):
 
     @field_validator("init_from")
     @classmethod
-    def _weights_by_their_content(cls, init_from: str | None) -> str | None:
-        if init_from is None or not init_from.endswith(WEIGHTS):
+    def _start_by_its_name_or_content(cls, init_from: str | None) -> str | None:
+        if init_from is None or _WITH_DIGEST.fullmatch(init_from):
             return init_from
         try:
             path = expanded(init_from)
+            if not path.name.endswith(WEIGHTS):
+                named = len(parts := _parts(path)) > 1 and parts[-2] != ".."  # it names the net, for the signature
+                return str(path if named else path.resolve())
             status = path.stat()
-            return f"{init_from}#sha256={_sha256(path, status.st_size, status.st_mtime_ns)}"
-        except (UserError, OSError) as error:
-            raise ValueError(
-                f"no file of weights that can be read ({getattr(error, 'strerror', None) or error})"
-            ) from None
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "not a plain file")
+            return f"{path}#sha256={_sha256(path, status.st_size, status.st_mtime_ns)}"
+        except UserError as error:
+            raise ValueError(f"{error}") from None
+        except OSError as error:
+            raise ValueError(f"no file of weights that can be read ({error.strerror})") from None
 
     @field_validator("microbatch", "precision", "milestones")
     @classmethod
