@@ -130,6 +130,11 @@ def test_a_signature_leaves_out_what_is_at_its_default() -> None:
     assert RunConfig(model=ModelConfig(width=16)).signature == RunConfig().signature
 
 
+def test_data_are_cifar_10_where_no_source_is_named() -> None:
+    config = RunConfig.model_validate({"data": {"pad": 0}})
+    assert config == RunConfig.model_validate({"data": {"source": "cifar10", "pad": 0}})
+
+
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_an_earlier_key_is_refused_with_its_name_of_today(old: str, new: str, tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"

@@ -194,10 +194,14 @@ def damage_gone(folder: Path) -> Path:
     return folder / "nowhere"
 
 
-def damage_odd_size(folder: Path) -> Path:
+def damage_odd_size(folder: Path, side: int = 9) -> Path:
     for file in folder.rglob("*.png"):
-        Image.new("RGB", (9, 9)).save(file)
+        Image.new("RGB", (side, side)).save(file)
     return folder
+
+
+def damage_large_odd_size(folder: Path) -> Path:
+    return damage_odd_size(folder, 518)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +215,7 @@ def damage_odd_size(folder: Path) -> Path:
         (damage_zip_escape, "would leave its folder"),
         (damage_gone, "no such folder or archive"),
         (damage_odd_size, "images are 9x9; .* set data.resize to 8"),
+        (damage_large_odd_size, "images are 518x518; .* set data.resize to 512"),
     ],
 )
 def test_damaged_data_get_one_line_and_leave_no_cache(image_folder: Path, damage: object, says: str) -> None:
@@ -220,7 +225,7 @@ def test_damaged_data_get_one_line_and_leave_no_cache(image_folder: Path, damage
         open_dataset(folder_data(path))
     assert len(error.value.args) == 1
     assert not list(data_home().glob("cache/.building-*"))
-    if damage is not damage_odd_size:
+    if damage not in (damage_odd_size, damage_large_odd_size):
         assert set(data_home().glob("cache/*/meta.json")) == caches
 
 

@@ -152,6 +152,21 @@ def test_every_mistake_is_said_at_once_with_its_place(tmp_path: Path) -> None:
         ("name: ../escape", "1: name: expected letters, digits"),
         ("data: {source: folder}", "1: data.path: missing"),
         ("model: 5", "1: model: expected a mapping of keys to values, got 5"),
+        ("model: plain\ngrid: {model.depth: [20, 32]}", "1: model: expected a mapping of keys to values, got 'plain'"),
+        ("train: [1]\ngrid: {train.lr: [0.1]}", "1: train: expected a mapping of keys to values, got [1]"),
+        (
+            "model: {residual_scale: -1}",
+            "1: model.residual_scale: got -1; allowed: a number above 0, depth^-0.5, depth^-1",
+        ),
+        (
+            "executor: {slurm: {options: {nice: 1.5}}}",
+            "1: executor.slurm.options.nice: got 1.5; allowed: text, a whole number",
+        ),
+        ("train: {steps: 10 epochs, milestones: [1 epoch]}\ndata: {source: no}", "2: data.source: got 'no'; allowed"),
+        (
+            "train: {steps: 10 epochs, batch_size: 0}",
+            "1: train.batch_size: should be greater than or equal to 2, got 0",
+        ),
         ("extends: 3", "1: extends: expected the path of one YAML file, got 3"),
     ],
 )
@@ -196,6 +211,23 @@ def test_shipped_studies_can_be_extended_from_anywhere(tmp_path: Path) -> None:
     assert (study.name, len(cells)) == ("mine", 18)
 
 
+def test_a_setting_is_no_remedy_for_a_section_that_is_a_word(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("executor: slurm\ndata: cifar10\n")
+    assert mistakes(path, "executor.jobs=2", "data.flip=false") == [
+        "2: data: expected a mapping of keys to values, got 'cifar10'; write {source: cifar10}",
+        "1: executor: expected a mapping of keys to values, got 'slurm'",
+    ]
+
+
+def test_the_path_of_images_is_missing_where_their_source_stands(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("data: {source: folder}")
+    assert mistakes(path, "data.flip=false") == ["1: data.path: missing"]
+    path.write_text("data: {flip: false}")
+    assert mistakes(path, "data.source=folder") == ["--set data.source=folder: data.path: missing"]
+
+
 def test_mistakes_in_the_base_do_not_hide_those_of_the_grid(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("train: {stepz: 5}\ngrid:\n  model.depth: [20, 21]\n")
@@ -231,6 +263,14 @@ def test_an_override_of_a_key_that_does_not_exist_is_refused(write_study: Write)
 def test_a_cell_that_stands_in_the_grid_twice_is_refused(write_study: Write) -> None:
     path = write_study(grid=[{"model.depth": [8, 14]}, {"model.depth": 14}])
     assert "residual-14 with seed 0 stands in the grid twice" in mistakes(path)[0]
+
+
+def test_cells_that_would_share_a_folder_are_refused(write_study: Write) -> None:
+    path = write_study(grid={"train.log_every": [1, 2]})
+    assert mistakes(path) == [
+        " grid: residual-8-log_every=1 and residual-8-log_every=2 differ in keys that don't count for a run's folder, "
+        "so they would share one; make two studies of them"
+    ]
 
 
 def test_a_file_or_label_that_is_not_there_gets_a_suggestion(write_study: Write) -> None:
@@ -297,6 +337,7 @@ def test_an_empty_file_is_no_study(tmp_path: Path) -> None:
         ("model.depth=20,32", r"--set 'grid.model.depth=\[20,32\]'"),
         ("model.depth=[20, 32]", r"--set 'grid.model.depth=\[20, 32\]'"),
         ("train.lr=0.1,0.01", r"--set 'grid.train.lr=\[0.1,0.01\]'"),
+        ("data.source=[cifar10, svhn]", r"got \['cifar10', 'svhn'\]; .*--set 'grid.data.source=\[cifar10, svhn\]'"),
         ("lr=0.1", r"did you mean train.lr\?"),
         ("width=4", r"did you mean model.width\?"),
         ("data.flip=yes", r"expected true or false, got 'yes'"),

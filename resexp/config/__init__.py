@@ -29,7 +29,7 @@ from resexp.config.data import (
 from resexp.config.model import ModelConfig
 from resexp.config.params import classes_of, resolved
 from resexp.config.plugins import PluginRef
-from resexp.config.section import Section
+from resexp.config.section import Section, only
 from resexp.config.train import PowerOfDepth, TrainConfig, in_steps
 
 __all__ = [
@@ -110,7 +110,7 @@ class SlurmConfig(Section):
     """Shell lines that each job runs first, such as `module load cuda`."""
     poll_seconds: Annotated[float, Field(gt=0)] = 5.0
     """Seconds between squeue calls."""
-    options: dict[str, str | int] = {}  # noqa: RUF012 - a field of a frozen model
+    options: dict[str, Annotated[str | int, only("text, a whole number")]] = {}  # noqa: RUF012 - a field of a frozen model
     """Further options of sbatch, such as `qos: high`."""
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from resexp.config.plugins import Choice, PluginRef, registered
 from resexp.config.section import Section
 
 HOLDOUT = 0.1
 """Share of the training images that `split: holdout` keeps for validation."""
+
+
+MAX_RESIZE = 512
+"""Side that images may be resized to at most, pixels."""
 
 
 class _AnyData(Section):
@@ -22,7 +26,7 @@ class _AnyData(Section):
     """`full`: train on all training images. `holdout`: keep 10 % for validation (the paper's 45k/5k)."""
     split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the choice of held-out images; the same for all runs."""
-    resize: Annotated[int, Field(ge=4, le=512, multiple_of=4)] | None = None
+    resize: Annotated[int, Field(ge=4, le=MAX_RESIZE, multiple_of=4)] | None = None
     """Side to resize images to, pixels (antialiased). For small machines; changes the experiment. Default: no
     resizing."""
     pad: Annotated[int, Field(ge=0, le=64)] = 4
@@ -204,8 +208,14 @@ def _which(data: Any) -> str:
     return "plugin" if is_plugin else "built-in"
 
 
+def _with_source(data: Any) -> Any:
+    return {"source": Cifar10Data().source, **data} if isinstance(data, dict) else data
+
+
 DataConfig = Annotated[
-    Annotated[BuiltInData, Tag("built-in")] | Annotated[PluginData, Tag("plugin")], Discriminator(_which)
+    Annotated[BuiltInData, Tag("built-in")] | Annotated[PluginData, Tag("plugin")],
+    Discriminator(_which),
+    BeforeValidator(_with_source),
 ]
 
 SOURCES: dict[str, type[Section]] = {

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from resexp.config import SECTIONS, SOURCES, keys_called
+from resexp.config.train import IN_STEPS, is_epochs
 from resexp.config.yaml_file import Document, KeyPath, dotted
 from resexp.errors import UserError
 
@@ -48,11 +49,18 @@ def validated(model: type[ModelT], document: Document) -> ModelT:
         return model.model_validate(document.data)
     except ValidationError as error:
         mistakes = error.errors(include_url=False)
-        # A default that could not be computed, or a list too short for want of valid items, only repeats a mistake.
-        own = [m for m in mistakes if m["type"] not in ("default_factory_not_called", "too_short")] or mistakes
+        own = [mistake for mistake in mistakes if not _repeats(mistake)] or mistakes
         lines = [_line(mistake, model, document) for mistake in own[:MAX_MISTAKES]]
         more = [f"over {MAX_MISTAKES} mistakes; fix these first"] if len(own) > MAX_MISTAKES else []
         raise UserError(*lines, *more) from None
+
+
+def _repeats(error: ErrorDetails) -> bool:
+    """Whether a mistake only follows from another: a default that could not be computed, a list too short for want of
+    valid items, or epochs of unknown length."""
+    return error["type"] in ("default_factory_not_called", "too_short") or (
+        error["loc"][0] == "train" and error["loc"][1:2] in [(key,) for key in IN_STEPS] and is_epochs(error["input"])
+    )
 
 
 def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> str:
@@ -61,7 +69,7 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
     path = (loc[0], *loc[2:]) if len(loc) > 1 and loc[0] == "data" else loc
     kind, got, context = error["type"], error["input"], error.get("ctx", {})
     if kind in ("union_tag_not_found", "union_tag_invalid"):
-        path, got, kind = (*path, "source"), context.get("tag"), "literal_error"
+        path, got, kind = (*path, "source"), got.get("source"), "literal_error"
         context = {"expected": ", ".join(SOURCES)}
     if kind == "extra_forbidden":
         message = _unknown_key(loc, path, got, model)
@@ -87,7 +95,9 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
     if several and not varied and kind in _SINGLE and path[0] in ("data", "model", "train"):
         values = ", ".join(map(str, got)) if isinstance(got, list) else got
         message += f"; for a net of each, put it into the grid: --set 'grid.{dotted(path)}=[{values}]'"
-    return f"{document.place(path)}: {dotted(path)}: {message}"
+    # Which keys data need depends on their source.
+    place = document.place(("data", "source") if kind == "missing" and path[:-1] == ("data",) else path)
+    return f"{place}: {dotted(path)}: {message}"
 
 
 def _unknown_key(loc: KeyPath, path: KeyPath, got: Any, model: type[BaseModel]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from resexp.config.plugins import Choice, PluginRef, registered
-from resexp.config.section import Section
+from resexp.config.section import Section, only
 
 IMAGENET: dict[int, tuple[str, tuple[int, ...]]] = {
     18: ("basic", (2, 2, 2, 2)),
@@ -158,7 +158,10 @@ class ModelConfig(Section):
     residual_init: ResidualInit = "standard"
     """How a residual branch begins: `zero-gamma` with the gain of its last BN at zero (arXiv 1706.02677); `rezero`
     behind a learned scalar that is zero at first (arXiv 2003.04887; with norm none, SkipInit, arXiv 2002.10444)."""
-    residual_scale: Annotated[float, Field(gt=0)] | Literal["depth^-0.5", "depth^-1"] = 1.0
+    residual_scale: Annotated[
+        Annotated[float, Field(gt=0)] | Literal["depth^-0.5", "depth^-1"],
+        only("a number above 0, depth^-0.5, depth^-1"),
+    ] = 1.0
     """Constant factor of each residual branch; `depth^-0.5` is one over the root of the number of blocks (arXiv
     2010.12859)."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from resexp.errors import sanitize
 
@@ -14,6 +22,18 @@ def flat(value: Any, key: str = "") -> dict[str, Any]:
     if not isinstance(value, dict) or not value:
         return {key: value}
     return {k: v for name, inner in value.items() for k, v in flat(inner, f"{key}.{name}" if key else name).items()}
+
+
+def only(expected: str) -> WrapValidator:
+    """One mistake, with the choices `expected`, where a union would report one for each of its members."""
+
+    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise PydanticCustomError("literal_error", "one of {expected}", {"expected": expected}) from None
+
+    return WrapValidator(validate)
 
 
 class Section(BaseModel):

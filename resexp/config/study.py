@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,10 +116,17 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[RunS
     if errors:
         raise UserError(*errors)
     runs = [RunSpec(label, config) for label, (_, config) in zip(_labels(cells), cells, strict=True)]
-    folders = Counter(run.config.folder for run in runs)
-    if again := next((run for run in runs if folders[run.config.folder] > 1), None):
-        name = f"{again.label} with seed {again.config.seed}"
-        raise UserError(f"{path}: grid: {name} stands in the grid twice; remove one")
+    by_folder: dict[Path, RunSpec] = {}
+    for run in runs:
+        if (first := by_folder.setdefault(run.config.folder, run)) is run:
+            continue
+        if first.config == run.config:
+            name = f"{run.label} with seed {run.config.seed}"
+            raise UserError(f"{path}: grid: {name} stands in the grid twice; remove one")
+        raise UserError(
+            f"{path}: grid: {first.label} and {run.label} differ in keys that don't count for a run's folder, "
+            "so they would share one; make two studies of them"
+        )
     return study, runs
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from resexp.config import ArrayData, DataConfig, FolderData, ImageNetData, PluginData, ShapesData
-from resexp.config.data import HOLDOUT
+from resexp.config.data import HOLDOUT, MAX_RESIZE
 from resexp.data import folder, plugin, shapes
 from resexp.data.cache import META, CacheMeta, building, caches, data_home, lock_of, read_meta, sizes
 from resexp.data.imagenet import ImageNet, open_imagenet
@@ -147,7 +147,7 @@ def _open_arrays(config: ArrayData) -> Dataset:
     if height % 4 or width % 4:
         raise UserError(
             f"data: images are {width}x{height}; the nets halve them twice, so each side must be divisible by 4: "
-            f"set data.resize to {max(8, height // 4 * 4)}"
+            f"set data.resize to {min(MAX_RESIZE, max(8, height // 4 * 4))}"
         )
     train_index, val_index = _split(meta.train_images, len(meta.classes), config)
     return Dataset(
