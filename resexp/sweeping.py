@@ -20,7 +20,7 @@ from resexp.errors import UserError
 from resexp.evaluation.tta import check_views, usual
 from resexp.executors import SweepLoop, make_executor
 from resexp.executors.base import Executor
-from resexp.runs.records import PlannedRun, State, StudyPlan
+from resexp.runs.records import PlannedRun, StudyPlan
 from resexp.runs.store import Run, StudyFolder
 from resexp.tracking import Follower
 from resexp.training.rehearsal import rehearse
@@ -166,10 +166,10 @@ def train_all(
     for the rest."""
     outcome, todo = Outcome(folder), list[tuple[Run, float]]()
     for run, cost in runs:
-        state = run.status().state
-        if state == "finished":
+        status = run.status()
+        if status.state == "finished":
             outcome.skipped += 1
-        elif is_due(state, retry_failed):
+        elif status.is_due(retry_failed):
             todo.append((run, cost))
         else:
             outcome.problems.append((run, why_unfinished(run)))
@@ -199,11 +199,6 @@ def train_all(
 def _make_plan(study: Study, cells: list[RunSpec]) -> StudyPlan:
     runs = [PlannedRun(folder=str(cell.config.folder), label=cell.label) for cell in cells]
     return StudyPlan(name=study.name, description=study.description, margin=study.report.margin, runs=runs)
-
-
-def is_due(state: State, retry_failed: bool) -> bool:
-    """Whether a sweep trains a run that is in this state."""
-    return state not in ("finished", "diverged") and (retry_failed or state != "failed")
 
 
 def why_unfinished(run: Run, error: str = "") -> str:

@@ -105,6 +105,7 @@ def test_a_section_that_is_a_word_is_kept_as_the_mistake_that_it_is(tmp_path: Pa
     document = yaml_file.read(tmp_path / "top.yaml")
     assert document.data == {"model": "plain", "train": {"lr": 0.5}}
     assert document.place(("model",)) == f"{tmp_path / 'base.yaml'}:1"
+    assert yaml_file.overridden(Document({"seeds": [0]}), ["seeds={a: 1}"]).data == {"seeds": {"a": 1}}
 
 
 def test_what_is_replaced_loses_its_places() -> None:

@@ -28,7 +28,6 @@ def show(
     from resexp.runs.earlier import cost_key, find_earlier
     from resexp.runs.records import Status
     from resexp.runs.store import Run
-    from resexp.sweeping import is_due
 
     rows = []
     known: dict[str, Earlier | None] = {}
@@ -38,7 +37,7 @@ def show(
         status = Status() if cell in rerun else Run(results / study.name / cell.config.folder).status()
         time = ""
         seed, steps = str(cell.config.seed), f"{cell.config.train.steps:,}"
-        if is_due(status.state, retry_failed):
+        if status.is_due(retry_failed):
             if (key := cost_key(cell.config)) not in known:
                 known[key] = find_earlier(cell.config, results)
             if earlier := known[key]:

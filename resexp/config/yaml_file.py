@@ -29,6 +29,9 @@ MAX_NESTING = 30
 MAX_DIGITS = 100
 """Characters of a number, however it is spelt."""
 
+_SECTIONS = ("data", "model", "train", "probes", "executor", "report")
+"""The keys of a study whose values are mappings, which merge; the grid is replaced."""
+
 _REMEDIES = {
     "\\t": "; indent by spaces",
     "mapping values are not allowed": "; fix the indentation, or put a text with a colon into quotes",
@@ -261,7 +264,7 @@ def merge(base: Document, top: Document) -> Document:
     kept = {
         key
         for key, value in top.data.items()
-        if isinstance(value, dict) and key != "grid" and not isinstance(base.data.get(key), dict | None)
+        if key in _SECTIONS and isinstance(value, dict) and not isinstance(base.data.get(key), dict | None)
     }
     places = dict(base.places)
     data = _overlaid(base.data, {key: value for key, value in top.data.items() if key not in kept}, (), places)

@@ -129,6 +129,10 @@ class Status(JsonRecord):
             return None
         return (self.steps - self.step) * self.seconds_per_step
 
+    def is_due(self, retry_failed: bool) -> bool:
+        """Whether a sweep trains the run."""
+        return self.state not in ("finished", "diverged") and (retry_failed or self.state != "failed")
+
 
 class Submission(JsonRecord):
     """job.json: the cluster's job that was last asked to train a run."""
