@@ -121,6 +121,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(here: Cli, arguments: list[str], 
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_study_in_which_nothing_has_finished_is_not_reported(write_study: Write, here: Cli) -> None:
     study = write_study(train={"steps": 100_000, "log_every": 1})
     process = subprocess.Popen(command("sweep", "--config", study), stdout=subprocess.PIPE, text=True)

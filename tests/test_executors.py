@@ -95,6 +95,7 @@ def test_a_run_whose_process_was_killed_is_tried_again(tmp_path: Path) -> None:
         assert_same(run, other)
 
 
+@pytest.mark.slow
 def test_a_run_whose_processes_are_killed_again_and_again_is_given_up(tmp_path: Path) -> None:
     runs = make(tmp_path, **LONG)
     sweep = Sweep([Job(tuple(runs), 1, 1, None, concurrent_runs=2)], kills=1, retries=0)

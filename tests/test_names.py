@@ -54,7 +54,7 @@ def test_a_run_has_a_path_too(study: StudyFolder) -> None:
     for folder, name in ((Path.cwd(), str(run.folder)), (run.folder, "."), (inside, "..")):
         with contextlib.chdir(folder):
             found = select_runs(name, Path("elsewhere"))
-        assert [(one.folder, one.title) for one in found.runs] == [(run.folder.absolute(), "plain-8 seed 1")]
+        assert [(folder / one.folder, one.title) for one in found.runs] == [(run.folder.absolute(), "plain-8 seed 1")]
         assert found.study.folder == study.folder.absolute()
 
 

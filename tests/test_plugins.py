@@ -246,6 +246,7 @@ def test_the_examples_train_and_are_reported_without_their_code(name: str, tmp_p
     assert shown[name] in page
 
 
+@pytest.mark.slow
 def test_the_guide_works_when_followed_word_by_word(tmp_path: Path, here: Cli) -> None:
     """Its file, its study and its commands, with fewer steps of smaller nets."""
     guide = (EXAMPLES / "README.md").read_text()

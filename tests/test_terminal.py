@@ -143,6 +143,7 @@ def test_a_users_matplotlib_settings_do_not_reach_the_figures(tmp_path: Path) ->
     assert drawn[0] == drawn[1]
 
 
+@pytest.mark.slow
 def test_settings_of_matplotlib_that_are_no_text_get_a_line(tmp_path: Path) -> None:
     (tmp_path / "matplotlibrc").write_bytes(b"\xff\xfef\0o\0n\0t\0")
     done = subprocess.run(

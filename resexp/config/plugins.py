@@ -8,7 +8,6 @@ code.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import sys
@@ -20,7 +19,7 @@ from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_json
 
 from resexp.config.section import Section
 from resexp.config.yaml_file import typed
@@ -194,7 +193,7 @@ def with_options(name: str, options: Mapping[str, Any]) -> str:
         is_plain = isinstance(value, int | float) or (
             isinstance(value, str) and re.fullmatch(r"[\w.^]{1,60}", value) and typed(value, key) == value
         )
-        words.append(f"{key}={value if is_plain else json.dumps(value, ensure_ascii=False, separators=(',', ':'))}")
+        words.append(f"{key}={value if is_plain else to_json(value).decode()}")
     return "+".join(words)
 
 
@@ -263,7 +262,7 @@ def _options(plugin: Plugin, given: dict[str, Any]) -> tuple[tuple[str, Any], ..
         return ()
     try:
         # As JSON, since files have lists and words where options may be tuples and paths.
-        return _pairs(plugin.options.model_validate_json(json.dumps(given)).model_dump(mode="json"))
+        return _pairs(plugin.options.model_validate_json(to_json(given)).model_dump(mode="json"))
     except ValidationError as error:
         raise ValueError(f"{plugin.name}: {first_mistake(error)}") from None
 

@@ -304,7 +304,7 @@ def is_test(name: str) -> bool:
 
 
 def rank(name: str, known: tuple[str, ...]) -> tuple[int, bool, str]:
-    """The place of a folder among those that have one of the `known` names: the first is taken."""
+    """Sorts folders that have one of the `known` names; the first is taken."""
     return known.index(word(name)), name != word(name), name
 
 

@@ -39,7 +39,8 @@ def select_runs(name: str, results: Path) -> Selection:
     if (folder / "config.yaml").exists():
         if not re.match(RUN_FOLDER, "/".join(folder.parts[-2:])):
             raise UserError(f"{path}: holds a config.yaml, but is no run folder, such as plain-20-0123abcd/seed0")
-        return Selection(StudyFolder(folder.parents[1]), [Run(folder)], is_study=False)
+        named = path if re.match(RUN_FOLDER, "/".join(path.parts[-2:])) else folder  # as the user wrote it
+        return Selection(StudyFolder(folder.parents[1]), [Run(named)], is_study=False)
     if path.exists() and not is_study_folder(path):
         inside = [study.folder.name for study in study_folders(path)]
         remedy = f"; it holds the studies {', '.join(inside)}: name one of them" if inside else ""

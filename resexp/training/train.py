@@ -217,8 +217,9 @@ def _translate_device_errors(run: Run) -> Iterator[None]:
         if what := lost_rank(error):
             raise RankLostError(f"{run.folder}: another rank is gone ({what}); the same command continues") from error
         if isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
+            memory = "memory" if _OUT_OF_MEMORY[-1] in text else "GPU memory"
             raise DeviceOutOfMemoryError(
-                f"{run.folder}: out of memory; free some, or lower train.batch_size or model.width ({reason})"
+                f"{run.folder}: out of {memory}; free some, or lower train.batch_size or model.width ({reason})"
             ) from error
         if isinstance(error, torch.AcceleratorError) or _device_failed():
             raise DeviceFailedError(f"{run.folder}: the GPU failed ({reason}); the same command continues") from error
