@@ -53,7 +53,7 @@ def test_a_claim_over_other_depths_has_them(study: Make) -> None:
     """The residual nets do not rise from 8 to 20 layers, but from 8 to 56."""
     found = verdict(study(RISING | FLAT | {("residual", 56): [60, 61, 62]}))
     assert found.headline.startswith("From 8 to 20 layers, the training error rises by 3.9 points")
-    assert found.headline.endswith(": plain nets degrade; residual nets (8 to 56 layers) degrade.")
+    assert found.headline.endswith(": plain nets (8 to 20 layers) degrade; residual nets (8 to 56 layers) degrade.")
 
 
 def test_the_margin_is_a_tenth_of_the_rise_over_the_depths_that_both_have(study: Make) -> None:

@@ -233,15 +233,16 @@ def _claim(
     if not (interaction and ends):
         return f"Plain nets {of_kinds['plain']}"
     whole = {family.kind: (family.rise.shallowest, family.rise.deepest) for family in kinds if family.rise}
-    elsewhere = {kind: f" ({a} to {b} layers)" for kind, (a, b) in whole.items() if (a, b) != ends}
+    elsewhere = set(whole.values()) != {ends}
+    where = {kind: f" ({a} to {b} layers)" if elsewhere else "" for kind, (a, b) in whole.items()}
     if len(set(of_kinds.values())) == 1 and not elsewhere:
         directions = f"both kinds {of_kinds['plain']}"
     else:
-        directions = "; ".join(f"{kind} nets{elsewhere.get(kind, '')} {of}" for kind, of in of_kinds.items())
+        directions = "; ".join(f"{kind} nets{where[kind]} {of}" for kind, of in of_kinds.items())
     if not interaction.sign:
-        where = f" from {ends[0]} to {ends[1]} layers" if elsewhere else ""
+        depths = f" from {ends[0]} to {ends[1]} layers" if elsewhere else ""
         return (
-            f"No difference between the rises of plain and residual nets{where} is shown ({interaction.range}): "
+            f"No difference between the rises of plain and residual nets{depths} is shown ({interaction.range}): "
             f"{directions}"
         )
     more, less = ("plain", "residual") if interaction.sign > 0 else ("residual", "plain")
