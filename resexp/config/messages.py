@@ -59,7 +59,7 @@ def _repeats(error: ErrorDetails) -> bool:
     """Whether a mistake only follows from another: a default that could not be computed, a list too short for want of
     valid items, or epochs of unknown length."""
     return error["type"] in ("default_factory_not_called", "too_short") or (
-        error["loc"][0] == "train" and error["loc"][1:2] in [(key,) for key in IN_STEPS] and is_epochs(error["input"])
+        error["loc"][:2] in [("train", key) for key in IN_STEPS] and is_epochs(error["input"])
     )
 
 
