@@ -11,7 +11,7 @@ import pytest
 
 from resexp.runs.records import StudyPlan, Submission
 from resexp.runs.store import Run, StudyFolder
-from resexp.utils.files import write_alone
+from resexp.utils.files import write_alone, write_held
 from tests.conftest import wait_until
 
 KILLED = """
@@ -83,6 +83,19 @@ def test_what_a_killed_writer_left_is_gone_after_the_next(tmp_path: Path) -> Non
     write_alone(other, "whole")
     assert sorted(left.name for left in folder.iterdir()) == [".writing", "signals-0.json"]
     assert other.read_text() == "whole"
+
+
+def test_left_overs_are_those_of_the_file_and_may_vanish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, others = tmp_path / "status.json", tmp_path / "manifest.json.7.tmp"
+    for left in (tmp_path / "status.json.7.tmp", others):
+        left.write_text("half")
+    write_held(path, "whole")
+    assert sorted(left.name for left in tmp_path.iterdir()) == ["manifest.json.7.tmp", "status.json"]
+    # Another process deletes what this one has just found.
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter([tmp_path / "status.json.8.tmp"]))
+    write_held(path, "new")
+    write_alone(path, "newer")
+    assert path.read_text() == "newer"
 
 
 @pytest.mark.slow

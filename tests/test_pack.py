@@ -260,6 +260,23 @@ def test_what_does_not_fit_beside_the_others_waits(tmp_path: Path, monkeypatch: 
     assert packed.states == ["finished"] * 3
 
 
+def test_a_net_whose_memory_cant_be_estimated_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of a plug-in does: the estimate makes the net."""
+    runs = make(tmp_path)
+
+    def need(run: Run) -> int:
+        if run is runs[1]:
+            raise ZeroDivisionError("of the plug-in")
+        return 1
+
+    monkeypatch.setattr(pack_module, "_free_memory", lambda run: 10)
+    monkeypatch.setattr(pack_module, "_need", need)
+    break_step(monkeypatch, MODELS[1], ZeroDivisionError("of the plug-in"))
+    packed = Packed(runs)
+    assert packed.states == ["finished", "failed", "finished"]
+    assert packed.side_by_side > 1
+
+
 def grow(steps_per_second: Callable[[int], float], runs: int = 40, seconds: int = 400) -> Concurrency:
     """Let a pack grow on a device that does so many steps a second, of all runs together, 16 of one run at a time."""
     size, steps = Concurrency(None), [0.0]
@@ -307,6 +324,7 @@ def test_a_pack_is_never_of_no_run() -> None:
         (torch.AcceleratorError("CUDA error: out of memory"), DeviceOutOfMemoryError),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), DeviceOutOfMemoryError),
         (RuntimeError("FIND was unable to find an engine to execute this computation"), DeviceOutOfMemoryError),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), DeviceOutOfMemoryError),
         (torch.AcceleratorError("CUDA error: device-side assert triggered"), DeviceFailedError),
         (RuntimeError("shapes do not match"), RuntimeError),
         (ZeroDivisionError("division by zero"), ZeroDivisionError),
@@ -319,4 +337,6 @@ def test_what_the_errors_of_a_device_mean(tmp_path: Path, error: Exception, mean
         with pytest.raises(meant) as caught:
             train(run)
     assert type(caught.value) is meant
+    if meant is DeviceOutOfMemoryError:  # the memory of the computer, or that of the GPU
+        assert ("out of GPU memory" in str(caught.value)) == ("CPU" not in str(error))
     assert run.status().state == ("failed" if meant is type(error) else "interrupted")

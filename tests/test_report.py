@@ -15,6 +15,7 @@ import pytest
 from resexp.config import ModelConfig, RunConfig, ShapesData, TrainConfig
 from resexp.errors import UserError
 from resexp.report import build_report, draw
+from resexp.report.formatting import slug
 from resexp.report.page import provenance
 from resexp.report.stats import read
 from resexp.report.summary import Summary, summarise
@@ -57,11 +58,16 @@ def write_run(study: Path, kind: str, depth: int, seed: int, error: float, **opt
         val_images=0,
         decoder=options.get("decoder", ""),
     )
-    words = dict.fromkeys(Attempt.model_fields, "x") | {
-        "precision": "fp32" if config.train.precision == "auto" else config.train.precision,
-        "world": 1,
-        "command": options.get("command", "resexp sweep"),
-    }
+    times = dict.fromkeys(("started", "ended"), "2026-01-02T03:04:05+00:00")
+    words = (
+        dict.fromkeys(Attempt.model_fields, "x")
+        | times
+        | {
+            "precision": "fp32" if config.train.precision == "auto" else config.train.precision,
+            "world": 1,
+            "command": options.get("command", "resexp sweep"),
+        }
+    )
     attempt = Attempt.model_validate({**words, "from_step": 0, "threads": 1, "to_step": steps, "state": "finished"})
     run.write_manifest(Manifest(signature=config.signature, parameters=1000 * depth, data=data, attempts=[attempt]))
     return PlannedRun(folder=str(config.folder), label=f"{kind}-{depth}{options.get('variant', '')}")
@@ -205,6 +211,11 @@ def test_the_page_is_self_contained_small_and_well_formed(study: Callable[..., S
         ET.fromstring(svg)
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
+
+
+def test_ids_of_names_differ_as_the_names_do() -> None:
+    names = ["curves-plain-train.lr=0.1", "curves-plain-train.lr=01", "Layer responses", "layer responses 2"]
+    assert [slug(name) for name in names] == [*names[:2], "layer-responses", "layer-responses-2"]
 
 
 def test_runs_that_did_not_finish_are_listed_with_the_reason(study: Callable[..., StudyFolder]) -> None:

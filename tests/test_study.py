@@ -137,6 +137,10 @@ def test_every_mistake_is_said_at_once_with_its_place(tmp_path: Path) -> None:
         ("seeds: []", "1: seeds: expected at least 1 value, got []"),
         ("seeds: [1, 1]", "1: seeds: a seed is listed twice"),
         ("train: {steps: 10, milestones: [12]}", "1: train.milestones: 12 is not below train.steps, 10"),
+        (
+            "train: {steps: 3000000, log_every: 1}",
+            "1: train.log_every: 3,000,000 lines of metrics; log at most 1,000,000 times in train.steps",
+        ),
         ("grid: {seed: [3, 4]}", "1: grid: seed can't vary; the grid is over data, model and train"),
         ("seeds: 5", "1: seeds: expected a list, got 5; write [5]"),
         ("seeds: 0,1", "1: seeds: expected a list, got '0,1'; write [0,1]"),

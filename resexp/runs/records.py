@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any, Literal, Required
 
-from pydantic import ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, field_validator
 from pydantic_core import to_jsonable_python
 from typing_extensions import TypedDict  # pydantic can't use typing.TypedDict before Python 3.12
 
@@ -49,10 +49,20 @@ class DataRecord(JsonRecord):
     """Nothing in older records."""
 
 
+def _aware(time: str) -> str:
+    if datetime.fromisoformat(time).tzinfo is None:
+        raise ValueError("a time without its zone")
+    return time
+
+
+Time = Annotated[str, AfterValidator(_aware)]
+"""A time of ISO 8601 with its zone."""
+
+
 class Attempt(JsonRecord):
     """One go at a run: versions, device, commit, command and times."""
 
-    started: str
+    started: Time
     from_step: Count
     command: str
     resexp: str
@@ -70,7 +80,7 @@ class Attempt(JsonRecord):
     None in older records."""
     world: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
     """Processes that trained the run together."""
-    ended: str | None = None
+    ended: Time | None = None
     to_step: Count | None = None
     state: State | None = None
 

@@ -212,6 +212,17 @@ def test_a_damaged_manifest_is_named_and_can_be_deleted(
     survived("damaged manifest")
 
 
+@pytest.mark.parametrize("time", ["2026-11-30T12:00:00", "yesterday", "12:00:00+00:00"])
+def test_a_time_without_its_zone_is_damage(stopped: tuple[Run, Run], another: Iterator[Run], time: str) -> None:
+    run = next(another)
+    text = run.manifest_path.read_text()
+    whole = run.manifest()
+    assert whole
+    run.manifest_path.write_text(text.replace(whole.attempts[-1].started, time))
+    with pytest.raises(UserError, match=r"manifest.json: damaged \(attempts.0.started: .*restore it, or delete it"):
+        run.manifest()
+
+
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: repr(damage[:12]))
 def test_a_damaged_status_is_written_anew(
     stopped: tuple[Run, Run], another: Iterator[Run], damage: bytes, survived: Survived
