@@ -23,7 +23,7 @@ from resexp.device.concurrent import run_to_completion
 from resexp.device.hardware import Hardware
 from resexp.models import build_model
 from resexp.models.blocks import Block
-from resexp.models.init import delta_orthogonal
+from resexp.models.init import delta_orthogonal, dirac
 from resexp.models.layers import TReLU, cosine_after, groups, tailored_slope
 from resexp.paper import departures
 from resexp.training.optim import Muon, Schedule, make_optimizer, orthogonalise
@@ -97,10 +97,27 @@ def test_classifier_std_is_refused_with_fixup() -> None:
         ModelConfig(norm="fixup", classifier_std=0.01)
 
 
-def test_dirac_passes_on_what_comes_in() -> None:
-    model = build_model(ModelConfig(kind="plain", depth=20, init="dirac", norm="none"))
-    x = torch.rand(2, 16, 8, 8)
-    assert torch.equal(model.get_submodule("stages.0")(x), x)
+@pytest.mark.parametrize(("out", "into"), [(16, 16), (32, 16), (16, 3), (3, 16)])
+def test_dirac_is_the_identity_plus_small_random_filters(out: int, into: int) -> None:
+    weight = torch.empty(out, into, 3, 3)
+    dirac(weight)
+    shared = torch.arange(min(out, into))
+    random = weight.clone()
+    random[shared, shared, 1, 1] -= 1
+    assert torch.allclose(random.flatten(1).norm(dim=1), torch.full((out,), 0.1))
+    assert (random != 0).all()
+
+
+@pytest.mark.parametrize("init", ["he", "orthogonal", "delta-orthogonal", "dirac"])
+@pytest.mark.parametrize("kind", ["plain", "residual"])
+def test_every_filter_of_a_new_net_learns(init: str, kind: Literal["plain", "residual"]) -> None:
+    """Zeros that meet zeros have no gradient; such channels would stay dead."""
+    model = build_model(ModelConfig(kind=kind, depth=20, width=16, init=init))
+    F.cross_entropy(model(torch.rand(16, 3, 16, 16)), torch.arange(16) % 10).backward()
+    for name, weight in model.named_parameters():
+        if weight.ndim == 4:
+            assert weight.grad is not None
+            assert (weight.grad.flatten(1).norm(dim=1) > 0).all(), name
 
 
 def test_a_choice_that_there_was_not_always_is_not_in_the_signature_at_its_default() -> None:

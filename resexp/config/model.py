@@ -151,7 +151,8 @@ class ModelConfig(Section):
     slope follows from the depth of a plain net without norms (2203.08120)."""
     init: Annotated[str | PluginRef, Choice("init")] = "he"
     """Initial weights of convolutions: `he` (arXiv 1502.01852); `orthogonal` (1312.6120); `delta-orthogonal`: zero
-    except for an orthogonal middle pixel (1806.05393); `dirac`: each passes its input on."""
+    except for an orthogonal middle pixel (1806.05393); `dirac`: the identity plus random filters of norm 0.1
+    (1706.00388)."""
     classifier_std: Annotated[float, Field(ge=0)] | None = None
     """Standard deviation of the last layer's initial weights. Default: sqrt(2 / inputs), as `he`; 0.01 in arXiv
     1706.02677, section 5.1. With norm fixup they are zero."""
@@ -177,6 +178,10 @@ class ModelConfig(Section):
     def stages(self) -> tuple[int, ...]:
         """Blocks in each stage."""
         return blocks_per_stage(self.kind, self.variant, layers_of(self.block), self.depth)
+
+    def in_signature(self) -> dict[str, Any]:
+        """As for every section; `dirac` is written otherwise since it has random filters."""
+        return super().in_signature() | ({"init": "dirac+0.1"} if self.init == "dirac" else {})
 
     @model_validator(mode="before")
     @classmethod

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from resexp.config import ModelConfig
 from resexp.config.plugins import PluginRef
@@ -47,7 +48,7 @@ def _initialiser(config: ModelConfig) -> Callable[[Tensor], object]:
         "he": functools.partial(he, gain=gain),
         "orthogonal": functools.partial(nn.init.orthogonal_, gain=gain),
         "delta-orthogonal": functools.partial(delta_orthogonal, gain=gain),
-        "dirac": nn.init.dirac_,
+        "dirac": dirac,
     }
     return known[config.init]
 
@@ -55,6 +56,18 @@ def _initialiser(config: ModelConfig) -> Callable[[Tensor], object]:
 def he(weight: Tensor, gain: float = math.sqrt(2)) -> None:
     """Normal numbers of standard deviation `gain` / sqrt(fan-in) (arXiv 1502.01852)."""
     nn.init.normal_(weight, std=gain / math.sqrt(weight[0].numel()))
+
+
+@torch.no_grad()
+def dirac(weight: Tensor) -> None:
+    """The identity, plus random filters of norm 0.1 (arXiv 1706.00388, where both factors are learned).
+
+    The identity alone fills as many channels as the image has. All others would stay zero, and so would their
+    gradients.
+    """
+    nn.init.normal_(weight)
+    random = 0.1 * F.normalize(weight.flatten(1)).view_as(weight)
+    nn.init.dirac_(weight).add_(random)
 
 
 @torch.no_grad()
