@@ -17,7 +17,7 @@ EVIDENCE := cpu-small warmup-plain classifier-small cpu-small-long figure6-ends
 EVIDENCE_FOLDER := $(HOME)/resexp-evidence/results
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: $(RUN) ## train a small grid on synthetic shapes and write its report: four minutes on two cores
 	$(PY) -m resexp sweep

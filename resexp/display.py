@@ -187,5 +187,6 @@ class Bars(Display):
 
 
 def make_display(console: Console) -> Display:
-    """Bars on a terminal, lines on a pipe and in CI."""
-    return Bars(console) if console.is_terminal and not os.environ.get("CI") else Display()
+    """Bars on a terminal; lines on a pipe, in CI, and on a terminal that can't redraw."""
+    redraws = console.is_terminal and not console.is_dumb_terminal and not os.environ.get("CI")
+    return Bars(console) if redraws else Display()

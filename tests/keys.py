@@ -15,7 +15,10 @@ TITLES = {"plugin": "data, source: a plug-in", "cache": "data.cache", "ray": "ex
 
 def keys() -> str:
     """The text of KEYS.md."""
-    parts = ["# Keys of a study file", "Written by `make published` from the schema; `resexp schema` prints the same."]
+    parts = [
+        "# Keys of a study file",
+        "Written by `make published` from the schema; `resexp schema` prints the same keys as JSON Schema.",
+    ]
     parts += ["Unset keys have the default. A default in italics depends on other keys.", "## Top level", _table(Study)]
     for name, section in SECTIONS.items():
         title = f"data, source: {name}" if name in SOURCES else TITLES.get(name, name)
@@ -39,7 +42,7 @@ def _default(field: Any) -> str:
     if field.default_factory is not None:
         return "*depends*"
     if field.default is PydanticUndefined:
-        return "required"
+        return "*depends*" if "Default:" in (field.description or "") else "required"
     value = field.default
     if value is None:
         return "none"

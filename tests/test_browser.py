@@ -487,7 +487,7 @@ def test_figures_and_data_can_be_saved_without_scripts(browser: Browser, page: P
     assert not any("study: " in text for text in texts(browser, ".drawing text"))  # the page itself has it
     saved = tmp_path / "figure.svg"
     saved.write_text(files["depth-running.svg"])
-    (tmp_path / "nets.csv").write_text(files["study-nets.csv"])
+    (tmp_path / "nets.csv").write_text(files["study-summary.csv"])
     nets = pd.read_csv(tmp_path / "nets.csv").set_index("net")
     assert nets.running_mean.to_dict() == pytest.approx(
         {"plain-8": 0.1, "plain-44": 0.6, "residual-8": 0.1, "residual-44": 0.05}
@@ -495,7 +495,7 @@ def test_figures_and_data_can_be_saved_without_scripts(browser: Browser, page: P
     (tmp_path / "curves.csv").write_text(files["study-curves.csv"])
     curves = pd.read_csv(tmp_path / "curves.csv")
     assert curves[curves.net == "plain-44"].training_error.tolist() == [0.6] * 4
-    assert len(json.loads(files["study-study.json"])["runs"]) == 12
+    assert len(json.loads(files["study-report.json"])["runs"]) == 12
     browser.open(saved, width=700, height=500)
     assert near(browser.picture(), ORANGE) > 300
 

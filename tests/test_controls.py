@@ -81,7 +81,7 @@ def test_a_difference_between_conditions_is_tested_by_the_contrast_of_their_mean
     found = summarise(precisions(study, shifted(DEGRADES, 2))).controls
     half = stats.t(100 / 17).ppf(0.975) * (10 / 3) ** 0.5
     header, rows = table(found)
-    assert header[:3] == ["points", "difference of the rises, depths 8 and 44", "plain nets' rise, depths 8 and 44"]
+    assert header[:2] == ["condition", "difference of the rises, points, depths 8 and 44"]
     assert [row[0] for row in rows] == ["precision=fp32", "precision=bf16", "precision=bf16: change"]
     assert [row[2] for row in rows] == [
         "+50.0 [+45.8, +54.2]", "+52.0 [+47.8, +56.2]", f"+2.0 [{2 - half:+.1f}, {2 + half:+.1f}]",
@@ -116,7 +116,7 @@ def test_an_error_is_compared_where_only_plain_nets_vary(study: Make) -> None:
     plain = {net: values for net, values in DEGRADES.items() if net[0] == "plain"}
     add_family(folder, "lr=0.01", plain, train={"lr": 0.01})
     header, rows = table(summarise(folder).controls)
-    assert header == ["points", "plain nets' rise, depths 8 and 44", "plain nets' error, %, depth 44"]
+    assert header == ["condition", "plain nets' rise, points, depths 8 and 44", "plain nets' error, %, depth 44"]
     assert [row[0] for row in rows] == ["baseline", "lr=0.01", "lr=0.01: change"]
 
 
@@ -155,7 +155,7 @@ def test_differences_between_other_depths_say_so(study: Make) -> None:
     shallower = {net: values for net, values in DEGRADES.items() if net[1] == 8}
     folder = precisions(study, {**shallower, ("plain", 20): [30, 31], ("residual", 20): [8, 9]})
     header, (first, second, _) = table(summarise(folder).controls)
-    assert header[1] == "difference of the rises"
+    assert header[1] == "difference of the rises, points"
     assert first[1].endswith("] (depths 8 and 44)")
     assert second[1].endswith("] (depths 8 and 20)")
 

@@ -79,7 +79,9 @@ def test_another_net_batch_or_image_is_no_estimate(trained: Run, change: list[st
 
 def test_a_damaged_run_and_one_of_another_machine_are_no_estimate(trained: Run) -> None:
     record = json.loads(trained.manifest_path.read_text())
-    for text in ("{", json.dumps({**record, "attempts": [{**record["attempts"][0], "device": "other cpu"}]})):
+    changes = {"device": "other cpu"}, {"ended": "2025-12-31T23:00:00+00:00"}, {"started": "2026-01-01T00:00:00"}
+    others = [json.dumps({**record, "attempts": [record["attempts"][0] | change]}) for change in changes]
+    for text in ("{", *others):
         trained.manifest_path.write_text(text)
         assert "time and disk: unknown" in call("sweep", "tiny.yaml", "--set", "seeds=[7]", "--dry-run")
 

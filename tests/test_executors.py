@@ -17,6 +17,7 @@ from resexp.cli import app
 from resexp.config import ExecutorConfig
 from resexp.config.study import load
 from resexp.executors import SweepLoop
+from resexp.executors import slurm as slurm_executor
 from resexp.executors.base import Job
 from resexp.executors.local import Local
 from resexp.runs.store import Run
@@ -169,3 +170,21 @@ def test_the_debug_executor_ends_a_failing_run_and_goes_to_the_next(write_study:
     done = CliRunner().invoke(app, ["sweep", "--config", str(study)])
     assert done.exit_code == 1
     assert [run.status().state for _, run in broken] == ["failed", "finished"]
+
+
+def test_remarks_of_squeue_are_no_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\necho CLUSTER: one\necho 12_0   RUNNING   0\necho slurm_load_jobs: hello\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert {job: state.name for job, state in slurm_executor._squeue({"1"}).items()} == {"12_0": "RUNNING"}
+
+
+def test_a_long_tmpdir_is_named(tmp_path: Path, write_study: Callable[..., Path], resexp: Callable[..., Any]) -> None:
+    long = tmp_path / ("d" * 120)
+    long.mkdir()
+    done = resexp("sweep", write_study(), TMPDIR=str(long))
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"resexp: {long}: no place for the sockets of workers (AF_UNIX path too long); set TMPDIR to a short path\n"
+    )

@@ -106,6 +106,27 @@ def test_names_at_the_ends_of_lines_do_not_lie_on_the_axis(study: Make) -> None:
     assert boxes["residual"].y0 > boxes["plain"].y1 > boxes["plain"].y0 > plot.axes.bbox.y0
 
 
+def test_a_long_legend_leaves_the_lines_their_room(study: Make) -> None:
+    """Except in a slide, whose size is given."""
+    errors = {("plain", depth): [depth, depth + 1] for depth in (8, 14)}
+    folder, heights = study(errors), list[float]()
+    add_family(folder, "dirac", errors, model={"init": "dirac"})
+    for number in range(2):
+        summary = summarise(folder)
+        for grows in (True, False):
+            plot = depth_plot(summary.nets, "clean", summary.verdict.families, SMALL, grows=grows)
+            plot.figure.draw_without_rendering()
+            heights.append(plot.axes.bbox.height)
+        if not number:
+            for decay in range(1, 9):
+                words = {"weight_decay": decay / 1000, "momentum": 0.5 + decay / 100}
+                add_family(folder, f"weight_decay={decay / 1000}-momentum={0.5 + decay / 100}", errors, train=words)
+    few, fixed, many, pressed = heights
+    assert few == fixed
+    assert many > 0.75 * few
+    assert many > 1.5 * pressed
+
+
 @pytest.mark.parametrize("size", ["640x480", "480x640", "800x200", "100x100", "1920x1080"])
 def test_the_text_of_a_slide_fits_it(study: Make, size: str) -> None:
     slide = _slide(size, 200, None, None)

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -158,3 +159,20 @@ def test_a_probe_at_work_says_so_now_and_then(monkeypatch: pytest.MonkeyPatch, l
         "lesion 1/2: plain-20 seed 0: 2 pieces in 12 s",
         "lesion 1/2: plain-20 seed 0: 4 pieces in 23 s",
     ]
+
+
+def test_a_study_whose_records_are_no_files_hides_no_other(study: StudyFolder, here: Callable[..., Any]) -> None:
+    damaged = study.folder.with_name("damaged")
+    damaged.mkdir()
+    (damaged / "study.json").mkdir()
+    done = here("list", "--results", study.folder.parent)
+    assert done.returncode == 0
+    assert study.folder.name in done.stdout
+    assert f"{damaged}/study.json: not a plain file; move it elsewhere" in done.stderr
+    empty = study.folder.with_name("empty")
+    empty.mkdir()
+    (empty / "study.json").write_text('{"name": "empty"}')
+    assert (
+        "empty:plain-8: no net 'plain-8' in this study; it has no runs yet"
+        in here("status", "empty:plain-8", "--results", study.folder.parent).stderr
+    )

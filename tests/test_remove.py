@@ -99,6 +99,19 @@ def test_what_is_not_a_run_folder_stays(study: StudyFolder) -> None:
     assert notes.read_text() == page.read_text() == "mine"
 
 
+def test_a_lost_configuration_is_written_again_by_a_sweep_and_its_run_is_not_deleted(study: StudyFolder) -> None:
+    run = study.runs()[0]
+    text = run.config_path.read_text()
+    run.config_path.unlink()
+    done = rm("tiny:plain-8/0", "--yes")
+    assert f"{run.folder}: no config.yaml, so it may be no run; delete it by hand; not deleted" in done.stderr
+    assert run.checkpoint_path.exists()
+    loaded, cells = load("tiny.yaml")
+    create(loaded, cells[0], Path("results"))
+    assert run.config_path.read_text() == text
+    assert run.status().state == "finished"
+
+
 @pytest.mark.parametrize(("answer", "left"), [("n\n", 4), ("", 4), ("y\n", 2)])
 def test_it_asks(study: StudyFolder, answer: str, left: int) -> None:
     done = rm("tiny:plain-8", answer=answer)

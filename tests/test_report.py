@@ -308,7 +308,8 @@ def test_damaged_files_get_a_line(study: Callable[..., StudyFolder]) -> None:
     runs = folder.runs()
     runs[0].manifest_path.write_text("{")
     runs[3].metrics_path.unlink()
-    runs[6].metrics_path.write_text("5\n")
+    lines = runs[6].metrics_path.read_text().replace('"test_error": 0.', '"test_error": 7.')
+    runs[6].metrics_path.write_text(lines)
     runs[9].config_path.write_text("")
     summary = summarise(folder)
     assert [(absence.run, absence.state) for absence in summary.absent] == [
@@ -317,7 +318,7 @@ def test_damaged_files_get_a_line(study: Callable[..., StudyFolder]) -> None:
     says = [absence.message.rpartition("/")[2] for absence in summary.absent]
     assert says[0].startswith("manifest.json: damaged (Invalid JSON")
     assert says[1] == "metrics.jsonl: the run is finished, but not all of its measurements are here"
-    assert says[2] == "metrics.jsonl:1: no event with its numbers; restore it or delete the run"
+    assert says[2] == f"metrics.jsonl:{lines.count(chr(10))}: no event with its numbers; restore it or delete the run"
     assert "it was changed, or resexp before 0.2 wrote it" in summary.absent[3].message
     assert summary.verdict.headline.startswith("So far: from ")
     for damage in ("[]", '{"runs": 5}', '{"runs": [5]}', "{"):

@@ -31,7 +31,7 @@ from resexp.display import Bars, Display
 from resexp.probes import landscape
 from resexp.runs.names import select_runs
 from resexp.runs.records import Status
-from resexp.runs.store import Run
+from resexp.runs.store import Run, StudyFolder
 from tests.conftest import REPOSITORY, command, working_in, write_tiny
 from tests.many import finish_study
 from tests.screen import Screen
@@ -124,6 +124,14 @@ def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() in ("0", "1")
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("verb", ["sweep", pytest.param("train", marks=pytest.mark.slow)])
+def test_a_reader_that_leaves_ends_no_training(verb: str, write_study: Callable[..., Path]) -> None:
+    script = f"{sys.executable} -m resexp {verb} {write_study()} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+    assert [run.status().state for run in StudyFolder(Path("results/tiny")).runs()] == ["finished"]
 
 
 @pytest.mark.slow

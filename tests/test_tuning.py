@@ -110,6 +110,18 @@ def test_the_verdict_is_on_the_rate_of_the_paper_whatever_the_order_of_the_study
     summary = summarise(folder)
     assert summary.verdict.families == ["plain lr=0.1", "residual lr=0.1"]
     assert [control.condition for control in summary.controls] == ["lr=0.1", "lr=0.01"]
+    assert summary.verdict.headline.startswith("With lr=0.1: from 8 to 44 layers, the training error rises by ")
+    assert summary.seen.startswith("Training error from 8 to 44 layers with lr=0.1: +42.0 points in plain nets")
+
+
+def test_rates_of_plain_nets_alone_do_not_lead_the_page(study: Make) -> None:
+    folder = study(AT_PAPERS)
+    add_family(
+        folder, "lr=0.01", {net: errors for net, errors in LOWER.items() if net[0] == "plain"}, train={"lr": 0.01}
+    )
+    found = section(summarise(folder).all_families)
+    assert found
+    assert (found.lead, "best for each depth" in found.headline) == ("", True)
 
 
 def test_the_page_has_a_section_and_a_figure(two_rates: StudyFolder) -> None:

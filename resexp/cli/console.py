@@ -37,11 +37,18 @@ def _open_streams() -> None:
             stream.reconfigure(errors="replace")
 
 
+class _Console(Console):
+    """A console whose command goes on where nobody reads its output any more: a training must not be lost."""
+
+    def on_broken_pipe(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 _open_streams()
 
 # Paths and messages are shown as they are; where nobody looks at a terminal, tables need not fit one.
-out = Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160)
-err = Console(markup=False, highlight=False, emoji=False, stderr=True)
+out = _Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160)
+err = _Console(markup=False, highlight=False, emoji=False, stderr=True)
 
 
 def show_log(console: Console) -> None:

@@ -84,7 +84,7 @@ def _kept(study: StudyFolder) -> dict[str, Any]:
     """A study of the results folder: the states of its runs, and when one of them last changed, in UTC."""
     runs = study.runs()
     paths = [study.plan_path, *(run.status_path for run in runs)]
-    changed = max(path.stat().st_mtime for path in paths if path.exists())
+    changed = min(time.time(), max(path.stat().st_mtime for path in paths if path.exists()))
     return {
         "study": study.folder.name,
         "folder": str(study.folder),
@@ -104,8 +104,8 @@ def status(
 ) -> None:
     """Show the runs of a study: state, step, errors, speed and time left.
 
-    train: training error of the last logged steps (augmented, train mode). clean: training error in eval mode, without
-    augmentation.
+    train: training error of the last logged steps (augmented, train mode), and of a finished run the running training
+    error. clean: training error in eval mode, without augmentation.
     """
     from resexp.runs.names import open_study, select_runs
 
@@ -180,7 +180,7 @@ def _table(chosen: Selection, rows: Rows, columns: Sequence[str]) -> Table:
             "run": run.title,
             "state": state_text(state.state, f"queued ({state.message})" if state.state == "queued" else ""),
             "step": f"{state.step:,}/{state.steps:,}" if state.steps else "",
-            "train": percent(state.train_error),
+            "train": percent(state.train_error if state.running_train_error is None else state.running_train_error),
             "clean": percent(state.clean_train_error),
             "test": percent(state.test_error),
             "speed": speed(state) if state.state == "running" else "",
@@ -240,8 +240,10 @@ def _removable(chosen: Selection) -> Iterator[Run]:
         try:
             if run.folder.is_symlink():
                 raise UserError(f"{run.folder}: a link")
-            if not run.config_path.exists():
+            if not run.folder.exists():
                 continue  # it was never begun, or somebody deleted it
+            if not run.config_path.exists():
+                raise UserError(f"{run.folder}: no config.yaml, so it may be no run; delete it by hand")
             load_run(run.config_path)
         except UserError as error:
             warn(f"{error}; not deleted")

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Sequence
 from multiprocessing import forkserver
@@ -15,6 +16,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import TYPE_CHECKING
 
 from resexp.config import ExecutorConfig
+from resexp.errors import UserError
 from resexp.executors import schedule
 from resexp.executors.base import End, Event, Executor, Handle, Job
 from resexp.runs.store import Run
@@ -57,7 +59,13 @@ class Local(Executor):
         self._context.set_forkserver_preload(["resexp.executors.worker", "resexp.cli", "torch._dynamo"])
         mark_sockets()
         with starting():  # signals blocked: the server must survive Ctrl-C; workers unblock them once they can save
-            forkserver.ensure_running()
+            try:
+                forkserver.ensure_running()
+            except OSError as error:  # a socket's path has at most some hundred letters
+                where = tempfile.gettempdir()
+                raise UserError(
+                    f"{where}: no place for the sockets of workers ({error}); set TMPDIR to a short path"
+                ) from None
 
     def make_jobs(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
         """Returns the jobs, and how many slots may be in use at a time: cores on a CPU; processes on GPUs or with

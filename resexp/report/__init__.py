@@ -182,7 +182,9 @@ def _over_depth(
     }
     if slide:
         inches = slide.pixels[0] / slide.dpi, slide.pixels[1] / slide.dpi
-        plot = plots["slide"] = depth_plot(nets, "running", judged, inches, slide.title or seen, looks=looks)
+        plot = plots["slide"] = depth_plot(
+            nets, "running", judged, inches, slide.title or seen, looks=looks, grows=False
+        )
         if slide.ylim:
             plot.axes.set_ylim(*slide.ylim)
         plot.dpi, plot.note = slide.dpi, ""  # a note would add to the size

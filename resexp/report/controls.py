@@ -129,10 +129,12 @@ def table(found: Sequence[Control]) -> Table:
     between different depths.
     """
     conditions = [control.condition for control in found]
-    quantities = {words: {one.condition: one.changes.get(name) for one in found} for name, words in IN_SHORT.items()}
+    quantities = {
+        f"{words}, points": {one.condition: one.changes.get(name) for one in found} for name, words in IN_SHORT.items()
+    }
     for kind in ("plain", "residual"):
         quantities[f"{kind} nets' error, %"] = {one.condition: one.deepest.get(kind) for one in found}
-    columns = [["points", *conditions, *(f"{condition}: change" for condition in conditions[1:])]]
+    columns = [["condition", *conditions, *(f"{condition}: change" for condition in conditions[1:])]]
     for words, of_conditions in quantities.items():
         known = {condition: change for condition, change in of_conditions.items() if change}
         if len(known) > 1:

@@ -40,6 +40,8 @@ OTHERS = ("#009E73", "#8A7A00")
 DEPTHS = LinearSegmentedColormap.from_list("depths", ["#E087BA", "#BA4A9A", "#7E3A92"])
 """From shallow to deep."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
+LEGEND = 0.8
+"""Height in inches of a legend that the size of a figure allows for."""
 LETTERS = 9
 """Letters in an inch of a panel's title."""
 LINE = 12.0
@@ -189,13 +191,19 @@ class Plot:
         for artist in self.axes.errorbar(x, y, label=series, **look).get_children():
             artist.set_gid(self.mark(series))
 
-    def legend(self, columns: int, fontsize: str = "medium", **look: Any) -> None:
-        """Add the legend below the panels, in fewer columns where it would be wider than the figure."""
+    def legend(self, columns: int, fontsize: str = "medium", *, grows: bool = True, **look: Any) -> None:
+        """Add the legend below the panels, in fewer columns where it would be wider than the figure.
+
+        If the figure `grows`, a high legend leaves the panels their room.
+        """
         for number in range(columns, 0, -1):
             legend = self.figure.legend(loc="outside lower center", ncols=number, fontsize=fontsize, **look)
-            if number == 1 or legend.get_window_extent().width <= self.figure.bbox.width:
-                return
+            box = legend.get_window_extent()
+            if number == 1 or box.width <= self.figure.bbox.width:
+                break
             legend.remove()
+        width, height = self.figure.get_size_inches()
+        self.figure.set_size_inches(width, height + grows * max(0.0, box.height / self.figure.dpi - LEGEND))
 
     def rows(self, names: Sequence[str]) -> None:
         """Name the rows of the y axis, the first at the top."""

@@ -158,7 +158,7 @@ def numbers(verdict: Verdict) -> list[tuple[str, str, str, str]]:
         if rise
     ]
     if verdict.interaction and verdict.interaction_depths:
-        found.append(("gap", "difference of the rises", verdict.interaction, verdict.interaction_depths))
+        found.append(("interaction", "difference of the rises", verdict.interaction, verdict.interaction_depths))
     several = len({depths for *_, depths in found}) > 1
     where = [f", {a} to {b} layers" if several else "" for *_, (a, b) in found]
     return [
@@ -177,9 +177,9 @@ def _files(summary: Summary) -> dict[str, str]:
         for step, error in zip(mean.steps.tolist(), mean.values.tolist(), strict=True)
     ]
     return {
-        "nets.csv": csv(summary),
+        "summary.csv": csv(summary),
         "curves.csv": pd.DataFrame(curves).to_csv(index=False, float_format="%.4g"),
-        "study.json": json_text(summary.to_json()),
+        "report.json": json_text(summary.to_json()),
     }
 
 

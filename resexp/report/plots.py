@@ -71,12 +71,13 @@ def depth_plot(
     *,
     looks: Mapping[str, dict[str, Any]] | None = None,
     top: float | None = None,
+    grows: bool = True,
 ) -> Plot:
     """An error against depth: a line per family through means, bars of one standard deviation, a faint dot per seed.
 
     Of more than MAX_BARRED families only those `judged` are drawn so; the others are thin lines. The `title` says what
     is seen; without one it is the name of the error. `looks` are the families' colours, markers and lines, `top` is the
-    end of the error axis, percent.
+    end of the error axis, percent. `grows`: see `Plot.legend`.
     """
     name = METRICS[metric]
     split = SPLITS.get(metric, "")
@@ -126,7 +127,7 @@ def depth_plot(
         plot.note += f" {words}"
     # the margin of the data's range would cut marks at the top
     axes.set_ylim(0, top or 1.05 * axes.dataLim.ymax or None)
-    plot.legend(2, "medium" if len(families) <= MAX_BARRED else "small")
+    plot.legend(2, "medium" if len(families) <= MAX_BARRED else "small", grows=grows)
     if len(depths) > 1:
         plot.label_ends(ends)
     depth_axis(plot, depths)

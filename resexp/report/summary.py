@@ -111,9 +111,10 @@ class Summary:
             if rise
         ]
         ends = {where for _, where in known}
+        where = f" with {self.verdict.condition}" if self.verdict.condition else ""
         if len(ends) == 1:
-            return f"Training error {ends.pop()} layers: {', '.join(change for change, _ in known)}"
-        return f"Training error: {', '.join(map(' '.join, known))} layers" if known else ""
+            return f"Training error {ends.pop()} layers{where}: {', '.join(change for change, _ in known)}"
+        return f"Training error{where}: {', '.join(map(' '.join, known))} layers" if known else ""
 
     @property
     def drawn(self) -> list[str]:

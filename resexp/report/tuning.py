@@ -120,7 +120,7 @@ def section(families: Sequence[Family]) -> PageSection | None:
         "is left out. The choices for the seeds depend on each other, so intervals are approximate.",
         {"tuned-rates": _plot(best, fixed, single)},
         (["net", "best rate", "training error at it, %", f"at a rate of {single:g}, %"], rows),
-        lead=sentences[0],
+        lead=sentences[0] if len(_by_kind(tuned)) > 1 else "",
     )
 
 

@@ -40,6 +40,8 @@ class Verdict:
     plain_trend: Trend | None = None
     """Whether the error rises over the depths; None for fewer than three."""
     residual_trend: Trend | None = None
+    condition: str = ""
+    """What tells the families that are judged apart from others of the study."""
 
 
 def judge(
@@ -90,7 +92,8 @@ def judge(
     if lone := [net.label for family in kinds for net in family.nets if net.depth not in family.errors]:
         sentences.append(f"Left out of the verdict, with one seed each: {listed(lone)}.")
     names = [family.name for family in kinds]
-    if others := [family for family in families if family not in kinds]:
+    others = [family for family in families if family not in kinds]
+    if others:
         sentences.append(f"The verdict is on the families {' and '.join(names)}.")
         for fields, apart in grouped(others, lambda other: tuple(other.differs(plain))).items():
             why = f", since they differ in {listed(fields)}" if fields else ""
@@ -102,6 +105,9 @@ def judge(
     else:
         headline = _few_seeds(plain, residual if interaction else None)
     headline = f"{headline}{without}."
+    condition = plain.condition if others else ""
+    if condition:
+        headline = f"With {condition}: {headline[0].lower()}{headline[1:]}"
     if diverged:
         headline += f" Diverged, so not in these numbers: {listed(diverged, 6)}."
     if missing:
@@ -112,7 +118,7 @@ def judge(
         sentences.append(f"{len(remarks):,} runs have a message; `resexp status --json` shows all.")
     return Verdict(
         headline, sentences, names, interaction, ends, plain.rise, of_residual, gap, margin, plain.trend,
-        residual.trend if residual else None,
+        residual.trend if residual else None, condition,
     )  # fmt: skip
 
 

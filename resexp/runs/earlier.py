@@ -39,7 +39,7 @@ def find_earlier(config: RunConfig, results: Path) -> Earlier | None:
                 continue
             steps, seconds = max((a.steps, a.seconds) for a in manifest.attempts)
             device = manifest.attempts[-1].device
-            if steps and (not device.endswith(" cpu") or device == f"{platform.machine()} cpu"):
+            if steps and seconds > 0 and (not device.endswith(" cpu") or device == f"{platform.machine()} cpu"):
                 return Earlier(seconds / steps, size(run.folder), device)
     return None
 

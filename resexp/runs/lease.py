@@ -102,7 +102,9 @@ def leased(folder: Path, what: str) -> Iterator[Lease]:
     claim = folder / f".claiming-{uuid.uuid4().hex}"
     claim.mkdir()
     try:
-        (claim / _OWNER).write_text(f"process {os.getpid()} on {os.uname().nodename}")
+        (claim / _OWNER).touch()
+        with contextlib.suppress(OSError):  # a full disk: the text is for messages
+            (claim / _OWNER).write_text(f"process {os.getpid()} on {os.uname().nodename}")
         claim.rename(lease.folder)  # onto a folder that is not there, or is empty: one claim succeeds
     except OSError as error:
         shutil.rmtree(claim, ignore_errors=True)

@@ -54,7 +54,7 @@ def select_runs(name: str, results: Path) -> Selection:
     of_net = [run for run in runs if run.label == net]
     if not of_net:
         labels = list(dict.fromkeys(run.label for run in runs))
-        known = f"it has {', '.join(labels)}{hint(net, labels)}"
+        known = f"it has {', '.join(labels)}{hint(net, labels)}" if labels else "it has no runs yet"
         raise UserError(f"{of_study}:{net}: no net {net!r} in this study; {known}")
     chosen = [run for run in of_net if seed in ("", f"{run.seed}")]
     if not chosen:

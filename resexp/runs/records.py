@@ -137,7 +137,7 @@ class Status(JsonRecord):
         """Seconds of training left."""
         if self.state != "running" or self.seconds_per_step is None:
             return None
-        return (self.steps - self.step) * self.seconds_per_step
+        return max(0, self.steps - self.step) * self.seconds_per_step
 
     def is_due(self, retry_failed: bool) -> bool:
         """Whether a sweep trains the run."""
@@ -185,16 +185,16 @@ class StudyPlan(JsonRecord):
         return runs
 
 
-MetricValue = Annotated[float, Field(gt=-(1 << 63), lt=1 << 63)] | None
+ErrorValue = Annotated[float, Field(ge=0, le=1)] | None
 REPORTED: dict[str, Any] = dict.fromkeys((
     "train_error", "running_train_error", "clean_train_error", "val_error", "val_top5_error", "test_error",
-    "test_top5_error", "best_test_error", "train_seconds",
-), MetricValue)  # fmt: skip
+    "test_top5_error", "best_test_error",
+), ErrorValue) | {"train_seconds": Annotated[float, Field(ge=0, lt=1 << 63)] | None}  # fmt: skip
 """The metrics that reports read: errors are fractions in [0, 1]. A new metric needs an entry here or below."""
 OTHERS: dict[str, Any] = {
     **dict.fromkeys(("epoch", "lr", "train_loss", "images_per_second"), float | None),
     **dict.fromkeys(("clean_train_top5_error", "clean_train_loss", "val_loss", "test_loss"), float | None),
-    "best_step": Count, "best_val_error": MetricValue, "precise_bn_images": Count, "bn_batches": Count,
+    "best_step": Count, "best_val_error": ErrorValue, "precise_bn_images": Count, "bn_batches": Count,
 }  # fmt: skip
 """The other metrics in a line. A number that was NaN or infinite, such as the loss of a net whose moving averages lag
 behind its weights, is null."""

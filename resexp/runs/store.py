@@ -62,8 +62,9 @@ class Run:
 
     def create(self, config: RunConfig) -> None:
         """Create the folder and config.yaml. For an unfinished run, rewrite config.yaml (its signature is the same:
-        only execution settings and probes can differ). Does nothing if the run is running, finished or diverged."""
-        if self.status().state in ("running", "finished", "diverged"):
+        only execution settings and probes can differ). Of a run that is running, finished or diverged, write it only
+        where it is lost."""
+        if self.status().state in ("running", "finished", "diverged") and self.config_path.exists():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         refuse_links(self.folder)

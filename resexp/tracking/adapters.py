@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import importlib.util
 import io
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -49,7 +50,10 @@ def tensorboard(run: TrackedRun) -> Tracker:
     """``tensorboard --logdir results/STUDY/tensorboard``."""
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(run.folder / "tensorboard" / run.name)
+    folder = run.folder / "tensorboard" / run.name
+    if not run.id:
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was deleted
+    writer = SummaryWriter(folder)
 
     def log(step: int, values: Scalars) -> None:
         for name, value in values.items():
@@ -62,7 +66,7 @@ def tensorboard(run: TrackedRun) -> Tracker:
             writer.add_hparams(dict(run.config), named, run_name=".")  # next to the run's own curves
         writer.close()
 
-    return Tracker("", log, close)
+    return Tracker("folder", log, close)
 
 
 def trackio(run: TrackedRun) -> Tracker:

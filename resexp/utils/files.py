@@ -125,7 +125,12 @@ def sync_folder(folder: Path) -> None:
 def locked(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path`. If another process holds it, `wait` for it, or raise UserError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", opener=_not_through_links) as file:
+    try:
+        file = open(path, "a+", opener=_not_through_links)  # noqa: SIM115
+    except OSError as error:
+        error.filename = str(path.parent)  # nobody knows of the lock file
+        raise
+    with file:
         for attempt in range(_TRIES):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -140,9 +145,9 @@ def locked(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
                 if error.errno not in _NO_LOCKS:
                     raise
                 break
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: only messages need the holder, and `resexp rm` frees it
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode())
         yield
 
 

@@ -79,6 +79,8 @@ def read_file(path: Path, limit: int, last: int | None = None) -> bytes:
 
     Raises OSError, or UserError if it is no plain file or over `limit` bytes.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: not a plain file; move it elsewhere")
     # A pipe that nobody writes to is not waited for.
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         status = os.fstat(file.fileno())

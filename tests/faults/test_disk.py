@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from resexp.runs.store import Run
+from resexp.runs.store import Run, StudyFolder
 from resexp.training.train import train
 from tests.conftest import command, fill, wait_until
 from tests.faults.processes import Sweep
@@ -99,6 +99,16 @@ def test_a_sweep_on_a_disk_as_full_as_you_like_loses_nothing(
     for run, other in zip(runs_of(study, results), runs_of(study, Path("undisturbed")), strict=True):
         assert_same(run, other)
     survived("full disk under a sweep", len(rooms))
+
+
+def test_runs_can_be_deleted_from_a_full_disk(write_study: Write, here: Cli, small_disk: Path) -> None:
+    study = write_study(grid={"model.depth": [8, 14]})
+    assert here("sweep", study, "--results", small_disk).returncode == 0
+    fill(small_disk)
+    done = here("rm", "tiny:residual-8", "--yes", "--results", small_disk)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [run.title for run in StudyFolder(small_disk / "tiny").runs()] == ["residual-14 seed 0"]
+    assert not list(small_disk.glob("tiny/residual-8-*"))
 
 
 @pytest.mark.faults
