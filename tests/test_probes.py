@@ -15,19 +15,20 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resexp.config import ModelConfig, RunConfig, TrainConfig
 from resexp.config.study import load, load_run
 from resexp.data.loader import normalise
+from resexp.device.concurrent import run_to_completion
 from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.models.layers import BatchNorm
 from resexp.probes import PROBES, ProbeInput
 from resexp.probes import lesion as lesions
 from resexp.probes.identity import compare, deepen, why_not
-from resexp.probes.outputs import channel_sums, moments
+from resexp.probes.outputs import channel_sums, moments, signals
 from resexp.runs.store import Run, StudyFolder
 from resexp.sweeping import create
 from resexp.training.probing import probe
@@ -288,6 +289,8 @@ def test_what_is_not_finite_ends_no_command(make: Callable[..., Run], here: Rese
         {"kind": "residual"},
         {"kind": "residual", "shortcut": "B"},
         {"kind": "residual", "residual_init": "rezero", "norm": "none"},
+        {"kind": "residual", "residual_init": "rezero"},
+        {"kind": "residual", "residual_init": "zero-gamma"},
         {"kind": "residual", "norm": "fixup"},
         {"kind": "preact"},
         {"kind": "residual", "block": "bottleneck", "depth": 11},
@@ -309,6 +312,28 @@ def test_the_deeper_net_computes_what_the_shallower_one_does(config: dict[str, A
     assert found["constructed_error"] == found["handed_error"]
     exact = config["kind"] != "plain" or config.get("norm") == "none"
     assert found["largest_logit_difference"] <= (0.0 if exact else 1e-5)
+    assert_all_learn(deep, *next(iter(batches())))
+
+
+def assert_all_learn(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
+    """Every weight has a gradient once the zeros of others are gone, after two steps."""
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    dead = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert dead == []
+
+
+@pytest.mark.parametrize("images", [251, 2])
+def test_no_batch_is_of_one_image(images: int) -> None:
+    """In train mode BN would have no variance where the last maps have one pixel."""
+    of = subject(images=500, side=4, kind="residual")
+    small = replace(of, index=of.index[:images])
+    assert sum(len(x) for x, _ in small.split(1000)) == images
+    assert min(len(x) for x, _ in small.split(1000)) > 1
+    run_to_completion(signals(small))
 
 
 def test_whatever_is_not_refused_is_an_identity() -> None:

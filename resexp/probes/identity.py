@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from resexp.config import ModelConfig
 from resexp.config.plugins import PluginRef
 from resexp.models.blocks import Block, PreactBlock
-from resexp.models.layers import BatchNorm
+from resexp.models.layers import BatchNorm, LearnedScalar
 from resexp.models.resnet import ResNet
 from resexp.probes.outputs import Moments, channel_sums, moments, summed_outputs
 
@@ -101,7 +101,9 @@ def compare(shallow: nn.Module, deep: nn.Module, batches: BatchSource) -> dict[s
 
 
 def _zero_branch(block: Block) -> None:
-    """Let F(x) be zero."""
+    """Let F(x) be zero, by one factor: a second one would keep both from learning."""
+    if any(isinstance(scale, LearnedScalar) and not scale.value.any() for scale in block.branch_scale.children()):
+        return  # a new block of residual_init rezero
     last = block.get_submodule(f"bn{block.layers}")
     if isinstance(block, PreactBlock) or not isinstance(last, BatchNorm):
         last = _convolutions(block)[-1]

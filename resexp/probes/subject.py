@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,12 +41,13 @@ class ProbeInput:
     def split(self, images: int, size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The first `images` training images of a random order, or all, not augmented: the same ones for every net.
 
-        They come in batches of `size`; by default BATCH, fewer for images over 32 x 32.
+        They come in batches of equal size, at most `size`; by default BATCH, fewer for images over 32 x 32. A last
+        batch of one image would have no variance for BN.
         """
         order = np.random.default_rng(0).permutation(self.index)[:images]
         height, width = self.images.shape[1:3]
         size = size or max(1, BATCH * 32 * 32 // max(32 * 32, height * width))
-        for chosen in torch.split(torch.from_numpy(order).to(self.images.device), size):
+        for chosen in torch.from_numpy(order).to(self.images.device).tensor_split(math.ceil(len(order) / size)):
             yield normalise(self.images[chosen], self.mean), self.labels[chosen]
 
 
