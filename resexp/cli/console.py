@@ -38,7 +38,7 @@ def _open_streams() -> None:
 
 
 class _Console(Console):
-    """A console whose command goes on where nobody reads its output any more: a training must not be lost."""
+    """A console that keeps its command running when its reader is gone: a training must not be lost."""
 
     def on_broken_pipe(self) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())

@@ -66,7 +66,7 @@ class Difference:
 
     @property
     def sign(self) -> int:
-        """+1 or -1 where the interval leaves zero out, else 0."""
+        """+1 or -1 where the interval does not contain zero, else 0."""
         if self.low is None or self.high is None:
             return 0
         return 1 if self.low > 0 else -1 if self.high < 0 else 0
