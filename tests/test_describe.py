@@ -281,7 +281,7 @@ def test_blocks_that_are_alike_are_one_part() -> None:
 def test_a_step_keeps_each_convolutions_output_twice() -> None:
     of = summary("plain-20")
     assert of.activations == sum(math.prod(layer.output) for layer in of.layers if layer.kind == "conv") == 188_416
-    assert of.kept(128, 4) == 2 * 188_416 * 128 * 4 == 184 << 20
+    assert of.kept_bytes(128, 4) == 2 * 188_416 * 128 * 4 == 184 << 20
 
 
 @pytest.mark.parametrize(

@@ -233,5 +233,5 @@ def test_memory_for_the_backward_pass_is_twice_the_activations(depth: int) -> No
 @pytest.mark.slow
 def test_depth_1202_fits_in_16_gb() -> None:
     net = summarise_net(ModelConfig(depth=1202), 32, 32)
-    assert net.memory(batch=128, itemsize=4) < 16e9
-    assert net.memory(batch=128, itemsize=2) < 9e9
+    assert net.training_bytes(batch=128, itemsize=4) < 16e9
+    assert net.training_bytes(batch=128, itemsize=2) < 9e9

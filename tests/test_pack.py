@@ -252,7 +252,7 @@ def test_a_device_that_disappears_leaves_every_run_to_be_continued(
 
 def test_what_does_not_fit_beside_the_others_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU with room for any two of these nets, but not for three."""
-    monkeypatch.setattr(pack_module, "_free_memory", lambda run: int(2.5 * pack_module._need(run)))
+    monkeypatch.setattr(pack_module, "_free_memory", lambda run: int(2.5 * pack_module._memory_needed(run)))
     runs = make(tmp_path)
     packed = Packed(runs, size=8)
     assert packed.side_by_side == 2
@@ -270,7 +270,7 @@ def test_a_net_whose_memory_cant_be_estimated_fails_alone(tmp_path: Path, monkey
         return 1
 
     monkeypatch.setattr(pack_module, "_free_memory", lambda run: 10)
-    monkeypatch.setattr(pack_module, "_need", need)
+    monkeypatch.setattr(pack_module, "_memory_needed", need)
     break_step(monkeypatch, MODELS[1], ZeroDivisionError("of the plug-in"))
     packed = Packed(runs)
     assert packed.states == ["finished", "failed", "finished"]

@@ -98,7 +98,7 @@ def main() -> NoReturn:
     except RunFailedError as failure:
         _leave(EXIT_FAILED, f"{failure}")
     except OSError as error:
-        _leave(EXIT_USAGE, _in_the_systems_words(error))
+        _leave(EXIT_USAGE, _os_error_text(error))
     except Interrupted as interrupted:
         _leave(interrupted.exit_code, "stopped while preparing the images; the same command begins again")
     except KeyboardInterrupt:
@@ -118,7 +118,7 @@ def _leave(code: int, *lines: str) -> NoReturn:
     sys.exit(code)
 
 
-def _in_the_systems_words(error: OSError) -> str:
+def _os_error_text(error: OSError) -> str:
     """What is wrong and where: a full disk, a folder that can't be written, or a file where a folder is needed."""
     if not error.filename:
         return error.strerror or f"{error}"

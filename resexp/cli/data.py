@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resexp.cli.console import err, print_line
-from resexp.cli.options import PATH, Config, Plugins, Settings, StudyOption, one_study
+from resexp.cli.options import PATH, Config, Plugins, Settings, StudyName, one_study
 from resexp.errors import UserError
 from resexp.utils.interrupts import EXIT_FAILED
 from resexp.utils.machine import cores
@@ -93,9 +93,7 @@ def example(
 
 
 @app.command(epilog="Example: resexp data prepare imagenet/figure4 --set data.cache.side=500")
-def prepare(
-    study: StudyOption = None, config: Config = None, settings: Settings = None, plugins: Plugins = None
-) -> None:
+def prepare(study: StudyName = None, config: Config = None, settings: Settings = None, plugins: Plugins = None) -> None:
     """Write the cache of resized ImageNet images that a study's data.cache describes."""
     from resexp.config import ImageNetData
     from resexp.data.imagenet import open_imagenet
@@ -114,7 +112,7 @@ def prepare(
 
 
 @app.command(epilog="Example: resexp data check imagenet/figure4 --set data.path=/data/imagenet")
-def check(study: StudyOption = None, config: Config = None, settings: Settings = None, plugins: Plugins = None) -> None:
+def check(study: StudyName = None, config: Config = None, settings: Settings = None, plugins: Plugins = None) -> None:
     """Read every image of a study, and name unreadable, duplicate and left-out images."""
     from resexp.config import FolderData
     from resexp.data import folder, open_dataset

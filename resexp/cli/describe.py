@@ -23,10 +23,10 @@ BATCH = 128
 """The paper's on CIFAR, for which memory is given."""
 
 NOTE = (
-    "Parameters: a layer's, with the BN, bias or scalars behind it. Multiply-adds: of convolutions and fully connected "
-    "layers, for one image, as the paper counts. Receptive field: pixels a side of the image that one output depends "
-    "on, along the longest way; a net's is its last convolution's. Activations: about what a training step keeps for "
-    "its backward pass, each convolution's output before and after BN."
+    "Parameters include the BN, bias or scalars after a layer. Multiply-adds are those of convolutions and fully "
+    "connected layers for one image, as the paper counts. The receptive field is the side, in pixels, that one output "
+    "depends on along the longest path. Activations are about what a training step keeps for its backward pass: each "
+    "convolution's output before and after BN."
 )
 
 
@@ -110,7 +110,7 @@ def _totals(described: list[tuple[NamedNet, NetSummary]]) -> Table:
             str(net.config.depth),
             short(summary.parameters),
             short(summary.multiply_adds),
-            *(f"{summary.kept(BATCH, itemsize) / MIB:,.0f} MiB" for itemsize in (4, 2)),
+            *(f"{summary.kept_bytes(BATCH, itemsize) / MIB:,.0f} MiB" for itemsize in (4, 2)),
             str(summary.receptive_field),
         )
         for net, summary in described
@@ -127,7 +127,7 @@ def _record(net: NamedNet, summary: NetSummary) -> dict[str, Any]:
         "parameters": summary.parameters,
         "multiply_adds": summary.multiply_adds,
         "activations": summary.activations,
-        "activation_bytes": {"fp32": summary.kept(1, 4), "bf16": summary.kept(1, 2)},
+        "activation_bytes": {"fp32": summary.kept_bytes(1, 4), "bf16": summary.kept_bytes(1, 2)},
         "receptive_field": summary.receptive_field,
         "layers": [dataclasses.asdict(layer) for layer in summary.layers],
     }

@@ -27,7 +27,7 @@ Config = Annotated[
         "--config", "-c", help="Study file, or a shipped study: cifar10/figure6.", autocompletion=completion.shipped
     ),
 ]
-StudyOption = Annotated[str | None, names("STUDY", "The same as --config.", completion.shipped)]
+StudyName = Annotated[str | None, names("STUDY", "The same as --config.", completion.shipped)]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -75,7 +75,7 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
 
 
 def overrides(settings: list[str] | None, no_graphs: bool, flags: Mapping[str, object]) -> list[str]:
-    """--set, and the flags that stand for settings: dotted keys with values, None for a flag that is not given."""
+    """Join --set with flags that are short for settings: dotted keys with values. None: a flag that is not given."""
     given = {"train.cuda_graphs": "false" if no_graphs else None, **flags}
     return [*(settings or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
 

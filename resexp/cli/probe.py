@@ -64,7 +64,7 @@ def _command(name: str, what: str) -> None:
 
 
 for _name, _what in {
-    "gradients": "Norm and signal-to-noise ratio of the gradient by layer, and how those of neighbouring inputs agree.",
+    "gradients": "Gradient norm and signal-to-noise ratio by layer; agreement of neighbouring inputs' gradients.",
     "signals": "Mean and variance of each layer's output.",
     "responses": "Standard deviation of each 3x3 layer's response (Fig. 7).",
     "branches": "Size of F(x) compared with x in each residual block.",
@@ -102,8 +102,8 @@ def ten_crop(
 ) -> None:
     """Test error of finished runs over ten crops of each image: four corners, the centre, and their flips.
 
-    By default, crops of the training size from images that are padded as in training; without padding, 7/8 of the
-    image, as the paper's 224 of 256.
+    By default a crop has the training size and is taken from the padded image. Without padding it is 7/8 of the image,
+    as the paper's 224 of 256.
     """
     from resexp.evaluation.tta import TenCrop
 
@@ -161,8 +161,8 @@ def identity(
 ) -> None:
     """Deepen trained nets by identity blocks, train them further, and compare them with new nets.
 
-    Three nets are trained by the recipe of the runs, except for --set: the deepened net; the shallower net, further by
-    as many steps; a new deep net, for all of the steps. The first two begin again at the full learning rate.
+    Three nets are trained by the recipe of the runs, except for --set. The deepened net and the shallower net are
+    trained for as many steps, from the full learning rate. A new deep net is trained for all of the steps.
     """
     from resexp.probing import ARMS, finished_runs, train_continuations
 

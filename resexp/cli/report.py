@@ -131,7 +131,7 @@ def diff(
     """Show how two studies, nets or runs differ: in configuration, in running training error, and in verdict.
 
     Nets of studies are matched by name. Differences are B minus A, in points, with a 95 % interval over seeds (Welch).
-    p is that of Welch's t test for each row alone, not corrected for the number of rows.
+    p is from Welch's t test of one row; it is not corrected for the number of rows.
     `resexp report A B` draws two studies in one figure.
     """
     from resexp.report.comparison import compare

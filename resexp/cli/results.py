@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     Rows = list[tuple[Run, Status]]
 
 REFRESH_S, REFRESH_QUEUE_S = 2.0, 5.0
-"""Seconds between refreshes; with jobs in Slurm's queue, which is queried each time."""
+"""Seconds between refreshes: as a rule, and where each one queries Slurm's queue."""
 COLUMNS = ("run", "state", "step", "train", "clean", "test", "speed", "left")
 SPARED = ("speed", "clean", "test", "step")
-"""Columns that a narrow terminal is not shown while it is redrawn, the first one first."""
+"""Columns that are left out while a narrow terminal is redrawn, in this order."""
 FIRST = ("running", "failed", "diverged", "interrupted", "queued", "pending", "finished")
 """Which runs a low terminal is shown."""
 NAMED = 5
@@ -233,7 +233,7 @@ def remove(
 
 
 def _removable(chosen: Selection) -> Iterator[Run]:
-    """The runs that have a folder which is one of a run, and a line about each folder that is not."""
+    """Yield the runs whose folder is one of a run; warn about each other folder."""
     from resexp.config.study import load_run
 
     for run in [*chosen.runs, *(chosen.study.strays() if chosen.is_study else [])]:

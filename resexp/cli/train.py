@@ -13,7 +13,19 @@ from rich.text import Text
 from resexp.cli import completion
 from resexp.cli.console import make_table, out, print_line, print_table, show_log, warn
 from resexp.cli.dry_run import show
-from resexp.cli.options import RESULTS, Config, NoGraphs, Plugins, Results, Settings, Track, names, one_study, overrides
+from resexp.cli.options import (
+    RESULTS,
+    Config,
+    NoGraphs,
+    Plugins,
+    Results,
+    Settings,
+    StudyName,
+    Track,
+    names,
+    one_study,
+    overrides,
+)
 from resexp.cli.report import report
 from resexp.display import make_display
 from resexp.errors import DeviceFailedError, RunFailedError, UserError
@@ -168,7 +180,7 @@ def _train(run: Run, stop: Stop, ranks: Ranks | None, allow_world_size_change: b
 
 
 def sweep(
-    named: Annotated[str | None, names("STUDY", "The same as --config.", completion.shipped)] = None,
+    named: StudyName = None,
     config: Config = None,
     settings: Settings = None,
     plugins: Plugins = None,
@@ -187,7 +199,7 @@ def sweep(
     rerun: Annotated[
         list[str] | None,
         typer.Option(
-            help="Delete the results of this net, and train it again; other nets need --only. Repeatable.",
+            help="Delete this net's results and train it again. Add --only to train other nets too. Repeatable.",
             autocompletion=completion.labels,
         ),
     ] = None,

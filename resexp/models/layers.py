@@ -151,7 +151,7 @@ class CounterRandom(nn.Module):
         self.register_load_state_dict_pre_hook(_keep_draws)  # type: ignore[no-untyped-call]
 
     def forward(self, like: Tensor, number: Tensor | None = None) -> Tensor:
-        """float32 numbers of the shape of `like`: the `number`-th of this shape, an int64; by default one a call."""
+        """Random float32 numbers of the shape of `like`. `number`, int64, selects the draw; default: the next one."""
         first = (self.calls if number is None else number) * like.numel()
         counter = first + torch.arange(1, like.numel() + 1, device=like.device)
         self.calls += 1
@@ -195,7 +195,7 @@ class Dropout(nn.Module):
     """Zeroes each number with probability `rate` and scales up the others; nothing in eval mode."""
 
     ranks: Ranks = SINGLE_PROCESS
-    """Who have the batch together; see `batch_over_ranks`."""
+    """Ranks that share the batch; see `batch_over_ranks`."""
     parts = 1
     """Calls for one batch: the microbatches of a rank."""
 
@@ -208,7 +208,7 @@ class Dropout(nn.Module):
         if not self.training:
             return x
         batch, part = self.draws.calls // self.parts, self.draws.calls % self.parts
-        number = (batch * self.ranks.world_size + self.ranks.rank) * self.parts + part  # as one process counts them
+        number = (batch * self.ranks.world_size + self.ranks.rank) * self.parts + part  # that one process would use
         kept: Tensor = self.draws(x, number) >= self.rate
         return x * kept.to(x.dtype) / (1 - self.rate)
 

@@ -16,9 +16,10 @@ class ResNet(nn.Module):
     """A plain, residual or pre-activated net, for CIFAR (section 4.2) or ImageNet (section 4.1, Table 1).
 
     With one seed, plain, residual and pre-activated nets of one depth, width and block get the same initial
-    convolutions and fully connected layer, whatever their shortcut: projections are drawn last. That holds for
-    zero-gamma and rezero, which draw nothing, and for Fixup up to its scaling. It does not hold between `norm: none`
-    and BN, or with and without stochastic depth: their biases and counters take random numbers of their own.
+    convolutions and fully connected layer, whatever their shortcut: projections are drawn last.
+
+    - zero-gamma and rezero draw nothing, so they change no other weight. Fixup scales the same weights.
+    - `norm: none` and stochastic depth take random numbers of their own, so the weights differ.
 
     State dicts of torchvision's resnets load, into nets with `shortcut: B` and `stride_conv: 3x3`.
     """

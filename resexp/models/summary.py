@@ -64,15 +64,15 @@ class NetSummary:
         """
         return 14 * self.activations * batch * itemsize
 
-    def kept(self, batch: int, itemsize: int) -> int:
+    def kept_bytes(self, batch: int, itemsize: int) -> int:
         """About the bytes of activations that a step keeps for its backward pass: each convolution's output before and
         after BN, `itemsize` bytes a number."""
         return 2 * self.activations * batch * itemsize
 
-    def memory(self, batch: int, itemsize: int) -> float:
+    def training_bytes(self, batch: int, itemsize: int) -> float:
         """About the bytes of device memory that training takes: the activations it keeps; weights, gradients, momentum
         and casts; a margin for workspaces."""
-        return 1.25 * self.kept(batch, itemsize) + 16 * self.parameters + (512 << 20)
+        return 1.25 * self.kept_bytes(batch, itemsize) + 16 * self.parameters + (512 << 20)
 
 
 @functools.cache
@@ -155,8 +155,8 @@ class _Trace:
         self.layers.append(Layer(name, kind, what, self.block, on_shortcut, size_of_output, 0, cost, field))
 
     def _average(self, features: int) -> None:
-        """Averages are taken by functions, which have no hooks: there was one if a fully connected layer takes another
-        number of features than the last feature map has."""
+        """Count the average of the last feature map, which is a function and so has no hook. There was one if a fully
+        connected layer takes fewer features than the map has values."""
         channels, height, width = self.layers[-1].output
         side = math.isqrt(features // channels)
         if (height, width) != (side, side):

@@ -125,8 +125,8 @@ def table(found: Sequence[Control]) -> Table:
     """A row for each condition, then one for its change from the first condition.
 
     A column for each quantity, in points, and for the error of the deepest net of each kind, in percent. The intervals
-    of the changes are corrected for their number. A change whose interval does not contain zero has a star. None is shown
-    between different depths.
+    of the changes are corrected for their number. A star means that the interval does not contain zero. No change is
+    shown between different depths.
     """
     conditions = [control.condition for control in found]
     quantities = {

@@ -200,7 +200,7 @@ class Rise:
 def rise(by_depth: Mapping[int, Estimate]) -> Rise:
     """The rise of a family's error to its deepest net, from the shallowest and from the best; of two depths or more.
 
-    The interval of the rise from the best holds whichever depth is truly the best. Its lower end is the highest lower
+    The interval of the rise from the best is valid whichever depth is best. Its lower end is the highest lower
     end of the deepest net's differences from all others, corrected for their number (Bonferroni). Its upper end is the
     highest upper end, which needs no correction: all differences must lie under it at once.
     """

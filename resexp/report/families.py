@@ -77,8 +77,8 @@ class Family:
         return [key for key in differences(net.recipe for net in self.nets) if key in varied]
 
     def differs(self, other: Family, but: Collection[str] = ()) -> list[str]:
-        """The fields in which the nets of both differ. A field in which those of one family differ counts at common
-        depths, where the paper does not vary it."""
+        """The fields in which the nets of both differ. Fields that vary within a family are compared at common
+        depths, if the paper does not vary them."""
         within = {*self.excused, *other.excused} - {*but}
         found = set(differences([self.recipe, other.recipe], {*within, *but}))
         theirs = {net.depth: net for net in other.nets}
@@ -116,8 +116,11 @@ class Family:
 
 
 def in_families(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The records with the names of their families: nets of one recipe, and those whose recipes differ in what the
-    paper varies with depth, unless there is one of their depth already."""
+    """The records with the names of their families.
+
+    A family has one recipe. Nets whose recipes differ in what the paper varies with depth join it, unless it has a net
+    of their depth already.
+    """
     members: list[list[Net]] = []
     for nets in alike(nets_of(records), varied_by_the_paper):
         joined: list[list[Net]] = []

@@ -144,7 +144,7 @@ def read(run: Run, curves: bool = True) -> RunRecord | None:
     if not any("running_train_error" in line for line in lines):
         lines, curves = run.metrics(REPORT_READER), True
     end = {name: value for line in lines for name, value in line.items() if value is not None}
-    if "running_train_error" not in end:  # which the first runs did not write
+    if "running_train_error" not in end:  # old runs lack it
         end["running_train_error"] = running_error(lines, config.train.final_from)
     errors = {metric: 100 * end[column] for metric, column in COLUMNS.items() if end.get(column) is not None}
     seconds = end.get("train_seconds", math.nan)

@@ -73,15 +73,15 @@ class Concurrency:
                     self.shrink(self.size // 2)
 
     def shrink(self, size: int) -> None:
-        """No more than `size` from now on."""
+        """Limit the number to `size`, and stop growing."""
         self._growing, self.size = False, max(1, size)
 
 
 class ConcurrentRuns:
     """Trains runs side by side, each as if it were alone.
 
-    A run that needs more memory than the others leave waits; one that runs out of it all the same is tried again by
-    itself, once. When the device fails, the runs that were not begun are left.
+    A run that needs more memory than the others leave waits. A run that still runs out of memory is tried again alone,
+    once. When the device fails, the runs that were not begun are left.
     """
 
     def __init__(self, runs: Sequence[Run], *, size: int | None, threads: int | None, stop: Callable[[], bool]) -> None:
@@ -125,7 +125,7 @@ class ConcurrentRuns:
         if not self._again.isdisjoint((run, *others)) or len(others) >= self._concurrency.size:
             return False
         try:
-            fits = self._free is None or _need(run) <= self._free - sum(map(_need, others))
+            fits = self._free is None or _memory_needed(run) <= self._free - sum(map(_memory_needed, others))
         except Exception:  # of a plug-in, too
             return True  # the run raises it when it begins
         if not fits and not self._logged:
@@ -188,10 +188,10 @@ def _free_memory(run: Run) -> int | None:
 
 
 @functools.cache
-def _need(run: Run) -> float:
+def _memory_needed(run: Run) -> float:
     """About the bytes of device memory that the run will take."""
     config = load_run(run.config_path)
     dataset = open_dataset(config.data)
     net = summarise_net(config.model, *dataset.size, len(dataset.classes))
     at_once = config.train.microbatch or config.train.batch_size
-    return dataset.resident_bytes + net.memory(at_once, choose_hardware(config.train).dtype.itemsize)
+    return dataset.resident_bytes + net.training_bytes(at_once, choose_hardware(config.train).dtype.itemsize)

@@ -55,10 +55,10 @@ class Duty(NamedTuple):
         """Whether it is due now that `step` steps are done."""
         return step in self.at or bool(self.every and step and step % self.every == 0)
 
-    def steps_after(self, step: int) -> list[int]:
-        """Later steps at which it is due, the next one among them."""
+    def next_after(self, step: int) -> float:
+        """The next step at which it is due; infinity if there is none."""
         regular = [(step // self.every + 1) * self.every] if self.every else []
-        return regular + [due for due in self.at if due > step]
+        return min([*regular, *(due for due in self.at if due > step)], default=math.inf)
 
 
 @dataclass
@@ -121,7 +121,7 @@ class TrainingLoop:
                 if self.ranks.any_rank(self.stop()):
                     break
                 self.read_at = time.monotonic() + READ_S
-                until = min(step for duty in self.duties for step in duty.steps_after(self.trainer.step))
+                until = int(min(duty.next_after(self.trainer.step) for duty in self.duties))
                 yield from self.trainer.advance(until, self._pause)
         except StopRequested:
             pass
@@ -153,7 +153,7 @@ class TrainingLoop:
             loss_sum += record.loss
             wrong += record.wrong
             evaluated = train.schedule == "plateau" and step % train.eval_every == 0  # it may become a milestone
-            # A line ends where the running training error begins to count: it would depend on `log_every` otherwise.
+            # A line ends at `final_from`, so that the running training error does not depend on `log_every`.
             ends = step in (*train.milestones, train.final_from, train.steps)
             if step % train.log_every == 0 or ends or evaluated:
                 self.status.train_error = wrong / ((step - begin) * batch)
@@ -202,7 +202,7 @@ class TrainingLoop:
             self._append("bn", bn)
         self._append("eval", record)
         if trainer.step < self.config.train.steps and trainer.schedule.observe_error(error, trainer.step):
-            assert trainer.recorded_to == trainer.step  # or rates before the milestone would be read as lower
+            assert trainer.recorded_to == trainer.step  # else `read` would compute lower rates for earlier steps
             trainer.schedule.add_milestone(trainer.step)
             self._append("milestone", {"step": trainer.step})
         progress.evaluated = trainer.step
@@ -260,7 +260,7 @@ class TrainingLoop:
         """Write a checkpoint, unless a weight is NaN or infinite; then the previous checkpoint stays."""
         self.checkpoint_at = time.monotonic() + self.config.train.checkpoint_seconds
         if self.metrics and self.trainer.is_finite():
-            self.metrics.sync()  # the checkpoint must never know of lines that a crash could take away
+            self.metrics.sync()  # first: a checkpoint must not count lines that a crash can lose
             state = {
                 "signature": self.config.signature,
                 "seed": self.config.seed,

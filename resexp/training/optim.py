@@ -92,7 +92,7 @@ class Schedule:
     def observe_error(self, error: float, step: int) -> bool:
         """Take in the error of an evaluation after `step` updates. Returns whether the rate is to be lowered now.
 
-        See section 3.4. It is not during a warm-up, which has a rate of its own."""
+        Section 3.4. Never during a warm-up, which has a rate of its own."""
         if self.config.schedule != "plateau" or len(self.milestones) == self.config.max_lr_drops:
             return False
         if self.warming_up or step < (self.config.warmup_steps or 0):
@@ -231,7 +231,7 @@ def is_optimizer_state(config: TrainConfig, kept: Any, parameters: list[nn.Param
     for number, of_one in kept.items():
         if number not in range(len(parameters)):
             return False
-        if isinstance(config.optimizer, PluginRef):  # it knows best
+        if isinstance(config.optimizer, PluginRef):  # its state may have any form
             continue
         for name, value in of_one.items():
             like = torch.tensor(0.0) if name == "step" else parameters[number]

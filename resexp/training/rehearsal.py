@@ -19,7 +19,8 @@ IMAGES = 4
 
 
 def rehearse(config: RunConfig, height: int, width: int, classes: int) -> None:
-    """Build the net, take one step on random images of `height` x `width` pixels, and check what comes of it.
+    """Build the net, take one step on random images of `height` x `width` pixels, and check shapes, gradients
+    and weights.
 
     Torch's random state stays as it was. Raises UserError with the plug-in and what is wrong with it.
     """

@@ -103,7 +103,7 @@ def attempt(
                 status.state = "failed"
                 status.message = f"{type(error).__name__}: {status.message}"
                 status.traceback = traceback.format_exc()
-            with contextlib.suppress(OSError, LeaseLostError):  # the disk, or the lease, may be what is wrong
+            with contextlib.suppress(OSError, LeaseLostError):  # the disk or the lease may have caused the error
                 run.write_status(status)
                 if loop:
                     loop.close_attempt(status.state)

@@ -115,7 +115,7 @@ class Trainer:
         if self.hardware.ranks.world_size > 1:
             with self.hardware.ranks.collective():
                 self.step_model = ddp = DistributedDataParallel(self.model)
-            # BN's averages stay each rank's own. As a keyword it has one name before torch 2.13, and another one since.
+            # BN's averages stay each rank's own. The keyword for this has another name since torch 2.13.
             ddp.broadcast_buffers = False
 
     def advance(self, until: int, pause: Callable[[], bool]) -> Task[None]:

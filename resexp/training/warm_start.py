@@ -40,8 +40,7 @@ def check_start(config: RunConfig) -> None:
 
 
 def warm_start(config: RunConfig, new: ProbeInput, classes: int) -> dict[str, Any] | None:
-    """Initialise the net so that it computes the same function as the donor, a finished run, or takes the file of
-    weights.
+    """Give the net the function of a finished run (the donor), or the weights of a file.
 
     Returns the record of `identity.compare` over all training images; None for a file. Raises UserError if it can't be
     done.

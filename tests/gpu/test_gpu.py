@@ -30,7 +30,7 @@ from resexp.evaluation.tta import SingleView, errors_on_views
 from resexp.runs.checkpoint import last_weights
 from resexp.runs.logits import read
 from resexp.runs.store import Run
-from resexp.training.concurrent_runs import ConcurrentRuns, _need
+from resexp.training.concurrent_runs import ConcurrentRuns, _memory_needed
 from resexp.training.train import train
 from resexp.training.trainer import Trainer
 from resexp.utils.logs import LOGGER
@@ -234,7 +234,7 @@ def test_a_run_needs_no_more_memory_than_was_reckoned_with(tmp_path: Path) -> No
     run = make(tmp_path, "residual", 110, steps=8)
     before = torch.cuda.memory_reserved()
     train(run)
-    assert torch.cuda.max_memory_reserved() - before < _need(run)
+    assert torch.cuda.max_memory_reserved() - before < _memory_needed(run)
 
 
 @only_cuda
