@@ -44,6 +44,9 @@ class LoopState:
         return cls(state["evaluated"], state["tested"], state["best"], state["window"])
 
 
+STOPPED = "stopped by a signal; the same command continues"
+
+
 class Duty(NamedTuple):
     """Work between two steps: due after every `every` steps, and after those `at`."""
 
@@ -126,7 +129,7 @@ class TrainingLoop:
         except StopRequested:
             pass
         self._save()
-        return self._finish("interrupted", "stopped by a signal; the same command continues")
+        return self._finish("interrupted", STOPPED)
 
     @property
     def _at_end(self) -> bool:

@@ -31,7 +31,7 @@ from resexp.runs import checkpoint
 from resexp.runs.metrics import MetricsWriter
 from resexp.runs.records import Manifest, Status
 from resexp.runs.store import Run
-from resexp.training.loop import LoopState, TrainingLoop
+from resexp.training.loop import STOPPED, LoopState, TrainingLoop
 from resexp.training.manifest import begin_attempt
 from resexp.training.probing import probe_input, write_record
 from resexp.training.trainer import Trainer
@@ -93,6 +93,7 @@ def attempt(
                     yield steps
         except Interrupted:  # while the images were decoded
             status.state = "interrupted" if run.checkpoint_path.exists() else "pending"
+            status.message = STOPPED
             run.write_status(status)
             on_status(status)
         except Exception as error:
