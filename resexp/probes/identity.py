@@ -105,7 +105,7 @@ def _zero_branch(block: Block) -> None:
     if any(isinstance(scale, LearnedScalar) and not scale.value.any() for scale in block.branch_scale.children()):
         return  # a new block of residual_init rezero
     last = block.get_submodule(f"bn{block.layers}")
-    if isinstance(block, PreactBlock) or not isinstance(last, BatchNorm):
+    if isinstance(block, PreactBlock) or not isinstance(last, BatchNorm | nn.GroupNorm):  # it would scale up zeros
         last = _convolutions(block)[-1]
     for parameter in last.parameters():
         nn.init.zeros_(parameter)
