@@ -144,8 +144,8 @@ class ModelConfig(Section):
     norm: Annotated[str | PluginRef, Choice("norm")] = Field(
         default_factory=lambda m: "none" if m.get("kind") == "vgg" else "batch"
     )
-    """What follows each convolution: `batch` BN; `group` normalisation of groups of 8 channels (arXiv 1803.08494);
-    `layer` of all channels (1607.06450); `none` only a bias; `fixup` scalars (1901.09321)."""
+    """What follows each convolution: `batch` BN; `group` normalisation of groups of at least 8 channels (arXiv
+    1803.08494); `layer` of all channels (1607.06450); `none` only a bias; `fixup` scalars (1901.09321)."""
     activation: Annotated[str | PluginRef, Choice("activation")] = "relu"
     """The nonlinearity: `relu`; `leaky_relu` of slope 0.01; `tanh`; `gelu` (arXiv 1606.08415); `tat`: leaky ReLUs whose
     slope follows from the depth of a plain net without norms (2203.08120)."""
