@@ -174,7 +174,8 @@ def test_the_debug_executor_ends_a_failing_run_and_goes_to_the_next(write_study:
 
 def test_remarks_of_squeue_are_no_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     squeue = tmp_path / "squeue"
-    squeue.write_text("#!/bin/sh\necho CLUSTER: one\necho 12_0   RUNNING   0\necho slurm_load_jobs: hello\n")
+    job = f"{'12_0':64}{'RUNNING':32}{'0':16}"  # squeue fills the last column, too
+    squeue.write_text(f"#!/bin/sh\necho CLUSTER: one\necho '{job}'\necho slurm_load_jobs: hello\n")
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert {job: state.name for job, state in slurm_executor._squeue({"1"}).items()} == {"12_0": "RUNNING"}

@@ -256,7 +256,7 @@ def _squeue(users: set[str]) -> dict[str, _State]:
         raise UserError(f"squeue: no answer in {SQUEUE_S:.0f} s") from None
     except subprocess.CalledProcessError as error:
         raise UserError(f"squeue: {' '.join(error.stderr.removeprefix('squeue: ').split())}") from None
-    rows = re.findall(r"^(\S+) +(\S+) +(\d+)$", found.stdout, re.MULTILINE)  # other lines are remarks
+    rows = re.findall(r"^(\S+) +(\S+) +(\d+) *$", found.stdout, re.MULTILINE)  # other lines are remarks
     return {job: _State(state, int(status)) for job, state, status in rows}
 
 
