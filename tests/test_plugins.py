@@ -36,6 +36,8 @@ from resexp.training.probing import snapshot
 from resexp.training.rehearsal import rehearse
 from resexp.training.trainer import Trainer
 from resexp.utils.untrusted import parse_json
+from tests.test_probes import subject as probe_subject
+from tests.test_probes import take
 from tests.test_training import CPU, assert_same, tiny
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -128,6 +130,64 @@ def test_a_block_of_ones_own(tmp_path: Path) -> None:
     y = block.bn2(block.conv2(torch.relu(block.bn1(block.conv1(x)))))  # type: ignore[operator]
     weights = torch.sigmoid(block.excite(torch.relu(block.squeeze(y.mean((2, 3))))))  # type: ignore[operator]
     assert torch.allclose(block(x), torch.relu(y * weights[:, :, None, None] + x))
+
+
+UNNAMED = """
+from resexp.models.layers import conv, norm
+
+@register("block", "unnamed")
+class Unnamed(Block):
+    def make_branch(self, config, place):
+        self.body = torch.nn.Sequential(conv(config, 3, place.channels_in, place.channels, place.stride),
+                                        norm(config, place.channels), torch.nn.ReLU())
+
+    def branch(self, x):
+        return self.body(x)
+
+@register("block", "shifted")
+class Shifted(Block):
+    def make_branch(self, config, place):
+        super().make_branch(config, place)
+        self.extra = torch.nn.Conv2d(place.channels, place.channels, 3, padding=1)
+
+    def branch(self, x):
+        return self.extra(super().branch(x)) + 0.5
+"""
+
+
+def test_a_block_whose_layers_have_other_names_or_more_layers(tmp_path: Path) -> None:
+    """It trains; what looks for names says which one is missing, and nothing takes another layer for it."""
+    loaded(written(tmp_path, UNNAMED))
+    unnamed, shifted = (ModelConfig(kind="residual", depth=8, width=4, block=name) for name in ("unnamed", "shifted"))
+    for config in (unnamed, shifted):
+        assert not PROBES["lesion"].why_not(config)
+        net = probe_subject(block=config.block, kind="residual")
+        assert [row["same"] for row in take("lesion", net)["without"]] == [True, False, False]
+    assert PROBES["responses"].why_not(unnamed) == "block unnamed has no layer conv1"
+    assert why_not(unnamed, unnamed.model_copy(update={"depth": 14})) == "block unnamed has no layer conv1"
+    found = take("responses", probe_subject(block=shifted.block, kind="residual"))
+    names = ["conv", *(f"stages.{stage}.0.conv{number}" for stage in range(3) for number in (1, 2))]
+    assert [row["layer"] for row in found["layers"]] == names
+    plain = shifted.model_copy(update={"kind": "plain", "shortcut": None})
+    assert (
+        why_not(plain, plain.model_copy(update={"depth": 14}))
+        == "shifted is a plug-in's, and may change what it is given"
+    )
+    for key, value, says in (
+        ("residual_init", "zero-gamma", "residual_init zero-gamma: block unnamed has no BN called bn2; add it"),
+        ("norm", "fixup", "norm fixup: block unnamed needs conv1 to conv2, made by resexp.models.layers.conv"),
+    ):
+        with pytest.raises(UserError, match=f"^{re.escape(says)}$"):
+            summarise_net(unnamed.model_copy(update={key: value}), 8, 8)
+
+
+def test_a_residual_block_that_is_no_identity_is_not_inserted(tmp_path: Path) -> None:
+    written(tmp_path, UNNAMED)
+    path = study(tmp_path, model={"width": 4, "depth": 8, "kind": "residual", "block": "shifted"}, plugins=["mine.py"])
+    resexp(tmp_path, "sweep", path.name, "--plugin", "mine.py")
+    (donor,) = (tmp_path / "results" / "s").glob("residual-8-*/seed0")
+    said = resexp(tmp_path, "probe", "identity", str(donor), "--depth", "14", "--plugin", "mine.py", code=1)
+    assert "block shifted is no identity where its last norm is zero; name a run of another block" in said
 
 
 def test_a_changed_source_is_another_run(tmp_path: Path) -> None:

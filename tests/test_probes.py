@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -148,6 +149,30 @@ def test_branches_are_measured_beside_their_shortcuts() -> None:
     assert row["branch"] == pytest.approx(block.branch(x).square().sum((1, 2, 3)).mean().sqrt().item(), rel=1e-4)
     assert row["shortcut"] == pytest.approx(x.square().sum((1, 2, 3)).mean().sqrt().item(), rel=1e-4)
     assert row["ratio"] == pytest.approx(row["branch"] / row["shortcut"])
+
+
+def test_a_net_that_was_never_trained_is_normalised_by_what_it_is_given() -> None:
+    """In eval mode BN has no averages yet: without them the responses of 20 layers grow to thousands."""
+    torch.manual_seed(0)
+    config = ModelConfig(kind="residual", depth=56, width=8)
+    pixels = torch.randint(0, 256, (300, 16, 16, 3), dtype=torch.uint8)
+    of = ProbeInput(
+        config, build_model(config), pixels, torch.randint(0, 10, (300,)), pixels.float().mean(0) / 255, np.arange(300)
+    )
+    trained = replace(of, model=copy.deepcopy(of.model))
+    with torch.no_grad():  # as after many equal batches
+        for module in (norms := [m for m in trained.model.modules() if isinstance(m, BatchNorm)]):
+            module.momentum = 1.0
+        trained.model.train()(normalise(of.images, of.mean))
+        assert all(norm.running_mean.any() for norm in norms)
+    found, expected = (take("branches", net)["blocks"] for net in (of, trained))
+    assert [row["ratio"] for row in found] == pytest.approx([row["ratio"] for row in expected], rel=0.02)
+    responses = take("responses", of)["layers"]
+    assert [row["channel_std"] for row in responses] == pytest.approx([1.0] * 55, rel=0.05)
+    state = copy.deepcopy(of.model.state_dict())
+    take("responses", of)
+    assert all(torch.equal(state[name], value) for name, value in of.model.state_dict().items())  # taken once
+    assert not of.model.training
 
 
 def error_of(of: ProbeInput, order: Iterable[int], skipped: Collection[int]) -> float:

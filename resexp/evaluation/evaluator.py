@@ -17,6 +17,7 @@ from resexp.device.concurrent import HostThrottle, Task
 from resexp.device.cuda_graph import CudaGraphed
 from resexp.device.hardware import Hardware
 from resexp.errors import StopRequested
+from resexp.models.layers import averaging_bn
 from resexp.runs.logits import FEW_CLASSES
 
 EVAL_BATCH = 500
@@ -116,27 +117,18 @@ class Evaluator:
         `pause()` between them; then nothing has changed.
         """
         batches = np.array_split(chosen, math.ceil(len(chosen) / len(self._labels)))
-        norms = [module for module in self._model.modules() if isinstance(module, nn.BatchNorm2d)]
-        momenta = [norm.momentum for norm in norms]
         before = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
         throttle, count = HostThrottle(self._hardware), 0
-        self._model.eval()
-        for norm in norms:
-            norm.train().reset_running_stats()
-        try:
+        with averaging_bn(self._model) as expect:
             for images, labels in self._pipeline.eval_batches("train", batches):
                 images = images.to(self._pipeline.mean.device, non_blocking=True)
                 if count and pause():
                     self._model.load_state_dict(before, strict=False)
                     raise StopRequested
                 count += len(labels)
-                for norm in norms:
-                    norm.momentum = len(labels) / count
+                expect(len(labels))
                 with torch.no_grad(), self._autocast, torch.compiler.set_stance("force_eager"):
                     self._model(normalise(images, self._pipeline.mean))
                 yield from throttle.limit(0, ahead=1)
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
         yield from throttle.limit(0, ahead=0)
         return len(batches)

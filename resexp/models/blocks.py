@@ -99,6 +99,7 @@ class Block(nn.Module):
         self.act = make_activation(config)
         self.shortcut = make_shortcut(config, place.channels_in, self.expansion * place.channels, place.stride)
         self.branch_scale = make_branch_scale(config, place)
+        self.keeps_dimensions = place.stride == 1 and place.channels_in == self.expansion * place.channels
 
     def make_branch(self, config: ModelConfig, place: Place, **options: Any) -> None:
         """Create the layers of F."""
@@ -228,6 +229,18 @@ def block_class(config: ModelConfig) -> type[Block]:
     return made
 
 
+def why_unnamed(config: ModelConfig) -> str:
+    """Why the layers of a plug-in's block can't be found by their names; empty if they can."""
+    if not isinstance(config.block, PluginRef):
+        return ""
+    made = block_class(config)
+    with torch.random.fork_rng(devices=[]):
+        block = made(config, Place(made.expansion * config.width, config.width, 1, 2, 2))
+    names = [f"{layer}{number}" for number in range(1, made.layers + 1) for layer in ("conv", "bn")]
+    missing = [name for name in names if not isinstance(getattr(block, name, None), nn.Module)]
+    return f"block {config.block.name} has no layer {missing[0]}" if missing else ""
+
+
 def make_branch_scale(config: ModelConfig, place: Place) -> nn.Module:
     """The module applied to F(x) before the addition: scaling, ReZero, Fixup or stochastic depth; by default an empty
     nn.Sequential."""
@@ -247,13 +260,19 @@ def make_branch_scale(config: ModelConfig, place: Place) -> nn.Module:
 
 def init_branch(config: ModelConfig, block: Block, blocks: int) -> None:
     """Apply zero-gamma or Fixup initialisation to the branch of a He-initialised block. `blocks`: number of blocks in
-    the net."""
+    the net. Raises UserError if a plug-in's block does not name its layers."""
     if config.residual_init == "zero-gamma":
-        last_norm = block.get_submodule(f"bn{block.layers}")
-        assert isinstance(last_norm, BatchNorm)
+        last_norm = getattr(block, f"bn{block.layers}", None)
+        if not isinstance(last_norm, BatchNorm):
+            raise UserError(f"residual_init zero-gamma: block {config.block} has no BN called bn{block.layers}; add it")
         nn.init.zeros_(last_norm.weight)
     if config.norm == "fixup":
-        *earlier, last = (block.get_submodule(f"conv{number + 1}") for number in range(block.layers))
-        for module in earlier:
-            module[1].weight.data *= blocks ** (-1 / (2 * block.layers - 2))  # type: ignore[index]
-        nn.init.zeros_(last[1].weight)  # type: ignore[index]
+        layers = [getattr(block, f"conv{number + 1}", None) for number in range(block.layers)]
+        weights = [layer[-1].weight for layer in layers if isinstance(layer, nn.Sequential)]
+        if len(weights) < block.layers:
+            raise UserError(
+                f"norm fixup: block {config.block} needs conv1 to conv{block.layers}, made by resexp.models.layers.conv"
+            )
+        for weight in weights[:-1]:
+            weight.data *= blocks ** (-1 / (2 * block.layers - 2))
+        weights[-1].data.zero_()  # type: ignore[operator]

@@ -55,6 +55,29 @@ class BatchNorm(nn.BatchNorm2d):
         return y.to(x.dtype)
 
 
+@contextlib.contextmanager
+def averaging_bn(model: nn.Module) -> Iterator[Callable[[int], None]]:
+    """While open, BN's averages become mean and variance over all images that go through the net, the rest of which is
+    in eval mode. What it gives is told the size of each batch beforehand."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta, images = [norm.momentum for norm in norms], 0
+    model.eval()
+    for norm in norms:
+        norm.train().reset_running_stats()
+
+    def expect(batch: int) -> None:
+        nonlocal images
+        images += batch
+        for norm in norms:
+            norm.momentum = batch / images
+
+    try:
+        yield expect
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.eval().momentum = momentum
+
+
 class LearnedScalar(nn.Module):
     """A learned scalar, multiplied with x or added to it."""
 

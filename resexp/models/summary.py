@@ -83,6 +83,8 @@ def summarise_net(config: ModelConfig, height: int, width: int, classes: int = 1
     """
     try:
         return _traced(config, height, width, classes)
+    except UserError:
+        raise
     except Exception as error:
         if names := [f"{value}" for _, value in config if isinstance(value, PluginRef)]:
             raise UserError(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from resexp.config import ModelConfig
 from resexp.config.plugins import PluginRef
-from resexp.models.blocks import Block, PreactBlock
+from resexp.models.blocks import Block, PreactBlock, why_unnamed
 from resexp.models.layers import BatchNorm, LearnedScalar
 from resexp.models.resnet import ResNet
 from resexp.probes.outputs import Moments, channel_sums, moments, summed_outputs
@@ -32,8 +32,8 @@ def why_not(shallow: ModelConfig, deep: ModelConfig) -> str:
         return "a plain bottleneck squeezes its input to a quarter of the channels, so it can be no identity"
     if shallow.shortcut == "C":
         return "with option C every shortcut is a projection, so no block can be an identity"
-    plugin = next((value for value in (shallow.shortcut, shallow.norm) if isinstance(value, PluginRef)), None)
-    if plugin:
+    own_parts = (shallow.shortcut, shallow.norm, *([shallow.block] if shallow.kind == "plain" else []))
+    if plugin := next((part for part in own_parts if isinstance(part, PluginRef)), None):
         return f"{plugin} is a plug-in's, and may change what it is given"
     if shallow.drop_path:
         return "with stochastic depth a block's weight in the net depends on how many there are"
@@ -41,6 +41,8 @@ def why_not(shallow: ModelConfig, deep: ModelConfig) -> str:
         return f"norm {shallow.norm} takes its statistics from each image, so no plain block can be an identity"
     if shallow.kind != "preact" and shallow.activation != "relu":
         return f"activation {shallow.activation} changes what a block is given, so no block can be an identity"
+    if reason := why_unnamed(shallow):
+        return reason
     if isinstance(shallow.residual_scale, str):
         return "with a residual_scale that is a power of the depth, a block computes something else in a deeper net"
     but = {"depth", "params"}  # the widths are compared

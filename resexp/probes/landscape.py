@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resexp.probes.subject import Probe, ProbeInput, Probing, ends_of, error_and_loss, shown
+from resexp.probes.subject import Probe, ProbeInput, Probing, ends_of, error_and_loss, in_eval_mode, shown
 
 POINTS = 17
 """A side; odd, so that the net itself is one of them."""
@@ -21,7 +21,7 @@ def landscape(subject: ProbeInput) -> Probing:
     """Mean loss in eval mode on 500 training images at each point of a 17 x 17 grid over [-1, 1]^2, in units of two
     directions that are normalised filter by filter: each filter of a direction has the norm of the net's own. Biases
     and what belongs to BN stay as they are."""
-    model = subject.model.eval()
+    model = in_eval_mode(subject)
     batches = list(subject.split(IMAGES))
     weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     origin = [weight.detach().clone() for weight in weights]

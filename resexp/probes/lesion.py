@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
-from resexp.models.blocks import Block
-from resexp.probes.subject import SAMPLE, Probe, ProbeInput, Probing, error_and_loss
+from resexp.probes.subject import SAMPLE, Probe, ProbeInput, Probing, error_and_loss, in_eval_mode
 
 DRAWS = 5
 """Random sets of each number of blocks, and random orders for each number of exchanges."""
@@ -38,7 +37,7 @@ def lesion(subject: ProbeInput) -> Probing:
     dimensions. ``same`` is true for blocks that keep their dimensions; random blocks are drawn from these alone, and
     nets with equally many of them get the same ones. Nothing is trained or calibrated again.
     """
-    model = subject.model.eval()
+    model = in_eval_mode(subject)
     batches = list(subject.split(SAMPLE))
 
     def error() -> float:
@@ -51,13 +50,13 @@ def lesion(subject: ProbeInput) -> Probing:
     stages: Any = model.get_submodule("stages")
     for place, stage in enumerate(stages):
         for number, block in enumerate(stage):
-            same = _keeps_dimensions(block)
+            same = block.keeps_dimensions
             name = f"stages.{place}.{number}"
             if same or block.shortcut is not None:
                 with _replaced([_nothing_for(stage, number)]):
                     without.append({"block": name, "same": same, "error": error()})
                 yield 0
-            if number and same and _keeps_dimensions(stage[number - 1]):
+            if number and same and stage[number - 1].keeps_dimensions:
                 with _replaced([(stage, number - 1, block), (stage, number, stage[number - 1])]):
                     swapped.append({"block": name, "error": error()})
                 yield 0
@@ -103,13 +102,6 @@ def _exchanges(stages: list[Any], count: int) -> Iterator[list[tuple[int, int]]]
     rng = np.random.default_rng((count, len(stages)))
     for _ in range(DRAWS if pairs else 0):
         yield [pairs[index] for index in rng.integers(len(pairs), size=count)]
-
-
-def _keeps_dimensions(block: Block) -> bool:
-    convolutions = [module for module in block.modules() if isinstance(module, nn.Conv2d)]
-    last = block.get_submodule(f"conv{block.layers}")
-    last = last[-1] if isinstance(last, nn.Sequential) else last
-    return convolutions[0].in_channels == last.out_channels and all(conv.stride == (1, 1) for conv in convolutions)
 
 
 def _nothing_for(stage: nn.Sequential, number: int) -> tuple[nn.Module, int | str, nn.Module]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
-from resexp.models.blocks import Block
-from resexp.probes.subject import SAMPLE, Probe, ProbeInput, Probing, ends_of, shown
+from resexp.models.blocks import Block, why_unnamed
+from resexp.probes.subject import SAMPLE, Probe, ProbeInput, Probing, ends_of, in_eval_mode, shown
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 
@@ -99,13 +99,12 @@ def responses(subject: ProbeInput) -> Probing:
     The paper does not say over which axes. ``std`` is over images, positions and channels together; ``channel_std``
     over images and positions, averaged over channels. ``mean_std`` is the mean of ``std`` over layers.
     """
-    model = subject.model.eval()
-    modules = dict(model.named_modules())
-    norms: dict[str, nn.Module] = {}
-    for name, module in modules.items():
-        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) and "shortcut" not in name.split("."):
-            own = name.removesuffix(".1") if isinstance(modules[name.rpartition(".")[0]], nn.Sequential) else name
-            norms[own] = modules["bn".join(own.rsplit("conv", 1))]
+    model = in_eval_mode(subject)
+    pairs = {"conv": "bn"}
+    for name, module in model.named_modules():
+        if isinstance(module, Block):
+            pairs |= {f"{name}.conv{number}": f"{name}.bn{number}" for number in range(1, module.layers + 1)}
+    norms = {conv: model.get_submodule(bn) for conv, bn in pairs.items() if _is_3x3(model.get_submodule(conv))}
     sums = yield from _over_sample(subject, norms, channel_sums)
     layers: list[dict[str, Any]] = []
     for name, found in sums.items():
@@ -115,16 +114,21 @@ def responses(subject: ProbeInput) -> Probing:
     return {"layers": layers, "mean_std": sum(row["std"] for row in layers) / len(layers)}
 
 
+def _is_3x3(layer: nn.Module) -> bool:
+    *_, convolution = [module for module in layer.modules() if not isinstance(module, nn.Sequential)]
+    return isinstance(convolution, nn.Conv2d) and convolution.kernel_size == (3, 3)
+
+
 def _why_no_responses(model: ModelConfig) -> str:
     if model.kind in ("preact", "vgg"):
         return f"a {model.kind} net has no BN between a 3x3 layer and its ReLU"
-    return ""
+    return why_unnamed(model)
 
 
 def branches(subject: ProbeInput) -> Probing:
     """In eval mode, on 1,000 training images: the norm of F(x) and of the shortcut of x in each block, root mean square
     over images. "It should be easier to find perturbations with reference to an identity mapping" (section 3.1)."""
-    model = subject.model.eval()
+    model = in_eval_mode(subject)
     blocks = {name: module for name, module in model.named_modules() if isinstance(module, Block)}
     parts = {f"{name}.{part}": blocks[name].get_submodule(part) for name in blocks for part in _PARTS}
     squares = yield from _over_sample(subject, parts, lambda output: output.square().sum())

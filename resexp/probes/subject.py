@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from resexp.config import ModelConfig
 from resexp.data.loader import normalise
+from resexp.models.layers import averaging_bn
 
 Probing = Generator[int, None, dict[str, Any]]
 """A probe at work: yields 0 between pieces, so that it can be stopped, and returns what it found."""
@@ -49,6 +50,18 @@ class ProbeInput:
         size = size or max(1, BATCH * 32 * 32 // max(32 * 32, height * width))
         for chosen in torch.from_numpy(order).to(self.images.device).tensor_split(math.ceil(len(order) / size)):
             yield normalise(self.images[chosen], self.mean), self.labels[chosen]
+
+
+def in_eval_mode(subject: ProbeInput) -> nn.Module:
+    """The net in eval mode. BN of a net that was never trained has no averages; it gets those over SAMPLE images."""
+    model = subject.model.eval()
+    averages = [norm.running_mean for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)]
+    if not any(mean is not None and mean.any() for mean in averages):
+        with averaging_bn(model) as expect, torch.no_grad():
+            for x, _ in subject.split(SAMPLE):
+                expect(len(x))
+                model(x)
+    return model
 
 
 @dataclass(frozen=True)

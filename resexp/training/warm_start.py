@@ -9,6 +9,7 @@ from typing import Any
 
 from resexp.config import RunConfig
 from resexp.config.nets import NamedNet
+from resexp.config.plugins import PluginRef
 from resexp.config.study import load_run
 from resexp.errors import UserError
 from resexp.models import ResNet, build_model, load_weights
@@ -59,6 +60,11 @@ def warm_start(config: RunConfig, new: ProbeInput, classes: int) -> dict[str, An
     batches = functools.partial(new.split, len(new.index))
     identity.deepen(donor_model, new.model, batches)
     found = identity.compare(donor_model, new.model, batches)
+    if isinstance(config.model.block, PluginRef) and found["largest_logit_difference"] > 1e-3:
+        raise UserError(
+            f"{donor.folder}: block {config.model.block} is no identity where its last norm is zero; name a run of "
+            "another block"
+        )
     return {"probe": "identity", "step": 0, "from": str(donor.folder), **found}
 
 
