@@ -114,9 +114,14 @@ def build_model(name: str, classes: int | None = None, *, seed: int | None = Non
     `seed` its weights are those of a run with this seed.
     """
     net = parse_net(name, [])
+    classes = net.classes if classes is None else classes
+    if classes < 1:
+        raise UserError(f"build_model: classes must be at least 1, got {classes}")
     if seed is not None:
+        if not 0 <= seed < 2**63:
+            raise UserError(f"build_model: seed must be from 0 to 2^63 - 1, as of a run, got {seed}")
         torch.manual_seed(seed)
-    return build(net.config, classes or net.classes)
+    return build(net.config, classes)
 
 
 def _listed(words: str | Sequence[str]) -> list[str]:

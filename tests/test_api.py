@@ -126,5 +126,10 @@ def test_a_mistake_is_one_error() -> None:
         resexp.load_study("nothing.yaml")
     with pytest.raises(resexp.UserError, match="not the name of a net"):
         resexp.build_model("resnet50")
+    with pytest.raises(resexp.UserError, match=r"^build_model: classes must be at least 1, got 0$"):
+        resexp.build_model("plain-20", 0)
+    for seed in (-1, 2**63):
+        with pytest.raises(resexp.UserError, match=f"^build_model: seed must be from 0 to .* got {seed}$"):
+            resexp.build_model("plain-20", seed=seed)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         resexp.nothing  # noqa: B018

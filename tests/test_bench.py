@@ -175,8 +175,11 @@ def test_blocks_are_compiled_where_that_is_asked_for(monkeypatch: pytest.MonkeyP
         (["--runs", " "], "--runs: expected values with commas between, got ' '"),
         (["--precisions", "fp32,,bf16"], "--precisions: expected values with commas between, got 'fp32,,bf16'"),
         (["--runs", "0"], "--runs: expected positive whole numbers with commas between, got '0'"),
-        (["--depths", "21"], "model.depth: must be 6n+2; the nearest are 20 and 26, got 21"),
-        (["--kinds", "plian"], "(did you mean 'plain'?)"),
+        (["--depths", "21"], "resexp: --depths: must be 6n+2; the nearest are 20 and 26, got 21"),
+        (["--kinds", "plian"], "resexp: --kinds: got 'plian'; allowed: "),
+        (["--precisions", "x"], "resexp: --precisions: got 'x'"),
+        (["--config", "imagenet/smoke", "--depths", "9"], "resexp: --depths: of basic blocks"),
+        (["--set", "train.lr=-1"], "resexp: --set train.lr=-1: train.lr: "),
         (["--set", "train.device=cuda:7"], "train.device: cuda:7 asked for, but "),
     ],
 )

@@ -332,7 +332,10 @@ def test_what_does_not_fit_gets_a_line(trained: Run, here: Cli, tmp_path: Path) 
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert line in done.stderr
     done = here("evaluate", good, "--csv", tmp_path / "nowhere/c.csv")
-    assert (done.returncode, done.stderr) == (2, f"resexp: {tmp_path}/nowhere: No such file or directory\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"resexp: {tmp_path}/nowhere: No such file or directory; check the path\n",
+    )
     assert f"{len(dataset.test_labels)} images" in done.stdout  # what took long is shown
     three = tmp_path / "three"
     for path, name, images, line in [

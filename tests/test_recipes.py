@@ -247,6 +247,12 @@ def test_an_update_is_that_of_its_formula(optimizer: str) -> None:
     assert layer.weight.detach().numpy() == pytest.approx(reference(optimizer, before, gradients), abs=1e-5)
 
 
+def test_nesterov_needs_a_momentum() -> None:
+    with pytest.raises(ValidationError, match="nesterov needs one above 0; set optimizer to sgd"):
+        TrainConfig(optimizer="nesterov", momentum=0.0)
+    assert TrainConfig(optimizer="sgd", momentum=0.0).momentum == 0
+
+
 def test_muon_orthogonalises() -> None:
     """Singular vectors stay, singular values come near 1."""
     torch.manual_seed(0)

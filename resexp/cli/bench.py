@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,15 @@ from resexp.cli.console import make_table, out, print_json, print_table
 from resexp.cli.options import PATH, AsJson, NoGraphs, Plugins, Settings, numbers, overrides
 from resexp.errors import UserError
 from resexp.utils.files import write_atomic
+
+OPTIONS = {"model.kind": "--kinds", "model.depth": "--depths", "train.precision": "--precisions"}
+"""What sets these keys here."""
+
+
+def _by_option(mistake: str) -> str:
+    """A mistake in a setting, with the option that made it in place of a --set that nobody typed."""
+    begun = re.match(r"--set (?:grid=\{.*?\}|train\.precision=.*?): (\S+): ", mistake)
+    return f"{OPTIONS[begun[1]]}: {mistake[begun.end() :]}" if begun and begun[1] in OPTIONS else mistake
 
 
 def bench(
@@ -75,7 +85,10 @@ def bench(
         images = "data={source: shapes, size: 32, train_images: 50000}"
         grid = f"grid={{model.kind: [{kinds or 'residual'}], model.depth: [{depths}], train.precision: [{precisions}]}}"
         given, varied = [images, *given], [[grid]]
-    configs = [cell.config for some in varied for cell in load(config, [*given, *some, "seeds=[0]"])[1]]
+    try:
+        configs = [cell.config for some in varied for cell in load(config, [*given, *some, "seeds=[0]"])[1]]
+    except UserError as error:
+        raise UserError(*map(_by_option, error.args)) from None
     many = numbers("--runs", runs) if runs else None
     if to:
         to.mkdir(parents=True, exist_ok=True)  # before minutes are spent

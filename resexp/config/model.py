@@ -148,7 +148,7 @@ class ModelConfig(Section):
     1803.08494); `layer` of all channels (1607.06450); `none` only a bias; `fixup` scalars (1901.09321)."""
     activation: Annotated[str | PluginRef, Choice("activation")] = "relu"
     """The nonlinearity: `relu`; `leaky_relu` of slope 0.01; `tanh`; `gelu` (arXiv 1606.08415); `tat`: leaky ReLUs whose
-    slope follows from the depth of a plain net without norms (2203.08120)."""
+    slope follows from the depth of a plain net without norms (2203.08120), derived for wide layers."""
     init: Annotated[str | PluginRef, Choice("init")] = "he"
     """Initial weights of convolutions: `he` (arXiv 1502.01852); `orthogonal` (1312.6120); `delta-orthogonal`: zero
     except for an orthogonal middle pixel (1806.05393); `dirac`: the identity plus random filters of norm 0.1
