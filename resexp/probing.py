@@ -81,7 +81,7 @@ def train_continuations(
         raise UserError("two donors have the same seed; name each once")
     model, fresh = recipes[0].model, continuations[0][-1]
     shallow, deep = f"{model.kind}-{model.depth}", f"{model.kind}-{depth}"
-    labels = (f"{deep}-continued", f"{shallow}-trained-on", f"{deep}-fresh")
+    labels = (f"{deep}-built", f"{shallow}-trained-further", f"{deep}-new")
     cells = [list(map(RunSpec, labels, configs)) for configs in continuations]
     study = Study(
         name=f"identity-{donors[0].folder.absolute().parent.name}-to-{fresh.folder.parent.name}",

@@ -398,13 +398,13 @@ def test_nets_that_were_handed_their_weights_beside_others_of_the_same_budget(st
     Welch's interval of two means of three seeds with a standard deviation of 2 each: 2.776 x sqrt(8 / 3) = 4.53.
     """
     folder = study({("plain", 8): [14.0, 15.0, 16.0], ("plain", 20): [10.0, 12.0, 14.0]})
-    add_family(folder, "fresh", {("plain", 20): [20.0, 22.0, 24.0]}, train={"steps": 1400})
+    add_family(folder, "new", {("plain", 20): [20.0, 22.0, 24.0]}, train={"steps": 1400})
     donors = [
         {
             **{"from": f"donor seed {seed}", "handed_error": 0.1 + seed / 100, "constructed_error": 0.11 + seed / 100},
             **{"changed_predictions": seed, "largest_logit_difference": 1e-6 * (seed + 1)},
             **{"trained_on": member(folder, "plain-8", seed), "continued": member(folder, "plain-20", seed)},
-            "fresh": member(folder, "plain-20-fresh", seed),
+            "fresh": member(folder, "plain-20-new", seed),
         }
         for seed in range(3)
     ]
@@ -426,7 +426,7 @@ def test_nets_that_were_handed_their_weights_beside_others_of_the_same_budget(st
     assert section.finding == (
         "plain-20 built from plain-8 starts at 12.0 % and ends at 12.0 %; plain-8 trained further ends at 15.0 %, a "
         "new "
-        "plain-20 at 22.0 % (training error, 3 donors)."
+        "plain-20 at 22.0 % (clean training error, 3 donors)."
     )
     assert section.table == (
         ["net", "steps in all", "clean training error (3 donors)"],

@@ -544,7 +544,7 @@ def test_identity_blocks_handed_on_and_trained_at_equal_budgets(
         assert of_donor["constructed_error"] == of_donor["handed_error"]
     (folder,) = Path("results").glob("identity-plain-8-*-to-plain-14-*")
     study = StudyFolder(folder)
-    labels = ["plain-14-continued", "plain-8-trained-on", "plain-14-fresh"]
+    labels = ["plain-14-built", "plain-8-trained-further", "plain-14-new"]
     for run, (seed, label) in zip(study.runs(), product((0, 1), labels), strict=True):
         assert run.label.startswith(label)  # runs that begin as other donors are told apart by their signatures
         assert run.title.endswith(f"seed {seed}")

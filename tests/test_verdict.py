@@ -540,7 +540,7 @@ def test_of_variants_alike_the_one_named_first_is_judged_and_the_verdict_says_so
     assert verdict.families == ["plain precisionfp32", "residual precisionfp32"]
     assert verdict.sentences[-2:] == [
         "The verdict is on the families plain precisionfp32 and residual precisionfp32.",
-        "Left out of the verdict, since they differ in train.precision: plain precisionbf16, residual precisionbf16.",
+        "Left out of the verdict, since they differ: plain precisionbf16, residual precisionbf16 (train.precision).",
     ]
 
 

@@ -57,8 +57,8 @@ class BatchNorm(nn.BatchNorm2d):
 
 @contextlib.contextmanager
 def averaging_bn(model: nn.Module) -> Iterator[Callable[[int], None]]:
-    """While open, BN's averages become mean and variance over all images that go through the net, the rest of which is
-    in eval mode. What it gives is told the size of each batch beforehand."""
+    """While it is open, BN's averages become mean and variance over all images that pass through the net. All other
+    layers are in eval mode. Call what it gives with the size of each batch, before the batch."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta, images = [norm.momentum for norm in norms], 0
     model.eval()

@@ -95,9 +95,13 @@ def judge(
     others = [family for family in families if family not in kinds]
     if others:
         sentences.append(f"The verdict is on the families {' and '.join(names)}.")
-        for fields, apart in grouped(others, lambda other: tuple(other.differs(plain))).items():
-            why = f", since they differ in {listed(fields)}" if fields else ""
-            sentences.append(f"Left out of the verdict{why}: {listed([family.name for family in apart], 6)}.")
+        left_out = grouped(others, lambda other: tuple(other.differs(plain)))
+        because = ", since they differ" if any(left_out) else ""
+        parts = [
+            listed([family.name for family in apart], 6) + (f" ({', '.join(fields)})" if fields else "")
+            for fields, apart in left_out.items()
+        ]
+        sentences.append(f"Left out of the verdict{because}: {'; '.join(parts)}.")
     of_residual = residual.rise if residual else None
     without = "" if interaction else f". No verdict on residual nets: {obstacle}"
     if plain.rise and plain.rise.overall.low is not None and not (interaction and interaction.low is None):

@@ -124,7 +124,7 @@ def _finding(record: Identity, errors: Mapping[str, Estimate]) -> str:
         "fresh": f", a new {deep} at",
     }
     ends = "".join(f"{text} {errors[part].mean:.1f} %" for part, text in words.items() if part in errors)
-    of_donors = f" (training error, {counted(donors, 'donor')})"
+    of_donors = f" (clean training error, {counted(donors, 'donor')})"
     return f"{deep} built from {shallow} starts at {record.constructed.mean:.1f} %{ends}{of_donors}."
 
 
