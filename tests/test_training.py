@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -251,6 +252,9 @@ def test_a_run_records_what_a_reader_needs(make_run: Callable[..., Run]) -> None
     assert manifest.attempts[0].to_step == 12
     assert manifest.attempts[0].torch == torch.__version__
     assert manifest.attempts[0].cpu_capability == torch.backends.cpu.get_cpu_capability()
+    known = Path("/proc/cpuinfo")
+    if names := re.findall(r"^model name\s*: (.*)$", known.read_text() if known.exists() else "", re.MULTILINE):
+        assert (manifest.attempts[0].cpu or "").startswith(f"{names[0]}, cpu family ")
 
 
 def test_the_test_set_is_read_once_at_the_end(make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def provenance(summary: Summary) -> list[tuple[str, str]]:
     facts = {
         "command": "command", "resexp": "resexp", "commit": "commit", "Python": "python", "torch": "torch",
         "CUDA": "cuda", "system": "platform", "device": "device", "precision": "precision",
-        "CPU capability": "cpu_capability", "CPU threads a run": "threads", "processes a run": "world",
+        "CPU": "cpu", "CPU capability": "cpu_capability", "CPU threads a run": "threads", "processes a run": "world",
     }  # fmt: skip
     manifests = [record.manifest for record in summary.records]
     attempts = [attempt for manifest in manifests for attempt in manifest.attempts]

@@ -76,8 +76,10 @@ class Attempt(JsonRecord):
     precision: str = Field(pattern=r"^(fp32|bf16|fp16)$")
     threads: Annotated[int, Field(ge=1, lt=1 << 15)]
     cpu_capability: str | None = None
-    """The vector instructions that torch used on the CPU, such as AVX2. Rounding depends on them and on `threads`.
-    None in older records."""
+    """The vector instructions that torch used on the CPU, such as AVX2. Rounding depends on them, on the rest of `cpu`
+    and on `threads`. None in older records."""
+    cpu: str | None = None
+    """The model of the CPU, as /proc/cpuinfo has it; None elsewhere and in older records."""
     world: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
     """Processes that trained the run together."""
     ended: Time | None = None

@@ -61,6 +61,7 @@ def new_attempt(hardware: Hardware, from_step: int) -> Attempt:
         precision=hardware.precision,
         threads=torch.get_num_threads(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        cpu=CPU,
         world=hardware.ranks.world_size,
     )
 
@@ -84,5 +85,17 @@ def _commit() -> str | None:
     return commit.strip() + ("+" if changed.strip() else "")
 
 
+def _cpu() -> str | None:
+    """Its name, and the numbers that tell processors of one name apart: ``AMD EPYC, cpu family 25, model 1``."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+    except OSError:
+        return None
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    found = [facts.get("model name"), *(f"{key} {facts[key]}" for key in ("cpu family", "model") if key in facts)]
+    return ", ".join(filter(None, found)) or None
+
+
+CPU = _cpu()
 COMMIT = _commit()
 """Commit of the imported code; read once, not by every process of a sweep."""
