@@ -134,6 +134,14 @@ def test_a_reader_that_leaves_ends_no_training(verb: str, write_study: Callable[
     assert [run.status().state for run in StudyFolder(Path("results/tiny")).runs()] == ["finished"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a file on a full disk")
+def test_a_full_disk_under_the_output_ends_no_training(write_study: Callable[..., Path]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "resexp", "sweep", write_study()], stdout=full, stderr=full)
+    assert done.returncode == 0
+    assert [run.status().state for run in StudyFolder(Path("results/tiny")).runs()] == ["finished"]
+
+
 @pytest.mark.slow
 def test_a_users_matplotlib_settings_do_not_reach_the_figures(tmp_path: Path) -> None:
     (tmp_path / "matplotlibrc").write_text("lines.linewidth: 40\nfont.size: 60\nbackend: nonsense\n")

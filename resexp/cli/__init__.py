@@ -126,8 +126,11 @@ def _os_error_text(error: OSError) -> str:
         paths = [*reversed(Path(error.filename).parents), Path(error.filename)]
         if found := [path for path in paths if os.path.lexists(path) and not path.is_dir()]:
             return f"{found[0]}: not a folder; move it elsewhere, or name another folder"
-    remedy = "; check the path" if isinstance(error, FileNotFoundError) else ""
-    return f"{error.filename}: {error.strerror or error}{remedy}"
+    remedies = {
+        FileNotFoundError: "; check the path",
+        PermissionError: "; ask for the right to it, or name another place",
+    }
+    return f"{error.filename}: {error.strerror or error}{remedies.get(type(error), '')}"
 
 
 def _package_at_fault(error: BaseException) -> str | None:

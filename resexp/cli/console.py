@@ -52,8 +52,15 @@ err = _Console(markup=False, highlight=False, emoji=False, stderr=True)
 
 
 def show_log(console: Console) -> None:
-    """Print what resexp logs on this console."""
-    log_to(lambda line: console.print(line, soft_wrap=True))
+    """Print what resexp logs on this console; nothing more where its disk is full."""
+
+    def show(line: str) -> None:
+        try:
+            console.print(line, soft_wrap=True)
+        except OSError:
+            console.on_broken_pipe()
+
+    log_to(show)
 
 
 def print_line(line: object, style: str | None = None) -> None:
