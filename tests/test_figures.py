@@ -13,7 +13,7 @@ from matplotlib.axis import Axis
 
 from resexp.cli.report import _slide
 from resexp.report import LARGE, SMALL
-from resexp.report.figure import Plot, styled
+from resexp.report.figure import Plot, family_looks, styled
 from resexp.report.plots import IN_LEGEND, curves_plot, depth_axis, depth_plot, depth_scale
 from resexp.report.summary import Summary, summarise
 from resexp.runs.store import StudyFolder
@@ -150,6 +150,18 @@ def test_families_of_one_depth_stand_side_by_side(study: Make) -> None:
     pixels = [plot.axes.transData.transform((x, 0))[0] for x in (plain, residual)]
     assert pixels[1] - pixels[0] > 10
     assert labels(plot) == ["20"]
+
+
+def test_of_many_families_no_two_look_alike(study: Make) -> None:
+    """Seven markers and three shades of a kind: with six markers every sixth family looked like another."""
+    looks = family_looks(["plain", *(f"plain {number}" for number in range(20))])
+    assert len({(look["color"], look["marker"]) for look in looks.values()}) == 21
+    folder = study({("plain", 8): [30.0, 31.0], ("plain", 20): [40.0, 41.0]})
+    for number in range(1, 9):
+        add_family(folder, f"lr=0.0{number}", {("plain", 8): [30.0], ("plain", 20): [40.0]}, train={"lr": number / 100})
+    summary = summarise(folder)
+    plot = depth_plot(summary.nets, "running", ["plain"], LARGE)
+    assert len({(line.get_color(), line.get_marker()) for line in plot.axes.lines if line.get_marker() != "None"}) >= 9
 
 
 def test_an_axis_that_does_not_begin_at_zero_says_so(study: Make) -> None:

@@ -39,7 +39,7 @@ OTHERS = ("#009E73", "#8A7A00")
 """Colours of what is neither a kind of net nor a depth."""
 DEPTHS = LinearSegmentedColormap.from_list("depths", ["#E087BA", "#BA4A9A", "#7E3A92"])
 """From shallow to deep."""
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "P", "<")
 LEGEND = 0.8
 """Height in inches of a legend that the size of a figure allows for."""
 LETTERS = 9
@@ -83,6 +83,7 @@ _MARKERS = {
     "s": "M-3-3h6v6h-6z",
     "^": "M0-4l4 7h-8z",
     "v": "M0 4l4-7h-8z",
+    "<": "M-4 0l7-4v8z",
     "D": "M0-4l4 4-4 4-4-4z",
     "P": "M-1.5-4h3v2.5h2.5v3h-2.5v2.5h-3v-2.5h-2.5v-3h2.5z",
     "x": "M-3-3l6 6m0-6l-6 6",
@@ -300,10 +301,13 @@ def _swatch(line: Artist) -> str:
     return f'<svg viewBox="-14 -6 28 12" stroke="{stroke}" fill="{fill}">{parts}</svg>'
 
 
-def family_colours(families: Iterable[str]) -> dict[str, str]:
-    """A colour for each family, such as ``residual B``: a shade of its kind's."""
+def family_looks(families: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour and marker of each family, such as ``residual B``: a shade of its kind's. 21 families of a kind differ."""
     shades = defaultdict(lambda: cycle(OTHERS), {kind: cycle(colours) for kind, colours in KINDS.items()})
-    return {family: next(shades[family.partition(" ")[0]]) for family in families}
+    return {
+        family: {"color": next(shades[family.partition(" ")[0]]), "marker": marker}
+        for family, marker in zip(dict.fromkeys(families), cycle(MARKERS), strict=False)
+    }
 
 
 def depth_colours(number: int) -> list[str]:

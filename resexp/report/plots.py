@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter
 
 from resexp import paper
 from resexp.report.controls import QUANTITIES, Control
-from resexp.report.figure import INK, KINDS, MARKERS, OTHERS, Plot, depth_colours, family_colours, styled
+from resexp.report.figure import INK, KINDS, MARKERS, OTHERS, Plot, depth_colours, family_looks, styled
 from resexp.report.stats import METRICS, Net, RunRecord, Series, grouped
 
 HE_2015 = "He et al. 2015"
@@ -89,10 +89,10 @@ def depth_plot(
     families = sorted(dict.fromkeys(net.family for net in nets), key=lambda family: family not in judged)
     full = [family for family in families if len(families) <= MAX_BARRED or family in judged]
     ends = []
-    for number, (family, colour) in enumerate(family_colours(families).items()):
+    looks = looks or family_looks(families)
+    for number, family in enumerate(families):
         of_family = [net for net in nets if net.family == family]
-        look = looks[family] if looks else {"color": colour, "marker": MARKERS[number % len(MARKERS)]}
-        barred = family in full
+        look, barred = looks[family], family in full
         shift = SIDE_BY_SIDE * (number - (len(full) - 1) / 2) if barred else 0.0
         at = [_shifted(net.depth, shift, depths) for net in of_family]
         errors = [net.errors[metric] for net in of_family]

@@ -11,7 +11,7 @@ import pandas as pd
 from resexp.errors import UserError
 from resexp.report import details, page
 from resexp.report.comparison import Comparison, compare
-from resexp.report.figure import OnPage, family_colours
+from resexp.report.figure import OnPage, family_looks
 from resexp.report.formatting import NOTHING, Table, slug
 from resexp.report.stats import Net, frame, grouped
 from resexp.report.summary import Summary, summarise
@@ -83,7 +83,7 @@ class Together:
     def looks(self) -> dict[str, dict[str, Any]]:
         """How each family is drawn: the kind has the colour, the study has the marker and the width of the line."""
         return {
-            f"{family} ({name})": {"color": family_colours([family])[family], **look}
+            f"{family} ({name})": {"color": family_looks([family])[family]["color"], **look}
             for look, (name, study) in zip(LOOKS, self.studies.items(), strict=False)
             for family in judged(study)
         }

@@ -18,7 +18,7 @@ from scipy import stats
 
 from resexp.report.estimates import CONFIDENCE, Difference, Estimate, contrast, minus, rise_terms, t_critical
 from resexp.report.families import Family, without
-from resexp.report.figure import Plot, family_colours, styled
+from resexp.report.figure import Plot, family_looks, styled
 from resexp.report.formatting import NOTHING
 from resexp.report.plots import depth_axis
 from resexp.report.probes.results import PageSection
@@ -179,12 +179,12 @@ def _changes(errors: Errors) -> str:
 def _plot(best: Errors, fixed: Errors, rate: float) -> Plot:
     title = "Training error at one rate, and at the best for each depth"
     plot = Plot(title, "depth (layers)", "training error (%)", (7.0, 4.2))
-    colours = family_colours(_by_kind(best))
+    looks = family_looks(_by_kind(best))
     thin: dict[str, Any] = {"linewidth": 0.8, "marker": "s", "markerfacecolor": "none"}
     for label, lines, style in ((f"rate {rate:g}", fixed, thin), ("best rate", best, {"marker": "o"})):
         for kind, errors in _by_kind(lines).items():
             means, bars = [e.mean for e in errors.values()], [e.std or 0 for e in errors.values()]
-            look: dict[str, Any] = {"color": colours[kind], **style}
+            look: dict[str, Any] = {**looks[kind], **style}
             series = f"{kind}, {label}"
             plot.errorbar(list(errors), means, series, yerr=bars, capsize=3, **look)
             for depth, error in errors.items():

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from pydantic import Field, model_validator
 
 from resexp.report.estimates import CONFIDENCE, t_critical
-from resexp.report.figure import MARKERS, Plot, family_colours, styled
+from resexp.report.figure import Plot, family_looks, styled
 from resexp.report.formatting import Table, course, digits, span
 from resexp.report.plots import depth_axis
 from resexp.report.probes import shattering
@@ -137,11 +137,9 @@ def _snr(nets: Sequence[NetResult[Gradients]]) -> Plot:
     titles = ["all layers", "without the classifier"]
     plot = Plot("Signal-to-noise ratio of the gradient", "depth (layers)", "ratio", (8.0, 4.2), [titles])
     plot.axes.set_yscale("symlog", linthresh=0.01)  # the estimate may come out just below zero
-    colours = family_colours(dict.fromkeys(net.family for net in nets))
-    markers = dict(zip(colours, MARKERS, strict=False))
+    looks = family_looks(net.family for net in nets)
     for (moment, family), alike in grouped(nets, lambda net: (net.moment, net.family)).items():
-        look: dict[str, Any] = {"color": colours[family], "marker": markers[family]}
-        look |= {"linewidth": 0.8, "markerfacecolor": "none"} if moment == INITIAL else {}
+        look = looks[family] | ({"linewidth": 0.8, "markerfacecolor": "none"} if moment == INITIAL else {})
         depths, series = [net.depth for net in alike], f"{family}, {moment}"
         for axes, label, value in zip(plot.panels[0], (series, None), SNRS, strict=True):
             ratios = [float(net.mean(value)) for net in alike]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from resexp.report.figure import Plot, family_colours, styled, tints
+from resexp.report.figure import Plot, family_looks, styled, tints
 from resexp.report.formatting import number
 from resexp.report.plots import named_in_legend
 from resexp.report.probes.panels import MARKS, by_moment, decades, deepest, logarithmic, looks, profiles, seeds
@@ -87,9 +87,9 @@ def _responses_plot(nets: Sequence[NetResult[Responses]]) -> Plot:
     titles = [["in order", "by magnitude"]]
     plot = Plot(f"Layer responses, {nets[0].moment}", "layer", "standard deviation", (8.0, 4.2), titles)
     look = looks(net.depth for net in nets)
-    colours = family_colours(dict.fromkeys(net.family for net in nets))
+    families = family_looks(net.family for net in nets)
     named = named_in_legend(look)
-    shades = {family: dict(zip(look, tints(colour, len(look)), strict=True)) for family, colour in colours.items()}
+    shades = {name: dict(zip(look, tints(of["color"], len(look)), strict=True)) for name, of in families.items()}
     for net in sorted(nets, key=lambda net: net.depth):
         stds = net.mean(lambda r: r.each("std"))
         style = look[net.depth] | {"color": shades[net.family][net.depth], "markevery": -(-len(stds) // MARKS)}

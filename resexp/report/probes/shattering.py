@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from resexp.report.estimates import CONFIDENCE, Difference, t_critical
-from resexp.report.figure import MARKERS, Plot, family_colours, styled
+from resexp.report.figure import Plot, family_looks, styled
 from resexp.report.formatting import digits
 from resexp.report.plots import depth_axis
 from resexp.report.stats import grouped
@@ -103,20 +103,20 @@ def against_depth(families: Mapping[str, Points], laws: Mapping[str, Fit], dista
     """Agreement against depth for each family, with its law as it is fitted and as theory has it."""
     title = f"Agreement of gradients with {100 * distance:g} % of noise"
     plot = Plot(title, "depth (layers)", "cosine", (8.0, 4.6))
-    for (family, colour), marker in zip(family_colours(families).items(), MARKERS, strict=False):
+    for family, look in family_looks(families).items():
         by_depth = grouped(families[family], lambda point: point[0])
         means = {depth: float(np.mean([agreement for _, agreement in by_depth[depth]])) for depth in sorted(by_depth)}
         tip = ", ".join(f"{digits(mean)} at depth {depth}" for depth, mean in means.items())
         fitted = laws.get(family)
-        look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": "none" if fitted else "-"}
-        plot.line(list(means), list(means.values()), family, f"{family}: {tip}", label=family, **look)
+        line = "none" if fitted else "-"
+        plot.line(list(means), list(means.values()), family, f"{family}: {tip}", label=family, linestyle=line, **look)
         if fitted:
             x = np.linspace(min(means), max(means), 100)
             for exponent, width, label in (
                 (fitted.exponent.value, 1.5, f"{family}, fitted: {fitted}"),
                 (fitted.law.theory, 0.6, f"{family}, theory: {fitted.law.published}"),
             ):
-                plot.line(x, fitted.curve(x, exponent), label, label, label=label, linewidth=width, color=colour)
+                plot.line(x, fitted.curve(x, exponent), label, label, label=label, linewidth=width, color=look["color"])
     plot.legend(2, "small")
     depth_axis(plot, sorted({depth for points in families.values() for depth, _ in points}))
     return plot
