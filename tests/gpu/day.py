@@ -1,6 +1,6 @@
 """`make gpu-day`: all that is asked of a GPU, in so many seconds, and what is worth keeping of it in a few small files.
 
-Each part runs until it is done or its time is up. The same command goes on where the last one stopped.
+Each part runs until it is done or its time is up. The same command continues where the last one stopped.
 """
 
 from __future__ import annotations
@@ -62,9 +62,14 @@ def parts(folder: Path, device: str, data: str | None, studies: Sequence[str]) -
     nets_of_benches = "residual-8,imagenet/residual-18" if small else NETS
     # a CPU takes minutes for a convolution in fp16
     tests = ("-k", "(replayed or streamed) and not fp16") if small else ("-n", "6")
+    first, *later = (
+        Part(name, (*RESEXP, "sweep", "--config", f"cifar10/{name}", "--results", str(results), *settings), 3600.0)
+        for name in studies
+    )
     return [
-        Part("roofline", (*roofline, "--nets", nets_of_benches), 120.0),
         Part("tests", (*python, "pytest", *tests, "--durations=10", "tests/gpu/test_gpu.py"), 180.0),
+        first,
+        Part("roofline", (*roofline, "--nets", nets_of_benches), 120.0),
         *(
             Part(
                 f"bench-{depth}",
@@ -81,10 +86,7 @@ def parts(folder: Path, device: str, data: str | None, studies: Sequence[str]) -
             150.0,
         ),
         Part("compared", roofline, 60.0),
-        *(  # as far as time goes
-            Part(name, (*RESEXP, "sweep", "--config", f"cifar10/{name}", "--results", str(results), *settings), 3600.0)
-            for name in studies
-        ),
+        *later,  # as far as time goes
     ]
 
 
