@@ -247,7 +247,7 @@ def controls_plot(found: Sequence[Control]) -> Plot:
     known = [rise.sign > 0 for rise in rises if rise.low is not None]
     title = f"Plain nets' error rises more with depth in {sum(known)} of {len(known)} conditions"
     if not known:
-        title = "Difference of the rises by condition" if rises else "Running training error by condition"
+        title = "Difference of the rises by condition" if rises else "Rise of the training error by condition"
     plot = Plot(title, "points, with 95 % intervals", "", (7.0, 1.9 + 0.5 * len(found)))
     plot.note = "Differences of mean running training errors. Conditions whose interval lies above zero are counted."
     axes = plot.axes

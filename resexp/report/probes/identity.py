@@ -192,7 +192,7 @@ def _table(record: Identity, groups: Sequence[_Group]) -> Table:
 @styled
 def _plot(record: Identity, groups: Sequence[_Group]) -> Plot:
     plot = Plot("Built from a shallower net, and new", "step", "training error (%)", (7.0, 4.2))
-    handed = f"{record.shallow} before"
+    handed = f"{record.shallow}, as it was"
     plot.axes.axhline(record.handed.mean, color=INK, linewidth=0.7, label=handed, gid=plot.mark(handed))
     for group in groups:
         colour, marker, before = group.colour, group.marker, group.before
