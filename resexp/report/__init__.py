@@ -130,7 +130,9 @@ def _files(plots: Mapping[str, Plot], study: str) -> tuple[dict[str, OnPage], di
 
 
 def draw(summary: Summary, slide: Slide | None = None) -> dict[str, Plot]:
-    """The figures of the training by name."""
+    """The figures of the training by name; none where a finding stands in the verdict's place and has its own."""
+    if summary.finding:
+        return {}
     nets = [net for net in summary.nets if net.family in summary.drawn]
     records = [record for record in summary.records if record.has_curves and record.family in summary.drawn]
     plots = _over_depth(nets, summary.verdict.families, summary.name, summary.seen, slide)
