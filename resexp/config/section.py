@@ -57,14 +57,13 @@ class Section(BaseModel):
         """The fields that change what is measured."""
         return self.model_dump(mode="json", exclude=set(self.not_in_signature))
 
+    def default_of(self, name: str) -> Any:
+        """A field's default, given the fields that it depends on."""
+        return type(self).model_fields[name].get_default(call_default_factory=True, validated_data=dict(self))
+
     def changed(self) -> dict[str, Any]:
-        """The measured fields that differ from their defaults, including defaults computed from other fields."""
-        given, fields = dict(self), type(self).model_fields
-        return {
-            name: value
-            for name, value in self.measured().items()
-            if given[name] != fields[name].get_default(call_default_factory=True, validated_data=given)
-        }
+        """The measured fields that differ from their defaults."""
+        return {name: value for name, value in self.measured().items() if getattr(self, name) != self.default_of(name)}
 
     def in_signature(self) -> dict[str, Any]:
         """The fields that the signature covers: fields with a computed default, and fields that differ from a fixed

@@ -146,7 +146,7 @@ def departures(config: RunConfig, dataset: str, world: int = 1) -> list[Departur
             own = getattr(section, name)
             if (key in IDENTITIES and not (part == "model" and isinstance(own, PluginRef))) or key in paper.open:
                 continue
-            value = paper.values[key] if key in paper.values else _default(section, name)
+            value = paper.values[key] if key in paper.values else section.default_of(name)
             if own != value:
                 source = paper.sources.get(key, paper.sources[part])
                 ours = f"{own}" if isinstance(own, PluginRef | PowerOfDepth) else _shown(shown)
@@ -154,12 +154,6 @@ def departures(config: RunConfig, dataset: str, world: int = 1) -> list[Departur
                     Departure(_TABLES["names"].get(key, name.replace("_", " ")), key, _shown(value), ours, source)
                 )
     return found
-
-
-def _default(section: Section, name: str) -> Any:
-    """A field's default, given the fields that it depends on."""
-    field = type(section).model_fields[name]
-    return field.get_default(call_default_factory=True, validated_data=dict(section))
 
 
 def _shown(value: Any) -> str:
