@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import cycle
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from matplotlib.ticker import FuncFormatter
@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter
 from resexp import paper
 from resexp.report.controls import QUANTITIES, Control
 from resexp.report.figure import INK, KINDS, MARKERS, OTHERS, Plot, depth_colours, family_looks, styled
-from resexp.report.stats import METRICS, Net, RunRecord, Series, grouped
+from resexp.report.stats import METRICS, ItemT, Net, RunRecord, Series, grouped
 
 HE_2015 = "He et al. 2015"
 MAX_BARRED = 4
@@ -38,9 +38,6 @@ OF_CURVES = (
 OF_RESNET_110 = (
     "The pale bar at ResNet-110's test error is one standard deviation of the paper's five runs on each side (Table 6)."
 )
-
-ItemT = TypeVar("ItemT")
-
 
 SPLITS = {"running": "train", "test": "test"}
 """The paper's names of the errors; it has no clean one."""

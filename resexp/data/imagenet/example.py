@@ -13,7 +13,6 @@ from resexp.data.imagenet.labels import DEVKITS, META, TRUTH
 from resexp.data.pixels import Pixels, decode
 from resexp.errors import UserError
 
-MAX_CLASSES = len(shapes.CLASSES)
 LONGER, RATIO = (120, 260), 0.75
 """Pixels of the longer side, and how many times as long the shorter one is at least."""
 _SIDE = 128
