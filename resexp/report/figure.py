@@ -35,7 +35,7 @@ KINDS = {
     "vgg": ("#8A7A00",),
 }
 """Colours of the families of each kind, the first for the one that is judged."""
-OTHERS = ("#009E73", "#8A7A00")
+NEUTRAL = ("#009E73", "#8A7A00")
 """Colours of what is neither a kind of net nor a depth."""
 DEPTHS = LinearSegmentedColormap.from_list("depths", ["#E087BA", "#BA4A9A", "#7E3A92"])
 """From shallow to deep."""
@@ -303,7 +303,7 @@ def _swatch(line: Artist) -> str:
 
 def family_looks(families: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour and marker of each family, such as ``residual B``: a shade of its kind's. 21 families of a kind differ."""
-    shades = defaultdict(lambda: cycle(OTHERS), {kind: cycle(colours) for kind, colours in KINDS.items()})
+    shades = defaultdict(lambda: cycle(NEUTRAL), {kind: cycle(colours) for kind, colours in KINDS.items()})
     return {
         family: {"color": next(shades[family.partition(" ")[0]]), "marker": marker}
         for family, marker in zip(dict.fromkeys(families), cycle(MARKERS), strict=False)

@@ -41,7 +41,7 @@ TEMPLATES = jinja2.Environment(
 
 SCRIPT = Path(__file__).with_name("page.js").read_text()
 """The page's only script."""
-_RUNNING, *_OTHERS = METRICS
+_RUNNING, *_REST = METRICS
 ROWS = 200
 """Rows of a table on the page; summary.csv and summary.md have them all."""
 LARGEST = 200_000
@@ -54,7 +54,7 @@ def table(summary: Summary) -> Table:
     It has the interval of the verdict's error only; summary.csv has all intervals.
     """
     header = [
-        *("net", "parameters", "seeds", METRICS[_RUNNING], "95 % interval", *(METRICS[metric] for metric in _OTHERS)),
+        *("net", "parameters", "seeds", METRICS[_RUNNING], "95 % interval", *(METRICS[metric] for metric in _REST)),
         *("time per run", "paper: training", "paper: test"),
     ]
     rows = [
@@ -64,7 +64,7 @@ def table(summary: Summary) -> Table:
             str(len(net.runs)),
             str(net.errors[_RUNNING]),
             "[{:.2f}, {:.2f}]".format(*interval) if (interval := net.errors[_RUNNING].interval) else NOTHING,
-            *(str(net.errors.get(metric, NOTHING)) for metric in _OTHERS),
+            *(str(net.errors.get(metric, NOTHING)) for metric in _REST),
             duration(net.seconds),
             *(in_cell(getattr(net.published, error, None)) for error in ("train", "test")),
         ]

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter
 
 from resexp import paper
 from resexp.report.controls import QUANTITIES, Control
-from resexp.report.figure import INK, KINDS, MARKERS, OTHERS, Plot, depth_colours, family_looks, styled
+from resexp.report.figure import INK, KINDS, MARKERS, NEUTRAL, Plot, depth_colours, family_looks, styled
 from resexp.report.stats import METRICS, ItemT, Net, RunRecord, Series, grouped
 
 HE_2015 = "He et al. 2015"
@@ -249,7 +249,7 @@ def controls_plot(found: Sequence[Control]) -> Plot:
     plot.note = "Differences of mean running training errors. Conditions whose interval lies above zero are counted."
     axes = plot.axes
     axes.axvline(0, color=INK, linewidth=1)
-    colours = {"interaction": INK, "plain": KINDS["plain"][0], "residual": KINDS["residual"][0], "gap": OTHERS[0]}
+    colours = {"interaction": INK, "plain": KINDS["plain"][0], "residual": KINDS["residual"][0], "gap": NEUTRAL[0]}
     for number, (quantity, words) in enumerate(QUANTITIES.items()):
         look: dict[str, Any] = {"color": colours[quantity], "marker": MARKERS[number]}
         for row, control in enumerate(found):

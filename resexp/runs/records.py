@@ -193,13 +193,13 @@ REPORTED: dict[str, Any] = dict.fromkeys((
     "test_top5_error", "best_test_error",
 ), ErrorValue) | {"train_seconds": Annotated[float, Field(ge=0, lt=1 << 63)] | None}  # fmt: skip
 """The metrics that reports read: errors are fractions in [0, 1]. A new metric needs an entry here or below."""
-OTHERS: dict[str, Any] = {
+UNREPORTED: dict[str, Any] = {
     **dict.fromkeys(("epoch", "lr", "train_loss", "images_per_second"), float | None),
     **dict.fromkeys(("clean_train_top5_error", "clean_train_loss", "val_loss", "test_loss"), float | None),
     "best_step": Count, "best_val_error": ErrorValue, "precise_bn_images": Count, "bn_batches": Count,
 }  # fmt: skip
-"""The other metrics in a line. A number that was NaN or infinite, such as the loss of a net whose moving averages lag
-behind its weights, is null."""
+"""The metrics that only other readers use. A number that was NaN or infinite, such as the loss of a net whose moving
+averages lag behind its weights, is null."""
 
 
 def _reader(metrics: dict[str, Any]) -> TypeAdapter[Any]:
@@ -211,7 +211,7 @@ def _reader(metrics: dict[str, Any]) -> TypeAdapter[Any]:
     return TypeAdapter(array[line])
 
 
-LINE_READER, REPORT_READER = _reader(REPORTED | OTHERS), _reader(REPORTED)
+LINE_READER, REPORT_READER = _reader(REPORTED | UNREPORTED), _reader(REPORTED)
 """Read lines of metrics.jsonl: all metrics, and those of a report."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from resexp import paper
 from resexp.errors import UserError
 from resexp.evaluation.ensemble import Ensemble, alone, joined
-from resexp.report.figure import MARKERS, OTHERS, Plot, styled
+from resexp.report.figure import MARKERS, NEUTRAL, Plot, styled
 from resexp.report.formatting import Table
 from resexp.report.probes.results import PageSection, ProbeResults
 from resexp.report.stats import Net, grouped
@@ -80,7 +80,7 @@ def _joined(members: Iterable[Ensemble]) -> Ensemble | UserError:
 def _plot(found: dict[str, Ensemble]) -> Plot:
     plot = Plot("Ensembles of seeds", "test error (%)", "", (7.0, 1.6 + 0.36 * len(found)))
     looks: dict[str, dict[str, Any]] = {
-        label: {"color": OTHERS[number], "marker": MARKERS[number], "linestyle": "none"}
+        label: {"color": NEUTRAL[number], "marker": MARKERS[number], "linestyle": "none"}
         for number, label in enumerate(("mean of the members", "ensemble"))
     }
     for row, (name, made) in enumerate(found.items()):

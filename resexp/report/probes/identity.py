@@ -12,7 +12,7 @@ from pydantic import Field
 
 from resexp.errors import UserError
 from resexp.report.estimates import Estimate, difference
-from resexp.report.figure import INK, KINDS, OTHERS, Plot, styled
+from resexp.report.figure import INK, KINDS, NEUTRAL, Plot, styled
 from resexp.report.formatting import Table
 from resexp.report.plots import curve
 from resexp.report.probes.results import PageSection, ProbeRecord, ProbeResults, RecordPart
@@ -142,10 +142,10 @@ def _groups(results: ProbeResults, path: Path, record: Identity) -> list[_Group]
     deep, shallow, layers = f"{record.kind}-{record.depth}", record.shallow, f"{record.depth} layers"
     further, built, new = f"{shallow}, trained further", f"{deep} with identity blocks", f"{deep}, new"
     row = f"{deep}: {shallow} with identity blocks, trained further"
-    colour = KINDS.get(record.kind, OTHERS)[0]
+    colour = KINDS.get(record.kind, NEUTRAL)[0]
     groups = [
-        ("trained_on", further, further, "the shallower net, trained further, is at", OTHERS[1], "^", record.steps),
-        ("continued", built, row, f"the net of {layers} built from it is at", OTHERS[0], "s", record.steps),
+        ("trained_on", further, further, "the shallower net, trained further, is at", NEUTRAL[1], "^", record.steps),
+        ("continued", built, row, f"the net of {layers} built from it is at", NEUTRAL[0], "s", record.steps),
         ("fresh", new, new, f"a new net of {layers} is at", colour, "o", 0),
     ]
     return [_Group(*group, members[group[0]]) for group in groups if members[group[0]]]
