@@ -153,7 +153,7 @@ def draw_together(found: Together, slide: Slide | None) -> dict[str, Plot]:
     top = max(1.05 * highest, plots["depth-running"].axes.get_ylim()[1])
     plots["depth-running"].axes.set_ylim(0, top)
     records = {
-        name: [record for record in study.records if record.has_curves and record.family in together.judged(study)]
+        name: [record for record in study.records if record.has_curves and record.family in together.shown(study)]
         for name, study in found.studies.items()
     }
     ends = _ends([record for of_study in records.values() for record in of_study])
@@ -162,7 +162,7 @@ def draw_together(found: Together, slide: Slide | None) -> dict[str, Plot]:
         plots[f"study-{found.slugs[name]}"] = depth_plot(drawn[name], "running", judged, SMALL, name, top=top)
     for number in (0, 1):  # plain nets next to plain nets
         for name, study in found.studies.items():
-            for family in together.judged(study)[number : number + 1]:
+            for family in together.shown(study)[number : number + 1]:
                 if any(record.family == family for record in records[name]):
                     curves = curves_plot(records[name], family, ends, SMALL, name)
                     plots[curves_of(f"{found.slugs[name]} {family}")] = curves

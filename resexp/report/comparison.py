@@ -15,7 +15,7 @@ from resexp.report.estimates import Difference, Estimate, Term, contrast, minus,
 from resexp.report.families import Family, families, in_families
 from resexp.report.formatting import Table
 from resexp.report.stats import Net, RunRecord, fraction, grouped, nets_of, read
-from resexp.report.verdict import judged
+from resexp.report.verdict import judged_families
 from resexp.runs.store import Run
 from resexp.utils.text import counted
 
@@ -177,7 +177,7 @@ def _pair(a: Estimate, b: Estimate, *labels: str) -> Row:
 
 def _shifts(a: Sequence[RunRecord], b: Sequence[RunRecord]) -> list[Row]:
     """The differences that both verdicts rest on: at depths that both studies have, if there are two or more."""
-    sides = [judged(families(nets_of(in_families(records))))[:2] for records in (a, b)]
+    sides = [judged_families(families(nets_of(in_families(records))))[:2] for records in (a, b)]
     of_a, of_b = (changes(*kinds) for kinds in zip(*map(_at_common_depths, *sides), strict=True))
     return [_shift(quantity, one, of_b[quantity]) for quantity, one in of_a.items() if quantity in of_b]
 

@@ -166,13 +166,13 @@ def summarise(study: StudyFolder) -> Summary:
     plan = study.plan()
     strays = [str(run.folder.relative_to(study.folder)) for run in study.strays()]
     remarks = [f"{r.run.title}: {r.status.message}." for r in records if r.finished and r.status.message]
-    judged = families(nets)
+    every = families(nets)
     missing = [f"{absence.run} ({absence.state})" for absence in absent if absence.state != "diverged"]
     of_nets = Counter(run.label for run in runs)
     diverged = [f"{count} of {counted(of_nets[label], 'run')} of {label}" for label, count in lost.items() if count]
-    verdict = judge(judged, missing, remarks, plan.margin, diverged)
+    verdict = judge(every, missing, remarks, plan.margin, diverged)
     return Summary(
-        plan.name, plan.description, records, absent, strays, nets, verdict, controls(judged), varied(judged), judged
+        plan.name, plan.description, records, absent, strays, nets, verdict, controls(every), varied(every), every
     )
 
 

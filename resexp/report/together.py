@@ -72,12 +72,12 @@ class Together:
         return f"Rise of plain minus rise of residual nets: {', '.join(known)}"
 
     def nets(self) -> list[Net]:
-        """The judged nets of all studies, each in a family of its own study."""
+        """The nets that are shown of all studies, each in a family of its own study."""
         return [
             _called(net, name)
             for name, study in self.studies.items()
             for net in study.nets
-            if net.family in judged(study)
+            if net.family in shown(study)
         ]
 
     def looks(self) -> dict[str, dict[str, Any]]:
@@ -85,7 +85,7 @@ class Together:
         return {
             f"{family} ({name})": {"color": family_looks([family])[family]["color"], **look}
             for look, (name, study) in zip(LOOKS, self.studies.items(), strict=False)
-            for family in judged(study)
+            for family in shown(study)
         }
 
     def table(self) -> tuple[Table, list[list[Net]]]:
@@ -142,7 +142,7 @@ def together(folders: Sequence[StudyFolder]) -> Together:
     return Together(dict(zip(names, summaries, strict=True)), dict(zip(names[1:], comparisons, strict=True)))
 
 
-def judged(study: Summary) -> list[str]:
+def shown(study: Summary) -> list[str]:
     """The families that the figures of several studies show of each."""
     return study.verdict.families or study.drawn[:2]
 

@@ -59,7 +59,7 @@ def judge(
     depth; not if they only guess. `missing` names runs that have not ended, `diverged` counts the runs of each net that
     diverged; both are left out. `remarks` are what a reader must know about the others.
     """
-    plain, residual, obstacle = judged(families)
+    plain, residual, obstacle = judged_families(families)
     if plain is None:
         return Verdict(f"No verdict: {obstacle}.")
     kinds = [plain, residual] if residual else [plain]
@@ -126,7 +126,7 @@ def judge(
     )  # fmt: skip
 
 
-def judged(families: Sequence[Family]) -> tuple[Family | None, Family | None, str]:
+def judged_families(families: Sequence[Family]) -> tuple[Family | None, Family | None, str]:
     """The plain and the residual family that are judged, and why one of them is missing.
 
     The plain family is the first that shares two depths or more with a residual family; otherwise the first of two
