@@ -81,7 +81,7 @@ def controls(families: Sequence[Family]) -> list[Control]:
 
     A family of plain nets and its `partner` are one condition. Each further family of residual nets that differs in its
     branches alone, as in its shortcuts, is one more condition, with the same plain nets. So is one without plain nets
-    of the same recipe.
+    of the same settings.
     """
     plains, residuals = ([family for family in families if family.kind == kind] for kind in ("plain", "residual"))
     pairs: list[tuple[str, list[Family], dict[str, Change]]] = []
@@ -163,9 +163,9 @@ def _column(words: str, conditions: Sequence[str], changes: Mapping[str, Change]
 
 def varied(families: Sequence[Family]) -> str:
     """What the study varies besides kind, depth and seed, such as ``precision or width``."""
-    recipes = [((net.kind, net.depth), net.recipe) for family in families for net in family.nets]
-    recipes += [((family.kind, 0), family.recipe) for family in families]
-    alike = grouped(recipes, lambda entry: entry[0]).values()
+    known = [((net.kind, net.depth), net.settings) for family in families for net in family.nets]
+    known += [((family.kind, 0), family.settings) for family in families]
+    alike = grouped(known, lambda entry: entry[0]).values()
     keys = sorted({key for entries in alike for key in differences(fields for _, fields in entries)})
     names = dict.fromkeys(key.rpartition(".")[2] for key in keys)
     return " or ".join(", ".join(names).rsplit(", ", 1))

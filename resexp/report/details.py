@@ -44,12 +44,12 @@ def runs_of(net: Net) -> Table:
 
 def settings(nets: Sequence[Net]) -> dict[str, list[tuple[str, str]]]:
     """The keys that nets of the study differ in, with the values of each net, by its label."""
-    keys = differences(net.recipe for net in nets)
-    return {net.label: [(key, net.recipe.get(key, _default(key, net.config))) for key in keys] for net in nets}
+    keys = differences(net.settings for net in nets)
+    return {net.label: [(key, net.settings.get(key, _default(key, net.config))) for key in keys] for net in nets}
 
 
 def _default(key: str, config: RunConfig) -> str:
-    """The value of a key that a recipe leaves out."""
+    """The value of a key that a net's settings leave out."""
     section, _, name = key.partition(".")
     value = getattr(getattr(config, section, None), name, None)
     return "none" if value is None else f"{value}"

@@ -14,17 +14,17 @@ from pathlib import Path
 from resexp.config.model import BRANCHES
 from resexp.report import estimates
 from resexp.report.estimates import Estimate, Rise, Trend
-from resexp.report.stats import ItemT, Net, Recipe, RunRecord, grouped, nets_of
+from resexp.report.stats import ItemT, Net, RunRecord, grouped, nets_of
 
 BRANCH = ("model.shortcut", *(f"model.{field}" for field in BRANCHES))
 """Fields of residual branches, ignored when plain and residual families are matched."""
 
 
-def differences(recipes: Iterable[Recipe], left_out: Collection[str] = ()) -> list[str]:
-    """The fields in which any of the recipes differ."""
-    every = list(recipes)
-    keys = {key for recipe in every for key in recipe} - set(left_out)
-    return sorted(key for key in keys if len({recipe.get(key) for recipe in every}) > 1)
+def differences(every: Iterable[Mapping[str, str]], left_out: Collection[str] = ()) -> list[str]:
+    """The fields in which any of the settings differ."""
+    every = list(every)
+    keys = {key for settings in every for key in settings} - set(left_out)
+    return sorted(key for key in keys if len({settings.get(key) for settings in every}) > 1)
 
 
 def without(fields: Mapping[str, ItemT], left_out: Collection[str]) -> dict[str, ItemT]:
@@ -33,8 +33,8 @@ def without(fields: Mapping[str, ItemT], left_out: Collection[str]) -> dict[str,
 
 
 def alike(nets: Iterable[Net], left_out: Callable[[Net], Collection[str]]) -> list[list[Net]]:
-    """The nets by kind and by recipe, without some fields of each recipe."""
-    return list(grouped(nets, lambda net: (net.kind, frozenset(without(net.recipe, left_out(net)).items()))).values())
+    """The nets by kind and by settings, without some fields of each."""
+    return list(grouped(nets, lambda net: (net.kind, frozenset(without(net.settings, left_out(net)).items()))).values())
 
 
 def varied_by_the_paper(net: Net) -> tuple[str, ...]:
@@ -66,25 +66,25 @@ class Family:
         return self.name.removeprefix(self.kind).strip()
 
     @cached_property
-    def recipe(self) -> Recipe:
+    def settings(self) -> Mapping[str, str]:
         """What its nets share."""
-        return without(self.nets[0].recipe, self.excused)
+        return without(self.nets[0].settings, self.excused)
 
     @cached_property
     def excused(self) -> list[str]:
         """Fields in which its nets differ, as the paper's nets do."""
         varied = {key for net in self.nets for key in varied_by_the_paper(net)}
-        return [key for key in differences(net.recipe for net in self.nets) if key in varied]
+        return [key for key in differences(net.settings for net in self.nets) if key in varied]
 
     def differs(self, other: Family, but: Collection[str] = ()) -> list[str]:
         """The fields in which the nets of both differ. Fields that vary within a family are compared at common
         depths, if the paper does not vary them."""
         within = {*self.excused, *other.excused} - {*but}
-        found = set(differences([self.recipe, other.recipe], {*within, *but}))
+        found = set(differences([self.settings, other.settings], {*within, *but}))
         theirs = {net.depth: net for net in other.nets}
         for pair in ((net, theirs[net.depth]) for net in self.nets if net.depth in theirs):
             varied = {key for net in pair for key in varied_by_the_paper(net)}
-            found |= set(differences(net.recipe for net in pair)) & within - varied
+            found |= set(differences(net.settings for net in pair)) & within - varied
         return sorted(found)
 
     @cached_property
@@ -106,8 +106,8 @@ class Family:
         return estimates.trend({depth: error.values for depth, error in self.errors.items()})
 
     def partner(self, others: Sequence[Family]) -> Family | None:
-        """The first of the `others` with the same recipe; if there is none, the first that differs in residual branches
-        alone."""
+        """The first of the `others` with the same settings; if there is none, the first that differs in residual
+        branches alone."""
         for but in ((), BRANCH):
             for other in others:
                 if not self.differs(other, but):
@@ -118,8 +118,8 @@ class Family:
 def in_families(records: Sequence[RunRecord]) -> list[RunRecord]:
     """The records with the names of their families.
 
-    A family has one recipe. Nets whose recipes differ in what the paper varies with depth join it, unless it has a net
-    of their depth already.
+    The nets of a family have the same settings. Nets that differ in what the paper varies with depth join it, unless
+    it has a net of their depth already.
     """
     members: list[list[Net]] = []
     for nets in alike(nets_of(records), varied_by_the_paper):
@@ -134,9 +134,9 @@ def in_families(records: Sequence[RunRecord]) -> list[RunRecord]:
         members += joined
     names = dict[Path, str]()
     for name, namesakes in grouped(members, lambda family: _name(family[0])).items():
-        apart = differences(family[0].recipe for family in namesakes)
+        apart = differences(family[0].settings for family in namesakes)
         for family in namesakes:
-            values = [f"{key.rpartition('.')[2]}={family[0].recipe.get(key, 'default')}" for key in apart]
+            values = [f"{key.rpartition('.')[2]}={family[0].settings.get(key, 'default')}" for key in apart]
             names |= {run.run.folder: " ".join([name, *values]) for net in family for run in net.runs}
     return [replace(record, family=names[record.run.folder]) for record in records]
 
@@ -154,4 +154,4 @@ def families(nets: Iterable[Net]) -> list[Family]:
     ]
     candidates = [family for family in found if family.kind == "plain"] or found
     closest = min(candidates, key=lambda family: max(len(net.departures) for net in family.nets), default=None)
-    return sorted(found, key=lambda family: closest is not None and family.recipe != closest.recipe)
+    return sorted(found, key=lambda family: closest is not None and family.settings != closest.settings)

@@ -188,10 +188,6 @@ def _row(run: Run, record: RunRecord | None) -> dict[str, Any]:
     return {**record.to_json(), **more, **config}
 
 
-Recipe = Mapping[str, str]
-"""Fields of the configuration that are not at their defaults, by dotted key, except kind and depth."""
-
-
 @dataclass(frozen=True)
 class Net:
     """Runs of one net that differ in seed."""
@@ -262,8 +258,9 @@ class Net:
         return {path.stem.rpartition("-")[0] for run in self.runs for path in run.run.probe_folder.glob("*.json")}
 
     @cached_property
-    def recipe(self) -> Recipe:
-        """The measured fields that differ from the defaults, with the images and the precision."""
+    def settings(self) -> Mapping[str, str]:
+        """By dotted key, the measured fields that differ from the defaults, except kind and depth; and the images and
+        the precision."""
         config = self.config
         sections = {"data": config.data, "model": config.model, "train": config.train}
         fields = {f"{name}.{key}": str(v) for name, section in sections.items() for key, v in section.changed().items()}

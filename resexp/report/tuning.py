@@ -130,7 +130,7 @@ def _errors(families: Sequence[Family]) -> dict[tuple[str, int], pd.DataFrame]:
     errors: dict[tuple[str, int], pd.DataFrame] = {}
     for kind in ("plain", "residual"):
         of_kind = [family for family in families if family.kind == kind and _rate(family) is not None]
-        alike = grouped(of_kind, lambda family: str(sorted(without(family.recipe, ["train.lr"]).items())))
+        alike = grouped(of_kind, lambda family: str(sorted(without(family.settings, ["train.lr"]).items())))
         group = next((group for group in alike.values() if len(set(map(_rate, group))) > 1), [])
         rows = [
             (net.depth, _rate(family), run.config.seed, run.errors["running"])

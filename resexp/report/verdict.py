@@ -130,7 +130,7 @@ def judged_families(families: Sequence[Family]) -> tuple[Family | None, Family |
     """The plain and the residual family that are judged, and why one of them is missing.
 
     The plain family is the first that shares two depths or more with a residual family; otherwise the first of two
-    depths. `families` begin with the recipe that has the fewest departures from the paper.
+    depths. `families` begin with the settings that have the fewest departures from the paper.
     """
     plains, residuals = ([family for family in families if family.kind == kind] for kind in ("plain", "residual"))
     if not plains:
