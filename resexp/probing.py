@@ -73,7 +73,7 @@ def train_continuations(
     """
     continuations = [_continuation(donor, depth, settings) for donor in donors]
     recipes = [load_run(donor.config_path) for donor in donors]
-    signatures = [_with_train(recipe, init_from=None).signature for recipe in recipes]  # wherever a net began
+    signatures = [recipe.with_train(init_from=None).signature for recipe in recipes]  # wherever a net began
     for donor, signature in zip(donors, signatures, strict=True):
         if signature != signatures[0]:
             raise UserError(f"{donor.folder}: not the net and recipe of {donors[0].folder}; donors differ in seed only")
@@ -133,7 +133,7 @@ def _continuation(donor: Run, depth: int, settings: list[str]) -> list[RunConfig
     milestones = tuple(milestone * steps // train.steps for milestone in train.milestones)
     if train.milestones == _usual_milestones(train):
         milestones = _usual_milestones(train.model_copy(update={"steps": steps}))
-    return [continued, trained_on, _with_train(continued, init_from=None, steps=steps, milestones=milestones)]
+    return [continued, trained_on, continued.with_train(init_from=None, steps=steps, milestones=milestones)]
 
 
 def _usual_milestones(train: TrainConfig) -> tuple[int, ...]:
@@ -151,8 +151,3 @@ def steps_behind(run: Run) -> int:
             f"{run.folder}: it started from {train.init_weights[0]}, whose steps are unknown; name another run"
         )
     return train.steps + (steps_behind(Run(expanded(train.init_from))) if train.init_from else 0)
-
-
-def _with_train(config: RunConfig, **changes: Any) -> RunConfig:
-    """The configuration with other keys of its train section."""
-    return config.model_copy(update={"train": config.train.model_copy(update=changes)})

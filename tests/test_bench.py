@@ -132,7 +132,7 @@ def test_a_contender_has_a_process_of_its_own_and_is_left_out_when_that_ends() -
 
 
 def test_the_usual_loop_computes_in_fp32_everywhere() -> None:
-    config = CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update={"precision": "bf16"})})
+    config = CONFIG.with_train(precision="bf16")
     facts = {"images": 1.0, "start_up_s": 1.0, "memory_mib": 1.0}
     found = {case.what: Measurement(case, facts, [[1.0]]) for case in steps.BENCHMARK.cases(config, [1])}
     for what, precision in (("resexp", "bf16"), ("eager loop", "bf16"), ("usual loop", "fp32")):

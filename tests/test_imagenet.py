@@ -348,7 +348,7 @@ def test_probes_and_the_clean_error_see_some_of_all_classes(tree: Path, monkeypa
 def test_two_processes_train_the_weights_that_one_trains(tree: Path, tmp_path: Path) -> None:
     """Each reads its part of every batch; with microbatches BN takes the same statistics, too."""
     settings = config(tree)
-    settings = settings.model_copy(update={"train": settings.train.model_copy(update={"microbatch": 8})})
+    settings = settings.with_train(microbatch=8)
     both, one = (Run(tmp_path / name / settings.folder) for name in ("both", "one"))
     for run in (both, one):
         run.create(settings)

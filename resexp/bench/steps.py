@@ -196,7 +196,7 @@ def _cases(config: RunConfig, runs: Sequence[int] | None) -> list[Case]:
     else:
         many = [Case("resexp", ours, config, runs=count) for count in runs or (1, 2, 4, 8)]
         whole = ceiling = {}
-    fp32 = config.model_copy(update={"train": config.train.model_copy(update={"precision": "fp32"})})
+    fp32 = config.with_train(precision="fp32")
     return [
         *many,
         Case("usual loop", usual_loop, fp32, **whole),

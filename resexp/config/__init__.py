@@ -176,6 +176,10 @@ class RunConfig(_Base):
             raise ValueError(f"step {last} is beyond train.steps, {info.data['train'].steps}; -1 is the end")
         return probes
 
+    def with_train(self, **changes: Any) -> RunConfig:
+        """The configuration with other keys of its train section, which are not checked."""
+        return self.model_copy(update={"train": self.train.model_copy(update=changes)})
+
     @property
     def plugin_refs(self) -> dict[str, PluginRef]:
         """The plug-in references in this configuration, by role."""

@@ -135,8 +135,7 @@ def _plan(run: Run, ranks: Ranks, threads: int | None, allow_world_size_change: 
         precision, threads = last.precision, last.threads
     hardware = choose_hardware(config.train, precision, ranks)
     if ranks.world_size > 1:
-        train = config.train.model_copy(update={"device": hardware.device.type})
-        config = config.model_copy(update={"train": train})
+        config = config.with_train(device=hardware.device.type)
     return _Plan(config, hardware.precision, threads or torch.get_num_threads())
 
 

@@ -71,8 +71,8 @@ def relu_in_place(case: Case, facts: dict[str, Any]) -> Loop:
 def main() -> None:
     """Measure, and print how long a step takes without each choice, as a ratio to a step as it is."""
     config = CONFIG
-    eager = config.model_copy(update={"train": config.train.model_copy(update={"cuda_graphs": False})})
-    compiled = config.model_copy(update={"train": config.train.model_copy(update={"compile": True})})
+    eager = config.with_train(cuda_graphs=False)
+    compiled = config.with_train(compile=True)
     gpu = choose_hardware(config.train).device.type == "cuda"
     cases = [
         Case("as it is", ours, config, threads=1),
