@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -192,6 +193,7 @@ def filled(text: str) -> str:
 
 if __name__ == "__main__":
     for study in studies():
+        shutil.rmtree(study.folder / "report", ignore_errors=True)  # or figures that are no longer made would stay
         build_report(study, study.folder / "report")
     for document in DOCUMENTS:
         document.write_text(filled(document.read_text()))
