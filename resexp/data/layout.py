@@ -100,17 +100,17 @@ class _Search:
             self.remarks.append(f"{'/'.join(at)}/{at[-1]}/ is read as {'/'.join(at)}/")
         self.splits = self._splits()
 
-    def _images(self) -> list[Parts]:
-        return [parts for parts, _ in self.files if is_image(parts[-1]) and not is_hidden(*parts)]
+    def _image_folders(self) -> set[Parts]:
+        return {parts[:-1] for parts, _ in self.files if is_image(parts[-1]) and not is_hidden(*parts)}
 
     def _splits(self) -> dict[Parts, dict[str, set[str]]]:
         """The folders that are called as splits are and hold images, by the folder that they lie in: for each the names
         of the folders inside it that hold images, and "" where images lie in it."""
         found: dict[Parts, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-        for parts in self._images():
-            for depth, part in enumerate(parts[:-1]):
+        for folder in self._image_folders():
+            for depth, part in enumerate(folder):
                 if is_train(part) or is_test(part):
-                    found[parts[:depth]][part].add(parts[depth + 1] if len(parts) > depth + 2 else "")
+                    found[folder[:depth]][part].add(folder[depth + 1] if len(folder) > depth + 1 else "")
         return found
 
     def layout(self) -> Layout:
@@ -150,7 +150,7 @@ class _Search:
         return first
 
     def _not_laid_out(self, missing: str) -> UserError:
-        folders = sorted({"/".join(parts[:-1]) or "no folder" for parts in self._images()})
+        folders = sorted("/".join(folder) or "no folder" for folder in self._image_folders())
         names = [parts[-1] for parts, _ in self.files]
         if official := next((source for source, known in OFFICIAL.items() if known <= set(names)), None):
             found = f"it holds files of {official}; set data.source to {official}"
