@@ -218,7 +218,7 @@ def test_a_time_without_its_zone_is_damage(stopped: tuple[Run, Run], another: It
     text = run.manifest_path.read_text()
     whole = run.manifest()
     assert whole
-    run.manifest_path.write_text(text.replace(whole.attempts[-1].started, time))
+    run.manifest_path.write_text(text.replace(whole.attempts[0].started, time))
     with pytest.raises(UserError, match=r"manifest.json: damaged \(attempts.0.started: .*restore it, or delete it"):
         run.manifest()
 
