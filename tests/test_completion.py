@@ -56,7 +56,7 @@ CASES = {
     "probes": (["probe", "l"], ["lesion", "landscape"]),
     "shipped studies": (["sweep", "cifar10/cpu"], ["cifar10/cpu-small", "cifar10/cpu-small-long"]),
     "an option's": (["sweep", "--config", "=", "imagenet/s"], ["imagenet/smoke"]),
-    "studies in results": (["report", "cpu-small", "w"], ["warmup-plain"]),
+    "studies in results": (["report", "cpu-small", "warm"], ["warmup-plain"]),
     "a study and its nets": (["status", "qui"], ["quickstart", *(f"quickstart:{net}" for net in NETS)]),
     "nets after a colon": (["rm", "quickstart", ":"], NETS),
     "nets that begin so": (["diff", "cpu-small", "quickstart", ":", "res"], NETS[2:]),

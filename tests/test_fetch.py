@@ -144,10 +144,15 @@ def test_the_shipped_mirrors_are_https_but_svhns_and_the_home_server_is_last(fil
     assert file.mirrors[-1].split("/")[2] in ("www.cs.toronto.edu", "ufldl.stanford.edu")
 
 
-def test_a_proxy_without_a_host_is_a_mirror_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "http:/127.0.0.1:8")
-    with pytest.raises(UserError, match="no mirror delivered "):
-        fetch(replace(FILE, mirrors=("http://mirror.invalid/a",)), tmp_path / "a", lambda *_: None)
+def test_a_proxy_without_a_host_is_a_mirror_that_fails(tmp_path: Path, mirror: type[Mirror]) -> None:
+    """And the next fetch asks for the proxies of its own time."""
+    good = mirror()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("http_proxy", "http:/127.0.0.1:8")
+        with pytest.raises(UserError, match="no mirror delivered "):
+            get(tmp_path / "a", good)
+    assert get(tmp_path / "a", good) == []
+    assert (tmp_path / "a").read_bytes() == CONTENT
 
 
 def test_all_files_of_a_set_are_fetched(tmp_path: Path, mirror: type[Mirror], monkeypatch: pytest.MonkeyPatch) -> None:

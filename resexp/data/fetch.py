@@ -59,7 +59,8 @@ def fetch(file: OfficialFile, path: Path, progress: Callable[[str, int], None]) 
 def _download(file: OfficialFile, url: str, part: Path, progress: Callable[[str, int], None]) -> None:
     done = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "resexp", "Range": f"bytes={done}-"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+    # `urlopen` would keep the proxies that it found at its first call.
+    with urllib.request.build_opener().open(request, timeout=TIMEOUT_S) as response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             done = 0  # this server starts over
         if (length := response.headers["Content-Length"]) != str(file.size - done):
