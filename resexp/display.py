@@ -49,12 +49,11 @@ def percent(fraction: float | None, digits: int = 1) -> str:
 
 
 def clock(seconds: float | None) -> str:
-    """``1:02:03`` or ``2:03``, or nothing."""
+    """Hours, minutes and seconds, such as ``0:02:03``, or nothing."""
     if seconds is None:
         return ""
     minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+    return f"{minutes // 60}:{minutes % 60:02}:{second:02}"
 
 
 def speed(status: Status) -> str:

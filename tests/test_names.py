@@ -48,6 +48,24 @@ def test_a_name_stands_for_runs(study: StudyFolder, name: str, runs: list[str]) 
     assert found.is_study == (len(runs) == 4)
 
 
+def test_a_study_is_called_by_its_file_too(study: StudyFolder) -> None:
+    assert is_run_name("tiny.yaml", RESULTS) is False
+    assert select_runs("tiny.yaml", RESULTS).study.folder == study.folder
+    assert find_run("tiny.yaml:plain-8/1", RESULTS).folder == find_run("tiny:plain-8/1", RESULTS).folder
+
+
+def test_a_shipped_study_has_the_results_of_its_name(study: StudyFolder) -> None:
+    study.folder.rename(RESULTS / "figure6")
+    assert open_study("cifar10/figure6", RESULTS).folder == RESULTS / "figure6"
+    assert find_run("cifar10/figure6:plain-8/1", RESULTS).seed == 1
+    with pytest.raises(UserError) as refused:
+        open_study("cifar10/class", RESULTS)
+    assert refused.value.args == (
+        "cifar10/class: a study that was not swept here; `resexp sweep cifar10/class` trains it; results has the "
+        "studies figure6",
+    )
+
+
 def test_a_run_has_a_path_too(study: StudyFolder) -> None:
     run = find_run("tiny:plain-8/1", RESULTS)
     inside = run.folder / "probes"

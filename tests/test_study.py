@@ -209,6 +209,33 @@ def test_a_file_that_extends_another_has_a_name_of_its_own(write_study: Write, t
     assert (cells[0].config.seed, cells[0].config.train.steps) == (4, 12)
 
 
+@pytest.mark.parametrize(
+    ("settings", "description"),
+    [
+        (["name=wider", "model.width=3"], "Narrow nets. Changed: model.width=3."),
+        (["train.lr = 0.2", "grid.model.depth=[8]"], "Narrow nets. Changed: train.lr = 0.2, grid.model.depth=[8]."),
+        (["seeds=[3]", "executor.jobs=1", "data.path=/elsewhere"], "Narrow nets."),
+        (["model.width=3", "description=Wider nets."], "Wider nets."),
+    ],
+)
+def test_a_description_says_what_was_changed_since_it_was_written(
+    tmp_path: Path, settings: list[str], description: str
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: cifar10/cpu-small\ndescription: Narrow nets.\n")
+    assert load(str(path), settings)[0].description == description
+
+
+def test_without_a_description_there_is_nothing_to_correct(write_study: Write) -> None:
+    assert load(str(write_study()), ["model.width=3"])[0].description == ""
+
+
+def test_a_shipped_study_is_found_by_the_last_part_of_its_name() -> None:
+    with pytest.raises(UserError) as refused:
+        load("figure6")
+    assert str(refused.value).endswith("(did you mean 'cifar10/figure6' or 'cifar100/figure6' or 'svhn/figure6'?)")
+
+
 def test_shipped_studies_can_be_extended_from_anywhere(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("extends: cifar10/figure6\nseeds: [1, 2]")
     study, cells = load(str(tmp_path / "mine.yaml"))

@@ -261,13 +261,13 @@ def test_a_sweep_writes_its_report_where_asked_to(write_study: Write, here: Cli)
 def test_runs_of_an_earlier_configuration_are_named(here: Cli, write_study: Callable[..., Path]) -> None:
     debug = {"name": "debug"}
     study = write_study(grid={"model.depth": [8]}, executor=debug)
-    assert "earlier configuration" not in here("sweep", study).stdout
+    assert "left out" not in here("sweep", study).stdout
     write_study(grid={"model.depth": [8]}, train={"lr": 0.05}, executor=debug)
     line = here("sweep", study, "--dry-run").stdout.splitlines()[-1]
-    assert line.startswith("results/tiny: 1 run of an earlier configuration left out: residual-8-")
+    assert line.startswith("results/tiny: 1 run left out, which the study no longer names: residual-8-")
     done = here("sweep", study).stdout.splitlines()
     assert done.index(line) < done.index("1 to train, 0 finished before")
     for words in (["status"], ["status", "tiny"]):
-        assert "1 run of an earlier configuration left out: " in here(*words).stdout
+        assert "1 run left out, which the study no longer names: " in here(*words).stdout
     folder = StudyFolder(Path("results/tiny"))
     assert (len(folder.runs()), len(folder.strays())) == (1, 1)

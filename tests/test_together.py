@@ -133,7 +133,7 @@ def test_studies_of_one_name_are_told_apart_by_their_folders(two: list[StudyFold
     shutil.copytree(two[0].folder, tmp_path / "elsewhere/steep")
     found = together([two[0], StudyFolder(tmp_path / "elsewhere/steep")])
     assert found.names == ["results/steep", "elsewhere/steep"]
-    assert found.headlines[0].startswith("No change of the difference of the rises from results/steep to elsewhere")
+    assert found.headlines[0].startswith("results/steep and elsewhere/steep take their verdicts from the same runs;")
     with pytest.raises(UserError, match="a study is named twice"):
         together([two[0], two[0]])
 
@@ -199,6 +199,17 @@ def test_a_run_that_two_studies_share_counts_once(tmp_path: Path, here: Resexp) 
     page = here("report", "first", "second").stdout.splitlines()[-1]
     assert line in Path(page).read_text()
     assert line in Path(page).with_name("summary.md").read_text()
+
+
+def test_studies_with_the_same_verdict_are_not_said_to_agree(tmp_path: Path, here: Resexp) -> None:
+    """A study that adds a condition to another one's runs shares the nets that its verdict rests on."""
+    first = plan(tmp_path / "results/first", DEGRADES)
+    shutil.copytree(first.folder, second := tmp_path / "results/second", copy_function=os.link)
+    StudyFolder(second).write_plan(StudyPlan(name="second", runs=first.plan().runs))
+    said = here("report", "first", "second").stdout
+    assert said.startswith("first and second take their verdicts from the same runs; what else they hold is")
+    assert "No change" not in said
+    assert here("diff", "first", "second").stdout.count("same runs") == 4 + 4  # nets, and what verdicts rest on
 
 
 def test_more_seeds_of_a_net_are_compared_as_one_sample() -> None:

@@ -52,7 +52,9 @@ def bench(
     no_graphs: NoGraphs = False,
     plugins: Plugins = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile blocks with torch.compile.")] = False,
-    to: Annotated[Path | None, typer.Option("--out", help="Folder for bench.json and bench.md.", **PATH)] = None,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="Folder for bench.json and bench.md. Default: no files.", **PATH)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare the speed of training steps with two ordinary training loops and a large matrix product.

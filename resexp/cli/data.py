@@ -28,7 +28,10 @@ Name = Annotated[str, typer.Argument(metavar="SET", help="cifar10, cifar100 or s
 
 @app.command(epilog="Example: resexp data fetch cifar100")
 def fetch(name: Name = "cifar10") -> None:
-    """Download CIFAR-10 (170 MB), CIFAR-100 (169 MB) or SVHN (246 MB), resumable and checked by md5."""
+    """Download CIFAR-10 (170 MB), CIFAR-100 (169 MB) or SVHN (246 MB), resumable and checked by md5.
+
+    They go to the data folder, which `resexp data info` names.
+    """
     from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 
     from resexp.data import data_home
@@ -78,10 +81,10 @@ def info() -> None:
 @app.command(epilog="Example: resexp data example images && resexp sweep imagenet/smoke --set data.path=images")
 def example(
     folder: Annotated[Path, typer.Argument(help="Folder to create.", **PATH)],
-    classes: Annotated[int, typer.Option(min=2, max=10)] = 10,
+    classes: Annotated[int, typer.Option(min=2, max=10, help="Classes.")] = 10,
     images: Annotated[int, typer.Option(min=1, help="Training images per class.")] = 100,
     val: Annotated[int, typer.Option(min=1, help="Validation images per class.")] = 20,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another one makes other images.")] = 0,
     flat_val: Annotated[bool, typer.Option("--flat-val", help="Leave val/ unsorted, with a devkit's labels.")] = False,
     odd: Annotated[bool, typer.Option("--with-odd-files", help="Add CMYK, grey, PNG and broken files.")] = False,
 ) -> None:
@@ -92,7 +95,7 @@ def example(
     print_line(f"{folder}: {classes * images:,} training and {classes * val:,} validation images")
 
 
-@app.command(epilog="Example: resexp data prepare imagenet/figure4 --set data.cache.side=500")
+@app.command(epilog="Example: resexp data prepare imagenet/figure4 --set data.cache.side=480")
 def prepare(study: StudyName = None, config: Config = None, settings: Settings = None, plugins: Plugins = None) -> None:
     """Write the cache of resized ImageNet images that a study's data.cache describes."""
     from resexp.config import ImageNetData

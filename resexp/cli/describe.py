@@ -42,7 +42,12 @@ def describe(
     config: Config = None,
     settings: Settings = None,
     plugins: Plugins = None,
-    size: Annotated[int | None, typer.Option(min=1, max=4096, help="Side of an image, pixels.")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=4096, help="Side of an image, pixels. Default: the study's; else 32, for ImageNet's nets 224."
+        ),
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="Show every block, also repeated ones.")] = False,
     svg: Annotated[Path | None, typer.Option(help="SVG file to draw the nets into.", **PATH)] = None,
     as_json: AsJson = False,

@@ -31,7 +31,10 @@ StudyName = Annotated[str | None, names("STUDY", "The same as --config.", comple
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="Override a value: --set train.lr=0.05. Repeatable.", autocompletion=completion.settings
+        "--set",
+        help="Override a value: --set train.lr=0.05. Add --set name=NEW to keep earlier runs in a report of their own. "
+        "Repeatable.",
+        autocompletion=completion.settings,
     ),
 ]
 

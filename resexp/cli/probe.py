@@ -20,7 +20,9 @@ from resexp.utils.interrupts import EXIT_FAILED, Stop
 log = logging.getLogger(__name__)
 
 app = typer.Typer(
-    help="Measure nets: gradients, responses, lesions and more. The report shows the results.", no_args_is_help=True
+    help="Measure nets: gradients, responses, lesions and more. The results go to each run's folder, in place of "
+    "earlier ones, and into the report.",
+    no_args_is_help=True,
 )
 
 LINE_S = 10.0
@@ -68,7 +70,7 @@ for _name, _what in {
     "signals": "Mean and variance of each layer's output.",
     "responses": "Standard deviation of each 3x3 layer's response (Fig. 7).",
     "branches": "Size of F(x) compared with x in each residual block.",
-    "lesion": "Training error without one or several blocks, and with blocks in another order.",
+    "lesion": "Training error, of 1,000 images, without one or several blocks, and with blocks in another order.",
     "landscape": "Loss around the net, along two random directions.",
 }.items():
     _command(_name, _what)
@@ -155,14 +157,14 @@ def identity(
     depth: Annotated[int, typer.Option(help="Layers of the deeper net.")],
     settings: Settings = None,
     plugins: Plugins = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time. Default: all cores or GPUs.")] = None,
     as_json: AsJson = False,
     results: Results = RESULTS,
 ) -> None:
     """Deepen trained nets by identity blocks, train them further, and compare them with new nets.
 
-    Three nets are trained by the recipe of the runs, except for --set. The deepened net and the shallower net are
-    trained for as many steps, from the full learning rate. A new deep net is trained for all of the steps.
+    Three nets are trained per run, by its recipe except for --set: the deepened net and the shallower net for
+    train.steps more, from the full learning rate; a new deep net for the steps of the run and these together.
     """
     from resexp.probing import ARMS, finished_runs, train_continuations
 

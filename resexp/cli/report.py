@@ -38,7 +38,9 @@ def report(
     ] = None,
     to: Annotated[Path | None, typer.Option("--out", help=f"Where to write; default: {DEFAULT}.", **PATH)] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Write it again while runs train; the page reloads.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Write it again until all runs have ended; the page reloads.")
+    ] = False,
     size: Annotated[str | None, typer.Option(help="Draw the main figure for a slide, too: pixels, 1920x1080.")] = None,
     dpi: Annotated[int, typer.Option(min=50, max=600, help="Pixels per inch of the slide; more: larger text.")] = 200,
     title: Annotated[str | None, typer.Option(help="Title of the slide. Default: what the figure shows.")] = None,
@@ -46,7 +48,7 @@ def report(
     as_json: AsJson = False,
     results: Results = RESULTS,
 ) -> None:
-    """Write the page, figures and tables of a study, finished or still running.
+    """Write the page, figures and tables of a study, finished or still running. They replace an earlier report.
 
     Given two or three studies, one page has them in one figure, and shows how configurations and results differ.
     With --size, figures/slide.png, .svg and .pdf have the main figure for a talk.

@@ -194,16 +194,18 @@ def sweep(
             autocompletion=completion.labels,
         ),
     ] = None,
-    executor: Annotated[str | None, typer.Option(help="local, debug, ray or slurm.")] = None,
+    executor: Annotated[str | None, typer.Option(help="local, debug, ray or slurm. Default: the study's.")] = None,
     no_wait: Annotated[bool, typer.Option("--detach", help="Submit to Slurm and return; see `resexp status`.")] = False,
     rerun: Annotated[
         list[str] | None,
         typer.Option(
-            help="Delete this net's results and train it again. Add --only to train other nets too. Repeatable.",
+            help="Delete this net's results and train it again, and no other net than those of --only. Repeatable.",
             autocompletion=completion.labels,
         ),
     ] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry failed runs.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Train failed runs again; otherwise they are left as they are.")
+    ] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
     track: Track = None,
     dry_run: DryRun = False,

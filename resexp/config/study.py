@@ -31,6 +31,8 @@ SHIPPED = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / 
 RUN_SECTIONS = ("data", "model", "train", "probes")
 """The sections that a study shares with its runs."""
 
+_CHANGES_RESULTS = r"(?!data\.(path|cache))(data|model|train|grid)[.=\s]"
+"""The beginning of a setting that makes another study than the one that its description tells of."""
 MAX_RUNS = 100_000
 """Runs per study; the grid of a small file could ask for more than a machine can list."""
 MAX_LABEL = 120
@@ -56,7 +58,8 @@ def find_study(name: str) -> Path:
     near = hint(f"{path.stem}.yaml", [file.name for file in path.parent.glob("*.y*ml")], 0.8)
     if not path.suffix:
         names = shipped_names()
-        near = near or hint(name, names)
+        same = [f"'{shipped}'" for shipped in names if shipped.rpartition("/")[2] == name]
+        near = near or (f" (did you mean {' or '.join(same)}?)" if same else hint(name, names))
         raise UserError(f"{name}: no such file, and no shipped study; those are {', '.join(names)}{near}")
     if near and not os.path.lexists(path):
         raise UserError(f"{path}: no such file{near}")
@@ -75,6 +78,17 @@ def is_study(name: str) -> bool:
     return False
 
 
+def study_name(name: str) -> str:
+    """The name of the results folder of a study file. Raises UserError if the file can't be read."""
+    path = find_study(name)
+    return str(yaml_file.read(path, find_study).data.get("name") or _name_of(path))
+
+
+def _name_of(path: Path) -> str:
+    """The name of a study whose file gives none."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("._-") or "study"
+
+
 def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[RunSpec]]:
     """Read a study file, apply the ``--set`` settings, and expand the grid.
 
@@ -85,7 +99,7 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[RunS
     if not own.data:
         raise UserError(f"{path}: empty; a study names at least one key, such as model: {{kind: plain, depth: 20}}")
     document = yaml_file.overridden(own, settings or [])
-    document.data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("._-") or "study")
+    document.data.setdefault("name", _name_of(path))
     if isinstance(needed := document.data.get("plugins"), list):
         plugins.check_listed(list(map(str, needed)), document.place(("plugins",)))
     try:
@@ -115,6 +129,9 @@ def load(name: str, settings: list[str] | None = None) -> tuple[Study, list[RunS
             errors.update(dict.fromkeys(error.args))
     if errors:
         raise UserError(*errors)
+    changes = [text for setting in settings or [] if re.match(_CHANGES_RESULTS, text := setting.strip())]
+    if changes and own.data.get("description") == study.description != "":
+        study = study.model_copy(update={"description": f"{study.description} Changed: {', '.join(changes)}."})
     runs = [RunSpec(label, config) for label, (_, config) in zip(_labels(cells), cells, strict=True)]
     by_folder: dict[Path, RunSpec] = {}
     for run in runs:

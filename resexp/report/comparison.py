@@ -81,6 +81,8 @@ class Comparison:
         if not self.shifts:
             return f"{a} and {b} have no verdict to compare."
         first = self.shifts[0]
+        if first.same_runs:
+            return f"{a} and {b} take their verdicts from the same runs; what else they hold is in their own reports."
         words, change, at = IN_SHORT[first.facts["quantity"]], first.change, first.facts["at"]
         p = "" if first.p is None else f", p {shown_p(first.p)}"
         where = f"{p} ({at})" if ";" in at else p
@@ -187,7 +189,9 @@ def _shift(quantity: str, a: Change, b: Change) -> Row:
     values = [change.difference.value for change in (a, b)]
     facts = {"quantity": quantity, "at": at, "a": fraction(values[0]), "b": fraction(values[1])}
     cells = [f"{value:+.2f}" for value in values]
-    return Row(f"{IN_SHORT[quantity]}, {at}", cells, facts, minus(b.terms, a.terms))
+    of_a, of_b = ({run for _, mean in side.terms for run in mean.runs} for side in (a, b))
+    same_runs = bool(of_a) and of_a == of_b
+    return Row(f"{IN_SHORT[quantity]}, {at}", cells, facts, minus(b.terms, a.terms), same_runs)
 
 
 def _at_common_depths(a: Family | None, b: Family | None) -> tuple[Family | None, Family | None]:

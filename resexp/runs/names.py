@@ -1,17 +1,19 @@
 """Names of studies, nets and runs: the path of a folder, or ``STUDY``, ``STUDY:NET``, ``STUDY:NET/SEED``.
 
-``cpu-small:plain-20/0`` is the run of the net plain-20 with seed 0 in the study cpu-small of the results folder.
+``cpu-small:plain-20/0`` is the run of the net plain-20 with seed 0 in the study cpu-small of the results folder. A
+study is called by the name of its results folder, or as `sweep` calls it: ``cifar10/cpu-small``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from resexp.config.messages import hint
-from resexp.config.study import is_study
+from resexp.config.study import is_study, study_name
 from resexp.errors import UserError
 from resexp.runs.records import RUN_FOLDER
 from resexp.runs.store import Run, StudyFolder, is_study_folder, study_folders
@@ -41,7 +43,7 @@ def select_runs(name: str, results: Path) -> Selection:
             raise UserError(f"{path}: holds a config.yaml, but is no run folder, such as plain-20-0123abcd/seed0")
         named = path if re.match(RUN_FOLDER, "/".join(path.parts[-2:])) else folder  # as the user wrote it
         return Selection(StudyFolder(folder.parents[1]), [Run(named)], is_study=False)
-    if path.exists() and not is_study_folder(path):
+    if path.is_dir() and not is_study_folder(path):
         inside = [study.folder.name for study in study_folders(path)]
         remedy = f"; it holds the studies {', '.join(inside)}: name one of them" if inside else ""
         raise UserError(f"{path}: neither a run folder (config.yaml) nor a study folder (study.json){remedy}")
@@ -94,15 +96,17 @@ def open_study(name: str | Path | None, results: Path) -> StudyFolder:
 
 
 def _study_folder(of_study: str, name: str, results: Path) -> Path:
-    """The folder of a study, by its path or by its name in `results`; `name` is what the user wrote."""
-    for folder in (expanded(of_study), results / of_study) if of_study else ():
-        if is_study_folder(folder):
-            return folder
+    """The folder of a study, by its path, its name in `results` or its file; `name` is what the user wrote."""
+    folders = [expanded(of_study), results / of_study] if of_study else []
+    problem = "neither a run folder (config.yaml) nor a study folder (study.json), nor a name such as STUDY:NET/SEED"
+    if ":" in name:
+        problem = f"no study {of_study!r}"
+    if is_study(of_study):
+        with contextlib.suppress(UserError):  # a file that is no study's
+            folders.append(results / study_name(of_study))
+            problem = f"a study that was not swept here; `resexp sweep {of_study}` trains it"
+    if found := next(filter(is_study_folder, folders), None):
+        return found
     known = [study.folder.name for study in study_folders(results)]
-    problem = (
-        f"no study {of_study!r}"
-        if ":" in name
-        else "neither a run folder (config.yaml) nor a study folder (study.json), nor a name such as STUDY:NET/SEED"
-    )
     has = f"{results} has the studies {', '.join(known)}" if known else f"{results} has no study yet"
     raise UserError(f"{name}: {problem}; {has}{hint(of_study, known)}")

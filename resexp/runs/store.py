@@ -269,7 +269,7 @@ class StudyFolder:
         return runs
 
     def strays(self, named: Collection[str] | None = None) -> list[Run]:
-        """Runs in the folder that the study no longer names, such as those of an earlier configuration.
+        """Runs in the folder that the study no longer names, such as those of former settings or seeds.
 
         `named`: the folders of its runs, relative to its own; by default those of the plan.
         """
@@ -282,7 +282,7 @@ class StudyFolder:
         strays = [str(run.folder.relative_to(self.folder)) for run in self.strays(named)]
         if not strays:
             return ""
-        return f"{self.folder}: {counted(len(strays), 'run')} of an earlier configuration left out: {few(strays)}"
+        return f"{self.folder}: {counted(len(strays), 'run')} left out, which the study no longer names: {few(strays)}"
 
 
 def is_study_folder(folder: Path) -> bool:

@@ -232,7 +232,12 @@ def _rise(net: NetResult[Lesion], blocks: _Blocks) -> str:
 
 
 def _table(nets: Sequence[NetResult[Lesion]]) -> Table:
-    header = ["net", "training error, %", "points up to guessing", *(f"{done[0].lower()}{done[1:]}" for done in _DONE)]
+    header = [
+        "net",
+        "clean error of 1,000 training images, %",
+        "points up to guessing",
+        *(f"{done[0].lower()}{done[1:]}" for done in _DONE),
+    ]
     rows = [
         [net.label, f"{_whole(net):.1f}", f"{_left(net):.1f}", *(_rise(net, blocks) for blocks in _DONE.values())]
         for net in nets
