@@ -63,7 +63,7 @@ _json = st.recursive(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def _every_float() -> None:
     """Training in this process flushes the smallest numbers to zero; hypothesis wants them all."""
     torch.set_flush_denormal(False)
