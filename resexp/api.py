@@ -111,17 +111,18 @@ def build_model(name: str, classes: int | None = None, *, seed: int | None = Non
     """The net with a name such as ``residual-56-B`` or ``imagenet/plain-34``, with initial weights.
 
     It maps float images (N, 3, H, W) to logits (N, classes); the default is 10 classes, 1000 on ImageNet. With a
-    `seed` its weights are those of a run with this seed.
+    `seed` its weights are those of a run with this seed, and PyTorch's random numbers go on as if nothing was drawn.
     """
     net = parse_net(name, [])
     classes = net.classes if classes is None else classes
     if classes < 1:
         raise UserError(f"build_model: classes must be at least 1, got {classes}")
-    if seed is not None:
-        if not 0 <= seed < 2**63:
-            raise UserError(f"build_model: seed must be from 0 to 2^63 - 1, as of a run, got {seed}")
-        torch.manual_seed(seed)
-    return build(net.config, classes)
+    if seed is not None and not 0 <= seed < 2**63:
+        raise UserError(f"build_model: seed must be from 0 to 2^63 - 1, as of a run, got {seed}")
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
+        return build(net.config, classes)
 
 
 def _listed(words: str | Sequence[str]) -> list[str]:

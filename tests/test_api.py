@@ -116,7 +116,11 @@ def test_train_takes_one_net(write_study: Write) -> None:
 def test_a_net_begins_as_a_run_with_its_seed_does() -> None:
     config = tiny(model={"depth": 20, "width": 16}, train={"steps": 1})
     trainer = Trainer(config.model_copy(update={"seed": 5}), open_dataset(config.data), Hardware(CPU, "fp32"))
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
     ours = resexp.build_model("residual-20", seed=5).state_dict()
+    assert torch.equal(torch.rand(3), expected), "the user's own random numbers stay as they are"
     for name, value in trainer.model.state_dict().items():
         torch.testing.assert_close(ours[name], value, rtol=0, atol=0)
 
