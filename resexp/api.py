@@ -5,7 +5,8 @@ Errors of the user's making are `UserError`, with one line per mistake in `args`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from resexp.runs import names
 from resexp.runs.store import StudyFolder
 from resexp.sweeping import Outcome, create, train_runs
 from resexp.sweeping import sweep as carry_out
-from resexp.utils.interrupts import Stop
+from resexp.utils.interrupts import Interrupted, Stop
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,8 +69,18 @@ def sweep(
     """
     study, cells = load_study(name, settings)
     chosen = studies.only_labels(cells, _listed(only)) if only else cells
-    with Stop().listening() as stop:
+    with _listening() as stop:
         return _results(carry_out(study, cells, chosen, Path(results), stop=stop, display=Display()), stop)
+
+
+@contextmanager
+def _listening() -> Iterator[Stop]:
+    """Ctrl-C while images are decoded is the usual exception, too."""
+    try:
+        with Stop().listening() as stop:
+            yield stop
+    except Interrupted:
+        raise KeyboardInterrupt from None
 
 
 def _results(outcome: Outcome, stop: Stop) -> StudyResults:
@@ -78,7 +89,7 @@ def _results(outcome: Outcome, stop: Stop) -> StudyResults:
         raise KeyboardInterrupt
     if outcome.problems:
         raise RuntimeError("; ".join(f"{run.title}: {problem}" for run, problem in outcome.problems))
-    return StudyResults(outcome.folder)
+    return StudyResults(outcome.folder.absolute())
 
 
 def train(
@@ -88,7 +99,7 @@ def train(
     study, cells = load_study(name, [*_listed(settings), f"seeds=[{seed}]"])
     if len(labels := dict.fromkeys(cell.label for cell in cells)) > 1:
         raise UserError(f"{name}: has {len(labels)} nets ({', '.join(labels)}); use sweep, with only=[...]")
-    with Stop().listening() as stop:
+    with _listening() as stop:
         run = create(study, cells[0], Path(results))  # next to what the study has already
         outcome = train_runs([run], stop=stop, display=Display())
     return _results(replace(outcome, folder=Path(results) / study.name), stop)
@@ -96,7 +107,7 @@ def train(
 
 def open_study(folder: str | Path) -> StudyResults:
     """The results of a study. Raises UserError if the folder is none."""
-    return StudyResults(names.open_study(Path(folder), Path()).folder)
+    return StudyResults(names.open_study(Path(folder), Path()).folder.absolute())
 
 
 def build_report(folder: str | Path, to: str | Path | None = None) -> Path:
@@ -111,7 +122,7 @@ def build_model(name: str, classes: int | None = None, *, seed: int | None = Non
     """The net with a name such as ``residual-56-B`` or ``imagenet/plain-34``, with initial weights.
 
     It maps float images (N, 3, H, W) to logits (N, classes); the default is 10 classes, 1000 on ImageNet. With a
-    `seed` its weights are those of a run with this seed, and PyTorch's random numbers go on as if nothing was drawn.
+    `seed` its weights are those of a run with this seed, and the state of PyTorch's generators is left as it was.
     """
     net = parse_net(name, [])
     classes = net.classes if classes is None else classes

@@ -9,6 +9,7 @@ from typing import Any
 from resexp.config import ExecutorConfig, RunConfig, Study, TrainConfig, yaml_file
 from resexp.config.messages import validated
 from resexp.config.study import RunSpec, load, load_run
+from resexp.data import open_dataset
 from resexp.display import Display
 from resexp.errors import UserError
 from resexp.runs.names import is_run_name, select_runs
@@ -126,8 +127,9 @@ def _continuation(donor: Run, depth: int, settings: list[str]) -> list[RunConfig
         return validated(RunConfig, document)
 
     continued, trained_on = of(depth), of(shallow.model.depth)
+    images = open_dataset(continued.data).fingerprint
     for config in (continued, trained_on):
-        check_donor(donor, config)
+        check_donor(donor, config, images)
     train = continued.train
     steps = steps_behind(donor) + train.steps
     milestones = tuple(milestone * steps // train.steps for milestone in train.milestones)

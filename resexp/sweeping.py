@@ -76,7 +76,7 @@ def _check_data(chosen: Sequence[tuple[RunSpec, Run]], rerun: Sequence[RunSpec] 
             rehearse(cell.config, *dataset.size, len(dataset.classes))
             rehearsed.add(cell.config.signature)
         if cell.config.train.init_from and (cell.config.folder in anew or run.status().step == 0):
-            check_start(cell.config)
+            check_start(cell.config, dataset.fingerprint)
         if cell.config.folder not in anew:
             run.check_data(dataset.fingerprint)
 

@@ -66,7 +66,7 @@ def test_steps_that_are_done_are_not_counted_again(trained: Run, write_study: Wr
     status = run.status()
     status.state, status.step = "interrupted", 20
     run.write_status(status)
-    assert " 0:20 " in call("sweep", half, "--set", "name=half", "--dry-run")
+    assert " 0:00:20 " in call("sweep", half, "--set", "name=half", "--dry-run")
 
 
 @pytest.mark.parametrize(

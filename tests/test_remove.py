@@ -88,12 +88,12 @@ def test_what_is_not_a_run_folder_stays(study: StudyFolder) -> None:
     damaged = study.runs()[1]
     damaged.config_path.write_text("model: {depth: 14}\n")
     done = rm("tiny", "--yes")
-    assert done.exit_code == 0, done.output
     assert "deleted 2 runs" in done.stdout
     left = f".lock, .plan.lock, notes.txt, {run.folder.parent.name}, report, study.json"
     assert f"left as they are in results/tiny: {left}" in done.stdout
     assert [one.folder for one in study.runs()] == [run.folder, damaged.folder]
-    assert f"{run.folder}: a link; not deleted" in done.stderr
+    assert isinstance(done.exception, UserError)
+    assert done.exception.args[0] == f"{run.folder}: a link; not deleted: delete it by hand"
     assert damaged.folder.exists()
     assert (elsewhere / "checkpoint.pt").exists()
     assert notes.read_text() == page.read_text() == "mine"
@@ -104,7 +104,9 @@ def test_a_lost_configuration_is_written_again_by_a_sweep_and_its_run_is_not_del
     text = run.config_path.read_text()
     run.config_path.unlink()
     done = rm("tiny:plain-8/0", "--yes")
-    assert f"{run.folder}: no config.yaml, so it may be no run; delete it by hand; not deleted" in done.stderr
+    assert done.exception.args == (
+        f"{run.folder}: no config.yaml, so it may be no run; not deleted: delete it by hand",
+    )
     assert run.checkpoint_path.exists()
     loaded, cells = load("tiny.yaml")
     create(loaded, cells[0], Path("results"))

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from resexp.cli.console import MIB, make_table, print_line, print_table
 from resexp.display import clock, state_text
@@ -20,17 +20,20 @@ if TYPE_CHECKING:
     from resexp.runs.earlier import Earlier
 
 
+FoundT = TypeVar("FoundT")
+
+
 def show(
     study: Study, cells: Sequence[RunSpec], results: Path, *, rerun: Sequence[RunSpec] = (), retry_failed: bool
 ) -> None:
     """Show the runs with their estimated time, then the sums, then what is wrong with data and weights."""
     from resexp.data import open_dataset
-    from resexp.runs.earlier import cost_key, find_earlier
+    from resexp.runs.earlier import cost_key, earlier_runs
     from resexp.runs.records import Status
     from resexp.runs.store import Run
 
     rows = []
-    known: dict[str, Earlier | None] = {}
+    known = earlier_runs(results)
     found: list[tuple[Earlier, float]] = []
     unknown = 0
     for cell in cells:
@@ -38,9 +41,7 @@ def show(
         time = ""
         seed, steps = str(cell.config.seed), f"{cell.config.train.steps:,}"
         if status.is_due(retry_failed):
-            if (key := cost_key(cell.config)) not in known:
-                known[key] = find_earlier(cell.config, results)
-            if earlier := known[key]:
+            if earlier := known.get(cost_key(cell.config)):
                 seconds = earlier.seconds_per_step * (cell.config.train.steps - status.step)
                 found.append((earlier, seconds))
                 time = clock(seconds)
@@ -55,12 +56,16 @@ def show(
     elif unknown:
         print_line("time and disk: unknown, for no run of these nets has finished here")
     for data in dict.fromkeys(cell.config.data for cell in cells):
-        _try("data", partial(open_dataset, data))
-    if started := [cell.config for cell in cells if cell.config.train.init_from]:
-        from resexp.training.warm_start import check_start  # imports torch
+        if (dataset := _try("data", partial(open_dataset, data))) is None:
+            continue
+        for cell in (cell for cell in cells if cell.config.data == data):
+            if cell not in rerun:
+                run = Run(results / study.name / cell.config.folder)
+                _try(cell.label, partial(run.check_data, dataset.fingerprint))
+            if cell.config.train.init_from:
+                from resexp.training.warm_start import check_start  # imports torch
 
-        for config in started:
-            _try("train.init_from", partial(check_start, config))
+                _try("train.init_from", partial(check_start, cell.config, dataset.fingerprint))
 
 
 def _print_sums(study: Study, found: list[tuple[Earlier, float]], unknown: int, results: Path) -> None:
@@ -80,9 +85,10 @@ def _print_sums(study: Study, found: list[tuple[Earlier, float]], unknown: int, 
     print_line(f"disk: {needed / MIB:,.1f} MiB for {counted(len(found), 'run')}; {free / MIB:,.0f} MiB are free")
 
 
-def _try(key: str, check: Callable[[], object]) -> None:
-    """Say so if training would stop at what `check` finds wrong with a key of the study."""
+def _try(key: str, check: Callable[[], FoundT]) -> FoundT | None:
+    """What `check` returns. If it finds something wrong with a key of the study, say that training would stop there."""
     try:
-        check()
+        return check()
     except UserError as error:
         print_line(f"{key}: {error}; training would stop there")
+        return None

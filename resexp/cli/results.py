@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import starmap
@@ -62,6 +63,8 @@ def list_studies(as_json: AsJson = False, results: Results = RESULTS) -> None:
             kept.append(_kept(study))
         except UserError as error:
             warn(error)
+        except OSError as error:  # such as a colleague's run that only he may read
+            warn(f"{error.filename}: {error.strerror}")
     if as_json:
         print_json({"shipped": shipped, "results": kept})
         return
@@ -198,13 +201,15 @@ def remove(
 ) -> None:
     """Delete the runs of a study, of a net, or one run. A study without runs is deleted, too.
 
-    Runs in progress are kept, as are reports and your own files.
+    Runs in progress are kept, as are reports. Whatever lies in the folder of a run is deleted with it.
     """
     from resexp.runs.earlier import size
     from resexp.runs.names import select_runs
 
     chosen = select_runs(name, results)
-    runs = list(_removable(chosen))
+    runs, refused = _removable(chosen)
+    if refused and not runs:
+        raise UserError(*refused)
     mib = sum(size(run.folder) for run in runs) / MIB
     what = f"{counted(len(runs), 'run')} of {chosen.study.folder}, {mib:,.1f} MiB: {_names(runs)}"
     if runs and not yes:
@@ -219,6 +224,8 @@ def remove(
             raise UserError(f"{_names(held)}: still running, so nothing was deleted; stop first")
         for run in runs:
             run.remove()
+        for half in chosen.study.folder.glob("*/.seed*.deleted"):  # of a deletion that was interrupted
+            shutil.rmtree(half, ignore_errors=True)
         chosen.study.drop([run for run in chosen.runs if not run.folder.exists()])
     if chosen.is_study and not chosen.study.runs():
         chosen.study.plan_path.unlink(missing_ok=True)
@@ -230,12 +237,16 @@ def remove(
     if chosen.is_study and chosen.study.folder.exists():
         left = sanitize(", ".join(sorted(path.name for path in chosen.study.folder.iterdir())))
         print_line(f"left as they are in {chosen.study.folder}: {left}")
+    if refused:
+        raise UserError(*refused)
 
 
-def _removable(chosen: Selection) -> Iterator[Run]:
-    """Yield the runs whose folder is one of a run; warn about each other folder."""
+def _removable(chosen: Selection) -> tuple[list[Run], list[str]]:
+    """The runs whose folder is one of a run, and a line for each other folder."""
     from resexp.config.study import load_run
 
+    runs: list[Run] = []
+    refused: list[str] = []
     for run in [*chosen.runs, *(chosen.study.strays() if chosen.is_study else [])]:
         try:
             if run.folder.is_symlink():
@@ -243,12 +254,13 @@ def _removable(chosen: Selection) -> Iterator[Run]:
             if not run.folder.exists():
                 continue  # it was never begun, or somebody deleted it
             if not run.config_path.exists():
-                raise UserError(f"{run.folder}: no config.yaml, so it may be no run; delete it by hand")
+                raise UserError(f"{run.folder}: no config.yaml, so it may be no run")
             load_run(run.config_path)
         except UserError as error:
-            warn(f"{error}; not deleted")
+            refused.append(f"{error}; not deleted: delete it by hand")
         else:
-            yield run
+            runs.append(run)
+    return runs, refused
 
 
 def _names(runs: list[Run]) -> str:

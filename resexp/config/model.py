@@ -34,7 +34,10 @@ def layers_of(block: str | PluginRef) -> int | None:
     if isinstance(block, str):
         return LAYERS[block]
     plugin = registered("block").get(block.name)
-    return getattr(plugin.make, "layers", None) if plugin else None
+    layers = getattr(plugin.make, "layers", None) if plugin else None
+    if plugin and layers is not None and not (isinstance(layers, int) and layers > 0):
+        raise ValueError(f"block {block.name} of {plugin.path} has layers = {layers!r}; write a whole number above 0")
+    return layers
 
 
 def blocks_per_stage(kind: str, variant: str, block_layers: int | None, depth: int) -> tuple[int, ...]:

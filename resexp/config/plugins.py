@@ -164,7 +164,7 @@ def _load(path: Path) -> None:
     _loading = path, digest
     try:
         exec(compile(content, path, "exec"), module.__dict__)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         for role, plugins in _known.items():  # what the file registered before it failed
             _known[role] = {name: plugin for name, plugin in plugins.items() if plugin.path != path}
         if isinstance(error, UserError):

@@ -53,19 +53,7 @@ class Local(Executor):
         self._on_cpu = all(device.type == "cpu" for device in devices)
         if config.runs_per_gpu and self._on_cpu:
             log.info("--runs-per-gpu is for GPUs; on CPU cores every run has a process of its own")
-        # Processes are forked from a server that has torch imported and nothing running: each starts in milliseconds.
-        # The first optimizer of a process would import torch._dynamo, which takes seconds.
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["resexp.executors.worker", "resexp.cli", "torch._dynamo"])
-        mark_sockets()
-        with starting():  # signals blocked: the server must survive Ctrl-C; workers unblock them once they can save
-            try:
-                forkserver.ensure_running()
-            except OSError as error:  # a socket's path has at most some hundred letters
-                where = tempfile.gettempdir()
-                raise UserError(
-                    f"{where}: no place for the sockets of workers ({error}); set TMPDIR to a short path"
-                ) from None
 
     def make_jobs(self, todo: Sequence[tuple[Run, float]]) -> tuple[list[Job], int]:
         """Returns the jobs, and how many slots may be in use at a time: cores on a CPU; processes on GPUs or with
@@ -83,9 +71,25 @@ class Local(Executor):
     def start(self, jobs: Sequence[Job]) -> list[Handle]:
         """A process for each. The first ones wait for the server, which imports torch."""
         if not self._started:
+            self._start_server()
             log.info(f"{len(jobs)} process{'es' * (len(jobs) > 1)} starting")
             self._started = True
         return [_Worker(self._context, job) for job in jobs]
+
+    def _start_server(self) -> None:
+        """Start the server that processes are forked from, with torch imported and nothing running: each then starts in
+        milliseconds. The first optimizer of a process would import torch._dynamo, which takes seconds.
+        """
+        self._context.set_forkserver_preload(["resexp.executors.worker", "resexp.cli", "torch._dynamo"])
+        mark_sockets()
+        with starting():  # signals blocked: the server must survive Ctrl-C; workers unblock them once they can save
+            try:
+                forkserver.ensure_running()
+            except OSError as error:  # a socket's path has at most some hundred letters
+                where = tempfile.gettempdir()
+                raise UserError(
+                    f"{where}: no place for the sockets of workers ({error}); set TMPDIR to a short path"
+                ) from None
 
     def wait(self, handles: Sequence[Handle]) -> None:
         """Wait until one of them has an event or ends."""

@@ -241,6 +241,14 @@ def why_unnamed(config: ModelConfig) -> str:
     return f"block {config.block.name} has no layer {missing[0]}" if missing else ""
 
 
+def why_undivided(config: ModelConfig) -> str:
+    """Why probes can't separate F(x) from the shortcut in a plug-in's block; empty if they can."""
+    if not isinstance(config.block, PluginRef):
+        return ""
+    usual = PreactBlock if config.kind == "preact" else Block
+    return "" if block_class(config).forward is usual.forward else f"block {config.block.name} has a forward of its own"
+
+
 def make_branch_scale(config: ModelConfig, place: Place) -> nn.Module:
     """The module applied to F(x) before the addition: scaling, ReZero, Fixup or stochastic depth; by default an empty
     nn.Sequential."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -104,6 +105,7 @@ def _traced(config: ModelConfig, height: int, width: int, classes: int) -> NetSu
             module.register_forward_hook(functools.partial(trace.leave, name))
         with torch.no_grad():
             model.eval()(torch.empty(1, 3, height, width))
+        trace.count(model.parameters())  # those of layers that a plug-in does not call
     return NetSummary(tuple(replace(layer, parameters=trace.parameters[layer.name]) for layer in trace.layers))
 
 
@@ -114,10 +116,17 @@ class _Trace:
     def __init__(self, first: str) -> None:
         self.layers: list[Layer] = []
         self.parameters: Counter[str] = Counter()
+        self.counted = set[int]()
         self.weighted = first
         self.field = self.field_of_block = (1, 1)
         """Receptive field of one feature-map position, and its stride in input pixels."""
         self.block: str | None = None
+
+    def count(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add those parameters that were not counted yet; a layer may be called several times."""
+        new = {id(parameter): parameter.numel() for parameter in parameters if id(parameter) not in self.counted}
+        self.counted.update(new)
+        self.parameters[self.weighted] += sum(new.values())
 
     def enter(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """A block begins."""
@@ -127,7 +136,7 @@ class _Trace:
         """A module has made `output`."""
         if isinstance(module, nn.Conv2d | nn.Linear):
             self.weighted = name
-        self.parameters[self.weighted] += sum(p.numel() for p in module.parameters(recurse=False))
+        self.count(module.parameters(recurse=False))
         if isinstance(module, nn.Conv2d | nn.MaxPool2d):
             self._window(name, module, output)
         elif isinstance(module, nn.Linear):

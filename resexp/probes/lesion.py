@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
+from resexp.models.blocks import why_undivided
 from resexp.probes.subject import SAMPLE, Probe, ProbeInput, Probing, error_and_loss, in_eval_mode
 
 DRAWS = 5
@@ -129,7 +130,9 @@ def _headline(found: dict[str, Any]) -> str:
 
 
 def _why_not(model: ModelConfig) -> str:
-    return "VGG has no blocks" if model.kind == "vgg" else ""
+    if model.kind == "vgg":
+        return "VGG has no blocks"
+    return "" if model.shortcut is None else why_undivided(model)
 
 
 PROBE = Probe(lesion, _headline, _why_not)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from resexp.config import ModelConfig
-from resexp.models.blocks import Block, why_unnamed
+from resexp.models.blocks import Block, why_undivided, why_unnamed
 from resexp.probes.subject import SAMPLE, Probe, ProbeInput, Probing, ends_of, in_eval_mode, shown
 
 KeyT = TypeVar("KeyT", bound=Hashable)
@@ -153,7 +153,7 @@ def _branches_headline(found: dict[str, Any]) -> str:
 
 
 def _why_no_branches(model: ModelConfig) -> str:
-    return f"a {model.kind} net has no residual branches" if model.shortcut is None else ""
+    return f"a {model.kind} net has no residual branches" if model.shortcut is None else why_undivided(model)
 
 
 SIGNALS = Probe(signals, _signals_headline)

@@ -69,6 +69,8 @@ def build_report(study: StudyFolder, to: Path, *, slide: Slide | None = None, re
     With a `slide`, figures/slide.png, .svg and .pdf, too. Browsers load the page again after `reload` seconds, if
     given. All are made before the first is replaced; see `files.write_all`. Raises UserError while no run has finished.
     """
+    if is_study_folder(to):
+        raise UserError(f"{to}: a study is there, and its runs; name another folder with --out")
     if to == study.folder / "report" and to.is_symlink():
         raise UserError(f"{to}: a link, which the report would be written through; remove it")
     summary, sections, remarks = read(study)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from resexp.config.section import flat
@@ -152,7 +153,7 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> Comparison:
     return Comparison(
         [_pair(_error(of_a, one), _error(of_b, other), one, other) for one, other in matched.items()],
         shifts,
-        _settings({one: (nets_a[one], nets_b[other]) for one, other in matched.items()}),
+        _settings({one: (nets_a[one], nets_b[other]) for one, other in matched.items()}, records),
         [label for label in nets_a if label not in matched],
         [label for label in nets_b if label not in matched.values()],
         len({record.identity for record in of_a} & {record.identity for record in of_b}),
@@ -203,11 +204,17 @@ def _at_common_depths(a: Family | None, b: Family | None) -> tuple[Family | None
     return replace(a, nets=of_a), replace(b, nets=of_b)
 
 
-def _settings(matched: dict[str, tuple[Sequence[Run], Sequence[Run]]]) -> list[dict[str, Any]]:
-    """The differing keys, with the nets that differ so."""
+def _settings(
+    matched: dict[str, tuple[Sequence[Run], Sequence[Run]]], records: Mapping[Path, RunRecord]
+) -> list[dict[str, Any]]:
+    """The differing keys, with the nets that differ so. Of finished runs, the images and the precision count, too."""
     differing = []
     for label, sides in matched.items():
         a, b = map(_configuration, sides)
+        used = [[records[run.folder] for run in runs if run.folder in records] for runs in sides]
+        if all(used):
+            for side, of_side in zip((a, b), used, strict=True):
+                side |= {key: Net(tuple(of_side)).settings[key] for key in ("images", "precision")}
         keys = [key for key in dict.fromkeys((*a, *b)) if a.get(key) != b.get(key)]
         differing += [(label, {"key": key, "a": a.get(key), "b": b.get(key)}) for key in keys]
     alike = grouped(differing, lambda entry: repr(entry[1])).values()

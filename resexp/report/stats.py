@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from resexp import paper
 from resexp.config import RunConfig
+from resexp.config.plugins import PluginRef
 from resexp.config.study import load_run
+from resexp.config.train import PowerOfDepth
 from resexp.errors import UserError
 from resexp.report.estimates import Estimate
 from resexp.runs.records import REPORT_READER, Attempt, Manifest, Status, running_error
@@ -185,7 +187,14 @@ def _row(run: Run, record: RunRecord | None) -> dict[str, Any]:
         return {"net": run.label, "seed": run.seed, "state": run.status().state, "folder": folder}
     config = record.config.model_dump(mode="json", exclude={"seed", "probes"})
     more = {"train_seconds": record.seconds, "parameters": record.manifest.parameters, "folder": folder}
-    return {**record.to_json(), **more, **config}
+    sections = {"data": record.config.data, "model": record.config.model, "train": record.config.train}
+    named = {  # next to a column for each option
+        f"{name}.{key}": str(value)
+        for name, section in sections.items()
+        for key, value in section
+        if isinstance(value, PluginRef | PowerOfDepth)
+    }
+    return {**record.to_json(), **more, **config, **named}
 
 
 @dataclass(frozen=True)
@@ -240,7 +249,7 @@ class Net:
     def guesses(self) -> bool:
         """Whether its running training error is within a point of that of guessing among as many classes."""
         classes = self.runs[0].manifest.data.classes
-        return "running" in self.errors and self.errors["running"].mean > 100 * (1 - 1 / classes) - 1
+        return "running" in self.errors and abs(self.errors["running"].mean - 100 * (1 - 1 / classes)) < 1
 
     @property
     def attempts(self) -> list[Attempt]:

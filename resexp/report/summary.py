@@ -187,3 +187,5 @@ def _read(asked: tuple[Run, bool]) -> RunRecord | UserError | None:
         return read(*asked)
     except UserError as error:
         return error
+    except OSError as error:  # such as a colleague's run that only he may read
+        return UserError(f"{error.filename}: {error.strerror}")

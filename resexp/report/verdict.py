@@ -60,8 +60,9 @@ def judge(
     diverged; both are left out. `remarks` are what a reader must know about the others.
     """
     plain, residual, obstacle = judged_families(families)
+    ended = f" Diverged, so not in these numbers: {listed(diverged, 6)}." if diverged else ""
     if plain is None:
-        return Verdict(f"No verdict: {obstacle}.")
+        return Verdict(f"No verdict: {obstacle}.{ended}")
     kinds = [plain, residual] if residual else [plain]
     found = changes(plain, residual)
     interaction = gap = None
@@ -112,8 +113,7 @@ def judge(
     condition = plain.condition if others else ""
     if condition:
         headline = f"With {condition}: {headline[0].lower()}{headline[1:]}"
-    if diverged:
-        headline += f" Diverged, so not in these numbers: {listed(diverged, 6)}."
+    headline += ended
     if missing:
         headline = f"So far: {headline[0].lower()}{headline[1:]}"
         sentences.append(f"Not counted, since not finished: {listed(missing, 6)}.")
@@ -257,10 +257,10 @@ def _claim(
         )
     more, less = ("plain", "residual") if interaction.sign > 0 else ("residual", "plain")
     size = f"{interaction if interaction.sign > 0 else -interaction}".removeprefix("+")
-    return (
-        f"From {ends[0]} to {ends[1]} layers, the training error rises by {size} more in {more} nets than in {less} "
-        f"nets: {directions}"
-    )
+    both_fall = all(family.rise.overall.value < 0 for family in kinds if family.rise)
+    change = f"falls by {size} less" if both_fall else f"rises by {size} more"
+    claim = f"the training error {change} in {more} nets than in {less} nets: {directions}"
+    return f"From {ends[0]} to {ends[1]} layers, {claim}"
 
 
 def _direction(family: Family, found: Rise, margin: float | None) -> str:

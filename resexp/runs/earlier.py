@@ -25,23 +25,24 @@ class Earlier:
     """What it was trained on, such as ``NVIDIA H200``."""
 
 
-def find_earlier(config: RunConfig, results: Path) -> Earlier | None:
-    """The newest finished run in the results folder with the same net, batch and images; None if there is none.
+def earlier_runs(results: Path) -> dict[str, Earlier]:
+    """The newest finished run in the results folder for each net, batch and images, by its `cost_key`.
 
-    A run on a CPU of another kind than this machine's does not count.
+    Runs on a CPU of another kind than this machine's are left out.
     """
-    folders = results.glob(f"*/{config.model.kind}-{config.model.depth}-*/seed*/status.json")
-    for path in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
+    found: dict[str, Earlier] = {}
+    for path in sorted(results.glob("*/*/seed*/status.json"), key=lambda path: path.stat().st_mtime, reverse=True):
         run = Run(path.parent)
         with contextlib.suppress(UserError, OSError):  # a damaged run is no estimate; `resexp report` names the damage
-            manifest, other = run.manifest(), load_run(run.config_path)
-            if manifest is None or run.status().state != "finished" or cost_key(other) != cost_key(config):
+            if run.status().state != "finished" or (key := cost_key(load_run(run.config_path))) in found:
+                continue
+            if (manifest := run.manifest()) is None:
                 continue
             steps, seconds = max((a.steps, a.seconds) for a in manifest.attempts)
             device = manifest.attempts[-1].device
             if steps and seconds > 0 and (not device.endswith(" cpu") or device == f"{platform.machine()} cpu"):
-                return Earlier(seconds / steps, size(run.folder), device)
-    return None
+                found[key] = Earlier(seconds / steps, size(run.folder), device)
+    return found
 
 
 def size(folder: Path) -> int:

@@ -43,7 +43,7 @@ def select_runs(name: str, results: Path) -> Selection:
             raise UserError(f"{path}: holds a config.yaml, but is no run folder, such as plain-20-0123abcd/seed0")
         named = path if re.match(RUN_FOLDER, "/".join(path.parts[-2:])) else folder  # as the user wrote it
         return Selection(StudyFolder(folder.parents[1]), [Run(named)], is_study=False)
-    if path.is_dir() and not is_study_folder(path):
+    if path.is_dir() and not any(map(is_study_folder, (path, results / name))):
         inside = [study.folder.name for study in study_folders(path)]
         remedy = f"; it holds the studies {', '.join(inside)}: name one of them" if inside else ""
         raise UserError(f"{path}: neither a run folder (config.yaml) nor a study folder (study.json){remedy}")

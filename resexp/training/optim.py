@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ class Schedule:
         if isinstance(config.schedule, PluginRef):
             plugin = find_plugin("schedule", config.schedule)
             factor = plugin.make(step, config.steps, **dict(config.schedule.options))
-            if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+            if not isinstance(factor, Real) or not 0 <= float(factor) < math.inf:
                 raise UserError(
                     f"{plugin.path}: schedule {plugin.name}: factor {factor!r} at step {step}; return a number >= 0"
                 )
@@ -231,8 +232,6 @@ def is_optimizer_state(config: TrainConfig, kept: Any, parameters: list[nn.Param
     for number, of_one in kept.items():
         if number not in range(len(parameters)):
             return False
-        if isinstance(config.optimizer, PluginRef):  # its state may have any form
-            continue
         for name, value in of_one.items():
             like = torch.tensor(0.0) if name == "step" else parameters[number]
             if name not in names or not (value is None or fits(value, like)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -73,6 +74,9 @@ def probe(run: Run, name: str, *, initial: bool = False, stop: Callable[[], bool
     config = load_run(run.config_path)
     if reason := PROBES[name].why_not(config.model):
         raise UserError(f"{run.folder}: {reason}, so there is nothing to probe for {name}; name another run")
+    run.probe_folder.mkdir(exist_ok=True)
+    if not os.access(run.probe_folder, os.W_OK):
+        raise UserError(f"{run.probe_folder}: can't be written to; allow it, or copy the study elsewhere")
     tune_process()
     torch.manual_seed(config.seed)
     dataset = open_dataset(config.data)
@@ -85,6 +89,6 @@ def probe(run: Run, name: str, *, initial: bool = False, stop: Callable[[], bool
         step, weights = checkpoint.last_weights(run)
         checkpoint.load_into(model, weights, run.folder)
     elif config.train.init_from:
-        warm_start(config, net, len(dataset.classes))
+        warm_start(config, net, dataset)
     run_to_completion(run_probe(run, name, step, PROBES[name].measure(net), stop))
     return step

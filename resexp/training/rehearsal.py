@@ -46,22 +46,32 @@ def _step(config: RunConfig, height: int, width: int, classes: int) -> None:
     schedule = Schedule(train, torch.device("cpu"))
     optimizer = make_optimizer(train, model, schedule.rate)
     schedule.set_rate(torch.zeros(1, dtype=torch.int64))
-    logits = model.train()(torch.randn(IMAGES, 3, height, width))
+    images, before = torch.randn(IMAGES, 3, height, width), torch.get_rng_state()
+    logits = model.train()(images)
+    if not torch.equal(before, torch.get_rng_state()):
+        raise UserError(
+            "the net draws PyTorch's random numbers, which a continued run can't draw again; use Dropout or "
+            "CounterRandom of resexp.models.layers"
+        )
     if logits.shape != (IMAGES, classes):
         raise UserError(f"the net returns {tuple(logits.shape)} for {IMAGES} images of {classes} classes")
     loss = F.cross_entropy(logits, torch.arange(IMAGES) % classes)
     loss.backward()  # type: ignore[no-untyped-call]
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            raise UserError(f"{name} is frozen (requires_grad is False); register it as a buffer")
         if parameter.grad is None:
             raise UserError(f"{name} has no gradient; the net's output does not depend on it")
         if not parameter.grad.isfinite().all():
             raise UserError(f"the gradient of {name} is not finite in the first step")
+    if any(isinstance(group.get("lr"), float) for group in optimizer.param_groups):
+        raise UserError("the optimizer has a number as lr, which no schedule changes; give it the tensor `rate`")
     optimizer.step()
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise UserError("the weights are not finite after the first step")
     try:  # as a checkpoint is
         torch.save((model.state_dict(), optimizer.state_dict()), stream := io.BytesIO())
-        torch.load(io.BytesIO(stream.getvalue()), weights_only=True)
+        optimizer.load_state_dict(torch.load(io.BytesIO(stream.getvalue()), weights_only=True)[1])
     except Exception as error:
         raise UserError(
             f"its state can't be saved and read again ({type(error).__name__}); keep tensors, numbers, text, lists and "

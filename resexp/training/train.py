@@ -195,7 +195,7 @@ def _continue(run: Run, trainer: Trainer, status: Status) -> tuple[LoopState, Me
         progress, kept, sha256 = LoopState.load(state), state["metrics_bytes"], state.get("metrics_sha256")
     elif config.train.init_from:
         net = probe_input(config, trainer.model, trainer.pipeline)
-        if found := warm_start(config, net, len(trainer.dataset.classes)):
+        if found := warm_start(config, net, trainer.dataset):
             write_record(run, found)
     metrics = MetricsWriter(run, kept, sha256)
     found = dict.fromkeys(("train_error", "running_train_error", "clean_train_error", "val_error", "test_error"))

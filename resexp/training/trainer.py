@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from resexp.config import RunConfig
+from resexp.config.plugins import PluginRef
 from resexp.data import Dataset, ImageNet
 from resexp.data.input import open_input
 from resexp.data.loader import plan_epoch
@@ -231,19 +232,27 @@ class Trainer:
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned; before the first step. Raises UserError if it is of another run."""
-        kept, parameters = state["optimizer"].get("state"), list(self.model.parameters())
-        if not 0 <= state["step"] <= self.config.train.steps or not is_optimizer_state(
-            self.config.train, kept, parameters
-        ):
-            raise UserError(
-                f"{self.config.folder}: its checkpoint is of other training settings, such as another optimiser; give "
-                f"the study another name to begin anew"
-            )
+        other = UserError(
+            f"{self.config.folder}: its checkpoint is of other training settings, such as another optimiser; give "
+            f"the study another name to begin anew"
+        )
+        kept, is_plugin = state["optimizer"].get("state"), isinstance(self.config.train.optimizer, PluginRef)
+        known = is_plugin or is_optimizer_state(self.config.train, kept, list(self.model.parameters()))
+        if not known or not 0 <= state["step"] <= self.config.train.steps:
+            raise other
         self.step = self.recorded_to = state["step"]
         self._counter.fill_(self.step)
         load_into(self.model, state["model"], self.config.folder)
         groups = self.optimizer.param_groups
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": kept})
+        try:  # a plug-in may keep anything in its groups, too
+            self.optimizer.load_state_dict(
+                state["optimizer"] if is_plugin else {**self.optimizer.state_dict(), "state": kept}
+            )
+        except (ValueError, KeyError, TypeError):
+            raise other from None
+        if is_plugin:
+            for old, new in zip(groups, self.optimizer.param_groups, strict=True):
+                old.update({key: value for key, value in new.items() if key != "lr"})
         self.optimizer.param_groups = groups  # the loaded ones have copies of the rate, which Schedule does not write
         self.scaler.load_state_dict(state["scaler"])
         self.schedule.load(state)

@@ -11,6 +11,8 @@ from resexp.config import RunConfig
 from resexp.config.nets import NamedNet
 from resexp.config.plugins import PluginRef
 from resexp.config.study import load_run
+from resexp.data import Dataset
+from resexp.data.imagenet import ImageNet
 from resexp.errors import UserError
 from resexp.models import ResNet, build_model, load_weights
 from resexp.probes import ProbeInput, identity
@@ -19,28 +21,35 @@ from resexp.runs.store import Run
 from resexp.utils.paths import expanded
 
 
-def check_donor(donor: Run, config: RunConfig) -> RunConfig:
-    """The configuration of the run to start from. Raises UserError if a run like `config` can't."""
+def check_donor(donor: Run, config: RunConfig, images: str) -> RunConfig:
+    """The configuration of the run to start from. Raises UserError if a run like `config`, on images with the
+    fingerprint `images`, can't."""
     if not donor.config_path.exists():
         raise UserError(f"{donor.folder}: no run folder to start from (no config.yaml)")
     donor_config = load_run(donor.config_path)
     donor.check_finished("starts another one")
-    if donor_config.data.measured() != config.data.measured():  # or it would be validated on images it was trained on
+    manifest = donor.manifest()
+    same_images = manifest is not None and manifest.data.fingerprint == images
+    # or it would be validated on images it was trained on
+    if not same_images or donor_config.data.measured() != config.data.measured():
         raise UserError(f"{donor.folder}: trained on other data; a run starts from one with the same data")
     if reason := identity.why_not(donor_config.model, config.model):
         raise UserError(f"{donor.folder}: {reason}; name another run or another depth")
     return donor_config
 
 
-def check_start(config: RunConfig) -> None:
-    """Raise UserError where the run or the file of weights that a run starts from, if any, can't be taken."""
+def check_start(config: RunConfig, images: str) -> None:
+    """Raise UserError where the run or the file of weights that a run starts from, if any, can't be taken.
+
+    `images`: the fingerprint of the run's images.
+    """
     if config.train.init_weights:
         _read_weights(config)
     elif config.train.init_from:
-        check_donor(Run(expanded(config.train.init_from)), config)
+        check_donor(Run(expanded(config.train.init_from)), config, images)
 
 
-def warm_start(config: RunConfig, new: ProbeInput, classes: int) -> dict[str, Any] | None:
+def warm_start(config: RunConfig, new: ProbeInput, dataset: Dataset | ImageNet) -> dict[str, Any] | None:
     """Give the net the function of a finished run (the donor), or the weights of a file.
 
     Returns the record of `identity.compare` over all training images; None for a file. Raises UserError if it can't be
@@ -51,7 +60,7 @@ def warm_start(config: RunConfig, new: ProbeInput, classes: int) -> dict[str, An
         return None
     assert config.train.init_from
     donor = Run(expanded(config.train.init_from))
-    donor_model = build_model(check_donor(donor, config).model, classes)
+    donor_model = build_model(check_donor(donor, config, dataset.fingerprint).model, len(dataset.classes))
     _, weights = checkpoint.last_weights(donor)
     checkpoint.load_into(donor_model, weights, donor.folder)
     donor_model.to(new.images.device)

@@ -23,7 +23,8 @@ def expanded(path: str | Path) -> Path:
         raise UserError(f"{text}: the environment variable {unset[0]} is not set; set it, or write the path out")
     if not os.path.expandvars(text):
         raise UserError(f"{text!r}: an empty path; write one, or . for the current folder")
+    found = os.path.expandvars(text)
     try:
-        return Path(os.path.expandvars(text)).expanduser()
+        return Path(found).expanduser() if found.startswith("~") else Path(found)  # ./~ is a folder called so
     except RuntimeError:
         raise UserError(f"{text}: no home folder for {Path(text).parts[0]}; write the path out") from None
