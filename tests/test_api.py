@@ -78,7 +78,7 @@ def test_a_word_alone_is_a_list_of_one(write_study: Write) -> None:
     resexp.sweep(str(study), only="residual-8")
     states = resexp.open_study("results/tiny").runs.set_index("net")["state"]
     assert dict(states) == {"residual-8": "finished", "residual-14": "pending"}
-    assert resexp.train(study, "alone", "grid={model.depth: [8]}").folder == Path("alone/tiny")
+    assert resexp.train(study, "alone", "grid={model.depth: [8]}").folder == Path("alone/tiny").absolute()
 
 
 def test_runs_are_a_table_with_their_configuration(write_study: Write) -> None:

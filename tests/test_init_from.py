@@ -47,6 +47,14 @@ def donor(make: Callable[..., Run]) -> Run:
     return run
 
 
+def test_a_donor_was_trained_on_the_same_images(donor: Run, make: Callable[..., Run]) -> None:
+    """Other images at the same path have another fingerprint."""
+    manifest = donor.manifest_path.read_text()
+    donor.manifest_path.write_text(re.sub(r'("fingerprint": )"\w+"', r'\1"0000000000000000"', manifest))
+    with pytest.raises(UserError, match="trained on other data; a run starts from one with the same data"):
+        train(make(train={"init_from": str(donor.folder)}))
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_file_of_weights_starts_a_run_as_its_run_does(
     donor: Run, make: Callable[..., Run], suffix: str, tmp_path: Path

@@ -477,6 +477,7 @@ def test_variables_and_home_folders_are_expanded_in_paths(monkeypatch: pytest.Mo
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert expanded("$SCRATCH/set") == expanded("${SCRATCH}/set") == tmp_path / "set"
     assert expanded("~/set") == tmp_path / "home/set"
+    assert expanded("./~/set") == Path("./~/set")  # a folder that is called so
     monkeypatch.delenv("SCRATCH")
     with pytest.raises(UserError, match=r"\$SCRATCH/set: the environment variable SCRATCH is not set"):
         expanded("$SCRATCH/set")

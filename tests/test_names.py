@@ -66,6 +66,11 @@ def test_a_shipped_study_has_the_results_of_its_name(study: StudyFolder) -> None
     )
 
 
+def test_a_folder_of_the_same_name_does_not_hide_a_study(study: StudyFolder) -> None:
+    Path("tiny").mkdir()
+    assert select_runs("tiny", RESULTS).study.folder == study.folder
+
+
 def test_a_run_has_a_path_too(study: StudyFolder) -> None:
     run = find_run("tiny:plain-8/1", RESULTS)
     inside = run.folder / "probes"

@@ -31,14 +31,17 @@ from resexp.models.summary import summarise_net
 from resexp.paper import departures
 from resexp.probes import PROBES
 from resexp.probes.identity import why_not
-from resexp.runs.store import Run
+from resexp.report.stats import runs_table
+from resexp.runs.store import Run, StudyFolder
+from resexp.sweeping import create
 from resexp.training.probing import snapshot
 from resexp.training.rehearsal import rehearse
+from resexp.training.train import train
 from resexp.training.trainer import Trainer
 from resexp.utils.untrusted import parse_json
 from tests.test_probes import subject as probe_subject
 from tests.test_probes import take
-from tests.test_training import CPU, assert_same, tiny
+from tests.test_training import CPU, after, assert_same, tiny
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 EXAMPLES = SHIPPED / "plugins"
@@ -358,6 +361,36 @@ def test_a_killed_sweep_resumes_bit_for_bit(tmp_path: Path, here: Cli) -> None:
             assert np.array_equal(a["logits"], b["logits"])
 
 
+COUNTED = """
+class Counted(torch.optim.Optimizer):
+    def __init__(self, parameters, rate):
+        super().__init__(parameters, {"lr": rate, "calls": 0})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            group["calls"] += 1
+            for parameter in group["params"]:
+                parameter -= group["lr"] / group["calls"] * parameter.grad
+
+@register("optimizer", "counted")
+def counted(parameters, rate, train): return Counted(parameters, rate)
+"""
+
+
+def test_what_an_optimiser_keeps_in_its_groups_is_continued(tmp_path: Path) -> None:
+    loaded(written(tmp_path, COUNTED))
+    train_section = {"steps": 12, "batch_size": 20, "log_every": 3, "device": "cpu", "optimizer": "counted", "lr": 0.5}
+    config = load(str(study(tmp_path, train=train_section)))[1][0].config
+    whole, stopped = (Run(tmp_path / name / config.folder) for name in ("whole", "stopped"))
+    for run in (whole, stopped):
+        run.create(config)
+    assert train(whole).state == "finished"
+    assert train(stopped, stop=after(5)).state == "interrupted"
+    assert train(stopped).state == "finished"
+    assert_same(whole, stopped)
+
+
 def test_a_run_whose_plugin_was_changed_is_not_continued(tmp_path: Path, here: Cli) -> None:
     code = CUBE
     mine = written(tmp_path, code)
@@ -521,6 +554,19 @@ class Mine(Block):
 """
 
 
+def test_a_block_without_layers_is_one_line(tmp_path: Path) -> None:
+    loaded(written(tmp_path, BLOCK.format("return x") + "    layers = 0\n"))
+    with pytest.raises(UserError, match=r"mine\.py: block mine: layers is 0; write a whole number above 0"):
+        load(str(study(tmp_path, model={"block": "mine"})))
+
+
+FROZEN = """
+    def make_branch(self, config, place):
+        super().make_branch(config, place)
+        self.k = torch.nn.Parameter(torch.ones(()), requires_grad=False)
+"""
+
+
 @pytest.mark.parametrize(
     ("code", "keys", "says"),
     [
@@ -534,6 +580,8 @@ class Mine(Block):
         (BLOCK.format("return super().branch(x) + self.unknown"), {}, "AttributeError: .*unknown"),
         (BLOCK.format("return super().branch(x) / 0"), {}, "not finite in the first step"),
         ("register('block', 'mine')(torch.nn.ReLU)\n", {}, "must be a class derived from"),
+        (BLOCK.format("return torch.nn.functional.dropout(super().branch(x))"), {}, "draws PyTorch's random numbers"),
+        (BLOCK.format("return super().branch(x * self.k)") + FROZEN, {}, r"stages\.0\.0\.k is frozen .*as a buffer"),
         (BLOCK.format("return x"), {"kind": "preact"}, "is for plain and residual nets, and model.kind is preact"),
     ],
 )
@@ -601,11 +649,15 @@ def test_data_of_ones_own_are_what_was_given(tmp_path: Path) -> None:
         ({"schedule": {"name": "square", "power": 3}}, "square has no option power; it has none"),
         (
             {"optimizer": "mien"},
-            r"allowed: sgd, nesterov, adamw, muon, mine, local, foreign, nothing \(did you mean 'mine'\?\)",
+            r"allowed: sgd, nesterov, adamw, muon, mine, local, foreign, fixed, nothing \(did you mean 'mine'\?\)",
         ),
         ({"schedule": "wrong", "milestones": []}, r"schedule wrong: factor None at step 0; return a number >= 0"),
         ({"optimizer": "local"}, r"optimizer local: its state can't be saved and read again \(AttributeError\); keep"),
         ({"optimizer": "foreign"}, r"optimizer foreign: its state can't be saved and read again \(UnpicklingError\)"),
+        (
+            {"optimizer": "fixed"},
+            "optimizer fixed: the optimizer has a number as lr, which no schedule changes; give it",
+        ),
         ({"optimizer": "nothing"}, "optimizer nothing: returns a NoneType, not an Optimizer"),
     ],
 )
@@ -637,6 +689,9 @@ def foreign(parameters, rate, train):
     made.kept = Options()
     return made
 
+@register("optimizer", "fixed")
+def fixed(parameters, rate, train): return torch.optim.SGD(parameters, lr=train.lr)
+
 @register("optimizer", "nothing")
 def nothing(parameters, rate, train): return None
 
@@ -663,6 +718,57 @@ class Half(torch.nn.Module):
     def forward(self, x):
         return self.conv(x)
 """
+
+
+OWN = """
+@register("block", "own")
+class Own(Block):
+    def forward(self, x):
+        y = self.act(self.branch(x))
+        return y if self.shortcut is None else y + self.shortcut(x)
+"""
+
+
+def test_a_block_with_a_forward_of_its_own_is_not_taken_apart(tmp_path: Path) -> None:
+    loaded(written(tmp_path, OWN))
+    for name in ("lesion", "branches"):
+        assert PROBES[name].why_not(tiny(model={"block": "own"}).model) == "block own has a forward of its own"
+        assert PROBES[name].why_not(tiny().model) == ""
+
+
+SHARED = """
+@register("block", "shared")
+class Shared(Block):
+    def make_branch(self, config, place):
+        super().make_branch(config, place)
+        if place.stride == 1:
+            self.conv2 = self.conv1
+        self.extra = torch.nn.Parameter(torch.ones(7))
+
+    def branch(self, x):
+        return super().branch(x) + self.extra.sum()
+"""
+
+
+def test_a_parameter_counts_once_in_the_table_of_layers(tmp_path: Path) -> None:
+    loaded(written(tmp_path, SHARED))
+    config = tiny(model={"kind": "plain", "block": "shared"}).model
+    counted = sum(layer.parameters for layer in summarise_net(config, 16, 16).layers)
+    assert counted == sum(p.numel() for p in build_model(config, 10).parameters())
+
+
+def test_a_plugin_that_exits_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"mine.py:\d+: does not import: SystemExit: 3"):
+        loaded(written(tmp_path, "raise SystemExit(3)\n"))
+
+
+def test_a_plugin_has_a_column_with_its_name(tmp_path: Path) -> None:
+    loaded(written(tmp_path, OWN))
+    grid = {"model.kind": ["plain"], "model.block": ["basic", "own"]}
+    loaded_study, cells = load(str(study(tmp_path, grid=grid)))
+    for cell in cells:
+        assert train(create(loaded_study, cell, tmp_path / "results")).state == "finished"
+    assert list(runs_table(StudyFolder(tmp_path / "results/s"))["model.block"]) == ["basic", "own"]
 
 
 def test_convolutions_of_a_shortcut_are_no_layers_of_the_branch(tmp_path: Path) -> None:

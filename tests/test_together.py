@@ -212,6 +212,22 @@ def test_studies_with_the_same_verdict_are_not_said_to_agree(tmp_path: Path, her
     assert here("diff", "first", "second").stdout.count("same runs") == 4 + 4  # nets, and what verdicts rest on
 
 
+def test_other_images_and_another_precision_are_differences_of_the_configuration(tmp_path: Path, here: Resexp) -> None:
+    first = plan(tmp_path / "results/first", DEGRADES)
+    second = plan(tmp_path / "results/second", DEGRADES)
+    for run in second.runs():
+        manifest = json.loads(run.manifest_path.read_text())
+        manifest["data"]["fingerprint"] = "f" * 16
+        manifest["attempts"][0]["precision"] = "bf16"
+        run.manifest_path.write_text(json.dumps(manifest))
+    found = json.loads(here("diff", "first", "second", "--json").stdout)["configuration"]
+    (before,) = {run.manifest().data.fingerprint for run in first.runs()}  # type: ignore[union-attr]
+    assert {one["key"]: (one["a"], one["b"]) for one in found} == {
+        "images": (before, "f" * 16),
+        "train.precision": ("fp32", "bf16"),
+    }
+
+
 def test_more_seeds_of_a_net_are_compared_as_one_sample() -> None:
     """With s² the variance of all four runs, the means of the first two and of all differ with s² / 4.
 

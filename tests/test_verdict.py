@@ -283,8 +283,8 @@ def plain_and_residual(plain: list[list[float]], residual: list[list[float]]) ->
         ),
         (
             plain_and_residual([[58, 60, 62], [9, 10, 11]], [[9, 10, 11], [4, 5, 6]]),
-            "From 8 to 44 layers, the training error rises by 45.0 points [+41.1, +48.9] "
-            "more in residual nets than in plain nets: "
+            "From 8 to 44 layers, the training error falls by 45.0 points [+41.1, +48.9] "
+            "less in residual nets than in plain nets: "
             "both kinds have a lower error at the deepest than at the shallowest depth.",
         ),
         (

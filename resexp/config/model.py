@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, fie
 
 from resexp.config.plugins import Choice, PluginRef, registered
 from resexp.config.section import Section, only
+from resexp.errors import UserError
 
 IMAGENET: dict[int, tuple[str, tuple[int, ...]]] = {
     18: ("basic", (2, 2, 2, 2)),
@@ -30,13 +31,13 @@ LAYERS = {"basic": 2, "bottleneck": 3}
 
 
 def layers_of(block: str | PluginRef) -> int | None:
-    """Weighted layers of a block; None for a plug-in's that is not loaded."""
+    """Weighted layers of a block; None for a plug-in's that is not loaded. Raises UserError for no such number."""
     if isinstance(block, str):
         return LAYERS[block]
     plugin = registered("block").get(block.name)
     layers = getattr(plugin.make, "layers", None) if plugin else None
     if plugin and layers is not None and not (isinstance(layers, int) and layers > 0):
-        raise ValueError(f"block {block.name} of {plugin.path} has layers = {layers!r}; write a whole number above 0")
+        raise UserError(f"{plugin.path}: block {block.name}: layers is {layers!r}; write a whole number above 0")
     return layers
 
 

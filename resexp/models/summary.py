@@ -106,7 +106,8 @@ def _traced(config: ModelConfig, height: int, width: int, classes: int) -> NetSu
         with torch.no_grad():
             model.eval()(torch.empty(1, 3, height, width))
         trace.count(model.parameters())  # those of layers that a plug-in does not call
-    return NetSummary(tuple(replace(layer, parameters=trace.parameters[layer.name]) for layer in trace.layers))
+    # A layer that is called several times has its parameters once.
+    return NetSummary(tuple(replace(layer, parameters=trace.parameters.pop(layer.name, 0)) for layer in trace.layers))
 
 
 class _Trace:

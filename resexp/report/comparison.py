@@ -214,7 +214,7 @@ def _settings(
         used = [[records[run.folder] for run in runs if run.folder in records] for runs in sides]
         if all(used):
             for side, of_side in zip((a, b), used, strict=True):
-                side |= {key: Net(tuple(of_side)).settings[key] for key in ("images", "precision")}
+                side |= {key: Net(tuple(of_side)).settings[key] for key in ("images", "train.precision")}
         keys = [key for key in dict.fromkeys((*a, *b)) if a.get(key) != b.get(key)]
         differing += [(label, {"key": key, "a": a.get(key), "b": b.get(key)}) for key in keys]
     alike = grouped(differing, lambda entry: repr(entry[1])).values()
