@@ -43,8 +43,9 @@ def test_a_script_without_a_guard_sweeps(write_study: Write) -> None:
     Path("script.py").write_text(SCRIPT)
     done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["script", "4 results/tiny/report/index.html", "svg svg"]
-    assert Path("results/tiny/report/index.html").exists()
+    page = Path("results/tiny/report/index.html").resolve()
+    assert done.stdout.splitlines() == ["script", f"4 {page}", "svg svg"]
+    assert page.exists()
 
 
 def test_a_second_sweep_of_a_notebook_has_its_folder_and_its_environment(
