@@ -20,6 +20,7 @@ from resexp.device.hardware import Hardware
 from resexp.runs.store import StudyFolder
 from resexp.training.trainer import Trainer
 from resexp.utils.logs import logged_to
+from tests.test_layouts import write
 from tests.test_training import CPU, tiny
 
 Write = Callable[..., Path]
@@ -70,6 +71,29 @@ def test_ctrl_c_is_a_keyboard_interrupt(write_study: Write) -> None:
     with logged_to(interrupt), pytest.raises(KeyboardInterrupt):
         resexp.sweep(write_study(train={"steps": 400, "log_every": 1, "eval_every": 400, "checkpoint_steps": 20}))
     assert [run.status().state for run in StudyFolder(Path("results/tiny")).runs()] == ["interrupted"]
+
+
+def test_ctrl_c_while_images_are_decoded_is_a_keyboard_interrupt(write_study: Write, tmp_path: Path) -> None:
+    def interrupt(line: str) -> None:
+        if line.startswith("decoding"):
+            signal.raise_signal(signal.SIGINT)
+
+    images = write(tmp_path / "set")
+    study = write_study(data=None)
+    with logged_to(interrupt), pytest.raises(KeyboardInterrupt):
+        resexp.sweep(study, settings=["data.source=folder", f"data.path={images}"])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.slow
+def test_a_finished_sweep_starts_no_process(write_study: Write) -> None:
+    """A server of workers would keep the pipe of `resexp sweep | cat` open."""
+    write_study()
+    resexp.sweep("tiny.yaml")
+    code = "import resexp; resexp.sweep('tiny.yaml'); from multiprocessing import forkserver as f; "
+    code += "print(f._forkserver._forkserver_pid)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "None\n"
 
 
 def test_a_word_alone_is_a_list_of_one(write_study: Write) -> None:

@@ -86,6 +86,20 @@ def test_a_damaged_run_and_one_of_another_machine_are_no_estimate(trained: Run) 
         assert "time and disk: unknown" in call("sweep", "tiny.yaml", "--set", "seeds=[7]", "--dry-run")
 
 
+def test_runs_on_other_images_are_named(trained: Run) -> None:
+    manifest = trained.manifest()
+    assert manifest is not None
+    manifest.data.fingerprint = "0" * 64  # as if the images of a folder had been others
+    trained.write_manifest(manifest)
+    status = trained.status()
+    status.state, status.step = "interrupted", 6
+    trained.write_status(status)
+    last = call("sweep", "tiny.yaml", "--dry-run").splitlines()[-1]
+    assert last.startswith("residual-8: ")
+    assert last.endswith("; training would stop there")
+    assert "residual-8: " not in call("sweep", "tiny.yaml", "--dry-run", "--rerun", "residual-8")
+
+
 @pytest.mark.parametrize("verb", ["sweep", "train"])
 def test_data_that_are_not_here_are_one_line_below_the_table(verb: str) -> None:
     lines = call(verb, "cifar10/resnet20", "--dry-run").splitlines()

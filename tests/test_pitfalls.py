@@ -131,6 +131,22 @@ def test_nets_that_guess_do_not_pass_for_nets_that_do_not_degrade(study: Make) -
     assert sentence in found.sentences
 
 
+def test_nets_that_are_far_worse_than_guessing_do_not_guess(study: Make) -> None:
+    """Of ten classes, 95 % wrong is no guess: something else is at fault."""
+    found = verdict(study({("plain", 8): [95.1, 95, 95.1], ("plain", 20): [89, 88.9, 88.8]}))
+    assert not any("guessing" in sentence for sentence in found.sentences)
+
+
+def test_nets_that_diverged_are_named_without_a_verdict(study: Make) -> None:
+    folder = study({("residual", 8): [10, 11], ("residual", 20): [9, 9.5]})
+    runs = folder.plan().runs
+    runs += [write_run(folder.folder, "plain", depth, 0, 0.9, state="diverged") for depth in (8, 20)]
+    folder.write_plan(StudyPlan(name="study", runs=runs))
+    headline = verdict(folder).headline
+    assert headline.startswith("No verdict: ")
+    assert headline.endswith(". Diverged, so not in these numbers: 1 of 1 run of plain-8, 1 of 1 run of plain-20.")
+
+
 def test_a_warm_up_that_never_ended_is_told(study: Make) -> None:
     warm = TrainConfig(steps=400, log_every=100, milestones=(300,), warmup_lr=0.01)
     folder = study({("plain", 8): [10], ("plain", 56): [89]}, train=warm)

@@ -210,6 +210,8 @@ def test_every_role_takes_a_plugin(tmp_path: Path) -> None:
         written(
             tmp_path,
             """
+import numpy as np
+
 @register("activation", "learned")
 class Learned(torch.nn.PReLU): pass
 
@@ -230,7 +232,7 @@ class Pooled(torch.nn.Module):
 def plain_sgd(parameters, rate, train): return torch.optim.SGD(parameters, lr=rate)
 
 @register("schedule", "square")
-def square(step, steps): return (1 - step / steps) ** 2
+def square(step, steps): return np.float32((1 - step / steps) ** 2)
 """,
         )
     )

@@ -622,6 +622,14 @@ def test_a_start_is_the_same_however_its_folder_is_spelled() -> None:
     assert RunConfig().signature != RunConfig(train=TrainConfig(init_from=spelled[0])).signature
 
 
+def test_a_probe_that_can_not_write_measures_nothing(trained: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(trained["plain"])
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != run.probe_folder)
+    monkeypatch.setattr("resexp.training.probing.open_dataset", None)
+    with pytest.raises(UserError, match=r"probes: can't be written to; allow it, or copy the study elsewhere"):
+        probe(run, "lesion")
+
+
 def test_a_run_without_a_checkpoint(here: Resexp, trained: dict[str, Path]) -> None:
     (trained["plain"] / "checkpoint.pt").unlink()
     done = here("probe", "signals", trained["plain"])

@@ -114,6 +114,25 @@ def test_a_lost_configuration_is_written_again_by_a_sweep_and_its_run_is_not_del
     assert run.status().state == "finished"
 
 
+def test_what_an_interrupted_deletion_left_goes_with_the_next(study: StudyFolder) -> None:
+    plain, *_ = study.runs()
+    half = plain.folder.with_name(".seed1.deleted")
+    study.runs()[1].folder.rename(half)
+    done = rm("tiny:plain-8/0", "--yes")
+    assert done.exit_code == 0, done.output
+    assert not half.parent.exists()
+
+
+def test_a_run_without_its_configuration_is_not_begun(study: StudyFolder) -> None:
+    run = study.runs()[0]
+    run.config_path.unlink()
+    before = sorted(run.folder.iterdir())
+    done = CliRunner().invoke(app, ["train", "tiny:plain-8/0"])
+    assert isinstance(done.exception, UserError)
+    assert done.exception.args[0].startswith(f"{run.config_path}: ")
+    assert sorted(run.folder.iterdir()) == before
+
+
 @pytest.mark.parametrize(("answer", "left"), [("n\n", 4), ("", 4), ("y\n", 2)])
 def test_it_asks(study: StudyFolder, answer: str, left: int) -> None:
     done = rm("tiny:plain-8", answer=answer)

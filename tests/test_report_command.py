@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from resexp.cli import app
+from resexp.errors import UserError
 from resexp.report import Slide, build_report
 from resexp.runs.records import Status
 from resexp.runs.store import Run, StudyFolder
@@ -54,6 +57,27 @@ def test_a_mistake_is_one_line(words: list[str], says: str, study: Make, here: C
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert says in line
+
+
+def test_no_report_is_written_into_a_study(study: Make) -> None:
+    folder = study(DEGRADES)
+    before = sorted(folder.folder.iterdir())
+    done = CliRunner().invoke(app, ["report", str(folder.folder), "--out", str(folder.folder)])
+    assert isinstance(done.exception, UserError)
+    assert done.exception.args[0] == f"{folder.folder}: a study is there, and its runs; name another folder with --out"
+    assert sorted(folder.folder.iterdir()) == before
+
+
+def test_a_run_that_cannot_be_read_is_left_out_with_its_name(study: Make) -> None:
+    folder = study(DEGRADES)
+    unreadable = folder.runs()[0].metrics_path
+    unreadable.unlink()
+    unreadable.mkdir()
+    done = CliRunner().invoke(app, ["report", str(folder.folder)])
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("So far: ")
+    line = f"Not finished: plain-8 seed 0, unreadable, {unreadable}: not a plain file; move it elsewhere.\n"
+    assert line in (folder.folder / "report/summary.md").read_text()
 
 
 @pytest.mark.slow

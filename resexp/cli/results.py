@@ -226,6 +226,8 @@ def remove(
             run.remove()
         for half in chosen.study.folder.glob("*/.seed*.deleted"):  # of a deletion that was interrupted
             shutil.rmtree(half, ignore_errors=True)
+            with suppress(OSError):  # other seeds are there
+                half.parent.rmdir()
         chosen.study.drop([run for run in chosen.runs if not run.folder.exists()])
     if chosen.is_study and not chosen.study.runs():
         chosen.study.plan_path.unlink(missing_ok=True)
