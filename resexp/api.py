@@ -75,9 +75,9 @@ def sweep(
 
 @contextmanager
 def _listening() -> Iterator[Stop]:
-    """Ctrl-C while images are decoded is the usual exception, too."""
+    """Ctrl-C while images are decoded is the usual exception, too. Gradients are on, whatever a notebook has set."""
     try:
-        with Stop().listening() as stop:
+        with Stop().listening() as stop, torch.inference_mode(False), torch.enable_grad():
             yield stop
     except Interrupted:
         raise KeyboardInterrupt from None

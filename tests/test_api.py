@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -94,6 +95,15 @@ def test_a_finished_sweep_starts_no_process(write_study: Write) -> None:
     code += "print(f._forkserver._forkserver_pid)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "None\n"
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_notebook_without_gradients_trains(
+    write_study: Write, mode: Callable[[], AbstractContextManager[None]]
+) -> None:
+    with mode():
+        results = resexp.train(write_study(executor={"name": "debug"}))
+    assert list(results.runs["state"]) == ["finished"]
 
 
 def test_a_word_alone_is_a_list_of_one(write_study: Write) -> None:

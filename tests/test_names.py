@@ -184,6 +184,18 @@ def test_a_probe_at_work_says_so_now_and_then(monkeypatch: pytest.MonkeyPatch, l
     ]
 
 
+def test_a_run_that_cannot_be_read_is_a_line_and_the_others_are_shown(
+    study: StudyFolder, here: Callable[..., Any]
+) -> None:
+    run, *others = study.runs()
+    run.status_path.symlink_to(run.status_path.absolute())
+    done = here("status", study.folder)
+    assert done.returncode == 0
+    assert done.stderr == f"{run.title}: {run.status_path}: Too many levels of symbolic links\n"
+    assert run.title not in done.stdout
+    assert all(other.title in done.stdout for other in others)
+
+
 def test_a_study_whose_records_are_no_files_hides_no_other(study: StudyFolder, here: Callable[..., Any]) -> None:
     damaged = study.folder.with_name("damaged")
     damaged.mkdir()

@@ -426,6 +426,21 @@ class Power(torch.nn.Module):
 """
 
 
+def test_exported_weights_know_the_plugin_of_their_net(tmp_path: Path, here: Cli) -> None:
+    code = '\n@register("activation", "mine")\nclass Mine(torch.nn.PReLU): pass\n'
+    plugin = written(tmp_path, code)
+    words = ["--plugin", plugin, "--set", "executor.name=debug"]
+    here("sweep", study(tmp_path, model={"width": 2, "depth": 8, "activation": "mine"}), *words)
+    (run,) = (tmp_path / "results").glob("*/*/seed0")
+    here("export", run, "--to", "net.pt", "--plugin", plugin)
+    assert here("evaluate", "net.pt", "--plugin", plugin).returncode == 0
+    written(tmp_path, code.replace("PReLU", "ReLU"))
+    forget()
+    done = here("evaluate", "net.pt", "--plugin", plugin)
+    assert done.returncode == 2
+    assert f"{plugin}: changed since the run began (activation 'mine' had digest " in done.stderr
+
+
 def test_runs_are_read_whose_plugin_has_got_an_option_since(tmp_path: Path) -> None:
     loaded(written(tmp_path, POWER.format("")))
     config = RunConfig(model=ModelConfig(activation="power"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import re
@@ -118,19 +119,31 @@ def _leave(code: int, *lines: str) -> NoReturn:
     sys.exit(code)
 
 
+_REMEDIES = {
+    errno.ENOENT: "; check the path",
+    errno.EACCES: "; ask for the right to it, or {elsewhere}",
+    errno.EROFS: "; {elsewhere}",
+    errno.EISDIR: "; name a file",
+    errno.ENOSPC: "; make room, or {elsewhere}",
+    errno.EDQUOT: "; make room, or {elsewhere}",
+}
+
+
 def _os_error_text(error: OSError) -> str:
     """What is wrong and where: a full disk, a folder that can't be written, or a file where a folder is needed."""
+    from resexp.data.cache import data_home
+
     if not error.filename:
         return error.strerror or f"{error}"
     if isinstance(error, NotADirectoryError | FileExistsError):
         paths = [*reversed(Path(error.filename).parents), Path(error.filename)]
         if found := [path for path in paths if os.path.lexists(path) and not path.is_dir()]:
             return f"{found[0]}: not a folder; move it elsewhere, or name another folder"
-    remedies = {
-        FileNotFoundError: "; check the path",
-        PermissionError: "; ask for the right to it, or name another place",
-    }
-    return f"{error.filename}: {error.strerror or error}{remedies.get(type(error), '')}"
+    home, path = data_home(), Path(error.filename)
+    in_home = path.is_relative_to(home) or home.is_relative_to(path)
+    elsewhere = "set RESEXP_DATA to a folder elsewhere" if in_home else "name another place"
+    remedy = _REMEDIES.get(error.errno or 0, "").format(elsewhere=elsewhere)
+    return f"{error.filename}: {error.strerror or error}{remedy}"
 
 
 def _package_at_fault(error: BaseException) -> str | None:

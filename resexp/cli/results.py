@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import starmap
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,7 +64,7 @@ def list_studies(as_json: AsJson = False, results: Results = RESULTS) -> None:
             kept.append(_kept(study))
         except UserError as error:
             warn(error)
-        except OSError as error:  # such as a colleague's run that only he may read
+        except OSError as error:
             warn(f"{error.filename}: {error.strerror}")
     if as_json:
         print_json({"shipped": shipped, "results": kept})
@@ -113,6 +114,7 @@ def status(
     from resexp.runs.names import open_study, select_runs
 
     chosen = select_runs(str(open_study(None, results).folder) if name is None else name, results)
+    chosen = replace(chosen, runs=list(filter(_is_readable, chosen.runs)))
     if watch:
         if as_json or not out.is_terminal or out.is_dumb_terminal:
             raise UserError("status: --watch redraws a terminal, and this is none or JSON; leave it out")
@@ -127,6 +129,15 @@ def status(
         print_json(records)
     else:
         _print(chosen, rows)
+
+
+def _is_readable(run: Run) -> bool:
+    try:
+        run.status()
+    except OSError as error:  # such as a colleague's run that only he may read
+        warn(f"{run.title}: {error.filename}: {error.strerror}")
+        return False
+    return True
 
 
 def _print(chosen: Selection, rows: Rows) -> None:

@@ -28,7 +28,7 @@ from resexp.config.data import (
 )
 from resexp.config.model import ModelConfig
 from resexp.config.params import classes_of, resolved
-from resexp.config.plugins import PluginRef
+from resexp.config.plugins import PluginRef, refs_in
 from resexp.config.section import Section, only
 from resexp.config.train import PowerOfDepth, TrainConfig, in_steps
 
@@ -183,8 +183,7 @@ class RunConfig(_Base):
     @property
     def plugin_refs(self) -> dict[str, PluginRef]:
         """The plug-in references in this configuration, by role."""
-        parts = [*self.model, *self.train, ("data", self.data.source)]
-        return {role: value for role, value in parts if isinstance(value, PluginRef)}
+        return refs_in([*self.model, *self.train, ("data", self.data.source)])
 
     @property
     def signature(self) -> str:

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -217,6 +217,11 @@ class PluginRef:
     def __str__(self) -> str:
         """As names of nets have it: ``se``, ``se+reduction=4``."""
         return with_options(self.name, dict(self.options))
+
+
+def refs_in(fields: Iterable[tuple[str, Any]]) -> dict[str, PluginRef]:
+    """Those of the fields that are plug-ins, by role."""
+    return {role: value for role, value in fields if isinstance(value, PluginRef)}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import resexp
 from resexp.config import DataConfig, ImageNetData, ModelConfig, RunConfig, TrainConfig
 from resexp.config.model import IMAGENET
 from resexp.config.nets import NamedNet, parse_net
+from resexp.config.plugins import refs_in
 from resexp.config.study import load_run
 from resexp.data import Dataset, open_dataset
 from resexp.data.input import open_input
@@ -78,7 +80,16 @@ def evaluate_weights(path: Path, net: str | None, data: Path | None) -> Confusio
             own = _DATA.validate_json(json_text(about.data))
         except ValidationError:
             raise UserError(f"{path}: its description is damaged (data); export it again") from None
-    return _test(file.weights, parse_net(about.net, []).config, about, data, own, f"{path}")
+    return _test(file.weights, _net(about), about, data, own, f"{path}")
+
+
+def _net(about: Description) -> ModelConfig:
+    """The net of a file, with the plug-ins that it was trained with: `build_model` refuses others."""
+    net = parse_net(about.net, []).config
+    refs = refs_in(net).items()
+    return net.model_copy(
+        update={role: replace(ref, digest=about.plugins.get(ref.name, ref.digest)) for role, ref in refs}
+    )
 
 
 def _test(
@@ -155,6 +166,7 @@ def describe(run: Run, config: RunConfig, step: int) -> Description:
     return Description(
         resexp=resexp.__version__,
         net=NamedNet(config.model, 0, 0).name,
+        plugins={ref.name: ref.digest for ref in refs_in(config.model).values()},
         data=config.data.model_dump(mode="json", exclude={"path"}, exclude_defaults=True)
         | {"source": config.data.source},
         signature=config.signature,

@@ -37,6 +37,8 @@ class Description(JsonRecord):
     """The version that wrote the file."""
     net: str
     """Name of the net, such as ``residual-20-B``."""
+    plugins: dict[str, str] = Field(default_factory=dict)
+    """The digest of each plug-in in the net, by its name."""
     torchvision: str | None = None
     """The net of torchvision.models that takes the weights, if they have its names."""
     classes: list[Annotated[str, AfterValidator(sanitize)]] = Field(default_factory=list)
