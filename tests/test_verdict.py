@@ -323,6 +323,15 @@ def test_the_verdict(study: Callable[..., StudyFolder], errors: dict[tuple[str, 
     assert summarise(study(errors)).verdict.headline == says
 
 
+def test_residual_nets_alone_have_their_rise(study: Callable[..., StudyFolder]) -> None:
+    folder = study({("residual", 8): [10, 11], ("residual", 44): [13, 14]})
+    add_family(folder, "C", {("residual", 8): [10, 11], ("residual", 44): [20, 21]}, model={"shortcut": "C"})
+    first, second = summarise(folder).verdict.sentences
+    ends = "training error 10.5 % at depth 8"
+    assert first == f"Residual nets: {ends}, 13.5 % at depth 44: +3.0 points [-0.04, +6.0], 2 seeds each."
+    assert second == f"Residual C nets: {ends}, 20.5 % at depth 44: +10.0 points [+7.0, +13.0], 2 seeds each."
+
+
 def test_the_margin_is_the_studys_where_it_says_one(study: Callable[..., StudyFolder]) -> None:
     folder = study(plain_and_residual([[9, 10, 11], [28, 30, 32]], [[9, 10, 11], [9, 10, 11.5]]))
     assert summarise(folder).verdict.margin == pytest.approx(2.0)  # a tenth of 20

@@ -62,7 +62,8 @@ def judge(
     plain, residual, obstacle = judged_families(families)
     ended = f" Diverged, so not in these numbers: {listed(diverged, 6)}." if diverged else ""
     if plain is None:
-        return Verdict(f"No verdict: {obstacle}.{ended}")
+        rises = [sentence for family in families[:MAX_NAMES] for sentence in _about(family, family.name)]
+        return Verdict(f"No verdict: {obstacle}.{ended}", [*rises, *remarks[:MAX_NAMES]])
     kinds = [plain, residual] if residual else [plain]
     found = changes(plain, residual)
     interaction = gap = None
@@ -80,7 +81,7 @@ def judge(
         names = [f"({kind}-{high} minus {kind}-{low})" for kind in ("plain", "residual")]
         sentences.append(f"Difference of the rises, {' minus '.join(names)}: {interaction}.")
     for family in kinds:
-        sentences += _about(family)
+        sentences += _about(family, family.kind)
     if gap:
         sentences.append(f"At depth {high}, plain minus residual: {gap}.")
     if guessing := [net.label for family in kinds for net in family.nets if net.guesses]:
@@ -160,7 +161,7 @@ def _differ(a: Family, b: Family) -> str:
     return f"{a.nets[0].label} and {b.nets[0].label} differ in {listed(a.differs(b))}"
 
 
-def _about(family: Family) -> list[str]:
+def _about(family: Family, name: str) -> list[str]:
     """The rise from the shallowest depth and from the best, the trend, and what else varies with depth."""
     rise, trend, errors = family.rise, family.trend, family.errors
     if not rise:
@@ -170,7 +171,7 @@ def _about(family: Family) -> list[str]:
     if len(a.values) != len(b.values):
         seeds = f"{len(a.values)} and {len(b.values)} seeds"
     ends = f"{a.mean:.1f} % at depth {rise.shallowest}, {b.mean:.1f} % at depth {rise.deepest}"
-    name = f"{family.kind[0].upper()}{family.kind[1:]} nets"
+    name = f"{name[0].upper()}{name[1:]} nets"
     found = [f"{name}: training error {ends}: {rise.overall}, {seeds}."]
     if rise.best != rise.shallowest:
         allowed = "" if rise.from_best.low is None else "; the interval is corrected for the choice of the depth"
