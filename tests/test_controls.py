@@ -178,6 +178,15 @@ def test_the_page_has_a_section_and_a_figure(study: Make) -> None:
     assert "Does it depend on precision?" in (folder.folder / "report/summary.md").read_text()
 
 
+def test_residual_nets_alone_have_their_intervals(study: Make) -> None:
+    folder = study({("residual", 8): [10, 11], ("residual", 44): [13, 14]})
+    add_family(folder, "C", {("residual", 8): [10, 11], ("residual", 44): [20, 21]}, model={"shortcut": "C"})
+    build_report(folder, folder.folder / "report")
+    page = (folder.folder / "report/index.html").read_text()
+    assert "There is no interval" not in page
+    assert "+3.0 points [-0.04, +6.0]</title>" in page
+
+
 def test_a_study_that_varies_nothing_else_has_neither(study: Make) -> None:
     folder = study(DEGRADES)
     assert build_report(folder, folder.folder / "report").controls == []

@@ -109,7 +109,6 @@ def html(
 
     Browsers load it again after `reload` seconds, if given.
     """
-    leading = numbers(summary.verdict)
     return rendered(
         "page.html.j2",
         figures,
@@ -118,9 +117,9 @@ def html(
         main="probe-identity" if summary.finding else "depth-running",
         of_the_paper=of_the_paper(summary.nets),
         several=any(len(net.runs) > 1 for net in summary.nets),
-        intervals=any(interval for *_, interval in leading),
+        intervals=any(family.rise and family.rise.overall.low is not None for family in summary.all_families),
         validated=any(net.runs[0].manifest.data.val_images for net in summary.nets),
-        numbers=leading,
+        numbers=numbers(summary.verdict),
         settings=details.settings(summary.nets[:ROWS]),
         downloads=embedded(_files(summary)),
         deviations=_deviations(summary.nets),
