@@ -70,10 +70,11 @@ class Summary:
     @property
     def in_other_conditions(self) -> str:
         """The numbers that lead the verdict, as they are in the other conditions of the study; empty without any."""
+        lead = next((name for name in IN_SHORT if getattr(self.verdict, name)), "interaction")
         others = [
             control
             for control in self.controls
-            if "interaction" in control.changes
+            if lead in control.changes
             and not {family.name for family in control.families} <= set(self.verdict.families)
         ]
         if len(others) == 1:
@@ -81,11 +82,8 @@ class Summary:
                 f"{IN_SHORT[name]} {self._elsewhere(name, change)}" for name, change in others[0].changes.items()
             ]
             return f"With {others[0].condition}: {', '.join(numbers)}."
-        shown = [
-            f"{self._elsewhere('interaction', control.changes['interaction'])} with {control.condition}"
-            for control in others
-        ]
-        return f"The {IN_SHORT['interaction']} in other conditions: {listed(shown, IN_SENTENCE)}." if shown else ""
+        shown = [f"{self._elsewhere(lead, control.changes[lead])} with {control.condition}" for control in others]
+        return f"The {IN_SHORT[lead]} in other conditions: {listed(shown, IN_SENTENCE)}." if shown else ""
 
     def _elsewhere(self, name: str, change: Change) -> str:
         """A change in another condition, with its depths where they are not the verdict's."""

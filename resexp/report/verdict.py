@@ -26,7 +26,7 @@ class Verdict:
     headline: str
     sentences: list[str] = field(default_factory=list)
     families: list[str] = field(default_factory=list)
-    """The families judged: one of plain nets, and one of residual nets if there is one to compare."""
+    """The families judged: one of plain nets, one of residual nets, or both."""
     interaction: Difference | None = None
     """The rise of the running training error with depth in plain nets minus that in residual nets."""
     interaction_depths: tuple[int, int] | None = None
@@ -60,11 +60,11 @@ def judge(
     diverged; both are left out. `remarks` are what a reader must know about the others.
     """
     plain, residual, obstacle = judged_families(families)
+    kinds = [family for family in (plain, residual) if family]
     ended = f" Diverged, so not in these numbers: {listed(diverged, 6)}." if diverged else ""
-    if plain is None:
-        rises = [sentence for family in families[:MAX_NAMES] for sentence in _about(family, family.name)]
-        return Verdict(f"No verdict: {obstacle}.{ended}", [*rises, *remarks[:MAX_NAMES]])
-    kinds = [plain, residual] if residual else [plain]
+    if not kinds:
+        return Verdict(f"No verdict: {obstacle}.{ended}")
+    first = kinds[0]
     found = changes(plain, residual)
     interaction = gap = None
     ends: tuple[int, int] | None = None
@@ -72,7 +72,7 @@ def judge(
         interaction, gap = found["interaction"].difference, found["gap"].difference
         low, high = found["interaction"].depths
         ends = low, high
-    elif residual:
+    elif len(kinds) > 1:
         obstacle = "plain and residual nets have not finished at two depths in common"
     margin, reason = _margin(margin, kinds)
 
@@ -81,12 +81,12 @@ def judge(
         names = [f"({kind}-{high} minus {kind}-{low})" for kind in ("plain", "residual")]
         sentences.append(f"Difference of the rises, {' minus '.join(names)}: {interaction}.")
     for family in kinds:
-        sentences += _about(family, family.kind)
+        sentences += _about(family)
     if gap:
         sentences.append(f"At depth {high}, plain minus residual: {gap}.")
     if guessing := [net.label for family in kinds for net in family.nets if net.guesses]:
         sentences.append(f"About as bad as guessing, so that the error can hardly rise: {listed(guessing)}.")
-    if residual:
+    if plain and residual:
         sentences += _parameters(plain, residual)
     sentences += _warmups(kinds)
     if margin is not None and any(family.rise and family.rise.overall.low is not None for family in kinds):
@@ -96,22 +96,22 @@ def judge(
     names = [family.name for family in kinds]
     others = [family for family in families if family not in kinds]
     if others:
-        sentences.append(f"The verdict is on the families {' and '.join(names)}.")
-        left_out = grouped(others, lambda other: tuple(other.differs(plain)))
+        sentences.append(f"The verdict is on the {'families' if names[1:] else 'family'} {' and '.join(names)}.")
+        left_out = grouped(others, lambda other: tuple(other.differs(first)))
         because = ", since they differ" if any(left_out) else ""
         parts = [
             listed([family.name for family in apart], 6) + (f" ({', '.join(fields)})" if fields else "")
             for fields, apart in left_out.items()
         ]
         sentences.append(f"Left out of the verdict{because}: {'; '.join(parts)}.")
-    of_residual = residual.rise if residual else None
-    without = "" if interaction else f". No verdict on residual nets: {obstacle}"
-    if plain.rise and plain.rise.overall.low is not None and not (interaction and interaction.low is None):
+    other_kind = "residual" if plain else "plain"
+    without = "" if interaction else f". No verdict on {other_kind} nets: {obstacle}"
+    if first.rise and first.rise.overall.low is not None and not (interaction and interaction.low is None):
         headline = _claim(kinds, interaction, ends, margin)
     else:
-        headline = _few_seeds(plain, residual if interaction else None)
+        headline = _few_seeds(kinds if interaction else kinds[:1])
     headline = f"{headline}{without}."
-    condition = plain.condition if others else ""
+    condition = first.condition if others else ""
     if condition:
         headline = f"With {condition}: {headline[0].lower()}{headline[1:]}"
     headline += ended
@@ -122,7 +122,8 @@ def judge(
     if remarks[MAX_NAMES:]:
         sentences.append(f"{len(remarks):,} runs have a message; `resexp status --json` shows all.")
     return Verdict(
-        headline, sentences, names, interaction, ends, plain.rise, of_residual, gap, margin, plain.trend,
+        headline, sentences, names, interaction, ends, plain.rise if plain else None,
+        residual.rise if residual else None, gap, margin, plain.trend if plain else None,
         residual.trend if residual else None, condition,
     )  # fmt: skip
 
@@ -131,11 +132,12 @@ def judged_families(families: Sequence[Family]) -> tuple[Family | None, Family |
     """The plain and the residual family that are judged, and why one of them is missing.
 
     The plain family is the first that shares two depths or more with a residual family; otherwise the first of two
-    depths. `families` begin with the settings that have the fewest departures from the paper.
+    depths. Without plain nets it is the first residual family of two depths. `families` begin with the settings that
+    have the fewest departures from the paper.
     """
     plains, residuals = ([family for family in families if family.kind == kind] for kind in ("plain", "residual"))
     if not plains:
-        return None, None, "no plain net has finished"
+        return None, next((family for family in residuals if len(family.nets) > 1), None), "no plain net has finished"
     deep = [plain for plain in plains if len(plain.nets) > 1]
     if not deep:
         return None, None, _one_depth(plains)
@@ -161,7 +163,7 @@ def _differ(a: Family, b: Family) -> str:
     return f"{a.nets[0].label} and {b.nets[0].label} differ in {listed(a.differs(b))}"
 
 
-def _about(family: Family, name: str) -> list[str]:
+def _about(family: Family) -> list[str]:
     """The rise from the shallowest depth and from the best, the trend, and what else varies with depth."""
     rise, trend, errors = family.rise, family.trend, family.errors
     if not rise:
@@ -171,7 +173,7 @@ def _about(family: Family, name: str) -> list[str]:
     if len(a.values) != len(b.values):
         seeds = f"{len(a.values)} and {len(b.values)} seeds"
     ends = f"{a.mean:.1f} % at depth {rise.shallowest}, {b.mean:.1f} % at depth {rise.deepest}"
-    name = f"{name[0].upper()}{name[1:]} nets"
+    name = f"{family.kind.capitalize()} nets"
     found = [f"{name}: training error {ends}: {rise.overall}, {seeds}."]
     if rise.best != rise.shallowest:
         allowed = "" if rise.from_best.low is None else "; the interval is corrected for the choice of the depth"
@@ -195,6 +197,8 @@ def _margin(margin: float | None, kinds: Sequence[Family]) -> tuple[float | None
         return margin, "report.margin of the study"
     if not any(net.departures for family in kinds for net in family.nets):
         return PAPER_MARGIN, "the default at the paper's recipe"
+    if kinds[0].kind != "plain":
+        return None, ""
     common = set.intersection(*(set(family.errors) for family in kinds))
     errors = {depth: error for depth, error in kinds[0].errors.items() if depth in common or len(common) < 2}
     rise = estimates.rise(errors) if len(errors) > 1 else None
@@ -242,7 +246,7 @@ def _claim(
     """What the intervals of the rises and of their difference, taken from one end to the other, allow to say."""
     of_kinds = {family.kind: _direction(family, family.rise, margin) for family in kinds if family.rise}
     if not (interaction and ends):
-        return f"Plain nets {of_kinds['plain']}"
+        return f"{kinds[0].kind.capitalize()} nets {of_kinds[kinds[0].kind]}"
     whole = {family.kind: (family.rise.shallowest, family.rise.deepest) for family in kinds if family.rise}
     elsewhere = set(whole.values()) != {ends}
     where = {kind: f" ({a} to {b} layers)" if elsewhere else "" for kind, (a, b) in whole.items()}
@@ -280,17 +284,17 @@ def _direction(family: Family, found: Rise, margin: float | None) -> str:
     return f"are not shown to rise{start} ({found.from_best.range})"
 
 
-def _few_seeds(plain: Family, residual: Family | None) -> str:
-    """Both changes, without a claim."""
-    rises = {family.kind: family.rise for family in (plain, residual) if family and family.rise}
+def _few_seeds(kinds: Sequence[Family]) -> str:
+    """The change of each kind, without a claim."""
+    rises = {family.kind: family.rise for family in kinds if family.rise}
     seeds = "Too few seeds" if any(rise.overall.low is not None for rise in rises.values()) else "One seed"
     depths = {kind: f"from depth {rise.shallowest} to {rise.deepest}" for kind, rise in rises.items()}
     changes = {kind: f"by {signed(rise.overall.value)} points in {kind} nets" for kind, rise in rises.items()}
     if len(set(depths.values())) == 1:
-        text = f"{depths['plain']} the training error changes {' and '.join(changes.values())}"
+        text = f"{depths[kinds[0].kind]} the training error changes {' and '.join(changes.values())}"
     else:
         text = f"the training error changes {' and '.join(f'{changes[kind]} {depths[kind]}' for kind in rises)}"
-    trend = f" (plain trend: {plain.trend})" if plain.trend else ""
+    trend = f" ({kinds[0].kind} trend: {kinds[0].trend})" if kinds[0].trend else ""
     return f"{seeds}, descriptive only: {text}{trend}"
 
 
