@@ -22,6 +22,7 @@ from resexp.bench.turns import Benchmark, Case, Measurement, in_turns, work_of_a
 from resexp.cli import app
 from resexp.config import ModelConfig, RunConfig, ShapesData, TrainConfig
 from resexp.data.imagenet.example import make_example
+from resexp.errors import UserError
 from resexp.utils.logs import logged_to
 
 Cli = Callable[..., Any]
@@ -138,6 +139,20 @@ def test_the_usual_loop_computes_in_fp32_everywhere() -> None:
     for what, precision in (("resexp", "bf16"), ("eager loop", "bf16"), ("usual loop", "fp32")):
         assert found[what].case.hardware.precision == precision
         assert found[what].to_json()["precision"] == found[what].row()["precision"] == precision
+
+
+def test_more_steps_can_be_timed_than_a_study_has() -> None:
+    """Other schedules than milestones list the rates of its steps."""
+    config = RunConfig(train=TrainConfig(steps=24, schedule="cosine", milestones=()))
+    cases = [*steps._cases(config, None), *(case for case in steps._cases(config, [2]))]
+    assert {(case.config.train.schedule, case.config.train.milestones) for case in cases} == {("milestones", ())}
+
+
+def test_the_usual_loop_needs_a_whole_batch() -> None:
+    data = ShapesData(source="shapes", size=8, train_images=100, test_images=100)
+    config = RunConfig(data=data, train=TrainConfig(batch_size=128, steps=10))
+    with pytest.raises(UserError, match="it needs a whole batch, and there are 100 images; lower"):
+        steps.usual_loop(steps.Case("usual loop", steps.usual_loop, config), {})
 
 
 def test_bench_prints_json_and_writes_a_page(tmp_path: Path) -> None:

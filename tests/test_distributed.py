@@ -17,7 +17,9 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
+from resexp.cli import app
 from resexp.config import FolderData, RunConfig
 from resexp.data import open_dataset
 from resexp.data.loader import Batches, augment, pixel_mean
@@ -290,6 +292,14 @@ def test_an_environment_that_is_half_torchruns_gets_a_line(tmp_path: Path) -> No
 
 
 @pytest.mark.torchrun
+def test_a_sweep_is_not_for_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = CliRunner().invoke(app, ["sweep"])
+    assert isinstance(done.exception, UserError)
+    assert done.exception.args[0].startswith("sweep: torchrun is for one run")
+
+
 def test_an_error_of_rank_0_in_the_middle_ends_all_ranks_with_one_line(tmp_path: Path) -> None:
     """Where it writes what a probe found, there is a file instead of a folder. The other rank waits meanwhile."""
     run = create(tmp_path, config({"probes": {"gradients": [12]}}))

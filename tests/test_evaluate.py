@@ -27,7 +27,7 @@ from resexp.data.images import resized
 from resexp.data.labelled import find_labels
 from resexp.errors import UserError
 from resexp.evaluation.confusion import Confusion, stored_result
-from resexp.evaluation.weights import evaluate_weights, export
+from resexp.evaluation.weights import confusion_of_run, evaluate_weights, export
 from resexp.runs.logits import Logits
 from resexp.runs.store import Run
 from resexp.training.train import train
@@ -280,9 +280,10 @@ def test_weights_under_torchvisions_names_give_the_same(tmp_path: Path) -> None:
     assert close(evaluate_weights(ours, None, None), evaluate_weights(theirs, None, None))
 
 
-def test_streamed_images_are_cropped_as_in_the_run(tmp_path: Path) -> None:
-    """Of any size, and weights that are tested on the validation folder alone."""
-    make_example(tmp_path / "set", 3, 10, 6, 0, flat_val=False, odd=False)
+@pytest.mark.parametrize("flat", [False, True])
+def test_streamed_images_are_cropped_as_in_the_run(flat: bool, tmp_path: Path) -> None:
+    """Of any size, and weights that are tested on the validation folder alone, sorted or with a devkit's labels."""
+    make_example(tmp_path / "set", 3, 10, 6, 0, flat_val=flat, odd=False)
     data = {
         "source": "imagefolder",
         "path": str(tmp_path / "set"),
@@ -300,8 +301,12 @@ def test_streamed_images_are_cropped_as_in_the_run(tmp_path: Path) -> None:
     assert stored is not None
     export(run, to := tmp_path / "w.pt")
     assert close(evaluate_weights(to, None, tmp_path / "set/val"), stored)
+    assert close(evaluate_weights(to, None, tmp_path / "set"), stored)
     with pytest.raises(UserError, match="name the images to test it on with --data"):
         evaluate_weights(to, None, None)
+    (tmp_path / "set").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="the mean of its training images is unknown; put the images and their cache"):
+        confusion_of_run(run, tmp_path / "moved/val")
 
 
 def test_what_does_not_fit_gets_a_line(trained: Run, here: Cli, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from typer.testing import CliRunner
 from resexp.cli import app
 from resexp.config import ExecutorConfig
 from resexp.config.study import load
-from resexp.executors import SweepLoop
+from resexp.errors import UserError
+from resexp.executors import SweepLoop, local
 from resexp.executors import slurm as slurm_executor
 from resexp.executors.base import Job
 from resexp.executors.local import Local
@@ -123,6 +125,21 @@ def test_a_worker_that_gives_no_sign_of_life_is_replaced(tmp_path: Path) -> None
     assert re.fullmatch(rf"{runs[0].title}: no heartbeat for 1\d s; its job is killed", silent)
     assert again.endswith("its process was killed by signal 9; tried again (1 of 2)")
     assert_same(runs[0], alone(tmp_path / "alone", train=longer)[0])
+
+
+def test_a_process_starts_although_the_server_has_just_died() -> None:
+    """`multiprocessing` starts another server as soon as it notices."""
+    answers: list[Exception | None] = [EOFError(), BrokenPipeError(), None]
+
+    def start() -> None:
+        if answer := answers.pop(0):
+            raise answer
+
+    local._start(SimpleNamespace(start=start))  # type: ignore[arg-type]
+    assert not answers
+    answers += [EOFError()] * local._STARTS
+    with pytest.raises(UserError, match="no process can be started, for their server dies"):
+        local._start(SimpleNamespace(start=start))  # type: ignore[arg-type]
 
 
 def test_jobs_begin_as_there_are_cores(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from resexp.cli import data as commands
 from resexp.config import CacheConfig, ImageNetData
 from resexp.config.study import load
 from resexp.data import data_home, open_dataset
-from resexp.data.imagenet import ImageNet, open_imagenet
+from resexp.data.imagenet import ImageNet, open_imagenet, tree
 from resexp.data.imagenet import dataset as dataset_module
 from resexp.data.imagenet.dataset import open_cache
 from resexp.data.imagenet.example import make_example
@@ -155,6 +156,35 @@ def test_files_are_listed_once_and_again_when_one_is_added(root: Path, logged: l
     assert more.fingerprint != first.fingerprint
 
 
+def test_other_images_of_the_same_names_and_sizes_are_another_set(root: Path) -> None:
+    fingerprint = open_imagenet(data(root)).fingerprint
+    for path in root.rglob("*.JPEG"):
+        path.write_bytes(path.read_bytes()[:-3] + b"\0\xff\xd9")
+    assert open_imagenet(data(root)).fingerprint != fingerprint
+
+
+def test_a_file_that_is_added_while_others_are_listed_is_not_lost(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = tree._scan
+
+    def slow(*words: Any) -> tree.Tree:
+        found = scan(*words)
+        shutil.copy(root / "train/n00000001/n00000001_0.JPEG", root / "train/n00000003/a.jpg")
+        return found
+
+    monkeypatch.setattr(tree, "_scan", slow)
+    assert open_imagenet(data(root)).images("train") == 18
+    monkeypatch.undo()
+    assert open_imagenet(data(root)).images("train") == 19
+
+
+def test_however_its_path_is_written_it_is_listed_once(root: Path, logged: list[str]) -> None:
+    assert open_imagenet(data(root.parent)).remarks == [f"{root.parent}: read from {root}"]
+    root.parent.joinpath("link").symlink_to(root)
+    for path in (root, Path(os.path.relpath(root)), root.parent / "link", root):
+        assert open_imagenet(data(path)).remarks == []
+    assert len(logged) == 1
+
+
 def test_a_damaged_index_is_made_again(root: Path) -> None:
     fingerprint = open_imagenet(data(root)).fingerprint
     (index,) = (data_home() / "cache").glob("imagenet-index-*.npz")
@@ -211,6 +241,22 @@ def test_a_flat_val_with_its_devkit_is_the_same_as_a_sorted_one(flat: Path, root
 
     assert contents(images) == contents(expected)
     assert open_imagenet(data(flat, classes=2)).labels("val").tolist() == [0] * 4 + [1] * 4
+
+
+def test_a_devkits_label_is_that_of_the_number_in_the_name(flat: Path) -> None:
+    """In the order of the names, val_10 comes before val_2."""
+    before = open_imagenet(data(flat))
+    labels = {before.read("val", i): label for i, label in enumerate(before.labels("val"))}
+    for path in (flat / "val").iterdir():
+        path.rename(path.with_name(f"val_{int(path.stem[-8:])}.JPEG"))
+    after = open_imagenet(data(flat))
+    assert {after.read("val", i): label for i, label in enumerate(after.labels("val"))} == labels
+    (flat / "val/val_3.JPEG").rename(flat / "val/val_2 (1).JPEG")
+    with pytest.raises(UserError, match=r"has no label for val_2 \(1\).JPEG; it belongs to other images"):
+        open_imagenet(data(flat))
+    (flat / "val/val_2 (1).JPEG").rename(flat / "val/val_02.JPEG")
+    with pytest.raises(UserError, match=r"2 names several images, and .* has one label for them"):
+        open_imagenet(data(flat))
 
 
 def test_the_devkits_files_may_lie_under_devkit(flat: Path) -> None:
@@ -649,6 +695,16 @@ def test_caches_list_what_can_not_be_read(odd: Path, logged: list[str]) -> None:
     assert lines == [f"{odd / name}: could not be read when it was prepared" for name in BROKEN]
 
 
+def test_a_damaged_cache_is_blamed_itself(root: Path) -> None:
+    folder = prepare(open_imagenet(data(root)), CacheConfig(side=100), ignore, 2)
+    stored = bytearray((folder / "images.bin").read_bytes())
+    stored[:20_000] = bytes(20_000)
+    (folder / "images.bin").write_bytes(stored)
+    first, *_ = check(open_imagenet(data(root, cache={"side": 100})), ignore, 2)[0]
+    remedy = "delete this folder, and run `resexp data prepare` again"
+    assert first == f"{root}/train/n00000001/n00000001_0.JPEG: damaged in the cache {folder}; {remedy}"
+
+
 # -- the loader -------------------------------------------------------------------------------------------------------
 
 
@@ -782,7 +838,7 @@ IMAGES = "data={source: imagenet, path: e, crop: 64, resize_range: [64, 96], val
 def test_example_check_and_prepare(here: Cli) -> None:
     Path("s.yaml").write_text("name: s\n")
     made = here("data", "example", "e", "--classes", 2, "--images", 4, "--val", 4, "--flat-val", "--with-odd-files")
-    assert (made.returncode, made.stdout) == (0, "e: 8 training and 8 validation images\n")
+    assert (made.returncode, made.stdout) == (0, "e: 8 training and 8 validation images, and five odd files\n")
     checked = here("data", "check", "-c", "s.yaml", "--set", IMAGES)
     assert checked.returncode == 1
     first, *faults, last = checked.stdout.splitlines()

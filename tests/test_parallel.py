@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from resexp.utils.interrupts import Interrupted, Stop, at_once
 from tests.conftest import wait_until
 
 PROGRAM = """
@@ -68,6 +71,16 @@ def _pool(folder: Path) -> tuple[subprocess.Popen[str], list[int]]:
     )  # fmt: skip
     wait_until(parent, lambda: len(list(folder.glob("[ab].*"))) == 2)
     return parent, [int(file.suffix[1:]) for file in folder.glob("[ab].*")]
+
+
+def test_work_that_can_be_thrown_away_does_not_begin_after_a_stop() -> None:
+    with Stop().listening() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop()
+        with pytest.raises(Interrupted), at_once():
+            raise AssertionError
+    with at_once():
+        pass
 
 
 def test_ctrl_c_reaches_the_parent_of_a_pool_alone(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def _decoders(case: Case) -> int:
 
 
 def _cases(config: RunConfig, runs: Sequence[int] | None) -> list[Case]:
-    endless = config.with_train(steps=_STEPS)
+    endless = config.with_train(steps=_STEPS, schedule="milestones", milestones=())
     threads = cores() if choose_hardware(config.train).device.type == "cpu" else None
     cases = [Case(what, build, endless, threads=threads) for what, build in CONTENDERS.items()]
     take_statistics(_images(cases[0]))  # once, and not in each process

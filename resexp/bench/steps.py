@@ -22,6 +22,7 @@ from resexp.data import open_dataset
 from resexp.data.loader import BatchPlan, augment, pixel_mean
 from resexp.device.concurrent import POLL_S, on_stream
 from resexp.device.hardware import choose_hardware, tune_process, with_stream
+from resexp.errors import UserError
 from resexp.models import build_model
 from resexp.training.trainer import Trainer
 from resexp.utils.machine import cores
@@ -84,6 +85,8 @@ def usual_loop(case: Case, facts: dict[str, Any]) -> Loop:
     from torchvision import transforms  # slow to import, and no part of the others' start-up
 
     images, labels = open_dataset(case.data).train()
+    if len(images) < case.config.train.batch_size:
+        raise UserError(f"it needs a whole batch, and there are {len(images):,} images; lower train.batch_size")
     transform = transforms.Compose(
         [
             transforms.ToPILImage(),
@@ -185,11 +188,13 @@ CEILINGS = {"matmul": matmul, "copy": copy}
 
 
 def _cases(config: RunConfig, runs: Sequence[int] | None) -> list[Case]:
-    """Ours with each number of runs, the baselines, and the ceilings.
+    """Ours with each number of runs, the baselines, and the ceilings. The rate is constant: more steps may be timed
+    than the study has, and other schedules list the rates of its steps.
 
     Runs share a process on a GPU; on a CPU each has a single-threaded one. None: numbers that show what the machine
     can do.
     """
+    config = config.with_train(schedule="milestones", milestones=())
     if choose_hardware(config.train).device.type == "cpu":
         many = [Case("resexp", ours, config, processes=count, threads=1) for count in runs or sorted({1, cores()})]
         whole, ceiling = {"threads": cores()}, {"processes": cores(), "threads": 1}

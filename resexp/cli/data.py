@@ -92,7 +92,8 @@ def example(
     from resexp.data.imagenet.example import make_example
 
     make_example(folder, classes, images, val, seed, flat_val=flat_val, odd=odd)
-    print_line(f"{folder}: {classes * images:,} training and {classes * val:,} validation images")
+    odd_files = ", and five odd files" if odd else ""
+    print_line(f"{folder}: {classes * images:,} training and {classes * val:,} validation images{odd_files}")
 
 
 @app.command(epilog="Example: resexp data prepare imagenet/figure4 --set data.cache.side=480")

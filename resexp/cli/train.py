@@ -114,10 +114,15 @@ def train(
             _end(train_runs(chosen, runs_per_gpu=runs_per_gpu, stop=stop, display=make_display(out)), stop)
 
 
+def _is_torchrun() -> bool:
+    """Whether torchrun started several processes, of which this is one."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
 @contextlib.contextmanager
 def _torchrun(stop: Stop) -> Iterator[Ranks | None]:
     """The ranks that torchrun started; None if it started one only, or was not used."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
+    if not _is_torchrun():
         yield None
         return
     from resexp.distributed import joined
@@ -221,6 +226,8 @@ def sweep(
     from resexp.config.study import SHIPPED, load, only_labels
     from resexp.runs.store import StudyFolder
 
+    if _is_torchrun():
+        raise UserError("sweep: torchrun is for one run, such as `torchrun -m resexp train STUDY`; start it without")
     config = one_study("sweep", named, config)
     flags = {"executor.name": executor, "executor.jobs": jobs, "executor.runs_per_gpu": runs_per_gpu}
     config = str(SHIPPED / "quickstart.yaml") if config is None else config

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from resexp.data.archive import contents, members
+from resexp.data.imagenet.labels import label_files, val_wnids
 from resexp.data.imagenet.loader import centre
 from resexp.data.images import resized
 from resexp.data.layout import TEST, Parts, is_hidden, is_image, is_test, is_train, nfc, rank
@@ -56,6 +57,8 @@ def find_labels(path: Path, classes: Sequence[str]) -> dict[str, int]:
     known = {name: image.label for name, image in sorted(found.items()) if image.label is not None}
     others = Counter("/".join(image.folders) or "no folder" for image in found.values() if image.label is None)
     where = sanitize(few([folder for folder, _ in others.most_common()]))
+    if not known and (labelled := _by_label_files(path, classes)):
+        return labelled
     if not known:
         instead = f"they are in {where}" if others else "there are none"
         raise UserError(
@@ -64,6 +67,18 @@ def find_labels(path: Path, classes: Sequence[str]) -> dict[str, int]:
     if others:
         log.warning(f"{path}: {others.total():,} images in no class of the net's left out: {where}")
     return known
+
+
+def _by_label_files(path: Path, classes: Sequence[str]) -> dict[str, int]:
+    """The labels of the images in a flat `val/` of ImageNet's, `path` or a folder in it; none without label files."""
+    val = next((folder for folder in (path, path / "val") if folder.is_dir() and folder.name == "val"), None)
+    files = label_files(val.parent) if val else []
+    if val is None or not files:
+        return {}
+    names = [name for name in members(val) if is_image(name) and not is_hidden(*PurePosixPath(name).parts)]
+    labels = {name: label for label, name in enumerate(classes)}
+    found = zip(names, val_wnids(files, val, names), strict=True)
+    return {str((val / name).relative_to(path)): labels[wnid] for name, wnid in sorted(found) if wnid in labels}
 
 
 def _find(path: Path, labels: dict[str, int]) -> dict[str, _Image]:

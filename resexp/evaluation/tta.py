@@ -121,7 +121,7 @@ class MultiScale:
         if wrong or len(set(self.sides)) != len(self.sides) or not self.sides:
             raise UserError(
                 f"multi-scale: sides {', '.join(map(str, self.sides)) or 'none'}; "
-                f"name different multiples of {STRIDE}, such as {min(height, width)}"
+                f"name different multiples of {STRIDE}, such as {max(STRIDE, min(height, width) // STRIDE * STRIDE)}"
             )
 
     def views(self, images: Tensor) -> Iterable[Tensor]:

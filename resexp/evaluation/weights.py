@@ -125,6 +125,11 @@ def _test(
 
 def _opened(about: Description, data: Path | None, own: DataConfig | None, where: str) -> Dataset:
     """The set whose test images are asked for, with training images that the mean can be taken of."""
+    if about.mean is None and about.data.get("source") in ("imagenet", "imagefolder"):
+        raise UserError(
+            f"{where}: the mean of its training images is unknown; put the images and their cache back "
+            f"where they were, and run the same command again"
+        )
     if data:
         source = "cifar10" if _is_cifar(data) else "folder"
         own = _DATA.validate_python({"source": source, "path": f"{data}", "resize": about.data.get("resize")})

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.5
 """Seconds until the display is updated, without an event before."""
+_STARTS = 20
+"""Attempts at starting a process, a tenth of a second apart."""
 _SERVER_DIED = 255
 """Exit code that multiprocessing reports when the fork server has died."""
 
@@ -74,7 +76,15 @@ class Local(Executor):
             self._start_server()
             log.info(f"{len(jobs)} process{'es' * (len(jobs) > 1)} starting")
             self._started = True
-        return [_Worker(self._context, job) for job in jobs]
+        workers = list[_Worker]()
+        try:
+            for job in jobs:
+                workers.append(_Worker(self._context, job))
+        except UserError:
+            for worker in workers:
+                worker.stop()
+            raise
+        return list(workers)
 
     def _start_server(self) -> None:
         """Start the server that processes are forked from, with torch imported and nothing running: each then starts in
@@ -99,6 +109,16 @@ class Local(Executor):
         wait(ready, timeout=TICK_S)
 
 
+def _start(process: ForkServerProcess) -> None:
+    """Start a process, also where the server has just died: `multiprocessing` starts another one."""
+    for _ in range(_STARTS):
+        try:
+            return process.start()
+        except (EOFError, ConnectionError):
+            time.sleep(0.1)
+    raise UserError("no process can be started, for their server dies; free memory, or raise the limit of processes")
+
+
 class _Worker(Handle):
     def __init__(self, context: ForkServerContext, job: Job) -> None:
         from resexp.executors.worker import work
@@ -108,7 +128,7 @@ class _Worker(Handle):
         words = (job, sender, dict(os.environ))
         self.process: ForkServerProcess = context.Process(target=work, args=words, name=job.runs[0].title)
         with without_main():
-            self.process.start()
+            _start(self.process)
         sender.close()
 
     def poll(self) -> tuple[list[Event], End | None]:

@@ -23,9 +23,11 @@ from resexp.config.train import WEIGHTS
 from resexp.errors import UserError, sanitize
 from resexp.runs.checkpoint import is_plain, load_stored
 from resexp.utils.files import write_atomic
-from resexp.utils.untrusted import MAX_RECORD, Count, JsonRecord, first_mistake, read_file
+from resexp.utils.untrusted import Count, JsonRecord, first_mistake, read_file
 
 MAX_BYTES = 1 << 34
+MAX_DESCRIPTION = 1 << 30
+"""Bytes of a description: a mean image of 4,096 pixels a side has 600 MB."""
 
 Side = Annotated[int, Field(ge=1, le=4096)]
 
@@ -131,7 +133,7 @@ def read(path: Path) -> WeightsFile:
         raise UserError(f"{path}: not a file of weights ({reason}); {expected}") from None
     described = path.with_suffix(".json")
     if path.suffix != ".safetensors" and described.exists():
-        text = read_file(described, MAX_RECORD)
+        text = read_file(described, MAX_DESCRIPTION)
     try:
         description = None if text is None else Description.model_validate_json(text)
     except ValidationError as error:

@@ -20,7 +20,7 @@ from resexp.data.loader import plan_epoch
 from resexp.device.concurrent import HostThrottle, Task
 from resexp.device.cuda_graph import CudaGraphed, compile_blocks
 from resexp.device.hardware import Hardware
-from resexp.errors import UserError
+from resexp.errors import UserError, sanitize
 from resexp.evaluation.evaluator import EVAL_BATCH, Evaluation, Evaluator
 from resexp.models import build_model
 from resexp.models.layers import BN_MOMENTUM, BatchNorm, Dropout, StochasticDepth, batch_over_ranks
@@ -228,6 +228,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             **self.schedule.state(),
             "seconds": self.seconds,
+            "unreadable": sorted(self.dataset.unreadable),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -257,6 +258,8 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.schedule.load(state)
         self.seconds = state["seconds"]
+        if isinstance(self.dataset, ImageNet):
+            self.dataset.unreadable.update(map(sanitize, state.get("unreadable", ())))
 
     def close(self) -> None:
         """Close the input pipeline and drop the DDP wrapper."""

@@ -72,8 +72,10 @@ def at_once() -> Iterator[None]:
         for number, earlier in before.items():
             if earlier is not signal.SIG_IGN:
                 signal.signal(number, handle)
-        if _asked:
-            raise Interrupted(_asked[0])
+        owners = [getattr(handler, "__self__", None) for handler in before.values()]
+        asked = [*_asked, *(owner.signal for owner in owners if isinstance(owner, Stop) and owner())]
+        if asked:
+            raise Interrupted(asked[0])
         yield
 
 

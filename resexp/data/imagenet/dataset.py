@@ -139,7 +139,11 @@ class ImageNet(Tree):
         if self.cache is None:
             return decode(self.read(part, index), shorter_side)
         stored = self.cache.read(part, index)
-        return stored if stored.ndim == 3 else decode(stored.tobytes(), shorter_side)
+        try:
+            return stored if stored.ndim == 3 else decode(stored.tobytes(), shorter_side)
+        except UnreadableImageError:
+            remedy = "delete this folder, and run `resexp data prepare` again"
+            raise UnreadableImageError(f"damaged in the cache {self.cache.folder}; {remedy}") from None
 
 
 def open_imagenet(config: ImageNetData) -> ImageNet:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +34,7 @@ def label_files(*roots: Path) -> list[Path]:
 
 
 def val_wnids(files: Sequence[Path], val: Path, names: Sequence[str]) -> list[str]:
-    """The class of each image of the flat folder `val`, whose file names are given in sorted order.
+    """The class of each image of the flat folder `val`, by its file name.
 
     `files` are those of `label_files`. Raises UserError if nothing says the labels, or what does is damaged or of
     other images.
@@ -42,19 +44,21 @@ def val_wnids(files: Sequence[Path], val: Path, names: Sequence[str]) -> list[st
             f"{val}: images without labels; sort the images into val/<class>/, or put the devkit ({DEVKITS[0]}/) or "
             f"Kaggle's {TABLE} next to val/"
         )
+    key = _stem if len(files) == 1 else _number
     labels = _of_table(files[0]) if len(files) == 1 else _of_devkit(files[0], files[1])
     if len(labels) != len(names):
         raise UserError(
             f"{files[0]}: {len(labels):,} labels, but val/ has {len(names):,} images; restore what is missing"
         )
-    if isinstance(labels, list):
-        return labels
-    if missing := [name for name in names if _stem(name) not in labels]:
+    if missing := [name for name in names if key(name) not in labels]:
         raise UserError(f"{files[0]}: has no label for {missing[0]}; it belongs to other images")
-    return [labels[_stem(name)] for name in names]
+    if twice := [name for name, count in Counter(map(key, names)).items() if count > 1]:
+        raise UserError(f"{val}: {twice[0]} names several images, and {files[0]} has one label for them")
+    return [labels[key(name)] for name in names]
 
 
-def _of_devkit(truth: Path, meta: Path) -> list[str]:
+def _of_devkit(truth: Path, meta: Path) -> dict[str, str]:
+    """The class of each image, by the number in its name: the first line is that of ILSVRC2012_val_00000001."""
     try:
         numbers = [int(line) for line in decoded(truth, _read(truth)).split()]
     except ValueError:
@@ -62,7 +66,7 @@ def _of_devkit(truth: Path, meta: Path) -> list[str]:
     wnids = _read_meta(meta)
     if wrong := sorted(set(numbers) - set(wnids)):
         raise UserError(f"{truth}: label {wrong[0]} is not one of the {len(wnids)} in {meta.name}; unpack both again")
-    return [wnids[number] for number in numbers]
+    return {str(image): wnids[number] for image, number in enumerate(numbers, 1)}
 
 
 def _read_meta(path: Path) -> dict[int, str]:
@@ -98,6 +102,12 @@ def _of_table(path: Path) -> dict[str, str]:
 def _stem(name: str) -> str:
     """The name of an image file without folders and suffix; Kaggle's table leaves the suffix out."""
     return Path(name).stem if is_image(name) else Path(name).name
+
+
+def _number(name: str) -> str:
+    """The number at the end of the name of an image file; empty without one."""
+    found = re.search(r"([0-9]+)\Z", _stem(name))
+    return str(int(found[1])) if found else ""
 
 
 def _read(path: Path) -> bytes:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resexp.config.messages import hint
-from resexp.data.archive import walk
+from resexp.data.archive import MAX_BYTES, walk
 from resexp.data.cache import caches, lock_of, read_arrays, write_arrays
 from resexp.data.imagenet.labels import label_files, val_wnids
 from resexp.data.layout import (
@@ -40,12 +41,16 @@ from resexp.errors import UserError, sanitize
 from resexp.runs.records import json_text
 from resexp.utils.files import holds
 from resexp.utils.text import few
+from resexp.utils.untrusted import read_file
 
 log = logging.getLogger(__name__)
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
-_VERSION = 4
+_VERSION = 5
+"""Of the index."""
+_SAMPLES = 64
+"""Files of `train/` and of `val/` whose content is part of the fingerprint."""
 _DEPTH = 4
 """Levels of folders in which `train/` and `val/` are searched for; Kaggle's are in ILSVRC/Data/CLS-LOC."""
 _SCANNERS = 16
@@ -104,11 +109,14 @@ class Tree:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of the part, class, name and size of every file, however `val/` is sorted."""
+        """A digest of the part, class, name and size of every file, however `val/` is sorted, and of the content of
+        some: to read all would take an hour."""
         digest = hashlib.sha256()
         for part in SPLITS:
             for wnid, of_class in zip(self.classes, self.files[part].digests, strict=True):
                 digest.update(f"{part}/{wnid}\0".encode() + of_class.tobytes())
+            for image in np.unique(np.linspace(0, self.images(part) - 1, _SAMPLES).round().astype(int)):
+                digest.update(_content(self.file(part, int(image))))
         return digest.hexdigest()[:16]
 
     def subset(self, asked: int | Sequence[str] | None) -> Tree:
@@ -136,13 +144,18 @@ def open_tree(given: Path) -> Tree:
     """
     root = _root(given)
     labels = label_files(root, given)
-    index = caches() / f"imagenet-index-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}.npz"
+    index = caches() / f"imagenet-index-v{_VERSION}-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}.npz"
     with lock_of(index, "the index", wait=True):
         tree = _read(index, root, labels)
         if tree is None:
             log.info(f"{root}: listing all images, once")
+            began = time.time_ns()
             tree = _scan(root, labels)
-            _write(index, tree, labels)
+            times = _mtimes(root, tree.folders, labels)
+            if max(times.values()) < began:  # else a file may have been added behind the scan's back
+                _write(index, tree, times)
+    if root != given:
+        tree.remarks.append(f"read from {root}")
     return tree
 
 
@@ -169,6 +182,14 @@ def _root(given: Path) -> Path:
     raise UserError(f"{given / missing}: no such folder; data.path is to hold train/<class>/* and val/{inside}{remedy}")
 
 
+def _content(path: Path) -> bytes:
+    """The bytes of a file; none if it can't be read."""
+    try:
+        return read_file(path, MAX_BYTES)
+    except (OSError, UserError):
+        return b""
+
+
 def _children(folder: Path) -> list[Path]:
     try:
         return [Path(entry.path) for entry in _entries(folder) if holds(entry.is_dir) and not is_hidden(entry.name)]
@@ -181,36 +202,34 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return sorted(entries, key=lambda entry: entry.name)
 
 
-def _stamp(root: Path, folders: Sequence[str], labels: Sequence[Path]) -> str:
-    """A stamp of all folder and label-file mtimes; it changes when a file is added, removed or renamed."""
-    stamp = hashlib.sha256(f"v{_VERSION}".encode())
-    for place in [*(root / name for name in folders), *filter(Path.exists, labels)]:
+def _mtimes(root: Path, folders: Sequence[str], labels: Sequence[Path]) -> dict[str, int]:
+    """When each folder and label file last changed, in ns: a file was added, removed or renamed. 0 for what is gone."""
+    times = {}
+    for name, place in [*((name, root / name) for name in folders), *((path.name, path) for path in labels)]:
         try:
-            time = place.stat().st_mtime_ns
-        except OSError:  # gone
-            time = 0
-        stamp.update(os.fsencode(place) + f"\0{time}\0".encode())
-    return stamp.hexdigest()
+            times[name] = place.stat().st_mtime_ns
+        except OSError:
+            times[name] = 0
+    return times
 
 
 def _read(index: Path, root: Path, labels: Sequence[Path]) -> Tree | None:
     """The tree in an index; None if there is none, or one of other times, or a damaged one."""
     arrays = read_arrays(index)
-    if arrays is None or "about" not in arrays:
+    if arrays is None:
         return None
     about = json.loads(str(arrays["about"]))
-    if str(arrays["stamp"]) != _stamp(root, about["folders"], labels):
+    if about.pop("times") != _mtimes(root, about["folders"], labels):
         return None
     fields = [field.name for field in dataclasses.fields(Files)]
     files: dict[Split, Files] = {part: Files(*(arrays[f"{part}_{name}"] for name in fields)) for part in SPLITS}
     return Tree(root, files=files, **about)
 
 
-def _write(index: Path, tree: Tree, labels: Sequence[Path]) -> None:
+def _write(index: Path, tree: Tree, times: dict[str, int]) -> None:
     arrays = {f"{part}_{name}": array for part in SPLITS for name, array in vars(tree.files[part]).items()}
-    about = {name: getattr(tree, name) for name in ("classes", "folders", "left_out", "remarks")}
-    stamp = _stamp(tree.root, tree.folders, labels)
-    write_arrays(index, {"stamp": np.array(stamp), "about": np.array(json_text(about)), **arrays})
+    about = {name: getattr(tree, name) for name in ("classes", "folders", "left_out", "remarks")} | {"times": times}
+    write_arrays(index, {"about": np.array(json_text(about)), **arrays})
 
 
 class _Listing(NamedTuple):
