@@ -23,6 +23,7 @@ from resexp.cli import app
 from resexp.config import FolderData, RunConfig
 from resexp.data import open_dataset
 from resexp.data.loader import Batches, augment, pixel_mean
+from resexp.device.concurrent import run_to_completion
 from resexp.device.hardware import Hardware, choose_hardware
 from resexp.distributed import Ranks, lost_rank
 from resexp.errors import UserError
@@ -217,6 +218,20 @@ def test_each_piece_of_a_rank_drops_what_one_process_would_drop_there() -> None:
             assert torch.equal(torch.cat(ours), torch.cat(theirs))
             if isinstance(whole, StochasticDepth):
                 assert len(torch.cat(ours).unique()) == 1
+
+
+def test_a_batch_in_other_pieces_is_continued_with_the_same_branches() -> None:
+    """As where two processes trained it with a piece each, and one goes on with two."""
+    whole = tiny(model={"drop_path": 0.5}, train={"batch_size": 16, "microbatch": 16})
+    before, after = (
+        Trainer(whole.with_train(microbatch=images), open_dataset(whole.data), Hardware(CPU, "fp32"))
+        for images in (16, 8)
+    )
+    run_to_completion(before.advance(3, lambda: False))
+    after.load(before.state())
+    for trainer in (before, after):
+        assert trainer._droppers
+        assert {int(dropper.draws.calls) // dropper.parts for dropper in trainer._droppers} == {3}
 
 
 @pytest.mark.torchrun

@@ -79,9 +79,10 @@ class Trainer:
         """The module that a step calls: `model`, or its DDP wrapper after `wrap_ddp`."""
         over_ranks = (Dropout, BatchNorm) if train.sync_bn else Dropout
         self._batch_modules = [module for module in self.model.modules() if isinstance(module, over_ranks)]
-        for module in self.model.modules():
-            if isinstance(module, Dropout | StochasticDepth):
-                module.parts = self._rank_batch // self._microbatch
+        self._parts = self._rank_batch // self._microbatch
+        self._droppers = [module for module in self.model.modules() if isinstance(module, Dropout | StochasticDepth)]
+        for dropper in self._droppers:
+            dropper.parts = self._parts
         self._norms = [module for module in self.model.modules() if isinstance(module, BatchNorm)]
         self.schedule = Schedule(train, device)
         self.optimizer = make_optimizer(train, self.model, self.schedule.rate)
@@ -141,7 +142,7 @@ class Trainer:
 
     def _update(self) -> None:
         """One step on one batch, in pieces of `train.microbatch` images."""
-        ranks, parts = self.hardware.ranks, self._rank_batch // self._microbatch
+        ranks, parts = self.hardware.ranks, self._parts
         batch = [torch.split(tensor, self._microbatch) for tensor in self.pipeline.batch(self._counter)]
         self.schedule.set_rate(self._counter)
         self.optimizer.zero_grad()
@@ -228,6 +229,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             **self.schedule.state(),
             "seconds": self.seconds,
+            "parts": self._parts,
             "unreadable": sorted(self.dataset.unreadable),
         }
 
@@ -244,6 +246,9 @@ class Trainer:
         self.step = self.recorded_to = state["step"]
         self._counter.fill_(self.step)
         load_into(self.model, state["model"], self.config.folder)
+        for dropper in self._droppers:  # other ranks than before may divide a batch otherwise
+            calls = dropper.draws.calls
+            calls.copy_(calls // state.get("parts", self._parts) * self._parts)
         groups = self.optimizer.param_groups
         try:  # a plug-in may keep anything in its groups, too
             self.optimizer.load_state_dict(
