@@ -175,7 +175,7 @@ def test_a_reading_says_what_the_run_did() -> None:
     assert ours["drops of the rate"] == "at most 2 (train.max_lr_drops)"
     assert ours["training error"] == (
         "both are recorded; figures and verdict show the running error, its mean over the steps after the last drop of "
-        "the rate, or the last quarter without a drop; the separate pass is over 9,000 training images "
+        "the rate, or the last quarter without a drop; the separate pass is over up to 9,000 training images "
         "(data.train_eval_images), every 5,000 steps (train.eval_every)"
     )
     assert ours["shorter side before the centre crop"] == "240 (data.val_resize)"

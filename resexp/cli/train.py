@@ -115,7 +115,7 @@ def train(
 
 
 def _is_torchrun() -> bool:
-    """Whether torchrun started several processes, of which this is one."""
+    """Whether torchrun started this process and others."""
     return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 

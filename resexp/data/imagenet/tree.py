@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
 _VERSION = 5
-"""Of the index."""
+"""Version of the index."""
 _SAMPLES = 64
 """Files of `train/` and of `val/` whose content is part of the fingerprint."""
 _DEPTH = 4
