@@ -152,7 +152,8 @@ def open_tree(given: Path) -> Tree:
             began = time.time_ns()
             tree = _scan(root, labels)
             times = _mtimes(root, tree.folders, labels)
-            if max(times.values()) < began:  # else a file may have been added behind the scan's back
+            now = time.time_ns()
+            if not any(began <= changed <= now for changed in times.values()):  # else a file may be missing
                 _write(index, tree, times)
     if root != given:
         tree.remarks.append(f"read from {root}")
