@@ -83,6 +83,18 @@ def test_work_that_can_be_thrown_away_does_not_begin_after_a_stop() -> None:
         pass
 
 
+def test_ctrl_c_that_a_script_ignores_stops_nothing() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Stop().listening() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert not stop()
+            signal.raise_signal(signal.SIGTERM)
+            assert stop()
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_reaches_the_parent_of_a_pool_alone(tmp_path: Path) -> None:
     parent, _ = _pool(tmp_path)
     os.killpg(parent.pid, signal.SIGINT)

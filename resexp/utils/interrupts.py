@@ -132,9 +132,13 @@ class Stop:
         return self.signal != 0
 
     def install(self) -> Stop:
-        """Handle SIGINT and SIGTERM from now on, those among them that were blocked before."""
+        """Handle SIGINT and SIGTERM from now on, those among them that were blocked before.
+
+        What the caller ignores stays ignored: shells start jobs in the background without Ctrl-C.
+        """
         for number in STOPPING:
-            signal.signal(number, self._handle)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         if _asked:
             self.ask(_asked[0])
