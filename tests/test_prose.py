@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,10 +34,14 @@ SOURCES = sorted((REPOSITORY / "resexp").rglob("*.py"))
 
 
 def strings(path: Path) -> Iterator[str]:
-    """What a person may read of a module: docstrings and messages."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """What a person may read of a module: docstrings, messages and comments."""
+    text = path.read_text()
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield " ".join(node.value.split())
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string.lstrip("# ")
 
 
 def habits(text: str) -> list[str]:

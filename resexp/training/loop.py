@@ -286,7 +286,7 @@ class TrainingLoop:
         if self.trainer.schedule.warming_up:
             return f"its warm-up never ended: the training error stayed over {self.config.train.warmup_until_error:.0%}"
         if missing := sorted(self.dataset.unreadable):
-            # Each rank knows those that it has read; rank 0 says what is known of its own.
+            # Rank 0 knows the images it has read itself, not those of other ranks.
             images = "at least " * (self.ranks.world_size > 1) + counted(len(missing), "image")
             return f"{images} could not be read, and the mean colour was put in their place: {few(missing)}"
         return ""
