@@ -20,6 +20,7 @@ from resexp.errors import UserError
 from resexp.evaluation.tta import check_views, usual
 from resexp.executors import SweepLoop, make_executor
 from resexp.executors.base import Executor
+from resexp.probes import PROBES
 from resexp.runs.records import PlannedRun, StudyPlan
 from resexp.runs.store import Run, StudyFolder
 from resexp.tracking import Follower
@@ -27,6 +28,7 @@ from resexp.training.rehearsal import rehearse
 from resexp.training.warm_start import check_start
 from resexp.utils.files import locked
 from resexp.utils.interrupts import Stop
+from resexp.utils.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +91,26 @@ def create(study: Study, cell: RunSpec, results: Path) -> Run:
     ((_, run),) = chosen
     run.create(cell.config)
     StudyFolder(results / study.name).add_to_plan(_make_plan(study, [cell]))
+    _log_missing_probes(chosen)
     return run
+
+
+def _log_missing_probes(chosen: Sequence[tuple[RunSpec, Run]]) -> None:
+    """Name the probes that finished runs lack, since they were added to the study after the training."""
+    lacking: dict[str, set[Path]] = {}
+    for cell, run in chosen:
+        probes, steps = cell.config.probes, cell.config.train.steps
+        wanted = [(name, step) for step, names in probes.due(steps).items() for name in names]
+        wanted = [(name, step) for name, step in wanted if not PROBES[name].why_not(cell.config.model)]
+        wanted += [(name, steps) for name in probes.tta]
+        if wanted and run.status().state == "finished":
+            for name, step in wanted:
+                if not run.probe_path(name, step).exists():
+                    lacking.setdefault(name, set()).add(run.folder)
+    if lacking:
+        runs = counted(len(set.union(*lacking.values())), "finished run")
+        names = ", ".join(lacking)
+        log.info(f"{runs} without probes that were added to the study later: {names}; see `resexp probe --help`")
 
 
 def sweep(
@@ -130,6 +151,7 @@ def sweep(
         folder.write_plan(_make_plan(study, cells))
         if line := folder.strays_line():
             log.info(line)
+        _log_missing_probes(chosen_runs)
         return train_all(
             executor, study.executor, folder.folder, [(run, cell.config.cost) for cell, run in chosen_runs],
             retry_failed=retry_failed, fail_fast=fail_fast, stop=stop, display=display, wait=wait, trackers=trackers,

@@ -258,6 +258,21 @@ def test_a_sweep_writes_its_report_where_asked_to(write_study: Write, here: Cli)
     assert page.exists()
 
 
+def test_probes_that_finished_runs_lack_are_named(here: Cli, write_study: Callable[..., Path]) -> None:
+    study = write_study(grid=GRID, executor={"name": "debug"}, probes={"signals": [0]})
+    assert "without probes" not in here("sweep", study).stdout
+    write_study(
+        grid=GRID, executor={"name": "debug"}, probes={"signals": [0, -1], "branches": [-1], "tta": ["ten-crop"]}
+    )
+    line = "4 finished runs without probes that were added to the study later: {}; see `resexp probe --help`"
+    assert line.format("signals, ten-crop, branches") in here("sweep", study).stdout.splitlines()
+    assert here("probe", "signals", "tiny").returncode == here("probe", "ten-crop", "tiny").returncode == 0
+    line = line.replace("4", "2").format("branches")  # plain nets have none
+    assert line in here("sweep", study).stdout.splitlines()
+    assert here("probe", "branches", "tiny").returncode == 0
+    assert "without probes" not in here("sweep", study).stdout
+
+
 def test_runs_of_an_earlier_configuration_are_named(here: Cli, write_study: Callable[..., Path]) -> None:
     debug = {"name": "debug"}
     study = write_study(grid={"model.depth": [8]}, executor=debug)
