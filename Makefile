@@ -63,7 +63,7 @@ test-gpu: $(DEV) ## run the tests that need a CUDA GPU
 	$(PY) -m pytest tests/gpu $(ARGS)
 
 DEVICE := cuda
-BUDGET := 600
+BUDGET := 540
 OUT := results/gpu-day
 
 gpu-day: $(DEV) ## all that is asked of a GPU, in BUDGET seconds, continued by the next call; DEVICE=cpu tries it in miniature

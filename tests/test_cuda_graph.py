@@ -200,3 +200,20 @@ def test_capturing_has_no_effect() -> None:
     for call in range(1, CALLS_BEFORE_CAPTURE + 5):
         replayed()
         assert total == call
+
+
+@pytest.mark.parametrize("clip", [{}, {"clip_norm": 1.0}])
+def test_in_fp16_an_optimiser_whose_step_waits_for_the_scaler_is_not_captured(
+    monkeypatch: pytest.MonkeyPatch, clip: dict[str, Any]
+) -> None:
+    """Such as one of a plug-in. The scaler reads on the host whether gradients overflowed, which a capture refuses."""
+    monkeypatch.setattr(torch.optim, "SGD", lambda *args, **kwargs: SGD(*args, **{**kwargs, "fused": False}))
+    config = tiny(train={"steps": 16, "lr": 0.01, **clip})
+    waiting, eager = (trainer(config, "fp16", graphs=graphs) for graphs in (True, False))
+    for one in (waiting, eager):
+        run_to_completion(one.advance(8, lambda: False))
+    assert waiting._train_step._graph is None
+    assert waiting.read() == eager.read()
+    waiting = trainer(config, "bf16", graphs=True)  # nothing to scale
+    run_to_completion(waiting.advance(8, lambda: False))
+    assert isinstance(waiting._train_step._graph, Tape)

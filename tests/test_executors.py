@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from resexp.cli import app
@@ -21,7 +22,7 @@ from resexp.errors import UserError
 from resexp.executors import SweepLoop, local
 from resexp.executors import slurm as slurm_executor
 from resexp.executors.base import Job
-from resexp.executors.local import Local
+from resexp.executors.local import Local, visible_gpus
 from resexp.runs.store import Run
 from resexp.sweeping import run_folders
 from resexp.training.train import train
@@ -140,6 +141,26 @@ def test_a_process_starts_although_the_server_has_just_died() -> None:
     answers += [EOFError()] * local._STARTS
     with pytest.raises(UserError, match="no process can be started, for their server dies"):
         local._start(SimpleNamespace(start=start))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("named", "count", "found"),
+    [
+        (None, 2, ["0", "1"]),
+        ("3, 5", 2, ["3", "5"]),
+        ("3,-1,5", 1, ["3"]),
+        ("MIG-a,MIG-b", 1, ["MIG-a", "MIG-b"]),  # CUDA lets a process use one MIG instance
+        ("MIG-a,MIG-b", 0, []),
+    ],
+)
+def test_gpus_are_named_as_their_processes_are_told(
+    monkeypatch: pytest.MonkeyPatch, named: str | None, count: int, found: list[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible_gpus() == found
 
 
 def test_jobs_begin_as_there_are_cores(tmp_path: Path) -> None:

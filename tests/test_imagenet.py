@@ -215,6 +215,26 @@ def test_a_run_that_is_stopped_again_and_again_ends_as_if_it_had_not_been(
         assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
 
 
+def test_a_stop_while_a_batch_is_awaited_loses_no_step(
+    study: Path, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steps since the last line were done, so their losses belong to the next line."""
+    (whole,) = (Run(path.parent) for path in study.glob("residual-*/seed0/config.yaml"))
+    run, prepare, stopped = smoke(tree, "residual", tmp_path), StreamingInput.prepare, [False]
+
+    def slow(self: StreamingInput, step: int) -> None:
+        if step == 8 and not stopped[0]:
+            stopped[0] = True
+            self.loader.waiting()  # as once a second while the disk does not answer
+        prepare(self, step)
+
+    monkeypatch.setattr(StreamingInput, "prepare", slow)
+    assert train(run, stop=lambda: stopped[0]).state == "interrupted"
+    assert run.status().step == 8
+    assert train(run).state == "finished"
+    assert_same(whole, run)
+
+
 # -- batches ----------------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from resexp.utils import machine
 from resexp.utils.machine import cores
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
@@ -31,6 +32,25 @@ def test_waiting_threads_sleep_soon() -> None:
 def test_the_user_decides_how_threads_wait(given: dict[str, str]) -> None:
     code = f"import os, resexp; print({{name: os.environ[name] for name in {WAITING} if name in os.environ}})"
     assert python(code, **given).stdout.strip() == str(given)
+
+
+def test_processes_that_feed_gpus_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_sharing", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(16))
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    counts = []
+    for processes in (1, 4, 32):
+        machine.share_cores(processes)
+        counts.append(cores())
+    assert counts == [16, 4, 1]
+
+
+def test_fp32_is_never_tf32() -> None:
+    """Images of NVIDIA set this variable."""
+    code = "import torch; from resexp.device.hardware import tune_process; tune_process(); " + (
+        "print(torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)"
+    )
+    assert python(code, TORCH_ALLOW_TF32_CUBLAS_OVERRIDE="1").stdout.strip() == "False False"
 
 
 @pytest.mark.parametrize(("given", "count"), [("1", 1), ("0", None), ("2(x3)", None), ("", None), ("text", None)])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import traceback
+import weakref
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -229,6 +232,34 @@ def test_a_run_that_was_alone_is_not_tried_again(tmp_path: Path, monkeypatch: py
     assert packed.states == ["finished", "interrupted", "finished"]
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_nothing_of_a_failed_run_is_kept_while_others_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """The exception, whose traceback is logged later, is all that is left; a GPU's memory would not be free."""
+    gc.disable()  # what is only freed some time later does not count
+    try:
+        failed: list[weakref.ref[Trainer]] = []
+        update, alive = Trainer._update, list[bool]()
+
+        def failing(self: Trainer) -> None:
+            if (self.config.model.kind, self.step) == ("plain", 5):
+                failed.append(weakref.ref(self))
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+            alive.extend(trainer() is not None for trainer in failed)
+            update(self)
+
+        monkeypatch.setattr(Trainer, "_update", failing)
+        pack = ConcurrentRuns(make(tmp_path), size=size, threads=1, stop=lambda: False)
+        outcomes = list(itertools.chain.from_iterable(pack.turns()))
+        (error,) = {outcome for _, outcome in outcomes if isinstance(outcome, Exception)}
+        assert "in failing" in "".join(traceback.format_exception(error))
+        assert alive
+        assert not any(alive)
+    finally:
+        gc.enable()
+
+
 def test_a_device_that_disappears_leaves_every_run_to_be_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,6 +354,7 @@ def test_a_pack_is_never_of_no_run() -> None:
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), DeviceOutOfMemoryError),
         (torch.AcceleratorError("CUDA error: out of memory"), DeviceOutOfMemoryError),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), DeviceOutOfMemoryError),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling cublasCreate"), DeviceOutOfMemoryError),
         (RuntimeError("FIND was unable to find an engine to execute this computation"), DeviceOutOfMemoryError),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), DeviceOutOfMemoryError),
         (torch.AcceleratorError("CUDA error: device-side assert triggered"), DeviceFailedError),

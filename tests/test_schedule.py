@@ -124,6 +124,7 @@ def test_so_many_at_a_time_share_the_cores_evenly() -> None:
 def test_gpus_get_queues_of_about_the_same_cost() -> None:
     jobs = on_gpus(todo(110, 56, 56, 44, 44, 32, 32, 20, 20), ["0", "3"], 2, None)
     assert [job.gpu for job in jobs] == ["0", "3"]
+    assert [job.processes for job in jobs] == [2, 2]  # they share the cores
     costs = dict(todo(110, 56, 56, 44, 44, 32, 32, 20, 20))
     loads = [sum(costs[run] for run in job.runs) for job in jobs]
     assert sorted(loads) == [206, 208]

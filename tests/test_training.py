@@ -9,6 +9,7 @@ import signal
 import statistics
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from resexp.report.summary import summarise
 from resexp.runs import checkpoint, logits
 from resexp.runs.records import PlannedRun, Status, StudyPlan, json_text
 from resexp.runs.store import Run, StudyFolder
+from resexp.training import train as train_module
 from resexp.training.optim import Schedule
 from resexp.training.train import train
 from resexp.training.trainer import Trainer
@@ -529,6 +531,20 @@ def test_a_run_goes_on_with_the_threads_and_the_precision_it_began_with(make_run
     manifest = run.manifest()
     assert manifest is not None
     assert [(attempt.threads, attempt.precision) for attempt in manifest.attempts] == [(2, "bf16")] * 2
+
+
+@pytest.mark.parametrize(("first", "then"), [("bf16", "fp16"), ("fp16", "bf16")])
+def test_a_run_goes_on_in_another_precision_where_the_device_lacks_its_own(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, first: str, then: str
+) -> None:
+    run = make_run(train={"precision": first})
+    train(run, stop=after(3))
+    hardware = train_module.choose_hardware
+    monkeypatch.setattr(train_module, "choose_hardware", lambda *args: replace(hardware(*args), precision=then))
+    assert train(run).state == "finished"
+    manifest = run.manifest()
+    assert manifest is not None
+    assert [attempt.precision for attempt in manifest.attempts] == [first, then]
 
 
 def test_lines_may_fall_due_at_other_steps_when_a_run_goes_on(make_run: Callable[..., Run]) -> None:

@@ -303,6 +303,6 @@ def _seconds(device: torch.device, loop: Loop, units: int) -> float:
 
 def _peak_mib(device: torch.device) -> float:
     if device.type == "cuda":
-        return torch.cuda.max_memory_reserved() / 2**20
+        return torch.cuda.max_memory_reserved(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**10 if sys.platform == "linux" else 2**20)

@@ -77,7 +77,8 @@ def tune_process() -> None:
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
         libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
     torch.backends.cudnn.benchmark = True  # shapes never change: the search for the fastest kernels pays
-    torch.backends.cudnn.allow_tf32 = False  # no TF32: "fp32" is the reference for bf16 and fp16
+    # No TF32: "fp32" is the reference for bf16 and fp16. A container may have it on for matrix products.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def choose_hardware(config: TrainConfig, precision: str | None = None, ranks: Ranks = SINGLE_PROCESS) -> Hardware:
@@ -89,8 +90,8 @@ def choose_hardware(config: TrainConfig, precision: str | None = None, ranks: Ra
     device, precision = choose_device(config, ranks), precision or config.precision
     if device.type != "cuda":
         return Hardware(device, "fp32" if precision == "auto" else precision, ranks=ranks)
-    if ranks.world_size > 1:
-        torch.cuda.set_device(device)  # or pinned memory, which names no device, makes a context on the first GPU
+    if device.index is not None:
+        torch.cuda.set_device(device)  # for what names no device, such as pinned memory
     with torch.cuda.device(device):
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "auto":

@@ -24,6 +24,8 @@ class Job:
     """A device as CUDA_VISIBLE_DEVICES names it; None: all visible ones."""
     concurrent_runs: int | None = 1
     """Runs trained at a time in the process; None: as many as increase the throughput."""
+    processes: int = 1
+    """Processes that share the machine's cores while they feed GPUs."""
 
 
 class Event(NamedTuple):

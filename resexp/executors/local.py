@@ -42,8 +42,11 @@ def visible_gpus() -> list[str]:
 
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    # Names after the first that does not exist are not visible either.
-    return [name.strip() for name in named.split(",")][:count] if named else list(map(str, range(count)))
+    if not named:
+        return list(map(str, range(count)))
+    names = [name.strip() for name in named.split(",")]
+    # Names after the first that does not exist are not visible either. A process sees one MIG instance at most.
+    return names if count and names[0].startswith("MIG-") else names[:count]
 
 
 class Local(Executor):

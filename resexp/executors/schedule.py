@@ -53,7 +53,8 @@ def on_gpus(
         total, queue = heapq.heappop(load)
         queues[queue].append(run)
         heapq.heappush(load, (total + cost, queue))
-    return [Job(tuple(queue), 1, None, gpus[i % len(gpus)], concurrent_runs) for i, queue in enumerate(queues) if queue]
+    used = [(queue, gpus[i % len(gpus)]) for i, queue in enumerate(queues) if queue]
+    return [Job(tuple(queue), 1, None, gpu, concurrent_runs, len(used)) for queue, gpu in used]
 
 
 def in_chunks(todo: Sequence[tuple[Run, float]], size: int) -> list[tuple[Run, ...]]:

@@ -17,6 +17,7 @@ from resexp.runs.store import Run
 from resexp.training.concurrent_runs import ConcurrentRuns
 from resexp.utils.interrupts import Stop
 from resexp.utils.logs import logged_to
+from resexp.utils.machine import share_cores
 from resexp.utils.parallel import when_parent_ends
 
 RELEASE_S = 2 * TAKEOVER_AFTER_S
@@ -49,6 +50,7 @@ def train(job: Job, stop: Stop) -> Iterator[Event]:
     """
     if job.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = job.gpu
+    share_cores(job.processes)
     yield Event("log")  # the job is at work
     try:
         log = job.runs[0].log_path.open("a", buffering=1)

@@ -7,6 +7,7 @@ import functools
 import gc
 import logging
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -155,12 +156,16 @@ class ConcurrentRuns:
                 left.append(member)
         if len(left) < len(self._members):
             self._members = left
-            gc.collect()  # frees the GPU memory of these runs: a trainer and its captured steps refer to each other
-            with contextlib.suppress(RuntimeError):  # a device that failed
-                torch.cuda.empty_cache()
+            _release_memory()
         return worked
 
     def _failed(self, run: Run, error: Exception) -> None:
+        link: BaseException | None = error
+        while link:  # the frames of the traceback, which is logged later, hold the run's tensors
+            traceback.clear_frames(link.__traceback__)
+            link = link.__cause__ or link.__context__
+        if isinstance(error, DeviceOutOfMemoryError):
+            _release_memory()  # before the others have their turn
         if isinstance(error, DeviceOutOfMemoryError) and len(self._members) > 1:
             self._concurrency.shrink(len(self._members) - 1)
             self._waiting.append(run)
@@ -170,6 +175,13 @@ class ConcurrentRuns:
         if isinstance(error, DeviceFailedError):
             self._waiting.clear()
         self._events.append((run, error))
+
+
+def _release_memory() -> None:
+    """Free the GPU memory of runs that have ended: a trainer and its captured steps refer to each other."""
+    gc.collect()
+    with contextlib.suppress(RuntimeError):  # a device that failed
+        torch.cuda.empty_cache()
 
 
 @functools.cache

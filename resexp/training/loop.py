@@ -111,14 +111,14 @@ class TrainingLoop:
             self._save()  # the last good state of a run that diverges at once
         try:
             while True:
-                if (diverged := self._record_steps()) is not None:
-                    self._append("diverged", {"step": diverged})
-                    return self._finish("diverged", f"loss or weights not finite by step {diverged}", diverged)
+                if self._has_diverged():
+                    return
                 for duty in self.duties:
                     if duty.is_due(self.trainer.step):
                         yield from duty.work()
                 if self._at_end:
-                    return self._finish("finished", self._remark())
+                    self._finish("finished", self._remark())
+                    return
                 if self.ranks.any_rank(time.monotonic() >= self.checkpoint_at):
                     self._save()
                 if self.ranks.any_rank(self.stop()):
@@ -127,9 +127,18 @@ class TrainingLoop:
                 until = int(min(duty.next_after(self.trainer.step) for duty in self.duties))
                 yield from self.trainer.advance(until, self._pause)
         except StopRequested:
-            pass
+            if self._has_diverged():  # while a batch was awaited, there are steps since the last read
+                return
         self._save()
-        return self._finish("interrupted", STOPPED)
+        self._finish("interrupted", STOPPED)
+
+    def _has_diverged(self) -> bool:
+        """Record the finished steps, and whether they ended the run."""
+        if (step := self._record_steps()) is None:
+            return False
+        self._append("diverged", {"step": step})
+        self._finish("diverged", f"loss or weights not finite by step {step}", step)
+        return True
 
     @property
     def _at_end(self) -> bool:

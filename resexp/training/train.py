@@ -41,8 +41,8 @@ from resexp.utils.interrupts import Interrupted
 log = logging.getLogger(__name__)
 
 _OUT_OF_MEMORY = (
-    "CUDA error: out of memory", "ALLOC_FAILED", "unable to find an engine", "MPS backend out of memory",
-    "can't allocate memory",
+    "CUDA error: out of memory", "ALLOC_FAILED", "NOT_INITIALIZED when calling", "unable to find an engine",
+    "MPS backend out of memory", "can't allocate memory",
 )  # fmt: skip
 """How CUDA, cuBLAS, cuDNN, MPS and the CPU's allocator report it, where PyTorch's OutOfMemoryError does not."""
 

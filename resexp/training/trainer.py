@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -109,7 +110,9 @@ class Trainer:
                 batch=min(EVAL_BATCH, 4 * (train.microbatch or train.batch_size), images),
                 classes=len(dataset.classes),
             )
-            self._train_step = CudaGraphed(self._update, hardware)
+            # Before the step of an optimiser that can't skip it by itself, the scaler asks the device for an overflow.
+            asks = self.scaler.is_enabled() and not getattr(self.optimizer, "_step_supports_amp_scaling", False)
+            self._train_step = CudaGraphed(self._update, replace(hardware, graphs=hardware.graphs and not asks))
             on_error.pop_all()
 
     def wrap_ddp(self) -> None:
@@ -260,7 +263,8 @@ class Trainer:
             for old, new in zip(groups, self.optimizer.param_groups, strict=True):
                 old.update({key: value for key, value in new.items() if key != "lr"})
         self.optimizer.param_groups = groups  # the loaded ones have copies of the rate, which Schedule does not write
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where the attempt before was not in fp16
+            self.scaler.load_state_dict(state["scaler"])
         self.schedule.load(state)
         self.seconds = state["seconds"]
         if isinstance(self.dataset, ImageNet):

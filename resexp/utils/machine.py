@@ -15,7 +15,18 @@ def cores() -> int:
     not."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     given = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    return min(there, int(given)) if given.isdecimal() and int(given) else there
+    usable = min(there, int(given)) if given.isdecimal() and int(given) else there
+    return max(1, usable // _sharing)
+
+
+_sharing = 1
+"""Processes of a sweep that use the cores."""
+
+
+def share_cores(processes: int) -> None:
+    """Count this process's part of the cores only, as so many processes of a sweep use them."""
+    global _sharing
+    _sharing = processes
 
 
 def tune_libraries() -> None:

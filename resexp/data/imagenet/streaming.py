@@ -188,4 +188,4 @@ def decoders(data: ImageNetData, hardware: Hardware) -> int:
         return data.workers
     if hardware.device.type == "cpu":
         return torch.get_num_threads()
-    return max(1, cores() // max(hardware.ranks.local_world_size, torch.cuda.device_count()))
+    return max(1, cores() // hardware.ranks.local_world_size)
