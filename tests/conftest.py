@@ -79,6 +79,15 @@ def _one_thread() -> Iterator[None]:
     assert torch.get_num_threads() == 1
 
 
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """A command that a test runs in this process leaves its handlers, as at the end of a process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def write_study(tmp_path: Path) -> Callable[..., Path]:
     """Write TINY, overlaid by the given sections, to a file; a value of None leaves a section out."""

@@ -153,7 +153,7 @@ def test_a_condition_of_one_kind_is_set_beside_the_other_kind_without_one(study:
 
 def test_differences_between_other_depths_say_so(study: Make) -> None:
     shallower = {net: values for net, values in DEGRADES.items() if net[1] == 8}
-    folder = precisions(study, {**shallower, ("plain", 20): [30, 31], ("residual", 20): [8, 9]})
+    folder = precisions(study, {**shallower, ("plain", 20): [30, 31, 32], ("residual", 20): [8, 9, 10]})
     header, (first, second, _) = table(summarise(folder).controls)
     assert header[1] == "difference of the rises, points"
     assert first[1].endswith("] (depths 8 and 44)")

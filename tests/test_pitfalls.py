@@ -165,7 +165,7 @@ def test_a_warm_up_that_never_ended_is_told(study: Make) -> None:
 def test_a_small_margin_is_not_rounded_away(study: Make) -> None:
     same: Errors = {("residual", 8): [1, 1.0001, 1.0002], ("residual", 44): [1, 1.0001, 1.0002]}
     found = verdict(study({("plain", 8): [1, 1.01, 1.02], ("plain", 44): [1.3, 1.31, 1.32]} | same))
-    assert "residual nets do not degrade (any rise is below 0.03 points)" in found.headline
+    assert "below a tenth of the plain nets' rise, 0.03 points here" in found.sentences[-1]
     folder = study(DEGRADES)
     folder.write_plan(folder.plan().model_copy(update={"margin": 0.25}))
     assert any("below 0.25 points: report.margin" in sentence for sentence in verdict(folder).sentences)

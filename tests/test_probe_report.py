@@ -294,7 +294,8 @@ def test_lesions_at_all_depths_beside_what_is_left_up_to_guessing(folder: StudyF
     assert section.headline == (
         "Without one block that keeps its dimensions, the training error rises by this many points (median over "
         "blocks): 80.0 in plain-8, 2.0 in residual-8, 7.0 in plain-20. With two neighbours exchanged, the training "
-        "error rises by this many points (median over blocks): 10.0 in plain-20. Close to guessing already: plain-20."
+        "error rises by this many points (median over blocks): 10.0 in plain-20. Close to guessing already: plain-20. "
+        "Without the one block within 3 points of guessing, so that the rise can hardly be larger: plain-8."
     )
     assert section.table
     header, rows = section.table

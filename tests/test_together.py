@@ -109,7 +109,7 @@ def test_three_studies_are_compared_with_the_first(two: list[StudyFolder], tmp_p
     found = together([*two, third])
     assert list(found.comparisons) == ["mild", "one-seed"]
     assert found.headlines[1] == (
-        "One seed, descriptive only: from steep to one-seed, the difference of the rises changes by -37.0 points."
+        "Too few seeds, descriptive only: from steep to one-seed, the difference of the rises changes by -37.0 points."
     )
     (header, rows), _ = found.table()
     assert header[:6] == ["net", "steep", "mild", "one-seed", "mild minus steep", "p"]

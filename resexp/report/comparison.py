@@ -12,7 +12,7 @@ from resexp.config.section import flat
 from resexp.config.study import load_run
 from resexp.errors import UserError
 from resexp.report.controls import IN_SHORT, Change, changes
-from resexp.report.estimates import Difference, Estimate, Term, contrast, minus, p_value, shown_p
+from resexp.report.estimates import Difference, Estimate, Term, contrast, minus, p_value, shown_p, why_no_interval
 from resexp.report.families import Family, families, in_families
 from resexp.report.formatting import Table
 from resexp.report.stats import Net, RunRecord, fraction, grouped, nets_of, read
@@ -88,7 +88,8 @@ class Comparison:
         p = "" if first.p is None else f", p {shown_p(first.p)}"
         where = f"{p} ({at})" if ";" in at else p
         if change.low is None:
-            return f"One seed, descriptive only: from {a} to {b}, the {words} changes by {change}{where}."
+            reason = why_no_interval(first.terms)
+            return f"{reason}, descriptive only: from {a} to {b}, the {words} changes by {change}{where}."
         if change.sign:
             return f"From {a} to {b}, the {words} changes by {change}{where}."
         return f"No change of the {words} from {a} to {b} is shown: {change}{where}."

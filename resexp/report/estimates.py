@@ -15,7 +15,7 @@ from scipy import special, stats
 CONFIDENCE = 0.95
 """Confidence level of all intervals."""
 MIN_SEEDS = 3
-"""Smallest number of seeds for the interval of a mean."""
+"""Smallest number of seeds for the interval of a mean, and for a difference from a mean of more seeds."""
 
 
 def t_critical(freedom: float, confidence: float) -> float:
@@ -109,17 +109,29 @@ def contrast(terms: Sequence[Term], confidence: float = CONFIDENCE) -> Differenc
     """A weighted sum of means with the interval of Welch (1947) and Satterthwaite (1946).
 
     For two means it is Welch's t interval. Runs are independent; a run that occurs in several means counts once. No
-    interval where a sample has one run. The ends are cut where no percentages could give more.
+    interval where a sample has one run, or two and another sample more: it would be too narrow. None without any
+    spread either. The ends are cut where no percentages could give more.
     """
     value, samples = math.fsum(weight * mean.mean for weight, mean in terms), _samples(terms)
-    if any(len(sample) == 1 for sample in samples):
+    sizes = {len(sample) for sample in samples}
+    if not sizes:  # both sides are of the same runs
+        return Difference(value, value, value)
+    error, freedom = (0.0, 0.0) if min(sizes) == 1 else _welch(samples)
+    if not error or (min(sizes) < MIN_SEEDS and len(sizes) > 1):
         return Difference(value)
-    error, freedom = _welch(samples)
-    half = t_critical(freedom, confidence) * error if error else 0.0
+    half = t_critical(freedom, confidence) * error
     weights = [weight for sample in samples for weight, _ in sample.values()]
     most = 100 * math.fsum(weight for weight in weights if weight > 0)
     least = 100 * math.fsum(weight for weight in weights if weight < 0)
     return Difference(value, max(value - half, least), min(value + half, most))
+
+
+def why_no_interval(terms: Sequence[Term]) -> str:
+    """Why a sum of means has no interval, for the beginning of a sentence."""
+    sizes = [len(sample) for sample in _samples(terms)]
+    if max(sizes) == 1:
+        return "One seed"
+    return "Too few seeds" if min(sizes) < MIN_SEEDS else "No spread over seeds"
 
 
 def shown_p(p: float) -> str:
@@ -192,10 +204,6 @@ class Rise:
     """Deepest minus best, with an interval that allows for the choice of the best."""
     depths: int
 
-    def under(self, margin: float) -> bool:
-        """Whether the interval of the rise from any shallower depth lies below `margin` points."""
-        return self.from_best.high is not None and self.from_best.high < margin
-
 
 def rise(by_depth: Mapping[int, Estimate]) -> Rise:
     """The rise of a family's error to its deepest net, from the shallowest and from the best; of two depths or more.
@@ -215,6 +223,15 @@ def rise(by_depth: Mapping[int, Estimate]) -> Rise:
         from_best = replace(from_best, low=max(lows), high=max(highs))
     overall = difference(by_depth[deepest], by_depth[others[0]])
     return Rise(others[0], best, deepest, overall, from_best, len(by_depth))
+
+
+def rises_less(by_depth: Mapping[int, Estimate], limit: float | Sequence[Term]) -> bool:
+    """Whether the rise to the deepest net, from each shallower depth, is shown to be below `limit`: points, or a sum of
+    means, whose own noise then counts."""
+    *others, deepest = sorted(by_depth)
+    points, terms = (limit, ()) if isinstance(limit, float) else (0.0, limit)
+    ends = [contrast(minus(((1, by_depth[deepest]), (-1, by_depth[depth])), terms)).high for depth in others]
+    return all(end is not None and end < points for end in ends)
 
 
 EXACT_PAIRS = 5000

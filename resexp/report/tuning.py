@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
-from resexp.report.estimates import CONFIDENCE, Difference, Estimate, contrast, minus, rise_terms, t_critical
+from resexp.report.estimates import Estimate, contrast, minus, rise_terms
 from resexp.report.families import Family, without
 from resexp.report.figure import Plot, family_looks, styled
 from resexp.report.formatting import NOTHING
@@ -60,8 +59,8 @@ def _complete(errors: pd.DataFrame) -> pd.DataFrame:
     return errors.loc[:, errors.count() == errors.count().max()].dropna()
 
 
-def slope(tuned: Mapping[int, Tuned]) -> Difference | None:
-    """The exponent of depth in the best rate, by least squares on logarithms, with its interval by Student's t.
+def slope(tuned: Mapping[int, Tuned]) -> float | None:
+    """The exponent of depth in the best rate, by least squares on logarithms.
 
     Each depth is one point, the mean over its seeds, whose rates are chosen from nearly the same errors. None for fewer
     than three depths, and where one rate is best for all.
@@ -69,9 +68,8 @@ def slope(tuned: Mapping[int, Tuned]) -> Difference | None:
     if len(tuned) < 3 or len({rate for at_depth in tuned.values() for rate in at_depth.rates}) == 1:
         return None
     depths = [math.log(depth) for depth in tuned]
-    fit = stats.linregress(depths, [statistics.fmean(map(math.log, at_depth.rates)) for at_depth in tuned.values()])
-    half = t_critical(len(depths) - 2, CONFIDENCE) * float(fit.stderr)
-    return Difference(float(fit.slope), float(fit.slope) - half, float(fit.slope) + half)
+    rates = [statistics.fmean(map(math.log, at_depth.rates)) for at_depth in tuned.values()]
+    return statistics.linear_regression(depths, rates).slope
 
 
 def section(families: Sequence[Family]) -> PageSection | None:
@@ -97,8 +95,8 @@ def section(families: Sequence[Family]) -> PageSection | None:
         sentences.append(f"The best rate is the lowest or highest that was tried in {listed(ends)}.")
     slopes = {kind: exponent for kind, depths in _by_kind(tuned).items() if (exponent := slope(depths))}
     if slopes:
-        exponents = [f"{s.value:.2f} [{s.low:.2f}, {s.high:.2f}] in {kind} nets" for kind, s in slopes.items()]
-        sentences.append(f"The best rate goes with depth to the power of {' and '.join(exponents)} ({THEORY}).")
+        exponents = " and ".join(f"{exponent:.1f} in {kind} nets" for kind, exponent in slopes.items())
+        sentences.append(f"The best of these rates goes with depth roughly to the power of {exponents} ({THEORY}).")
     single_seed = [f"{kind}-{depth}" for (kind, depth), at_best in tuned.items() if len(at_best.rates) == 1]
     chosen = "by the other seeds" if len(single_seed) < len(tuned) else "by the same seed, so the error is too low"
     if 0 < len(single_seed) < len(tuned):
@@ -117,7 +115,8 @@ def section(families: Sequence[Family]) -> PageSection | None:
         " ".join(sentences),
         f"Running training error, mean over seeds; bars are standard deviations. Each seed's rate is chosen {chosen}, "
         f"from {listed([f'{rate:g}' for rate in sorted(set.union(*tried))])}. A rate with fewer seeds than another one "
-        "is left out. The choices for the seeds depend on each other, so intervals are approximate.",
+        "is left out. The choices for the seeds depend on each other, so the intervals are too narrow: in simulations "
+        "they held the true value in about 90 % of studies of three seeds, and in 80 to 90 % of ten.",
         {"tuned-rates": _plot(best, fixed, single)},
         (["net", "best rate", "training error at it, %", f"at a rate of {single:g}, %"], rows),
         lead=sentences[0] if len(_by_kind(tuned)) > 1 else "",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from resexp.report import estimates
 from resexp.report.controls import changes
-from resexp.report.estimates import Difference, Rise, Trend, signed
+from resexp.report.estimates import Difference, Rise, Term, Trend, rises_less, signed, why_no_interval
 from resexp.report.families import Family
 from resexp.report.stats import grouped
 from resexp.utils.text import MAX_NAMES, counted, listed
@@ -36,7 +37,7 @@ class Verdict:
     gap: Difference | None = None
     """Plain minus residual at the deepest depth that both have."""
     margin: float | None = None
-    """The rise in points that counts as none; see `ReportConfig.margin`."""
+    """The rise in points that counts as none; see `ReportConfig.margin`. By default a part of the plain nets' rise."""
     plain_trend: Trend | None = None
     """Whether the error rises over the depths; None for fewer than three."""
     residual_trend: Trend | None = None
@@ -56,7 +57,8 @@ def judge(
     The paper's claim is an interaction, and leads: the error of plain nets rises more from the shallowest depth to the
     deepest than that of residual nets. Nets "degrade" if the interval of their rise, from the shallowest
     or from the best depth, lies above zero. They "do not degrade" if it lies below the `margin`, from every
-    depth; not if they only guess. `missing` names runs that have not ended, `diverged` counts the runs of each net that
+    depth; not if the deepest only guess. The default margin is a tenth of the plain nets' rise, whose noise counts.
+    `missing` names runs that have not ended, `diverged` counts the runs of each net that
     diverged; both are left out. `remarks` are what a reader must know about the others.
     """
     plain, residual, obstacle = judged_families(families)
@@ -74,7 +76,7 @@ def judge(
         ends = low, high
     elif len(kinds) > 1:
         obstacle = "plain and residual nets have not finished at two depths in common"
-    margin, reason = _margin(margin, kinds)
+    allowed = _allowed(margin, kinds)
 
     sentences = []
     if interaction:
@@ -89,8 +91,8 @@ def judge(
     if plain and residual:
         sentences += _parameters(plain, residual)
     sentences += _warmups(kinds)
-    if margin is not None and any(family.rise and family.rise.overall.low is not None for family in kinds):
-        sentences.append(f"A rise counts as none if its whole interval is below {_points(margin)}: {reason}.")
+    if allowed and any(family.rise and family.rise.overall.low is not None for family in kinds):
+        sentences.append(allowed.sentence)
     if lone := [net.label for family in kinds for net in family.nets if net.depth not in family.errors]:
         sentences.append(f"Left out of the verdict, with one seed each: {listed(lone)}.")
     names = [family.name for family in kinds]
@@ -107,9 +109,10 @@ def judge(
     other_kind = "residual" if plain else "plain"
     without = "" if interaction else f". No verdict on {other_kind} nets: {obstacle}"
     if first.rise and first.rise.overall.low is not None and not (interaction and interaction.low is None):
-        headline = _claim(kinds, interaction, ends, margin)
+        headline = _claim(kinds, interaction, ends, allowed)
     else:
-        headline = _few_seeds(kinds if interaction else kinds[:1])
+        terms = found["interaction" if interaction else first.kind].terms
+        headline = f"{why_no_interval(terms)}, descriptive only: {_described(kinds if interaction else kinds[:1])}"
     headline = f"{headline}{without}."
     condition = first.condition if others else ""
     if condition:
@@ -123,7 +126,7 @@ def judge(
         sentences.append(f"{len(remarks):,} runs have a message; `resexp status --json` shows all.")
     return Verdict(
         headline, sentences, names, interaction, ends, plain.rise if plain else None,
-        residual.rise if residual else None, gap, margin, plain.trend if plain else None,
+        residual.rise if residual else None, gap, allowed.points if allowed else None, plain.trend if plain else None,
         residual.trend if residual else None, condition,
     )  # fmt: skip
 
@@ -191,20 +194,37 @@ def _about(family: Family) -> list[str]:
     return found
 
 
-def _margin(margin: float | None, kinds: Sequence[Family]) -> tuple[float | None, str]:
-    """The rise in points that counts as none, if any, and why."""
+class _Allowed(NamedTuple):
+    """The largest rise that counts as none."""
+
+    points: float
+    limit: float | tuple[Term, ...]
+    """The same for `rises_less`."""
+    words: str
+    sentence: str
+
+
+def _allowed(margin: float | None, kinds: Sequence[Family]) -> _Allowed | None:
+    """The `margin` of the study or the default; None if plain nets are not shown to rise, so that it has no size."""
+    reason = "report.margin of the study"
+    if margin is None and not any(net.departures for family in kinds for net in family.nets):
+        margin, reason = PAPER_MARGIN, "the default at the paper's recipe"
     if margin is not None:
-        return margin, "report.margin of the study"
-    if not any(net.departures for family in kinds for net in family.nets):
-        return PAPER_MARGIN, "the default at the paper's recipe"
+        sentence = f"A rise counts as none if its whole interval is below {_points(margin)}: {reason}."
+        return _Allowed(margin, float(margin), _points(margin), sentence)
     if kinds[0].kind != "plain":
-        return None, ""
+        return None
     common = set.intersection(*(set(family.errors) for family in kinds))
     errors = {depth: error for depth, error in kinds[0].errors.items() if depth in common or len(common) < 2}
     rise = estimates.rise(errors) if len(errors) > 1 else None
-    if not rise or rise.from_best.value <= 0:
-        return None, ""
-    return SHARE * rise.from_best.value, "a tenth of the plain nets' rise in these runs"
+    if not rise or rise.from_best.sign <= 0:
+        return None
+    points = SHARE * rise.from_best.value
+    sentence = (
+        f"A rise counts as none if it is shown to be below a tenth of the plain nets' rise, {_points(points)} here."
+    )
+    limit = (SHARE, errors[rise.deepest]), (-SHARE, errors[rise.best])
+    return _Allowed(points, limit, "a tenth of the plain nets'", sentence)
 
 
 def _warmups(families: Sequence[Family]) -> list[str]:
@@ -241,10 +261,10 @@ def _parameters(plain: Family, residual: Family) -> list[str]:
 
 
 def _claim(
-    kinds: Sequence[Family], interaction: Difference | None, ends: tuple[int, ...] | None, margin: float | None
+    kinds: Sequence[Family], interaction: Difference | None, ends: tuple[int, ...] | None, allowed: _Allowed | None
 ) -> str:
     """What the intervals of the rises and of their difference, taken from one end to the other, allow to say."""
-    of_kinds = {family.kind: _direction(family, family.rise, margin) for family in kinds if family.rise}
+    of_kinds = {family.kind: _direction(family, family.rise, allowed) for family in kinds if family.rise}
     if not (interaction and ends):
         return f"{kinds[0].kind.capitalize()} nets {of_kinds[kinds[0].kind]}"
     whole = {family.kind: (family.rise.shallowest, family.rise.deepest) for family in kinds if family.rise}
@@ -268,12 +288,13 @@ def _claim(
     return f"From {ends[0]} to {ends[1]} layers, {claim}"
 
 
-def _direction(family: Family, found: Rise, margin: float | None) -> str:
+def _direction(family: Family, found: Rise, allowed: _Allowed | None) -> str:
     """What the interval of their rise allows to say of nets."""
     if all(net.guesses for net in family.nets):
         return "only guess, at every depth"
-    if margin is not None and found.under(margin):
-        return "gain from depth" if found.overall.sign < 0 else f"do not degrade (any rise is below {_points(margin)})"
+    if not family.nets[-1].guesses and rises_less(family.errors, allowed.limit if allowed else 0.0):
+        below = f"do not degrade (any rise is below {allowed.words})" if allowed else ""
+        return "gain from depth" if found.overall.sign < 0 else below
     if found.overall.sign > 0:
         return "degrade"
     if found.from_best.sign > 0:
@@ -284,10 +305,9 @@ def _direction(family: Family, found: Rise, margin: float | None) -> str:
     return f"are not shown to rise{start} ({found.from_best.range})"
 
 
-def _few_seeds(kinds: Sequence[Family]) -> str:
+def _described(kinds: Sequence[Family]) -> str:
     """The change of each kind, without a claim."""
     rises = {family.kind: family.rise for family in kinds if family.rise}
-    seeds = "Too few seeds" if any(rise.overall.low is not None for rise in rises.values()) else "One seed"
     depths = {kind: f"from depth {rise.shallowest} to {rise.deepest}" for kind, rise in rises.items()}
     changes = {kind: f"by {signed(rise.overall.value)} points in {kind} nets" for kind, rise in rises.items()}
     if len(set(depths.values())) == 1:
@@ -295,7 +315,7 @@ def _few_seeds(kinds: Sequence[Family]) -> str:
     else:
         text = f"the training error changes {' and '.join(f'{changes[kind]} {depths[kind]}' for kind in rises)}"
     trend = f" ({kinds[0].kind} trend: {kinds[0].trend})" if kinds[0].trend else ""
-    return f"{seeds}, descriptive only: {text}{trend}"
+    return f"{text}{trend}"
 
 
 def _points(margin: float) -> str:

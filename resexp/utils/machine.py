@@ -24,7 +24,7 @@ _sharing = 1
 
 
 def share_cores(processes: int) -> None:
-    """Count this process's part of the cores only, as so many processes of a sweep use them."""
+    """Count only this process's part of the cores from now on: an equal one for each process of a sweep."""
     global _sharing
     _sharing = processes
 

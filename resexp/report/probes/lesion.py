@@ -19,6 +19,8 @@ from resexp.utils.text import listed
 
 FEW_LEFT = 20
 """Points up to guessing: a net that has fewer left is named as one that has little to lose."""
+AT_CHANCE = 3
+"""Points from guessing at which a net is named as one whose rise can hardly be larger."""
 _NAME = r"^stages\.[0-9]\.[0-9]{1,5}$"
 
 
@@ -187,12 +189,19 @@ def _sentence(nets: list[NetResult[Lesion]]) -> str:
     sentences = [
         f"{what}, the training error rises by this many points (median over blocks): {', '.join(rises)}."
         for what, blocks in _DONE.items()
-        if (rises := [f"{rise} in {net.label}" for net in ordered if (rise := _rise(net, blocks)) != NOTHING])
+        if (rises := [f"{rise:.1f} in {net.label}" for net in ordered if (rise := _rise(net, blocks)) is not None])
     ]
     if not sentences:
         return "None of the nets has a block that keeps its dimensions."
-    poor = [net.label for net in ordered if _left(net) < FEW_LEFT]
-    return " ".join(sentences) + (f" Close to guessing already: {listed(poor)}." if poor else "")
+    if poor := [net.label for net in ordered if _left(net) < FEW_LEFT]:
+        sentences.append(f"Close to guessing already: {listed(poor)}.")
+    medians = {net.label: (rise, _left(net)) for net in ordered if (rise := _rise(net, _DONE[ONE])) is not None}
+    if lost := [label for label, (rise, left) in medians.items() if rise > left - AT_CHANCE]:
+        sentences.append(
+            f"Without the one block within {AT_CHANCE} points of guessing, so that the rise can hardly be larger: "
+            f"{listed(lost)}."
+        )
+    return " ".join(sentences)
 
 
 def _random(nets: Sequence[NetResult[Lesion]]) -> list[str]:
@@ -218,17 +227,18 @@ def _left(net: NetResult[Lesion]) -> float:
 
 
 _Blocks = Callable[[Lesion], Sequence[_Swapped]]
+ONE = "Without one block that keeps its dimensions"
 _DONE: dict[str, _Blocks] = {
-    "Without one block that keeps its dimensions": lambda record: record.keeping,
+    ONE: lambda record: record.keeping,
     "With two neighbours exchanged": lambda record: record.swapped,
 }
 
 
-def _rise(net: NetResult[Lesion], blocks: _Blocks) -> str:
-    """The median rise of the error over these blocks, as a mean over seeds, in points."""
+def _rise(net: NetResult[Lesion], blocks: _Blocks) -> float | None:
+    """The median rise of the error over these blocks, as a mean over seeds, in points; None without such blocks."""
     having = [record for record in net.records if blocks(record)]
     rises = [100 * statistics.median(block.error - record.intact for block in blocks(record)) for record in having]
-    return f"{statistics.fmean(rises):.1f}" if rises else NOTHING
+    return statistics.fmean(rises) if rises else None
 
 
 def _table(nets: Sequence[NetResult[Lesion]]) -> Table:
@@ -239,7 +249,12 @@ def _table(nets: Sequence[NetResult[Lesion]]) -> Table:
         *(f"{done[0].lower()}{done[1:]}" for done in _DONE),
     ]
     rows = [
-        [net.label, f"{_whole(net):.1f}", f"{_left(net):.1f}", *(_rise(net, blocks) for blocks in _DONE.values())]
+        [
+            net.label,
+            f"{_whole(net):.1f}",
+            f"{_left(net):.1f}",
+            *(NOTHING if (rise := _rise(net, blocks)) is None else f"{rise:.1f}" for blocks in _DONE.values()),
+        ]
         for net in nets
     ]
     return filled(header, rows)
