@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from resexp.utils.logs import log
+
 if TYPE_CHECKING:  # the command line shows states before it needs pydantic
     from resexp.runs.records import Status
     from resexp.runs.store import Run
-
-log = logging.getLogger(__name__)
 
 STYLES = {
     "finished": "green",

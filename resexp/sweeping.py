@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -28,9 +27,8 @@ from resexp.training.rehearsal import rehearse
 from resexp.training.warm_start import check_start
 from resexp.utils.files import locked
 from resexp.utils.interrupts import Stop
+from resexp.utils.logs import log
 from resexp.utils.text import counted
-
-log = logging.getLogger(__name__)
 
 
 @dataclass

@@ -5,7 +5,6 @@ Machines are noisy, and ratios within a round are not.
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import resource
 import signal
@@ -29,10 +28,8 @@ from resexp.errors import UserError
 from resexp.models.summary import summarise_net
 from resexp.training import manifest
 from resexp.utils.interrupts import Interrupted
-from resexp.utils.logs import log_to
+from resexp.utils.logs import log, log_to
 from resexp.utils.machine import cores
-
-log = logging.getLogger(__name__)
 
 Loop = Callable[[int], None]
 """Does a number of units; it need not wait for the device."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +15,7 @@ from resexp.cli.options import RESULTS, AsJson, Plugins, Results, Settings, name
 from resexp.display import make_display, percent
 from resexp.errors import StopRequested
 from resexp.utils.interrupts import EXIT_FAILED, Stop
-
-log = logging.getLogger(__name__)
+from resexp.utils.logs import log
 
 app = typer.Typer(
     help="Measure nets: gradients, responses, lesions and more. The results go to each run's folder, in place of "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
 import time
@@ -28,10 +27,9 @@ from resexp.errors import UserError
 from resexp.runs.records import Findings
 from resexp.utils.files import with_filename, write_atomic
 from resexp.utils.interrupts import at_once
+from resexp.utils.logs import log
 from resexp.utils.paths import expanded
 from resexp.utils.untrusted import Count
-
-log = logging.getLogger(__name__)
 
 CIFAR10 = "d5153d88b81d5639"
 """Fingerprint of CIFAR-10, by which a folder or archive of its images is recognised."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import logging
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -14,8 +13,7 @@ from resexp.data.cache import lock_of
 from resexp.data.official import OfficialFile
 from resexp.errors import UserError
 from resexp.utils.files import with_filename
-
-log = logging.getLogger(__name__)
+from resexp.utils.logs import log
 
 TIMEOUT_S = 30
 _CHUNK = 1 << 18

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -15,11 +14,10 @@ from resexp.data.images import resized
 from resexp.data.layout import TEST, Parts, is_hidden, is_image, is_test, is_train, nfc, rank
 from resexp.data.pixels import Pixels, decode, read_image
 from resexp.errors import UnreadableImageError, UserError, sanitize
+from resexp.utils.logs import log
 from resexp.utils.machine import cores
 from resexp.utils.parallel import prefetch
 from resexp.utils.text import counted, few
-
-log = logging.getLogger(__name__)
 
 
 class _Image(NamedTuple):

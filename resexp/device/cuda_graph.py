@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 from collections.abc import Callable
 
 import torch
@@ -11,8 +10,7 @@ from torch import nn
 
 from resexp.device.hardware import Hardware
 from resexp.models.blocks import Block
-
-log = logging.getLogger(__name__)
+from resexp.utils.logs import log
 
 CALLS_BEFORE_CAPTURE = 3
 """cuDNN picks its kernels and the optimiser makes its buffers in the first calls; a graph holds neither."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import logging
 import platform
 from collections import defaultdict
 from collections.abc import Iterator
@@ -15,8 +14,7 @@ import torch
 from resexp.config import TrainConfig
 from resexp.distributed import SINGLE_PROCESS, Ranks
 from resexp.errors import UserError
-
-log = logging.getLogger(__name__)
+from resexp.utils.logs import log
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

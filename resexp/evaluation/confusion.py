@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +17,7 @@ from resexp.errors import UserError
 from resexp.runs import logits
 from resexp.runs.logits import Logits
 from resexp.runs.store import Run
-
-log = logging.getLogger(__name__)
+from resexp.utils.logs import log
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -39,9 +38,8 @@ from resexp.runs.logits import Logits
 from resexp.runs.records import json_text
 from resexp.runs.store import Run
 from resexp.runs.weights_file import Description
+from resexp.utils.logs import log
 from resexp.utils.text import few
-
-log = logging.getLogger(__name__)
 
 _MIN_BATCH = 32
 """Smallest number of images per forward pass."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import multiprocessing
 import os
 import signal
@@ -20,13 +19,12 @@ from resexp.errors import UserError
 from resexp.executors import schedule
 from resexp.executors.base import End, Event, Executor, Handle, Job
 from resexp.runs.store import Run
+from resexp.utils.logs import log
 from resexp.utils.machine import cores
 from resexp.utils.parallel import mark_sockets, starting, without_main
 
 if TYPE_CHECKING:
     import torch
-
-log = logging.getLogger(__name__)
 
 TICK_S = 0.5
 """Seconds until the display is updated, without an event before."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -14,8 +13,7 @@ from resexp.executors.base import End, Event, Executor, Handle, Job
 from resexp.runs import lease
 from resexp.runs.store import Run
 from resexp.utils.interrupts import Stop
-
-log = logging.getLogger(__name__)
+from resexp.utils.logs import log
 
 
 class _StartedJob:

@@ -21,9 +21,8 @@ from resexp.executors.base import End, Event, Executor, Handle, Job
 from resexp.executors.worker import train
 from resexp.runs.store import Run
 from resexp.utils.interrupts import Stop
+from resexp.utils.logs import log
 from resexp.utils.machine import cores
-
-log = logging.getLogger(__name__)
 
 try:
     import ray

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import io
-import logging
 import os
 import re
 import shutil
@@ -31,11 +30,10 @@ from resexp.runs import lease
 from resexp.runs.records import Submission
 from resexp.runs.store import Run
 from resexp.utils.interrupts import EXIT_USAGE
+from resexp.utils.logs import log
 
 if TYPE_CHECKING:
     import submitit
-
-log = logging.getLogger(__name__)
 
 INHERITED = ("RESEXP_DATA", "RESEXP_PLUGINS", "PYTHONPATH", "OMP_NUM_THREADS")
 """Variables that jobs have from the sweep that submitted them, whatever else the cluster lets through."""

@@ -6,7 +6,6 @@ Where a sweep is killed, its successor may pass on the lines of the last second 
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import os
 import time
@@ -23,9 +22,8 @@ from resexp.errors import RunFailedError, UserError
 from resexp.runs.store import Run, StudyFolder
 from resexp.tracking.adapters import TRACKERS, Scalars, TrackedRun, Tracker
 from resexp.utils.files import locked
+from resexp.utils.logs import log
 from resexp.utils.untrusted import Count, JsonRecord, parse_json, read_record
-
-log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """Seconds between reads of the metrics of a run."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-import logging
 import time
 import traceback
 from collections import deque
@@ -23,8 +22,7 @@ from resexp.models.summary import summarise_net
 from resexp.runs.records import Status
 from resexp.runs.store import Run
 from resexp.training.train import attempt
-
-log = logging.getLogger(__name__)
+from resexp.utils.logs import log
 
 SETTLING_STEPS = 64
 """Steps of each run before its speed counts: by then its kernels are chosen and its graph is captured."""

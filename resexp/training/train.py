@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -37,8 +36,7 @@ from resexp.training.probing import probe_input, write_record
 from resexp.training.trainer import Trainer
 from resexp.training.warm_start import warm_start
 from resexp.utils.interrupts import Interrupted
-
-log = logging.getLogger(__name__)
+from resexp.utils.logs import log
 
 _OUT_OF_MEMORY = (
     "CUDA error: out of memory", "ALLOC_FAILED", "NOT_INITIALIZED when calling", "unable to find an engine",

@@ -33,7 +33,7 @@ from resexp.runs.store import Run
 from resexp.training.concurrent_runs import ConcurrentRuns, _memory_needed
 from resexp.training.train import train
 from resexp.training.trainer import Trainer
-from resexp.utils.logs import LOGGER
+from resexp.utils.logs import log
 
 DEVICE = os.environ.get("RESEXP_TEST_DEVICE", "cuda")
 SIZE = 32 if DEVICE == "cuda" else 16
@@ -65,7 +65,7 @@ def _nothing_goes_wrong() -> Iterator[None]:
     """No capture fails, no run is tried again: no warning is logged."""
     warnings = BufferingHandler(1000)
     warnings.setLevel(logging.WARNING)
-    LOGGER.addHandler(warnings)
+    log.addHandler(warnings)
     yield
     assert [record.getMessage() for record in warnings.buffer] == []
 

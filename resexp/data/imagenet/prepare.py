@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,10 +22,9 @@ from resexp.data.images import Seen, find_duplicates, seen
 from resexp.data.pixels import decode
 from resexp.errors import UnreadableImageError, UserError
 from resexp.utils.files import with_filename, write_atomic
+from resexp.utils.logs import log
 from resexp.utils.parallel import prefetch
 from resexp.utils.text import few
-
-log = logging.getLogger(__name__)
 
 ResultT = TypeVar("ResultT")
 

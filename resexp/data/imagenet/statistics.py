@@ -7,7 +7,6 @@ of the colours, l the eigenvalues of their covariance, and a normal numbers of s
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +16,8 @@ from resexp.data.cache import caches, lock_of, read_arrays, write_arrays
 from resexp.data.imagenet.dataset import ImageNet
 from resexp.data.imagenet.loader import ImageRequest, Loader, centre
 from resexp.errors import UserError
+from resexp.utils.logs import log
 from resexp.utils.machine import cores
-
-log = logging.getLogger(__name__)
 
 IMAGES = 10_000
 """Training images that are looked at, drawn evenly."""

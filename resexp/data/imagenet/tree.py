@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import logging
 import os
 import time
 from collections import defaultdict
@@ -40,10 +39,9 @@ from resexp.data.layout import (
 from resexp.errors import UserError, sanitize
 from resexp.runs.records import json_text
 from resexp.utils.files import holds
+from resexp.utils.logs import log
 from resexp.utils.text import few
 from resexp.utils.untrusted import read_file
-
-log = logging.getLogger(__name__)
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
