@@ -4,16 +4,6 @@ from resexp.paper.published import ENSEMBLE_TOP5, SIDES, TEN_CROP, OnViews, Publ
 from resexp.paper.recipe import Departure, Reading, departures, readings
 
 __all__ = [
-    "ENSEMBLE_TOP5",
-    "SIDES",
-    "TEN_CROP",
-    "Departure",
-    "OnViews",
-    "Published",
-    "Reading",
-    "departures",
-    "fig6",
-    "nets",
-    "published",
-    "readings",
-]
+    "ENSEMBLE_TOP5", "SIDES", "TEN_CROP", "Departure", "OnViews", "Published", "Reading", "departures", "fig6", "nets",
+    "published", "readings",
+]  # fmt: skip
