@@ -17,11 +17,7 @@ def sanitize(text: str) -> str:
     return _COMMANDS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-class ResexpError(Exception):
-    """Base class of all exceptions of this package."""
-
-
-class UserError(ResexpError):
+class UserError(Exception):
     """A mistake of the user. Each argument is one line: what is wrong, where, what to do instead.
 
     The command line prints the lines, without a traceback, and exits with code 2. Whatever a line quotes, it stays one
@@ -43,27 +39,23 @@ class DeviceFailedError(UserError):
     """The device is gone, or refuses all further work of this process."""
 
 
-class RankLostError(UserError):
-    """Another process that trains the same run has ended, or can't be reached any more."""
-
-
 class LeaseLostError(UserError):
     """Another attempt has taken the run over; nothing more can be written by this one."""
 
 
-class RunFailedError(ResexpError):
+class RunFailedError(Exception):
     """A run ended in an error that is not the user's; one line, exit code 1."""
 
 
-class StopRequested(ResexpError):
+class StopRequested(Exception):
     """A stop was requested during an evaluation or a probe; its partial result is discarded."""
 
 
-class UnreadableImageError(ResexpError):
+class UnreadableImageError(Exception):
     """An image that can't be decoded, and why."""
 
 
-class DamagedCheckpointError(ResexpError):
+class DamagedCheckpointError(Exception):
     """The file is not, or no longer, what was saved."""
 
 

@@ -25,7 +25,7 @@ from resexp.device.hardware import (
     with_stream,
 )
 from resexp.distributed import SINGLE_PROCESS, Ranks, lost_rank
-from resexp.errors import DeviceFailedError, DeviceOutOfMemoryError, LeaseLostError, RankLostError, UserError
+from resexp.errors import DeviceFailedError, DeviceOutOfMemoryError, LeaseLostError, UserError
 from resexp.runs import checkpoint
 from resexp.runs.metrics import MetricsWriter
 from resexp.runs.records import Manifest, Status
@@ -213,7 +213,7 @@ def _translate_device_errors(run: Run) -> Iterator[None]:
         text = str(error)
         reason = text.partition("\n")[0][:100]
         if what := lost_rank(error):
-            raise RankLostError(f"{run.folder}: another rank is gone ({what}); the same command continues") from error
+            raise UserError(f"{run.folder}: another rank is gone ({what}); the same command continues") from error
         if isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
             memory = "memory" if _OUT_OF_MEMORY[-1] in text else "GPU memory"
             raise DeviceOutOfMemoryError(
