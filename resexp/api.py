@@ -75,7 +75,7 @@ def sweep(
 
 @contextmanager
 def _listening() -> Iterator[Stop]:
-    """Ctrl-C while images are decoded is the usual exception, too. Gradients are on, whatever a notebook has set."""
+    """Ctrl-C while images are decoded raises KeyboardInterrupt, too. Gradients are on, whatever a notebook has set."""
     try:
         with Stop().listening() as stop, torch.inference_mode(False), torch.enable_grad():
             yield stop

@@ -8,13 +8,13 @@ from typing import Any
 
 from resexp.config import ExecutorConfig, RunConfig, Study, TrainConfig, yaml_file
 from resexp.config.messages import validated
-from resexp.config.study import RunSpec, load, load_run
+from resexp.config.study import RunSpec, is_study, load, load_run, study_name
 from resexp.data import open_dataset
 from resexp.display import Display
 from resexp.errors import UserError
 from resexp.runs.names import is_run_name, select_runs
 from resexp.runs.records import json_text
-from resexp.runs.store import Run
+from resexp.runs.store import Run, StudyFolder
 from resexp.sweeping import create, sweep
 from resexp.training.warm_start import check_donor
 from resexp.utils.files import write_alone
@@ -23,13 +23,13 @@ from resexp.utils.paths import expanded
 
 
 def targets(names: list[str], *, initial: bool, settings: list[str], results: Path) -> list[tuple[Run, bool]]:
-    """The runs that the user named, and whether each is measured before training; nets of study files are.
+    """The runs that the user named, and whether each is measured before training.
 
-    Raises UserError for anything else.
+    Nets of a study file are, unless the study was trained in `results`. Raises UserError for anything else.
     """
     found = []
     for name in names:
-        if not is_run_name(name, results):
+        if not is_run_name(name, results) and (settings or not _is_trained(name, results)):
             study, cells = load(name, settings)
             found += [(create(study, cell, results), True) for cell in cells]
             continue
@@ -43,6 +43,12 @@ def targets(names: list[str], *, initial: bool, settings: list[str], results: Pa
             raise UserError(f"{name}: --set goes with a study file; a run has its configuration in config.yaml")
         found += [(run, initial) for run in runs]
     return found
+
+
+def _is_trained(study: str, results: Path) -> bool:
+    """Whether a run of this study has a checkpoint."""
+    runs = StudyFolder(results / study_name(study)).runs() if is_study(study) else []
+    return any(run.checkpoint_path.exists() for run in runs)
 
 
 def finished_runs(names: list[str], results: Path) -> list[Run]:

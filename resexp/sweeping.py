@@ -60,7 +60,7 @@ def _check_data(chosen: Sequence[tuple[RunSpec, Run]], rerun: Sequence[RunSpec] 
     not here, don't suit a run, or differ from those of its earlier attempts, which only cells in `rerun` discard."""
     anew = {cell.config.folder for cell in rerun}
     datasets: dict[DataConfig, Dataset | ImageNet] = {}
-    rehearsed = set[str]()
+    rehearsed, remarks = set[str](), {""}
     for cell, run in chosen:
         data, needed = cell.config.data, cell.config.model.smallest_side
         if data not in datasets:
@@ -73,7 +73,9 @@ def _check_data(chosen: Sequence[tuple[RunSpec, Run]], rerun: Sequence[RunSpec] 
         for name in cell.config.probes.tta:
             check_views(usual(cell.config, name, dataset.size), cell.config.model, f"{cell.label}: probes.tta")
         if cell.config.plugin_refs and cell.config.signature not in rehearsed:
-            rehearse(cell.config, *dataset.size, len(dataset.classes))
+            if (remark := rehearse(cell.config, *dataset.size, len(dataset.classes))) not in remarks:
+                log.info(remark)
+                remarks.add(remark)
             rehearsed.add(cell.config.signature)
         if cell.config.train.init_from and (cell.config.folder in anew or run.status().step == 0):
             check_start(cell.config, dataset.fingerprint)

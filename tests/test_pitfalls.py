@@ -158,7 +158,7 @@ def test_a_warm_up_that_never_ended_is_told(study: Make) -> None:
         run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     sentences = verdict(folder).sentences
     assert any(sentence.endswith("It had ended by step: plain-8 200.") for sentence in sentences)
-    endless = "It never ended, so that the small rate trained them throughout: plain-56 (1 of 1 run)."
+    endless = "It never ended, so that its rate trained them throughout: plain-56 (1 of 1 run)."
     assert endless in sentences
 
 
@@ -168,7 +168,9 @@ def test_a_small_margin_is_not_rounded_away(study: Make) -> None:
     assert "below a tenth of the plain nets' rise, 0.03 points here" in found.sentences[-1]
     folder = study(DEGRADES)
     folder.write_plan(folder.plan().model_copy(update={"margin": 0.25}))
-    assert any("below 0.25 points: report.margin" in sentence for sentence in verdict(folder).sentences)
+    assert any(
+        "below 0.25 points, the margin that the study fixes" in sentence for sentence in verdict(folder).sentences
+    )
 
 
 # -- figures and files ------------------------------------------------------------------------------------------------

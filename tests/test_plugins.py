@@ -577,6 +577,60 @@ def test_a_block_without_layers_is_one_line(tmp_path: Path) -> None:
         load(str(study(tmp_path, model={"block": "mine"})))
 
 
+def test_the_depth_of_a_block_with_other_convolutions_is_remarked_on(tmp_path: Path) -> None:
+    more = (
+        BLOCK.format("return self.conv3(super().branch(x))")
+        + """
+    def make_branch(self, config, place):
+        super().make_branch(config, place)
+        self.conv3 = torch.nn.Conv2d(place.channels, place.channels, 1)
+"""
+    )
+    path = written(tmp_path, more)
+    loaded(path)
+    config = RunConfig.model_validate({"model": {"depth": 8, "block": "mine", "shortcut": "B"}})
+    says = f"{path}: block mine has 3 convolutions, and counts as 2 layers of the net's depth (`layers`)"
+    assert rehearse(config, 16, 16, 10) == says
+    (tmp_path / "again").mkdir()
+    loaded(written(tmp_path / "again", more.replace('"mine"', '"deeper"') + "    layers = 3\n"))
+    config = RunConfig.model_validate({"model": {"depth": 11, "block": "deeper", "shortcut": "B"}})
+    assert rehearse(config, 16, 16, 10) == ""
+
+
+REMEMBERS = """
+@register("optimizer", "mine")
+class Mine(torch.optim.Optimizer):
+    def __init__(self, parameters, rate, train):
+        super().__init__(parameters, {{"lr": rate}})
+        self.mine = {{}}
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                {}
+                p -= group["lr"] * m
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "goes"),
+    [
+        ("m = self.state[p].setdefault('m', torch.zeros_like(p)).mul_(0.9).add_(p.grad)", True),
+        ("m = p.grad / (1 + group.setdefault('t', 0)); group['t'] += 1 / len(group['params'])", True),
+        ("m = self.mine.setdefault(p, torch.zeros_like(p)).mul_(0.9).add_(p.grad)", False),
+        ("m = p.grad + 0.01 * torch.randn_like(p)", False),
+    ],
+)
+def test_what_an_optimiser_remembers_must_be_in_a_checkpoint(tmp_path: Path, code: str, goes: bool) -> None:
+    loaded(written(tmp_path, REMEMBERS.format(code)))
+    config = RunConfig.model_validate({"model": {"depth": 8}, "train": {"optimizer": "mine"}})
+    if goes:
+        rehearse(config, 16, 16, 10)
+        return
+    with pytest.raises(UserError, match=r"keep what it remembers in self\.state or in its groups"):
+        rehearse(config, 16, 16, 10)
+
+
 FROZEN = """
     def make_branch(self, config, place):
         super().make_branch(config, place)

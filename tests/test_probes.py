@@ -528,6 +528,16 @@ def test_probe_of_a_study_file_looks_at_untrained_nets(here: Resexp, write_study
     assert (record["run"], record["step"], len(record["layers"])) == ("residual-14 seed 0", 0, 14)
 
 
+def test_probe_of_a_study_that_was_trained_here_looks_at_its_nets(
+    here: Resexp, write_study: Callable[..., Path]
+) -> None:
+    study = write_study(executor={"name": "debug"})
+    assert json.loads(here("probe", "signals", study, "--json").stdout)[0]["step"] == 0
+    assert here("sweep", study).returncode == 0
+    for words, step in (([], 12), (["--at-init"], 0), (["--set", "model.depth=14"], 0)):
+        assert json.loads(here("probe", "signals", study, *words, "--json").stdout)[0]["step"] == step
+
+
 def test_identity_blocks_handed_on_and_trained_at_equal_budgets(
     here: Resexp, trained: dict[str, Path], write_study: Callable[..., Path]
 ) -> None:

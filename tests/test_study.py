@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from resexp.config.model import ModelConfig
 from resexp.config.study import SHIPPED, json_schema, load, load_run, only_labels
 from resexp.errors import UserError
 
@@ -64,6 +65,19 @@ def test_overrides_reach_every_cell_and_may_replace_the_grid(write_study: Write)
     path = write_study(grid={"model.depth": [8, 14]})
     assert {c.config.train.lr for c in load(str(path), ["train.lr=1e-2"])[1]} == {0.01}
     assert labels(path, "grid={model.depth: [20]}") == ["residual-20"]
+
+
+def test_null_gives_a_key_its_default(write_study: Write) -> None:
+    path = write_study(train={"steps": 40, "milestones": [10, 30], "warmup_lr": 0.01})
+    settings = ["train.steps=20", "train.milestones=null", "train.warmup_lr=null", "model=null"]
+    (cell,) = load(str(path), settings)[1]
+    assert (cell.config.train.milestones, cell.config.train.warmup_lr) == ((10, 15), None)
+    assert cell.config.model == ModelConfig()
+    varied = load(str(path), ["grid.train.lr=[0.1, 0.05]", *settings])[1]
+    assert [cell.config.train.milestones for cell in varied] == [(10, 15)] * 2
+    assert mistakes(path, "train.stepz=null")[0].startswith("--set train.stepz=null: train.stepz: unknown key")
+    (line,) = mistakes(write_study(train={"lr": None}))
+    assert line.endswith(": train.lr: empty; leave it out, or give it a value")
 
 
 def test_an_override_of_one_key_of_the_grid_keeps_the_others(write_study: Write) -> None:
@@ -136,6 +150,10 @@ def test_every_mistake_is_said_at_once_with_its_place(tmp_path: Path) -> None:
         ("extends: .", "1: extends: .: a folder"),
         ("seeds: []", "1: seeds: expected at least 1 value, got []"),
         ("seeds: [1, 1]", "1: seeds: a seed is listed twice"),
+        (
+            "train: {lr: 0.001, warmup_lr: 0.02}",
+            "1: train.warmup_lr: a warm-up has a lower rate than train.lr, 0.001; lower it, or set it to null for none",
+        ),
         ("train: {steps: 10, milestones: [12]}", "1: train.milestones: 12 is not below train.steps, 10"),
         (
             "train: {steps: 3000000, log_every: 1}",

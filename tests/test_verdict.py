@@ -390,9 +390,8 @@ def test_the_margin_is_the_studys_where_it_says_one(study: Callable[..., StudyFo
     verdict = summarise(folder).verdict
     assert verdict.margin == 3.0
     assert verdict.headline.endswith("residual nets do not degrade (any rise is below 3.0 points).")
-    assert "A rise counts as none if its whole interval is below 3.0 points: report.margin of the study." in (
-        verdict.sentences
-    )
+    fixed = "below 3.0 points, the margin that the study fixes (report.margin)."
+    assert f"A rise counts as none if its whole interval is {fixed}" in verdict.sentences
 
 
 def test_at_the_papers_recipe_the_margin_is_one_point(study: Callable[..., StudyFolder]) -> None:

@@ -56,6 +56,8 @@ def describe(
     from resexp.config.nets import parse_net
     from resexp.config.study import nets_of
 
+    if svg and svg.suffix.lower() != ".svg":
+        raise UserError(f"--svg {svg}: the drawing is an SVG file; name it {svg.stem}.svg")
     if bool(names) == bool(config):
         raise UserError("describe: give either nets, such as plain-20 residual-20, or --config FILE")
     overrides = settings or []

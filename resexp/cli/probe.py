@@ -26,7 +26,10 @@ app = typer.Typer(
 LINE_S = 10.0
 """Seconds between two lines of a probe."""
 RUNS = "Runs as STUDY:NET/SEED, nets as STUDY:NET, or folders of runs and studies."
-Targets = Annotated[list[str], names("RUN_OR_STUDY...", f"{RUNS} A study file stands for untrained nets.")]
+UNTRAINED = "A study that was not trained here stands for untrained nets."
+Targets = Annotated[
+    list[str], names("RUN_OR_STUDY...", f"{RUNS} A study that was not trained here stands for untrained nets.")
+]
 Runs = Annotated[list[str], names("RUN_OR_STUDY...", RUNS)]
 Initial = Annotated[bool, typer.Option("--at-init", help="Measure the net before training, recreated from its seed.")]
 

@@ -27,8 +27,8 @@ class _AnyData(Section):
     split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the choice of held-out images; the same for all runs."""
     resize: Annotated[int, Field(ge=4, le=MAX_RESIZE, multiple_of=4)] | None = None
-    """Side to resize images to, pixels (antialiased). For small machines; changes the experiment. Default: no
-    resizing."""
+    """Side to resize images to, pixels (antialiased). Of an image that is not square, only the central square is kept.
+    For small machines; changes the experiment. Default: no resizing."""
     pad: Annotated[int, Field(ge=0, le=64)] = 4
     """Zero padding per side before the random crop, pixels; 0 disables cropping."""
     flip: bool = True

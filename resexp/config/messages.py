@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -44,15 +45,40 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def validated(model: type[ModelT], document: Document) -> ModelT:
-    """`document` as a `model`. Raises UserError with one line, and its place, for every mistake."""
+    """`document` as a `model`. `--set KEY=null` gives a key its default. Raises UserError with one line, and its place,
+    for every mistake."""
     try:
         return model.model_validate(document.data)
     except ValidationError as error:
         mistakes = error.errors(include_url=False)
+        empty = [_path(mistake) for mistake in mistakes if _is_empty(mistake)]
+        if unset := [path for path in empty if document.place(path).startswith("--set ")]:
+            return validated(model, functools.reduce(_without, unset, document))
         own = [mistake for mistake in mistakes if not _repeats(mistake)] or mistakes
         lines = [_line(mistake, model, document) for mistake in own[:MAX_MISTAKES]]
         more = [f"over {MAX_MISTAKES} mistakes; fix these first"] if len(own) > MAX_MISTAKES else []
         raise UserError(*lines, *more) from None
+
+
+def _path(error: ErrorDetails) -> KeyPath:
+    """Where the mistake is in the document; pydantic also names the source of the data."""
+    loc: KeyPath = tuple(part for part in error["loc"] if part != "built-in")
+    return (loc[0], *loc[2:]) if len(loc) > 1 and loc[0] == "data" else loc
+
+
+def _is_empty(error: ErrorDetails) -> bool:
+    return error["type"].endswith("_type") and error["input"] is None
+
+
+def _without(document: Document, path: KeyPath) -> Document:
+    """The document without the key at this path."""
+
+    def dropped(data: dict[Any, Any], keys: KeyPath) -> dict[Any, Any]:
+        if keys[1:]:
+            return {**data, keys[0]: dropped(data[keys[0]], keys[1:])}
+        return {key: value for key, value in data.items() if key != keys[0]}
+
+    return Document(dropped(document.data, path), document.places)
 
 
 def _repeats(error: ErrorDetails) -> bool:
@@ -65,14 +91,13 @@ def _repeats(error: ErrorDetails) -> bool:
 
 def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> str:
     """One mistake as ``file:line: key: what was got, what is allowed``."""
-    loc: KeyPath = tuple(part for part in error["loc"] if part != "built-in")
-    path = (loc[0], *loc[2:]) if len(loc) > 1 and loc[0] == "data" else loc
+    path = _path(error)
     kind, got, context = error["type"], error["input"], error.get("ctx", {})
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         path, got, kind = (*path, "source"), got.get("source"), "literal_error"
         context = {"expected": ", ".join(SOURCES)}
     if kind == "extra_forbidden":
-        message = _unknown_key(loc, path, got, model)
+        message = _unknown_key(error["loc"], path, got, model)
     elif kind == "missing":
         message = "missing"
     elif kind == "literal_error":
@@ -81,7 +106,7 @@ def _line(error: ErrorDetails, model: type[BaseModel], document: Document) -> st
         message = f"{found}; allowed: {', '.join(choices)}{hint(str(got), choices)}"
     elif kind == "value_error":
         message = f"{context['error']}" if isinstance(got, list | dict | tuple) else f"{context['error']}, got {got!r}"
-    elif kind.endswith("_type") and got is None:
+    elif _is_empty(error):
         message = "empty; leave it out, or give it a value"
     elif kind == "too_short":
         message = f"expected at least {context['min_length']} value, got {got!r}"

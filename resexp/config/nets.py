@@ -100,7 +100,10 @@ def parse_net(name: str, settings: list[str], size: int | None = None) -> NamedN
         part = _PART.match(rest)
         if part is None or not (field := part[1] or WORDS.get(part[2], "")):
             word = rest[1:]
-            raise UserError(f"{name}: unknown word {word!r}; allowed: {', '.join(WORDS)}{hint(word, list(WORDS))}")
+            raise UserError(
+                f"{name}: unknown word {word!r}; allowed: {', '.join(WORDS)}{hint(word, list(WORDS))}; a plug-in's "
+                "part has its role before its name, such as block=scaled"
+            )
         if field in model:
             raise UserError(f"{name}: {model[field]} and {part[2]} are both its {field}; keep one")
         model[field] = _typed_part(part[2], name)

@@ -253,7 +253,7 @@ class TrainConfig(Section):
         except OSError as error:
             raise ValueError(f"no file of weights that can be read ({error.strerror})") from None
 
-    @field_validator("microbatch", "precision", "milestones", "momentum", "log_every")
+    @field_validator("microbatch", "precision", "milestones", "momentum", "log_every", "warmup_lr")
     @classmethod
     def _goes_with_the_fields_before(cls, value: Any, info: ValidationInfo) -> Any:
         """Raise ValueError where a field contradicts an earlier one; `info.data` has the valid ones."""
@@ -265,6 +265,8 @@ class TrainConfig(Section):
             raise ValueError("muon can't skip a step that overflows; set precision to bf16 or fp32")
         if field == "momentum" and value == 0 and train.get("optimizer") == "nesterov":
             raise ValueError("nesterov needs one above 0; set optimizer to sgd for steps without momentum")
+        if field == "warmup_lr" and isinstance(lr := train.get("lr"), float) and value is not None and value > lr:
+            raise ValueError(f"a warm-up has a lower rate than train.lr, {lr:g}; lower it, or set it to null for none")
         if field == "log_every" and steps is not None and (lines := steps // value) > MAX_LINES // 2:
             raise ValueError(f"{lines:,} lines of metrics; log at most {MAX_LINES // 2:,} times in train.steps")
         if field != "milestones" or not value:

@@ -221,6 +221,9 @@ def read(path: Path, find: Callable[[str], Path] = Path, chain: tuple[Path, ...]
     The base is a file next to this one, or what `find` returns. Name and description are a file's own. `chain` holds
     the files that extend this one.
     """
+    if path.is_dir():
+        remedy = f"for images of your own, add --set data.source=folder --set data.path={path} to a study's name"
+        raise UserError(f"{path}: a folder, where the file of a study is expected; {remedy}")
     try:
         own = path.resolve()
         text = read_file(path, MAX_BYTES).decode()

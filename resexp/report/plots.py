@@ -186,7 +186,9 @@ def curves_plot(
     by_net = grouped(sorted(drawn, key=lambda r: r.config.model.depth), lambda r: r.run.label)
     title = f"{family} nets{of and f' of {of}'}{_where_they_end(list(by_net.values()))}"
     plot = Plot(title, "step", f"error (%){f', axis from {ends[0]:g}' if ends[0] else ''}", size)
-    plot.note = "Means over seeds: running training error dashed, validation error bold, final test error a mark."
+    validated = "validation error bold, " * any(len(record.metrics["val_error"].steps) for record in drawn)
+    over = "Means over seeds" if any(len(of_net) > 1 for of_net in by_net.values()) else "One seed"
+    plot.note = f"{over}: running training error dashed, {validated}final test error a mark."
     plot.zooms = True
     named, colours = named_in_legend(by_net), depth_colours(len(by_net))
     lasts = []

@@ -206,11 +206,11 @@ class _Allowed(NamedTuple):
 
 def _allowed(margin: float | None, kinds: Sequence[Family]) -> _Allowed | None:
     """The `margin` of the study or the default; None if plain nets are not shown to rise, so that it has no size."""
-    reason = "report.margin of the study"
+    reason = "the margin that the study fixes (report.margin)"
     if margin is None and not any(net.departures for family in kinds for net in family.nets):
         margin, reason = PAPER_MARGIN, "the default at the paper's recipe"
     if margin is not None:
-        sentence = f"A rise counts as none if its whole interval is below {_points(margin)}: {reason}."
+        sentence = f"A rise counts as none if its whole interval is below {_points(margin)}, {reason}."
         return _Allowed(margin, float(margin), _points(margin), sentence)
     if kinds[0].kind != "plain":
         return None
@@ -243,7 +243,7 @@ def _warmups(families: Sequence[Family]) -> list[str]:
     if ends:
         found[0] += f" It had ended by step: {listed(ends)}."
     if endless:
-        found.append(f"It never ended, so that the small rate trained them throughout: {listed(endless)}.")
+        found.append(f"It never ended, so that its rate trained them throughout: {listed(endless)}.")
     return [
         *found,
         *late * ["A warm-up that outlasts the last drop of the rate is part of the running training error."],

@@ -293,7 +293,8 @@ class TrainingLoop:
     def _remark(self) -> str:
         """A caveat about the finished run, such as a warm-up that never ended; empty if there is none."""
         if self.trainer.schedule.warming_up:
-            return f"its warm-up never ended: the training error stayed over {self.config.train.warmup_until_error:.0%}"
+            limit = f"{self.config.train.warmup_until_error:.0%}"
+            return f"its warm-up never ended: the moving average of the training error stayed over {limit}"
         if missing := sorted(self.dataset.unreadable):
             # Rank 0 knows the images it has read itself, not those of other ranks.
             images = "at least " * (self.ranks.world_size > 1) + counted(len(missing), "image")

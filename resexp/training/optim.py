@@ -223,6 +223,17 @@ def make_optimizer(config: TrainConfig, model: nn.Module, rate: Tensor) -> torch
     return optimizer
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], *, is_plugin: bool) -> None:
+    """Continue from a state_dict(). The groups stay ours: loaded ones would have copies of the rate, which `Schedule`
+    does not write. A plug-in may keep anything else in its groups, too."""
+    groups = optimizer.param_groups
+    optimizer.load_state_dict(saved if is_plugin else {**optimizer.state_dict(), "state": saved["state"]})
+    if is_plugin:
+        for old, new in zip(groups, optimizer.param_groups, strict=True):
+            old.update({key: value for key, value in new.items() if key != "lr"})
+    optimizer.param_groups = groups
+
+
 def is_optimizer_state(config: TrainConfig, kept: Any, parameters: list[nn.Parameter]) -> bool:
     """Whether `kept`, from a checkpoint, has the form of this optimiser's state: {parameter index: {name: tensor}} with
     matching shapes."""

@@ -10,35 +10,45 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resexp.config import RunConfig
-from resexp.config.plugins import find_plugin
+from resexp.config.plugins import PluginRef, find_plugin
 from resexp.errors import UserError
 from resexp.models import ResNet, build_model
-from resexp.training.optim import Schedule, make_optimizer
+from resexp.training.optim import Schedule, load_optimizer, make_optimizer
 
 IMAGES = 4
 
 
-def rehearse(config: RunConfig, height: int, width: int, classes: int) -> None:
-    """Build the net, take one step on random images of `height` x `width` pixels, and check shapes, gradients
-    and weights.
+def rehearse(config: RunConfig, height: int, width: int, classes: int) -> str:
+    """Build the net, take one step on random images of `height` x `width` pixels, check shapes, gradients and weights,
+    and that a copy made from what a checkpoint holds takes the same next step.
 
-    Torch's random state stays as it was. Raises UserError with the plug-in and what is wrong with it.
+    Returns a remark about the depth, if there is one. Torch's random state stays as it was. Raises UserError with the
+    plug-in and what is wrong with it.
     """
     plugins = {role: find_plugin(role, ref) for role, ref in config.plugin_refs.items()}  # type: ignore[arg-type]
     if not plugins:
-        return
+        return ""
     where = ", ".join(f"{plugin.path}: {role} {plugin.name}" for role, plugin in plugins.items())
     try:
         with torch.random.fork_rng(devices=[]):
-            _step(config, height, width, classes)
+            model = _step(config, height, width, classes)
     except UserError as error:
         named = tuple(f"{plugin.path}:" for plugin in plugins.values())
         raise UserError(*(line if line.startswith(named) else f"{where}: {line}" for line in error.args)) from error
     except Exception as error:
-        raise UserError(f"{where}: {type(error).__name__}: {error}") from error
+        how = "; an optimizer is made with (parameters, rate, train)" * ("optimizer" in plugins)
+        raise UserError(f"{where}: {type(error).__name__}: {error}{how}") from error
+    if (plugin := plugins.get("block")) and isinstance(model, ResNet):
+        block = next(model.stages[0].children())
+        modules = [module for name, module in block.named_modules() if "shortcut" not in name]
+        count = sum(isinstance(module, nn.Conv2d) for module in modules)
+        if count != block.layers:
+            found = f"{count} convolutions, and counts as {block.layers} layers of the net's depth (`layers`)"
+            return f"{plugin.path}: block {plugin.name} has {found}"
+    return ""
 
 
-def _step(config: RunConfig, height: int, width: int, classes: int) -> None:
+def _step(config: RunConfig, height: int, width: int, classes: int) -> nn.Module:
     train = config.train.for_depth(config.model.depth)
     model = build_model(config.model, classes)
     if isinstance(model, ResNet):
@@ -69,14 +79,29 @@ def _step(config: RunConfig, height: int, width: int, classes: int) -> None:
     optimizer.step()
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise UserError("the weights are not finite after the first step")
+    twin = build_model(config.model, classes)
+    continued = make_optimizer(train, twin, schedule.rate)
     try:  # as a checkpoint is
         torch.save((model.state_dict(), optimizer.state_dict()), stream := io.BytesIO())
-        optimizer.load_state_dict(torch.load(io.BytesIO(stream.getvalue()), weights_only=True)[1])
+        weights, state = torch.load(io.BytesIO(stream.getvalue()), weights_only=True)
+        twin.load_state_dict(weights)
+        load_optimizer(continued, state, is_plugin=isinstance(train.optimizer, PluginRef))
     except Exception as error:
         raise UserError(
             f"its state can't be saved and read again ({type(error).__name__}); keep tensors, numbers, text, lists and "
             "mappings in it"
         ) from error
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        ours.grad = torch.randn_like(ours)
+        theirs.grad = ours.grad.clone()
+    for one in (optimizer, continued):
+        one.step()
+    if not all(map(torch.equal, model.parameters(), twin.parameters())):
+        raise UserError(
+            "the optimizer takes another step after its state was saved and read again; keep what it remembers in "
+            "self.state or in its groups, and draw no random numbers"
+        )
+    return model
 
 
 def _check_shapes(config: RunConfig, model: ResNet) -> None:

@@ -26,7 +26,7 @@ from resexp.evaluation.evaluator import EVAL_BATCH, Evaluation, Evaluator
 from resexp.models import build_model
 from resexp.models.layers import BN_MOMENTUM, BatchNorm, Dropout, StochasticDepth, batch_over_ranks
 from resexp.runs.checkpoint import load_into
-from resexp.training.optim import Schedule, is_optimizer_state, make_optimizer
+from resexp.training.optim import Schedule, is_optimizer_state, load_optimizer, make_optimizer
 
 RECORDED_STEPS = 4096
 """Steps whose losses the device keeps until they are read."""
@@ -252,17 +252,10 @@ class Trainer:
         for dropper in self._droppers:  # other ranks than before may divide a batch otherwise
             calls = dropper.draws.calls
             calls.copy_(calls // state.get("parts", self._parts) * self._parts)
-        groups = self.optimizer.param_groups
-        try:  # a plug-in may keep anything in its groups, too
-            self.optimizer.load_state_dict(
-                state["optimizer"] if is_plugin else {**self.optimizer.state_dict(), "state": kept}
-            )
+        try:
+            load_optimizer(self.optimizer, state["optimizer"], is_plugin=is_plugin)
         except (ValueError, KeyError, TypeError):
             raise other from None
-        if is_plugin:
-            for old, new in zip(groups, self.optimizer.param_groups, strict=True):
-                old.update({key: value for key, value in new.items() if key != "lr"})
-        self.optimizer.param_groups = groups  # the loaded ones have copies of the rate, which Schedule does not write
         if state["scaler"]:  # empty where the attempt before was not in fp16
             self.scaler.load_state_dict(state["scaler"])
         self.schedule.load(state)

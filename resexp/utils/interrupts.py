@@ -132,7 +132,7 @@ class Stop:
         return self.signal != 0
 
     def install(self) -> Stop:
-        """Handle SIGINT and SIGTERM from now on, those among them that were blocked before.
+        """Handle SIGINT and SIGTERM from now on, including any that arrived while blocked.
 
         What the caller ignores stays ignored: shells start jobs in the background without Ctrl-C.
         """

@@ -71,7 +71,9 @@ def logarithmic(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_minor_locator(NullLocator())  # over many powers they take most of the time to draw
     low, high = axes.get_ylim()
-    if high < 100 * low:
+    if high < 3 * low:
+        axes.set_yscale("linear")
+    elif high < 100 * low:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
 
