@@ -653,6 +653,7 @@ FROZEN = """
         ("register('block', 'mine')(torch.nn.ReLU)\n", {}, "must be a class derived from"),
         (BLOCK.format("return torch.nn.functional.dropout(super().branch(x))"), {}, "draws PyTorch's random numbers"),
         (BLOCK.format("return super().branch(x * self.k)") + FROZEN, {}, r"stages\.0\.0\.k is frozen .*as a buffer"),
+        (BLOCK.format("self.n = getattr(self, 'n', 0) + 1; return super().branch(x) * self.n"), {}, "as a .* buffer"),
         (BLOCK.format("return x"), {"kind": "preact"}, "is for plain and residual nets, and model.kind is preact"),
     ],
 )

@@ -91,6 +91,13 @@ def _step(config: RunConfig, height: int, width: int, classes: int) -> nn.Module
             f"its state can't be saved and read again ({type(error).__name__}); keep tensors, numbers, text, lists and "
             "mappings in it"
         ) from error
+    with torch.no_grad():
+        output, again = (one.eval()(images) for one in (model, twin))
+    if not torch.allclose(output, again, rtol=1e-4, atol=1e-5):
+        raise UserError(
+            "the net gives other outputs after it was saved and read again; register what it keeps as a parameter or a "
+            "buffer"
+        )
     for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         ours.grad = torch.randn_like(ours)
         theirs.grad = ours.grad.clone()
