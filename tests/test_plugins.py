@@ -571,6 +571,12 @@ class Mine(Block):
 """
 
 
+def test_a_plug_in_that_registers_nothing_is_one_line(tmp_path: Path) -> None:
+    path = written(tmp_path, "class Mine(Block):\n    pass\n")
+    with pytest.raises(UserError, match=r"mine\.py: registers nothing; put @register"):
+        loaded(path)
+
+
 def test_a_block_without_layers_is_one_line(tmp_path: Path) -> None:
     loaded(written(tmp_path, BLOCK.format("return x") + "    layers = 0\n"))
     with pytest.raises(UserError, match=r"mine\.py: block mine: layers is 0; write a whole number above 0"):

@@ -106,7 +106,8 @@ def find_plugin(role: Role, ref: PluginRef) -> Plugin:
     if plugin.digest != ref.digest:
         raise UserError(
             f"{plugin.path}: changed since the run began ({role} {ref.name!r} had digest {ref.digest}, now "
-            f"{plugin.digest}); restore it, or sweep again: the changed file gives new runs"
+            f"{plugin.digest}); restore it (manifest.json of the run has it), or sweep again: the changed file gives "
+            f"new runs"
         )
     return plugin
 
@@ -175,6 +176,8 @@ def _load(path: Path) -> None:
         raise UserError(f"{where}: does not import: {type(error).__name__}: {error}") from error
     finally:
         _loading = None
+    if not any(plugin.path == path for plugins in _known.values() for plugin in plugins.values()):
+        raise UserError(f"{path}: registers nothing; put @register(ROLE, NAME) before its class or function")
     _texts[digest] = content.decode(errors="replace")
 
 
