@@ -318,6 +318,15 @@ def plain_and_residual(plain: list[list[float]], residual: list[list[float]]) ->
             "less in residual nets than in plain nets: "
             "both kinds gain from depth.",
         ),
+        (  # a depth of two seeds has no interval next to depths of three
+            {
+                **plain_and_residual([[9, 10, 11], [28, 30, 32]], [[9, 10, 11], [9, 10, 11.5]]),
+                ("residual", 20): [8.5, 9.5],
+            },
+            "From 8 to 44 layers, the training error rises by 19.8 points [+15.9, +23.8] "
+            "more in plain nets than in residual nets: "
+            "plain nets degrade; residual nets are not shown to rise (between -2.5 and +2.8 points).",
+        ),
         (  # a tenth of a rise that is not shown is no margin
             plain_and_residual([[5, 25, 60], [20, 40, 65]], [[9.9, 10, 10.1], [9.9, 10, 10.1]]),
             "No difference between the rises of plain and residual nets is shown (between -46.7 and +70.1 points): "

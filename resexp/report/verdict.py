@@ -301,8 +301,9 @@ def _direction(family: Family, found: Rise, allowed: _Allowed | None) -> str:
         return f"degrade from depth {found.best} on"
     if found.overall.sign < 0:
         return "have a lower error at the deepest than at the shallowest depth"
-    start = " from their best depth" if found.depths > 2 else ""
-    return f"are not shown to rise{start} ({found.from_best.range})"
+    if found.depths > 2 and found.from_best.range:
+        return f"are not shown to rise from their best depth ({found.from_best.range})"
+    return f"are not shown to rise ({found.overall.range})"
 
 
 def _described(kinds: Sequence[Family]) -> str:
