@@ -81,6 +81,8 @@ def _check_data(chosen: Sequence[tuple[RunSpec, Run]], rerun: Sequence[RunSpec] 
             check_start(cell.config, dataset.fingerprint)
         if cell.config.folder not in anew:
             run.check_data(dataset.fingerprint)
+            if run.status().state in ("finished", "diverged") and run.config_path.exists():
+                load_run(run.config_path)  # not a copy of another run
 
 
 def create(study: Study, cell: RunSpec, results: Path) -> Run:

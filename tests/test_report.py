@@ -319,7 +319,9 @@ def test_damaged_files_get_a_line(study: Callable[..., StudyFolder]) -> None:
     assert says[0].startswith("manifest.json: damaged (Invalid JSON")
     assert says[1] == "metrics.jsonl: the run is finished, but not all of its measurements are here"
     assert says[2] == f"metrics.jsonl:{lines.count(chr(10))}: no event with its numbers; restore it or delete the run"
-    assert "it was changed, or resexp before 0.2 wrote it" in summary.absent[3].message
+    assert (
+        "it was changed, the folder was copied from there, or resexp before 0.2 wrote it" in summary.absent[3].message
+    )
     assert summary.verdict.headline.startswith("So far: from ")
     for damage in ("[]", '{"runs": 5}', '{"runs": [5]}', "{"):
         folder.plan_path.write_text(damage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -207,6 +208,21 @@ def test_changed_data_under_a_finished_study_are_refused(write_study: Write, her
     done = here("sweep", "--config", study)
     assert done.returncode == 2
     assert "begun on other data" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["sweep", "--config"], ["train"]])
+def test_a_copy_of_a_finished_run_does_not_pass_for_another_seed(
+    write_study: Write, here: Cli, command: list[str]
+) -> None:
+    study = write_study(grid={"model.depth": [8]}, seeds=[0], executor={"name": "debug"})
+    assert here("sweep", "--config", study).returncode == 0
+    (run,) = runs_of(study)
+    shutil.copytree(run.folder, run.folder.with_name("seed1"))
+    study = write_study(grid={"model.depth": [8]}, seeds=[0, 1], executor={"name": "debug"})
+    done = here(*command, study if command[0] == "sweep" else run.folder.with_name("seed1"))
+    assert done.returncode == 2
+    assert f"describes {run.folder.parent.name}/seed0" in done.stderr
+    assert "the folder was copied from there" in done.stderr
 
 
 def test_a_grid_can_grow_without_training_anything_again(write_study: Write, here: Cli) -> None:

@@ -151,12 +151,14 @@ def _one_net(config: str, settings: list[str]) -> tuple[Study, RunSpec]:
 
 
 def _train(run: Run, stop: Stop, ranks: Ranks | None, allow_world_size_change: bool) -> None:
+    from resexp.config.study import load_run
     from resexp.distributed import SINGLE_PROCESS
     from resexp.sweeping import why_unfinished
     from resexp.training.train import train as train_run
 
     if not run.config_path.exists():  # before anything is made
         raise UserError(f"{run.config_path}: not there; `resexp sweep` of its study writes it again")
+    load_run(run.config_path)  # not a copy of another run
     state = run.status().state
     if state in ("finished", "diverged"):
         print_line(f"{run.folder}: already {state}; nothing to do")

@@ -159,8 +159,8 @@ def load_run(path: Path) -> RunConfig:
     config = _read_config(path)
     if config.folder != Path(*Path(os.path.normpath(path.absolute())).parent.parts[-2:]):
         raise UserError(
-            f"{path}: describes {config.folder}: it was changed, or resexp before 0.2 wrote it; restore it, or train "
-            "the run anew"
+            f"{path}: describes {config.folder}: it was changed, the folder was copied from there, or resexp before "
+            "0.2 wrote it; restore it, or train the run anew"
         )
     refuse_links(path.parent)
     return config
