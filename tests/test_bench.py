@@ -239,7 +239,7 @@ TINY = ["data.crop=32", "data.resize_range=[36,60]", "data.val_resize=36", "trai
 
 @pytest.mark.slow
 def test_bench_of_imagenet_times_input_and_compute_and_both(tmp_path: Path) -> None:
-    make_example(tmp_path / "images", 2, 20, 2, 0, flat_val=False, odd=False)
+    make_example(tmp_path / "images", 2, 20, 2, 0)
     settings = [f"data.path={tmp_path / 'images'}", "model.width=2", "train.steps=40", "train.milestones=[30]", *TINY]
     options = ["--depths", "18", "--kinds", "plain", "--rounds", "2", "--seconds", "0.05", "--out", tmp_path / "bench"]
     done = forking(

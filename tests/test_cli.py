@@ -67,7 +67,7 @@ def test_an_empty_name_is_neither_the_quickstart_nor_the_newest_study(here: Cli,
 def test_a_set_of_images_is_named_by_its_study_with_or_without_an_option(
     here: Cli, tmp_path: Path, words: list[str]
 ) -> None:
-    make_example(tmp_path / "images", 2, 3, 2, 0, flat_val=False, odd=False)
+    make_example(tmp_path / "images", 2, 3, 2, 0)
     study = tmp_path / "study.yaml"
     study.write_text("data: {source: imagenet, path: images}\nmodel: {variant: imagenet, depth: 18}\n")
     for named in ([study], ["--config", study]):

@@ -32,6 +32,7 @@ from resexp.runs.logits import Logits
 from resexp.runs.store import Run
 from resexp.training.train import train
 from tests.conftest import working_in, write_tiny
+from tests.odd_images import flatten
 from tests.test_export import finished
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -283,7 +284,9 @@ def test_weights_under_torchvisions_names_give_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("flat", [False, True])
 def test_streamed_images_are_cropped_as_in_the_run(flat: bool, tmp_path: Path) -> None:
     """Of any size, and weights that are tested on the validation folder alone, sorted or with a devkit's labels."""
-    make_example(tmp_path / "set", 3, 10, 6, 0, flat_val=flat, odd=False)
+    make_example(tmp_path / "set", 3, 10, 6, 0)
+    if flat:
+        flatten(tmp_path / "set")
     data = {
         "source": "imagefolder",
         "path": str(tmp_path / "set"),

@@ -218,7 +218,7 @@ def test_what_goes_to_the_device_later_is_not_waited_for(on_cuda: Callable[..., 
 @pytest.fixture
 def images(tmp_path: Path) -> RunConfig:
     """A run on images that are decoded while it trains."""
-    make_example(tmp_path / "images", 3, 14, 5, 0, flat_val=False, odd=False)
+    make_example(tmp_path / "images", 3, 14, 5, 0)
     made = of_images(tmp_path / "images")
     statistics(images_of(made))
     return made

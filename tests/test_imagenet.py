@@ -43,7 +43,7 @@ BATCH = 16
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("imagenet") / "images"
-    make_example(root, CLASSES, TRAIN, VAL, 0, flat_val=False, odd=False)
+    make_example(root, CLASSES, TRAIN, VAL, 0)
     return root
 
 

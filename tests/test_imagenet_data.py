@@ -33,6 +33,7 @@ from resexp.data.imagenet.prepare import check, prepare
 from resexp.data.imagenet.statistics import statistics
 from resexp.data.pixels import decode
 from resexp.errors import UnreadableImageError, UserError
+from tests.odd_images import add_odd, flatten
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -46,7 +47,7 @@ def data(root: Path, **settings: object) -> ImageNetData:
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes, six training and four validation images each; tests copy it before they change it."""
     root = tmp_path_factory.mktemp("drawn") / "images"
-    make_example(root, 3, 6, 4, 0, flat_val=False, odd=False)
+    make_example(root, 3, 6, 4, 0)
     return root
 
 
@@ -227,7 +228,8 @@ def test_reading_the_index_needs_no_torch() -> None:
 @pytest.fixture
 def flat(tmp_path: Path) -> Path:
     """As `drawn`, but val/ is not sorted, and a devkit says the labels."""
-    make_example(tmp_path / "flat", 3, 6, 4, 0, flat_val=True, odd=False)
+    make_example(tmp_path / "flat", 3, 6, 4, 0)
+    flatten(tmp_path / "flat")
     return tmp_path / "flat"
 
 
@@ -629,7 +631,8 @@ def test_a_cache_that_was_interrupted_leaves_nothing_behind(root: Path) -> None:
 
 @pytest.fixture
 def odd(tmp_path: Path) -> Path:
-    make_example(tmp_path / "odd", 2, 4, 4, 0, flat_val=False, odd=True)
+    make_example(tmp_path / "odd", 2, 4, 4, 0)
+    add_odd(tmp_path / "odd" / "train" / "n00000001")
     return tmp_path / "odd"
 
 
@@ -837,8 +840,10 @@ IMAGES = "data={source: imagenet, path: e, crop: 64, resize_range: [64, 96], val
 
 def test_example_check_and_prepare(here: Cli) -> None:
     Path("s.yaml").write_text("name: s\n")
-    made = here("data", "example", "e", "--classes", 2, "--images", 4, "--val", 4, "--flat-val", "--with-odd-files")
-    assert (made.returncode, made.stdout) == (0, "e: 8 training and 8 validation images, and five odd files\n")
+    made = here("data", "example", "e", "--classes", 2, "--images", 4, "--val", 4)
+    assert (made.returncode, made.stdout) == (0, "e: 8 training and 8 validation images\n")
+    flatten(Path("e"))
+    add_odd(Path("e/train/n00000001"))
     checked = here("data", "check", "-c", "s.yaml", "--set", IMAGES)
     assert checked.returncode == 1
     first, *faults, last = checked.stdout.splitlines()
@@ -870,7 +875,7 @@ def test_commands_say_what_they_are_for(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_the_drawn_example_can_be_made_again(tmp_path: Path, drawn: Path) -> None:
-    make_example(tmp_path / "again", 3, 6, 4, 0, flat_val=False, odd=False)
+    make_example(tmp_path / "again", 3, 6, 4, 0)
     assert open_imagenet(data(tmp_path / "again")).fingerprint == open_imagenet(data(drawn)).fingerprint
     sizes = {simplejpeg.decode_jpeg_header(file.read_bytes())[:2] for file in drawn.rglob("*.JPEG")}
     assert len(sizes) > 20

@@ -85,15 +85,12 @@ def example(
     images: Annotated[int, typer.Option(min=1, help="Training images per class.")] = 100,
     val: Annotated[int, typer.Option(min=1, help="Validation images per class.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Another one makes other images.")] = 0,
-    flat_val: Annotated[bool, typer.Option("--flat-val", help="Leave val/ unsorted, with a devkit's labels.")] = False,
-    odd: Annotated[bool, typer.Option("--with-odd-files", help="Add CMYK, grey, PNG and broken files.")] = False,
 ) -> None:
     """Write a small image set in ImageNet's layout: synthetic shapes as JPEG files of many sizes."""
     from resexp.data.imagenet.example import make_example
 
-    make_example(folder, classes, images, val, seed, flat_val=flat_val, odd=odd)
-    odd_files = ", and five odd files" if odd else ""
-    print_line(f"{folder}: {classes * images:,} training and {classes * val:,} validation images{odd_files}")
+    make_example(folder, classes, images, val, seed)
+    print_line(f"{folder}: {classes * images:,} training and {classes * val:,} validation images")
 
 
 @app.command(epilog="Example: resexp data prepare imagenet/figure4 --set data.cache.side=480")

@@ -163,7 +163,8 @@ def summarise(study: StudyFolder) -> Summary:
     nets.sort(key=lambda net: (net.kind, order.index(net.family), net.depth))
     plan = study.plan()
     strays = [str(run.folder.relative_to(study.folder)) for run in study.strays()]
-    remarks = [f"{r.run.title}: {r.status.message}." for r in records if r.finished and r.status.message]
+    of_message = grouped((r for r in records if r.finished and r.status.message), lambda r: r.status.message)
+    remarks = [f"{listed([r.run.title for r in of], 6)}: {message}." for message, of in of_message.items()]
     every = families(nets)
     missing = [f"{absence.run} ({absence.state})" for absence in absent if absence.state != "diverged"]
     of_nets = Counter(run.label for run in runs)

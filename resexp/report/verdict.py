@@ -123,7 +123,7 @@ def judge(
         sentences.append(f"Not counted, since not finished: {listed(missing, 6)}.")
     sentences += remarks[:MAX_NAMES]
     if remarks[MAX_NAMES:]:
-        sentences.append(f"{len(remarks):,} runs have a message; `resexp status --json` shows all.")
+        sentences.append(f"{len(remarks):,} messages of runs; `resexp status --json` shows all.")
     return Verdict(
         headline, sentences, names, interaction, ends, plain.rise if plain else None,
         residual.rise if residual else None, gap, allowed.points if allowed else None, plain.trend if plain else None,

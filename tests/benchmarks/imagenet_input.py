@@ -114,7 +114,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as opened:
         os.environ["RESEXP_DATA"] = f"{scratch}/home"
         if len(sys.argv) == 1:
-            make_example(Path(scratch) / "drawn", 2, 100, 1, 0, flat_val=False, odd=False)
+            make_example(Path(scratch) / "drawn", 2, 100, 1, 0)
         folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(scratch) / "drawn" / "train"
         images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpeg", ".jpg"))
         files = open_imagenet(lay_out(images, Path(scratch) / "images"))

@@ -342,7 +342,7 @@ def streamed(folder: Path, images: Path, **recipe: Any) -> Run:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("imagenet") / "images"
-    make_example(folder, 3, 20, 5, 0, flat_val=False, odd=False)
+    make_example(folder, 3, 20, 5, 0)
     return folder
 
 
