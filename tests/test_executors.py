@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from resexp.executors import SweepLoop, local
 from resexp.executors import slurm as slurm_executor
 from resexp.executors.base import Job
 from resexp.executors.local import Local, visible_gpus
+from resexp.runs.records import Submission
 from resexp.runs.store import Run
 from resexp.sweeping import run_folders
 from resexp.training.train import train
@@ -227,3 +229,21 @@ def test_a_long_tmpdir_is_named(tmp_path: Path, write_study: Callable[..., Path]
     assert done.stderr == (
         f"resexp: {long}: no place for the sockets of workers (AF_UNIX path too long); set TMPDIR to a short path\n"
     )
+
+
+def test_the_copy_of_a_study_is_not_what_the_jobs_of_the_original_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeue = tmp_path / "bin/squeue"
+    squeue.parent.mkdir()
+    squeue.write_text("#!/bin/sh\necho '7 PENDING 0'\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
+    run = Run(tmp_path / "study/plain-20-00000000/seed0")
+    run.folder.mkdir(parents=True)
+    folder = f"{run.folder.resolve()}"
+    run.write_submission(Submission(engine="slurm", job="7", user="1", submitted="now", attempt=0, folder=folder))
+    shutil.copytree(tmp_path / "study", tmp_path / "copy")
+    (tmp_path / "link").symlink_to(tmp_path / "study")
+    runs = [Run(tmp_path / name / "plain-20-00000000/seed0") for name in ("study", "copy", "link")]
+    assert slurm_executor.queued(runs) == {runs[0].folder: "7", runs[2].folder: "7"}

@@ -146,7 +146,7 @@ def test_what_killed_sweeps_left_of_a_plan_and_a_submission_goes_with_the_next(t
     of_another = run.folder / "config.yaml.1.tmp"  # its writer may be alive
     of_another.touch()
     study.write_plan(StudyPlan(name="tiny"))
-    run.write_submission(Submission(engine="slurm", job="1", user="me", submitted="now", attempt=0))
+    run.write_submission(Submission(engine="slurm", job="1", user="me", submitted="now", attempt=0, folder=""))
     assert list(tmp_path.rglob("*.tmp")) == [of_another]
 
 

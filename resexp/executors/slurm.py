@@ -112,7 +112,8 @@ class Slurm(Executor):
             records = list[tuple[Run, Submission]]()
             for run in job.runs:
                 attempt = before[run.folder]
-                record = Submission(engine="slurm", job=job_id, user=user, submitted=now, attempt=attempt)
+                path = f"{run.folder.resolve()}"
+                record = Submission(engine="slurm", job=job_id, user=user, submitted=now, attempt=attempt, folder=path)
                 run.write_submission(record)
                 records.append((run, record))
             self.states[job_id] = _State("PENDING")
@@ -223,8 +224,9 @@ def queued(runs: Iterable[Run]) -> dict[Path, str]:
 
 
 def _submissions(runs: Iterable[Run]) -> list[tuple[Run, Submission]]:
-    """The runs that a job was asked to train."""
-    return [(run, submission) for run in runs if (submission := run.submission())]
+    """The runs that a job was asked to train; not copies of them."""
+    found = [(run, submission) for run in runs if (submission := run.submission())]
+    return [(run, submission) for run, submission in found if submission.folder == f"{run.folder.resolve()}"]
 
 
 def _has_ended(run: Run, attempt: int) -> bool:

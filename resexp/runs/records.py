@@ -155,6 +155,8 @@ class Submission(JsonRecord):
     submitted: str
     attempt: Count
     """Number of the newest attempt at submission; attempts of the job have higher numbers."""
+    folder: str
+    """The run folder that the job trains, without links: not a copy of it."""
 
 
 RUN_FOLDER = r"^[a-z]+-[0-9]{1,5}-[0-9a-f]{8}/seed[0-9]{1,19}\Z"

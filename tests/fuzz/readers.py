@@ -138,7 +138,10 @@ def readers(scratch: Path) -> dict[str, Reader]:
     }
 
 
-_JOB = b'{"engine": "slurm", "job": "12_3", "user": "me", "submitted": "2026-01-01", "attempt": 1}'
+_JOB = (
+    b'{"engine": "slurm", "job": "12_3", "user": "me", "submitted": "2026-01-01", "attempt": 1, '
+    b'"folder": "/results/tiny/plain-20-00000000/seed0"}'
+)
 _ALIASES = b"""
 train: &t {steps: 60, lr: 0.1, milestones: [30, 45]}
 probes: {gradients: [0, -1]}
