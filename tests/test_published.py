@@ -64,3 +64,35 @@ def test_a_number_that_no_record_has_is_one_line(quotation: str, says: str) -> N
     with pytest.raises(UserError) as error:
         published.filled(f"<!-- {quotation} -->\n<!-- end -->")
     assert str(error.value).startswith(says)
+
+
+def test_the_readme_gives_the_costs_and_the_ratio_of_the_records() -> None:
+    """Minutes on two cores within a fifth: other machines differ by more."""
+    readme = (REPOSITORY / "README.md").read_text()
+
+    def minutes(name: str, cores: int = 1) -> float:
+        runs = [run for net in published.summary(name).nets for run in net.runs]
+        return sum(run.seconds for run in runs) / 60 / cores
+
+    (of_class,) = re.findall(r"sweep cifar10/class .*three seeds: (\d+) minutes on two cores", readme)
+    assert int(of_class) == pytest.approx(minutes("class", 2), rel=0.2)
+    assert "four minutes on two cores, no download" in readme
+    assert minutes("quickstart", 2) == pytest.approx(4, rel=0.2)
+    (hours,) = re.findall(r"`cifar10/cpu-small` .* (\d+) core-hours on a CPU", readme)
+    assert int(hours) == round(minutes("cpu-small") / 60)
+    (on_gpu,) = re.findall(r"`cifar10/figure6-ends` .* (\d+) minutes on one H200", readme)
+    assert f" {on_gpu} minutes" in re.sub(
+        r"([0-9.]+) minutes", lambda m: f"{float(m[1]):.0f} minutes", published.pace("figure6-ends")
+    )
+    assert "In residual nets it rises about a fifth as much" in readme
+    verdict = published.summary("cpu-small").verdict
+    assert verdict.plain is not None
+    assert verdict.residual is not None
+    assert round(verdict.plain.overall.value / verdict.residual.overall.value) == 5
+
+
+def test_the_evidence_has_every_published_study_of_cifar_10() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text().replace("\\\n", " ")
+    (named,) = re.findall(r"^EVIDENCE := (.*)$", makefile, re.MULTILINE)
+    built = {"identity-plain", "identity-residual"}  # they begin from runs of another study
+    assert set(named.split()) == set(NAMES) - built - {"quickstart"}

@@ -95,3 +95,16 @@ def test_a_watched_page_reloads_until_all_runs_have_ended(study: Make) -> None:
     assert watch.returncode == 0
     assert str(page) in said
     assert 'http-equiv="refresh"' not in page.read_text()
+
+
+def test_runs_that_can_not_be_read_are_named(study: Make, here: Callable[..., Any]) -> None:
+    folder = study(DEGRADES)
+    for run in folder.runs()[:4]:
+        run.manifest_path.write_text("{")
+    done = here("report", folder.folder)
+    assert done.returncode == 0
+    assert done.stdout.startswith("So far: no verdict: ")
+    lines = done.stderr.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == ["not counted"] * 4
+    assert str(folder.runs()[0].manifest_path) in lines[0]
+    assert lines[-1] == "not counted: 1 more run that can't be read; the page gives the reasons"

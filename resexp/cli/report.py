@@ -16,6 +16,7 @@ from resexp.cli import completion
 from resexp.cli.console import make_table, print_json, print_line, print_table, warn
 from resexp.cli.options import PATH, RESULTS, AsJson, Results, names
 from resexp.errors import UserError
+from resexp.utils.text import counted
 
 if TYPE_CHECKING:
     from resexp.report import Slide
@@ -78,6 +79,11 @@ def report(
         for headline in found.headlines:
             print_line(headline, style="bold")
         print_line(page)
+    for message in found.unreadable[:3]:
+        warn(f"not counted: {message}")
+    if found.unreadable[3:]:
+        more = counted(len(found.unreadable) - 3, "more run")
+        warn(f"not counted: {more} that can't be read; the page gives the reasons")
     if show and not watch:
         webbrowser.open(page.resolve().as_uri())
 

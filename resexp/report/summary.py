@@ -68,6 +68,11 @@ class Summary:
         return [self.verdict.headline]
 
     @property
+    def unreadable(self) -> list[str]:
+        """Why runs can't be read."""
+        return [absence.message for absence in self.absent if absence.state == "unreadable"]
+
+    @property
     def in_other_conditions(self) -> str:
         """The numbers that lead the verdict, as they are in the other conditions of the study; empty without any."""
         lead = next((name for name in IN_SHORT if getattr(self.verdict, name)), "interaction")

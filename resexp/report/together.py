@@ -55,6 +55,11 @@ class Together:
         return found
 
     @property
+    def unreadable(self) -> list[str]:
+        """Why runs can't be read."""
+        return [message for study in self.studies.values() for message in study.unreadable]
+
+    @property
     def headlines(self) -> list[str]:
         """The first change of each comparison, in a sentence."""
         return [found.headline(self.names[0], name) for name, found in self.comparisons.items()]

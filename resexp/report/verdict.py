@@ -64,8 +64,9 @@ def judge(
     plain, residual, obstacle = judged_families(families)
     kinds = [family for family in (plain, residual) if family]
     ended = f" Diverged, so not in these numbers: {listed(diverged, 6)}." if diverged else ""
+    not_counted = [f"Not counted, since not finished: {listed(missing, 6)}."] if missing else []
     if not kinds:
-        return Verdict(f"No verdict: {obstacle}.{ended}")
+        return Verdict(_so_far(f"No verdict: {obstacle}.{ended}", missing), not_counted)
     first = kinds[0]
     found = changes(plain, residual)
     interaction = gap = None
@@ -117,11 +118,8 @@ def judge(
     condition = first.condition if others else ""
     if condition:
         headline = f"With {condition}: {headline[0].lower()}{headline[1:]}"
-    headline += ended
-    if missing:
-        headline = f"So far: {headline[0].lower()}{headline[1:]}"
-        sentences.append(f"Not counted, since not finished: {listed(missing, 6)}.")
-    sentences += remarks[:MAX_NAMES]
+    headline = _so_far(f"{headline}{ended}", missing)
+    sentences += [*not_counted, *remarks[:MAX_NAMES]]
     if remarks[MAX_NAMES:]:
         sentences.append(f"{len(remarks):,} messages of runs; `resexp status --json` shows all.")
     return Verdict(
@@ -317,6 +315,10 @@ def _described(kinds: Sequence[Family]) -> str:
         text = f"the training error changes {' and '.join(f'{changes[kind]} {depths[kind]}' for kind in rises)}"
     trend = f" ({kinds[0].kind} trend: {kinds[0].trend})" if kinds[0].trend else ""
     return f"{text}{trend}"
+
+
+def _so_far(headline: str, missing: Sequence[str]) -> str:
+    return f"So far: {headline[0].lower()}{headline[1:]}" if missing else headline
 
 
 def _points(margin: float) -> str:
