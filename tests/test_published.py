@@ -96,3 +96,11 @@ def test_the_evidence_has_every_published_study_of_cifar_10() -> None:
     (named,) = re.findall(r"^EVIDENCE := (.*)$", makefile, re.MULTILINE)
     built = {"identity-plain", "identity-residual"}  # they begin from runs of another study
     assert set(named.split()) == set(NAMES) - built - {"quickstart"}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if (REPOSITORY / f"configs/cifar10/{name}.yaml").exists()])
+def test_the_intervals_in_the_header_of_a_study_are_its_results(name: str) -> None:
+    header = (REPOSITORY / f"configs/cifar10/{name}.yaml").read_text().partition("\nextends:")[0].replace("\n# ", " ")
+    intervals = re.findall(r"\[[+-][\d.]+, [+-][\d.]+\]", header)
+    shown = (PUBLISHED / name / "report/summary.md").read_text()
+    assert [interval for interval in intervals if interval not in shown] == []

@@ -151,11 +151,13 @@ class Run:
 
     def status(self) -> Status:
         """The last status written; a run whose process is gone is `interrupted`, not `running`. Without a readable
-        file: `pending`."""
+        file: `pending`, which trains it from its checkpoint."""
         try:
             status = Status.model_validate_json(read_file(self.status_path, MAX_RECORD))
-        except (FileNotFoundError, ValidationError, UserError):
+        except FileNotFoundError:
             status = Status()
+        except (ValidationError, UserError):
+            status = Status(message="status.json: damaged, or of another version; the next attempt writes it anew")
         if status.state == "running" and not self.is_held():
             status.state = "interrupted"
         return status

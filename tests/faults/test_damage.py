@@ -229,6 +229,7 @@ def test_a_damaged_status_is_written_anew(
 ) -> None:
     whole, run = stopped[0], next(another)
     run.status_path.write_bytes(damage)
+    assert (run.status().state, run.status().message.partition(",")[0]) == ("pending", "status.json: damaged")
     continued(run)
     assert_nothing_lost(run, whole)
     run.status_path.write_bytes(damage)  # when it has finished: nothing is trained, nor tested, again
