@@ -158,9 +158,9 @@ def _train(run: Run, stop: Stop, ranks: Ranks | None, allow_world_size_change: b
 
     if not run.config_path.exists():  # before anything is made
         raise UserError(f"{run.config_path}: not there; `resexp sweep` of its study writes it again")
-    load_run(run.config_path)  # not a copy of another run
     state = run.status().state
     if state in ("finished", "diverged"):
+        load_run(run.config_path)  # not a copy of another run
         print_line(f"{run.folder}: already {state}; nothing to do")
         raise typer.Exit(0 if state == "finished" else EXIT_FAILED)
     stop.install()
