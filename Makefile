@@ -21,7 +21,7 @@ EVIDENCE_FOLDER := $(HOME)/resexp-evidence/results
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-quickstart: $(RUN) ## train a small grid on synthetic shapes and write its report: four minutes on two cores
+quickstart: $(RUN) ## train a small grid on synthetic shapes and write its report: four to six minutes on two cores
 	$(PY) -m resexp sweep
 	$(PY) -m resexp report quickstart
 

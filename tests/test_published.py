@@ -76,8 +76,8 @@ def test_the_readme_gives_the_costs_and_the_ratio_of_the_records() -> None:
 
     (of_class,) = re.findall(r"sweep cifar10/class .*three seeds: (\d+) minutes on two cores", readme)
     assert int(of_class) == pytest.approx(minutes("class", 2), rel=0.2)
-    assert "four minutes on two cores, no download" in readme
-    assert minutes("quickstart", 2) == pytest.approx(4, rel=0.2)
+    assert "four to six minutes on two cores, no download" in readme
+    assert 4 < minutes("quickstart", 2) < 6
     (hours,) = re.findall(r"`cifar10/cpu-small` .* (\d+) core-hours on a CPU", readme)
     assert int(hours) == round(minutes("cpu-small") / 60)
     (on_gpu,) = re.findall(r"`cifar10/figure6-ends` .* (\d+) minutes on one H200", readme)
